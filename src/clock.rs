@@ -1,0 +1,26 @@
+//! The one reader of clocks. Everything else is handed the time.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::engine::BootTime;
+
+/// This machine's boot clock, which counts suspend. Only `CLOCK_BOOTTIME` tells a woken machine that
+/// its authority is over; `Instant` is `CLOCK_MONOTONIC` and stands still.
+pub fn boot_now() -> BootTime {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let secs = u64::try_from(now.tv_sec).expect("the boot clock counts from zero");
+    let nanos = u32::try_from(now.tv_nsec).expect("below a second");
+    BootTime(Duration::new(secs, nanos))
+}
+
+/// Wall clock, for people only: no decision hangs on it.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub fn wall_now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Wall clock in milliseconds of Unix time.
+pub fn unix_ms() -> u64 {
+    let since = wall_now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

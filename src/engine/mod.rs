@@ -1,0 +1,27 @@
+//! Everything that decides, and nothing that acts: election, authority, membership, shards, back-off.
+//!
+//! Pure: no I/O, no clock, no randomness, no async. Time and draws are handed in, effects are handed
+//! out, so that a minute of a cluster's life can be simulated in a millisecond. The rules R1 to R12 and
+//! the transactions T1 to T19 named in the comments are those of `docs/protocol.md`.
+
+pub mod call;
+pub mod machine;
+pub mod mutant;
+pub mod planner;
+pub mod timing;
+pub mod types;
+pub mod view;
+
+pub use call::{
+    Answer, Call, Dead, Effect, HolderClause, Input, Join, JoinTick, Office, Outcome, Refusal,
+    SessionEnd, ShardEnd, Standing, Take, WorkEnd,
+};
+pub use machine::{Authority, Config, Engine, ShardAuthority};
+pub use timing::{Failover, InvalidFailover};
+pub use types::{
+    BootTime, CallId, LeaseId, NegativeNodeId, NodeId, NodeMetadata, Revision, Role, ShardEpoch,
+    ShardId, Term, WorkType,
+};
+pub use view::{
+    Assignment, Change, DrainRequest, Held, Member, PlanTable, Record, Stored, TickPolicy, WorkOffer,
+};

@@ -1,0 +1,61 @@
+//! Deliberate breaks of the protocol's rules, each of which the simulation must find.
+//!
+//! Without the feature `mutants` nothing of this is compiled in: [`Config::breaks`](super::Config::breaks)
+//! is then a constant `false`.
+
+/// One rule of the protocol, left out on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// R1, R4: authority counts from the receipt of the answer.
+    AuthorityFromReceipt,
+    /// Constants: spans and waits without the rate factors.
+    NoRateFactors,
+    /// R6: no wait after an unclean end.
+    NoWaitAfterUncleanEnd,
+    /// R7: a node that is not in office marks the record ended.
+    EndedByOutsider,
+    /// R7: the record is marked ended before the work was joined.
+    EndedBeforeJoined,
+    /// R5: a closed term is resigned instead of withdrawn.
+    ResignClosedTerm,
+    /// R5: authority is dropped only after RESIGN was answered.
+    DropAfterResigning,
+    /// R5: a lost RESIGN is taken as not sent.
+    ResumeAfterLostResign,
+    /// R3: an absent record is not waited for.
+    AbsentRecordNotWaitedFor,
+    /// R6: a candidate waits by its own D.
+    OwnDInsteadOfRecords,
+    /// R4: an echo counts for the last attempt.
+    EchoForLastAttempt,
+    /// D changes within a term.
+    DChangedInTerm,
+    /// T12: acts on a shard without a committed claim.
+    ActWithoutClaim,
+    /// T12: an unanswered claim is not settled.
+    ClaimNotSettled,
+    /// T12: CLAIM does not compare the plan.
+    ClaimWithoutPlan,
+    /// T14: the held key is checked only when it is not empty.
+    CheckOnlyNonEmpty,
+    /// T14: shard authority comes from keepalives.
+    ShardAuthorityFromKeepalive,
+    /// T14: CHECK takes any held key of the own lease as its own.
+    InexactCheck,
+    /// T15: PLAN does not prove that the owner's held key lacks the shard.
+    PlanWithoutProof,
+    /// T15: PLAN does not compare the plan it was made from.
+    PlanWithoutPlan,
+    /// T15: the shards of a vanished owner are free at once.
+    VanishedOwnerFreedAtOnce,
+    /// T15: a shard that the plan gives to nobody is free at once.
+    NobodyFreedAtOnce,
+    /// R10: a new incarnation keeps the shards of the old one.
+    NewIncarnationKeepsShards,
+    /// T13: a shard is released before its tasks have ended.
+    ReleaseBeforeStopping,
+    /// R8: a replaced store is not noticed.
+    ReplacedStoreUnnoticed,
+    /// T19: broken candidate keys are not repaired.
+    NoRepair,
+}

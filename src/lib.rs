@@ -1,0 +1,8 @@
+//! Highly available Kubernetes controllers: fenced leader election over etcd, shard work on the
+//! followers.
+
+pub mod clock;
+pub mod engine;
+pub mod store;
+pub mod tasks;
+pub mod node;
