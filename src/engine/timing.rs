@@ -55,7 +55,9 @@ pub enum InvalidFailover {
     #[error("failover D {0:?} is out of bounds: choose 100 ms to 3 s")]
     D(Duration),
     /// H is zero or above a quarter of span(D).
-    #[error("failover H {h:?} is out of bounds for D {d:?}: choose more than 0 and at most {most:?}")]
+    #[error(
+        "failover H {h:?} is out of bounds for D {d:?}: choose more than 0 and at most {most:?}"
+    )]
     H {
         /// The offending H.
         h: Duration,
@@ -68,11 +70,20 @@ pub enum InvalidFailover {
 
 impl Failover {
     /// D 400 ms, H 50 ms: acts 350 ms, deposed after 440 ms. For etcd on a local SSD.
-    pub const FAST: Self = Self { d: Duration::from_millis(400), h: Duration::from_millis(50) };
+    pub const FAST: Self = Self {
+        d: Duration::from_millis(400),
+        h: Duration::from_millis(50),
+    };
     /// D 1 s, H 200 ms: acts 890 ms, deposed after 1.1 s.
-    pub const DEFAULT: Self = Self { d: Duration::from_secs(1), h: Duration::from_millis(200) };
+    pub const DEFAULT: Self = Self {
+        d: Duration::from_secs(1),
+        h: Duration::from_millis(200),
+    };
     /// D 3 s, H 500 ms: acts 2.67 s, deposed after 3.3 s. Rides out an etcd election.
-    pub const STABLE: Self = Self { d: Duration::from_secs(3), h: Duration::from_millis(500) };
+    pub const STABLE: Self = Self {
+        d: Duration::from_secs(3),
+        h: Duration::from_millis(500),
+    };
 
     /// A profile of your own.
     ///
