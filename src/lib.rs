@@ -3,6 +3,6 @@
 
 pub mod clock;
 pub mod engine;
+pub mod node;
 pub mod store;
 pub mod tasks;
-pub mod node;

@@ -23,5 +23,6 @@ pub use types::{
     ShardId, Term, WorkType,
 };
 pub use view::{
-    Assignment, Change, DrainRequest, Held, Member, PlanTable, Record, Stored, TickPolicy, WorkOffer,
+    Assignment, Change, DrainRequest, Held, Member, PlanTable, Record, Stored, TickPolicy,
+    WorkOffer,
 };

@@ -55,7 +55,9 @@ pub enum InvalidFailover {
     #[error("failover D {0:?} is out of bounds: choose 100 ms to 3 s")]
     D(Duration),
     /// H is zero or above a quarter of span(D).
-    #[error("failover H {h:?} is out of bounds for D {d:?}: choose more than 0 and at most {most:?}")]
+    #[error(
+        "failover H {h:?} is out of bounds for D {d:?}: choose more than 0 and at most {most:?}"
+    )]
     H {
         /// The offending H.
         h: Duration,
