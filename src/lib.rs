@@ -6,3 +6,4 @@ pub mod engine;
 pub mod node;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
