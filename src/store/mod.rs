@@ -5,6 +5,10 @@
 //! process. Both answer alike. What the keys mean is in `keys`, what the protocol's transactions are in
 //! `protocol`.
 
+pub mod keys;
+pub mod protocol;
+pub mod values;
+
 use std::{
     fmt::{self, Debug},
     time::Duration,
