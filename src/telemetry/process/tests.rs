@@ -22,7 +22,7 @@ fn this_process_shows_plausible_numbers() {
     let families = collector.collect();
     let value = |name: &str| {
         let family = families.iter().find(|family| family.name() == name).unwrap();
-        family.get_metric()[0].get_gauge().value()
+        family.get_metric()[0].get_gauge().get_value()
     };
     assert!(value("process_resident_memory_bytes") > 1e6);
     assert!(value("process_threads") >= 1.0);
