@@ -70,11 +70,20 @@ pub enum InvalidFailover {
 
 impl Failover {
     /// D 400 ms, H 50 ms: acts 350 ms, deposed after 440 ms. For etcd on a local SSD.
-    pub const FAST: Self = Self { d: Duration::from_millis(400), h: Duration::from_millis(50) };
+    pub const FAST: Self = Self {
+        d: Duration::from_millis(400),
+        h: Duration::from_millis(50),
+    };
     /// D 1 s, H 200 ms: acts 890 ms, deposed after 1.1 s.
-    pub const DEFAULT: Self = Self { d: Duration::from_secs(1), h: Duration::from_millis(200) };
+    pub const DEFAULT: Self = Self {
+        d: Duration::from_secs(1),
+        h: Duration::from_millis(200),
+    };
     /// D 3 s, H 500 ms: acts 2.67 s, deposed after 3.3 s. Rides out an etcd election.
-    pub const STABLE: Self = Self { d: Duration::from_secs(3), h: Duration::from_millis(500) };
+    pub const STABLE: Self = Self {
+        d: Duration::from_secs(3),
+        h: Duration::from_millis(500),
+    };
 
     /// A profile of your own.
     ///

@@ -178,7 +178,12 @@ pub struct Get {
 impl Get {
     /// All of a range, newest, with values.
     pub fn range(range: KeyRange) -> Self {
-        Self { range, keys_only: false, limit: 0, at: None }
+        Self {
+            range,
+            keys_only: false,
+            limit: 0,
+            at: None,
+        }
     }
 
     /// One key, newest, with its value.
