@@ -3,7 +3,7 @@
 use super::rig::{ME, Rig, config, id, joined_keys, ms, record, seed, stored, written};
 use crate::engine::{
     Call, Change, Dead, Effect, Failover, HolderClause, Input, LeaseId, Outcome, Revision, Stored,
-    WorkEnd, Term, timing,
+    Term, WorkEnd, timing,
 };
 
 const LEADER: LeaseId = LeaseId(77);
@@ -116,7 +116,8 @@ fn r6_the_wait_is_by_the_records_d_and_not_by_the_own() {
 }
 
 #[test]
-fn r6_a_silent_leader_is_deposed_after_its_wait_by_the_first_in_line_and_a_rank_later_by_the_next() {
+fn r6_a_silent_leader_is_deposed_after_its_wait_by_the_first_in_line_and_a_rank_later_by_the_next()
+{
     let mut rig = Rig::joined(config(), under_leader());
     rig.wait(timing::wait(Failover::DEFAULT.d()) - ms(1));
     assert!(!rig.asks(is_take));
@@ -253,7 +254,9 @@ fn t19_an_own_candidate_key_with_a_foreign_value_is_withdrawn_and_its_term_close
     rig.see(vec![Change::Candidate(lease, Some(written(101, 104, None, id(66))))]);
     rig.wait(Failover::DEFAULT.h());
     rig.refused(|call| matches!(call, Call::Beat { .. }), Vec::new());
-    assert!(rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Deposed }));
+    assert!(
+        rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Deposed })
+    );
     let call = rig.call(|call| matches!(call, Call::Withdraw { .. })).unwrap();
     assert_eq!(*call, Call::Withdraw { lease, modified: Revision(104) });
 }

@@ -99,7 +99,8 @@ fn t6_an_unanswered_beat_extends_nothing_and_authority_lapses_by_the_own_clock()
     rig.effects();
     rig.wait(timing::span(Failover::DEFAULT.d()));
     assert!(!rig.is_acting());
-    let stops: Vec<_> = rig.effects().into_iter().filter(|e| matches!(e, Effect::StopWork { .. })).collect();
+    let stops: Vec<_> =
+        rig.effects().into_iter().filter(|e| matches!(e, Effect::StopWork { .. })).collect();
     assert_eq!(stops, [Effect::StopWork { work: 1, reason: WorkEnd::Suspended }]);
     assert_eq!(rig.engine.role(), Role::Follower);
 }
@@ -111,7 +112,8 @@ fn t6_a_late_beat_resumes_a_suspended_term_after_its_work_was_joined() {
     rig.effects();
     rig.done(is_beat);
     // The newest one, sent just now, commits.
-    let newest = rig.calls.iter().rev().find(|(_, (_, call))| is_beat(call)).map(|(id, _)| *id).unwrap();
+    let newest =
+        rig.calls.iter().rev().find(|(_, (_, call))| is_beat(call)).map(|(id, _)| *id).unwrap();
     let (sent, _) = rig.calls.remove(&newest).unwrap();
     let header = rig.header(Vec::new());
     rig.answer_as(newest, sent, Outcome::Done(header));
@@ -128,7 +130,9 @@ fn r5_a_refused_beat_closes_the_term_and_the_key_is_withdrawn_not_resigned() {
     rig.wait(Failover::DEFAULT.h());
     rig.refused(is_beat, Vec::new());
     assert_eq!(rig.engine.authority(), None);
-    assert!(rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Deposed }));
+    assert!(
+        rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Deposed })
+    );
     assert!(rig.asks(is_withdraw), "else the queue would stand still behind it");
     assert!(!rig.asks(is_resign));
 }
@@ -174,7 +178,9 @@ fn r7_work_that_will_not_end_leaves_the_record_as_it_is() {
     rig.wait(timing::span(Failover::DEFAULT.d()) + ms(1));
     assert!(!rig.asks(is_resign));
     assert!(rig.asks(is_withdraw));
-    assert!(rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Unfit }));
+    assert!(
+        rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Unfit })
+    );
 }
 
 #[test]
@@ -236,7 +242,10 @@ fn t9_stop_ends_the_office_and_empties_held_in_one_transaction_then_revokes() {
     assert_eq!((office, record.ended, held), (Revision(103), true, Revision(101)));
     rig.effects();
     rig.done(|call| matches!(call, Call::Revoke { .. }));
-    assert_eq!(rig.effects().last(), Some(&Effect::Role(crate::engine::Standing { role: Role::Unknown, term: None })));
+    assert_eq!(
+        rig.effects().last(),
+        Some(&Effect::Role(crate::engine::Standing { role: Role::Unknown, term: None }))
+    );
 }
 
 #[test]

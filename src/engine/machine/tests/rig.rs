@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::engine::{
-    Answer, Assignment, BootTime, Call, CallId, Change, Config, Dead, Effect, Engine, Failover, Held,
-    Input, LeaseId, Member, NodeId, NodeMetadata, Outcome, PlanTable, Record, Revision, Role,
+    Answer, Assignment, BootTime, Call, CallId, Change, Config, Dead, Effect, Engine, Failover,
+    Held, Input, LeaseId, Member, NodeId, NodeMetadata, Outcome, PlanTable, Record, Revision, Role,
     ShardEpoch, ShardId, Stored, Term, TickPolicy, WorkOffer, WorkType, timing,
 };
 
@@ -55,7 +55,12 @@ pub(super) fn stored<T>(at: i64, lease: LeaseId, value: T) -> Stored<T> {
     written(at, at, Some(lease), value)
 }
 
-pub(super) fn written<T>(created: i64, modified: i64, lease: Option<LeaseId>, value: T) -> Stored<T> {
+pub(super) fn written<T>(
+    created: i64,
+    modified: i64,
+    lease: Option<LeaseId>,
+    value: T,
+) -> Stored<T> {
     Stored { created: Revision(created), modified: Revision(modified), lease, value: Some(value) }
 }
 
@@ -84,14 +89,8 @@ pub(super) fn record(term: i64, lease: LeaseId, node: NodeId, n: u64) -> Record 
 }
 
 pub(super) fn seed(modified: i64) -> Change {
-    let record = Record {
-        term: Term(0),
-        lease: None,
-        node: None,
-        n: 0,
-        d: timing::SPAN_MAX,
-        ended: false,
-    };
+    let record =
+        Record { term: Term(0), lease: None, node: None, n: 0, d: timing::SPAN_MAX, ended: false };
     Change::Record(Some(written(modified, modified, None, record)))
 }
 
@@ -161,7 +160,15 @@ impl Rig {
         let mut rig = Self::joined(config(), vec![seed(50)]);
         rig.wait(timing::wait(timing::SPAN_MAX));
         rig.revision = 103;
-        rig.done(|call| matches!(call, Call::Take(_)));
+        let Call::Take(take) = rig.done(|call| matches!(call, Call::Take(_))) else {
+            unreachable!()
+        };
+        let lease = rig.lease();
+        rig.revision = 102;
+        rig.see(vec![
+            Change::Record(Some(written(50, 103, None, take.record))),
+            Change::Candidate(lease, Some(written(101, 103, Some(lease), ME))),
+        ]);
         rig
     }
 

@@ -64,9 +64,9 @@ fn t1_the_lease_is_announced_before_the_grant_leaves() {
         rig.engine.step(rig.now, input)
     };
     let announced = effects.iter().position(|effect| matches!(effect, Effect::Announce { .. }));
-    let grants = effects.iter().position(
-        |effect| matches!(effect, Effect::Send { call: Call::Grant { .. }, .. }),
-    );
+    let grants = effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Send { call: Call::Grant { .. }, .. }));
     assert!(announced.is_some() && announced < grants, "{effects:?}");
 }
 
@@ -105,8 +105,7 @@ fn t2_a_live_holder_of_the_id_is_named_and_the_node_comes_to_rest() {
     rig.start(Dead::default());
     let shows = Outcome::Done(rig.header(holder(Some(OLD))));
     rig.answer(is_read, shows);
-    let refusal =
-        Refusal::DuplicateId { address: "there:1".into(), holder: Some(OLD) };
+    let refusal = Refusal::DuplicateId { address: "there:1".into(), holder: Some(OLD) };
     assert_eq!(rig.effects(), [Effect::Refused(refusal)]);
     rig.wait(ms(10_000));
     assert!(rig.calls.is_empty(), "at rest until it is started again: {:?}", rig.calls);
@@ -214,10 +213,8 @@ fn judged(policy: TickPolicy, shows: Vec<Change>) -> Result<(JoinTick, Duration)
 #[test]
 fn t2_the_clusters_tick_is_created_kept_replaced_adopted_or_disagreed_with() {
     use TickPolicy::{Adopt, Strict};
-    let (keep, replace) = (
-        JoinTick::Keep { modified: Revision(41) },
-        JoinTick::Replace { modified: Revision(41) },
-    );
+    let (keep, replace) =
+        (JoinTick::Keep { modified: Revision(41) }, JoinTick::Replace { modified: Revision(41) });
     let create = JoinTick::Create { read: Revision(100) };
     let disagree = |tick| Refusal::TickDisagreement { cluster: ms(tick), own: ms(50) };
     assert_eq!(judged(Strict, ticks(None, &[])), Ok((create, ms(50))));
