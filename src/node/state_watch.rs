@@ -1,0 +1,1 @@
+//! Changes of the nodes' state, for users.
