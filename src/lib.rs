@@ -3,6 +3,8 @@
 
 pub mod clock;
 pub mod engine;
+pub mod node;
+pub mod operator;
 pub mod store;
 pub mod tasks;
-pub mod node;
+pub mod telemetry;

@@ -33,7 +33,7 @@ pub fn margin(x: Duration) -> Duration {
 
 /// How long an own write of that D (or read of that F) lets a node act, from before it was sent.
 pub fn span(x: Duration) -> Duration {
-    (x - x / 10).saturating_sub(margin(x))
+    x.saturating_sub(x / 10 + margin(x))
 }
 
 /// How long somebody else's D (or F) must be waited for, from when it was received.
@@ -55,7 +55,9 @@ pub enum InvalidFailover {
     #[error("failover D {0:?} is out of bounds: choose 100 ms to 3 s")]
     D(Duration),
     /// H is zero or above a quarter of span(D).
-    #[error("failover H {h:?} is out of bounds for D {d:?}: choose more than 0 and at most {most:?}")]
+    #[error(
+        "failover H {h:?} is out of bounds for D {d:?}: choose more than 0 and at most {most:?}"
+    )]
     H {
         /// The offending H.
         h: Duration,

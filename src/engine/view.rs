@@ -7,9 +7,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::types::{
-    LeaseId, NodeId, NodeMetadata, Revision, ShardEpoch, ShardId, Term, WorkType,
-};
+use super::types::{LeaseId, NodeId, NodeMetadata, Revision, ShardEpoch, ShardId, Term, WorkType};
 
 /// A key that exists, as the store holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]

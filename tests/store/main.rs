@@ -1,0 +1,8 @@
+//! The stores against real etcd servers.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as the tests do")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod servers;

@@ -1,0 +1,554 @@
+//! Real etcd servers on loopback, started and ended by a test.
+//!
+//! ```ignore
+//! let etcd = Etcd::start().await;                       // one member, in memory, no auth, no TLS
+//! let etcd = Etcd::options().members(3).start().await;  // three
+//! let store = EtcdStore::connect(EtcdConfig::new(etcd.endpoints())).await?;
+//! etcd.kill(0); etcd.freeze(1); etcd.thaw(1); etcd.restart(0).await; etcd.wipe(0);
+//! ```
+//!
+//! Every server ends with its [`Etcd`], and with the test process however that ends.
+
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
+
+use etcd_client::{
+    Certificate, Client, ConnectOptions, Identity, Permission, PermissionType, TlsOptions,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    eventually,
+    pki::{Pki, Validity},
+    tools,
+};
+
+/// Name and password of the administrator when auth is on.
+pub const ROOT: (&str, &str) = ("root", "root-password");
+
+/// How long a server may take to get ready. Generous: the machine may be busy.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where a server keeps its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// In memory, if the machine has a `/dev/shm`.
+    Memory,
+    /// On disk: every commit costs an fsync.
+    Disk,
+}
+
+/// A user and the prefix it may read and write.
+#[derive(Clone, Debug)]
+pub struct UserOf {
+    pub name: String,
+    pub password: String,
+    pub prefix: String,
+}
+
+/// What kind of etcd to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    members: usize,
+    medium: Medium,
+    timers: Option<(Duration, Duration)>,
+    user: Option<UserOf>,
+    token_ttl: Option<Duration>,
+    tls: bool,
+    flags: Vec<String>,
+}
+
+impl Options {
+    /// A cluster of that many members.
+    pub fn members(mut self, members: usize) -> Self {
+        self.members = members;
+        self
+    }
+
+    /// Where the data is kept.
+    pub fn medium(mut self, medium: Medium) -> Self {
+        self.medium = medium;
+        self
+    }
+
+    /// Heartbeat interval and election timeout, instead of 100 ms and 1 s.
+    pub fn timers(mut self, heartbeat: Duration, election: Duration) -> Self {
+        self.timers = Some((heartbeat, election));
+        self
+    }
+
+    /// Auth on, with [`ROOT`] and this user, which may read and write keys of `prefix` only.
+    pub fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
+        self.user = Some(UserOf {
+            name: name.to_owned(),
+            password: password.to_owned(),
+            prefix: prefix.to_owned(),
+        });
+        self
+    }
+
+    /// How long a token lasts without use; whole seconds.
+    pub fn token_ttl(mut self, ttl: Duration) -> Self {
+        self.token_ttl = Some(ttl);
+        self
+    }
+
+    /// The client port speaks TLS and asks for client certificates, see [`Etcd::pki`].
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// One more flag for the server.
+    pub fn flag(mut self, flag: impl Into<String>) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+
+    /// Starts it and waits until every member answers linearizable reads.
+    pub async fn start(self) -> Etcd {
+        let etcd = Etcd::spawn(self);
+        etcd.wait_until_ready().await;
+        if let Some(user) = etcd.options.user.clone() {
+            etcd.enable_auth(&user).await;
+        }
+        etcd
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
+    client: SocketAddr,
+    peer: SocketAddr,
+    folder: PathBuf,
+    process: Mutex<Option<Child>>,
+}
+
+/// A running etcd of one or more members.
+#[derive(Debug)]
+pub struct Etcd {
+    options: Options,
+    members: Vec<Member>,
+    pki: Option<Pki>,
+    // Ends the servers and removes the folder when this process is gone; dropped after the members.
+    janitor: Janitor,
+}
+
+impl Etcd {
+    /// One member, in memory, without auth and TLS.
+    pub async fn start() -> Self {
+        Self::options().start().await
+    }
+
+    /// What to change about that.
+    pub fn options() -> Options {
+        Options {
+            members: 1,
+            medium: Medium::Memory,
+            timers: None,
+            user: None,
+            token_ttl: None,
+            tls: false,
+            flags: Vec::new(),
+        }
+    }
+
+    fn spawn(options: Options) -> Self {
+        let janitor = Janitor::start(folder_on(options.medium));
+        let folder = &janitor.folder;
+        let pki = options.tls.then(|| {
+            let pki = Pki::new(&folder.join("pki"), "bellwether tests");
+            pki.server(Validity::Now);
+            pki.client("client", Validity::Now);
+            pki
+        });
+        let ports = free_ports(options.members * 2);
+        let members = (0..options.members)
+            .map(|i| {
+                let member = Member {
+                    name: format!("m{i}"),
+                    client: ports[2 * i],
+                    peer: ports[2 * i + 1],
+                    folder: folder.join(format!("m{i}")),
+                    process: Mutex::default(),
+                };
+                fs::create_dir_all(&member.folder).expect("the member's folder can be made");
+                member
+            })
+            .collect();
+        let etcd = Self { options, members, pki, janitor };
+        for i in 0..etcd.members.len() {
+            etcd.launch(i);
+        }
+        etcd
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.pki.is_some() { "https" } else { "http" }
+    }
+
+    /// The URLs of all members.
+    pub fn endpoints(&self) -> Vec<String> {
+        (0..self.members.len()).map(|i| self.endpoint(i)).collect()
+    }
+
+    /// The URL of one member.
+    pub fn endpoint(&self, member: usize) -> String {
+        format!("{}://{}", self.scheme(), self.address(member))
+    }
+
+    /// Where one member listens for clients.
+    pub fn address(&self, member: usize) -> SocketAddr {
+        self.members[member].client
+    }
+
+    /// Where one member listens for its peers.
+    pub fn peer_address(&self, member: usize) -> SocketAddr {
+        self.members[member].peer
+    }
+
+    /// The authority of the certificates, with TLS: `client` is issued already.
+    pub fn pki(&self) -> &Pki {
+        self.pki.as_ref().expect("started with tls()")
+    }
+
+    /// A folder of this etcd's for a test's own files; removed in the end.
+    pub fn folder(&self) -> &Path {
+        &self.janitor.folder
+    }
+
+    /// A plain client of one member, as root if auth is on.
+    pub async fn client_of(&self, member: usize) -> Client {
+        self.try_client(&[self.endpoint(member)], self.options.user.is_some())
+            .await
+            .expect("etcd can be connected to")
+    }
+
+    /// A plain client of the first member, as root if auth is on.
+    pub async fn client(&self) -> Client {
+        self.client_of(0).await
+    }
+
+    async fn try_client(
+        &self,
+        endpoints: &[String],
+        as_root: bool,
+    ) -> Result<Client, etcd_client::Error> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(1))
+            .with_timeout(Duration::from_secs(10));
+        if as_root {
+            options = options.with_user(ROOT.0, ROOT.1);
+        }
+        if let Some(pki) = &self.pki {
+            let read = |path: &Path| fs::read(path).expect("a file of the test's PKI");
+            let folder = pki.ca.parent().expect("a folder");
+            options = options.with_tls(
+                TlsOptions::new().ca_certificate(Certificate::from_pem(read(&pki.ca))).identity(
+                    Identity::from_pem(
+                        read(&folder.join("client.pem")),
+                        read(&folder.join("client.key")),
+                    ),
+                ),
+            );
+        }
+        Client::connect(endpoints, Some(options)).await
+    }
+
+    /// Runs `etcdctl` against all members and returns what it printed.
+    pub fn etcdctl(&self, args: &[&str]) -> String {
+        let mut command = Command::new(tools::program("etcd", "etcdctl"));
+        command.arg(format!("--endpoints={}", self.endpoints().join(",")));
+        if let Some(pki) = &self.pki {
+            let folder = pki.ca.parent().expect("a folder");
+            command
+                .arg(format!("--cacert={}", pki.ca.display()))
+                .arg(format!("--cert={}", folder.join("client.pem").display()))
+                .arg(format!("--key={}", folder.join("client.key").display()));
+        }
+        if self.options.user.is_some() {
+            command.arg(format!("--user={}:{}", ROOT.0, ROOT.1));
+        }
+        let output = command.args(args).output().expect("etcdctl runs");
+        assert!(
+            output.status.success(),
+            "etcdctl {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// The index of the member that is raft leader now.
+    pub async fn leader(&self) -> usize {
+        eventually("a raft leader", READY_WITHIN, async || {
+            for (i, member) in self.members.iter().enumerate() {
+                if lock(&member.process).is_none() {
+                    continue;
+                }
+                let asking = async {
+                    let mut client = self.try_client(&[self.endpoint(i)], false).await.ok()?;
+                    let status = client.status().await.ok()?;
+                    (status.leader() != 0 && status.leader() == status.header()?.member_id())
+                        .then_some(i)
+                };
+                let asked = tokio::time::timeout(Duration::from_secs(1), asking).await;
+                if let Ok(Some(leader)) = asked {
+                    return Some(leader);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Ends a member without warning (SIGKILL) and waits until it is gone.
+    pub fn kill(&self, member: usize) {
+        let member = &self.members[member];
+        if let Some(mut process) = lock(&member.process).take() {
+            let _ = process.kill();
+            let _ = process.wait();
+            let _ = fs::remove_file(member.folder.join("pid"));
+        }
+    }
+
+    /// Ends a member in good order (SIGTERM) and waits until it is gone.
+    pub fn terminate(&self, member: usize) {
+        self.signal(member, Signal::TERM);
+        let member = &self.members[member];
+        if let Some(mut process) = lock(&member.process).take() {
+            let _ = process.wait();
+            let _ = fs::remove_file(member.folder.join("pid"));
+        }
+    }
+
+    /// Freezes a member (SIGSTOP): its connections stay open and silent.
+    pub fn freeze(&self, member: usize) {
+        self.signal(member, Signal::STOP);
+    }
+
+    /// Lets a frozen member go on (SIGCONT).
+    pub fn thaw(&self, member: usize) {
+        self.signal(member, Signal::CONT);
+    }
+
+    /// The process id of a member that runs.
+    pub fn pid(&self, member: usize) -> u32 {
+        lock(&self.members[member].process).as_ref().expect("the member runs").id()
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        let pid = i32::try_from(self.pid(member)).expect("a pid");
+        kill_process(Pid::from_raw(pid).expect("not zero"), signal).expect("the member runs");
+    }
+
+    /// Ends a member and starts it again with its data; waits until it is ready.
+    pub async fn restart(&self, member: usize) {
+        self.kill(member);
+        self.launch(member);
+        self.wait_until_member_is_ready(member).await;
+    }
+
+    /// Ends a member and takes its data away. [`start_again`](Self::start_again) brings it back empty.
+    pub fn wipe(&self, member: usize) {
+        self.kill(member);
+        fs::remove_dir_all(self.members[member].folder.join("data")).expect("the data is removed");
+    }
+
+    /// Starts a member that was ended; waits until it is ready.
+    pub async fn start_again(&self, member: usize) {
+        self.launch(member);
+        self.wait_until_member_is_ready(member).await;
+    }
+
+    /// Starts a member that was ended, without waiting.
+    pub fn launch(&self, member: usize) {
+        let member = &self.members[member];
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(member.folder.join("log"))
+            .expect("the log can be opened");
+        let mut command = Command::new(tools::program("etcd", "etcd"));
+        let child = command
+            .args(self.flags_of(member))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("etcd can be started");
+        fs::write(member.folder.join("pid"), child.id().to_string()).expect("the pid is written");
+        *lock(&member.process) = Some(child);
+    }
+
+    fn flags_of(&self, member: &Member) -> Vec<String> {
+        let scheme = self.scheme();
+        let cluster: Vec<_> =
+            self.members.iter().map(|m| format!("{}=http://{}", m.name, m.peer)).collect();
+        let mut flags = vec![
+            format!("--name={}", member.name),
+            format!("--data-dir={}", member.folder.join("data").display()),
+            format!("--listen-client-urls={scheme}://{}", member.client),
+            format!("--advertise-client-urls={scheme}://{}", member.client),
+            format!("--listen-peer-urls=http://{}", member.peer),
+            format!("--initial-advertise-peer-urls=http://{}", member.peer),
+            format!("--initial-cluster={}", cluster.join(",")),
+            format!("--initial-cluster-token={}", self.members[0].peer),
+            "--log-level=warn".to_owned(),
+            // The fewest rounds of the password hash that bcrypt allows: tests log in often.
+            "--bcrypt-cost=4".to_owned(),
+        ];
+        if let Some((heartbeat, election)) = self.options.timers {
+            flags.push(format!("--heartbeat-interval={}", heartbeat.as_millis()));
+            flags.push(format!("--election-timeout={}", election.as_millis()));
+        }
+        if let Some(ttl) = self.options.token_ttl {
+            flags.push(format!("--auth-token-ttl={}", ttl.as_secs()));
+        }
+        if let Some(pki) = &self.pki {
+            let folder = pki.ca.parent().expect("a folder");
+            flags.push("--client-cert-auth".to_owned());
+            flags.push(format!("--trusted-ca-file={}", pki.ca.display()));
+            flags.push(format!("--cert-file={}", folder.join("server.pem").display()));
+            flags.push(format!("--key-file={}", folder.join("server.key").display()));
+        }
+        flags.extend(self.options.flags.iter().cloned());
+        flags
+    }
+
+    async fn wait_until_ready(&self) {
+        for member in 0..self.members.len() {
+            self.wait_until_member_is_ready(member).await;
+        }
+    }
+
+    /// Ready = it answers a linearizable read, so it has joined a quorum.
+    async fn wait_until_member_is_ready(&self, member: usize) {
+        eventually(&format!("etcd member {member} is ready"), READY_WITHIN, async || {
+            self.assert_runs(member);
+            let asking = async {
+                let mut client = self.try_client(&[self.endpoint(member)], false).await.ok()?;
+                match client.get("ready", None).await {
+                    Ok(_) => Some(()),
+                    // With auth on, being refused is an answer as well; it comes after the quorum.
+                    Err(etcd_client::Error::GRpcStatus(status))
+                        if status.message().contains("user name is empty") =>
+                    {
+                        Some(())
+                    }
+                    Err(_) => None,
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(2), asking).await.ok().flatten()
+        })
+        .await;
+    }
+
+    fn assert_runs(&self, member: usize) {
+        let member = &self.members[member];
+        let mut process = lock(&member.process);
+        let ended = process.as_mut().and_then(|process| process.try_wait().expect("our child"));
+        assert!(
+            ended.is_none(),
+            "etcd {} ended ({ended:?}); the end of its log:\n{}",
+            member.name,
+            tail(&member.folder.join("log"))
+        );
+    }
+
+    async fn enable_auth(&self, user: &UserOf) {
+        let mut client = self.try_client(&[self.endpoint(0)], false).await.expect("reachable");
+        client.user_add(ROOT.0, ROOT.1, None).await.expect("root is added");
+        client.user_grant_role(ROOT.0, "root").await.expect("root gets its role");
+        client.role_add(&user.name).await.expect("the role is added");
+        let permission =
+            Permission::new(PermissionType::Readwrite, user.prefix.as_str()).with_prefix();
+        client.role_grant_permission(&user.name, permission).await.expect("it may use the prefix");
+        client.user_add(&user.name, &user.password, None).await.expect("the user is added");
+        client.user_grant_role(&user.name, &user.name).await.expect("the user gets its role");
+        client.auth_enable().await.expect("auth is on");
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        for member in 0..self.members.len() {
+            self.kill(member);
+        }
+    }
+}
+
+/// A shell that outlives the test process: it ends the servers of a folder and removes the folder as
+/// soon as its standard input closes, which happens when this value, or the whole process, is gone.
+#[derive(Debug)]
+struct Janitor {
+    folder: PathBuf,
+    input: Option<ChildStdin>,
+    shell: Child,
+}
+
+impl Janitor {
+    fn start(folder: PathBuf) -> Self {
+        const SCRIPT: &str = r#"trap '' INT TERM HUP
+            cat >/dev/null
+            for pid in "$1"/*/pid; do [ -e "$pid" ] && kill -9 "$(cat "$pid")"; done
+            rm -rf "$1""#;
+        let mut shell = Command::new("sh")
+            .args(["-c", SCRIPT, "janitor"])
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell can be started");
+        let input = shell.stdin.take();
+        Self { folder, input, shell }
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.shell.wait();
+    }
+}
+
+fn folder_on(medium: Medium) -> PathBuf {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("bellwether-etcd-");
+    let shm = Path::new("/dev/shm");
+    let folder = if medium == Medium::Memory && shm.is_dir() {
+        builder.tempdir_in(shm)
+    } else {
+        builder.tempdir()
+    };
+    folder.expect("a temporary folder").keep()
+}
+
+/// Ports of loopback that nobody listens on now.
+pub fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<_> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect()
+}
+
+fn tail(log: &Path) -> String {
+    let mut text = String::new();
+    if let Ok(mut file) = fs::File::open(log) {
+        let length = file.metadata().map_or(0, |meta| meta.len());
+        let _ = file.seek(SeekFrom::Start(length.saturating_sub(4096)));
+        let _ = file.read_to_string(&mut text);
+    }
+    text
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,47 @@
+//! What tests of several areas share: real servers, a proxy for faults, waiting without sleeping.
+//!
+//! Include it from `tests/<area>/main.rs` with `#[path = "../support/mod.rs"] mod support;`. Each test
+//! binary uses a part of it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+pub mod etcd;
+pub mod pki;
+pub mod proxy;
+pub mod tools;
+
+use std::{future::Future, time::Duration};
+
+/// What `poll` yields at last. It is asked every 10 ms until it says `Some`.
+///
+/// # Panics
+///
+/// After `within`, naming what was waited for. It is a limit against hanging, not a bound to prove:
+/// choose it generously.
+#[track_caller]
+pub fn eventually<T, F, Fut>(what: &str, within: Duration, mut poll: F) -> impl Future<Output = T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        let polling = async {
+            loop {
+                if let Some(found) = poll().await {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let found = tokio::time::timeout(within, polling).await;
+        found.unwrap_or_else(|_| panic!("{what}: not within {within:?} ({caller})"))
+    }
+}
+
+/// Starts the log of a test binary, once; the level is taken from `RUST_LOG`. The output shows up with
+/// `--nocapture` or when a test fails.
+pub fn logs() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}

@@ -1,0 +1,236 @@
+//! A TCP proxy on loopback that breaks connections the ways networks do.
+//!
+//! To lose an answer after its request took effect: [`Fault::CutToClient`], send the request, see its
+//! effect by another way, [`Proxy::reset`].
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// What the proxy does to bytes and connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: all passes.
+    None,
+    /// Nothing passes in either direction; connections stay open, new ones are accepted. What is
+    /// sent meanwhile arrives when the fault is taken away, as TCP would deliver it.
+    Blackhole,
+    /// What the client sends does not arrive.
+    CutToServer,
+    /// What the server sends does not arrive.
+    CutToClient,
+    /// Every piece is held for this long, each way.
+    Delay(Duration),
+    /// New connections are reset at once; the old ones are too.
+    Refuse,
+}
+
+impl Fault {
+    fn holds(self, direction: Direction) -> bool {
+        match self {
+            Self::None | Self::Delay(_) | Self::Refuse => false,
+            Self::Blackhole => true,
+            Self::CutToServer => direction == Direction::ToServer,
+            Self::CutToClient => direction == Direction::ToClient,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// What happens to the connections that are open, by a count that grows.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Epochs {
+    /// Reset both sides.
+    reset: usize,
+    /// Forget the server's side; the client's stays open and silent.
+    orphan: usize,
+}
+
+#[derive(Clone)]
+struct Shared {
+    target: Arc<watch::Sender<SocketAddr>>,
+    fault: Arc<watch::Sender<Fault>>,
+    epochs: Arc<watch::Sender<Epochs>>,
+    accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+}
+
+/// A running proxy; ends, with its connections, when dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Shared,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy on a free port of loopback in front of `target`, which may change later.
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Shared {
+            target: Arc::new(watch::Sender::new(target)),
+            fault: Arc::new(watch::Sender::new(Fault::None)),
+            epochs: Arc::new(watch::Sender::new(Epochs::default())),
+            accepted: Arc::default(),
+            open: Arc::default(),
+        };
+        let accepting = bellwether::tasks::spawn("proxy", accept(listener, shared.clone()));
+        Self { address, shared, accepting }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Applies from now on, to open connections too.
+    pub fn set(&self, fault: Fault) {
+        self.shared.fault.send_replace(fault);
+        if fault == Fault::Refuse {
+            self.reset();
+        }
+    }
+
+    /// Resets (RST) every open connection on both sides; bytes on their way are lost.
+    pub fn reset(&self) {
+        self.shared.epochs.send_modify(|epochs| epochs.reset += 1);
+    }
+
+    /// Leaves every open connection half open: the server's side is gone, the client is not told and
+    /// what it sends goes nowhere. New connections work.
+    pub fn half_open(&self) {
+        self.shared.epochs.send_modify(|epochs| epochs.orphan += 1);
+    }
+
+    /// Where connections made from now on lead.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.shared.target.send_replace(target);
+    }
+
+    /// How many connections there have been.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(SeqCst)
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.reset();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Shared) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        shared.accepted.fetch_add(1, SeqCst);
+        if *shared.fault.borrow() == Fault::Refuse {
+            let _ = client.set_zero_linger();
+            continue;
+        }
+        drop(bellwether::tasks::spawn("proxied connection", connection(client, shared.clone())));
+    }
+}
+
+async fn connection(client: TcpStream, shared: Shared) {
+    let _count = Counted::new(shared.open.clone());
+    let mut epochs = shared.epochs.subscribe();
+    let began = *epochs.borrow_and_update();
+    let target = *shared.target.borrow();
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        let _ = client.set_zero_linger();
+        return;
+    };
+    let mut client = client;
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let reset = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let both = async {
+            tokio::join!(
+                pump(from_client, to_server, Direction::ToServer, shared.fault.subscribe()),
+                pump(from_server, to_client, Direction::ToClient, shared.fault.subscribe()),
+            )
+        };
+        tokio::select! {
+            biased;
+            changed = epochs.wait_for(|now| *now != began) => changed.map(|now| *now).ok(),
+            _ = both => return,
+        }
+    };
+    let Some(now) = reset else { return };
+    let _ = server.set_zero_linger();
+    drop(server);
+    if now.reset == began.reset {
+        // Half open: swallow what the client says until a reset.
+        let mut nothing = [0; 4096];
+        let swallow = async { while client.read(&mut nothing).await.is_ok_and(|n| n > 0) {} };
+        tokio::select! {
+            biased;
+            _ = epochs.wait_for(|now| now.reset != began.reset) => (),
+            () = swallow => return,
+        }
+    }
+    let _ = client.set_zero_linger();
+}
+
+/// Copies until either side ends; the end is passed on.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    direction: Direction,
+    mut fault: watch::Receiver<Fault>,
+) {
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let n = from.read(&mut piece).await.unwrap_or(0);
+        let Ok(now) = fault.wait_for(|fault| !fault.holds(direction)).await.map(|fault| *fault)
+        else {
+            return;
+        };
+        if let Fault::Delay(delay) = now {
+            tokio::time::sleep(delay).await;
+        }
+        if n == 0 || to.write_all(&piece[..n]).await.is_err() {
+            let _ = to.shutdown().await;
+            return;
+        }
+    }
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}

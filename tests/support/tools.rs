@@ -1,0 +1,50 @@
+//! Where the pinned programs are that tests run: `tests/tools/build.sh` builds them once.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{LazyLock, Mutex},
+};
+
+/// The path of a program of the Go module `tests/tools/<tool>`.
+///
+/// Looked for in the folder that the environment names as `BELLWETHER_TOOLS`, as `make test` does; else
+/// built by `tests/tools/build.sh`, which takes minutes the first time.
+///
+/// # Panics
+///
+/// If it is not there and cannot be built, naming the command to run.
+pub fn program(tool: &str, program: &str) -> PathBuf {
+    let path = folder(tool).join(program);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `tests/tools/build.sh {tool}` and set BELLWETHER_TOOLS to the folder it \
+         prints, or unset BELLWETHER_TOOLS",
+        path.display()
+    );
+    path
+}
+
+fn folder(tool: &str) -> PathBuf {
+    static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
+    if let Some(folder) = std::env::var_os("BELLWETHER_TOOLS") {
+        return folder.into();
+    }
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    built.entry(tool.to_owned()).or_insert_with(|| build(tool)).clone()
+}
+
+fn build(tool: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/build.sh");
+    let output = Command::new(&script)
+        .arg(tool)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap_or_else(|error| panic!("{} cannot be run: {error}", script.display()));
+    assert!(
+        output.status.success(),
+        "the test tool {tool} could not be built: run `tests/tools/build.sh {tool}` to see why"
+    );
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim())
+}
