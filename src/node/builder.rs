@@ -7,12 +7,12 @@ use super::{
     env::Env,
     host::DriverHost,
     metrics::NodeMetrics,
-    work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker},
+    work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker, WorkError},
 };
 use crate::{
     engine::{self, Failover, NegativeNodeId, NodeId, TickPolicy, WorkOffer, WorkType},
     store::{
-        Store, StoreError,
+        Store,
         keys::{InvalidName, Keys, validate_work_type},
     },
 };
@@ -69,7 +69,7 @@ pub enum InvalidOption {
     WorkTwice(String),
     /// The store cannot be set up: an endpoint that is none, a certificate that cannot be read.
     #[error("option `store` cannot be used")]
-    Store(#[source] StoreError),
+    Store(#[source] WorkError),
     /// The system gave no thread for the driver.
     #[error("cannot start the driver's thread")]
     Thread(#[source] io::Error),
@@ -114,7 +114,7 @@ struct Worker {
     weight: u32,
     capacity: Option<u32>,
     as_leader: bool,
-    worker: Arc<dyn ShardWorker>,
+    runs: Arc<dyn ShardWorker>,
 }
 
 /// What the node runs.
@@ -147,11 +147,9 @@ pub struct NodeOptions {
     pub(crate) work: Work,
     pub(crate) limits: RoutineLimits,
     pub(crate) host: DriverHost,
-    /// Whether other processes of the pod are kept out by the pod's lock.
-    pub(crate) pod_lock: bool,
 }
 
-type StoreFactory = Box<dyn FnOnce() -> Result<Arc<dyn Store>, StoreError> + Send>;
+type StoreFactory = Box<dyn FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send>;
 
 /// What both kinds of nodes are built from.
 struct Options {
@@ -198,8 +196,8 @@ impl Options {
     }
 
     fn build(mut self) -> Result<NodeOptions, InvalidOption> {
-        let id = NodeId::new(self.id.ok_or(InvalidOption::Missing("id"))?)
-            .map_err(InvalidOption::Id)?;
+        let id =
+            NodeId::new(self.id.ok_or(InvalidOption::Missing("id"))?).map_err(InvalidOption::Id)?;
         let cluster = self.cluster.take().ok_or(InvalidOption::Missing("cluster"))?;
         let keys = Keys::new(&cluster)
             .map_err(|source| InvalidOption::Name { option: "cluster", source })?;
@@ -223,7 +221,7 @@ impl Options {
                 failover: self.failover,
                 tick: self.tick,
                 tick_policy: self.tick_policy,
-                pod_uid: self.pod_uid.clone(),
+                pod_uid: self.pod_uid,
                 work,
                 campaigns: self.campaigns,
                 own_store: self.own_store,
@@ -234,7 +232,6 @@ impl Options {
             work: self.work,
             limits: self.limits,
             host,
-            pod_lock: self.pod_uid.is_some(),
         })
     }
 
@@ -254,7 +251,12 @@ impl Options {
         let limits = self.limits;
         check("limits.run", limits.run, !limits.run.is_zero(), "more than 0")?;
         check("limits.drain", limits.drain, !limits.drain.is_zero(), "more than 0")?;
-        check("limits.unfit_after", limits.unfit_after, !limits.unfit_after.is_zero(), "more than 0")
+        check(
+            "limits.unfit_after",
+            limits.unfit_after,
+            !limits.unfit_after.is_zero(),
+            "more than 0",
+        )
     }
 
     fn offers(&mut self) -> Result<Vec<WorkOffer>, InvalidOption> {
@@ -274,7 +276,7 @@ impl Options {
             if worker.weight == 0 {
                 return Err(wrong("weight", worker.weight, "at least 1"));
             }
-            if self.work.workers.insert(work.clone(), worker.worker).is_some() {
+            if self.work.workers.insert(work.clone(), worker.runs).is_some() {
                 return Err(InvalidOption::WorkTwice(worker.name));
             }
             offers.push(WorkOffer {
@@ -314,7 +316,7 @@ impl WorkerOptions {
             weight: 1,
             capacity: None,
             as_leader: false,
-            worker: Arc::new(worker),
+            runs: Arc::new(worker),
         })
     }
 
@@ -484,7 +486,7 @@ impl ClusterNodeBuilder {
     #[must_use]
     pub fn store_from(
         mut self,
-        factory: impl FnOnce() -> Result<Arc<dyn Store>, StoreError> + Send + 'static,
+        factory: impl FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send + 'static,
     ) -> Self {
         self.options.store = Some(Box::new(factory));
         self
@@ -537,7 +539,9 @@ pub struct StandaloneNodeBuilder {
 
 impl fmt::Debug for StandaloneNodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StandaloneNodeBuilder").field("id", &self.options.id).finish_non_exhaustive()
+        f.debug_struct("StandaloneNodeBuilder")
+            .field("id", &self.options.id)
+            .finish_non_exhaustive()
     }
 }
 

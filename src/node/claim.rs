@@ -30,7 +30,7 @@ pub enum Claimed {
 /// A claimed name. It stays claimed when this is dropped; it ends with the node's session.
 #[derive(Debug)]
 pub struct Claim {
-    env: Env,
+    env: Box<Env>,
     session: watch::Receiver<Option<Session>>,
     name: Arc<str>,
     key: Vec<u8>,
@@ -90,15 +90,13 @@ pub(crate) async fn claim(
     session: watch::Receiver<Option<Session>>,
     name: &str,
 ) -> Result<Claimed, StateError> {
-    let key = env
-        .keys
-        .claim(name)
-        .map_err(|source| StateError::Key { key: name.to_owned(), source })?;
+    let key =
+        env.keys.claim(name).map_err(|source| StateError::Key { key: name.to_owned(), source })?;
     let lease = session.borrow().ok_or(StateError::NoLease)?.lease;
     let write = Write::Put { value: values::encode_id(id), lease: Some(lease) };
     let (store, timeout) = (env.store.as_ref(), env.call_timeout);
     let won = |revision| {
-        let (env, session) = (env.clone(), session.clone());
+        let (env, session) = (Box::new(env.clone()), session.clone());
         Claimed::Won(Claim { env, session, name: name.into(), key: key.clone(), lease, revision })
     };
     match guarded::attempt(store, None, &key, Revision(0), &write, timeout).await {

@@ -186,6 +186,11 @@ impl ShardContext {
         Self { inner: Arc::new(ShardInner { gate, work, shard, epoch, node, env, known }), token }
     }
 
+    /// The same with a token of its own, which ends with this one's at the latest.
+    pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
+        Self { inner: Arc::clone(&self.inner), token }
+    }
+
     /// The work type.
     pub fn work(&self) -> &WorkType {
         &self.inner.work

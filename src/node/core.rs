@@ -21,14 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Claimed, CloseError, KV, Membership, Node, NodeError, StartError, StateError, StateWatch,
-    Stopped, WatchFrom,
-    builder::NodeOptions,
-    claim, driver,
-    env::Env,
-    host::DriverHost,
-    own_state::OwnState,
-    state, state_watch,
-    status::Status,
+    Stopped, WatchFrom, builder::NodeOptions, claim, driver, env::Env, host::DriverHost,
+    own_state::OwnState, state, state_watch, status::Status,
 };
 use crate::{
     clock,

@@ -33,17 +33,6 @@ pub enum StartError {
         /// This node's.
         own: Duration,
     },
-    /// The store cannot be set up: a certificate that cannot be read, an address that is none.
-    #[error("the store cannot be set up")]
-    Store(#[source] StoreError),
-    /// Another process of the same pod holds the pod's lock.
-    #[error(
-        "another process of this pod already runs a node of cluster {cluster}: run one, or give the other no pod UID"
-    )]
-    PodLocked {
-        /// The cluster.
-        cluster: String,
-    },
     /// The node was stopped before it had joined.
     #[error("the node was stopped before it had joined")]
     Stopped,

@@ -85,13 +85,9 @@ fn millis(period: Duration) -> u64 {
 }
 
 /// When it last ran, and the revision that says so.
-async fn last_run(
-    ctx: &LeaderContext,
-    key: &[u8],
-) -> Result<(Option<u64>, Revision), WorkError> {
+async fn last_run(ctx: &LeaderContext, key: &[u8]) -> Result<(Option<u64>, Revision), WorkError> {
     let env = ctx.env();
-    let answer =
-        guarded::read(env.call_timeout, |wait| env.store.get(Get::key(key), wait)).await?;
+    let answer = guarded::read(env.call_timeout, |wait| env.store.get(Get::key(key), wait)).await?;
     let Some(kv) = answer.kvs.first() else { return Ok((None, Revision(0))) };
     Ok((values::decode_unix_ms(&kv.value), kv.modified))
 }

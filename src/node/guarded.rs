@@ -99,12 +99,7 @@ pub(crate) struct Guard {
 
 /// `m(key) = revision`.
 pub(crate) fn modified_is(key: &[u8], revision: Revision) -> Compare {
-    Compare {
-        range: KeyRange::key(key),
-        target: Target::Modified,
-        op: CompareOp::Equal,
-        revision,
-    }
+    Compare { range: KeyRange::key(key), target: Target::Modified, op: CompareOp::Equal, revision }
 }
 
 /// Sends one attempt.

@@ -59,7 +59,6 @@ impl DriverHost {
     }
 
     /// Runs a future on the thread.
-    #[expect(clippy::disallowed_methods, reason = "the handle is returned")]
     pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,

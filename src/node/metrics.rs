@@ -20,8 +20,8 @@ use crate::{clock, engine::BootTime};
 
 /// From a tenth of a millisecond to ten seconds: round trips and routines.
 const LATENCY: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
 ];
 
 /// All metrics of one node.
@@ -112,20 +112,17 @@ impl NodeMetrics {
                 "bellwether_view_age_seconds",
                 "How long ago the watch last delivered anything.",
             )?)?,
-            keepalive_seconds: b.histogram(
-                "bellwether_keepalive_seconds",
-                "Round trip of lease renewals.",
-            )?,
-            beat_seconds: b.histogram(
-                "bellwether_beat_seconds",
-                "Round trip of the leader's beats.",
-            )?,
+            keepalive_seconds: b
+                .histogram("bellwether_keepalive_seconds", "Round trip of lease renewals.")?,
+            beat_seconds: b
+                .histogram("bellwether_beat_seconds", "Round trip of the leader's beats.")?,
             authority_margin: b.histogram(
                 "bellwether_authority_margin_seconds",
                 "Authority that was left when the answer of a beat arrived.",
             )?,
             term: b.gauge("bellwether_term", "The term of the record as this node sees it.")?,
-            role: b.gauge("bellwether_role", "The node's role: 0 unknown, 1 leader, 2 follower.")?,
+            role: b
+                .gauge("bellwether_role", "The node's role: 0 unknown, 1 leader, 2 follower.")?,
             master: b.gauges(
                 "leader_election_master_status",
                 "Whether this node is the leader of the cluster of that name: 1 or 0.",

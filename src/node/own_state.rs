@@ -74,12 +74,11 @@ impl OwnState {
     /// back (I5: own state never goes back to an older value).
     fn suspect(&self, key: &str, value: Vec<u8>) {
         let mut map = self.lock();
-        match map.get_mut(key) {
-            Some(entry) => entry.value = value,
-            None => {
-                let entry = Entry { value, lease: None, modified: Revision(0) };
-                map.insert(key.to_owned(), entry);
-            }
+        if let Some(entry) = map.get_mut(key) {
+            entry.value = value;
+        } else {
+            let entry = Entry { value, lease: None, modified: Revision(0) };
+            map.insert(key.to_owned(), entry);
         }
     }
 

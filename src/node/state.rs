@@ -2,13 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    KV,
-    env::Env,
-    error::StateError,
-    guarded,
-    own_state::state_key,
-};
+use super::{KV, env::Env, error::StateError, guarded, own_state::state_key};
 use crate::{
     engine::{LeaseId, NodeId, NodeMetadata, Term},
     store::{
@@ -37,11 +31,7 @@ async fn read_together(
     answer.map_err(|source: StoreError| StateError::Store { doing: doing(), source })
 }
 
-pub(crate) async fn get(
-    env: &Env,
-    node: NodeId,
-    key: &str,
-) -> Result<Option<Vec<u8>>, StateError> {
+pub(crate) async fn get(env: &Env, node: NodeId, key: &str) -> Result<Option<Vec<u8>>, StateError> {
     let full = state_key(&env.keys, key, node)?;
     let answer = read(env, || format!("get {key:?} of node {node}"), Get::key(full)).await?;
     Ok(answer.kvs.into_iter().next().map(|kv| kv.value))

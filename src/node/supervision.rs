@@ -35,7 +35,7 @@ pub const FD_ENV: &str = "BELLWETHER_SUPERVISOR_FD";
 /// Between attempts to end an incarnation.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Of each request to end an incarnation.
-const ATTEMPT: Duration = Duration::from_millis(1000);
+const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// One line of a child to its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,8 @@ impl Parent {
 
     /// Opens the pipe anew through procfs, so that no descriptor is taken over from its owner.
     fn open(fd: &str) -> io::Result<File> {
-        let fd: u32 = fd.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let fd: u32 =
+            fd.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}"))
     }
 
@@ -167,10 +168,7 @@ pub async fn end_incarnation(
 }
 
 /// The record to write, if the incarnation is in office, and m(held), if it is there.
-fn read_end(
-    lease: LeaseId,
-    changes: &[Change],
-) -> (Option<(Revision, Record)>, Option<Revision>) {
+fn read_end(lease: LeaseId, changes: &[Change]) -> (Option<(Revision, Record)>, Option<Revision>) {
     let mut record = None;
     let mut held = None;
     for change in changes {

@@ -6,6 +6,7 @@
 //! anything is cancelled (R5).
 
 mod calls;
+mod feed;
 mod picture;
 mod ticks;
 mod user_work;
@@ -22,6 +23,7 @@ use tokio::{
 
 use self::{
     calls::Calls,
+    feed::Feed,
     picture::Picture,
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
@@ -37,10 +39,9 @@ use super::{
 use crate::{
     clock,
     engine::{
-        BootTime, Dead, Effect, Engine, Input, LeaseId, Refusal, Role, SessionEnd, Standing,
-        WorkEnd,
+        BootTime, Change, Dead, Effect, Engine, Input, LeaseId, Refusal, Role, SessionEnd,
+        Standing, WorkEnd,
     },
-    store::list_watch::EngineFeed,
     tasks,
 };
 
@@ -76,7 +77,7 @@ struct Driver {
     engine: Engine,
     inputs: VecDeque<Input>,
     calls: Calls,
-    feed: Option<EngineFeed>,
+    feed: Option<Feed>,
     listed: bool,
     work: UserWork,
     picture: Picture,
@@ -131,8 +132,12 @@ impl Driver {
             }
         }
         let node: Arc<dyn Node> = Arc::clone(&core) as Arc<dyn Node>;
-        let work =
-            UserWork::new(options.env.clone(), options.work.clone(), options.limits, Arc::clone(&node));
+        let work = UserWork::new(
+            options.env.clone(),
+            options.work.clone(),
+            options.limits,
+            Arc::clone(&node),
+        );
         Self {
             engine: Engine::new(options.engine.clone(), rand::random()),
             calls: Calls::new(options.env.clone(), &options.engine),
@@ -237,7 +242,7 @@ impl Driver {
             Effect::Relist => self.relist(),
             Effect::Joined { lease, tick, .. } => self.on_joined(lease, tick),
             Effect::SessionLost { lease, reason } => self.on_session_lost(lease, reason),
-            Effect::Refused(refusal) => self.on_refused(refusal, now),
+            Effect::Refused(refusal) => self.on_refused(&refusal, now),
             Effect::Left { clean } => self.on_left(clean),
             Effect::Role(standing) => self.on_role(standing, now),
             Effect::StartWork { work, office } => {
@@ -272,13 +277,9 @@ impl Driver {
             self.core.env.metrics.watch_resyncs.inc();
         }
         self.listed = true;
-        match &mut self.feed {
-            Some(feed) => feed.relist(),
-            None => {
-                let env = &self.core.env;
-                self.feed = Some(EngineFeed::new(Arc::clone(&env.store), env.keys.clone()));
-            }
-        }
+        // The old watch goes first: what it had delivered and was not read is forgotten.
+        self.feed = None;
+        self.feed = Some(Feed::new(&self.core.env));
     }
 
     fn on_change(&mut self, input: Input) {
@@ -301,8 +302,10 @@ impl Driver {
         metrics.view_age.set(self.picture.fresh_at);
         metrics.members.set(self.picture.members() as i64);
         metrics.term.set(self.picture.term().map_or(0, |term| term.0));
-        for work in self.picture.unowned() {
-            metrics.shards_unowned.with_label_values(&[work.0]).set(i64::from(work.1));
+        if concerns_shards(&input) {
+            for (work, unowned) in self.picture.unowned() {
+                metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
+            }
         }
         self.inputs.push_back(input);
     }
@@ -352,9 +355,9 @@ impl Driver {
         self.core.env.metrics.lease_remaining.set(None);
     }
 
-    fn on_refused(&mut self, refusal: Refusal, now: BootTime) {
+    fn on_refused(&mut self, refusal: &Refusal, now: BootTime) {
         tracing::warn!(node = %self.node.id(), refusal = ?refusal, "join refused");
-        self.problem = Some(refused(&self.options, &refusal).to_string());
+        self.problem = Some(refused(&self.options, refusal).to_string());
         if self.lease.is_some() {
             self.end_session();
         }
@@ -366,7 +369,7 @@ impl Driver {
         }
         self.phase = Phase::Rest;
         for start in self.starts.drain(..) {
-            let _ = start.send(Err(refused(&self.options, &refusal)));
+            let _ = start.send(Err(refused(&self.options, refusal)));
         }
     }
 
@@ -621,6 +624,13 @@ impl Driver {
         self.core.published.session.send_replace(None);
         drop(self.pod_lock.take());
     }
+}
+
+fn concerns_shards(input: &Input) -> bool {
+    let (Input::Listed { changes, .. } | Input::Changed { changes, .. }) = input else {
+        return false;
+    };
+    changes.iter().any(|change| matches!(change, Change::Held(..) | Change::Plan(..)))
 }
 
 fn refused(options: &NodeOptions, refusal: &Refusal) -> StartError {

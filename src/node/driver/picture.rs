@@ -50,7 +50,7 @@ impl Picture {
         let reigns = std::mem::take(&mut self.reigns);
         let record = self.record.take();
         let candidates = std::mem::take(&mut self.candidates);
-        *self = Self { reigns, record, ..Self::default() };
+        *self = Self { record, reigns, ..Self::default() };
         // The end of a term that was missed is judged by what was there before.
         let listed = changes.iter().find_map(|change| match change {
             Change::Record(record) => Some(record.clone()),
@@ -74,12 +74,14 @@ impl Picture {
         }
         for change in changes {
             match change {
-                Change::Candidate(lease, stored) => set(&mut self.candidates, lease, stored),
-                Change::Node(id, stored) => set(&mut self.nodes, id, stored),
-                Change::Member(id, stored) => set(&mut self.members, id, stored),
-                Change::Held(lease, stored) => set(&mut self.held, lease, stored),
-                Change::Plan(work, stored) => set(&mut self.plans, work, stored),
-                Change::DrainRequest(id, stored) => set(&mut self.drains, id, stored),
+                Change::Candidate(lease, stored) => {
+                    set(&mut self.candidates, lease, stored.as_ref())
+                }
+                Change::Node(id, stored) => set(&mut self.nodes, id, stored.as_ref()),
+                Change::Member(id, stored) => set(&mut self.members, id, stored.as_ref()),
+                Change::Held(lease, stored) => set(&mut self.held, lease, stored.as_ref()),
+                Change::Plan(work, stored) => set(&mut self.plans, work, stored.as_ref()),
+                Change::DrainRequest(id, stored) => set(&mut self.drains, id, stored.as_ref()),
                 Change::Record(_)
                 | Change::Tick(_)
                 | Change::TickKey(..)
@@ -170,10 +172,7 @@ impl Picture {
         let mut queue: Vec<_> =
             self.candidates.iter().map(|(lease, key)| (key.created, *lease)).collect();
         queue.sort_unstable();
-        let place = |lease: Option<LeaseId>| {
-            let at = queue.iter().position(|(_, of)| Some(*of) == lease)?;
-            u32::try_from(at + 1).ok()
-        };
+        let places: BTreeMap<_, _> = queue.into_iter().map(|(_, lease)| lease).zip(1..).collect();
         self.nodes
             .iter()
             .map(|(id, stored)| {
@@ -191,7 +190,7 @@ impl Picture {
                     shards: held.map_or(0, |held| held.shards.len() as u32),
                     draining: wish.is_some_and(|member| member.draining)
                         || self.drains.contains_key(id),
-                    queue: place(stored.lease),
+                    queue: stored.lease.and_then(|lease| places.get(&lease).copied()),
                 }
             })
             .collect()
@@ -252,7 +251,7 @@ impl Picture {
 fn set<K: Clone + Ord, V: Clone>(
     map: &mut BTreeMap<K, Stored<V>>,
     key: &K,
-    stored: &Option<Stored<V>>,
+    stored: Option<&Stored<V>>,
 ) {
     match stored {
         Some(stored) => drop(map.insert(key.clone(), stored.clone())),

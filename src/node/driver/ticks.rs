@@ -138,7 +138,8 @@ impl TickMetrics {
 }
 
 /// A run of user work under its token.
-pub(super) type Job = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<(), WorkError>> + Send>;
+pub(super) type Job =
+    Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<(), WorkError>> + Send + Sync>;
 
 /// Runs a routine once per tick.
 pub(super) struct Ticker {
@@ -335,9 +336,7 @@ impl Keeper {
         if let Some((events, work, most)) = &self.unfit
             && *most <= panics
         {
-            let _ = events
-                .send(WorkEvent::Unfit { work: *work, why: UnfitBecause::Panics })
-                .await;
+            let _ = events.send(WorkEvent::Unfit { work: *work, why: UnfitBecause::Panics }).await;
         }
     }
 }

@@ -200,7 +200,11 @@ impl UserWork {
         }
     }
 
-    fn spawn(&mut self, whose: Whose, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    fn spawn(
+        &mut self,
+        whose: Whose,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
         let runtime = self.runtime.as_ref().expect("the node was started from a runtime");
         // Panics of user code are caught inside; one that comes here is a bug of the runner.
         let task = std::panic::AssertUnwindSafe(task).catch_unwind().map(drop);
@@ -269,7 +273,9 @@ impl UserWork {
     /// Cancels the leader's work.
     pub(super) fn stop_leader(&mut self, work: u64, reason: WorkEnd, now: BootTime) {
         let grace = self.limits.cancel_grace;
-        let Some(leader) = self.leader.as_mut().filter(|leader| leader.work == work) else { return };
+        let Some(leader) = self.leader.as_mut().filter(|leader| leader.work == work) else {
+            return;
+        };
         match reason {
             WorkEnd::Resigned | WorkEnd::Stopping | WorkEnd::Unfit => {
                 leader.group.cancel(now, grace);
@@ -286,9 +292,8 @@ impl UserWork {
         self.follower_wanted = wanted && self.work.follower.is_some();
         match &mut self.follower {
             Some(group) if !self.follower_wanted => group.cancel(now, self.limits.cancel_grace),
-            Some(_) => (),
             None if self.follower_wanted => self.start_follower(),
-            None => (),
+            Some(_) | None => (),
         }
     }
 
@@ -435,7 +440,8 @@ impl UserWork {
         let leader = self.leader.iter().flat_map(|leader| {
             let due = leader.pulse.due();
             let pulse = (BootTime::default() < due && !leader.silent).then_some(due);
-            let lapse = leader.group.cancelled_at.is_some().then(|| clock::boot_now() + leader.gate.left());
+            let lapse =
+                leader.group.cancelled_at.is_some().then(|| clock::boot_now() + leader.gate.left());
             let lapse = lapse.filter(|_| leader.gate.is_open());
             [leader.group.deadline(), pulse, lapse].into_iter().flatten()
         });
@@ -532,7 +538,7 @@ impl UserWork {
 }
 
 /// Something about running work.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum WorkItem {
     Event(WorkEvent),
     Joined(Id),
