@@ -5,6 +5,8 @@
 //! process. Both answer alike. What the keys mean is in `keys`, what the protocol's transactions are in
 //! `protocol`.
 
+pub mod etcd;
+
 use std::{
     fmt::{self, Debug},
     time::Duration,
