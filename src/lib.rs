@@ -4,5 +4,7 @@
 pub mod clock;
 pub mod engine;
 pub mod node;
+pub mod operator;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;

@@ -124,7 +124,7 @@ impl Auth {
     async fn log_in(&self, pool: &Pool) -> Option<Duration> {
         let mut tried = Tried::default();
         loop {
-            let Some(member) = pool.choose(&tried) else {
+            let Some(member) = pool.choose(tried) else {
                 tried = Tried::default();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -172,17 +172,13 @@ impl Auth {
     }
 
     fn accepted(&self, token: &str) -> Option<Duration> {
-        match HeaderValue::from_str(token) {
-            Ok(mut header) => {
-                header.set_sensitive(true);
-                self.ended(Some(header), None);
-                lifetime_of(token)
-            }
-            Err(_) => {
-                self.ended(None, Some("etcd's token is not a valid header".to_owned()));
-                None
-            }
-        }
+        let Ok(mut header) = HeaderValue::from_str(token) else {
+            self.ended(None, Some("etcd's token is not a valid header".to_owned()));
+            return None;
+        };
+        header.set_sensitive(true);
+        self.ended(Some(header), None);
+        lifetime_of(token)
     }
 
     fn ended(&self, token: Option<HeaderValue>, refused: Option<String>) {

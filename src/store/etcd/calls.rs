@@ -93,7 +93,7 @@ where
     let mut last: Option<(usize, Verdict)> = None;
     loop {
         let left = call.timeout.saturating_sub(clock::boot_now().since(began));
-        let member = pool.choose(&tried);
+        let member = pool.choose(tried);
         if left.is_zero() || (member.is_none() && is_hopeless(last.as_ref())) {
             return Err(give_up(pool, call, last));
         }
@@ -191,10 +191,10 @@ where
         return Attempt { member, result: Some(result) };
     }
     pool.suspect(member);
-    let rest = left - soon;
+    let rest = left.saturating_sub(soon);
     let mut not_this = Tried::default();
     not_this.insert(member);
-    let other = pool.choose(&not_this).filter(|_| call.repeat == Repeat::Safe);
+    let other = pool.choose(not_this).filter(|_| call.repeat == Repeat::Safe);
     let Some(other) = other else {
         let result = tokio::time::timeout(rest, first).await.ok();
         return Attempt { member, result };

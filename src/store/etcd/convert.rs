@@ -43,8 +43,6 @@ fn compare(compare: &Compare) -> EtcdCompare {
         Target::Created => EtcdCompare::create_revision(key, op, revision),
         Target::Modified => EtcdCompare::mod_revision(key, op, revision),
     };
-    // A single key that does not exist compares as zero; an empty range holds. etcd tells them apart
-    // by the end of the range.
     match end(&compare.range) {
         Some(end) => converted.with_range(end),
         None => converted,

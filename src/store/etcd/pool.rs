@@ -146,7 +146,7 @@ impl Pool {
 
     /// Whom to ask, of those not tried: the current one unless it is down, then the fastest that is
     /// connected, then any that is up, then any.
-    pub(super) fn choose(&self, tried: &Tried) -> Option<usize> {
+    pub(super) fn choose(&self, tried: Tried) -> Option<usize> {
         let current = self.current();
         if !tried.contains(current) && self.members[current].up.load(SeqCst) {
             return Some(current);
@@ -233,7 +233,7 @@ impl Pool {
         }
         let mut tried = Tried::default();
         tried.insert(member);
-        if let Some(other) = self.choose(&tried)
+        if let Some(other) = self.choose(tried)
             && self.members[other].up.load(SeqCst)
         {
             self.switch(member, other, why);
@@ -264,9 +264,9 @@ impl Pool {
     }
 
     /// Puts a link in use on which a probe was answered.
-    pub(super) fn install_proven(&self, member: usize, link: Arc<Link>, took: Duration) {
+    pub(super) fn install_proven(&self, member: usize, link: &Arc<Link>, took: Duration) {
         self.install(member, link.clone());
-        self.answered(member, &link, took);
+        self.answered(member, link, took);
     }
 
     /// Puts a link in use; the one before ends its streams.

@@ -93,7 +93,7 @@ struct Winner {
 fn settle(pool: &Pool, suspect: usize, winner: Winner) {
     if winner.member == suspect {
         tracing::warn!(endpoint = pool.endpoint(suspect), "connection to etcd hangs, made anew");
-        pool.install_proven(suspect, winner.link, winner.took);
+        pool.install_proven(suspect, &winner.link, winner.took);
         return;
     }
     pool.switch(suspect, winner.member, Switch::Silent);
@@ -159,11 +159,13 @@ pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
             let pool = &pool;
             async move {
                 let Some(link) = pool.fresh_link(member) else { return };
-                match pool.probe(member, &link, PROBE_WITHIN).await {
-                    // Calls may have brought it back meanwhile, by the link that is in use.
-                    Ok(_) if pool.is_up(member) => {}
-                    Ok(took) => pool.install_proven(member, link, took),
-                    Err(_) if pool.is_up(member) => {}
+                let answer = pool.probe(member, &link, PROBE_WITHIN).await;
+                if pool.is_up(member) {
+                    // Calls have brought it back meanwhile, by the link that is in use.
+                    return;
+                }
+                match answer {
+                    Ok(took) => pool.install_proven(member, &link, took),
                     Err(verdict) => pool.failed(member, &verdict.into_text()),
                 }
             }

@@ -1,0 +1,40 @@
+# The commands of this repository. `make` alone lists them.
+#
+# Needs Rust (rustup reads the version from Cargo.toml's rust-version or newer) and Go; what else lacks is
+# installed as root on Debian, or named with the command that installs it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench sim mutants tools e2e
+
+# Test servers and tools are built once, outside the tree.
+export BELLWETHER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bellwether
+NEED := tests/tools/need.sh
+# Recursive on purpose: built when a target first asks for it.
+TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh)"; export BELLWETHER_TOOLS
+
+help: ## this list
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
+
+run: ## three nodes in one process: an election to look at (bellwether demo)
+	@$(NEED) protoc cc
+	cargo run --locked --release -- demo $(ARGS)
+
+tools: ## test servers and tools (etcd, promtool, …), into the cache
+	@$(NEED) protoc cc chromium
+	@tests/tools/build.sh
+
+test: ## every test
+	@$(NEED) protoc cc chromium
+	@$(TOOLS); cargo test --locked --features mutants $(ARGS)
+
+lint: ## format, lints, docs, licences; warnings are errors
+	@$(NEED) protoc cc
+	@tests/tools/lint.sh
+
+bench: ## the numbers, beside the raw limits of the same run
+	@$(NEED) protoc cc
+	@$(TOOLS); cargo bench --locked $(ARGS)
+
+e2e: ## the end-to-end tests on a real cluster
+	@tests/e2e/run.sh

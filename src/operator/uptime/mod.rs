@@ -1,0 +1,38 @@
+//! Uptime checks: the reference work. Followers run the checks of their shards, the leader aggregates
+//! what they found.
+//!
+//! ```text
+//! manifests ──▶ Checks (a snapshot) ──▶ runner, per shard ──▶ results (node state of the runner)
+//!                     │                    schedule, probe              │
+//!                     └──────────────▶ aggregate, on the leader ◀───────┘ ──▶ statuses, changes, report
+//! ```
+//!
+//! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`].
+//!
+//! # Invariants
+//!
+//! * A slot (one interval of one check) is run by one node at most: a run is claimed in the store, by a
+//!   write that only the shard's owner can make, before it begins.
+//! * No slot is passed over in silence: a slot that nobody ran is counted in the next result's `missed`.
+//! * A manifest that cannot be read stops no check.
+
+pub mod check;
+pub mod manifests;
+pub mod probe;
+pub mod resource;
+pub mod schedule;
+pub mod shard;
+pub mod value;
+
+pub use check::{Check, CheckKey, Checks};
+pub use resource::UptimeCheck;
+
+use crate::engine::WorkType;
+
+/// The name of the work type whose shards these are.
+pub const WORK: &str = "uptime";
+
+/// The work type whose shards these are.
+pub fn work_type() -> WorkType {
+    WorkType::new(WORK)
+}

@@ -1,0 +1,221 @@
+//! Runs one check once: asks the target, and says what came of it.
+//!
+//! Asks as a client would that has never been there: no connection, answer or session is kept from one
+//! run to the next, and no proxy of the environment is used. Never panics, whatever the target answers,
+//! and reads a bounded part of it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+
+use super::{
+    check::Check,
+    resource::Target,
+    value::{Span, UnixMs},
+};
+use crate::{clock, engine::BootTime};
+
+mod dns;
+mod http;
+mod tcp;
+
+#[cfg(test)]
+mod tests;
+
+/// What came of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// Whether the target did all that is expected of it.
+    pub verdict: Verdict,
+    /// From the beginning until the answer was there: the connection for tcp, the records for dns, the
+    /// head of the response for http (after redirects). None if there was no answer.
+    pub latency: Option<Duration>,
+    /// When the server's certificate ends, where one was seen.
+    pub certificate_expires: Option<UnixMs>,
+    /// What was answered or what went wrong, in one line. Holds no secret of the manifest.
+    pub message: String,
+}
+
+/// Whether a target did what is expected of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It did.
+    Up,
+    /// It did not.
+    Down,
+}
+
+/// The longest message that is kept, in characters.
+const MOST_MESSAGE_CHARS: usize = 300;
+
+/// Runs checks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Prober {
+    /// For servers that are to be verified by the public authorities.
+    public: Arc<ClientConfig>,
+}
+
+impl Default for Prober {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Prober {
+    /// A prober that trusts the public certificate authorities.
+    pub fn new() -> Self {
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        Self { public: Arc::new(http::verifying(roots)) }
+    }
+
+    /// Runs the check once, within its timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes what it opened. What the target did by then stays done.
+    pub async fn run(&self, check: &Check) -> Probed {
+        let began = clock::boot_now();
+        let timeout = check.spec().timeout().0;
+        let asked = async {
+            match &check.spec().target {
+                Target::Http(target) => http::ask(self, check, target, began).await,
+                Target::Tcp(target) => tcp::ask(target, began).await,
+                Target::Dns(target) => dns::ask(check, target, began).await,
+            }
+        };
+        let answer = match tokio::time::timeout(timeout, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::new(format_args!("no answer within {}", Span(timeout)))),
+        };
+        conclude(check, answer, UnixMs(clock::unix_ms()))
+    }
+}
+
+/// What a target answered.
+#[derive(Debug)]
+struct Answer {
+    /// When it came.
+    latency: Duration,
+    /// What it was, in a line.
+    text: String,
+    /// What of it is not as expected, if anything.
+    wrong: Option<String>,
+    /// When the server's certificate ends, where one was seen.
+    certificate_expires: Option<UnixMs>,
+}
+
+/// Why a target did not answer.
+#[derive(Debug)]
+struct Failure(String);
+
+impl Failure {
+    fn new(text: impl fmt::Display) -> Self {
+        Self(text.to_string())
+    }
+
+    /// The error and everything behind it. Errors that repeat what they wrap are named once.
+    fn of(doing: impl fmt::Display, error: &dyn std::error::Error) -> Self {
+        let mut text = doing.to_string();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            next = error.source();
+        }
+        Self(text)
+    }
+}
+
+/// Holds the answer against what is expected of any target.
+fn conclude(check: &Check, answer: Result<Answer, Failure>, now: UnixMs) -> Probed {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(Failure(message)) => {
+            let message = one_line(&message);
+            return Probed {
+                verdict: Verdict::Down,
+                latency: None,
+                certificate_expires: None,
+                message,
+            };
+        }
+    };
+    let wrong = answer
+        .wrong
+        .or_else(|| certificate_ends_too_soon(check, answer.certificate_expires, now))
+        .or_else(|| too_slow(check, answer.latency));
+    Probed {
+        verdict: if wrong.is_some() { Verdict::Down } else { Verdict::Up },
+        latency: Some(answer.latency),
+        certificate_expires: answer.certificate_expires,
+        message: one_line(&wrong.unwrap_or(answer.text)),
+    }
+}
+
+fn certificate_ends_too_soon(
+    check: &Check,
+    expires: Option<UnixMs>,
+    now: UnixMs,
+) -> Option<String> {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let days = check.spec().expect.certificate_days?;
+    let Some(expires) = expires else {
+        return Some(
+            "no certificate was seen, though one is expected: the answer came without TLS"
+                .to_owned(),
+        );
+    };
+    let left = expires.0.saturating_sub(now.0) / DAY_MS;
+    let least = u64::from(days);
+    (expires.0 < now.0.saturating_add(least * DAY_MS)).then(|| {
+        format!("the certificate ends in {left} days, at {expires}: at least {least} are expected")
+    })
+}
+
+fn too_slow(check: &Check, latency: Duration) -> Option<String> {
+    let most = check.spec().expect.max_latency?;
+    (latency > most.0).then(|| {
+        format!("answered after {} ms: at most {most} is expected", millis_rounded_up(latency))
+    })
+}
+
+/// Whole milliseconds, rounded up, so that no answer takes no time.
+pub(super) fn millis_rounded_up(latency: Duration) -> u64 {
+    u64::try_from(latency.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+/// The text without line breaks and control characters, which a target could have put there, and cut.
+fn one_line(text: &str) -> String {
+    let clean = text.chars().map(|char| if char.is_control() { ' ' } else { char });
+    let mut line: String = clean.take(MOST_MESSAGE_CHARS).collect();
+    if text.chars().nth(MOST_MESSAGE_CHARS).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+fn since(began: BootTime) -> Duration {
+    clock::boot_now().since(began)
+}
+
+/// The certificates in a PEM text, as a store of trust.
+///
+/// # Errors
+///
+/// What is wrong with the text, in words.
+pub(super) fn trusted(pem: &str) -> Result<RootCertStore, String> {
+    const REMEDY: &str = "write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on";
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+        let number = at + 1;
+        let certificate = certificate
+            .map_err(|error| format!("certificate {number} cannot be read ({error}): {REMEDY}"))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("certificate {number} cannot be used ({error}): {REMEDY}"))?;
+    }
+    if roots.is_empty() { Err(format!("holds no certificate: {REMEDY}")) } else { Ok(roots) }
+}

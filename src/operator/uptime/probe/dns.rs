@@ -1,0 +1,136 @@
+//! Asks for DNS records.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_resolver::{
+    Resolver, TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::rr::{self, Name},
+};
+
+use super::{Answer, Failure, since};
+use crate::{
+    engine::BootTime,
+    operator::uptime::{
+        check::Check,
+        resource::{DnsTarget, RecordType},
+    },
+};
+
+const DNS_PORT: u16 = 53;
+/// The longest text of the answer that is shown, in records.
+const MOST_SHOWN: usize = 4;
+
+pub(super) async fn ask(
+    check: &Check,
+    target: &DnsTarget,
+    began: BootTime,
+) -> Result<Answer, Failure> {
+    let resolver = resolver(check, target)?;
+    let name = fully_qualified(target)?;
+    let found = resolver.lookup(name, record_type(target.record_type)).await;
+    let latency = since(began);
+    let lookup = match found {
+        Ok(lookup) => lookup,
+        Err(error) if error.is_no_records_found() => {
+            return answer_without_records(target, latency, &error);
+        }
+        Err(error) => return Err(Failure::of("cannot resolve", &error)),
+    };
+    let wanted = record_type(target.record_type);
+    let records: Vec<String> = lookup
+        .answers()
+        .iter()
+        .filter(|record| record.record_type() == wanted)
+        .map(|record| record.data.to_string())
+        .collect();
+    let expected = check.spec().expect.answer_contains.as_deref();
+    let wrong = expected
+        .filter(|expected| !records.iter().any(|record| record.contains(expected)))
+        .map(|expected| format!("no record holds `{expected}`: {}", shown(&records)));
+    Ok(Answer { latency, text: shown(&records), wrong, certificate_expires: None })
+}
+
+/// A name that does not exist, or has no such records, is an answer too, and one that came in time.
+fn answer_without_records(
+    target: &DnsTarget,
+    latency: std::time::Duration,
+    error: &NetError,
+) -> Result<Answer, Failure> {
+    let NetError::Dns(DnsError::NoRecordsFound(nothing)) = error else {
+        return Err(Failure::of("cannot resolve", error));
+    };
+    let text = if error.is_nx_domain() {
+        format!("there is no name {}", target.name)
+    } else {
+        format!("{} has no {} records ({})", target.name, target.record_type, nothing.response_code)
+    };
+    Ok(Answer { latency, wrong: Some(text.clone()), text, certificate_expires: None })
+}
+
+fn shown(records: &[String]) -> String {
+    let mut text = records.iter().take(MOST_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if let Some(more) = records.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
+fn resolver(check: &Check, target: &DnsTarget) -> Result<TokioResolver, Failure> {
+    let mut builder = match &target.server {
+        Some(server) => {
+            Resolver::builder_with_config(asks_only(server)?, TokioRuntimeProvider::default())
+        }
+        None => TokioResolver::builder_tokio().map_err(|error| {
+            Failure::of("cannot read the system's resolver configuration", &error)
+        })?,
+    };
+    let options = builder.options_mut();
+    // A datagram may be lost: there is time for three within the check's own timeout, which rules.
+    options.timeout = check.spec().timeout().0 / 3;
+    options.attempts = 2;
+    if target.server.is_some() {
+        options.use_hosts_file = ResolveHosts::Never;
+    }
+    builder.build().map_err(|error| Failure::of("cannot set up a resolver", &error))
+}
+
+fn asks_only(server: &str) -> Result<ResolverConfig, Failure> {
+    let address = match (server.parse::<SocketAddr>(), server.parse::<IpAddr>()) {
+        (Ok(address), _) => address,
+        (Err(_), Ok(ip)) => SocketAddr::new(ip, DNS_PORT),
+        (Err(_), Err(error)) => return Err(Failure::of("the server is no address", &error)),
+    };
+    let mut config = NameServerConfig::udp_and_tcp(address.ip());
+    let at_port = |connection: &mut ConnectionConfig| connection.port = address.port();
+    config.connections.iter_mut().for_each(at_port);
+    Ok(ResolverConfig::from_parts(None, Vec::new(), vec![config]))
+}
+
+fn fully_qualified(target: &DnsTarget) -> Result<Name, Failure> {
+    if target.record_type == RecordType::Ptr {
+        if let Ok(address) = target.name.parse::<IpAddr>() {
+            return Ok(Name::from(address));
+        }
+    }
+    let mut name =
+        Name::from_utf8(&target.name).map_err(|error| Failure::of("not a domain name", &error))?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+fn record_type(of: RecordType) -> rr::RecordType {
+    match of {
+        RecordType::A => rr::RecordType::A,
+        RecordType::Aaaa => rr::RecordType::AAAA,
+        RecordType::Caa => rr::RecordType::CAA,
+        RecordType::Cname => rr::RecordType::CNAME,
+        RecordType::Mx => rr::RecordType::MX,
+        RecordType::Ns => rr::RecordType::NS,
+        RecordType::Ptr => rr::RecordType::PTR,
+        RecordType::Soa => rr::RecordType::SOA,
+        RecordType::Srv => rr::RecordType::SRV,
+        RecordType::Txt => rr::RecordType::TXT,
+    }
+}

@@ -1,0 +1,225 @@
+//! Sends an HTTP request.
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::{
+    Client, Response, header::HeaderMap, header::HeaderName, header::HeaderValue, redirect,
+    tls::TlsInfo,
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+
+use super::{Answer, Failure, Prober, since, trusted};
+use crate::{
+    engine::BootTime,
+    operator::uptime::{
+        check::Check,
+        resource::{HttpTarget, Method},
+        value::{StatusRange, UnixMs},
+    },
+};
+
+/// How much of a body is looked at.
+const MOST_BODY_BYTES: usize = 1 << 20;
+const MOST_REDIRECTS: usize = 10;
+const USER_AGENT: &str = concat!("bellwether/", env!("CARGO_PKG_VERSION"));
+
+const WELL: StatusRange = StatusRange { from: 200, to: 299 };
+const REDIRECTED: StatusRange = StatusRange { from: 300, to: 399 };
+
+pub(super) async fn ask(
+    prober: &Prober,
+    check: &Check,
+    target: &HttpTarget,
+    began: BootTime,
+) -> Result<Answer, Failure> {
+    let client = client(prober, target)?;
+    let mut request = client.request(method(target.method), &target.url).headers(headers(target)?);
+    if let Some(body) = &target.body {
+        request = request.body(body.clone());
+    }
+    // The URL may hold a password or a token: it is never part of what is said.
+    let sent = request.send().await.map_err(reqwest::Error::without_url);
+    let response = sent.map_err(|error| Failure::of("no response", &error))?;
+    let latency = since(began);
+    let certificate_expires = certificate_expires(&response);
+    let text = format!(
+        "{} {}",
+        response.status().as_u16(),
+        response.status().canonical_reason().unwrap_or("")
+    )
+    .trim_end()
+    .to_owned();
+    let wrong = match wrong_status(check, target, response.status().as_u16()) {
+        Some(wrong) => Some(wrong),
+        None => wrong_body(check, response).await?,
+    };
+    Ok(Answer { latency, text, wrong, certificate_expires })
+}
+
+fn client(prober: &Prober, target: &HttpTarget) -> Result<Client, Failure> {
+    let tls = match &target.ca_bundle {
+        _ if target.insecure_skip_tls_verify => trusting_anybody(),
+        Some(pem) => verifying(trusted(pem).map_err(Failure::new)?),
+        None => ClientConfig::clone(&prober.public),
+    };
+    let follow = redirect::Policy::limited(MOST_REDIRECTS);
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .tls_info(true)
+        .no_proxy()
+        .redirect(if target.follow_redirects { follow } else { redirect::Policy::none() })
+        .pool_max_idle_per_host(0)
+        .user_agent(USER_AGENT)
+        .build()
+        .map_err(|error| Failure::of("cannot set up a client", &error))
+}
+
+fn headers(target: &HttpTarget) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &target.headers {
+        let key = HeaderName::try_from(name).map_err(|error| Failure::of(name, &error))?;
+        let mut value = HeaderValue::try_from(value).map_err(|error| Failure::of(name, &error))?;
+        value.set_sensitive(true);
+        headers.insert(key, value);
+    }
+    Ok(headers)
+}
+
+fn method(of: Method) -> reqwest::Method {
+    match of {
+        Method::Get => reqwest::Method::GET,
+        Method::Head => reqwest::Method::HEAD,
+        Method::Options => reqwest::Method::OPTIONS,
+        Method::Post => reqwest::Method::POST,
+        Method::Put => reqwest::Method::PUT,
+        Method::Patch => reqwest::Method::PATCH,
+        Method::Delete => reqwest::Method::DELETE,
+    }
+}
+
+fn wrong_status(check: &Check, target: &HttpTarget, code: u16) -> Option<String> {
+    let expected = &check.spec().expect.status;
+    let well = if expected.is_empty() {
+        WELL.contains(code) || (!target.follow_redirects && REDIRECTED.contains(code))
+    } else {
+        expected.iter().any(|range| range.contains(code))
+    };
+    if well {
+        return None;
+    }
+    let expected = match (expected.as_slice(), target.follow_redirects) {
+        ([], true) => WELL.to_string(),
+        ([], false) => format!("{WELL} or {REDIRECTED}"),
+        (ranges, _) => ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
+    };
+    Some(format!("status {code}: {expected} is expected"))
+}
+
+async fn wrong_body(check: &Check, response: Response) -> Result<Option<String>, Failure> {
+    let contains = check.spec().expect.body_contains.as_deref();
+    let matches = check.body_regex();
+    if contains.is_none() && matches.is_none() {
+        return Ok(None);
+    }
+    let body = body(response).await?;
+    if let Some(text) = contains.filter(|text| !body.contains(text)) {
+        return Ok(Some(format!("the body does not hold `{text}`")));
+    }
+    Ok(matches
+        .filter(|regex| !regex.is_match(&body))
+        .map(|regex| format!("the body does not match `{regex}`")))
+}
+
+/// The first part of the body. What is no UTF-8 is replaced, so that text in it is still found.
+async fn body(mut response: Response) -> Result<String, Failure> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = response.chunk().await.map_err(reqwest::Error::without_url);
+        let Some(chunk) = chunk.map_err(|error| Failure::of("the body broke off", &error))? else {
+            break;
+        };
+        let room = MOST_BODY_BYTES - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == MOST_BODY_BYTES {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+fn certificate_expires(response: &Response) -> Option<UnixMs> {
+    let tls: &TlsInfo = response.extensions().get()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(tls.peer_certificate()?).ok()?;
+    let ends = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Some(UnixMs(Duration::from_secs(ends).as_millis().try_into().unwrap_or(u64::MAX)))
+}
+
+/// Verifies servers by these roots.
+pub(super) fn verifying(roots: RootCertStore) -> ClientConfig {
+    with_alpn(builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+fn trusting_anybody() -> ClientConfig {
+    let verifier = Arc::new(Anybody(ring::default_provider()));
+    with_alpn(
+        builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth(),
+    )
+}
+
+fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+}
+
+fn with_alpn(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+/// Takes any certificate, as `insecureSkipTlsVerify` asks. The handshake's signature is still checked, so
+/// that the certificate that is looked at is the server's own.
+#[derive(Debug)]
+struct Anybody(CryptoProvider);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

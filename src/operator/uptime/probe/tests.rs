@@ -1,0 +1,397 @@
+use std::net::SocketAddr;
+
+use axum::{Router, http::StatusCode, response::Redirect, routing::get};
+use hickory_resolver::proto::{
+    op::{Message, MessageType, OpCode, ResponseCode},
+    rr::{RData, Record, rdata},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::{
+    operator::uptime::{
+        resource::{
+            API_VERSION, DnsTarget, Expect, HttpTarget, KIND, Metadata, Method, RecordType,
+            TcpTarget, UptimeCheck, UptimeCheckSpec,
+        },
+        value::StatusRange,
+    },
+    tasks::Tasks,
+};
+
+fn check(target: Target, expect: Expect) -> Check {
+    let spec = UptimeCheckSpec {
+        target,
+        interval: Span::secs(30),
+        timeout: None,
+        failure_threshold: 1,
+        expect,
+    };
+    check_of(spec)
+}
+
+fn check_of(spec: UptimeCheckSpec) -> Check {
+    Check::new(UptimeCheck {
+        api_version: API_VERSION.into(),
+        kind: KIND.into(),
+        metadata: Metadata { name: "check".into(), ..Metadata::default() },
+        spec,
+        status: None,
+    })
+    .unwrap()
+}
+
+async fn probe(target: Target, expect: Expect) -> Probed {
+    Prober::new().run(&check(target, expect)).await
+}
+
+fn is(probed: &Probed, verdict: Verdict, message: &str) {
+    assert_eq!(probed.verdict, verdict, "{probed:?}");
+    assert!(probed.message.contains(message), "{probed:?}");
+}
+
+/// A web server on a free port, which lives as long as the tasks.
+async fn web(tasks: &mut Tasks) -> SocketAddr {
+    let app = Router::new()
+        .route("/", get(|| async { "all is well" }))
+        .route("/broken", get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "no") }))
+        .route("/moved", get(|| async { Redirect::temporary("/") }))
+        .route("/around", get(|| async { Redirect::temporary("/around") }))
+        .route("/never", get(std::future::pending::<()>))
+        .route("/large", get(|| async { "x".repeat(3 << 20) + "needle" }))
+        .route("/binary", get(|| async { b"\xff\xfe needle \xff".to_vec() }))
+        .route("/method", axum::routing::any(|method: axum::http::Method, headers: axum::http::HeaderMap, body: String| async move {
+            format!("{method} {} {body}", headers["x-token"].to_str().unwrap_or_default())
+        }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("web", async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+fn http(address: SocketAddr, path: &str) -> HttpTarget {
+    HttpTarget::get(format!("http://{address}{path}"))
+}
+
+/// An address at which nobody listens.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn an_http_target_that_answers_is_up_with_its_latency() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let probed = probe(Target::Http(http(web, "/")), Expect::default()).await;
+    is(&probed, Verdict::Up, "200 OK");
+    assert!(probed.latency.is_some_and(|latency| latency > Duration::ZERO), "{probed:?}");
+    assert_eq!(probed.certificate_expires, None);
+}
+
+#[tokio::test]
+async fn an_unexpected_status_is_down_and_says_what_is_expected() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let probed = probe(Target::Http(http(web, "/broken")), Expect::default()).await;
+    is(&probed, Verdict::Down, "status 503: 200-299 is expected");
+    let expect = Expect { status: vec![StatusRange { from: 503, to: 503 }], ..Expect::default() };
+    is(&probe(Target::Http(http(web, "/broken")), expect).await, Verdict::Up, "503");
+}
+
+#[tokio::test]
+async fn redirects_are_followed_unless_the_manifest_says_no() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    is(&probe(Target::Http(http(web, "/moved")), Expect::default()).await, Verdict::Up, "200");
+    let stay = HttpTarget { follow_redirects: false, ..http(web, "/moved") };
+    is(&probe(Target::Http(stay), Expect::default()).await, Verdict::Up, "307");
+    let around = probe(Target::Http(http(web, "/around")), Expect::default()).await;
+    is(&around, Verdict::Down, "redirect");
+}
+
+#[tokio::test]
+async fn a_body_is_searched_for_text_and_expression() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let contains = |text: &str| Expect { body_contains: Some(text.into()), ..Expect::default() };
+    let matches = |text: &str| Expect { body_matches: Some(text.into()), ..Expect::default() };
+    is(&probe(Target::Http(http(web, "/")), contains("is well")).await, Verdict::Up, "200");
+    let probed = probe(Target::Http(http(web, "/")), contains("is bad")).await;
+    is(&probed, Verdict::Down, "the body does not hold `is bad`");
+    is(&probe(Target::Http(http(web, "/")), matches("^all .* well$")).await, Verdict::Up, "200");
+    let probed = probe(Target::Http(http(web, "/")), matches("^well")).await;
+    is(&probed, Verdict::Down, "the body does not match `^well`");
+    is(&probe(Target::Http(http(web, "/binary")), contains("needle")).await, Verdict::Up, "200");
+}
+
+#[tokio::test]
+async fn of_a_large_body_only_the_first_part_is_read() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let contains = |text: &str| Expect { body_contains: Some(text.into()), ..Expect::default() };
+    is(&probe(Target::Http(http(web, "/large")), contains("xxx")).await, Verdict::Up, "200");
+    is(
+        &probe(Target::Http(http(web, "/large")), contains("needle")).await,
+        Verdict::Down,
+        "does not hold",
+    );
+}
+
+#[tokio::test]
+async fn method_headers_and_body_are_sent() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let target = HttpTarget {
+        method: Method::Put,
+        headers: [("X-Token".to_owned(), "secret".to_owned())].into(),
+        body: Some("hello".into()),
+        ..http(web, "/method")
+    };
+    let expect = Expect { body_contains: Some("PUT secret hello".into()), ..Expect::default() };
+    is(&probe(Target::Http(target), expect).await, Verdict::Up, "200");
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_answer_is_down_at_its_timeout() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let check = check_of(UptimeCheckSpec {
+        target: Target::Http(http(web, "/never")),
+        interval: Span::secs(30),
+        timeout: Some(Span::millis(50)),
+        failure_threshold: 1,
+        expect: Expect::default(),
+    });
+    let probed = Prober::new().run(&check).await;
+    is(&probed, Verdict::Down, "no answer within 50ms");
+    assert_eq!(probed.latency, None);
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_down_and_shows_neither_password_nor_token() {
+    let address = nobody().await;
+    let target = HttpTarget::get(format!("http://user:secret@{address}/?token=secret"));
+    let probed = probe(Target::Http(target), Expect::default()).await;
+    is(&probed, Verdict::Down, "refused");
+    assert!(!probed.message.contains("secret"), "{probed:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_http_is_down_in_one_line() {
+    let mut tasks = Tasks::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("not http", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"SSH-2.0\r\n\x07\r\n\r\n").await;
+        }
+    });
+    let probed = probe(Target::Http(http(address, "/")), Expect::default()).await;
+    is(&probed, Verdict::Down, "no response");
+    assert!(!probed.message.contains(char::is_control), "{probed:?}");
+}
+
+#[test]
+fn a_slow_answer_is_down_and_says_how_slow() {
+    let expect = Expect { max_latency: Some(Span::millis(500)), ..Expect::default() };
+    let check = check(Target::Http(HttpTarget::get("http://a/")), expect);
+    let answer = |latency_ms| Answer {
+        latency: Duration::from_millis(latency_ms),
+        text: "200 OK".into(),
+        wrong: None,
+        certificate_expires: None,
+    };
+    is(&conclude(&check, Ok(answer(500)), UnixMs(0)), Verdict::Up, "200 OK");
+    let slow = conclude(&check, Ok(answer(501)), UnixMs(0));
+    is(&slow, Verdict::Down, "answered after 501 ms: at most 500ms is expected");
+    assert_eq!(slow.latency, Some(Duration::from_millis(501)));
+}
+
+#[test]
+fn a_message_is_one_line_of_bounded_length() {
+    let line = one_line(&"a\nb\u{1b}[31m".repeat(200));
+    assert_eq!(line.chars().count(), MOST_MESSAGE_CHARS + 1);
+    assert!(!line.contains(char::is_control));
+}
+
+/// A server with a certificate for `localhost` that ends in so many days, and the authority to trust.
+async fn tls(tasks: &mut Tasks, days: i64) -> (SocketAddr, String) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let now = std::time::UNIX_EPOCH + Duration::from_millis(clock::unix_ms());
+    params.not_before = (now - Duration::from_secs(90 * 86_400)).into();
+    let ends = Duration::from_secs(days.unsigned_abs() * 86_400);
+    params.not_after = if days < 0 { now - ends } else { now + ends }.into();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("tls", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust the certificate ends the handshake: that is what is tested.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (address, pem)
+}
+
+fn https(address: SocketAddr, pem: &str) -> HttpTarget {
+    let url = format!("https://localhost:{}/", address.port());
+    HttpTarget { ca_bundle: Some(pem.to_owned()), ..HttpTarget::get(url) }
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_down_and_one_that_does_not_is_up() {
+    let mut tasks = Tasks::new();
+    let (address, pem) = tls(&mut tasks, 10).await;
+    let expect = |days| Expect { certificate_days: Some(days), ..Expect::default() };
+    let probed = probe(Target::Http(https(address, &pem)), expect(9)).await;
+    is(&probed, Verdict::Up, "204");
+    let ends = probed.certificate_expires.unwrap().0;
+    assert!(ends.abs_diff(clock::unix_ms() + 10 * 86_400_000) < 120_000, "{probed:?}");
+    let probed = probe(Target::Http(https(address, &pem)), expect(11)).await;
+    is(&probed, Verdict::Down, "the certificate ends in 9 days");
+    is(&probed, Verdict::Down, "at least 11 are expected");
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_unknown_authority_or_past_its_end_is_down_unless_it_is_not_verified() {
+    let mut tasks = Tasks::new();
+    let (address, pem) = tls(&mut tasks, 10).await;
+    let unknown = HttpTarget { ca_bundle: None, ..https(address, &pem) };
+    let probed = probe(Target::Http(unknown.clone()), Expect::default()).await;
+    is(&probed, Verdict::Down, "UnknownIssuer");
+    let anybody = HttpTarget { insecure_skip_tls_verify: true, ..unknown };
+    is(&probe(Target::Http(anybody), Expect::default()).await, Verdict::Up, "204");
+
+    let (address, pem) = tls(&mut tasks, -3).await;
+    let probed = probe(Target::Http(https(address, &pem)), Expect::default()).await;
+    is(&probed, Verdict::Down, "expired");
+}
+
+#[tokio::test]
+async fn a_tcp_target_is_up_while_somebody_listens() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tcp = |address: SocketAddr| {
+        Target::Tcp(TcpTarget { host: address.ip().to_string(), port: address.port() })
+    };
+    let address = listener.local_addr().unwrap();
+    let probed = probe(tcp(address), Expect::default()).await;
+    is(&probed, Verdict::Up, &format!("connected to {address}"));
+    assert!(probed.latency.is_some());
+    drop(listener);
+    is(&probe(tcp(address), Expect::default()).await, Verdict::Down, "refused");
+}
+
+/// A name server that knows `shop.example` and answers all else with NXDOMAIN.
+async fn name_server(tasks: &mut Tasks) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tasks.spawn("name server", async move {
+        let mut buffer = [0; 1500];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+            let Ok(request) = Message::from_vec(&buffer[..length]) else { continue };
+            let _ = socket.send_to(&answer_to(&request).to_vec().unwrap(), peer).await;
+        }
+    });
+    address
+}
+
+fn answer_to(request: &Message) -> Message {
+    let mut answer = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
+    let query = request.queries[0].clone();
+    let name = query.name().clone();
+    let known = name.to_ascii().eq_ignore_ascii_case("shop.example.");
+    match (known, query.query_type().to_string().as_str()) {
+        (true, "A") => {
+            for last in [1, 2, 3, 4, 5] {
+                let data = RData::A(rdata::A::new(10, 0, 0, last));
+                answer.add_answer(Record::from_rdata(name.clone(), 60, data));
+            }
+        }
+        (true, "TXT") => {
+            let data = RData::TXT(rdata::TXT::new(vec!["v=spf1 -all".to_owned()]));
+            answer.add_answer(Record::from_rdata(name, 60, data));
+        }
+        (true, _) => {}
+        (false, _) => answer.metadata.response_code = ResponseCode::NXDomain,
+    }
+    answer.add_query(query);
+    answer
+}
+
+fn dns(server: SocketAddr, name: &str, record_type: RecordType) -> Target {
+    Target::Dns(DnsTarget { name: name.into(), record_type, server: Some(server.to_string()) })
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_by_the_server_that_is_named() {
+    let mut tasks = Tasks::new();
+    let server = name_server(&mut tasks).await;
+    let probed = probe(dns(server, "shop.example", RecordType::A), Expect::default()).await;
+    is(&probed, Verdict::Up, "10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4 and 1 more");
+    is(
+        &probe(dns(server, "shop.example", RecordType::Txt), Expect::default()).await,
+        Verdict::Up,
+        "v=spf1",
+    );
+}
+
+#[tokio::test]
+async fn an_answer_without_the_expected_record_is_down() {
+    let mut tasks = Tasks::new();
+    let server = name_server(&mut tasks).await;
+    let expect = |text: &str| Expect { answer_contains: Some(text.into()), ..Expect::default() };
+    let target = dns(server, "shop.example", RecordType::A);
+    is(&probe(target.clone(), expect("10.0.0.5")).await, Verdict::Up, "10.0.0.1");
+    is(&probe(target, expect("10.9.9.9")).await, Verdict::Down, "no record holds `10.9.9.9`");
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_and_one_without_such_records_are_told_apart() {
+    let mut tasks = Tasks::new();
+    let server = name_server(&mut tasks).await;
+    let probed = probe(dns(server, "nothing.example", RecordType::A), Expect::default()).await;
+    is(&probed, Verdict::Down, "there is no name nothing.example");
+    let probed = probe(dns(server, "shop.example", RecordType::Mx), Expect::default()).await;
+    is(&probed, Verdict::Down, "shop.example has no MX records");
+    assert!(probed.latency.is_some());
+}
+
+#[tokio::test]
+async fn localhost_is_resolved_without_a_network() {
+    let target = Target::Dns(DnsTarget {
+        name: "localhost".into(),
+        record_type: RecordType::A,
+        server: None,
+    });
+    let expect = Expect { answer_contains: Some("127.0.0.1".into()), ..Expect::default() };
+    is(&probe(target, expect).await, Verdict::Up, "127.0.0.1");
+}

@@ -1,0 +1,143 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn timing() -> Timing {
+    Timing::new(10 * SECOND, 3_000)
+}
+
+fn claimed(slot: u64) -> Known {
+    Known::Claimed { slot: Slot(slot), run: Run::Finished }
+}
+
+#[test]
+fn a_new_check_is_run_at_once() {
+    assert_eq!(timing().next(Known::Nothing, 104_000), Next { slot: Slot(103_000), missed: 0 });
+}
+
+#[test]
+fn the_next_slot_is_one_interval_after_the_last_one() {
+    assert_eq!(timing().next(claimed(103_000), 103_200), Next { slot: Slot(113_000), missed: 0 });
+    assert_eq!(timing().next(claimed(103_000), 113_000), Next { slot: Slot(113_000), missed: 0 });
+}
+
+#[test]
+fn a_slot_that_has_begun_and_was_not_claimed_is_run_late() {
+    let next = timing().next(claimed(103_000), 121_999);
+    assert_eq!(next, Next { slot: Slot(113_000), missed: 0 });
+    assert_eq!(next.slot.due_in(121_999), Duration::ZERO);
+}
+
+#[test]
+fn slots_that_passed_without_a_run_are_counted() {
+    assert_eq!(timing().next(claimed(103_000), 145_000), Next { slot: Slot(143_000), missed: 3 });
+}
+
+#[test]
+fn a_run_that_was_claimed_and_never_finished_counts_as_missed() {
+    let known = Known::Claimed { slot: Slot(103_000), run: Run::Unfinished };
+    assert_eq!(timing().next(known, 104_000), Next { slot: Slot(113_000), missed: 1 });
+    assert_eq!(timing().next(known, 124_000), Next { slot: Slot(123_000), missed: 2 });
+}
+
+#[test]
+fn a_slot_claimed_by_a_clock_that_is_ahead_is_not_run_again() {
+    assert_eq!(timing().next(claimed(113_000), 112_000), Next { slot: Slot(123_000), missed: 0 });
+}
+
+#[test]
+fn a_slot_claimed_by_a_clock_that_was_set_back_is_not_waited_for() {
+    assert_eq!(
+        timing().next(claimed(9_000_003_000), 104_000),
+        Next { slot: Slot(113_000), missed: 0 }
+    );
+}
+
+#[test]
+fn a_slot_that_may_have_been_run_by_somebody_unknown_is_left_out() {
+    assert_eq!(timing().next(Known::Doubtful, 104_000), Next { slot: Slot(113_000), missed: 0 });
+}
+
+#[test]
+fn nothing_overflows_at_the_ends_of_time() {
+    for interval in [Duration::ZERO, SECOND, Duration::MAX] {
+        let timing = Timing::new(interval, u64::MAX);
+        for now in [0, 1, u64::MAX] {
+            for known in [Known::Nothing, Known::Doubtful, claimed(0), claimed(u64::MAX)] {
+                let _ = timing.next(known, now);
+            }
+        }
+    }
+}
+
+/// One thing that happens to the owner of a check.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Time passes and the owner looks at what is due.
+    Pass { ms: u64 },
+    /// The check moves to a node whose clock is off by so much. The old owner finished first.
+    Move { skew_ms: i64 },
+    /// The owner dies, and another takes over after so long.
+    Crash { after_ms: u64 },
+    /// The owner dies between the claim and the end of its next run.
+    CrashInRun { after_ms: u64 },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => (0_u64..1500).prop_map(|ms| Event::Pass { ms }),
+        2 => (-400_i64..400).prop_map(|skew_ms| Event::Move { skew_ms }),
+        1 => (0_u64..5000).prop_map(|after_ms| Event::Crash { after_ms }),
+        1 => (0_u64..5000).prop_map(|after_ms| Event::CrashInRun { after_ms }),
+    ]
+}
+
+proptest! {
+    /// The claim is in the store and survives its owner; all else that an owner knows dies with it.
+    #[test]
+    fn every_slot_is_run_once_or_counted_as_missed_over_random_moves_and_crashes(
+        hash: u64,
+        start in 1_000_000_u64..2_000_000,
+        events in prop::collection::vec(event(), 1..200),
+    ) {
+        let timing = Timing::new(SECOND, hash);
+        let (mut now, mut skew) = (start, 0_i64);
+        let (mut known, mut dies_in_run) = (Known::Nothing, None);
+        let mut ran = BTreeSet::new();
+        let (mut missed, mut claims) = (0, Vec::new());
+        for event in events {
+            match event {
+                Event::Pass { ms } => now += ms,
+                Event::Move { skew_ms } => skew = skew_ms,
+                Event::Crash { after_ms } => now += after_ms,
+                Event::CrashInRun { after_ms } => dies_in_run = Some(after_ms),
+            }
+            let local = now.checked_add_signed(skew).unwrap();
+            let next = timing.next(known, local);
+            if next.slot.0 > local {
+                continue;
+            }
+            missed += next.missed;
+            known = Known::Claimed { slot: next.slot, run: Run::Unfinished };
+            claims.push(next.slot);
+            if let Some(after_ms) = dies_in_run.take() {
+                now += after_ms;
+                continue;
+            }
+            prop_assert!(ran.insert(next.slot), "slot {:?} was run twice", next.slot);
+            known = Known::Claimed { slot: next.slot, run: Run::Finished };
+        }
+        if let Known::Claimed { run: Run::Unfinished, .. } = known {
+            missed += 1;
+        }
+        prop_assert!(claims.is_sorted_by(|earlier, later| earlier < later), "{claims:?}");
+        if let (Some(first), Some(last)) = (claims.first(), claims.last()) {
+            let slots = (last.0 - first.0) / 1000 + 1;
+            prop_assert_eq!(ran.len() as u64 + missed, slots, "of {:?}", claims);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn fnv1a_gives_the_known_answers() {
+    assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+    assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+    assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+}
+
+#[test]
+fn a_uid_is_in_the_shard_it_was_always_in() {
+    let shard = |key: &str, shards| shard_of_hash(fnv1a(key.as_bytes()), shards).0;
+    assert_eq!(shard("", 256), 0xcb);
+    assert_eq!(shard("a", 256), 0xaf);
+    assert_eq!(shard("foobar", 256), 0x85);
+    assert_eq!(shard("foobar", 1), 0);
+    assert_eq!(shard("foobar", 3), 1);
+}
+
+#[test]
+fn the_first_and_the_last_hash_are_in_the_first_and_the_last_shard() {
+    for shards in [1, 2, 3, 7, 256, 1024, u32::MAX] {
+        assert_eq!(shard_of_hash(0, shards), ShardId(0));
+        assert_eq!(shard_of_hash(u64::MAX, shards), ShardId(shards - 1));
+        assert_eq!(hashes_of_shard(ShardId(0), shards).0, 0);
+        assert_eq!(hashes_of_shard(ShardId(shards - 1), shards).1, None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_hash_is_in_the_range_of_its_shard_and_of_no_other(hash: u64, shards in 1_u32..2000) {
+        let shard = shard_of_hash(hash, shards);
+        let (first, end) = hashes_of_shard(shard, shards);
+        prop_assert!(first <= hash && end.is_none_or(|end| hash < end));
+        if let Some(end) = end {
+            prop_assert_eq!(shard_of_hash(end, shards), ShardId(shard.0 + 1));
+        }
+        if first > 0 {
+            prop_assert_eq!(shard_of_hash(first - 1, shards), ShardId(shard.0 - 1));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+use super::*;
+
+fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_span_is_written_as_it_is_read() {
+    for text in ["500ms", "30s", "1m30s", "2h", "1day"] {
+        let span: Span = text.parse().unwrap();
+        assert_eq!(span.to_string(), text);
+        assert_eq!(read::<Span>(&format!("\"{text}\"")), Ok(span));
+    }
+}
+
+#[test]
+fn a_span_without_a_unit_is_refused_with_the_way_to_write_it() {
+    let error = read::<Span>("10").unwrap_err();
+    assert!(error.contains("`10`") && error.contains("like `30s`"), "{error}");
+    let error = read::<Span>("\"soon\"").unwrap_err();
+    assert!(error.contains("\"soon\"") && error.contains("like `30s`"), "{error}");
+}
+
+#[test]
+fn a_time_is_written_as_it_is_read() {
+    let time = UnixMs(1_772_366_400_123);
+    assert_eq!(time.to_string(), "2026-03-01T12:00:00.123Z");
+    assert_eq!(time.to_string().parse::<UnixMs>().unwrap(), time);
+}
+
+#[test]
+fn a_time_beyond_what_rfc_3339_can_say_is_cut_and_does_not_panic() {
+    assert_eq!(UnixMs(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+}
+
+#[test]
+fn status_codes_are_read_as_numbers_ranges_and_classes() {
+    let range = |from, to| Ok(StatusRange { from, to });
+    assert_eq!(read("200"), range(200, 200));
+    assert_eq!(read("\"404\""), range(404, 404));
+    assert_eq!(read("\"200-299\""), range(200, 299));
+    assert_eq!(read("\"5xx\""), range(500, 599));
+    for bad in ["99", "600", "\"299-200\"", "\"9xx\"", "\"65535xx\"", "\"ok\"", "\"\"", "-1"] {
+        assert!(read::<StatusRange>(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_range_of_status_codes_is_written_as_it_is_read() {
+    for json in ["200", "\"200-299\""] {
+        let range: StatusRange = read(json).unwrap();
+        assert_eq!(serde_json::to_string(&range).unwrap(), json);
+    }
+}

@@ -1,0 +1,54 @@
+//! What the repository promises about its own sources: arrows point down, one module names each client
+//! library, files stay readable, and nothing of one machine is in them.
+
+mod arrows;
+mod sources;
+
+use sources::Sources;
+
+/// Files that may be longer than [`sources::MOST_LINES`], each with the reason.
+const LONG_FILES: &[(&str, &str)] =
+    &[("src/engine/call.rs", "a catalogue of the protocol's calls, mostly their documentation")];
+
+fn complain(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn no_arrow_points_up() {
+    let sources = Sources::of_the_crate();
+    assert!(sources.files.len() > 10, "the sources were not found");
+    complain(
+        "these use a layer above their own (main, cli > operator > k8s > telemetry > node > store > \
+         engine)",
+        &arrows::that_point_up(&sources),
+    );
+}
+
+#[test]
+fn each_client_library_is_named_in_one_place_only() {
+    complain(
+        "only the module beside it may name this crate",
+        &arrows::foreign_names(&Sources::of_the_crate()),
+    );
+}
+
+#[test]
+fn files_stay_short_enough_to_read() {
+    complain(
+        "split these, or give a reason in LONG_FILES",
+        &sources::too_long(&Sources::of_the_crate(), LONG_FILES),
+    );
+}
+
+#[test]
+fn nothing_of_one_machine_is_in_the_repository() {
+    let everything = Sources::of_the_repository();
+    assert!(everything.files.len() > 20, "the repository was not found");
+    complain("paths of one machine", &sources::machine_paths(&everything));
+}
+
+#[test]
+fn the_engine_has_no_clock_no_io_and_no_async() {
+    complain("the engine is pure", &arrows::impure_engine(&Sources::of_the_crate()));
+}
