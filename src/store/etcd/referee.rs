@@ -272,7 +272,7 @@ pub(super) async fn follow_files(
 async fn reconnect(pool: &Pool, member: usize) {
     let Some(link) = pool.fresh_link(member) else { return };
     match pool.probe(member, &link, PROBE_WITHIN).await {
-        Ok(took) => pool.install_proven(member, link, took),
+        Ok(took) => pool.install_proven(member, &link, took),
         // The old connection may serve on; if it does not, the next ones are made with the new files.
         Err(verdict) => pool.note_problem(member, &verdict.into_text()),
     }
