@@ -70,10 +70,7 @@ impl Tasks {
 }
 
 /// Spawns one named task whose handle the caller keeps.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that spawns; the handle is returned"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place that spawns; the handle is returned")]
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,

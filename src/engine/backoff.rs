@@ -14,11 +14,7 @@ pub struct Backoff {
 impl Backoff {
     /// Waits of `first`, then twice that, up to `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
-        Self {
-            first,
-            most,
-            next: first,
-        }
+        Self { first, most, next: first }
     }
 
     /// The next wait. `draw` is any random number.
@@ -26,7 +22,7 @@ impl Backoff {
         let whole = self.next;
         self.next = (self.next * 2).min(self.most);
         let off = u32::try_from(draw % 256).unwrap_or(0);
-        whole - whole * off / 1024
+        whole.saturating_sub(whole * off / 1024)
     }
 
     /// Starts from the first wait again.

@@ -33,7 +33,7 @@ pub fn margin(x: Duration) -> Duration {
 
 /// How long an own write of that D (or read of that F) lets a node act, from before it was sent.
 pub fn span(x: Duration) -> Duration {
-    (x - x / 10).saturating_sub(margin(x))
+    x.saturating_sub(x / 10 + margin(x))
 }
 
 /// How long somebody else's D (or F) must be waited for, from when it was received.
@@ -70,20 +70,11 @@ pub enum InvalidFailover {
 
 impl Failover {
     /// D 400 ms, H 50 ms: acts 350 ms, deposed after 440 ms. For etcd on a local SSD.
-    pub const FAST: Self = Self {
-        d: Duration::from_millis(400),
-        h: Duration::from_millis(50),
-    };
+    pub const FAST: Self = Self { d: Duration::from_millis(400), h: Duration::from_millis(50) };
     /// D 1 s, H 200 ms: acts 890 ms, deposed after 1.1 s.
-    pub const DEFAULT: Self = Self {
-        d: Duration::from_secs(1),
-        h: Duration::from_millis(200),
-    };
+    pub const DEFAULT: Self = Self { d: Duration::from_secs(1), h: Duration::from_millis(200) };
     /// D 3 s, H 500 ms: acts 2.67 s, deposed after 3.3 s. Rides out an etcd election.
-    pub const STABLE: Self = Self {
-        d: Duration::from_secs(3),
-        h: Duration::from_millis(500),
-    };
+    pub const STABLE: Self = Self { d: Duration::from_secs(3), h: Duration::from_millis(500) };
 
     /// A profile of your own.
     ///

@@ -23,11 +23,7 @@ impl NodeId {
     ///
     /// [`NegativeNodeId`] if it is below zero.
     pub const fn new(id: i64) -> Result<Self, NegativeNodeId> {
-        if id < 0 {
-            Err(NegativeNodeId(id))
-        } else {
-            Ok(Self(id))
-        }
+        if id < 0 { Err(NegativeNodeId(id)) } else { Ok(Self(id)) }
     }
 
     /// The bare number.

@@ -27,6 +27,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const BROKEN_AFTER: Duration = Duration::from_secs(1);
 
 /// This incarnation's part in the election.
+#[expect(clippy::struct_excessive_bools, reason = "each is one call in flight")]
 #[derive(Debug, Default)]
 pub(super) struct Candidacy {
     /// R5: never opens again.
@@ -106,11 +107,7 @@ impl Engine {
             return;
         };
         let term = resign.office.term;
-        let stands = self
-            .watched
-            .candidates
-            .get(&lease)
-            .is_some_and(|own| own.created.0 == term.0);
+        let stands = self.watched.candidates.get(&lease).is_some_and(|own| own.created.0 == term.0);
         if self.session.is_leaving() || resign.asked {
             return;
         }
@@ -134,10 +131,7 @@ impl Engine {
             return;
         }
         if let Some(until) = self.candidacy.pause_until {
-            let other = self
-                .watched
-                .seated()
-                .is_some_and(|(_, seated)| seated != lease);
+            let other = self.watched.seated().is_some_and(|(_, seated)| seated != lease);
             if !other && !self.is_due(until) {
                 return;
             }
@@ -152,14 +146,7 @@ impl Engine {
         self.candidacy.enrolling = true;
         self.candidacy.enrol_at = self.now + AGAIN_AFTER;
         let id = self.config.id;
-        self.send(
-            Asked::Enrol,
-            Call::Enrol {
-                lease,
-                id,
-                member_created,
-            },
-        );
+        self.send(Asked::Enrol, Call::Enrol { lease, id, member_created });
     }
 
     pub(super) fn on_enrolled(&mut self, outcome: &Outcome) {
@@ -208,26 +195,13 @@ impl Engine {
         if closed && self.config.breaks(Mutant::ResignClosedTerm) {
             let record = self.watched.sound_record().cloned();
             if let Some(record) = record.filter(|record| record.term.0 == own.created.0) {
-                let record = Record {
-                    ended: true,
-                    lease: Some(lease),
-                    ..record
-                };
-                let call = Call::Resign {
-                    office: own.modified,
-                    record,
-                };
+                let record = Record { ended: true, lease: Some(lease), ..record };
+                let call = Call::Resign { office: own.modified, record };
                 self.send(Asked::Withdraw(lease), call);
                 return;
             }
         }
-        self.send(
-            Asked::Withdraw(lease),
-            Call::Withdraw {
-                lease,
-                modified: own.modified,
-            },
-        );
+        self.send(Asked::Withdraw(lease), Call::Withdraw { lease, modified: own.modified });
     }
 
     pub(super) fn on_withdrawn(&mut self, lease: LeaseId, outcome: &Outcome) {
@@ -282,19 +256,14 @@ impl Engine {
         let w = watched.record_at + self.record_wait();
         let mut older = watched.queue.range(..Revision(term.0));
         let Some((oldest_created, oldest)) = older.next() else {
-            let go = watched
-                .go_gone_at
-                .map(|at| at + self.config.wait(self.config.failover.d()));
+            let go = watched.go_gone_at.map(|at| at + self.config.wait(self.config.failover.d()));
             return Some(go.map_or(w, |go| go.max(w)));
         };
         if !watched.is_ours(*oldest) {
             return None;
         }
         let others: Vec<&LeaseId> = older.map(|(_, lease)| lease).take(OLDER_MOST).collect();
-        let rank = others
-            .iter()
-            .filter(|lease| watched.is_ours(***lease))
-            .count();
+        let rank = others.iter().filter(|lease| watched.is_ours(***lease)).count();
         if RANK_MOST < rank || OLDER_MOST <= others.len() {
             return None;
         }
@@ -349,23 +318,13 @@ impl Engine {
         while 64 < self.candidacy.takes.len() {
             self.candidacy.takes.pop_first();
         }
-        let take = Take {
-            term,
-            record_modified,
-            older,
-            holder,
-            record,
-        };
+        let take = Take { term, record_modified, older, holder, record };
         self.send(Asked::Take(n), Call::Take(Box::new(take)));
     }
 
     /// T5: the key of the record's holder must end with this TAKE, whatever its age.
     fn holder_clause(&self, own: LeaseId, older: &[(LeaseId, Revision)]) -> HolderClause {
-        let Some(record) = self
-            .watched
-            .record
-            .as_ref()
-            .and_then(|stored| stored.value.as_ref())
+        let Some(record) = self.watched.record.as_ref().and_then(|stored| stored.value.as_ref())
         else {
             return HolderClause::None;
         };
@@ -379,10 +338,7 @@ impl Engine {
         if shown.is_some_and(|candidate| candidate.created.0 == record.term.0) {
             HolderClause::Delete { lease }
         } else {
-            HolderClause::Gone {
-                lease,
-                term: record.term,
-            }
+            HolderClause::Gone { lease, term: record.term }
         }
     }
 
@@ -404,11 +360,7 @@ impl Engine {
                 } else if !self.candidacy.closed.contains(&term)
                     && let Some(lease) = self.session.lease()
                 {
-                    let office = Office {
-                        term,
-                        revision: answer.revision,
-                        lease,
-                    };
+                    let office = Office { term, revision: answer.revision, lease };
                     let mut attempts = self.candidacy.attempts(term);
                     attempts.insert(n, sent);
                     self.enter_office(office, Some(sent), attempts);
@@ -457,11 +409,7 @@ impl Engine {
 
     /// A fenced write found that the office is over.
     pub(super) fn on_office_over(&mut self, term: Term) {
-        if self
-            .reign
-            .as_ref()
-            .is_some_and(|reign| reign.office.term == term)
-        {
+        if self.reign.as_ref().is_some_and(|reign| reign.office.term == term) {
             self.close_term(WorkEnd::Deposed);
         }
     }

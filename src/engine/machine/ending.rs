@@ -43,21 +43,12 @@ impl Ending {
     /// Of a life that is proven dead.
     pub(super) const fn proven(lease: LeaseId) -> Self {
         let again_at = BootTime(Duration::ZERO);
-        Self {
-            lease,
-            proof: Proof::Proven,
-            step: Step::Read,
-            asked: false,
-            again_at,
-        }
+        Self { lease, proof: Proof::Proven, step: Step::Read, asked: false, again_at }
     }
 
     /// Of an own incarnation whose tasks may still run.
     pub(super) const fn own(lease: LeaseId, by: BootTime) -> Self {
-        Self {
-            proof: Proof::JoinedBy(by),
-            ..Self::proven(lease)
-        }
+        Self { proof: Proof::JoinedBy(by), ..Self::proven(lease) }
     }
 }
 
@@ -94,7 +85,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_ending(&mut self, lease: LeaseId, asked: &Asked, outcome: Outcome) {
+    pub(super) fn on_ending(&mut self, lease: LeaseId, asked: &Asked, outcome: &Outcome) {
         let again_at = self.now + AGAIN_AFTER;
         let Some(ending) = self.session.ending.front_mut() else {
             return;
@@ -105,12 +96,12 @@ impl Engine {
         ending.asked = false;
         match (asked, outcome) {
             (Asked::ReadEnd(_), Outcome::Done(answer) | Outcome::Refused(answer)) => {
-                self.on_end_read(lease, &answer);
+                self.on_end_read(lease, answer);
             }
             (Asked::End(_), Outcome::Done(_)) => ending.step = Step::Revoke,
             // A last beat or claim came between, or the lease went: read again.
             (Asked::End(_), Outcome::Refused(_) | Outcome::LeaseNotFound) => {
-                ending.again_at = self.now
+                ending.again_at = self.now;
             }
             (Asked::RevokeEnded(_), Outcome::Done(_) | Outcome::LeaseNotFound) => {
                 self.session.ending.pop_front();
@@ -124,18 +115,10 @@ impl Engine {
         let record = found.record().and_then(|stored| {
             let record = stored.value.clone()?;
             let open = record.lease == Some(lease) && !record.ended;
-            open.then_some((
-                stored.modified,
-                Record {
-                    ended: true,
-                    ..record
-                },
-            ))
+            open.then_some((stored.modified, Record { ended: true, ..record }))
         });
         // A held key on another lease is junk: the leader waits for it and deletes it.
-        let held = found
-            .held(lease)
-            .filter(|stored| stored.lease == Some(lease));
+        let held = found.held(lease).filter(|stored| stored.lease == Some(lease));
         let held = held.map(|stored| stored.modified);
         if record.is_none() && held.is_none() {
             if let Some(ending) = self.session.ending.front_mut() {
@@ -144,14 +127,7 @@ impl Engine {
             return;
         }
         let held = held.map(|modified| (modified, self.draws.draw()));
-        self.send(
-            Asked::End(lease),
-            Call::End {
-                lease,
-                record,
-                held,
-            },
-        );
+        self.send(Asked::End(lease), Call::End { lease, record, held });
         if let Some(ending) = self.session.ending.front_mut() {
             ending.asked = true;
         }

@@ -31,12 +31,7 @@ impl Headers {
             return true;
         }
         let same_cluster = cluster == 0 || self.cluster.is_none_or(|before| before == cluster);
-        let floor = self
-            .seen
-            .iter()
-            .rev()
-            .find(|(at, _)| *at <= sent_at)
-            .map(|(_, seen)| *seen);
+        let floor = self.seen.iter().rev().find(|(at, _)| *at <= sent_at).map(|(_, seen)| *seen);
         if !same_cluster || floor.is_some_and(|floor| revision < floor) {
             return false;
         }
@@ -44,17 +39,10 @@ impl Headers {
             self.cluster = Some(cluster);
         }
         if self.seen.back().is_none_or(|(_, last)| *last < revision) {
-            let at = self
-                .seen
-                .back()
-                .map_or(received_at, |(last, _)| received_at.max(*last));
+            let at = self.seen.back().map_or(received_at, |(last, _)| received_at.max(*last));
             self.seen.push_back((at, revision));
         }
-        while self
-            .seen
-            .get(1)
-            .is_some_and(|(at, _)| LONGEST_CALL < received_at.since(*at))
-        {
+        while self.seen.get(1).is_some_and(|(at, _)| LONGEST_CALL < received_at.since(*at)) {
             self.seen.pop_front();
         }
         // More than this within the longest call: the older half is thinned, which only makes the
@@ -71,10 +59,7 @@ impl Headers {
 
     /// Forgets everything: what was sent before `now` counts no more.
     pub(super) fn forget(&mut self, now: BootTime) {
-        *self = Self {
-            since: now,
-            ..Self::default()
-        };
+        *self = Self { since: now, ..Self::default() };
     }
 }
 
@@ -101,10 +86,7 @@ mod tests {
         assert!(headers.note(at(0), at(1), Revision(7), 1));
         assert!(!headers.note(at(2), at(3), Revision(8), 2));
         headers.forget(at(4));
-        assert!(
-            headers.note(at(3), at(5), Revision(9), 1),
-            "of the store that was given up"
-        );
+        assert!(headers.note(at(3), at(5), Revision(9), 1), "of the store that was given up");
         assert!(headers.note(at(6), at(7), Revision(2), 2));
     }
 }

@@ -8,25 +8,24 @@ mod draws;
 mod election;
 mod ending;
 mod headers;
+mod join;
 mod office;
 mod own_keys;
+mod picture;
 mod plans;
 mod session;
 mod shards;
 mod watched;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    time::Duration,
-};
+use std::{collections::BTreeMap, mem, time::Duration};
 
+pub use self::picture::Picture;
 use self::{
     draws::Draws, election::Candidacy, headers::Headers, office::Reign, own_keys::OwnKeys,
-    plans::Planning, session::Session, shards::Holding, watched::Watched,
+    picture::Found, plans::Planning, session::Session, shards::Holding, watched::Watched,
 };
 use super::{
-    call::{Answer, Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
+    call::{Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
     mutant::Mutant,
     timing::{self, Failover},
     types::{BootTime, CallId, LeaseId, NodeId, Revision, Role, ShardEpoch, ShardId, WorkType},
@@ -71,30 +70,19 @@ impl Config {
 
     /// Whether this rule is left out on purpose. Never without the feature `mutants`.
     #[cfg(not(feature = "mutants"))]
-    #[expect(
-        clippy::unused_self,
-        reason = "the same call with and without the feature"
-    )]
+    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
     pub(crate) const fn breaks(&self, _: Mutant) -> bool {
         false
     }
 
     /// span(x), for own authority.
     fn span(&self, x: Duration) -> Duration {
-        if self.breaks(Mutant::NoRateFactors) {
-            x
-        } else {
-            timing::span(x)
-        }
+        if self.breaks(Mutant::NoRateFactors) { x } else { timing::span(x) }
     }
 
     /// wait(x), for somebody else's.
     fn wait(&self, x: Duration) -> Duration {
-        if self.breaks(Mutant::NoRateFactors) {
-            x
-        } else {
-            timing::wait(x)
-        }
+        if self.breaks(Mutant::NoRateFactors) { x } else { timing::wait(x) }
     }
 }
 
@@ -231,10 +219,7 @@ impl Engine {
             holding: Holding::default(),
             planning: BTreeMap::new(),
             own: OwnKeys::default(),
-            standing: Standing {
-                role: Role::Unknown,
-                term: None,
-            },
+            standing: Standing { role: Role::Unknown, term: None },
             unfit: false,
             drain_wish: false,
             config,
@@ -247,38 +232,22 @@ impl Engine {
         self.now = self.now.max(now);
         self.lapse();
         match input {
-            Input::Tick => (),
+            // From silence nothing is concluded: what was seen stays as it was.
+            Input::Tick | Input::WatchLost => (),
             Input::Start { start, dead } => self.on_start(start, dead),
             Input::Stop => self.on_stop(),
             Input::StopNow => self.on_stop_now(),
-            Input::Listed {
-                sent_at,
-                received_at,
-                revision,
-                cluster,
-                changes,
-            } => {
+            Input::Listed { sent_at, received_at, revision, cluster, changes } => {
                 self.on_listed(sent_at, received_at, (revision, cluster), changes);
             }
-            Input::Changed {
-                received_at,
-                revision,
-                changes,
-            } => {
+            Input::Changed { received_at, revision, changes } => {
                 self.watched.apply(received_at, revision, changes);
                 self.on_view();
             }
             Input::Progress { revision } => {
                 self.watched.revision = self.watched.revision.max(revision);
             }
-            // What is seen stays as it was; nothing is concluded from silence.
-            Input::WatchLost => (),
-            Input::Answered {
-                id,
-                sent_at,
-                received_at,
-                outcome,
-            } => {
+            Input::Answered { id, sent_at, received_at, outcome } => {
                 self.on_answered(id, sent_at, received_at, outcome);
             }
             Input::WorkEnded { work } => self.on_work_ended(work),
@@ -327,20 +296,13 @@ impl Engine {
             Some(bound) => reign.until.min(bound),
             None => reign.until,
         };
-        Some(Authority {
-            office: reign.office,
-            until,
-        })
+        Some(Authority { office: reign.office, until })
     }
 
     /// The authority over the shards this node holds, if it is joined.
     pub fn shard_authority(&self) -> Option<ShardAuthority> {
         let lease = self.joined()?;
-        Some(ShardAuthority {
-            lease,
-            held: self.holding.h,
-            until: self.holding.until,
-        })
+        Some(ShardAuthority { lease, held: self.holding.h, until: self.holding.until })
     }
 
     /// The shards it holds now, by its own last settled write.
@@ -360,9 +322,7 @@ impl Engine {
 
     /// The decoded view, for the status page: who is there, by the last list and watch.
     pub fn picture(&self) -> Picture<'_> {
-        Picture {
-            watched: &self.watched,
-        }
+        Picture { watched: &self.watched }
     }
 
     /// A rule that is not due before `at`.
@@ -382,13 +342,7 @@ impl Engine {
     fn send(&mut self, asked: Asked, call: Call) -> CallId {
         let id = CallId(self.next_call);
         self.next_call += 1;
-        self.pending.insert(
-            id,
-            Pending {
-                asked,
-                incarnation: self.incarnation,
-            },
-        );
+        self.pending.insert(id, Pending { asked, incarnation: self.incarnation });
         self.out.push(Effect::Send { id, call });
         id
     }
@@ -441,19 +395,16 @@ impl Engine {
         if incarnation != self.incarnation && !matches!(asked, Asked::Abandon) {
             return;
         }
-        let sent = if self.config.breaks(Mutant::AuthorityFromReceipt) {
-            received_at
-        } else {
-            sent_at
-        };
+        let sent =
+            if self.config.breaks(Mutant::AuthorityFromReceipt) { received_at } else { sent_at };
         match asked {
             Asked::Abandon => (),
             Asked::ReadJoin => self.on_read_join(outcome),
-            Asked::Grant(lease) => self.on_granted(lease, sent, outcome),
+            Asked::Grant(lease) => self.on_granted(lease, sent, &outcome),
             Asked::Join(lease) => self.on_join(lease, outcome),
             Asked::Renew(lease) => self.on_renewed(lease, sent, &outcome),
             Asked::ReadEnd(lease) | Asked::End(lease) | Asked::RevokeEnded(lease) => {
-                self.on_ending(lease, &asked, outcome);
+                self.on_ending(lease, &asked, &outcome);
             }
             Asked::Squatter => self.session.restart(),
             Asked::Stop => self.on_stopped(sent, outcome),
@@ -468,7 +419,7 @@ impl Engine {
             Asked::Plan(work) => self.on_planned(&work, &outcome),
             Asked::DeleteHeld(_) => self.on_held_deleted(&outcome),
             Asked::WriteNode | Asked::WriteMember | Asked::WriteTickKey => {
-                self.on_own_key(&asked, outcome);
+                self.on_own_key(&asked, &outcome);
             }
             Asked::SwitchTick => self.on_tick_switched(&outcome),
         }
@@ -489,158 +440,5 @@ impl Engine {
 
 /// Whether the header revision of an answer to this can be relied on (R8).
 fn is_linearizable(asked: &Asked) -> bool {
-    !matches!(
-        asked,
-        Asked::Renew(_) | Asked::Grant(_) | Asked::Abandon | Asked::RevokeEnded(_)
-    )
-}
-
-/// What a node sees of its cluster, for people.
-#[derive(Clone, Copy, Debug)]
-pub struct Picture<'a> {
-    watched: &'a Watched,
-}
-
-impl<'a> Picture<'a> {
-    /// R of the view; zero before the first list.
-    pub fn revision(&self) -> Revision {
-        self.watched.revision
-    }
-
-    /// The record, if it is readable.
-    pub fn record(&self) -> Option<&'a super::view::Record> {
-        self.watched
-            .record
-            .as_ref()
-            .and_then(|stored| stored.value.as_ref())
-    }
-
-    /// When the record as it is now was first received.
-    pub fn record_at(&self) -> BootTime {
-        self.watched.record_at
-    }
-
-    /// Who is in office: the record names it, it is not ended, and its candidate key is still there.
-    /// Of a cluster led by a Go node: the id in the oldest candidate key.
-    pub fn leader(&self) -> Option<(Option<super::types::Term>, NodeId)> {
-        if let Some((_, lease, _)) = self.watched.oldest
-            && !self.watched.is_ours(lease)
-        {
-            let id = self.watched.candidates.get(&lease)?.value?;
-            return Some((None, id));
-        }
-        let (term, _) = self.watched.seated()?;
-        self.record()
-            .and_then(|record| record.node)
-            .map(|id| (Some(term), id))
-    }
-
-    /// The candidates, oldest first.
-    pub fn queue(
-        &self,
-    ) -> impl Iterator<Item = (LeaseId, &'a super::view::Stored<NodeId>)> + use<'a> {
-        let candidates = &self.watched.candidates;
-        self.watched
-            .queue
-            .values()
-            .map(move |lease| (*lease, &candidates[lease]))
-    }
-
-    /// What the live nodes tell about themselves.
-    pub fn nodes(&self) -> &'a BTreeMap<NodeId, super::view::Stored<super::types::NodeMetadata>> {
-        &self.watched.nodes
-    }
-
-    /// The members' records.
-    pub fn members(&self) -> &'a BTreeMap<NodeId, super::view::Stored<super::view::Member>> {
-        &self.watched.members
-    }
-
-    /// Which node an incarnation is of.
-    pub fn node_of(&self, lease: LeaseId) -> Option<NodeId> {
-        self.watched.by_lease.get(&lease).copied()
-    }
-
-    /// What each live incarnation holds.
-    pub fn held(&self) -> impl Iterator<Item = (LeaseId, &'a super::view::Held)> + use<'a> {
-        let watched = self.watched;
-        watched
-            .held
-            .keys()
-            .filter_map(move |lease| watched.sound_held(*lease).map(|(_, held)| (*lease, held)))
-    }
-
-    /// The plans, by work type, as far as they are readable.
-    pub fn plans(
-        &self,
-    ) -> impl Iterator<Item = (&'a WorkType, &'a super::view::PlanTable)> + use<'a> {
-        self.watched
-            .plans
-            .iter()
-            .filter_map(|(work, plan)| plan.stored.value.as_ref().map(|table| (work, table)))
-    }
-
-    /// The cluster's tick.
-    pub fn tick(&self) -> Option<Duration> {
-        self.watched.tick.as_ref().and_then(|stored| stored.value)
-    }
-
-    /// Ids that an operator has drained.
-    pub fn drains(&self) -> &'a BTreeSet<NodeId> {
-        &self.watched.drains
-    }
-}
-
-/// An answer's changes, looked through once.
-struct Found<'a>(&'a Answer);
-
-impl Found<'_> {
-    fn node(&self, id: NodeId) -> Option<&super::view::Stored<super::types::NodeMetadata>> {
-        self.0.changes.iter().find_map(|change| match change {
-            Change::Node(of, stored) if *of == id => stored.as_ref(),
-            _ => None,
-        })
-    }
-
-    fn member(&self, id: NodeId) -> Option<&super::view::Stored<super::view::Member>> {
-        self.0.changes.iter().find_map(|change| match change {
-            Change::Member(of, stored) if *of == id => stored.as_ref(),
-            _ => None,
-        })
-    }
-
-    fn held(&self, lease: LeaseId) -> Option<&super::view::Stored<super::view::Held>> {
-        self.0.changes.iter().find_map(|change| match change {
-            Change::Held(of, stored) if *of == lease => stored.as_ref(),
-            _ => None,
-        })
-    }
-
-    fn record(&self) -> Option<&super::view::Stored<super::view::Record>> {
-        self.0.changes.iter().find_map(|change| match change {
-            Change::Record(stored) => stored.as_ref(),
-            _ => None,
-        })
-    }
-
-    fn candidate(&self, lease: LeaseId) -> Option<&super::view::Stored<NodeId>> {
-        self.0.changes.iter().find_map(|change| match change {
-            Change::Candidate(of, stored) if *of == lease => stored.as_ref(),
-            _ => None,
-        })
-    }
-
-    fn tick(&self) -> Option<&super::view::Stored<Duration>> {
-        self.0.changes.iter().find_map(|change| match change {
-            Change::Tick(stored) => stored.as_ref(),
-            _ => None,
-        })
-    }
-
-    fn tick_keys(&self) -> impl Iterator<Item = (NodeId, &super::view::Stored<Duration>)> {
-        self.0.changes.iter().filter_map(|change| match change {
-            Change::TickKey(id, Some(stored)) => Some((*id, stored)),
-            _ => None,
-        })
-    }
+    !matches!(asked, Asked::Renew(_) | Asked::Grant(_) | Asked::Abandon | Asked::RevokeEnded(_))
 }

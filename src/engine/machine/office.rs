@@ -56,14 +56,7 @@ impl Engine {
         let d = self.config.failover.d();
         let until = sent.map_or(BootTime::default(), |sent| sent + self.config.span(d));
         let beat_at = sent.unwrap_or(self.now) + self.config.failover.h();
-        self.reign = Some(Reign {
-            office,
-            until,
-            attempts,
-            beating: 0,
-            beat_at,
-            giving_up: None,
-        });
+        self.reign = Some(Reign { office, until, attempts, beating: 0, beat_at, giving_up: None });
         self.own.dirty_role();
         if self.session.is_leaving() {
             self.give_up(WorkEnd::Stopping);
@@ -146,9 +139,7 @@ impl Engine {
         match outcome {
             Outcome::Done(_) => self.extend(n, Some(sent)),
             Outcome::Refused(_) => self.close_term(WorkEnd::Deposed),
-            Outcome::LeaseNotFound | Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                ()
-            }
+            _ => {}
         }
     }
 
@@ -178,9 +169,7 @@ impl Engine {
         let candidate = self.watched.candidates.get(&lease).cloned();
         if let Some(reign) = &self.reign {
             let Office { term, revision, .. } = reign.office;
-            let stands = candidate
-                .as_ref()
-                .is_some_and(|own| own.created.0 == term.0);
+            let stands = candidate.as_ref().is_some_and(|own| own.created.0 == term.0);
             if !stands {
                 // The own TAKE proved the key at `revision`: an older view cannot lack it by right.
                 if revision <= self.watched.revision {
@@ -188,11 +177,7 @@ impl Engine {
                 }
                 return;
             }
-            let oldest = self
-                .watched
-                .queue
-                .first_key_value()
-                .map(|(created, _)| *created);
+            let oldest = self.watched.queue.first_key_value().map(|(created, _)| *created);
             if revision <= self.watched.revision && oldest.is_some_and(|oldest| oldest.0 < term.0) {
                 // R8: TAKE swept all that were older; this one is of another history.
                 if !self.config.breaks(Mutant::ReplacedStoreUnnoticed) {
@@ -219,11 +204,7 @@ impl Engine {
             if written != candidate.modified {
                 return;
             }
-            let office = Office {
-                term,
-                revision: candidate.modified,
-                lease,
-            };
+            let office = Office { term, revision: candidate.modified, lease };
             let attempts = self.candidacy.attempts(term);
             let sent = if self.config.breaks(Mutant::EchoForLastAttempt) {
                 attempts.last_key_value().map(|(_, at)| *at)
@@ -239,10 +220,7 @@ impl Engine {
     /// The office is to end, once its work has been joined. Nothing happens if there is none.
     pub(super) fn give_up(&mut self, why: WorkEnd) {
         let Some(reign) = &mut self.reign else { return };
-        if reign
-            .giving_up
-            .is_some_and(|before| before != WorkEnd::Resigned)
-        {
+        if reign.giving_up.is_some_and(|before| before != WorkEnd::Resigned) {
             return;
         }
         if reign.giving_up == Some(why) {
@@ -280,20 +258,10 @@ impl Engine {
         if self.config.breaks(Mutant::DropAfterResigning) {
             self.reign = self.candidacy.kept.take();
         }
-        self.candidacy.resign = Some(Resigning {
-            office,
-            record: record.clone(),
-            asked: true,
-            again_at: self.now,
-        });
+        self.candidacy.resign =
+            Some(Resigning { office, record: record.clone(), asked: true, again_at: self.now });
         self.candidacy.pause_until = Some(self.now + Duration::from_secs(1));
-        self.send(
-            Asked::Resign,
-            Call::Resign {
-                office: office.revision,
-                record,
-            },
-        );
+        self.send(Asked::Resign, Call::Resign { office: office.revision, record });
     }
 
     /// T9: the part of STOP that ends the office, if this node is in one.
@@ -302,12 +270,8 @@ impl Engine {
             let record = self.record(true)?;
             self.reign = None;
             self.close(office.term, WorkEnd::Stopping);
-            self.candidacy.resign = Some(Resigning {
-                office,
-                record,
-                asked: true,
-                again_at: self.now,
-            });
+            self.candidacy.resign =
+                Some(Resigning { office, record, asked: true, again_at: self.now });
         }
         if self.config.breaks(Mutant::EndedByOutsider) && self.candidacy.resign.is_none() {
             return self.outsiders_end();
@@ -321,14 +285,7 @@ impl Engine {
         let lease = self.session.lease()?;
         let own = self.watched.candidates.get(&lease)?.modified;
         let seen = self.watched.sound_record()?.clone();
-        Some((
-            own,
-            Record {
-                lease: Some(lease),
-                ended: true,
-                ..seen
-            },
-        ))
+        Some((own, Record { lease: Some(lease), ended: true, ..seen }))
     }
 
     pub(super) fn on_resigned(&mut self, outcome: &Outcome) {
@@ -411,17 +368,11 @@ impl Engine {
             && self.now < authority.until
             && self.work == Work::Idle
             && !self.unfit
-            && self
-                .reign
-                .as_ref()
-                .is_some_and(|reign| reign.giving_up.is_none())
+            && self.reign.as_ref().is_some_and(|reign| reign.giving_up.is_none())
         {
             self.works += 1;
             self.work = Work::Running(self.works);
-            self.out.push(Effect::StartWork {
-                work: self.works,
-                office: authority.office,
-            });
+            self.out.push(Effect::StartWork { work: self.works, office: authority.office });
         }
         let standing = self.standing_now();
         if standing != self.standing {
@@ -431,22 +382,11 @@ impl Engine {
     }
 
     fn standing_now(&self) -> Standing {
-        let acting = self
-            .authority()
-            .filter(|authority| self.now < authority.until);
+        let acting = self.authority().filter(|authority| self.now < authority.until);
         match acting {
-            Some(authority) => Standing {
-                role: Role::Leader,
-                term: Some(authority.office.term),
-            },
-            None if self.session.is_in() => Standing {
-                role: Role::Follower,
-                term: None,
-            },
-            None => Standing {
-                role: Role::Unknown,
-                term: None,
-            },
+            Some(authority) => Standing { role: Role::Leader, term: Some(authority.office.term) },
+            None if self.session.is_in() => Standing { role: Role::Follower, term: None },
+            None => Standing { role: Role::Unknown, term: None },
         }
     }
 }

@@ -29,12 +29,7 @@ struct OwnKey<T> {
 impl<T> Default for OwnKey<T> {
     fn default() -> Self {
         let (modified, again_at) = (Revision(0), BootTime::default());
-        Self {
-            modified,
-            written: None,
-            writing: None,
-            again_at,
-        }
+        Self { modified, written: None, writing: None, again_at }
     }
 }
 
@@ -109,11 +104,7 @@ impl Engine {
     /// The role in `node(id)` is that of the office, not of authority: a suspended leader writes
     /// nothing.
     fn node_rule(&mut self, lease: LeaseId) {
-        let role = if self.reign.is_some() {
-            Role::Leader
-        } else {
-            Role::Follower
-        };
+        let role = if self.reign.is_some() { Role::Leader } else { Role::Follower };
         let key = &self.own.node;
         if key.writing.is_some() || key.written == Some(role) || self.session.is_leaving() {
             return;
@@ -129,14 +120,7 @@ impl Engine {
             start: self.session.start(),
             role,
         };
-        self.send(
-            Asked::WriteNode,
-            Call::WriteNode {
-                lease,
-                modified,
-                metadata,
-            },
-        );
+        self.send(Asked::WriteNode, Call::WriteNode { lease, modified, metadata });
     }
 
     fn member_rule(&mut self, lease: LeaseId) {
@@ -151,14 +135,7 @@ impl Engine {
         }
         self.own.member.writing = Some(member.clone());
         let id = self.config.id;
-        self.send(
-            Asked::WriteMember,
-            Call::WriteMember {
-                id,
-                modified,
-                member,
-            },
-        );
+        self.send(Asked::WriteMember, Call::WriteMember { id, modified, member });
     }
 
     /// T18, for every node: the cluster's tick has changed.
@@ -181,20 +158,12 @@ impl Engine {
         }
         self.own.tick_key.writing = Some(tick);
         let id = self.config.id;
-        self.send(
-            Asked::WriteTickKey,
-            Call::WriteTickKey {
-                lease,
-                id,
-                modified,
-                tick,
-            },
-        );
+        self.send(Asked::WriteTickKey, Call::WriteTickKey { lease, id, modified, tick });
     }
 
-    pub(super) fn on_own_key(&mut self, asked: &Asked, outcome: Outcome) {
+    pub(super) fn on_own_key(&mut self, asked: &Asked, outcome: &Outcome) {
         let again_at = self.now + AGAIN_AFTER;
-        if outcome == Outcome::LeaseNotFound {
+        if *outcome == Outcome::LeaseNotFound {
             if let Some(lease) = self.session.lease() {
                 self.on_lease_lost(lease);
             }
@@ -203,29 +172,25 @@ impl Engine {
         let id = self.config.id;
         match asked {
             Asked::WriteNode => {
-                let found = match &outcome {
-                    Outcome::Refused(answer) => Some(
-                        Found(answer)
-                            .node(id)
-                            .map_or(Revision(0), |stored| stored.modified),
-                    ),
+                let found = match outcome {
+                    Outcome::Refused(answer) => {
+                        Some(Found(answer).node(id).map_or(Revision(0), |stored| stored.modified))
+                    }
                     _ => None,
                 };
-                self.own.node.settle(&outcome, found, again_at);
+                self.own.node.settle(outcome, found, again_at);
             }
             Asked::WriteMember => {
-                let found = match &outcome {
-                    Outcome::Refused(answer) => Some(
-                        Found(answer)
-                            .member(id)
-                            .map_or(Revision(0), |stored| stored.modified),
-                    ),
+                let found = match outcome {
+                    Outcome::Refused(answer) => {
+                        Some(Found(answer).member(id).map_or(Revision(0), |stored| stored.modified))
+                    }
                     _ => None,
                 };
-                self.own.member.settle(&outcome, found, again_at);
+                self.own.member.settle(outcome, found, again_at);
             }
             Asked::WriteTickKey => {
-                let found = match &outcome {
+                let found = match outcome {
                     Outcome::Refused(answer) => {
                         let found = Found(answer);
                         let own = found.tick_keys().find(|(of, _)| *of == id);
@@ -233,7 +198,7 @@ impl Engine {
                     }
                     _ => None,
                 };
-                self.own.tick_key.settle(&outcome, found, again_at);
+                self.own.tick_key.settle(outcome, found, again_at);
             }
             _ => (),
         }
@@ -260,26 +225,14 @@ impl Engine {
             return;
         };
         let agreed = offers.all(|offer| offer == Some(tick))
-            && self
-                .watched
-                .nodes
-                .keys()
-                .all(|id| self.watched.members.contains_key(id));
+            && self.watched.nodes.keys().all(|id| self.watched.members.contains_key(id));
         if !agreed || stored.value == Some(tick) || !self.is_due(self.own.switch_at) {
             return;
         }
         self.own.switching = true;
         let view = self.watched.revision;
         let office = (office.lease, office.revision);
-        self.send(
-            Asked::SwitchTick,
-            Call::SwitchTick {
-                office,
-                modified,
-                view,
-                tick,
-            },
-        );
+        self.send(Asked::SwitchTick, Call::SwitchTick { office, modified, view, tick });
     }
 
     pub(super) fn on_tick_switched(&mut self, _outcome: &Outcome) {

@@ -77,17 +77,9 @@ impl Engine {
         for own in &self.config.work {
             first.insert(own.work.clone(), own.shards);
         }
-        for member in self
-            .watched
-            .members
-            .values()
-            .filter_map(|member| member.value.as_ref())
-        {
+        for member in self.watched.members.values().filter_map(|member| member.value.as_ref()) {
             for offer in &member.work {
-                offered
-                    .entry(offer.work.clone())
-                    .or_default()
-                    .insert(offer.shards);
+                offered.entry(offer.work.clone()).or_default().insert(offer.shards);
                 first.entry(offer.work.clone()).or_insert(offer.shards);
             }
         }
@@ -124,35 +116,20 @@ impl Engine {
             return;
         }
         let by = (office.lease, office.revision);
-        let nobody = || PlanTable {
-            shards: vec![Assignment::default(); shards as usize],
-        };
+        let nobody = || PlanTable { shards: vec![Assignment::default(); shards as usize] };
         let Some(plan) = self.watched.plans.get(work).cloned() else {
-            let call = Call::InitPlan {
-                office: by,
-                work: work.clone(),
-                table: nobody(),
-            };
+            let call = Call::InitPlan { office: by, work: work.clone(), table: nobody() };
             self.send_plan(work, call);
             return;
         };
         let modified = plan.stored.modified;
-        let sized = plan
-            .stored
-            .value
-            .as_ref()
-            .filter(|table| table.shards.len() == shards as usize);
+        let sized =
+            plan.stored.value.as_ref().filter(|table| table.shards.len() == shards as usize);
         let Some(table) = sized.cloned() else {
             // Junk, or cut otherwise: nobody has anything, and all of it is waited out.
             let (work_type, table) = (work.clone(), nobody());
             let proofs = Vec::new();
-            let call = Call::Plan {
-                office: by,
-                work: work_type,
-                modified,
-                proofs,
-                table,
-            };
+            let call = Call::Plan { office: by, work: work_type, modified, proofs, table };
             self.send_plan(work, call);
             return;
         };
@@ -170,13 +147,7 @@ impl Engine {
             } else {
                 proofs.into_iter().collect()
             };
-            let call = Call::Plan {
-                office: by,
-                work: work.clone(),
-                modified,
-                proofs,
-                table: new,
-            };
+            let call = Call::Plan { office: by, work: work.clone(), modified, proofs, table: new };
             self.send_plan(work, call);
         }
     }
@@ -225,11 +196,7 @@ impl Engine {
             let want = wanted[shard];
             match *freedom {
                 Freedom::HeldBy(lease, epoch) => {
-                    *assignment = Assignment {
-                        owner: Some(lease),
-                        epoch,
-                        draining: false,
-                    };
+                    *assignment = Assignment { owner: Some(lease), epoch, draining: false };
                 }
                 Freedom::Held => {
                     if want.is_some() && want != assignment.owner {
@@ -255,11 +222,7 @@ impl Engine {
                         }
                         proofs.insert(owner, revision);
                     }
-                    *assignment = Assignment {
-                        owner: Some(want),
-                        epoch,
-                        draining: false,
-                    };
+                    *assignment = Assignment { owner: Some(want), epoch, draining: false };
                 }
             }
         }
@@ -329,11 +292,7 @@ impl Engine {
     }
 
     fn free_at(&self, at: BootTime) -> Freedom {
-        if at <= self.now {
-            Freedom::Free(None)
-        } else {
-            Freedom::At(at)
-        }
+        if at <= self.now { Freedom::Free(None) } else { Freedom::At(at) }
     }
 
     /// Who can take shards of that work type: followers first, the leader only if it is alone or told
@@ -357,11 +316,7 @@ impl Engine {
                 continue;
             }
             let (weight, capacity) = (offer.weight.max(1), offer.capacity);
-            let worker = Worker {
-                lease,
-                weight,
-                capacity,
-            };
+            let worker = Worker { lease, weight, capacity };
             if own == Some(lease) && !offer.as_leader {
                 leader = Some(worker);
             } else {
@@ -435,14 +390,7 @@ impl Engine {
         if !pending && self.is_due(at.max(self.holding.junk_at)) {
             self.holding.junk_at = self.now + Planning::AGAIN_AFTER;
             let office = (office.lease, office.revision);
-            self.send(
-                Asked::DeleteHeld(lease),
-                Call::DeleteHeld {
-                    office,
-                    lease,
-                    modified,
-                },
-            );
+            self.send(Asked::DeleteHeld(lease), Call::DeleteHeld { office, lease, modified });
         }
     }
 

@@ -11,17 +11,11 @@ use std::{
 use super::{Asked, Engine, Found, Work, ending::Ending};
 use crate::engine::{
     backoff::Backoff,
-    call::{
-        Answer, Call, Dead, Effect, Join, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd,
-    },
+    call::{Answer, Call, Dead, Effect, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
     mutant::Mutant,
     timing::{F, RHO, margin},
-    types::{BootTime, LeaseId, NodeMetadata, Revision, Role},
-    view::{Member, TickPolicy},
+    types::{BootTime, LeaseId, Revision},
 };
-
-/// An operator's key under our id that hangs on no lease is deleted when it was seen so for this long.
-const SQUATTER_AFTER: Duration = Duration::from_secs(1);
 
 /// A session that lasted this long was a good one: the next loss starts from the first wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
@@ -32,33 +26,33 @@ const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
 /// Where a node is in its life.
 #[derive(Debug)]
 pub(super) struct Session {
-    phase: Phase,
+    pub(super) phase: Phase,
     /// The lease in hand: granted, not yet revoked.
-    granted: Option<Granted>,
+    pub(super) granted: Option<Granted>,
     /// Leases that must be gone before a JOIN, the first one first.
     pub(super) ending: VecDeque<Ending>,
     /// Earlier leases of this process.
-    own: BTreeSet<LeaseId>,
-    dead: Dead,
-    start: SystemTime,
-    backoff: Backoff,
-    not_before: BootTime,
-    squatter: Option<(Revision, Revision, BootTime)>,
-    leaving: Option<Leaving>,
+    pub(super) own: BTreeSet<LeaseId>,
+    pub(super) dead: Dead,
+    pub(super) start: SystemTime,
+    pub(super) backoff: Backoff,
+    pub(super) not_before: BootTime,
+    pub(super) squatter: Option<(Revision, Revision, BootTime)>,
+    pub(super) leaving: Option<Leaving>,
 }
 
 /// A lease, and how it is kept alive.
 #[derive(Debug)]
-struct Granted {
-    lease: LeaseId,
-    ttl: Duration,
+pub(super) struct Granted {
+    pub(super) lease: LeaseId,
+    pub(super) ttl: Duration,
     /// When the last renewal that was answered (or the grant) was sent.
-    renewed: BootTime,
-    renew_at: BootTime,
+    pub(super) renewed: BootTime,
+    pub(super) renew_at: BootTime,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Not started, refused, or left.
     Rest,
     /// Nothing is in flight: reads next.
@@ -77,41 +71,30 @@ enum Phase {
 
 /// What the read before a JOIN says.
 #[derive(Debug)]
-struct JoinPlan {
-    cluster_tick: JoinTick,
-    tick: Duration,
+pub(super) struct JoinPlan {
+    pub(super) cluster_tick: JoinTick,
+    pub(super) tick: Duration,
 }
 
 /// One life of the node id.
 #[derive(Debug)]
 pub(super) struct Incarnation {
-    lease: LeaseId,
+    pub(super) lease: LeaseId,
     /// c(member(id)): R of JOIN.
     pub(super) joined: Revision,
-    since: BootTime,
+    pub(super) since: BootTime,
     /// Whether a list that was sent after JOIN is in the view.
-    listed: bool,
+    pub(super) listed: bool,
 }
 
 /// On the way out.
 #[derive(Debug)]
-struct Leaving {
+pub(super) struct Leaving {
     /// STOP is in flight.
     asked: bool,
     /// STOP is done: REVOKE is next.
     stopped: bool,
     again_at: BootTime,
-}
-
-/// What a look at the own id's keys says.
-enum Holder {
-    Nobody,
-    /// It is this very lease: a JOIN whose answer was lost.
-    Ourselves,
-    /// An incarnation that may be ended.
-    Dead(LeaseId),
-    Squatter(Revision, Revision),
-    Other(Refusal),
 }
 
 impl Default for Session {
@@ -149,8 +132,7 @@ impl Session {
 
     /// Whether the view is of this incarnation.
     pub(super) fn is_listed(&self) -> bool {
-        self.incarnation()
-            .is_some_and(|incarnation| incarnation.listed)
+        self.incarnation().is_some_and(|incarnation| incarnation.listed)
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -199,11 +181,7 @@ impl Engine {
             self.out.push(Effect::Left { clean });
             return;
         }
-        self.session.leaving = Some(Leaving {
-            asked: false,
-            stopped: false,
-            again_at: self.now,
-        });
+        self.session.leaving = Some(Leaving { asked: false, stopped: false, again_at: self.now });
         self.give_up(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
     }
@@ -220,14 +198,14 @@ impl Engine {
     }
 
     /// R12, T11: gives the lease in hand back without waiting for the answer.
-    fn abandon_granted(&mut self) {
+    pub(super) fn abandon_granted(&mut self) {
         if let Some(Granted { lease, .. }) = self.session.granted.take() {
             self.session.own.insert(lease);
             self.send(Asked::Abandon, Call::Revoke { lease });
         }
     }
 
-    fn come_to_rest(&mut self) {
+    pub(super) fn come_to_rest(&mut self) {
         self.incarnation += 1;
         self.session.phase = Phase::Rest;
         self.session.leaving = None;
@@ -238,8 +216,7 @@ impl Engine {
     /// What belongs to one incarnation only.
     fn forget_incarnation(&mut self) {
         self.candidacy.forget();
-        self.holding
-            .forget(self.config.breaks(Mutant::NewIncarnationKeepsShards));
+        self.holding.forget(self.config.breaks(Mutant::NewIncarnationKeepsShards));
         self.planning.clear();
         self.own.forget();
     }
@@ -269,26 +246,21 @@ impl Engine {
         if HEALTHY_AFTER <= self.now.since(since) {
             self.session.backoff.reset();
         }
-        self.session
-            .ending
-            .push_back(Ending::own(lease, self.now + JOIN_WORK_WITHIN));
+        self.session.ending.push_back(Ending::own(lease, self.now + JOIN_WORK_WITHIN));
         self.delay_join();
         if self.session.leaving.is_some() {
             // The old lease is ended all the same, then the node has left.
-            self.session.leaving = Some(Leaving {
-                asked: false,
-                stopped: true,
-                again_at: self.now,
-            });
+            self.session.leaving =
+                Some(Leaving { asked: false, stopped: true, again_at: self.now });
         }
     }
 
-    fn delay_join(&mut self) {
+    pub(super) fn delay_join(&mut self) {
         let draw = self.draws.draw();
         self.session.not_before = self.now + self.session.backoff.next(draw);
     }
 
-    fn retry_join(&mut self) {
+    pub(super) fn retry_join(&mut self) {
         self.session.phase = Phase::Reading { asked: false };
         self.delay_join();
     }
@@ -306,350 +278,6 @@ impl Engine {
                 self.join_rules();
             }
         }
-    }
-
-    fn join_rules(&mut self) {
-        if !self.session.ending.is_empty() {
-            return;
-        }
-        if self.session.leaving.is_some() {
-            // The session was lost on the way out, and its lease is gone by now.
-            self.abandon_granted();
-            self.come_to_rest();
-            self.out.push(Effect::Left { clean: true });
-            return;
-        }
-        if !self.is_due(self.session.not_before) {
-            return;
-        }
-        match &mut self.session.phase {
-            Phase::Reading {
-                asked: asked @ false,
-            } => {
-                *asked = true;
-                self.send(Asked::ReadJoin, Call::ReadJoin { id: self.config.id });
-            }
-            Phase::Joining {
-                asked: asked @ false,
-                join,
-            } => {
-                *asked = true;
-                let (cluster_tick, tick) = (join.cluster_tick, join.tick);
-                self.send_join(cluster_tick, tick);
-            }
-            Phase::Rest
-            | Phase::In(_)
-            | Phase::Reading { .. }
-            | Phase::Granting { .. }
-            | Phase::Joining { .. } => (),
-        }
-    }
-
-    pub(super) fn on_read_join(&mut self, outcome: Outcome) {
-        if !matches!(self.session.phase, Phase::Reading { .. }) {
-            return;
-        }
-        let (Outcome::Done(answer) | Outcome::Refused(answer)) = outcome else {
-            self.retry_join();
-            return;
-        };
-        let holder = self.holder(&answer);
-        self.on_holder(holder, &answer);
-    }
-
-    /// Who holds the own id, by a read of `node(id)` and `member(id)`.
-    fn holder(&self, answer: &Answer) -> Holder {
-        let found = Found(answer);
-        let node = found.node(self.config.id);
-        let member = found.member(self.config.id);
-        let on = [
-            node.map(|node| node.lease),
-            member.map(|member| member.lease),
-        ];
-        let granted = self.session.granted.as_ref().map(|granted| granted.lease);
-        if granted.is_some() && member.is_some_and(|member| member.lease == granted) {
-            return Holder::Ourselves;
-        }
-        let pod_uid = member
-            .and_then(|member| member.value.as_ref())
-            .and_then(|member| member.pod_uid.as_deref());
-        let same_pod = self
-            .session
-            .dead
-            .pod_uid
-            .as_deref()
-            .is_some_and(|uid| pod_uid == Some(uid));
-        for lease in on.into_iter().flatten().flatten() {
-            let member_on_it = member.is_some_and(|member| member.lease == Some(lease));
-            let proven = self.session.own.contains(&lease)
-                || self.session.dead.leases.contains(&lease)
-                || (same_pod && member_on_it);
-            if proven {
-                return Holder::Dead(lease);
-            }
-            let address = node
-                .and_then(|node| node.value.as_ref())
-                .map(|node| &node.address);
-            return Holder::Other(Refusal::DuplicateId {
-                address: address.cloned().unwrap_or_default(),
-                holder: Some(lease),
-            });
-        }
-        if node.is_none() && member.is_none() {
-            return Holder::Nobody;
-        }
-        let modified = |m: Option<Revision>| m.unwrap_or(Revision(0));
-        Holder::Squatter(
-            modified(node.map(|node| node.modified)),
-            modified(member.map(|member| member.modified)),
-        )
-    }
-
-    fn on_holder(&mut self, holder: Holder, answer: &Answer) {
-        match holder {
-            Holder::Nobody => match self.judge_tick(answer) {
-                Ok(join) => self.go_on_joining(join),
-                Err(refusal) => self.refuse(refusal),
-            },
-            Holder::Ourselves => {
-                let found = Found(answer);
-                let lease = self.session.granted.as_ref().map(|granted| granted.lease);
-                if let (Some(lease), Some(member)) = (lease, found.member(self.config.id)) {
-                    let (joined, tick) = (member.created, self.config.tick);
-                    self.enter(lease, joined, tick);
-                }
-            }
-            Holder::Dead(lease) => {
-                self.session.ending.push_back(Ending::proven(lease));
-                self.session.restart();
-            }
-            Holder::Squatter(node, member) => self.on_squatter(node, member),
-            Holder::Other(refusal) => self.refuse(refusal),
-        }
-    }
-
-    fn on_squatter(&mut self, node: Revision, member: Revision) {
-        let seen = self
-            .session
-            .squatter
-            .filter(|seen| (seen.0, seen.1) == (node, member));
-        let since = seen.map_or(self.now, |seen| seen.2);
-        self.session.squatter = Some((node, member, since));
-        if SQUATTER_AFTER <= self.now.since(since) {
-            self.session.squatter = None;
-            let id = self.config.id;
-            self.send(Asked::Squatter, Call::DeleteSquatter { id, node, member });
-        } else {
-            self.session.restart();
-            self.session.not_before = since + SQUATTER_AFTER;
-        }
-    }
-
-    fn refuse(&mut self, refusal: Refusal) {
-        self.abandon_granted();
-        self.come_to_rest();
-        self.out.push(Effect::Refused(refusal));
-    }
-
-    /// T2: what the cluster's tick and the live nodes' ticks mean for this node.
-    fn judge_tick(&self, answer: &Answer) -> Result<JoinPlan, Refusal> {
-        let found = Found(answer);
-        let own = self.config.tick;
-        let others: Vec<Duration> = found
-            .tick_keys()
-            .filter(|(id, stored)| *id != self.config.id && stored.lease.is_some())
-            .filter_map(|(_, stored)| stored.value)
-            .collect();
-        let disagreement = |cluster| Refusal::TickDisagreement { cluster, own };
-        let adopts = self.config.tick_policy == TickPolicy::Adopt;
-        let Some(stored) = found.tick() else {
-            let create = JoinTick::Create {
-                read: answer.revision,
-            };
-            return match others.iter().find(|other| **other != own) {
-                None => Ok(JoinPlan {
-                    cluster_tick: create,
-                    tick: own,
-                }),
-                // Only Go nodes can be there without the cluster's tick.
-                Some(other) if adopts && others.iter().all(|one| one == other) => Ok(JoinPlan {
-                    cluster_tick: create,
-                    tick: *other,
-                }),
-                Some(other) => Err(disagreement(*other)),
-            };
-        };
-        let modified = stored.modified;
-        match stored.value {
-            Some(cluster) if cluster == own => Ok(JoinPlan {
-                cluster_tick: JoinTick::Keep { modified },
-                tick: own,
-            }),
-            _ if others.is_empty() => Ok(JoinPlan {
-                cluster_tick: JoinTick::Replace { modified },
-                tick: own,
-            }),
-            Some(cluster) if adopts => Ok(JoinPlan {
-                cluster_tick: JoinTick::Keep { modified },
-                tick: cluster,
-            }),
-            Some(cluster) => Err(disagreement(cluster)),
-            // Junk: the live nodes say what it was.
-            None => match others.iter().find(|other| **other != own) {
-                None => Ok(JoinPlan {
-                    cluster_tick: JoinTick::Keep { modified },
-                    tick: own,
-                }),
-                Some(other) if adopts => Ok(JoinPlan {
-                    cluster_tick: JoinTick::Keep { modified },
-                    tick: *other,
-                }),
-                Some(other) => Err(disagreement(*other)),
-            },
-        }
-    }
-
-    fn go_on_joining(&mut self, join: JoinPlan) {
-        let join = Box::new(join);
-        if self.session.granted.is_some() {
-            self.session.phase = Phase::Joining { join, asked: false };
-            return;
-        }
-        let lease = self.draws.lease();
-        self.session.phase = Phase::Granting { join };
-        self.out.push(Effect::Announce { lease });
-        self.send(
-            Asked::Grant(lease),
-            Call::Grant {
-                lease,
-                ttl: self.config.ttl,
-            },
-        );
-    }
-
-    pub(super) fn on_granted(&mut self, lease: LeaseId, sent: BootTime, outcome: Outcome) {
-        if !matches!(self.session.phase, Phase::Granting { .. }) {
-            self.send(Asked::Abandon, Call::Revoke { lease });
-            return;
-        }
-        let Outcome::Done(Answer { ttl, .. }) = outcome else {
-            // R12: abandoned, not repeated. An id that exists is somebody else's: left alone.
-            if !matches!(outcome, Outcome::LeaseExists | Outcome::Failed) {
-                self.send(Asked::Abandon, Call::Revoke { lease });
-            }
-            self.retry_join();
-            return;
-        };
-        let renew_at = sent + ttl / 3;
-        self.session.granted = Some(Granted {
-            lease,
-            ttl,
-            renewed: sent,
-            renew_at,
-        });
-        if let Phase::Granting { join } =
-            std::mem::replace(&mut self.session.phase, Phase::Reading { asked: false })
-        {
-            self.session.phase = Phase::Joining { join, asked: false };
-        }
-    }
-
-    fn send_join(&mut self, cluster_tick: JoinTick, tick: Duration) {
-        let Some(lease) = self.session.granted.as_ref().map(|granted| granted.lease) else {
-            return;
-        };
-        let candidate = self.wants_office();
-        let join = Join {
-            lease,
-            metadata: NodeMetadata {
-                id: self.config.id,
-                address: self.config.address.clone(),
-                start: self.session.start,
-                role: Role::Follower,
-            },
-            tick,
-            member: self.member_record(lease),
-            candidate,
-            nonce: self.draws.draw(),
-            cluster_tick,
-        };
-        self.own.joining(&join);
-        self.send(Asked::Join(lease), Call::Join(Box::new(join)));
-    }
-
-    /// What `member(id)` of this incarnation says.
-    pub(super) fn member_record(&self, lease: LeaseId) -> Member {
-        Member {
-            lease,
-            d: self.config.failover.d(),
-            f: F,
-            tick: self.config.tick,
-            policy: self.config.tick_policy,
-            pod_uid: self.config.pod_uid.clone(),
-            work: self.config.work.clone(),
-            draining: self.drain_wish,
-        }
-    }
-
-    pub(super) fn on_join(&mut self, lease: LeaseId, outcome: Outcome) {
-        let Phase::Joining { join, asked } = &mut self.session.phase else {
-            return;
-        };
-        *asked = false;
-        let tick = join.tick;
-        match outcome {
-            Outcome::Done(answer) => self.enter(lease, answer.revision, tick),
-            Outcome::Refused(answer) => self.on_join_refused(lease, tick, &answer),
-            Outcome::LeaseNotFound | Outcome::LeaseExists => {
-                self.session.granted = None;
-                self.session.own.insert(lease);
-                self.retry_join();
-            }
-            // The same again: if it has taken effect, it says so by its own keys.
-            Outcome::Unknown | Outcome::Failed => self.delay_join(),
-        }
-    }
-
-    fn on_join_refused(&mut self, lease: LeaseId, tick: Duration, answer: &Answer) {
-        let found = Found(answer);
-        let holder = self.holder(answer);
-        if let (Holder::Ourselves, Some(member)) = (&holder, found.member(self.config.id)) {
-            let joined = member.created;
-            self.enter(lease, joined, tick);
-            return;
-        }
-        if found.held(lease).is_some() {
-            // A second JOIN after somebody deleted what the first one put: this lease is spent.
-            self.session.granted = None;
-            self.session.own.insert(lease);
-            self.session.ending.push_back(Ending::proven(lease));
-            self.retry_join();
-            return;
-        }
-        match holder {
-            // The tick has changed, or a key went again: read anew.
-            Holder::Nobody | Holder::Ourselves => self.retry_join(),
-            other => self.on_holder(other, answer),
-        }
-    }
-
-    /// Joined.
-    fn enter(&mut self, lease: LeaseId, joined: Revision, tick: Duration) {
-        self.session.phase = Phase::In(Incarnation {
-            lease,
-            joined,
-            since: self.now,
-            listed: false,
-        });
-        self.session.squatter = None;
-        self.own.joined(joined, tick);
-        self.holding.joined(joined);
-        self.out.push(Effect::Joined {
-            lease,
-            revision: joined,
-            tick,
-        });
-        self.out.push(Effect::Relist);
     }
 
     /// A list has been put into the view.
@@ -688,10 +316,8 @@ impl Engine {
         if let Some(node) = foreign {
             // R9: a Go node with our id overwrote it.
             let address = node.value.as_ref().map(|value| value.address.clone());
-            let refusal = Refusal::DuplicateId {
-                address: address.unwrap_or_default(),
-                holder: node.lease,
-            };
+            let refusal =
+                Refusal::DuplicateId { address: address.unwrap_or_default(), holder: node.lease };
             self.lose_session(SessionEnd::MemberLost);
             self.session.phase = Phase::Rest;
             self.session.leaving = None;
@@ -716,11 +342,7 @@ impl Engine {
     }
 
     pub(super) fn on_renewed(&mut self, lease: LeaseId, sent: BootTime, outcome: &Outcome) {
-        let current = self
-            .session
-            .granted
-            .as_ref()
-            .is_some_and(|granted| granted.lease == lease);
+        let current = self.session.granted.as_ref().is_some_and(|granted| granted.lease == lease);
         if !current {
             return;
         }
@@ -744,12 +366,7 @@ impl Engine {
     pub(super) fn on_lease_lost(&mut self, lease: LeaseId) {
         if self.session.lease() == Some(lease) {
             self.lose_session(SessionEnd::LeaseLost);
-        } else if self
-            .session
-            .granted
-            .as_ref()
-            .is_some_and(|granted| granted.lease == lease)
-        {
+        } else if self.session.granted.as_ref().is_some_and(|granted| granted.lease == lease) {
             self.session.granted = None;
             self.session.own.insert(lease);
             self.retry_join();
@@ -760,27 +377,18 @@ impl Engine {
     /// waits for nothing.
     pub(super) fn mixed_bound(&self) -> Option<BootTime> {
         let watched = &self.watched;
-        if watched
-            .candidates
-            .keys()
-            .all(|lease| watched.is_ours(*lease))
-        {
+        if watched.candidates.keys().all(|lease| watched.is_ours(*lease)) {
             return None;
         }
         let granted = self.session.granted.as_ref()?;
-        let ttl = granted
-            .ttl
-            .mul_f64((1.0 - RHO) / (1.0 + RHO))
-            .saturating_sub(margin(granted.ttl));
+        let ttl =
+            granted.ttl.mul_f64((1.0 - RHO) / (1.0 + RHO)).saturating_sub(margin(granted.ttl));
         Some(granted.renewed + ttl)
     }
 
     /// When the last renewal that was answered was sent, and what was granted.
     pub fn lease_renewed(&self) -> Option<(BootTime, Duration)> {
-        self.session
-            .granted
-            .as_ref()
-            .map(|granted| (granted.renewed, granted.ttl))
+        self.session.granted.as_ref().map(|granted| (granted.renewed, granted.ttl))
     }
 
     /// T9, T11: STOP when all work has been joined, then REVOKE.
@@ -801,16 +409,8 @@ impl Engine {
         let Some(lease) = self.session.lease() else {
             return;
         };
-        let stopped = self
-            .session
-            .leaving
-            .as_ref()
-            .is_some_and(|leaving| leaving.stopped);
-        let call = if stopped {
-            Call::Revoke { lease }
-        } else {
-            self.stop_call(lease)
-        };
+        let stopped = self.session.leaving.as_ref().is_some_and(|leaving| leaving.stopped);
+        let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
         self.send(Asked::Stop, call);
         if let Some(leaving) = &mut self.session.leaving {
             leaving.asked = true;
@@ -821,12 +421,7 @@ impl Engine {
         let office = self.end_office_for_stop();
         let nonce = self.draws.draw();
         self.holding.note_nonce(nonce);
-        Call::Stop {
-            lease,
-            held: self.holding.h,
-            nonce,
-            office,
-        }
+        Call::Stop { lease, held: self.holding.h, nonce, office }
     }
 
     pub(super) fn on_stopped(&mut self, _sent: BootTime, outcome: Outcome) {
@@ -851,7 +446,7 @@ impl Engine {
                 self.on_stop_refused(&answer);
             }
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                leaving.again_at = again_at
+                leaving.again_at = again_at;
             }
         }
     }
@@ -862,9 +457,7 @@ impl Engine {
             return;
         };
         let found = Found(answer);
-        let adopted = found
-            .held(lease)
-            .is_some_and(|stored| self.holding.adopt(stored));
+        let adopted = found.held(lease).is_some_and(|stored| self.holding.adopt(stored));
         if let Some(resign) = &self.candidacy.resign {
             let stands = found
                 .candidate(lease)

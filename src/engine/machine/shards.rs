@@ -61,22 +61,9 @@ enum Run {
 impl Holding {
     pub(super) fn forget(&mut self, keep: bool) {
         let running = std::mem::take(&mut self.running);
-        let content = if keep {
-            std::mem::take(&mut self.content)
-        } else {
-            Shards::new()
-        };
-        let until = if keep {
-            self.until
-        } else {
-            BootTime::default()
-        };
-        *self = Self {
-            running,
-            content,
-            until,
-            ..Self::default()
-        };
+        let content = if keep { std::mem::take(&mut self.content) } else { Shards::new() };
+        let until = if keep { self.until } else { BootTime::default() };
+        *self = Self { content, until, running, ..Self::default() };
     }
 
     pub(super) fn joined(&mut self, at: Revision) {
@@ -136,11 +123,7 @@ impl Engine {
             if let Run::Running(_) = run {
                 *run = Run::Stopping;
                 let (work, shard) = (work.clone(), *shard);
-                self.out.push(Effect::StopShard {
-                    work,
-                    shard,
-                    reason,
-                });
+                self.out.push(Effect::StopShard { work, shard, reason });
             }
         }
     }
@@ -269,11 +252,7 @@ impl Engine {
 
     /// T13: whether a held shard is to be let go of.
     fn is_leaving_shard(&self, lease: LeaseId, shard: &Shard, epoch: ShardEpoch) -> bool {
-        let released = self
-            .holding
-            .released
-            .get(shard)
-            .is_some_and(|last| epoch <= *last);
+        let released = self.holding.released.get(shard).is_some_and(|last| epoch <= *last);
         released
             || match self.says(lease, shard) {
                 Says::Nothing => false,
@@ -298,11 +277,7 @@ impl Engine {
         for shard in stop {
             self.holding.running.insert(shard.clone(), Run::Stopping);
             let (work, shard) = shard;
-            self.out.push(Effect::StopShard {
-                work,
-                shard,
-                reason: ShardEnd::Moved,
-            });
+            self.out.push(Effect::StopShard { work, shard, reason: ShardEnd::Moved });
         }
     }
 
@@ -340,16 +315,8 @@ impl Engine {
         let nonce = self.draws.draw();
         self.holding.nonces.insert(nonce);
         self.holding.writing = Some(content.clone());
-        let held = Held {
-            nonce,
-            shards: content,
-        };
-        let call = Call::WriteHeld {
-            lease,
-            held: self.holding.h,
-            plans,
-            content: held,
-        };
+        let held = Held { nonce, shards: content };
+        let call = Call::WriteHeld { lease, held: self.holding.h, plans, content: held };
         self.send(Asked::Held(nonce), call);
     }
 
@@ -393,10 +360,7 @@ impl Engine {
     fn is_held_elsewhere(&self, own: LeaseId, shard: &Shard) -> bool {
         self.watched.held.iter().any(|(lease, stored)| {
             *lease != own
-                && stored
-                    .value
-                    .as_ref()
-                    .is_some_and(|held| held.shards.contains_key(shard))
+                && stored.value.as_ref().is_some_and(|held| held.shards.contains_key(shard))
         })
     }
 
@@ -460,9 +424,7 @@ impl Engine {
             if waits {
                 continue;
             }
-            self.holding
-                .running
-                .insert(shard.clone(), Run::Running(epoch));
+            self.holding.running.insert(shard.clone(), Run::Running(epoch));
             let (work, shard) = shard;
             self.out.push(Effect::StartShard { work, shard, epoch });
         }

@@ -89,9 +89,7 @@ impl Watched {
             }
         }
         if before.listed {
-            self.follow_oldest(at, before.oldest, |lease| {
-                before.by_lease.contains_key(&lease)
-            });
+            self.follow_oldest(at, before.oldest, |lease| before.by_lease.contains_key(&lease));
         } else {
             self.follow_oldest(at, None, |_| true);
         }
@@ -136,11 +134,7 @@ impl Watched {
         };
         // A key that was overwritten may have been claimed from in between only by its owner, whose
         // write this is not: what it held is known. Junk over junk is unknown.
-        let last = if now.is_none() {
-            before.value.clone()
-        } else {
-            None
-        };
+        let last = if now.is_none() { before.value.clone() } else { None };
         let last = last.filter(|_| is_sound(lease, before));
         let f = self.f_of(lease);
         self.vanish(lease, Vanished { at, last, f });
@@ -153,10 +147,7 @@ impl Watched {
                 continue;
             };
             for (shard, since) in (0u32..).zip(plan.since.iter_mut()) {
-                let nobody = table
-                    .shards
-                    .get(shard as usize)
-                    .is_some_and(|a| a.owner.is_none());
+                let nobody = table.shards.get(shard as usize).is_some_and(|a| a.owner.is_none());
                 let lacked = vanished
                     .last
                     .as_ref()
@@ -185,10 +176,7 @@ impl Watched {
                 put(&mut self.members, id, stored);
             }
             Change::Held(lease, stored) => {
-                if stored
-                    .as_ref()
-                    .is_some_and(|stored| is_sound(lease, stored))
-                {
+                if stored.as_ref().is_some_and(|stored| is_sound(lease, stored)) {
                     self.vanished.remove(&lease);
                 }
                 put(&mut self.held, lease, stored);
@@ -204,9 +192,7 @@ impl Watched {
                 // After a list only an untouched plan proves that nobody was named in between.
                 let listed = plans.get(&work);
                 let listed = listed.filter(|before| {
-                    stored
-                        .as_ref()
-                        .is_some_and(|now| now.modified == before.stored.modified)
+                    stored.as_ref().is_some_and(|now| now.modified == before.stored.modified)
                 });
                 if let Some(stored) = stored {
                     let since = since_when(at, &stored, unbroken.as_ref().or(listed));
@@ -233,10 +219,7 @@ impl Watched {
         }
         match &stored {
             Some(now) if now.lease != Some(lease) => {
-                let seen = self
-                    .broken
-                    .get(&lease)
-                    .filter(|seen| seen.0 == now.modified);
+                let seen = self.broken.get(&lease).filter(|seen| seen.0 == now.modified);
                 let since = seen.map_or(at, |seen| seen.1);
                 self.broken.insert(lease, (now.modified, since));
             }
@@ -256,10 +239,7 @@ impl Watched {
         before: Option<(Revision, LeaseId, BootTime)>,
         was_ours: impl Fn(LeaseId) -> bool,
     ) {
-        let now = self
-            .queue
-            .first_key_value()
-            .map(|(created, lease)| (*created, *lease));
+        let now = self.queue.first_key_value().map(|(created, lease)| (*created, *lease));
         let same = before.filter(|(created, lease, _)| now == Some((*created, *lease)));
         self.oldest = same.or(now.map(|(created, lease)| (created, lease, at)));
         if let Some((_, lease, _)) = before
@@ -299,13 +279,9 @@ impl Watched {
 
     /// Forgets keys that vanished so long ago that nothing waits for them, and that no plan names.
     fn forget_vanished(&mut self, now: BootTime) {
-        let tables = self
-            .plans
-            .values()
-            .filter_map(|plan| plan.stored.value.as_ref());
-        let named: BTreeSet<_> = tables
-            .flat_map(|table| table.shards.iter().filter_map(|a| a.owner))
-            .collect();
+        let tables = self.plans.values().filter_map(|plan| plan.stored.value.as_ref());
+        let named: BTreeSet<_> =
+            tables.flat_map(|table| table.shards.iter().filter_map(|a| a.owner)).collect();
         let held = &self.held;
         self.vanished.retain(|lease, vanished| {
             named.contains(lease)
@@ -316,25 +292,15 @@ impl Watched {
 
     /// F of the member with that lease.
     fn f_of(&self, lease: LeaseId) -> Duration {
-        let member = self
-            .by_lease
-            .get(&lease)
-            .and_then(|id| self.members.get(id));
-        let f = member
-            .and_then(|stored| stored.value.as_ref())
-            .map(|member| member.f);
+        let member = self.by_lease.get(&lease).and_then(|id| self.members.get(id));
+        let f = member.and_then(|stored| stored.value.as_ref()).map(|member| member.f);
         f.filter(|f| *f <= SPAN_MAX).unwrap_or(SPAN_MAX)
     }
 
     /// D of the member with that lease, `SPAN_MAX` if it is unknown.
     pub(super) fn d_of(&self, lease: LeaseId) -> Duration {
-        let member = self
-            .by_lease
-            .get(&lease)
-            .and_then(|id| self.members.get(id));
-        let d = member
-            .and_then(|stored| stored.value.as_ref())
-            .map(|member| member.d);
+        let member = self.by_lease.get(&lease).and_then(|id| self.members.get(id));
+        let d = member.and_then(|stored| stored.value.as_ref()).map(|member| member.d);
         d.filter(|d| *d <= SPAN_MAX).unwrap_or(SPAN_MAX)
     }
 
@@ -345,19 +311,13 @@ impl Watched {
 
     /// The record if it can be relied on: readable, with a D within bounds (R3).
     pub(super) fn sound_record(&self) -> Option<&Record> {
-        let record = self
-            .record
-            .as_ref()
-            .and_then(|stored| stored.value.as_ref());
+        let record = self.record.as_ref().and_then(|stored| stored.value.as_ref());
         record.filter(|record| record.d <= SPAN_MAX)
     }
 
     /// A held key that lives, is readable and hangs on the lease in its name.
     pub(super) fn sound_held(&self, lease: LeaseId) -> Option<(Revision, &Held)> {
-        let stored = self
-            .held
-            .get(&lease)
-            .filter(|stored| is_sound(lease, stored))?;
+        let stored = self.held.get(&lease).filter(|stored| is_sound(lease, stored))?;
         stored.value.as_ref().map(|held| (stored.modified, held))
     }
 
@@ -392,13 +352,7 @@ fn since_when(at: BootTime, now: &Stored<PlanTable>, before: Option<&SeenPlan>) 
         let was = before_table?.shards.get(shard)?;
         let is = &table.shards[shard];
         let same = was.owner == is.owner && was.epoch == is.epoch;
-        if same {
-            before?.since.get(shard).copied()
-        } else {
-            None
-        }
+        if same { before?.since.get(shard).copied() } else { None }
     };
-    (0..table.shards.len())
-        .map(|shard| same(shard).unwrap_or(at))
-        .collect()
+    (0..table.shards.len()).map(|shard| same(shard).unwrap_or(at)).collect()
 }
