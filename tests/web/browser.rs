@@ -1,6 +1,10 @@
 //! Headless Chromium: one run, one page.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::process::Command;
 
@@ -26,7 +30,7 @@ pub(crate) async fn screenshot(url: &str, look: &Look, file: &Path) {
 
 async fn run(options: &[&str], look: &Look, url: &str) -> Vec<u8> {
     let profile = tempfile::tempdir().unwrap();
-    let mut command = Command::new("chromium");
+    let mut command = Command::new(program());
     command
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
@@ -47,11 +51,20 @@ async fn run(options: &[&str], look: &Look, url: &str) -> Vec<u8> {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("chromium runs (Debian: apt-get install chromium)");
+        .expect("chromium runs");
     let out = tokio::time::timeout(Duration::from_secs(90), child.wait_with_output())
         .await
         .expect("chromium ends within 90 s")
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     out.stdout
+}
+
+/// The browser has several names; any will do.
+fn program() -> PathBuf {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name)));
+    all.find(|file| file.is_file())
+        .expect("no chromium on the PATH: run `tests/tools/need.sh chromium`")
 }

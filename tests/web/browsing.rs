@@ -99,7 +99,7 @@ async fn an_open_page_listens_to_the_event_stream() {
             .gather()
             .iter()
             .filter(|f| f.name() == "bellwether_http_requests_total")
-            .flat_map(|f| f.get_metric())
+            .flat_map(prometheus::proto::MetricFamily::get_metric)
             .filter(|m| m.get_label().iter().any(|l| l.value() == "/events"))
             .map(|m| m.get_counter().get_value())
             .sum::<f64>()

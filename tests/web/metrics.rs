@@ -2,7 +2,10 @@
 
 use std::process::{Command, Stdio};
 
-use super::served::{Script, Served, client, empty};
+use super::{
+    served::{Script, Served, client, empty},
+    tools,
+};
 
 async fn scrape(served: &Served) -> String {
     client().get(served.url("/metrics")).send().await.unwrap().text().await.unwrap()
@@ -44,12 +47,7 @@ async fn promtool_has_nothing_to_say_about_a_live_scrape() {
 /// Whether promtool is content, and what it says.
 fn promtool_check(text: &str) -> (bool, String) {
     use std::io::Write as _;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/build.sh");
-    let built = Command::new(script).arg("prometheus").stderr(Stdio::inherit()).output();
-    let built = built.expect("tests/tools/build.sh runs");
-    assert!(built.status.success(), "tests/tools/build.sh prometheus failed; see above");
-    let folder = String::from_utf8(built.stdout).unwrap();
-    let mut child = Command::new(format!("{}/promtool", folder.trim()))
+    let mut child = Command::new(tools::program("prometheus", "promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -150,6 +150,8 @@ impl Drop for Served {
 }
 
 pub(crate) fn client() -> reqwest::Client {
+    // Nothing here speaks TLS, yet the client wants to know how it would. Only the first call installs.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap()
 }
 
