@@ -7,3 +7,4 @@ pub mod node;
 pub mod operator;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;

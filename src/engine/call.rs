@@ -374,6 +374,11 @@ pub enum Input {
         /// Its number.
         work: u64,
     },
+    /// T7: a fenced write of this term failed its compare.
+    OfficeOver {
+        /// Which.
+        term: Term,
+    },
     /// The leader's work cannot go on in this node (panics, a wedged routine): give up office, and do
     /// not campaign before [`Input::Fit`].
     Unfit,

@@ -4,6 +4,7 @@
 //! out, so that a minute of a cluster's life can be simulated in a millisecond. The rules R1 to R12 and
 //! the transactions T1 to T19 named in the comments are those of `docs/protocol.md`.
 
+pub mod backoff;
 pub mod call;
 pub mod machine;
 pub mod mutant;

@@ -33,7 +33,7 @@ pub fn margin(x: Duration) -> Duration {
 
 /// How long an own write of that D (or read of that F) lets a node act, from before it was sent.
 pub fn span(x: Duration) -> Duration {
-    (x - x / 10).saturating_sub(margin(x))
+    x.saturating_sub(x / 10 + margin(x))
 }
 
 /// How long somebody else's D (or F) must be waited for, from when it was received.

@@ -1,0 +1,416 @@
+//! Whose turn it is: seeding, enrolling, taking, withdrawing, repairing (R3, R6; T3, T4, T5, T19).
+//!
+//! The one rule to keep (R6): the record alone carries authority. Candidate keys only say whose turn it
+//! is, and nothing is ever concluded from their absence.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{Asked, Engine, Work, office::Reign};
+use crate::engine::{
+    call::{Answer, Call, HolderClause, Office, Outcome, Take, WorkEnd},
+    mutant::Mutant,
+    timing::{RANK_STEP, SPAN_MAX},
+    types::{BootTime, LeaseId, NodeId, Revision, Term},
+    view::{Record, Stored},
+};
+
+/// R6: a candidate with more of ours before it leaves deposing to others.
+const RANK_MOST: usize = 50;
+/// R6: more than this many older candidates do not fit in one TAKE.
+const OLDER_MOST: usize = 100;
+/// Between two tries of something whose outcome only the view shows.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// T19: a candidate key on a wrong lease is deleted by anybody after this.
+const BROKEN_AFTER: Duration = Duration::from_secs(1);
+
+/// This incarnation's part in the election.
+#[expect(clippy::struct_excessive_bools, reason = "each is one call in flight")]
+#[derive(Debug, Default)]
+pub(super) struct Candidacy {
+    /// R5: never opens again.
+    pub(super) closed: BTreeSet<Term>,
+    /// TAKEs that were sent, by their `n`, for echoes: which term, and when at the earliest.
+    takes: BTreeMap<u64, (Term, BootTime)>,
+    taking: bool,
+    take_at: BootTime,
+    enrolling: bool,
+    enrol_at: BootTime,
+    withdrawing: bool,
+    withdraw_at: BootTime,
+    pub(super) seeding: bool,
+    seed_at: BootTime,
+    /// The view must be at or past this before the own keys are judged by it again.
+    pub(super) view_from: Revision,
+    /// RESIGN is on its way, or STOP.
+    pub(super) resign: Option<Resigning>,
+    /// T8: after a plain resign, until another node is in office or this.
+    pub(super) pause_until: Option<BootTime>,
+    /// Only for mutants: an office that should be over.
+    pub(super) kept: Option<Reign>,
+}
+
+/// An office whose end was sent.
+#[derive(Clone, Debug)]
+pub(super) struct Resigning {
+    pub(super) office: Office,
+    pub(super) record: Record,
+    pub(super) asked: bool,
+    pub(super) again_at: BootTime,
+}
+
+impl Candidacy {
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The TAKEs of that term, by `n`.
+    pub(super) fn attempts(&self, term: Term) -> BTreeMap<u64, BootTime> {
+        let of_term = self.takes.iter().filter(|(_, (of, _))| *of == term);
+        of_term.map(|(n, (_, at))| (*n, *at)).collect()
+    }
+}
+
+impl Engine {
+    /// Whether this id was drained, by itself or by an operator.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drain_wish || self.watched.drains.contains(&self.config.id)
+    }
+
+    /// Whether the node wants to be a candidate at all.
+    pub(super) fn wants_office(&self) -> bool {
+        self.config.campaigns && !self.unfit && !self.is_drained() && !self.session.is_leaving()
+    }
+
+    pub(super) fn election_rules(&mut self) {
+        if !self.session.is_listed() || self.watched.revision < self.candidacy.view_from {
+            return;
+        }
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        self.repair_rule(lease);
+        self.repeat_resign(lease);
+        if self.reign.is_some() || self.candidacy.resign.is_some() {
+            return;
+        }
+        match self.watched.candidates.get(&lease).cloned() {
+            Some(own) => self.candidate_rules(lease, &own),
+            None => self.enrol_rule(lease),
+        }
+    }
+
+    fn repeat_resign(&mut self, lease: LeaseId) {
+        let Some(resign) = &self.candidacy.resign else {
+            return;
+        };
+        let term = resign.office.term;
+        let stands = self.watched.candidates.get(&lease).is_some_and(|own| own.created.0 == term.0);
+        if self.session.is_leaving() || resign.asked {
+            return;
+        }
+        if !stands {
+            self.candidacy.resign = None;
+            return;
+        }
+        let again_at = resign.again_at;
+        if self.is_due(again_at)
+            && let Some(resign) = &mut self.candidacy.resign
+        {
+            resign.asked = true;
+            let (office, record) = (resign.office.revision, resign.record.clone());
+            self.send(Asked::Resign, Call::Resign { office, record });
+        }
+    }
+
+    /// T4: ENROL.
+    fn enrol_rule(&mut self, lease: LeaseId) {
+        if !self.wants_office() || self.work != Work::Idle || self.candidacy.enrolling {
+            return;
+        }
+        if let Some(until) = self.candidacy.pause_until {
+            let other = self.watched.seated().is_some_and(|(_, seated)| seated != lease);
+            if !other && !self.is_due(until) {
+                return;
+            }
+            self.candidacy.pause_until = None;
+        }
+        if !self.is_due(self.candidacy.enrol_at) {
+            return;
+        }
+        let Some(member_created) = self.session.incarnation().map(|own| own.joined) else {
+            return;
+        };
+        self.candidacy.enrolling = true;
+        self.candidacy.enrol_at = self.now + AGAIN_AFTER;
+        let id = self.config.id;
+        self.send(Asked::Enrol, Call::Enrol { lease, id, member_created });
+    }
+
+    pub(super) fn on_enrolled(&mut self, outcome: &Outcome) {
+        self.candidacy.enrolling = false;
+        match outcome {
+            Outcome::Done(answer) | Outcome::Refused(answer) => self.await_view(answer),
+            Outcome::LeaseNotFound => {
+                if let Some(lease) = self.session.lease() {
+                    self.on_lease_lost(lease);
+                }
+            }
+            // The view will show it, or it is sent again.
+            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => (),
+        }
+    }
+
+    /// The view is judged again from this answer's revision on.
+    fn await_view(&mut self, answer: &Answer) {
+        self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
+    }
+
+    fn candidate_rules(&mut self, lease: LeaseId, own: &Stored<NodeId>) {
+        let term = Term(own.created.0);
+        let broken = own.lease != Some(lease) || own.value != Some(self.config.id);
+        let broken = broken && !self.config.breaks(Mutant::NoRepair);
+        let closed = self.candidacy.closed.contains(&term);
+        if broken {
+            // T19: its owner closes the term and withdraws.
+            self.candidacy.closed.insert(term);
+        }
+        if broken || closed || !self.wants_office() {
+            self.withdraw_rule(lease, own);
+            return;
+        }
+        self.take_rule(lease, term);
+    }
+
+    /// T4: WITHDRAW.
+    fn withdraw_rule(&mut self, lease: LeaseId, own: &Stored<NodeId>) {
+        if self.candidacy.withdrawing || !self.is_due(self.candidacy.withdraw_at) {
+            return;
+        }
+        self.candidacy.withdrawing = true;
+        self.candidacy.withdraw_at = self.now + AGAIN_AFTER;
+        let closed = self.candidacy.closed.contains(&Term(own.created.0));
+        if closed && self.config.breaks(Mutant::ResignClosedTerm) {
+            let record = self.watched.sound_record().cloned();
+            if let Some(record) = record.filter(|record| record.term.0 == own.created.0) {
+                let record = Record { ended: true, lease: Some(lease), ..record };
+                let call = Call::Resign { office: own.modified, record };
+                self.send(Asked::Withdraw(lease), call);
+                return;
+            }
+        }
+        self.send(Asked::Withdraw(lease), Call::Withdraw { lease, modified: own.modified });
+    }
+
+    pub(super) fn on_withdrawn(&mut self, lease: LeaseId, outcome: &Outcome) {
+        if self.session.lease() != Some(lease) {
+            return;
+        }
+        self.candidacy.withdrawing = false;
+        if let Outcome::Done(answer) | Outcome::Refused(answer) = outcome {
+            self.candidacy.withdraw_at = self.now;
+            self.await_view(answer);
+        }
+    }
+
+    /// R6, T5.
+    fn take_rule(&mut self, lease: LeaseId, term: Term) {
+        if self.candidacy.taking || self.work != Work::Idle || self.held_up(lease) {
+            return;
+        }
+        let Some(at) = self.take_at(term) else { return };
+        if self.watched.record.is_none() {
+            self.seed_rule();
+            return;
+        }
+        let at = at.max(self.candidacy.take_at);
+        if self.is_due(at) {
+            self.take(lease, term);
+        }
+    }
+
+    /// A session that is on its way out takes no office.
+    fn held_up(&self, lease: LeaseId) -> bool {
+        self.session.is_leaving() || self.session.lease() != Some(lease)
+    }
+
+    /// R3: W of the record as it is now.
+    fn record_wait(&self) -> Duration {
+        match self.watched.sound_record() {
+            Some(record) if record.ended || self.config.breaks(Mutant::NoWaitAfterUncleanEnd) => {
+                Duration::ZERO
+            }
+            Some(_) if self.config.breaks(Mutant::OwnDInsteadOfRecords) => {
+                self.config.wait(self.config.failover.d())
+            }
+            Some(record) => self.config.wait(record.d),
+            None => self.config.wait(SPAN_MAX),
+        }
+    }
+
+    /// R6: when this node may TAKE; `None` = never, as things stand.
+    fn take_at(&self, term: Term) -> Option<BootTime> {
+        let watched = &self.watched;
+        let w = watched.record_at + self.record_wait();
+        let mut older = watched.queue.range(..Revision(term.0));
+        let Some((oldest_created, oldest)) = older.next() else {
+            let go = watched.go_gone_at.map(|at| at + self.config.wait(self.config.failover.d()));
+            return Some(go.map_or(w, |go| go.max(w)));
+        };
+        if !watched.is_ours(*oldest) {
+            return None;
+        }
+        let others: Vec<&LeaseId> = older.map(|(_, lease)| lease).take(OLDER_MOST).collect();
+        let rank = others.iter().filter(|lease| watched.is_ours(***lease)).count();
+        if RANK_MOST < rank || OLDER_MOST <= others.len() {
+            return None;
+        }
+        let step = RANK_STEP * u32::try_from(rank).unwrap_or(u32::MAX);
+        let leads = watched.sound_record().is_some_and(|record| {
+            record.term.0 == oldest_created.0 && record.lease == Some(*oldest)
+        });
+        if leads {
+            return Some(w + step);
+        }
+        let since = watched.oldest.map_or(self.now, |(_, _, since)| since);
+        let d = watched.sound_record().map_or(SPAN_MAX, |record| record.d);
+        let patience = self.config.wait(d.max(watched.d_of(*oldest)));
+        Some(w.max(since + patience + step))
+    }
+
+    /// T3: SEED, by a candidate that would TAKE.
+    fn seed_rule(&mut self) {
+        if self.candidacy.seeding || !self.is_due(self.candidacy.seed_at) {
+            return;
+        }
+        self.candidacy.seeding = true;
+        self.candidacy.seed_at = self.now + AGAIN_AFTER;
+        let ended = self.config.own_store || self.config.breaks(Mutant::AbsentRecordNotWaitedFor);
+        self.send(Asked::Seed, Call::Seed { ended });
+    }
+
+    fn take(&mut self, lease: LeaseId, term: Term) {
+        let Some(seen) = &self.watched.record else {
+            return;
+        };
+        let record_modified = seen.modified;
+        let older: Vec<(LeaseId, Revision)> = self
+            .watched
+            .queue
+            .range(..Revision(term.0))
+            .map(|(created, lease)| (*lease, *created))
+            .collect();
+        let holder = self.holder_clause(lease, &older);
+        self.n += 1;
+        let n = self.n;
+        let record = Record {
+            term,
+            lease: Some(lease),
+            node: Some(self.config.id),
+            n,
+            d: self.config.failover.d(),
+            ended: false,
+        };
+        self.candidacy.taking = true;
+        self.candidacy.takes.insert(n, (term, self.now));
+        while 64 < self.candidacy.takes.len() {
+            self.candidacy.takes.pop_first();
+        }
+        let take = Take { term, record_modified, older, holder, record };
+        self.send(Asked::Take(n), Call::Take(Box::new(take)));
+    }
+
+    /// T5: the key of the record's holder must end with this TAKE, whatever its age.
+    fn holder_clause(&self, own: LeaseId, older: &[(LeaseId, Revision)]) -> HolderClause {
+        let Some(record) = self.watched.record.as_ref().and_then(|stored| stored.value.as_ref())
+        else {
+            return HolderClause::None;
+        };
+        let Some(lease) = record.lease.filter(|lease| !record.ended && *lease != own) else {
+            return HolderClause::None;
+        };
+        if older.iter().any(|(swept, _)| *swept == lease) {
+            return HolderClause::None;
+        }
+        let shown = self.watched.candidates.get(&lease);
+        if shown.is_some_and(|candidate| candidate.created.0 == record.term.0) {
+            HolderClause::Delete { lease }
+        } else {
+            HolderClause::Gone { lease, term: record.term }
+        }
+    }
+
+    pub(super) fn on_taken(&mut self, n: u64, sent: BootTime, outcome: &Outcome) {
+        self.candidacy.taking = false;
+        let Some((term, _)) = self.candidacy.takes.get(&n).copied() else {
+            return;
+        };
+        match outcome {
+            Outcome::Done(answer) => {
+                if let Some(reign) = &mut self.reign
+                    && reign.office.term == term
+                {
+                    // Its echo came first.
+                    let d = self.config.failover.d();
+                    reign.office.revision = reign.office.revision.max(answer.revision);
+                    let until = sent + self.config.span(d);
+                    reign.until = reign.until.max(until);
+                } else if !self.candidacy.closed.contains(&term)
+                    && let Some(lease) = self.session.lease()
+                {
+                    let office = Office { term, revision: answer.revision, lease };
+                    let mut attempts = self.candidacy.attempts(term);
+                    attempts.insert(n, sent);
+                    self.enter_office(office, Some(sent), attempts);
+                }
+            }
+            // R6, last line: none until the view is at or past this answer.
+            Outcome::Refused(answer) => self.await_view(answer),
+            Outcome::LeaseNotFound => {
+                if let Some(lease) = self.session.lease() {
+                    self.on_lease_lost(lease);
+                }
+            }
+            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
+                self.candidacy.take_at = self.now + Duration::from_millis(50);
+            }
+        }
+    }
+
+    /// T19: a candidate key on a wrong lease is deleted by anybody after a second.
+    fn repair_rule(&mut self, own: LeaseId) {
+        if self.watched.broken.is_empty()
+            || self.candidacy.withdrawing
+            || self.config.breaks(Mutant::NoRepair)
+        {
+            return;
+        }
+        let mut due = None;
+        for (lease, (modified, since)) in &self.watched.broken {
+            let at = (*since + BROKEN_AFTER).max(self.candidacy.withdraw_at);
+            if *lease != own && due.is_none_or(|(_, _, first)| at < first) {
+                due = Some((*lease, *modified, at));
+            }
+        }
+        if let Some((lease, modified, at)) = due
+            && self.is_due(at)
+        {
+            self.candidacy.withdraw_at = self.now + AGAIN_AFTER;
+            self.send(Asked::Withdraw(lease), Call::Withdraw { lease, modified });
+        }
+    }
+
+    /// Whether the node is in office, whatever its authority.
+    pub fn office(&self) -> Option<Office> {
+        self.reign.as_ref().map(|reign| reign.office)
+    }
+
+    /// A fenced write found that the office is over.
+    pub(super) fn on_office_over(&mut self, term: Term) {
+        if self.reign.as_ref().is_some_and(|reign| reign.office.term == term) {
+            self.close_term(WorkEnd::Deposed);
+        }
+    }
+}

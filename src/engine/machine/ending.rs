@@ -1,0 +1,135 @@
+//! T10: ending an incarnation that is over: END, then REVOKE.
+//!
+//! Only with proof: an own old lease whose tasks have all been joined, or a life that is proven dead.
+//! Without it, the lease is only revoked, and everybody waits.
+
+use std::time::Duration;
+
+use super::{Asked, Engine, Found, Work};
+use crate::engine::{
+    call::{Answer, Call, Outcome},
+    types::{BootTime, LeaseId},
+    view::Record,
+};
+
+/// How long to wait before an answer that settled nothing is asked for again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A lease that is to be gone before the next JOIN.
+#[derive(Debug)]
+pub(super) struct Ending {
+    lease: LeaseId,
+    proof: Proof,
+    step: Step,
+    asked: bool,
+    again_at: BootTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// Nothing of it runs any more.
+    Proven,
+    /// An own incarnation: its tasks are being joined. Not waited for beyond this.
+    JoinedBy(BootTime),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Read,
+    Revoke,
+}
+
+impl Ending {
+    /// Of a life that is proven dead.
+    pub(super) const fn proven(lease: LeaseId) -> Self {
+        let again_at = BootTime(Duration::ZERO);
+        Self { lease, proof: Proof::Proven, step: Step::Read, asked: false, again_at }
+    }
+
+    /// Of an own incarnation whose tasks may still run.
+    pub(super) const fn own(lease: LeaseId, by: BootTime) -> Self {
+        Self { proof: Proof::JoinedBy(by), ..Self::proven(lease) }
+    }
+}
+
+impl Engine {
+    pub(super) fn ending_rules(&mut self) {
+        let Some(ending) = self.session.ending.front() else {
+            return;
+        };
+        if ending.asked {
+            return;
+        }
+        let (lease, proof, step, again_at) =
+            (ending.lease, ending.proof, ending.step, ending.again_at);
+        if !self.is_due(again_at) {
+            return;
+        }
+        let mut step = step;
+        if let Proof::JoinedBy(by) = proof
+            && (self.work != Work::Idle || self.holding.is_running())
+        {
+            if !self.is_due(by) {
+                return;
+            }
+            // Something of it will not end: unclean, and everybody waits for it.
+            step = Step::Revoke;
+        }
+        match step {
+            Step::Read => self.send(Asked::ReadEnd(lease), Call::ReadEnd { lease }),
+            Step::Revoke => self.send(Asked::RevokeEnded(lease), Call::Revoke { lease }),
+        };
+        if let Some(ending) = self.session.ending.front_mut() {
+            ending.asked = true;
+            ending.step = step;
+        }
+    }
+
+    pub(super) fn on_ending(&mut self, lease: LeaseId, asked: &Asked, outcome: &Outcome) {
+        let again_at = self.now + AGAIN_AFTER;
+        let Some(ending) = self.session.ending.front_mut() else {
+            return;
+        };
+        if ending.lease != lease {
+            return;
+        }
+        ending.asked = false;
+        match (asked, outcome) {
+            (Asked::ReadEnd(_), Outcome::Done(answer) | Outcome::Refused(answer)) => {
+                self.on_end_read(lease, answer);
+            }
+            (Asked::End(_), Outcome::Done(_)) => ending.step = Step::Revoke,
+            // A last beat or claim came between, or the lease went: read again.
+            (Asked::End(_), Outcome::Refused(_) | Outcome::LeaseNotFound) => {
+                ending.again_at = self.now;
+            }
+            (Asked::RevokeEnded(_), Outcome::Done(_) | Outcome::LeaseNotFound) => {
+                self.session.ending.pop_front();
+            }
+            _ => ending.again_at = again_at,
+        }
+    }
+
+    fn on_end_read(&mut self, lease: LeaseId, answer: &Answer) {
+        let found = Found(answer);
+        let record = found.record().and_then(|stored| {
+            let record = stored.value.clone()?;
+            let open = record.lease == Some(lease) && !record.ended;
+            open.then_some((stored.modified, Record { ended: true, ..record }))
+        });
+        // A held key on another lease is junk: the leader waits for it and deletes it.
+        let held = found.held(lease).filter(|stored| stored.lease == Some(lease));
+        let held = held.map(|stored| stored.modified);
+        if record.is_none() && held.is_none() {
+            if let Some(ending) = self.session.ending.front_mut() {
+                ending.step = Step::Revoke;
+            }
+            return;
+        }
+        let held = held.map(|modified| (modified, self.draws.draw()));
+        self.send(Asked::End(lease), Call::End { lease, record, held });
+        if let Some(ending) = self.session.ending.front_mut() {
+            ending.asked = true;
+        }
+    }
+}

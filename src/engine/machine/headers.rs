@@ -1,0 +1,92 @@
+//! Whether the store that answers is still the one that answered before (R8).
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::engine::types::{BootTime, Revision};
+
+/// How long an answer can be under way: older receipts are all "before it was sent".
+const LONGEST_CALL: Duration = Duration::from_secs(30);
+
+/// The largest revisions that linearizable answers carried, by when they were received.
+#[derive(Debug, Default)]
+pub(super) struct Headers {
+    cluster: Option<u64>,
+    /// Both rise.
+    seen: VecDeque<(BootTime, Revision)>,
+    /// Answers to what was sent before are of a store that was given up.
+    since: BootTime,
+}
+
+impl Headers {
+    /// Takes in the header of a linearizable answer. False if it cannot come from the same history: its
+    /// cluster is another, or its revision is below one that was received before it was sent.
+    pub(super) fn note(
+        &mut self,
+        sent_at: BootTime,
+        received_at: BootTime,
+        revision: Revision,
+        cluster: u64,
+    ) -> bool {
+        if sent_at < self.since || revision == Revision(0) {
+            return true;
+        }
+        let same_cluster = cluster == 0 || self.cluster.is_none_or(|before| before == cluster);
+        let floor = self.seen.iter().rev().find(|(at, _)| *at <= sent_at).map(|(_, seen)| *seen);
+        if !same_cluster || floor.is_some_and(|floor| revision < floor) {
+            return false;
+        }
+        if cluster != 0 {
+            self.cluster = Some(cluster);
+        }
+        if self.seen.back().is_none_or(|(_, last)| *last < revision) {
+            let at = self.seen.back().map_or(received_at, |(last, _)| received_at.max(*last));
+            self.seen.push_back((at, revision));
+        }
+        while self.seen.get(1).is_some_and(|(at, _)| LONGEST_CALL < received_at.since(*at)) {
+            self.seen.pop_front();
+        }
+        // More than this within the longest call: the older half is thinned, which only makes the
+        // check a little blinder, never wrong.
+        if 256 < self.seen.len() {
+            let mut index = 0;
+            self.seen.retain(|_| {
+                index += 1;
+                128 < index || index % 2 == 0
+            });
+        }
+        true
+    }
+
+    /// Forgets everything: what was sent before `now` counts no more.
+    pub(super) fn forget(&mut self, now: BootTime) {
+        *self = Self { since: now, ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(ms: u64) -> BootTime {
+        BootTime(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn an_answer_below_one_received_before_it_was_sent_is_of_another_store() {
+        let mut headers = Headers::default();
+        assert!(headers.note(at(0), at(10), Revision(7), 1));
+        // Sent before revision 7 was received: may be older.
+        assert!(headers.note(at(5), at(20), Revision(6), 1));
+        assert!(!headers.note(at(11), at(30), Revision(6), 1));
+    }
+
+    #[test]
+    fn another_cluster_id_is_another_store() {
+        let mut headers = Headers::default();
+        assert!(headers.note(at(0), at(1), Revision(7), 1));
+        assert!(!headers.note(at(2), at(3), Revision(8), 2));
+        headers.forget(at(4));
+        assert!(headers.note(at(3), at(5), Revision(9), 1), "of the store that was given up");
+        assert!(headers.note(at(6), at(7), Revision(2), 2));
+    }
+}

@@ -1,0 +1,327 @@
+//! Joining: read, grant, JOIN (T1, T2; R12).
+//!
+//! Whoever lives under the own id is refused to, whoever is proven dead is ended, and a key that hangs
+//! on no lease is an operator's, deleted after a second.
+
+use std::time::Duration;
+
+use super::{
+    Asked, Engine, Found,
+    ending::Ending,
+    session::{Granted, Incarnation, JoinPlan, Phase},
+};
+use crate::engine::{
+    call::{Answer, Call, Effect, Join, JoinTick, Outcome, Refusal},
+    timing::F,
+    types::{BootTime, LeaseId, NodeMetadata, Revision, Role},
+    view::{Member, TickPolicy},
+};
+
+/// An operator's key under our id that hangs on no lease is deleted when it was seen so for this long.
+const SQUATTER_AFTER: Duration = Duration::from_secs(1);
+
+/// What a look at the own id's keys says.
+enum Holder {
+    Nobody,
+    /// It is this very lease: a JOIN whose answer was lost.
+    Ourselves,
+    /// An incarnation that may be ended.
+    Dead(LeaseId),
+    Squatter(Revision, Revision),
+    Other(Refusal),
+}
+
+impl Engine {
+    pub(super) fn join_rules(&mut self) {
+        if !self.session.ending.is_empty() {
+            return;
+        }
+        if self.session.leaving.is_some() {
+            // The session was lost on the way out, and its lease is gone by now.
+            self.abandon_granted();
+            self.come_to_rest();
+            self.out.push(Effect::Left { clean: true });
+            return;
+        }
+        if !self.is_due(self.session.not_before) {
+            return;
+        }
+        match &mut self.session.phase {
+            Phase::Reading { asked: asked @ false } => {
+                *asked = true;
+                self.send(Asked::ReadJoin, Call::ReadJoin { id: self.config.id });
+            }
+            Phase::Joining { asked: asked @ false, join } => {
+                *asked = true;
+                let (cluster_tick, tick) = (join.cluster_tick, join.tick);
+                self.send_join(cluster_tick, tick);
+            }
+            Phase::Rest
+            | Phase::In(_)
+            | Phase::Reading { .. }
+            | Phase::Granting { .. }
+            | Phase::Joining { .. } => (),
+        }
+    }
+
+    pub(super) fn on_read_join(&mut self, outcome: Outcome) {
+        if !matches!(self.session.phase, Phase::Reading { .. }) {
+            return;
+        }
+        let (Outcome::Done(answer) | Outcome::Refused(answer)) = outcome else {
+            self.retry_join();
+            return;
+        };
+        let holder = self.holder(&answer);
+        self.on_holder(holder, &answer);
+    }
+
+    /// Who holds the own id, by a read of `node(id)` and `member(id)`.
+    fn holder(&self, answer: &Answer) -> Holder {
+        let found = Found(answer);
+        let node = found.node(self.config.id);
+        let member = found.member(self.config.id);
+        let on = [node.map(|node| node.lease), member.map(|member| member.lease)];
+        let granted = self.session.granted.as_ref().map(|granted| granted.lease);
+        if granted.is_some() && member.is_some_and(|member| member.lease == granted) {
+            return Holder::Ourselves;
+        }
+        let pod_uid = member
+            .and_then(|member| member.value.as_ref())
+            .and_then(|member| member.pod_uid.as_deref());
+        let same_pod = self.session.dead.pod_uid.as_deref().is_some_and(|uid| pod_uid == Some(uid));
+        let proven = |lease: &LeaseId| {
+            let of_pod = same_pod && member.is_some_and(|member| member.lease == Some(*lease));
+            of_pod || self.session.own.contains(lease) || self.session.dead.leases.contains(lease)
+        };
+        let leases: Vec<LeaseId> = on.into_iter().flatten().flatten().collect();
+        if let Some(living) = leases.iter().find(|lease| !proven(lease)) {
+            let address = node.and_then(|node| node.value.as_ref()).map(|node| &node.address);
+            let address = address.cloned().unwrap_or_default();
+            return Holder::Other(Refusal::DuplicateId { address, holder: Some(*living) });
+        }
+        if let Some(dead) = leases.first() {
+            return Holder::Dead(*dead);
+        }
+        if node.is_none() && member.is_none() {
+            return Holder::Nobody;
+        }
+        let modified = |m: Option<Revision>| m.unwrap_or(Revision(0));
+        Holder::Squatter(
+            modified(node.map(|node| node.modified)),
+            modified(member.map(|member| member.modified)),
+        )
+    }
+
+    fn on_holder(&mut self, holder: Holder, answer: &Answer) {
+        match holder {
+            Holder::Nobody => match self.judge_tick(answer) {
+                Ok(join) => self.go_on_joining(join),
+                Err(refusal) => self.refuse(refusal),
+            },
+            Holder::Ourselves => {
+                let found = Found(answer);
+                let lease = self.session.granted.as_ref().map(|granted| granted.lease);
+                if let (Some(lease), Some(member)) = (lease, found.member(self.config.id)) {
+                    let (joined, tick) = (member.created, self.config.tick);
+                    self.enter(lease, joined, tick);
+                }
+            }
+            Holder::Dead(lease) => {
+                self.session.ending.push_back(Ending::proven(lease));
+                self.session.restart();
+            }
+            Holder::Squatter(node, member) => self.on_squatter(node, member),
+            Holder::Other(refusal) => self.refuse(refusal),
+        }
+    }
+
+    fn on_squatter(&mut self, node: Revision, member: Revision) {
+        let seen = self.session.squatter.filter(|seen| (seen.0, seen.1) == (node, member));
+        let since = seen.map_or(self.now, |seen| seen.2);
+        self.session.squatter = Some((node, member, since));
+        if SQUATTER_AFTER <= self.now.since(since) {
+            self.session.squatter = None;
+            let id = self.config.id;
+            self.send(Asked::Squatter, Call::DeleteSquatter { id, node, member });
+        } else {
+            self.session.restart();
+            self.session.not_before = since + SQUATTER_AFTER;
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.abandon_granted();
+        self.come_to_rest();
+        self.out.push(Effect::Refused(refusal));
+    }
+
+    /// T2: what the cluster's tick and the live nodes' ticks mean for this node.
+    fn judge_tick(&self, answer: &Answer) -> Result<JoinPlan, Refusal> {
+        let found = Found(answer);
+        let own = self.config.tick;
+        let others: Vec<Duration> = found
+            .tick_keys()
+            .filter(|(id, stored)| *id != self.config.id && stored.lease.is_some())
+            .filter_map(|(_, stored)| stored.value)
+            .collect();
+        let disagreement = |cluster| Refusal::TickDisagreement { cluster, own };
+        let adopts = self.config.tick_policy == TickPolicy::Adopt;
+        let Some(stored) = found.tick() else {
+            let create = JoinTick::Create { read: answer.revision };
+            return match others.iter().find(|other| **other != own) {
+                None => Ok(JoinPlan { cluster_tick: create, tick: own }),
+                // Only Go nodes can be there without the cluster's tick.
+                Some(other) if adopts && others.iter().all(|one| one == other) => {
+                    Ok(JoinPlan { cluster_tick: create, tick: *other })
+                }
+                Some(other) => Err(disagreement(*other)),
+            };
+        };
+        let modified = stored.modified;
+        match stored.value {
+            Some(cluster) if cluster == own => {
+                Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: own })
+            }
+            _ if others.is_empty() => {
+                Ok(JoinPlan { cluster_tick: JoinTick::Replace { modified }, tick: own })
+            }
+            Some(cluster) if adopts => {
+                Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: cluster })
+            }
+            Some(cluster) => Err(disagreement(cluster)),
+            // Junk: the live nodes say what it was.
+            None => match others.iter().find(|other| **other != own) {
+                None => Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: own }),
+                Some(other) if adopts => {
+                    Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: *other })
+                }
+                Some(other) => Err(disagreement(*other)),
+            },
+        }
+    }
+
+    fn go_on_joining(&mut self, join: JoinPlan) {
+        let join = Box::new(join);
+        if self.session.granted.is_some() {
+            self.session.phase = Phase::Joining { join, asked: false };
+            return;
+        }
+        let lease = self.draws.lease();
+        self.session.phase = Phase::Granting { join };
+        self.out.push(Effect::Announce { lease });
+        self.send(Asked::Grant(lease), Call::Grant { lease, ttl: self.config.ttl });
+    }
+
+    pub(super) fn on_granted(&mut self, lease: LeaseId, sent: BootTime, outcome: &Outcome) {
+        if !matches!(self.session.phase, Phase::Granting { .. }) {
+            self.send(Asked::Abandon, Call::Revoke { lease });
+            return;
+        }
+        let Outcome::Done(Answer { ttl, .. }) = *outcome else {
+            // R12: abandoned, not repeated. An id that exists is somebody else's: left alone.
+            if !matches!(outcome, Outcome::LeaseExists | Outcome::Failed) {
+                self.send(Asked::Abandon, Call::Revoke { lease });
+            }
+            self.retry_join();
+            return;
+        };
+        let renew_at = sent + ttl / 3;
+        self.session.granted = Some(Granted { lease, ttl, renewed: sent, renew_at });
+        if let Phase::Granting { join } =
+            std::mem::replace(&mut self.session.phase, Phase::Reading { asked: false })
+        {
+            self.session.phase = Phase::Joining { join, asked: false };
+        }
+    }
+
+    fn send_join(&mut self, cluster_tick: JoinTick, tick: Duration) {
+        let Some(lease) = self.session.granted.as_ref().map(|granted| granted.lease) else {
+            return;
+        };
+        let candidate = self.wants_office();
+        let join = Join {
+            lease,
+            metadata: NodeMetadata {
+                id: self.config.id,
+                address: self.config.address.clone(),
+                start: self.session.start,
+                role: Role::Follower,
+            },
+            tick,
+            member: self.member_record(lease),
+            candidate,
+            nonce: self.draws.draw(),
+            cluster_tick,
+        };
+        self.own.joining(&join);
+        self.send(Asked::Join(lease), Call::Join(Box::new(join)));
+    }
+
+    /// What `member(id)` of this incarnation says.
+    pub(super) fn member_record(&self, lease: LeaseId) -> Member {
+        Member {
+            lease,
+            d: self.config.failover.d(),
+            f: F,
+            tick: self.config.tick,
+            policy: self.config.tick_policy,
+            pod_uid: self.config.pod_uid.clone(),
+            work: self.config.work.clone(),
+            draining: self.drain_wish,
+        }
+    }
+
+    pub(super) fn on_join(&mut self, lease: LeaseId, outcome: Outcome) {
+        let Phase::Joining { join, asked } = &mut self.session.phase else {
+            return;
+        };
+        *asked = false;
+        let tick = join.tick;
+        match outcome {
+            Outcome::Done(answer) => self.enter(lease, answer.revision, tick),
+            Outcome::Refused(answer) => self.on_join_refused(lease, tick, &answer),
+            Outcome::LeaseNotFound | Outcome::LeaseExists => {
+                self.session.granted = None;
+                self.session.own.insert(lease);
+                self.retry_join();
+            }
+            // The same again: if it has taken effect, it says so by its own keys.
+            Outcome::Unknown | Outcome::Failed => self.delay_join(),
+        }
+    }
+
+    fn on_join_refused(&mut self, lease: LeaseId, tick: Duration, answer: &Answer) {
+        let found = Found(answer);
+        let holder = self.holder(answer);
+        if let (Holder::Ourselves, Some(member)) = (&holder, found.member(self.config.id)) {
+            let joined = member.created;
+            self.enter(lease, joined, tick);
+            return;
+        }
+        if found.held(lease).is_some() {
+            // A second JOIN after somebody deleted what the first one put: this lease is spent.
+            self.session.granted = None;
+            self.session.own.insert(lease);
+            self.session.ending.push_back(Ending::proven(lease));
+            self.retry_join();
+            return;
+        }
+        match holder {
+            // The tick has changed, or a key went again: read anew.
+            Holder::Nobody | Holder::Ourselves => self.retry_join(),
+            other => self.on_holder(other, answer),
+        }
+    }
+
+    /// Joined.
+    fn enter(&mut self, lease: LeaseId, joined: Revision, tick: Duration) {
+        self.session.phase =
+            Phase::In(Incarnation { lease, joined, since: self.now, listed: false });
+        self.session.squatter = None;
+        self.own.joined(joined, tick);
+        self.holding.joined(joined);
+        self.out.push(Effect::Joined { lease, revision: joined, tick });
+        self.out.push(Effect::Relist);
+    }
+}

@@ -1,0 +1,392 @@
+//! Being in office: authority, beats, the leader's work, and the end of a term (R4, R5, R7; T6, T8).
+//!
+//! The one rule to keep (R5): closing drops authority first, then cancels, and a closed term never
+//! opens again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Asked, Engine, Found, Work, election::Resigning};
+use crate::engine::{
+    call::{Call, Effect, Office, Outcome, SessionEnd, Standing, WorkEnd},
+    mutant::Mutant,
+    types::{BootTime, Revision, Role, Term},
+    view::Record,
+};
+
+/// T6: at most this many beats in flight.
+const BEATS_IN_FLIGHT: usize = 40;
+
+/// One stay in office.
+#[derive(Debug)]
+pub(super) struct Reign {
+    pub(super) office: Office,
+    /// End of authority: max over own committed TAKEs and BEATs of `sent + span(D)`.
+    pub(super) until: BootTime,
+    /// When each record write of this term was handed out at the earliest, by its `n`: for echoes.
+    attempts: BTreeMap<u64, BootTime>,
+    beating: usize,
+    beat_at: BootTime,
+    /// Why it is to end once its work has been joined.
+    giving_up: Option<WorkEnd>,
+}
+
+impl Engine {
+    /// Ends authority that has run out. Before any input is looked at.
+    pub(super) fn lapse(&mut self) {
+        if let Some(authority) = self.authority()
+            && authority.until <= self.now
+        {
+            self.stop_work(WorkEnd::Suspended);
+            let unfit = self.reign.as_ref().and_then(|reign| reign.giving_up);
+            if unfit == Some(WorkEnd::Unfit) && self.work != Work::Idle {
+                // Its work will not end: an unclean end, and the others wait.
+                self.close_term(WorkEnd::Unfit);
+            }
+        }
+        self.lapse_shards();
+    }
+
+    /// R4: own TAKE is known to have committed.
+    pub(super) fn enter_office(
+        &mut self,
+        office: Office,
+        sent: Option<BootTime>,
+        attempts: BTreeMap<u64, BootTime>,
+    ) {
+        let d = self.config.failover.d();
+        let until = sent.map_or(BootTime::default(), |sent| sent + self.config.span(d));
+        let beat_at = sent.unwrap_or(self.now) + self.config.failover.h();
+        self.reign = Some(Reign { office, until, attempts, beating: 0, beat_at, giving_up: None });
+        self.own.dirty_role();
+        if self.session.is_leaving() {
+            self.give_up(WorkEnd::Stopping);
+        } else if self.unfit {
+            self.give_up(WorkEnd::Unfit);
+        }
+    }
+
+    pub(super) fn office_rules(&mut self) {
+        let Some(reign) = &self.reign else { return };
+        let term = reign.office.term;
+        let asked = self.watched.resign.as_ref().and_then(|stored| stored.value);
+        if asked == Some(term) {
+            self.give_up(WorkEnd::Resigned);
+        }
+        if self.is_drained() {
+            self.give_up(WorkEnd::Resigned);
+        }
+        self.resign_rule();
+        self.beat_rule();
+        if let Some(authority) = self.authority()
+            && self.now < authority.until
+        {
+            self.wake(authority.until);
+        }
+    }
+
+    fn beat_rule(&mut self) {
+        let Some(reign) = &self.reign else { return };
+        let healthy = !self.unfit && reign.giving_up != Some(WorkEnd::Unfit);
+        if !healthy || !self.is_due(self.reign.as_ref().map_or(self.now, |reign| reign.beat_at)) {
+            return;
+        }
+        let record = self.record(false);
+        let (now, h) = (self.now, self.config.failover.h());
+        let Some(reign) = &mut self.reign else { return };
+        // Never bunched: a late beat is skipped.
+        reign.beat_at = (reign.beat_at + h).max(now);
+        if reign.beat_at <= now {
+            reign.beat_at = now + h;
+        }
+        if BEATS_IN_FLIGHT <= reign.beating {
+            return;
+        }
+        let Some(record) = record else { return };
+        reign.beating += 1;
+        reign.attempts.insert(record.n, now);
+        while 4 * BEATS_IN_FLIGHT < reign.attempts.len() {
+            reign.attempts.pop_first();
+        }
+        let (office, n, at) = (reign.office.revision, record.n, reign.beat_at);
+        self.send(Asked::Beat(n), Call::Beat { office, record });
+        self.wake(at);
+    }
+
+    /// The record of the office this node is in, with a fresh `n`.
+    fn record(&mut self, ended: bool) -> Option<Record> {
+        let office = self.reign.as_ref()?.office;
+        self.n += 1;
+        let mut d = self.config.failover.d();
+        if self.config.breaks(Mutant::DChangedInTerm) && self.n.is_multiple_of(4) {
+            d /= 4;
+        }
+        Some(Record {
+            term: office.term,
+            lease: Some(office.lease),
+            node: Some(self.config.id),
+            n: self.n,
+            d,
+            ended,
+        })
+    }
+
+    pub(super) fn on_beaten(&mut self, n: u64, sent: BootTime, outcome: &Outcome) {
+        let Some(reign) = &mut self.reign else { return };
+        if !reign.attempts.contains_key(&n) {
+            return;
+        }
+        reign.beating = reign.beating.saturating_sub(1);
+        match outcome {
+            Outcome::Done(_) => self.extend(n, Some(sent)),
+            Outcome::Refused(_) => self.close_term(WorkEnd::Deposed),
+            _ => {}
+        }
+    }
+
+    /// Attempt `n` is known to have committed.
+    fn extend(&mut self, n: u64, sent: Option<BootTime>) {
+        let span = self.config.span(self.config.failover.d());
+        let latest = self.config.breaks(Mutant::EchoForLastAttempt) && sent.is_none();
+        let Some(reign) = &mut self.reign else { return };
+        let at = if latest {
+            reign.attempts.last_key_value().map(|(_, at)| *at)
+        } else {
+            sent.or_else(|| reign.attempts.get(&n).copied())
+        };
+        if let Some(at) = at {
+            reign.until = reign.until.max(at + span);
+        }
+    }
+
+    /// What the view says of the office: echoes, and its end.
+    pub(super) fn check_office_in_view(&mut self) {
+        if !self.session.is_listed() {
+            return;
+        }
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        let candidate = self.watched.candidates.get(&lease).cloned();
+        if let Some(reign) = &self.reign {
+            let Office { term, revision, .. } = reign.office;
+            let stands = candidate.as_ref().is_some_and(|own| own.created.0 == term.0);
+            if !stands {
+                // The own TAKE proved the key at `revision`: an older view cannot lack it by right.
+                if revision <= self.watched.revision {
+                    self.close_term(WorkEnd::KeyLost);
+                }
+                return;
+            }
+            let oldest = self.watched.queue.first_key_value().map(|(created, _)| *created);
+            if revision <= self.watched.revision && oldest.is_some_and(|oldest| oldest.0 < term.0) {
+                // R8: TAKE swept all that were older; this one is of another history.
+                if !self.config.breaks(Mutant::ReplacedStoreUnnoticed) {
+                    self.lose_session(SessionEnd::StoreReplaced);
+                }
+                return;
+            }
+        }
+        let Some(record) = self.watched.sound_record().cloned() else {
+            return;
+        };
+        let (Some(candidate), Some(stored)) = (candidate, &self.watched.record) else {
+            return;
+        };
+        let written = stored.modified;
+        let term = Term(candidate.created.0);
+        let ours = record.lease == Some(lease) && record.term == term && !record.ended;
+        if !ours || self.candidacy.closed.contains(&term) {
+            return;
+        }
+        if self.reign.is_none() {
+            // An echo: TAKE has committed, whatever became of its answer. It wrote both keys at once:
+            // a candidate key with another revision was touched by somebody since.
+            if written != candidate.modified {
+                return;
+            }
+            let office = Office { term, revision: candidate.modified, lease };
+            let attempts = self.candidacy.attempts(term);
+            let sent = if self.config.breaks(Mutant::EchoForLastAttempt) {
+                attempts.last_key_value().map(|(_, at)| *at)
+            } else {
+                attempts.get(&record.n).copied()
+            };
+            self.enter_office(office, sent, attempts);
+        } else {
+            self.extend(record.n, None);
+        }
+    }
+
+    /// The office is to end, once its work has been joined. Nothing happens if there is none.
+    pub(super) fn give_up(&mut self, why: WorkEnd) {
+        let Some(reign) = &mut self.reign else { return };
+        if reign.giving_up.is_some_and(|before| before != WorkEnd::Resigned) {
+            return;
+        }
+        if reign.giving_up == Some(why) {
+            return;
+        }
+        reign.giving_up = Some(why);
+        self.stop_work(why);
+    }
+
+    pub(super) fn on_unfit(&mut self) {
+        self.unfit = true;
+        self.give_up(WorkEnd::Unfit);
+    }
+
+    /// T8: RESIGN, when all work of the term has been joined (R7).
+    fn resign_rule(&mut self) {
+        let Some(reign) = &self.reign else { return };
+        let Some(why) = reign.giving_up else { return };
+        let joined = self.work == Work::Idle || self.config.breaks(Mutant::EndedBeforeJoined);
+        // STOP ends the office itself (T9).
+        if !joined || self.session.is_leaving() {
+            return;
+        }
+        let office = reign.office;
+        let Some(record) = self.record(true) else {
+            return;
+        };
+        let kept = self.reign.take();
+        if self.config.breaks(Mutant::DropAfterResigning)
+            || self.config.breaks(Mutant::ResumeAfterLostResign)
+        {
+            self.candidacy.kept = kept;
+        }
+        self.close(office.term, why);
+        if self.config.breaks(Mutant::DropAfterResigning) {
+            self.reign = self.candidacy.kept.take();
+        }
+        self.candidacy.resign =
+            Some(Resigning { office, record: record.clone(), asked: true, again_at: self.now });
+        self.candidacy.pause_until = Some(self.now + Duration::from_secs(1));
+        self.send(Asked::Resign, Call::Resign { office: office.revision, record });
+    }
+
+    /// T9: the part of STOP that ends the office, if this node is in one.
+    pub(super) fn end_office_for_stop(&mut self) -> Option<(Revision, Record)> {
+        if let Some(office) = self.reign.as_ref().map(|reign| reign.office) {
+            let record = self.record(true)?;
+            self.reign = None;
+            self.close(office.term, WorkEnd::Stopping);
+            self.candidacy.resign =
+                Some(Resigning { office, record, asked: true, again_at: self.now });
+        }
+        if self.config.breaks(Mutant::EndedByOutsider) && self.candidacy.resign.is_none() {
+            return self.outsiders_end();
+        }
+        let resign = self.candidacy.resign.as_ref()?;
+        Some((resign.office.revision, resign.record.clone()))
+    }
+
+    /// The break of R7 by a node that was never in office.
+    fn outsiders_end(&mut self) -> Option<(Revision, Record)> {
+        let lease = self.session.lease()?;
+        let own = self.watched.candidates.get(&lease)?.modified;
+        let seen = self.watched.sound_record()?.clone();
+        Some((own, Record { lease: Some(lease), ended: true, ..seen }))
+    }
+
+    pub(super) fn on_resigned(&mut self, outcome: &Outcome) {
+        let Some(resign) = &mut self.candidacy.resign else {
+            return;
+        };
+        resign.asked = false;
+        match outcome {
+            Outcome::Done(answer) => {
+                self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
+                self.candidacy.resign = None;
+                if self.config.breaks(Mutant::DropAfterResigning) {
+                    self.reign = None;
+                }
+            }
+            Outcome::Refused(answer) => {
+                let revision = answer.revision;
+                let there = self
+                    .session
+                    .lease()
+                    .is_some_and(|lease| Found(answer).candidate(lease).is_some());
+                self.candidacy.view_from = self.candidacy.view_from.max(revision);
+                self.candidacy.resign = None;
+                if there {
+                    // R8: nobody but the own session may have written it.
+                    self.lose_session(SessionEnd::StoreReplaced);
+                }
+            }
+            // Never act again in this term; repeat until the view shows the key gone.
+            Outcome::LeaseNotFound | Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
+                resign.again_at = self.now + Duration::from_millis(100);
+                if self.config.breaks(Mutant::ResumeAfterLostResign) {
+                    self.candidacy.resign = None;
+                    self.reign = self.candidacy.kept.take();
+                    if let Some(reign) = &mut self.reign {
+                        reign.giving_up = None;
+                        self.candidacy.closed.remove(&reign.office.term);
+                    }
+                }
+            }
+        }
+    }
+
+    /// R5: the term of the office this node is in closes for good.
+    pub(super) fn close_term(&mut self, why: WorkEnd) {
+        if let Some(reign) = self.reign.take() {
+            self.close(reign.office.term, why);
+        }
+    }
+
+    fn close(&mut self, term: Term, why: WorkEnd) {
+        self.candidacy.closed.insert(term);
+        self.own.dirty_role();
+        self.stop_work(why);
+        self.out.push(Effect::TermClosed { term, reason: why });
+    }
+
+    fn stop_work(&mut self, reason: WorkEnd) {
+        if let Work::Running(work) = self.work {
+            self.work = Work::Stopping(work);
+            self.out.push(Effect::StopWork { work, reason });
+        }
+    }
+
+    pub(super) fn on_work_ended(&mut self, ended: u64) {
+        match self.work {
+            Work::Stopping(work) if work == ended => self.work = Work::Idle,
+            Work::Running(work) if work == ended => {
+                // It ended unasked: the leader has nothing left to do its office with.
+                self.work = Work::Idle;
+                self.give_up(WorkEnd::Unfit);
+            }
+            _ => (),
+        }
+    }
+
+    /// Starts the leader's work where it may run, and says what the node is.
+    pub(super) fn work_rules(&mut self) {
+        if let Some(authority) = self.authority()
+            && self.now < authority.until
+            && self.work == Work::Idle
+            && !self.unfit
+            && self.reign.as_ref().is_some_and(|reign| reign.giving_up.is_none())
+        {
+            self.works += 1;
+            self.work = Work::Running(self.works);
+            self.out.push(Effect::StartWork { work: self.works, office: authority.office });
+        }
+        let standing = self.standing_now();
+        if standing != self.standing {
+            self.standing = standing;
+            self.out.push(Effect::Role(standing));
+        }
+    }
+
+    fn standing_now(&self) -> Standing {
+        let acting = self.authority().filter(|authority| self.now < authority.until);
+        match acting {
+            Some(authority) => Standing { role: Role::Leader, term: Some(authority.office.term) },
+            None if self.session.is_in() => Standing { role: Role::Follower, term: None },
+            None => Standing { role: Role::Unknown, term: None },
+        }
+    }
+}

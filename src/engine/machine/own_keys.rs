@@ -1,0 +1,264 @@
+//! The own `node(id)`, `member(id)` and `tickkey(id)` after JOIN (T17), and the cluster's tick (T18).
+//!
+//! The one rule to keep (I5): each write compares the revision that was last known, so that a late one
+//! never undoes a later one.
+
+use std::time::Duration;
+
+use super::{Asked, Engine, Found, Planning};
+use crate::engine::{
+    call::{Call, Effect, Join, Outcome},
+    types::{BootTime, LeaseId, NodeMetadata, Revision, Role},
+    view::Member,
+};
+
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// One own key.
+#[derive(Debug)]
+struct OwnKey<T> {
+    /// m(key) as last known.
+    modified: Revision,
+    /// What was written at that revision, as far as it is known.
+    written: Option<T>,
+    /// What is being written.
+    writing: Option<T>,
+    again_at: BootTime,
+}
+
+impl<T> Default for OwnKey<T> {
+    fn default() -> Self {
+        let (modified, again_at) = (Revision(0), BootTime::default());
+        Self { modified, written: None, writing: None, again_at }
+    }
+}
+
+/// The own keys of this incarnation.
+#[derive(Debug, Default)]
+pub(super) struct OwnKeys {
+    node: OwnKey<Role>,
+    member: OwnKey<Member>,
+    tick_key: OwnKey<Duration>,
+    /// The tick this node runs at.
+    tick: Duration,
+    switching: bool,
+    switch_at: BootTime,
+    role_dirty: bool,
+}
+
+impl OwnKeys {
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// JOIN is being sent with these.
+    pub(super) fn joining(&mut self, join: &Join) {
+        self.node.written = Some(join.metadata.role);
+        self.member.written = Some(join.member.clone());
+        self.tick_key.written = Some(join.tick);
+    }
+
+    /// JOIN has put them at this revision.
+    pub(super) fn joined(&mut self, at: Revision, tick: Duration) {
+        self.node.modified = at;
+        self.member.modified = at;
+        self.tick_key.modified = at;
+        self.tick = tick;
+    }
+
+    pub(super) fn dirty_role(&mut self) {
+        self.role_dirty = true;
+    }
+}
+
+impl Engine {
+    pub(super) fn own_key_rules(&mut self) {
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        self.note_own_node(lease);
+        self.node_rule(lease);
+        self.member_rule(lease);
+        self.tick_rule(lease);
+        self.switch_rule(lease);
+    }
+
+    /// Somebody deleted `node(id)` or took it off its lease: it is put back.
+    fn note_own_node(&mut self, lease: LeaseId) {
+        if !self.session.is_listed() || self.watched.revision < self.own.node.modified {
+            return;
+        }
+        match self.watched.nodes.get(&self.config.id) {
+            None => {
+                self.own.node.modified = Revision(0);
+                self.own.node.written = None;
+            }
+            Some(node) if node.lease != Some(lease) || node.value.is_none() => {
+                self.own.node.modified = node.modified;
+                self.own.node.written = None;
+            }
+            Some(_) => (),
+        }
+    }
+
+    /// The role in `node(id)` is that of the office, not of authority: a suspended leader writes
+    /// nothing.
+    fn node_rule(&mut self, lease: LeaseId) {
+        let role = if self.reign.is_some() { Role::Leader } else { Role::Follower };
+        let key = &self.own.node;
+        if key.writing.is_some() || key.written == Some(role) || self.session.is_leaving() {
+            return;
+        }
+        let (modified, again_at) = (key.modified, key.again_at);
+        if !self.is_due(again_at) {
+            return;
+        }
+        self.own.node.writing = Some(role);
+        let metadata = NodeMetadata {
+            id: self.config.id,
+            address: self.config.address.clone(),
+            start: self.session.start(),
+            role,
+        };
+        self.send(Asked::WriteNode, Call::WriteNode { lease, modified, metadata });
+    }
+
+    fn member_rule(&mut self, lease: LeaseId) {
+        let member = self.member_record(lease);
+        let key = &self.own.member;
+        if key.writing.is_some() || key.written.as_ref() == Some(&member) {
+            return;
+        }
+        let (modified, again_at) = (key.modified, key.again_at);
+        if self.session.is_leaving() || !self.is_due(again_at) {
+            return;
+        }
+        self.own.member.writing = Some(member.clone());
+        let id = self.config.id;
+        self.send(Asked::WriteMember, Call::WriteMember { id, modified, member });
+    }
+
+    /// T18, for every node: the cluster's tick has changed.
+    fn tick_rule(&mut self, lease: LeaseId) {
+        let Some(tick) = self.watched.tick.as_ref().and_then(|stored| stored.value) else {
+            return;
+        };
+        if self.session.is_listed() && tick != self.own.tick {
+            self.own.tick = tick;
+            self.out.push(Effect::TickChanged(tick));
+        }
+        let tick = self.own.tick;
+        let key = &self.own.tick_key;
+        if key.writing.is_some() || key.written == Some(tick) || self.session.is_leaving() {
+            return;
+        }
+        let (modified, again_at) = (key.modified, key.again_at);
+        if !self.is_due(again_at) {
+            return;
+        }
+        self.own.tick_key.writing = Some(tick);
+        let id = self.config.id;
+        self.send(Asked::WriteTickKey, Call::WriteTickKey { lease, id, modified, tick });
+    }
+
+    pub(super) fn on_own_key(&mut self, asked: &Asked, outcome: &Outcome) {
+        let again_at = self.now + AGAIN_AFTER;
+        if *outcome == Outcome::LeaseNotFound {
+            if let Some(lease) = self.session.lease() {
+                self.on_lease_lost(lease);
+            }
+            return;
+        }
+        let id = self.config.id;
+        match asked {
+            Asked::WriteNode => {
+                let found = match outcome {
+                    Outcome::Refused(answer) => {
+                        Some(Found(answer).node(id).map_or(Revision(0), |stored| stored.modified))
+                    }
+                    _ => None,
+                };
+                self.own.node.settle(outcome, found, again_at);
+            }
+            Asked::WriteMember => {
+                let found = match outcome {
+                    Outcome::Refused(answer) => {
+                        Some(Found(answer).member(id).map_or(Revision(0), |stored| stored.modified))
+                    }
+                    _ => None,
+                };
+                self.own.member.settle(outcome, found, again_at);
+            }
+            Asked::WriteTickKey => {
+                let found = match outcome {
+                    Outcome::Refused(answer) => {
+                        let found = Found(answer);
+                        let own = found.tick_keys().find(|(of, _)| *of == id);
+                        Some(own.map_or(Revision(0), |(_, stored)| stored.modified))
+                    }
+                    _ => None,
+                };
+                self.own.tick_key.settle(outcome, found, again_at);
+            }
+            _ => (),
+        }
+    }
+
+    /// T18, for the leader: every live node offers another tick than the cluster's.
+    fn switch_rule(&mut self, _own: LeaseId) {
+        let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
+            return;
+        };
+        if self.own.switching || !self.session.is_listed() {
+            return;
+        }
+        let Some(stored) = &self.watched.tick else {
+            return;
+        };
+        let modified = stored.modified;
+        let mut offers = self
+            .watched
+            .members
+            .values()
+            .map(|member| member.value.as_ref().map(|member| member.tick));
+        let Some(Some(tick)) = offers.next() else {
+            return;
+        };
+        let agreed = offers.all(|offer| offer == Some(tick))
+            && self.watched.nodes.keys().all(|id| self.watched.members.contains_key(id));
+        if !agreed || stored.value == Some(tick) || !self.is_due(self.own.switch_at) {
+            return;
+        }
+        self.own.switching = true;
+        let view = self.watched.revision;
+        let office = (office.lease, office.revision);
+        self.send(Asked::SwitchTick, Call::SwitchTick { office, modified, view, tick });
+    }
+
+    pub(super) fn on_tick_switched(&mut self, _outcome: &Outcome) {
+        self.own.switching = false;
+        // Whatever became of it, the view will show.
+        self.own.switch_at = self.now + Planning::AGAIN_AFTER;
+    }
+}
+
+impl<T> OwnKey<T> {
+    /// `found` = the key's revision, if the compare failed.
+    fn settle(&mut self, outcome: &Outcome, found: Option<Revision>, again_at: BootTime) {
+        let writing = self.writing.take();
+        match outcome {
+            Outcome::Done(answer) => {
+                self.modified = answer.revision;
+                self.written = writing;
+            }
+            Outcome::Refused(_) => {
+                self.modified = found.unwrap_or(Revision(0));
+                self.written = None;
+            }
+            _ => {
+                self.written = None;
+                self.again_at = again_at;
+            }
+        }
+    }
+}

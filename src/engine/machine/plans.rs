@@ -1,0 +1,400 @@
+//! The leader's side of the shards: who should work on what, and when a shard is free (T15).
+//!
+//! The one rule to keep: a shard is taken from an owner only with proof that its living held key lacks
+//! it, or after its owner's shard authority has run out for certain, however its key went.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{Asked, Engine, Found, watched::SeenPlan, watched::is_sound};
+use crate::engine::{
+    call::{Call, Office, Outcome, WorkEnd},
+    mutant::Mutant,
+    planner::{self, Worker},
+    timing::{CLAIM_WITHIN, PLAN_EVERY, SPAN_MAX},
+    types::{BootTime, LeaseId, Revision, ShardEpoch, ShardId, WorkType},
+    view::{Assignment, PlanTable},
+};
+
+/// At most this many owners' proofs in one write.
+const PROOFS_MOST: usize = 100;
+
+/// The leader's planning of one work type.
+#[derive(Debug, Default)]
+pub(super) struct Planning {
+    asked: bool,
+    not_before: BootTime,
+    /// The view must be at or past this before the next plan.
+    view_from: Revision,
+    /// The view that was planned from last, and found in order.
+    settled: Option<(Revision, Revision)>,
+    /// When something becomes free that is not yet.
+    next_at: Option<BootTime>,
+}
+
+impl Planning {
+    pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(100);
+}
+
+/// Whether a shard may be given to somebody now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freedom {
+    /// Its owner's living held key has it.
+    Held,
+    /// It may be given away. With proof: the owner's living held key lacks it at this revision.
+    Free(Option<Revision>),
+    /// Not before this.
+    At(BootTime),
+    /// The plan names nobody, but this lease holds it.
+    HeldBy(LeaseId, ShardEpoch),
+}
+
+impl Engine {
+    pub(super) fn plan_rules(&mut self) {
+        let Some(authority) = self.authority() else {
+            return;
+        };
+        if authority.until <= self.now || !self.session.is_listed() || self.session.is_leaving() {
+            return;
+        }
+        let office = authority.office;
+        if self.watched.revision < office.revision {
+            return;
+        }
+        for (work, shards) in self.offered() {
+            self.plan_rule(office, &work, shards);
+        }
+        self.junk_rule(office);
+    }
+
+    /// The work types of the live members, with the number of shards that the plan goes by: the
+    /// plan's own if anybody offers it so, else this node's, else the lowest id's.
+    fn offered(&self) -> BTreeMap<WorkType, u32> {
+        let mut offered: BTreeMap<WorkType, BTreeSet<u32>> = BTreeMap::new();
+        let mut first: BTreeMap<WorkType, u32> = BTreeMap::new();
+        for own in &self.config.work {
+            first.insert(own.work.clone(), own.shards);
+        }
+        for member in self.watched.members.values().filter_map(|member| member.value.as_ref()) {
+            for offer in &member.work {
+                offered.entry(offer.work.clone()).or_default().insert(offer.shards);
+                first.entry(offer.work.clone()).or_insert(offer.shards);
+            }
+        }
+        let planned = |work: &WorkType, counts: &BTreeSet<u32>| {
+            let plan = self.watched.plans.get(work)?;
+            let table = plan.stored.value.as_ref()?;
+            let count = u32::try_from(table.shards.len()).ok()?;
+            counts.contains(&count).then_some(count)
+        };
+        offered
+            .iter()
+            .map(|(work, counts)| {
+                let count = planned(work, counts).unwrap_or_else(|| first[work]);
+                (work.clone(), count)
+            })
+            .collect()
+    }
+
+    fn plan_rule(&mut self, office: Office, work: &WorkType, shards: u32) {
+        let revision = self.watched.revision;
+        let planning = self.planning.entry(work.clone()).or_default();
+        if planning.asked || revision < planning.view_from {
+            return;
+        }
+        let settled = planning.settled == Some((revision, office.revision));
+        let (not_before, next_at) = (planning.not_before, planning.next_at);
+        if settled {
+            let Some(at) = next_at else { return };
+            if !self.is_due(at) {
+                return;
+            }
+        }
+        if !self.is_due(not_before) {
+            return;
+        }
+        let by = (office.lease, office.revision);
+        let nobody = || PlanTable { shards: vec![Assignment::default(); shards as usize] };
+        let Some(plan) = self.watched.plans.get(work).cloned() else {
+            let call = Call::InitPlan { office: by, work: work.clone(), table: nobody() };
+            self.send_plan(work, call);
+            return;
+        };
+        let modified = plan.stored.modified;
+        let sized =
+            plan.stored.value.as_ref().filter(|table| table.shards.len() == shards as usize);
+        let Some(table) = sized.cloned() else {
+            // Junk, or cut otherwise: nobody has anything, and all of it is waited out.
+            let (work_type, table) = (work.clone(), nobody());
+            let proofs = Vec::new();
+            let call = Call::Plan { office: by, work: work_type, modified, proofs, table };
+            self.send_plan(work, call);
+            return;
+        };
+        let (new, proofs, next_at) = self.plan(work, &plan, &table);
+        if let Some(planning) = self.planning.get_mut(work) {
+            planning.next_at = next_at;
+            planning.settled = Some((revision, office.revision));
+        }
+        if let Some(at) = next_at {
+            self.wake(at);
+        }
+        if new != table {
+            let proofs = if self.config.breaks(Mutant::PlanWithoutProof) {
+                Vec::new()
+            } else {
+                proofs.into_iter().collect()
+            };
+            let call = Call::Plan { office: by, work: work.clone(), modified, proofs, table: new };
+            self.send_plan(work, call);
+        }
+    }
+
+    fn send_plan(&mut self, work: &WorkType, call: Call) {
+        if let Some(planning) = self.planning.get_mut(work) {
+            planning.asked = true;
+            planning.settled = None;
+            planning.not_before = self.now + PLAN_EVERY;
+        }
+        self.send(Asked::Plan(work.clone()), call);
+    }
+
+    /// The next table, the proofs that it needs, and when to look again if something is not free yet.
+    fn plan(
+        &self,
+        work: &WorkType,
+        plan: &SeenPlan,
+        table: &PlanTable,
+    ) -> (PlanTable, BTreeMap<LeaseId, Revision>, Option<BootTime>) {
+        let holders = self.holders(work);
+        let freedoms: Vec<Freedom> = (0u32..)
+            .zip(table.shards.iter().zip(&plan.since))
+            .map(|(shard, (assignment, since))| {
+                self.freedom(work, ShardId(shard), assignment, *since, &holders)
+            })
+            .collect();
+        let workers = self.workers(work, table.shards.len());
+        let current: Vec<Option<LeaseId>> = table
+            .shards
+            .iter()
+            .zip(&freedoms)
+            .map(|(assignment, freedom)| match freedom {
+                Freedom::HeldBy(lease, _) => Some(*lease),
+                _ if assignment.draining => None,
+                _ => assignment.owner,
+            })
+            .collect();
+        let wanted = planner::assign(&current, &workers);
+        let mut new = table.clone();
+        let mut proofs = BTreeMap::new();
+        let mut next_at: Option<BootTime> = None;
+        let epoch = ShardEpoch(self.watched.revision.0);
+        let mut again = |at: BootTime| next_at = Some(next_at.map_or(at, |next| next.min(at)));
+        for (shard, (assignment, freedom)) in new.shards.iter_mut().zip(&freedoms).enumerate() {
+            let want = wanted[shard];
+            match *freedom {
+                Freedom::HeldBy(lease, epoch) => {
+                    *assignment = Assignment { owner: Some(lease), epoch, draining: false };
+                }
+                Freedom::Held => {
+                    if want.is_some() && want != assignment.owner {
+                        assignment.draining = true;
+                    }
+                }
+                Freedom::At(at) => again(at),
+                Freedom::Free(proof) => {
+                    let Some(want) = want else { continue };
+                    let claim_by = plan.since[shard] + CLAIM_WITHIN;
+                    let claims = assignment.owner == Some(want)
+                        && !assignment.draining
+                        && proof.is_some()
+                        && self.now < claim_by;
+                    if claims {
+                        again(claim_by);
+                        continue;
+                    }
+                    if let (Some(owner), Some(revision)) = (assignment.owner, proof) {
+                        if PROOFS_MOST <= proofs.len() && !proofs.contains_key(&owner) {
+                            again(self.now + PLAN_EVERY);
+                            continue;
+                        }
+                        proofs.insert(owner, revision);
+                    }
+                    *assignment = Assignment { owner: Some(want), epoch, draining: false };
+                }
+            }
+        }
+        (new, proofs, next_at)
+    }
+
+    /// Which living held key has which shard of that work type.
+    fn holders(&self, work: &WorkType) -> BTreeMap<ShardId, (LeaseId, ShardEpoch)> {
+        let mut holders = BTreeMap::new();
+        for (lease, stored) in &self.watched.held {
+            if !is_sound(*lease, stored) {
+                continue;
+            }
+            let Some(held) = &stored.value else { continue };
+            let from = (work.clone(), ShardId(0));
+            for ((of, shard), epoch) in held.shards.range(from..) {
+                if of != work {
+                    break;
+                }
+                holders.insert(*shard, (*lease, *epoch));
+            }
+        }
+        holders
+    }
+
+    /// T15: when is a shard free.
+    fn freedom(
+        &self,
+        work: &WorkType,
+        shard: ShardId,
+        assignment: &Assignment,
+        since: BootTime,
+        holders: &BTreeMap<ShardId, (LeaseId, ShardEpoch)>,
+    ) -> Freedom {
+        let watched = &self.watched;
+        let Some(owner) = assignment.owner else {
+            if let Some((lease, epoch)) = holders.get(&shard) {
+                return Freedom::HeldBy(*lease, *epoch);
+            }
+            if self.config.breaks(Mutant::NobodyFreedAtOnce) {
+                return Freedom::Free(None);
+            }
+            return self.free_at(since + self.config.wait(SPAN_MAX));
+        };
+        if let Some((revision, held)) = watched.sound_held(owner) {
+            return if held.shards.contains_key(&(work.clone(), shard)) {
+                Freedom::Held
+            } else {
+                Freedom::Free(Some(revision))
+            };
+        }
+        if self.config.breaks(Mutant::VanishedOwnerFreedAtOnce) {
+            return Freedom::Free(None);
+        }
+        let Some(vanished) = watched.vanished.get(&owner) else {
+            // Every view notes the owners that are not there.
+            return self.free_at(since.max(self.now) + self.config.wait(SPAN_MAX));
+        };
+        let lacked = vanished
+            .last
+            .as_ref()
+            .is_some_and(|held| !held.shards.contains_key(&(work.clone(), shard)));
+        if lacked {
+            return Freedom::Free(None);
+        }
+        self.free_at(vanished.at + self.config.wait(vanished.f))
+    }
+
+    fn free_at(&self, at: BootTime) -> Freedom {
+        if at <= self.now { Freedom::Free(None) } else { Freedom::At(at) }
+    }
+
+    /// Who can take shards of that work type: followers first, the leader only if it is alone or told
+    /// to take part.
+    fn workers(&self, work: &WorkType, shards: usize) -> Vec<Worker> {
+        let own = self.session.lease();
+        let mut workers = Vec::new();
+        let mut leader = None;
+        for (id, stored) in &self.watched.members {
+            let (Some(member), Some(lease)) = (&stored.value, stored.lease) else {
+                continue;
+            };
+            let drained = member.draining || self.watched.drains.contains(id);
+            if drained || lease != member.lease || self.watched.sound_held(lease).is_none() {
+                continue;
+            }
+            let Some(offer) = member.work.iter().find(|offer| offer.work == *work) else {
+                continue;
+            };
+            if offer.shards as usize != shards {
+                continue;
+            }
+            let (weight, capacity) = (offer.weight.max(1), offer.capacity);
+            let worker = Worker { lease, weight, capacity };
+            if own == Some(lease) && !offer.as_leader {
+                leader = Some(worker);
+            } else {
+                workers.push(worker);
+            }
+        }
+        if workers.is_empty() {
+            workers.extend(leader);
+        }
+        workers
+    }
+
+    pub(super) fn on_planned(&mut self, work: &WorkType, outcome: &Outcome) {
+        let again_at = self.now + Planning::AGAIN_AFTER;
+        let Some(planning) = self.planning.get_mut(work) else {
+            return;
+        };
+        planning.asked = false;
+        match outcome {
+            Outcome::Done(answer) => planning.view_from = planning.view_from.max(answer.revision),
+            Outcome::Refused(answer) => {
+                planning.view_from = planning.view_from.max(answer.revision);
+                self.check_office_by(outcome);
+            }
+            _ => planning.not_before = planning.not_before.max(again_at),
+        }
+    }
+
+    /// T7: the compare of a fenced write failed; whether by the office, its else branch says.
+    fn check_office_by(&mut self, outcome: &Outcome) {
+        let Outcome::Refused(answer) = outcome else {
+            return;
+        };
+        let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
+            return;
+        };
+        let found = Found(answer);
+        let shows = answer.changes.iter().any(|change| {
+            matches!(change, crate::engine::view::Change::Candidate(lease, _) if *lease == office.lease)
+        });
+        let stands = found
+            .candidate(office.lease)
+            .is_some_and(|candidate| candidate.modified == office.revision);
+        if shows && !stands {
+            self.close_term(WorkEnd::Deposed);
+        }
+    }
+
+    /// T15: a held key that is junk or on a wrong lease is deleted after its wait.
+    fn junk_rule(&mut self, office: Office) {
+        let mut due = None;
+        for (lease, stored) in &self.watched.held {
+            if is_sound(*lease, stored) {
+                continue;
+            }
+            let Some(vanished) = self.watched.vanished.get(lease) else {
+                continue;
+            };
+            let at = vanished.at + self.config.wait(vanished.f);
+            if due.is_none_or(|(_, _, first)| at < first) {
+                due = Some((*lease, stored.modified, at));
+            }
+        }
+        let Some((lease, modified, at)) = due else {
+            return;
+        };
+        let pending = self
+            .pending
+            .values()
+            .any(|pending| matches!(pending.asked, Asked::DeleteHeld(of) if of == lease));
+        if !pending && self.is_due(at.max(self.holding.junk_at)) {
+            self.holding.junk_at = self.now + Planning::AGAIN_AFTER;
+            let office = (office.lease, office.revision);
+            self.send(Asked::DeleteHeld(lease), Call::DeleteHeld { office, lease, modified });
+        }
+    }
+
+    pub(super) fn on_held_deleted(&mut self, outcome: &Outcome) {
+        self.check_office_by(outcome);
+    }
+}

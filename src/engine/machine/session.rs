@@ -1,0 +1,474 @@
+//! Joining, staying and leaving: one lease, one JOIN, keepalives, and the end of an incarnation
+//! (T1, T2, T9, T11; R8, R9, R10, R12).
+//!
+//! The one rule to keep (R10): a new lease is registered only after the old one is confirmed gone.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{Asked, Engine, Found, Work, ending::Ending};
+use crate::engine::{
+    backoff::Backoff,
+    call::{Answer, Call, Dead, Effect, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
+    mutant::Mutant,
+    timing::{F, RHO, margin},
+    types::{BootTime, LeaseId, Revision},
+};
+
+/// A session that lasted this long was a good one: the next loss starts from the first wait again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// Old work that does not end keeps the incarnation from a clean END for no longer than this.
+const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
+
+/// Where a node is in its life.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) phase: Phase,
+    /// The lease in hand: granted, not yet revoked.
+    pub(super) granted: Option<Granted>,
+    /// Leases that must be gone before a JOIN, the first one first.
+    pub(super) ending: VecDeque<Ending>,
+    /// Earlier leases of this process.
+    pub(super) own: BTreeSet<LeaseId>,
+    pub(super) dead: Dead,
+    pub(super) start: SystemTime,
+    pub(super) backoff: Backoff,
+    pub(super) not_before: BootTime,
+    pub(super) squatter: Option<(Revision, Revision, BootTime)>,
+    pub(super) leaving: Option<Leaving>,
+}
+
+/// A lease, and how it is kept alive.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) lease: LeaseId,
+    pub(super) ttl: Duration,
+    /// When the last renewal that was answered (or the grant) was sent.
+    pub(super) renewed: BootTime,
+    pub(super) renew_at: BootTime,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Not started, refused, or left.
+    Rest,
+    /// Nothing is in flight: reads next.
+    Reading {
+        asked: bool,
+    },
+    Granting {
+        join: Box<JoinPlan>,
+    },
+    Joining {
+        join: Box<JoinPlan>,
+        asked: bool,
+    },
+    In(Incarnation),
+}
+
+/// What the read before a JOIN says.
+#[derive(Debug)]
+pub(super) struct JoinPlan {
+    pub(super) cluster_tick: JoinTick,
+    pub(super) tick: Duration,
+}
+
+/// One life of the node id.
+#[derive(Debug)]
+pub(super) struct Incarnation {
+    pub(super) lease: LeaseId,
+    /// c(member(id)): R of JOIN.
+    pub(super) joined: Revision,
+    pub(super) since: BootTime,
+    /// Whether a list that was sent after JOIN is in the view.
+    pub(super) listed: bool,
+}
+
+/// On the way out.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// STOP is in flight.
+    asked: bool,
+    /// STOP is done: REVOKE is next.
+    stopped: bool,
+    again_at: BootTime,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Rest,
+            granted: None,
+            ending: VecDeque::new(),
+            own: BTreeSet::new(),
+            dead: Dead::default(),
+            start: UNIX_EPOCH,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(3)),
+            not_before: BootTime::default(),
+            squatter: None,
+            leaving: None,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn is_in(&self) -> bool {
+        matches!(self.phase, Phase::In(_))
+    }
+
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        self.incarnation().map(|incarnation| incarnation.lease)
+    }
+
+    pub(super) fn incarnation(&self) -> Option<&Incarnation> {
+        match &self.phase {
+            Phase::In(incarnation) => Some(incarnation),
+            _ => None,
+        }
+    }
+
+    /// Whether the view is of this incarnation.
+    pub(super) fn is_listed(&self) -> bool {
+        self.incarnation().is_some_and(|incarnation| incarnation.listed)
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    pub(super) fn start(&self) -> SystemTime {
+        self.start
+    }
+
+    /// Goes back to the read before a JOIN.
+    pub(super) fn restart(&mut self) {
+        if !matches!(self.phase, Phase::Rest | Phase::In(_)) {
+            self.phase = Phase::Reading { asked: false };
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn on_start(&mut self, start: SystemTime, dead: Dead) {
+        if !matches!(self.session.phase, Phase::Rest) {
+            return;
+        }
+        self.incarnation += 1;
+        self.session.start = start;
+        self.session.dead = dead;
+        self.session.leaving = None;
+        self.session.backoff.reset();
+        self.session.not_before = self.now;
+        self.session.squatter = None;
+        self.session.phase = Phase::Reading { asked: false };
+        for lease in self.session.dead.leases.clone() {
+            self.session.ending.push_back(Ending::proven(lease));
+        }
+    }
+
+    pub(super) fn on_stop(&mut self) {
+        if self.session.leaving.is_some() {
+            return;
+        }
+        if !self.session.is_in() {
+            // Nothing registered for sure: a JOIN may be on its way, and fails once its lease is gone.
+            let clean = !matches!(self.session.phase, Phase::Joining { asked: true, .. });
+            self.abandon_granted();
+            self.come_to_rest();
+            self.out.push(Effect::Left { clean });
+            return;
+        }
+        self.session.leaving = Some(Leaving { asked: false, stopped: false, again_at: self.now });
+        self.give_up(WorkEnd::Stopping);
+        self.stop_shards(ShardEnd::Stopping);
+    }
+
+    pub(super) fn on_stop_now(&mut self) {
+        if matches!(self.session.phase, Phase::Rest) {
+            return;
+        }
+        self.close_term(WorkEnd::Stopping);
+        self.stop_shards(ShardEnd::Stopping);
+        self.abandon_granted();
+        self.come_to_rest();
+        self.out.push(Effect::Left { clean: false });
+    }
+
+    /// R12, T11: gives the lease in hand back without waiting for the answer.
+    pub(super) fn abandon_granted(&mut self) {
+        if let Some(Granted { lease, .. }) = self.session.granted.take() {
+            self.session.own.insert(lease);
+            self.send(Asked::Abandon, Call::Revoke { lease });
+        }
+    }
+
+    pub(super) fn come_to_rest(&mut self) {
+        self.incarnation += 1;
+        self.session.phase = Phase::Rest;
+        self.session.leaving = None;
+        self.session.ending.clear();
+        self.forget_incarnation();
+    }
+
+    /// What belongs to one incarnation only.
+    fn forget_incarnation(&mut self) {
+        self.candidacy.forget();
+        self.holding.forget(self.config.breaks(Mutant::NewIncarnationKeepsShards));
+        self.planning.clear();
+        self.own.forget();
+    }
+
+    /// R8, R10: the incarnation is over. Closes the term, drops all shards, and joins anew.
+    pub(super) fn lose_session(&mut self, reason: SessionEnd) {
+        if reason == SessionEnd::StoreReplaced {
+            self.watched = super::Watched::default();
+            self.headers.forget(self.now);
+        }
+        let Phase::In(Incarnation { lease, since, .. }) = self.session.phase else {
+            if !matches!(self.session.phase, Phase::Rest) {
+                self.incarnation += 1;
+                self.abandon_granted();
+                self.retry_join();
+            }
+            return;
+        };
+        self.close_term(WorkEnd::SessionLost);
+        self.stop_shards(ShardEnd::SessionLost);
+        self.incarnation += 1;
+        self.session.granted = None;
+        self.session.own.insert(lease);
+        self.out.push(Effect::SessionLost { lease, reason });
+        self.session.phase = Phase::Reading { asked: false };
+        self.forget_incarnation();
+        if HEALTHY_AFTER <= self.now.since(since) {
+            self.session.backoff.reset();
+        }
+        self.session.ending.push_back(Ending::own(lease, self.now + JOIN_WORK_WITHIN));
+        self.delay_join();
+        if self.session.leaving.is_some() {
+            // The old lease is ended all the same, then the node has left.
+            self.session.leaving =
+                Some(Leaving { asked: false, stopped: true, again_at: self.now });
+        }
+    }
+
+    pub(super) fn delay_join(&mut self) {
+        let draw = self.draws.draw();
+        self.session.not_before = self.now + self.session.backoff.next(draw);
+    }
+
+    pub(super) fn retry_join(&mut self) {
+        self.session.phase = Phase::Reading { asked: false };
+        self.delay_join();
+    }
+
+    pub(super) fn session_rules(&mut self) {
+        match &self.session.phase {
+            Phase::Rest => self.ending_rules(),
+            Phase::In(_) => {
+                self.keepalive_rule();
+                self.leave_rule();
+            }
+            _ => {
+                self.keepalive_rule();
+                self.ending_rules();
+                self.join_rules();
+            }
+        }
+    }
+
+    /// A list has been put into the view.
+    pub(super) fn on_list_of_session(&mut self, sent_at: BootTime) {
+        let Phase::In(incarnation) = &mut self.session.phase else {
+            return;
+        };
+        if !incarnation.listed && sent_at < incarnation.since {
+            // Sent before JOIN was answered: it may be older than the own keys.
+            if self.watched.revision < incarnation.joined {
+                return;
+            }
+        }
+        incarnation.listed = true;
+    }
+
+    /// R10, R9: what the view says of the own keys.
+    pub(super) fn check_session_in_view(&mut self) {
+        let Some(incarnation) = self.session.incarnation() else {
+            return;
+        };
+        if !incarnation.listed || self.watched.revision < incarnation.joined {
+            return;
+        }
+        let (lease, joined) = (incarnation.lease, incarnation.joined);
+        let member = self.watched.members.get(&self.config.id);
+        if member.is_none_or(|member| member.lease != Some(lease) || member.created != joined) {
+            self.lose_session(SessionEnd::MemberLost);
+            return;
+        }
+        let foreign = self
+            .watched
+            .nodes
+            .get(&self.config.id)
+            .filter(|node| node.lease.is_some() && node.lease != Some(lease));
+        if let Some(node) = foreign {
+            // R9: a Go node with our id overwrote it.
+            let address = node.value.as_ref().map(|value| value.address.clone());
+            let refusal =
+                Refusal::DuplicateId { address: address.unwrap_or_default(), holder: node.lease };
+            self.lose_session(SessionEnd::MemberLost);
+            self.session.phase = Phase::Rest;
+            self.session.leaving = None;
+            self.out.push(Effect::Refused(refusal));
+        }
+    }
+
+    fn keepalive_rule(&mut self) {
+        let Some(granted) = &mut self.session.granted else {
+            return;
+        };
+        let (lease, renew_at) = (granted.lease, granted.renew_at);
+        if renew_at <= self.now {
+            // Again soon if it is not answered; an answer sets it to a third of the TTL.
+            granted.renew_at = self.now + (granted.ttl / 6).max(Duration::from_millis(100));
+            self.send(Asked::Renew(lease), Call::Renew { lease });
+        }
+        if let Some(granted) = &self.session.granted {
+            let at = granted.renew_at;
+            self.wake(at);
+        }
+    }
+
+    pub(super) fn on_renewed(&mut self, lease: LeaseId, sent: BootTime, outcome: &Outcome) {
+        let current = self.session.granted.as_ref().is_some_and(|granted| granted.lease == lease);
+        if !current {
+            return;
+        }
+        match outcome {
+            Outcome::Done(answer) if !answer.ttl.is_zero() => {
+                if let Some(granted) = &mut self.session.granted {
+                    granted.ttl = answer.ttl;
+                    granted.renewed = granted.renewed.max(sent);
+                    granted.renew_at = granted.renewed + answer.ttl / 3;
+                }
+                if self.config.breaks(Mutant::ShardAuthorityFromKeepalive) {
+                    self.holding.until = self.holding.until.max(sent + self.config.span(F));
+                }
+            }
+            Outcome::Done(_) | Outcome::LeaseNotFound => self.on_lease_lost(lease),
+            Outcome::Refused(_) | Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => (),
+        }
+    }
+
+    /// The store does not know the current lease.
+    pub(super) fn on_lease_lost(&mut self, lease: LeaseId) {
+        if self.session.lease() == Some(lease) {
+            self.lose_session(SessionEnd::LeaseLost);
+        } else if self.session.granted.as_ref().is_some_and(|granted| granted.lease == lease) {
+            self.session.granted = None;
+            self.session.own.insert(lease);
+            self.retry_join();
+        }
+    }
+
+    /// R9: while any candidate is not ours, authority ends with the lease too, since a Go successor
+    /// waits for nothing.
+    pub(super) fn mixed_bound(&self) -> Option<BootTime> {
+        let watched = &self.watched;
+        if watched.candidates.keys().all(|lease| watched.is_ours(*lease)) {
+            return None;
+        }
+        let granted = self.session.granted.as_ref()?;
+        let ttl =
+            granted.ttl.mul_f64((1.0 - RHO) / (1.0 + RHO)).saturating_sub(margin(granted.ttl));
+        Some(granted.renewed + ttl)
+    }
+
+    /// When the last renewal that was answered was sent, and what was granted.
+    pub fn lease_renewed(&self) -> Option<(BootTime, Duration)> {
+        self.session.granted.as_ref().map(|granted| (granted.renewed, granted.ttl))
+    }
+
+    /// T9, T11: STOP when all work has been joined, then REVOKE.
+    fn leave_rule(&mut self) {
+        let Some(leaving) = &self.session.leaving else {
+            return;
+        };
+        if leaving.asked
+            || self.work != Work::Idle
+            || self.holding.is_running()
+            || self.holding.is_writing()
+        {
+            return;
+        }
+        if !self.is_due(leaving.again_at) {
+            return;
+        }
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        let stopped = self.session.leaving.as_ref().is_some_and(|leaving| leaving.stopped);
+        let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
+        self.send(Asked::Stop, call);
+        if let Some(leaving) = &mut self.session.leaving {
+            leaving.asked = true;
+        }
+    }
+
+    fn stop_call(&mut self, lease: LeaseId) -> Call {
+        let office = self.end_office_for_stop();
+        let nonce = self.draws.draw();
+        self.holding.note_nonce(nonce);
+        Call::Stop { lease, held: self.holding.h, nonce, office }
+    }
+
+    pub(super) fn on_stopped(&mut self, _sent: BootTime, outcome: Outcome) {
+        let again_at = self.now + Duration::from_millis(100);
+        let Some(leaving) = &mut self.session.leaving else {
+            return;
+        };
+        leaving.asked = false;
+        match outcome {
+            Outcome::Done(_) if !leaving.stopped => {
+                leaving.stopped = true;
+                self.candidacy.resign = None;
+            }
+            Outcome::Done(_) | Outcome::LeaseNotFound => {
+                self.session.granted = None;
+                self.candidacy.resign = None;
+                self.come_to_rest();
+                self.out.push(Effect::Left { clean: true });
+            }
+            Outcome::Refused(answer) => {
+                leaving.again_at = self.now;
+                self.on_stop_refused(&answer);
+            }
+            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
+                leaving.again_at = again_at;
+            }
+        }
+    }
+
+    /// A late held write of ours came between, or the office was over already.
+    fn on_stop_refused(&mut self, answer: &Answer) {
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        let found = Found(answer);
+        let adopted = found.held(lease).is_some_and(|stored| self.holding.adopt(stored));
+        if let Some(resign) = &self.candidacy.resign {
+            let stands = found
+                .candidate(lease)
+                .is_some_and(|candidate| candidate.modified == resign.office.revision);
+            if !stands {
+                self.candidacy.resign = None;
+            }
+        }
+        if !adopted && let Some(leaving) = &mut self.session.leaving {
+            // The held key is not what this node left: only REVOKE is left, unclean for its shards.
+            leaving.stopped = true;
+        }
+    }
+}

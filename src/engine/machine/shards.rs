@@ -1,0 +1,442 @@
+//! The owner's side of the shards: claim, act, release, check (T12, T13, T14).
+//!
+//! The one rule to keep: acting needs a committed claim and shard authority, and authority comes only
+//! from own held writes and linearizable reads of the own held key, counted from when they were sent.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{Asked, Engine, Found};
+use crate::engine::{
+    call::{Answer, Call, Effect, Outcome, SessionEnd, ShardEnd},
+    mutant::Mutant,
+    timing::{CHECK_EVERY, F},
+    types::{BootTime, LeaseId, Revision, ShardEpoch, ShardId, WorkType},
+    view::{Held, Stored},
+};
+
+type Shard = (WorkType, ShardId);
+type Shards = BTreeMap<Shard, ShardEpoch>;
+
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// What this incarnation holds.
+#[derive(Debug, Default)]
+pub(super) struct Holding {
+    /// m(held) as last known.
+    pub(super) h: Revision,
+    /// What is in it at `h`.
+    pub(super) content: Shards,
+    /// End of shard authority.
+    pub(super) until: BootTime,
+    /// When `h` was known: reads sent before may show something older.
+    known_at: BootTime,
+    /// The one held write in flight: what it puts.
+    writing: Option<Shards>,
+    /// A write was not answered: it may have taken effect, or may yet.
+    unresolved: bool,
+    /// CHECK has shown that it has not, so far: a further write settles it.
+    settle: bool,
+    /// The nonces of the writes since `h`.
+    nonces: BTreeSet<u64>,
+    checking: bool,
+    check_at: BootTime,
+    write_at: BootTime,
+    /// T15: when the next junk held key may be deleted, by a leader.
+    pub(super) junk_at: BootTime,
+    /// T13: by shard, the highest epoch that this incarnation has released.
+    released: Shards,
+    /// What runs in this process. Outlives the incarnation until it has been joined.
+    running: BTreeMap<Shard, Run>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Running(ShardEpoch),
+    Stopping,
+}
+
+impl Holding {
+    pub(super) fn forget(&mut self, keep: bool) {
+        let running = std::mem::take(&mut self.running);
+        let content = if keep { std::mem::take(&mut self.content) } else { Shards::new() };
+        let until = if keep { self.until } else { BootTime::default() };
+        *self = Self { content, until, running, ..Self::default() };
+    }
+
+    pub(super) fn joined(&mut self, at: Revision) {
+        self.h = at;
+    }
+
+    /// Whether any task of a shard may still run.
+    pub(super) fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Whether a held write is in flight.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    pub(super) fn note_nonce(&mut self, nonce: u64) {
+        self.nonces.insert(nonce);
+    }
+
+    /// Takes over what a linearizable read shows, if it is ours: at `h`, or a late write of ours.
+    pub(super) fn adopt(&mut self, stored: &Stored<Held>) -> bool {
+        if stored.modified == self.h {
+            return true;
+        }
+        let Some(held) = &stored.value else {
+            return false;
+        };
+        if stored.modified < self.h || !self.nonces.contains(&held.nonce) {
+            return false;
+        }
+        self.h = stored.modified;
+        self.content.clone_from(&held.shards);
+        self.nonces.clear();
+        self.unresolved = false;
+        self.settle = false;
+        true
+    }
+}
+
+impl Engine {
+    /// Shard authority that has run out. Before any input is looked at.
+    pub(super) fn lapse_shards(&mut self) {
+        if self.holding.until <= self.now {
+            self.stop_shards(ShardEnd::Lapsed);
+        }
+    }
+
+    /// Stops the work on all shards.
+    pub(super) fn stop_shards(&mut self, reason: ShardEnd) {
+        let keeps = reason == ShardEnd::SessionLost
+            && self.config.breaks(Mutant::NewIncarnationKeepsShards);
+        if keeps {
+            return;
+        }
+        for ((work, shard), run) in &mut self.holding.running {
+            if let Run::Running(_) = run {
+                *run = Run::Stopping;
+                let (work, shard) = (work.clone(), *shard);
+                self.out.push(Effect::StopShard { work, shard, reason });
+            }
+        }
+    }
+
+    pub(super) fn on_shard_ended(&mut self, shard: &Shard) {
+        if self.holding.running.get(shard) == Some(&Run::Stopping) {
+            self.holding.running.remove(shard);
+        }
+    }
+
+    pub(super) fn shard_rules(&mut self) {
+        if !self.session.is_listed() || self.session.is_leaving() {
+            return;
+        }
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        self.check_held_in_view(lease);
+        self.check_rule(lease);
+        self.stop_rule(lease);
+        self.write_rule(lease);
+        self.start_rule(lease);
+        if self.holding.is_running() {
+            self.wake(self.holding.until);
+        }
+    }
+
+    /// T14: a view at or past h that shows the held key otherwise than at h asks for a CHECK.
+    fn check_held_in_view(&mut self, lease: LeaseId) {
+        if self.watched.revision < self.holding.h {
+            return;
+        }
+        let seen = self.watched.held.get(&lease).map(|stored| stored.modified);
+        let otherwise = seen.is_none_or(|seen| self.holding.h < seen);
+        if otherwise && self.holding.writing.is_none() {
+            self.check_now(lease);
+        }
+    }
+
+    fn check_now(&mut self, lease: LeaseId) {
+        if !self.holding.checking {
+            self.holding.checking = true;
+            self.holding.check_at = self.now + CHECK_EVERY;
+            self.send(Asked::Check, Call::Check { lease });
+        }
+    }
+
+    fn check_rule(&mut self, lease: LeaseId) {
+        let holding = &self.holding;
+        let open = holding.unresolved && !holding.settle;
+        let open = open && !self.config.breaks(Mutant::CheckOnlyNonEmpty);
+        if holding.content.is_empty() && !open {
+            return;
+        }
+        let at = if open { self.now } else { holding.check_at };
+        if !self.holding.checking && self.is_due(at) {
+            self.check_now(lease);
+        }
+    }
+
+    pub(super) fn on_checked(&mut self, sent: BootTime, outcome: Outcome) {
+        self.holding.checking = false;
+        let (Outcome::Done(answer) | Outcome::Refused(answer)) = outcome else {
+            self.holding.check_at = self.now + AGAIN_AFTER;
+            return;
+        };
+        self.judge_held(sent, &answer);
+    }
+
+    /// What a linearizable read of the own held key shows.
+    fn judge_held(&mut self, sent: BootTime, answer: &Answer) {
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        if sent < self.holding.known_at {
+            return;
+        }
+        let found = Found(answer);
+        let Some(stored) = found.held(lease) else {
+            self.lose_session(SessionEnd::HeldLost);
+            return;
+        };
+        let inexact = self.config.breaks(Mutant::InexactCheck) && stored.lease == Some(lease);
+        let same = stored.modified == self.holding.h;
+        if same && self.holding.unresolved {
+            self.holding.settle = true;
+        }
+        let adopted = !same && self.holding.adopt(stored);
+        if adopted {
+            self.holding.known_at = self.now;
+        }
+        if same || adopted || inexact {
+            let until = sent + self.config.span(F);
+            if !self.config.breaks(Mutant::ShardAuthorityFromKeepalive) {
+                self.holding.until = self.holding.until.max(until);
+            }
+            return;
+        }
+        // A write of ours may be in flight whose nonce is known: then it was adopted above. Anything
+        // else was not written by this process.
+        if self.holding.writing.is_some() {
+            // Its own answer will say.
+            return;
+        }
+        self.lose_session(SessionEnd::HeldLost);
+    }
+
+    /// What the plan says of a shard that this node holds or could hold.
+    fn says(&self, lease: LeaseId, shard: &Shard) -> Says {
+        let Some(plan) = self.watched.plans.get(&shard.0) else {
+            return Says::Nothing;
+        };
+        let Some(table) = &plan.stored.value else {
+            return Says::Nothing;
+        };
+        let Some(assignment) = table.shards.get(shard.1.0 as usize) else {
+            return Says::Gone;
+        };
+        match assignment.owner {
+            None => Says::Nothing,
+            Some(owner) if owner != lease => Says::Gone,
+            Some(_) if assignment.draining => Says::Gone,
+            Some(_) => Says::Ours(assignment.epoch),
+        }
+    }
+
+    /// T13: whether a held shard is to be let go of.
+    fn is_leaving_shard(&self, lease: LeaseId, shard: &Shard, epoch: ShardEpoch) -> bool {
+        let released = self.holding.released.get(shard).is_some_and(|last| epoch <= *last);
+        released
+            || match self.says(lease, shard) {
+                Says::Nothing => false,
+                Says::Gone => true,
+                Says::Ours(now) => epoch < now,
+            }
+    }
+
+    /// T13: stop first.
+    fn stop_rule(&mut self, lease: LeaseId) {
+        let mut stop = Vec::new();
+        for (shard, run) in &self.holding.running {
+            let Run::Running(epoch) = run else { continue };
+            let held = self.holding.content.get(shard) == Some(epoch);
+            let acts_early = self.config.breaks(Mutant::ActWithoutClaim)
+                && self.says(lease, shard) == Says::Ours(*epoch);
+            let acts_early = acts_early || self.config.breaks(Mutant::NewIncarnationKeepsShards);
+            if (!held && !acts_early) || self.is_leaving_shard(lease, shard, *epoch) {
+                stop.push(shard.clone());
+            }
+        }
+        for shard in stop {
+            self.holding.running.insert(shard.clone(), Run::Stopping);
+            let (work, shard) = shard;
+            self.out.push(Effect::StopShard { work, shard, reason: ShardEnd::Moved });
+        }
+    }
+
+    /// T12, T13: one held write at a time, with all that is to be claimed and released.
+    fn write_rule(&mut self, lease: LeaseId) {
+        if self.holding.writing.is_some() || (self.holding.unresolved && !self.holding.settle) {
+            return;
+        }
+        let early = self.config.breaks(Mutant::ReleaseBeforeStopping);
+        let mut content = self.holding.content.clone();
+        let mut released = Vec::new();
+        for (shard, epoch) in &self.holding.content {
+            let joined = early || !self.holding.running.contains_key(shard);
+            if joined && self.is_leaving_shard(lease, shard, *epoch) {
+                content.remove(shard);
+                released.push((shard.clone(), *epoch));
+            }
+        }
+        let plans = self.add_claims(lease, &mut content);
+        let settle = self.holding.settle && !self.config.breaks(Mutant::ClaimNotSettled);
+        if content == self.holding.content && !settle {
+            if self.config.breaks(Mutant::ClaimNotSettled) {
+                self.holding.settle = false;
+                self.holding.unresolved = false;
+            }
+            return;
+        }
+        if !self.is_due(self.holding.write_at) {
+            return;
+        }
+        for (shard, epoch) in released {
+            let last = self.holding.released.entry(shard).or_default();
+            *last = (*last).max(epoch);
+        }
+        let nonce = self.draws.draw();
+        self.holding.nonces.insert(nonce);
+        self.holding.writing = Some(content.clone());
+        let held = Held { nonce, shards: content };
+        let call = Call::WriteHeld { lease, held: self.holding.h, plans, content: held };
+        self.send(Asked::Held(nonce), call);
+    }
+
+    /// T12: the shards that the plan gives to this lease and nobody is seen to hold.
+    fn add_claims(&self, lease: LeaseId, content: &mut Shards) -> Vec<(WorkType, Revision)> {
+        let mut plans = Vec::new();
+        for offer in &self.config.work {
+            let Some(plan) = self.watched.plans.get(&offer.work) else {
+                continue;
+            };
+            let Some(table) = &plan.stored.value else {
+                continue;
+            };
+            if table.shards.len() != offer.shards as usize {
+                continue;
+            }
+            let mut claims = false;
+            for (number, assignment) in (0u32..).zip(&table.shards) {
+                if assignment.owner != Some(lease) || assignment.draining {
+                    continue;
+                }
+                let shard = (offer.work.clone(), ShardId(number));
+                let last = self.holding.released.get(&shard);
+                if content.contains_key(&shard)
+                    || last.is_some_and(|last| assignment.epoch <= *last)
+                    || self.holding.running.contains_key(&shard)
+                    || self.is_held_elsewhere(lease, &shard)
+                {
+                    continue;
+                }
+                content.insert(shard, assignment.epoch);
+                claims = true;
+            }
+            if claims && !self.config.breaks(Mutant::ClaimWithoutPlan) {
+                plans.push((offer.work.clone(), plan.stored.modified));
+            }
+        }
+        plans
+    }
+
+    fn is_held_elsewhere(&self, own: LeaseId, shard: &Shard) -> bool {
+        self.watched.held.iter().any(|(lease, stored)| {
+            *lease != own
+                && stored.value.as_ref().is_some_and(|held| held.shards.contains_key(shard))
+        })
+    }
+
+    pub(super) fn on_held_written(&mut self, nonce: u64, sent: BootTime, outcome: Outcome) {
+        let writing = self.holding.writing.take();
+        match outcome {
+            Outcome::Done(answer) => {
+                let Some(content) = writing else { return };
+                // CHECK may have adopted it, or one that came after it, already.
+                if answer.revision < self.holding.h {
+                    return;
+                }
+                self.holding.h = answer.revision;
+                self.holding.content = content;
+                self.holding.nonces.clear();
+                self.holding.unresolved = false;
+                self.holding.settle = false;
+                self.holding.known_at = self.now;
+                let until = sent + self.config.span(F);
+                self.holding.until = self.holding.until.max(until);
+                self.holding.check_at = self.holding.check_at.max(sent + CHECK_EVERY);
+            }
+            Outcome::Refused(answer) => {
+                self.holding.nonces.remove(&nonce);
+                self.holding.write_at = self.now + Duration::from_millis(5);
+                self.judge_held(sent, &answer);
+            }
+            Outcome::LeaseNotFound => {
+                if let Some(lease) = self.session.lease() {
+                    self.on_lease_lost(lease);
+                }
+            }
+            Outcome::Unknown => {
+                self.holding.unresolved = true;
+                self.holding.settle = false;
+                self.holding.write_at = self.now;
+            }
+            Outcome::LeaseExists | Outcome::Failed => {
+                self.holding.nonces.remove(&nonce);
+                self.holding.write_at = self.now + AGAIN_AFTER;
+            }
+        }
+    }
+
+    /// Work starts on what is held, while authority lasts.
+    fn start_rule(&mut self, lease: LeaseId) {
+        if self.holding.until <= self.now {
+            return;
+        }
+        let mut content = self.holding.content.clone();
+        if self.config.breaks(Mutant::ActWithoutClaim) {
+            self.add_claims(lease, &mut content);
+        }
+        // Not settled: the write in doubt may have released or claimed; act on nothing new.
+        if self.holding.unresolved {
+            return;
+        }
+        for (shard, epoch) in content {
+            let waits = self.holding.running.contains_key(&shard)
+                || self.is_leaving_shard(lease, &shard, epoch);
+            if waits {
+                continue;
+            }
+            self.holding.running.insert(shard.clone(), Run::Running(epoch));
+            let (work, shard) = shard;
+            self.out.push(Effect::StartShard { work, shard, epoch });
+        }
+    }
+}
+
+/// What a plan says of a shard, to one lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    /// There is no readable plan, or it names nobody: who holds it goes on.
+    Nothing,
+    /// It is drained, or given to somebody else.
+    Gone,
+    Ours(ShardEpoch),
+}

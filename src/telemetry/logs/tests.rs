@@ -1,0 +1,72 @@
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
+
+use super::*;
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn logged(format: LogFormat, filter: &str, work: impl FnOnce()) -> String {
+    let kept = Kept::default();
+    let writer = kept.clone();
+    let options = LogOptions { format, filter: filter.to_owned(), colour: false };
+    let subscriber = subscriber(&options, move || writer.clone()).unwrap();
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = kept.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn json_lines_carry_message_level_and_fields_at_the_top() {
+    let line = logged(LogFormat::Json, "info", || {
+        tracing::info!(node = 3, term = "17", "role changed");
+        tracing::debug!("not this");
+    });
+    let value: serde_json::Value = serde_json::from_str(&line).expect("one object, one line");
+    assert_eq!(value["message"], "role changed");
+    assert_eq!(value["level"], "INFO");
+    assert_eq!(value["node"], 3);
+    assert_eq!(value["term"], "17");
+}
+
+#[test]
+fn libraries_that_handle_tokens_stay_above_debug_whatever_the_filter_says() {
+    let text = logged(LogFormat::Text, "trace,h2=trace", || {
+        tracing::trace!(target: "h2::codec", "authorization: secret");
+        tracing::debug!(target: "hyper::proto", "authorization: secret");
+        tracing::warn!(target: "h2::codec", "connection broke off");
+        tracing::trace!(target: "bellwether::node", "own step");
+    });
+    assert!(!text.contains("secret"), "{text}");
+    assert!(text.contains("connection broke off") && text.contains("own step"), "{text}");
+}
+
+#[test]
+fn text_cannot_steer_the_terminal() {
+    let text = logged(LogFormat::Text, "info", || {
+        tracing::info!(address = "\u{1b}[2Jgone", "joined");
+    });
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
+fn a_bad_filter_and_a_bad_format_are_named() {
+    let options = LogOptions { filter: "bellwether=loud".to_owned(), ..LogOptions::default() };
+    let error = subscriber(&options, io::sink).err().unwrap().to_string();
+    assert!(error.contains("'bellwether=loud'") && error.contains("debug"), "{error}");
+    let error = "yaml".parse::<LogFormat>().unwrap_err().to_string();
+    assert!(error.contains("'yaml'") && error.contains("text, json"), "{error}");
+}

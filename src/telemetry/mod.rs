@@ -1,0 +1,16 @@
+//! What people and machines see of a node: metrics, probes, the status page, logs.
+//!
+//! Telemetry knows nobody. Every module makes and registers its own metrics struct; what the server
+//! tells about a node it is told through [`StatusSource`].
+
+pub mod logs;
+pub mod metrics;
+mod page;
+mod process;
+pub mod server;
+pub mod source;
+
+pub use self::{
+    server::{BindError, Server, ServerConfig},
+    source::{Action, ActionError, Leader, Leadership, Probe, StatusSource},
+};
