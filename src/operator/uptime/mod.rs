@@ -16,12 +16,18 @@
 //! * No slot is passed over in silence: a slot that nobody ran is counted in the next result's `missed`.
 //! * A manifest that cannot be read stops no check.
 
+mod book;
 pub mod check;
 pub mod manifests;
+pub mod metrics;
 pub mod probe;
 pub mod resource;
+pub mod result;
+pub mod runner;
 pub mod schedule;
 pub mod shard;
+#[cfg(test)]
+mod testing;
 pub mod value;
 
 pub use check::{Check, CheckKey, Checks};
