@@ -93,6 +93,7 @@ mod as_text {
 
     use crate::engine::ShardEpoch;
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
     pub(super) fn serialize<S: Serializer>(
         epoch: &ShardEpoch,
         serializer: S,

@@ -154,10 +154,10 @@ pub async fn run_shard(
         runner.on_done(&mut book, &mut running, done);
     }
     // The next owner can do without this, but would take what has ended for unfinished.
-    if book.has_unsaved() {
-        if let Err(error) = runner.ledger.save(book.claims()).await {
-            runner.failed("claim", &error);
-        }
+    if book.has_unsaved()
+        && let Err(error) = runner.ledger.save(book.claims()).await
+    {
+        runner.failed("claim", &error);
     }
     Ok(())
 }
@@ -334,7 +334,7 @@ impl ShardRunner {
             }
             // Only when the runtime ends: what may panic is caught inside.
             Err(error) => {
-                tracing::error!(shard = self.shard.0, %error, "run of an uptime check was lost")
+                tracing::error!(shard = self.shard.0, %error, "run of an uptime check was lost");
             }
         }
     }

@@ -203,7 +203,7 @@ fn a_result_is_outlived_when_a_newer_owner_has_published_or_the_check_is_gone() 
     let alone = results(&[(1, former.clone())]);
     assert!(alone.outlived(node(1), &checks).is_empty(), "nobody has run it since");
     let key = result_key(ShardId(3), &key());
-    assert_eq!(alone.outlived(node(1), &Checks::default()), [key.clone()]);
+    assert_eq!(alone.outlived(node(1), &Checks::default()), std::slice::from_ref(&key));
     let both = results(&[(1, former), (2, CheckResult { epoch: ShardEpoch(5), ..result(NOW, 0) })]);
     assert_eq!(both.outlived(node(1), &checks), [key]);
     assert!(both.outlived(node(2), &checks).is_empty());

@@ -18,7 +18,9 @@ fn book(checks: &Checks) -> Book {
 fn start(book: &mut Book, now: u64) -> Vec<Due> {
     let due = book.due(now);
     book.claimed(book.claims_with(&due));
-    due.iter().for_each(|due| book.started(due.check.key()));
+    for due in &due {
+        book.started(due.check.key());
+    }
     due
 }
 

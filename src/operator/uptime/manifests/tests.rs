@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fmt::Write as _, fs};
 
 use tempfile::TempDir;
 
@@ -19,7 +19,9 @@ struct Dir {
 impl Dir {
     fn of(files: &[(&str, &str)]) -> Self {
         let dir = Self { dir: TempDir::new().unwrap(), memory: Memory::default() };
-        files.iter().for_each(|(name, text)| dir.write(name, text));
+        for (name, text) in files {
+            dir.write(name, text);
+        }
         dir
     }
 
@@ -219,7 +221,8 @@ fn a_file_that_is_too_large_no_utf8_or_no_file_is_a_problem() {
 fn aliases_that_multiply_are_refused() {
     let mut text = String::from("kind: UptimeCheck\na0: &a0 [x]\n");
     for n in 1..40 {
-        text += &format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1);
+        let before = n - 1;
+        writeln!(text, "a{n}: &a{n} [*a{before}, *a{before}]").unwrap();
     }
     assert!(!said(&text).is_empty());
 }

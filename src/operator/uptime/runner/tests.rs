@@ -31,10 +31,8 @@ struct Store {
 
 impl Store {
     fn works(&self) -> Result<(), LedgerError> {
-        match self.shared.fails.load(Ordering::SeqCst) {
-            true => Err(LedgerError::Failed("out of order".into())),
-            false => Ok(()),
-        }
+        let fails = self.shared.fails.load(Ordering::SeqCst);
+        if fails { Err(LedgerError::Failed("out of order".into())) } else { Ok(()) }
     }
 }
 
