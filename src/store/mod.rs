@@ -6,6 +6,7 @@
 //! `protocol`.
 
 pub mod keys;
+pub mod list_watch;
 pub mod memory;
 pub mod protocol;
 pub mod values;
