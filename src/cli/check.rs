@@ -1,10 +1,14 @@
 //! `check`: is this cluster, or this node, well? For probes, for `helm test`, and for people.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bellwether::{
-    engine::{Revision, timing},
-    store::{Get, Store, StoreError, keys::Keys},
+    engine::timing,
+    store::{
+        Get, Store as _, StoreError,
+        etcd::{EtcdStore, MemberStatus},
+        keys::Keys,
+    },
 };
 use clap::Args;
 use serde::Serialize;
@@ -19,7 +23,7 @@ use super::{
 };
 
 /// A store in which a revision that old can still be read is compacted by nobody.
-const OLD_REVISIONS: i64 = 1_000_000;
+const OLD_REVISIONS: u32 = 1_000_000;
 
 /// Says whether a cluster and its etcd are well
 #[derive(Args, Debug)]
@@ -119,7 +123,7 @@ async fn of_node(node: &NodeClient) -> Result<Vec<Finding>, Failure> {
 
 async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     let cluster = &args.read.cluster;
-    let store = connect::store(cluster)?;
+    let store = connect::etcd(cluster)?;
     let keys = &cluster.cluster;
     let answer = store
         .get(Get { keys_only: true, ..Get::key(keys.record()) }, cluster.timeout)
@@ -130,45 +134,85 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
         Verdict::Ok,
         format!("{} answers, revision {}", store.health().endpoint, answer.revision),
     )];
-    findings.push(compaction(&*store, keys, answer.revision, cluster.timeout).await);
+    for member in store.members(cluster.timeout).await {
+        findings.push(of_member(member));
+    }
+    findings.push(compaction(&store, keys, cluster.timeout).await);
     if !args.etcd_only {
-        let live = Live::open(Arc::clone(&store), keys.clone(), cluster.timeout)
+        let live = Live::open(store, keys.clone(), cluster.timeout)
             .await
             .map_err(|error| Failure::of_store("reading the cluster", &error))?;
-        findings.extend(members(live).await);
+        findings.extend(of_nodes(live).await);
     }
     Ok(findings)
 }
 
-/// A1: a leader adds 1/H revisions a second for ever, and etcd's compaction is off by default.
-async fn compaction(store: &dyn Store, keys: &Keys, now: Revision, timeout: Duration) -> Finding {
-    const WHAT: &str = "compaction";
-    let old = Revision(now.0 - OLD_REVISIONS);
-    if old.0 < 1 {
-        return Finding::new(WHAT, Verdict::Ok, "too few revisions yet to tell");
+/// Stale reads after a pause are mended from these versions on.
+const MENDED: [[u64; 3]; 2] = [[3, 5, 28], [3, 6, 9]];
+
+fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
+    const WHAT: &str = "member";
+    let member = match member {
+        Ok(member) => member,
+        // One of three may be down: the first finding says whether the rest carries on.
+        Err(error) => return Finding::new(WHAT, Verdict::Warning, error.to_string()),
+    };
+    let says = format!(
+        "{} is etcd {}{}, {} MiB of {} MiB in use",
+        member.endpoint,
+        member.version,
+        if member.leads { ", leads" } else { "" },
+        member.db_in_use_bytes >> 20,
+        member.db_bytes >> 20,
+    );
+    if !member.alarms.is_empty() {
+        let says = format!("{}: {}", member.endpoint, member.alarms.join(", "));
+        return Finding::new(WHAT, Verdict::Failed, says).try_this(
+            "NOSPACE: compact, `etcdctl defrag`, `etcdctl alarm disarm`; CORRUPT: replace the member",
+        );
     }
-    let get = Get { keys_only: true, at: Some(old), ..Get::key(keys.record()) };
-    match store.get(get, timeout).await {
-        Err(StoreError::Compacted { .. }) => {
-            Finding::new(WHAT, Verdict::Ok, format!("nothing is left of revision {old}"))
-        }
-        Ok(_) => Finding::new(
+    if member.is_learner {
+        return Finding::new(WHAT, Verdict::Warning, format!("{says}, a learner"))
+            .try_this("a learner serves nobody: take it out of --etcd until it is promoted");
+    }
+    if is_stale_reader(&member.version) {
+        return Finding::new(WHAT, Verdict::Warning, says).try_this(
+            "before 3.5.28 and 3.6.9 a member can answer stale reads after a pause: upgrade etcd",
+        );
+    }
+    Finding::new(WHAT, Verdict::Ok, says)
+}
+
+fn is_stale_reader(version: &str) -> bool {
+    let mut parts = version.split(['.', '-']).map_while(|it| it.parse::<u64>().ok());
+    let (Some(major), Some(minor), Some(patch)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let version = [major, minor, patch];
+    let of_series = MENDED.iter().find(|it| it[..2] == version[..2]);
+    version < *of_series.unwrap_or(&MENDED[0])
+}
+
+/// A1: a leader adds 1/H revisions a second for ever, and etcd's compaction is off by default.
+async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Finding {
+    const WHAT: &str = "compaction";
+    match store.holds_revisions_back(&keys.record(), OLD_REVISIONS, timeout).await {
+        Ok(false) => Finding::new(WHAT, Verdict::Ok, "no sign that it is off"),
+        Ok(true) => Finding::new(
             WHAT,
             Verdict::Warning,
-            format!(
-                "revision {old} can still be read: nobody compacts this etcd, and it will fill"
-            ),
+            format!("a revision {OLD_REVISIONS} old can still be read: nobody compacts this etcd"),
         )
         .try_this(
             "start etcd with --auto-compaction-mode=periodic --auto-compaction-retention=1h, and \
-             defragment it once",
+             defragment it once; else it fills and stops to take writes",
         ),
         Err(error) => Finding::new(WHAT, Verdict::Warning, error.to_string()),
     }
 }
 
 /// Watches until the leader's next beat, or for as long as silence may last.
-async fn members(mut live: Live) -> Vec<Finding> {
+async fn of_nodes(mut live: Live) -> Vec<Finding> {
     const LEADER: &str = "leader";
     let patience = timing::wait(timing::SPAN_MAX);
     let first = live.snapshot.leader();
@@ -229,4 +273,34 @@ async fn members(mut live: Live) -> Vec<Finding> {
             .try_this("normal for some seconds after a node came or went; else `bellwether shards`")
     };
     vec![nodes, leader, shards]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_stale_reads_are_told_from_mended_ones() {
+        let stale = |version| is_stale_reader(version);
+        assert!(stale("3.4.30") && stale("3.5.27") && stale("3.6.8"));
+        assert!(!stale("3.5.28") && !stale("3.6.9") && !stale("3.7.3") && !stale("4.0.0-rc.1"));
+        assert!(!stale("unknown"));
+    }
+
+    #[test]
+    fn an_alarm_fails_the_check_and_names_the_remedy() {
+        let member = MemberStatus {
+            endpoint: "http://e:2379".into(),
+            version: "3.7.3".into(),
+            leads: true,
+            is_learner: false,
+            db_bytes: 0,
+            db_in_use_bytes: 0,
+            db_quota_bytes: 0,
+            alarms: vec!["NOSPACE".into()],
+        };
+        let finding = of_member(Ok(member));
+        assert_eq!(finding.verdict, Verdict::Failed);
+        assert!(finding.says.contains("NOSPACE") && finding.remedy.is_some());
+    }
 }

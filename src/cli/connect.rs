@@ -202,6 +202,15 @@ impl NodeClient {
 /// A [`Failure`] that names the flag.
 pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
     let config = etcd_config(args)?;
-    let store = EtcdStore::new(config).map_err(|error| wrong_flag(&error))?;
-    Ok(store)
+    Ok(etcd(args)?)
+}
+
+/// As [`store`], by its own type.
+///
+/// # Errors
+///
+/// As [`store`].
+pub(crate) fn etcd(args: &ClusterArgs) -> Result<Arc<EtcdStore>, Failure> {
+    let store = EtcdStore::new(&etcd_config(args)?).map_err(|error| wrong_flag(&error))?;
+    Ok(Arc::new(store))
 }

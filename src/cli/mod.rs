@@ -3,11 +3,14 @@
 mod args;
 mod check;
 mod connect;
+mod demo;
 mod exit;
 mod inspect;
 mod live;
 mod output;
 mod report;
+mod run;
+mod serve;
 mod snapshot;
 mod state;
 mod steer;
@@ -54,6 +57,8 @@ struct LogArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(demo::DemoArgs),
+    Run(Box<run::RunArgs>),
     Supervise(supervise::SuperviseArgs),
     Status(inspect::StatusArgs),
     /// Lists the live nodes
@@ -72,9 +77,18 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it runs for long and tells of itself in the log.
-    fn is_service(&self) -> bool {
-        matches!(self, Self::Supervise(_))
+    /// What it logs unless told otherwise: what runs for long tells of itself.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Demo(_) => "warn,bellwether::cli=info",
+            Self::Run(_) | Self::Supervise(_) => "info",
+            _ => "warn",
+        }
+    }
+
+    /// Whether it runs users' work, which must not be able to hold up the rest.
+    fn runs_work(&self) -> bool {
+        matches!(self, Self::Demo(_) | Self::Run(_))
     }
 }
 
@@ -100,16 +114,20 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<ExitCode, Failure> {
-    let quiet = if cli.command.is_service() { "info" } else { "warn" };
     let options = LogOptions {
         format: cli.logs.log_format,
-        filter: cli.logs.filter.unwrap_or_else(|| quiet.into()),
+        filter: cli.logs.filter.unwrap_or_else(|| cli.command.log_filter().into()),
         colour: io::stderr().is_terminal(),
     };
     // One TLS for etcd, checks and the command line itself; set before anything speaks it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     logs::init(&options).map_err(|error| Failure::caused(Exit::Usage, "--log", &error))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut runtime = if cli.command.runs_work() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| Failure::caused(Exit::Local, "starting the runtime", &error))?;
@@ -122,6 +140,8 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     let done = Ok(ExitCode::SUCCESS);
     match command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Run(args) => run::run(*args).await,
         Command::Supervise(args) => supervise::run(args).await,
         Command::Status(args) => inspect::status(args).await.and(done),
         Command::Nodes(args) => inspect::nodes(args).await.and(done),
