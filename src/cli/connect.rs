@@ -201,7 +201,6 @@ impl NodeClient {
 ///
 /// A [`Failure`] that names the flag.
 pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
-    let config = etcd_config(args)?;
     Ok(etcd(args)?)
 }
 

@@ -75,8 +75,8 @@ impl Failure {
         match error {
             StoreError::Denied { .. } => failure(Exit::Denied),
             _ if says_certificate(error) => failure(Exit::Denied).try_this(
-                "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the \
-                 server presents and asks for",
+                "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
+                 presents and asks for, and that it serves TLS at all",
             ),
             StoreError::Unreachable { .. }
             | StoreError::Unanswered { .. }
