@@ -5,7 +5,10 @@
 //! process. Both answer alike. What the keys mean is in `keys`, what the protocol's transactions are in
 //! `protocol`.
 
+pub mod etcd;
 pub mod keys;
+pub mod list_watch;
+pub mod memory;
 pub mod protocol;
 pub mod values;
 
@@ -67,7 +70,11 @@ impl KeyRange {
         Self { from, to }
     }
 
-    /// All keys that begin with `prefix`, which must not be empty nor all 0xff.
+    /// All keys that begin with `prefix`.
+    ///
+    /// # Panics
+    ///
+    /// If `prefix` is empty or all 0xff: such a range has no end.
     pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
         let from = prefix.into();
         let mut to = from.clone();
@@ -96,8 +103,8 @@ impl KeyRange {
 /// One condition of a transaction. On a range it must hold for every key that exists in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// What is looked at. A single key that does not exist compares as revision zero; an empty range
-    /// holds.
+    /// What is looked at. A key that does not exist compares as revision zero, and so does a range with
+    /// no key in it.
     pub range: KeyRange,
     /// Which of its revisions.
     pub target: Target,

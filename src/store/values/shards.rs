@@ -167,13 +167,8 @@ fn write_shards(runs: &mut String, first: u32, last: u32) {
 }
 
 fn read_shards(text: &str) -> Option<(u32, u32)> {
-    let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (first.parse().ok()?, last.parse().ok()?),
-        None => {
-            let only = text.parse().ok()?;
-            (only, only)
-        }
-    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
     // Bounded before anything is made of it.
     (first <= last && last < MAX_SHARDS).then_some((first, last))
 }
