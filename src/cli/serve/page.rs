@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::exit::{Exit, Failure};
 
 /// A server that serves until it is stopped or dropped.
-#[derive(Debug)]
 pub(crate) struct Page {
     /// Where it listens.
     pub(crate) address: SocketAddr,
