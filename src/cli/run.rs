@@ -142,7 +142,7 @@ pub(crate) struct NodeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Uptime checks")]
 pub(crate) struct WorkArgs {
-    /// Folder with UptimeCheck manifests (*.yaml); watched for changes
+    /// Folder with `UptimeCheck` manifests (*.yaml); watched for changes
     #[arg(long, value_name = "FOLDER", env = "BELLWETHER_CHECKS")]
     pub(crate) checks: Option<PathBuf>,
 
