@@ -1,6 +1,6 @@
 //! The results of all nodes, as they come in.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     WORK,
@@ -29,14 +29,16 @@ pub(super) struct Feed {
     metrics: UptimeMetrics,
     watch: Option<StateWatch>,
     results: Results,
-    /// By node: what it told as leader.
-    told: BTreeMap<NodeId, Vec<Change>>,
+    /// The nodes that tell changes as leader, or did.
+    tellers: BTreeSet<NodeId>,
+    /// What was last told. It stays when its node leaves: until the next leader tells, nothing is newer.
+    told: Vec<Change>,
 }
 
 impl Feed {
     pub(super) fn new(node: Arc<dyn Node>, metrics: UptimeMetrics) -> Self {
-        let (watch, results, told) = Default::default();
-        Self { node, metrics, watch, results, told }
+        let (watch, results, tellers, told) = Default::default();
+        Self { node, metrics, watch, results, tellers, told }
     }
 
     pub(super) fn results(&self) -> &Results {
@@ -45,13 +47,12 @@ impl Feed {
 
     /// The changes that the leader tells. While leaders change, those of the one that saw the latest.
     pub(super) fn told(&self) -> &[Change] {
-        let last = |changes: &&Vec<Change>| changes.last().map(|change| change.at_unix_ms);
-        self.told.values().max_by_key(last).map_or(&[], Vec::as_slice)
+        &self.told
     }
 
     /// Whether this node has told changes as leader, and they are still in its state.
     pub(super) fn has_told(&self, node: NodeId) -> bool {
-        self.told.contains_key(&node)
+        self.tellers.contains(&node)
     }
 
     /// Waits until it is time to look at the results again.
@@ -90,7 +91,7 @@ impl Feed {
         match watch.recv().await {
             Some(StateItem::Snapshot { state, .. } | StateItem::Lagged { state, .. }) => {
                 self.results = Results::default();
-                self.told.clear();
+                self.tellers.clear();
                 state
                     .into_iter()
                     .for_each(|(node, KV { key, value })| self.put(node, &key, &value));
@@ -103,7 +104,7 @@ impl Feed {
             })) => {
                 self.results.delete(node, &old_key);
                 if old_key == CHANGES {
-                    self.told.remove(&node);
+                    self.tellers.remove(&node);
                 }
             }
             Some(StateItem::Change(StateChange { node, key, value, .. })) => {
@@ -115,8 +116,9 @@ impl Feed {
 
     fn put(&mut self, node: NodeId, key: &str, value: &[u8]) {
         let read = if key == CHANGES {
+            self.tellers.insert(node);
             serde_json::from_slice(value)
-                .map(|changes| drop(self.told.insert(node, changes)))
+                .map(|told| self.hear(told))
                 .map_err(|error| error.to_string())
         } else {
             self.results.put(node, key, value).map_err(|junk| junk.to_string())
@@ -130,6 +132,13 @@ impl Feed {
                 error,
                 "state of uptime checks cannot be read: left out"
             );
+        }
+    }
+
+    fn hear(&mut self, told: Vec<Change>) {
+        let last = |told: &[Change]| told.last().map(|change| change.at_unix_ms);
+        if last(&told) >= last(&self.told) {
+            self.told = told;
         }
     }
 }

@@ -51,7 +51,7 @@ impl LeaderTask for UptimeLeader {
     }
 
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
-        let _leading = Leading::begin(self);
+        let _leading = Leading(self);
         let mut desk = Desk::open(self, &ctx).await?;
         let mut feed = Feed::new(Arc::clone(ctx.node()), self.metrics.clone());
         let token = ctx.token();
@@ -78,15 +78,8 @@ impl LeaderTask for UptimeLeader {
     }
 }
 
-/// Says that this node leads, for as long as it lives.
+/// Takes back that this node leads, at the end.
 struct Leading<'a>(&'a UptimeLeader);
-
-impl<'a> Leading<'a> {
-    fn begin(leader: &'a UptimeLeader) -> Self {
-        leader.leading.send_replace(true);
-        Self(leader)
-    }
-}
 
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
@@ -161,6 +154,8 @@ impl<'a> Desk<'a> {
         remember(&mut self.changes, changes);
         self.statuses = statuses;
         let report = Arc::new(report(checks, &self.statuses, &self.changes, self.leader.shards));
+        // From now on this is what is shown, and no longer what the node sees as a follower.
+        self.leader.leading.send_replace(true);
         self.leader.report.send_if_modified(|shown| {
             let is_new = *shown != report;
             *shown = report;
