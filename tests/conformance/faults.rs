@@ -83,12 +83,18 @@ pub async fn losing_the_candidate_key_cancels_a_running_routine(rig: Rig) {
     let first = rig.start_with(spec).await;
     eventually("it runs", SOON, async || acts.first.lock().unwrap().map(drop)).await;
     let second = rig.start(2).await;
+    let term = first.membership().borrow().term;
     rig.delete(rig.keys().candidate(rig.lease_of(1).await)).await;
     eventually("it is cancelled", SOON, async || {
         (acts.cancelled.load(Ordering::Relaxed) == 1).then_some(())
     })
     .await;
-    second.until_led().await;
+    // Whoever is next waits the record out; it is a new term in any case.
+    eventually("a new term", SOON, async || {
+        let terms = [&first, &second].map(|node| node.membership().borrow().term);
+        terms.into_iter().flatten().find(|now| term < Some(*now))
+    })
+    .await;
     first.close().await.unwrap();
     second.close().await.unwrap();
 }
