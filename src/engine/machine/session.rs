@@ -231,6 +231,7 @@ impl Engine {
             if !matches!(self.session.phase, Phase::Rest) {
                 self.incarnation += 1;
                 self.abandon_granted();
+                self.retry_ending();
                 self.retry_join();
             }
             return;
