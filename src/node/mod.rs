@@ -1,16 +1,56 @@
 //! A node of a cluster: the trait, its two implementations, and the work they run.
 //!
 //! The node drives `engine` against a `store`; it decides nothing about leadership itself.
+//!
+//! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)),
+//! [`StandaloneNode`] in a memory store of its own. Both are the same engine and the same driver, so
+//! they keep the same promises. An application picks one at run time, as `Arc<dyn Node>`.
 
 pub mod status;
+pub mod supervision;
 pub mod work;
 
-use std::time::Duration;
+mod builder;
+mod claim;
+mod context;
+mod core;
+mod driver;
+mod env;
+mod error;
+mod every;
+mod fenced;
+mod gate;
+mod guarded;
+mod host;
+mod metrics;
+mod nodes;
+mod own_state;
+mod pod_lock;
+mod state;
+mod state_watch;
+
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::engine::{NodeId, NodeMetadata, Revision, Role, Term};
+
+pub use self::{
+    builder::{
+        ClusterNodeBuilder, InvalidOption, NodeOptions, RoutineLimits, StandaloneNodeBuilder,
+        WorkerOptions,
+    },
+    claim::{Claim, Claimed},
+    context::{AuthorityLost, FollowerContext, LeaderContext, ShardContext},
+    error::{CloseError, NodeError, StartError, StateError},
+    every::{Every, every},
+    fenced::{Fenced, FencedError, FencedTxn, Versioned},
+    host::DriverHost,
+    metrics::NodeMetrics,
+    nodes::{ClusterNode, StandaloneNode},
+    state_watch::{StateItem, StateWatch, WatchFrom},
+};
 
 /// A key-value pair of a node's state. `key` is the user's key, as it was put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,3 +104,166 @@ pub struct Membership {
     /// How many sessions it has lost since it started.
     pub sessions_lost: u64,
 }
+
+/// How a node left its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// All work has ended, and its keys are known to be gone: a successor takes office at once.
+    Clean,
+    /// Something did not end, or the store did not answer, before the deadline: its lease runs out by
+    /// itself, and a successor waits out its authority.
+    Unclean,
+}
+
+/// A node of a cluster.
+///
+/// All calls have a deadline (the builder's `call_timeout`, unless they take one), can be dropped at
+/// any await, and hold no lock while the store is asked.
+///
+/// # Cancel safety
+///
+/// A dropped call may or may not take effect; it is as if its outcome were unknown. A dropped
+/// [`start`](Self::start) or [`stop`](Self::stop) goes on in the background.
+#[async_trait]
+pub trait Node: Send + Sync + Debug + 'static {
+    /// Its id.
+    fn id(&self) -> NodeId;
+
+    /// The name of its cluster.
+    fn cluster(&self) -> &str;
+
+    /// Joins the cluster and resolves when the node is registered. If it is joined already, or
+    /// joining, it only waits. While the store cannot be reached it goes on trying.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::DuplicateId`] and [`StartError::TickDisagreement`] if the cluster does not let it
+    /// in: nobody else is disturbed, and it was never a candidate. [`StartError::Stopped`] if it was
+    /// stopped meanwhile, [`StartError::Closed`] after [`close`](Self::close).
+    async fn start(&self) -> Result<(), StartError>;
+
+    /// Leaves the cluster: ends the work, resigns, gives the lease back. Returns before `deadline` has
+    /// passed by more than a moment, also while the store cannot be reached. The node may be
+    /// [started](Self::start) again, as a new incarnation with empty state.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Closed`] after [`close`](Self::close).
+    async fn stop(&self, deadline: Duration) -> Result<Stopped, NodeError>;
+
+    /// Stops the node for good and ends its thread. Later calls answer `Closed`.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError`] if the work or the store did not let it end in time; it is closed all the same.
+    async fn close(&self) -> Result<(), CloseError>;
+
+    /// Puts a key of the node's own state, which vanishes with the node. After a lost session it is
+    /// put back by itself. Returns the revision of the write.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::NoLease`] if the node is not joined, [`StateError::Unknown`] if the store did not
+    /// answer, [`StateError::Key`] for an invalid or reserved key.
+    async fn put(&self, key: &str, value: &[u8]) -> Result<Revision, StateError>;
+
+    /// A key of the node's own state; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StateError>;
+
+    /// A key of another node's state; `None` if there is none or no such node.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn get_as_node(&self, node: NodeId, key: &str) -> Result<Option<Vec<u8>>, StateError>;
+
+    /// Deletes a key of the node's own state. Whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Self::put).
+    async fn delete(&self, key: &str) -> Result<bool, StateError>;
+
+    /// All state under `prefix` (the key itself and those below it, by `/`), by node, as of one
+    /// revision. Every live node is in the map. Keys that no node wrote are skipped and counted.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn get_cluster(&self, prefix: &str) -> Result<BTreeMap<NodeId, Vec<KV>>, StateError>;
+
+    /// Changes of `key` and of the keys below it, of all nodes. The watch survives reconnects and
+    /// compaction with nothing lost or repeated, and ends when dropped. A reader that is too slow is
+    /// told [`StateItem::Lagged`] with a fresh snapshot, and blocks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn watch_key_cluster(&self, key: &str, from: WatchFrom)
+    -> Result<StateWatch, StateError>;
+
+    /// The metadata of all live nodes, by id.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn get_nodes(&self) -> Result<Vec<NodeMetadata>, StateError>;
+
+    /// The node in office, as the store says now; `None` if nobody is. In a mixed cluster it may be a
+    /// Go node.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn get_leader(&self) -> Result<Option<NodeId>, StateError>;
+
+    /// This node's metadata, from memory.
+    fn get_self_metadata(&self) -> NodeMetadata;
+
+    /// The metadata of a node; `None` if it is not live.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]; nothing changes.
+    async fn get_node_metadata(&self, node: NodeId) -> Result<Option<NodeMetadata>, StateError>;
+
+    /// Claims a name for this node, in the whole cluster: of any number of concurrent claims one wins.
+    /// A claim ends with the node's session, or when it is released.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]. After [`StateError::Unknown`] the claim may stand; claim again to find out.
+    async fn claim(&self, name: &str) -> Result<Claimed, StateError>;
+
+    /// Role, term, sessions lost and regained, as they change.
+    fn membership(&self) -> watch::Receiver<Membership>;
+
+    /// What the node knows about itself and its cluster.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Closed`], or [`NodeError::Unresponsive`] if the driver does not answer.
+    async fn status(&self) -> Result<status::Status, NodeError>;
+
+    /// Gives up office once, after the work has ended; another node gets it. Nothing happens if the
+    /// node is not in office.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Closed`].
+    async fn resign(&self) -> Result<(), NodeError>;
+
+    /// Asks that the node gets no shards and no office, or that it may get them again.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Closed`].
+    async fn drain(&self, draining: bool) -> Result<(), NodeError>;
+}
+
+#[cfg(test)]
+mod tests;

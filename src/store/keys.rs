@@ -21,6 +21,7 @@
 //! | `/C/bellwether-data/leader/{key}` | a user's value, raw | none | the node in office (T7) | nobody |
 //! | `/C/bellwether-data/every/{name}` | last run, milliseconds of Unix time, decimal | none | the node in office (T7) | nobody |
 //! | `/C/bellwether-data/shard/w/{shard}/{key}` | a user's value, raw | none | the shard's owner (T16) | nobody |
+//! | `/C/bellwether-data/claim/{name}` | the claimer's id, decimal | L | whichever node comes first | nobody |
 //!
 //! What every node watches is one range, [`Keys::watched`] (R2). `bellwether-data` sorts before
 //! `bellwether/`, so that users' writes stay out of it.
@@ -365,6 +366,16 @@ impl Keys {
     pub fn last_run(&self, job: &str) -> Result<Vec<u8>, InvalidName> {
         check_flat(NameField::Job, job)?;
         Ok(self.at(format_args!("{DATA_PREFIX}/every/{job}")))
+    }
+
+    /// A name that one node of the cluster can have.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] as [`leader_data`](Self::leader_data).
+    pub fn claim(&self, name: &str) -> Result<Vec<u8>, InvalidName> {
+        check(NameField::DataKey, name, MAX_KEY_BYTES)?;
+        Ok(self.at(format_args!("{DATA_PREFIX}/claim/{name}")))
     }
 
     /// A key of a shard's fenced data.

@@ -5,6 +5,7 @@
 //! process. Both answer alike. What the keys mean is in `keys`, what the protocol's transactions are in
 //! `protocol`.
 
+pub mod etcd;
 pub mod keys;
 pub mod memory;
 pub mod protocol;

@@ -19,11 +19,11 @@ use std::{future::Future, time::Duration};
 /// After `within`, naming what was waited for. It is a limit against hanging, not a bound to prove:
 /// choose it generously.
 #[track_caller]
-pub fn eventually<T, F, Fut>(what: &str, within: Duration, mut poll: F) -> impl Future<Output = T>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Option<T>>,
-{
+pub fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut poll: impl AsyncFnMut() -> Option<T>,
+) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
         let polling = async {

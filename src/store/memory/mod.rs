@@ -1,7 +1,218 @@
 //! A store in this process: a model of etcd, and the [`Store`](super::Store) over it.
 //!
-//! [`Model`] is pure: time is an argument, and the simulation drives it as it is.
+//! [`Model`] is pure: time is an argument, and the simulation drives it as it is. [`MemoryStore`] runs it
+//! on this machine's boot clock, for `StandaloneNode`, the demo and tests; [`Faults`] makes it as
+//! unreliable as a test wants it.
 
+pub mod faults;
 pub mod model;
+mod watch;
 
+use std::{
+    fmt::{self, Debug},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    clock,
+    engine::{BootTime, LeaseId, Revision},
+    store::{
+        Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch, WatchRequest,
+    },
+};
+
+pub use faults::{Fault, Faults, Seen};
 pub use model::{Deposed, Model, ModelConfig, Revisions, WithPrevious};
+
+/// How many of the newest revisions are kept at least. A watch that lags further is told that what it
+/// wants is compacted.
+const KEPT_REVISIONS: i64 = 10_000;
+
+/// A store in this process. Clones are handles to the same one.
+///
+/// A watch reads the history at its own pace: a slow reader holds up nobody and costs nothing. Leases
+/// end on time for whoever looks: each call and each waiting watch lets the model's time pass.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    model: Mutex<Model>,
+    /// Changes with each change of the model, to wake the watches.
+    changed: tokio::sync::watch::Sender<u64>,
+    faults: Faults,
+    origin: Origin,
+}
+
+/// Whether anybody can have used a store before this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    New,
+    Given,
+}
+
+impl MemoryStore {
+    /// An empty store with etcd's defaults and a cluster id of its own.
+    pub fn new() -> Self {
+        let model = Model::new(ModelConfig { cluster: rand::random(), ..ModelConfig::default() });
+        Self::over(model, Origin::New)
+    }
+
+    /// A store that begins with what `model` holds.
+    pub fn from_model(model: Model) -> Self {
+        Self::over(model, Origin::Given)
+    }
+
+    fn over(model: Model, origin: Origin) -> Self {
+        let shared = Shared {
+            model: Mutex::new(model),
+            changed: tokio::sync::watch::Sender::new(0),
+            faults: Faults::default(),
+            origin,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Whether it was created empty by this process: nobody can have led by it before, so that its
+    /// record may be seeded as ended.
+    pub fn is_own(&self) -> bool {
+        self.shared.origin == Origin::New
+    }
+
+    /// What goes wrong with it.
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// Looks at the model or does something to it: an operator's hand, in tests.
+    pub fn with_model<T>(&self, act: impl FnOnce(&mut Model) -> T) -> T {
+        self.shared.at_now(|model, _| act(model))
+    }
+
+    /// Forgets what was before `revision`, as etcd's compaction does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Compacted`] if that is done already, [`StoreError::Denied`] if it is yet to come.
+    pub fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.with_model(|model| model.compact(revision))
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (revision, keys) = self.with_model(|model| (model.revision(), model.len()));
+        f.debug_struct("MemoryStore").field("revision", &revision.0).field("keys", &keys).finish()
+    }
+}
+
+impl Shared {
+    /// Acts on the model as it is now, and wakes the watches if that changed it.
+    fn at_now<T>(&self, act: impl FnOnce(&mut Model, BootTime) -> T) -> T {
+        let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = (model.revision(), model.compacted());
+        let quiet_until = model.quiet_until();
+        // Read with the lock held, so that the model's time never seems to go back.
+        let now = clock::boot_now();
+        model.advance(now);
+        let result = act(&mut model, now);
+        let revision = model.revision();
+        if revision.0 - model.compacted().0 > 2 * KEPT_REVISIONS {
+            let oldest = Revision(revision.0 - KEPT_REVISIONS);
+            model.compact(oldest).expect("between what is compacted and what is");
+        }
+        // Watches wait for the next lease to end, too: one that ends earlier must wake them.
+        let sooner = match (model.quiet_until(), quiet_until) {
+            (Some(now), Some(before)) => now < before,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if sooner || before != (revision, model.compacted()) {
+            self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
+        }
+        result
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
+        let fault = self.faults().on(&Seen::Txn(&txn));
+        let shared = Arc::clone(&self.shared);
+        let act = move || shared.at_now(|model, now| model.txn(now, &txn));
+        self.faults().around("txn", fault, timeout, act).await
+    }
+
+    async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
+        let fault = self.faults().on(&Seen::Get(&get));
+        let shared = Arc::clone(&self.shared);
+        let act = move || shared.at_now(|model, now| model.get(now, &get));
+        self.faults().around("get", fault, timeout, act).await
+    }
+
+    async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let fault = self.faults().on(&Seen::Grant(lease));
+        let shared = Arc::clone(&self.shared);
+        let act = move || shared.at_now(|model, now| model.grant(now, lease, ttl));
+        self.faults().around("grant", fault, timeout, act).await
+    }
+
+    async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
+        let fault = self.faults().on(&Seen::Revoke(lease));
+        let shared = Arc::clone(&self.shared);
+        let act = move || shared.at_now(|model, now| model.revoke(now, lease));
+        self.faults().around("revoke", fault, timeout, act).await
+    }
+
+    async fn keep_alive(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let fault = self.faults().on(&Seen::KeepAlive(lease));
+        let shared = Arc::clone(&self.shared);
+        let act = move || shared.at_now(|model, now| Ok(model.keep_alive(now, lease)));
+        self.faults().around("keep_alive", fault, timeout, act).await
+    }
+
+    async fn watch(
+        &self,
+        request: WatchRequest,
+        timeout: Duration,
+    ) -> Result<Box<dyn Watch>, StoreError> {
+        let fault = self.faults().on(&Seen::Watch(&request));
+        let shared = Arc::clone(&self.shared);
+        let act = move || Ok(Box::new(watch::MemoryWatch::open(shared, request)) as Box<dyn Watch>);
+        self.faults().around("watch", fault, timeout, act).await
+    }
+
+    fn health(&self) -> Health {
+        Health { endpoint: String::new(), healthy: true, problem: None }
+    }
+
+    fn avoid_current(&self) {
+        self.faults().member_avoided();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -86,6 +86,10 @@ struct Past {
 
 impl Model {
     /// An empty store, at revision 1, as a new etcd is.
+    ///
+    /// # Panics
+    ///
+    /// If expired leases are to be looked for every zero seconds.
     pub fn new(config: ModelConfig) -> Self {
         assert!(!config.expiry_every.is_zero(), "a model looks for expired leases in some period");
         Self {
@@ -197,24 +201,48 @@ impl Model {
         from: Revision,
         previous: WithPrevious,
     ) -> Result<Revisions, StoreError> {
+        self.check_from(from)?;
+        Ok(self.revisions(range, from, previous).collect())
+    }
+
+    /// The first revision from `from` on that has events in the range.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Compacted`] if `from` is forgotten.
+    pub fn next_events(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        previous: WithPrevious,
+    ) -> Result<Option<(Revision, Vec<Event>)>, StoreError> {
+        self.check_from(from)?;
+        Ok(self.revisions(range, from, previous).next())
+    }
+
+    fn check_from(&self, from: Revision) -> Result<(), StoreError> {
         if from < self.compacted {
             return Err(StoreError::Compacted { asked: from, oldest: self.compacted });
         }
+        Ok(())
+    }
+
+    fn revisions(
+        &self,
+        range: &KeyRange,
+        from: Revision,
+        previous: WithPrevious,
+    ) -> impl Iterator<Item = (Revision, Vec<Event>)> {
         let first = self.first_in_history();
         let skip = usize::try_from(from.0 - first.0).unwrap_or(0);
-        let mut revisions = Vec::new();
-        for (at, entry) in self.history.iter().enumerate().skip(skip) {
-            let revision = Revision(first.0 + at as i64);
+        self.history.iter().enumerate().skip(skip).filter_map(move |(at, entry)| {
             let events: Vec<_> = entry
                 .iter()
                 .filter(|past| range.contains(&past.kv.key))
                 .map(|past| self.event(past, previous))
                 .collect();
-            if !events.is_empty() {
-                revisions.push((revision, events));
-            }
-        }
-        Ok(revisions)
+            (!events.is_empty()).then_some((Revision(first.0 + at as i64), events))
+        })
     }
 
     /// Forgets what was before `revision`.
@@ -243,7 +271,7 @@ impl Model {
     /// --mark-compacted`).
     pub fn restore(&mut self, backup: &Self, bump: Option<u64>) {
         let (now, config) = (self.now, self.config.clone());
-        *self = Self { now, config, ..backup.clone() };
+        *self = Self { config, now, ..backup.clone() };
         self.restart_leases();
         if let Some(bump) = bump {
             self.revision.0 += bump as i64;

@@ -107,6 +107,11 @@ impl Model {
         self.quiet_until = self.next_expiry().unwrap_or(BootTime(Duration::MAX));
     }
 
+    /// No lease ends before this; `None` = none ever. Cheap, and often too early.
+    pub(in super::super) fn quiet_until(&self) -> Option<BootTime> {
+        Some(self.quiet_until).filter(|until| until.0 != Duration::MAX)
+    }
+
     /// When [`advance`](Self::advance) ends the next lease, if none is renewed before.
     pub fn next_expiry(&self) -> Option<BootTime> {
         self.leases.values().map(|lease| self.found_at(lease.expires)).min()

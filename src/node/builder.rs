@@ -1,0 +1,575 @@
+//! The options of a node: defaults, bounds, and the errors that name them.
+
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
+
+use super::{
+    ClusterNode, StandaloneNode,
+    env::Env,
+    host::DriverHost,
+    metrics::NodeMetrics,
+    work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker, WorkError},
+};
+use crate::{
+    engine::{self, Failover, NegativeNodeId, NodeId, TickPolicy, WorkOffer, WorkType},
+    store::{
+        Store,
+        keys::{InvalidName, Keys, validate_work_type},
+    },
+};
+
+/// Go's package ticks at this.
+const TICK: Duration = Duration::from_millis(50);
+const TTL: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const SHARDS: u32 = 256;
+const SHARDS_MOST: u32 = 65_536;
+
+/// An option that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidOption {
+    /// An option without a default was not given.
+    #[error("option `{0}` is missing: set it on the builder")]
+    Missing(&'static str),
+    /// A node id below zero.
+    #[error("option `id` cannot be used")]
+    Id(#[source] NegativeNodeId),
+    /// A name that cannot be part of a key.
+    #[error("option `{option}` cannot be used")]
+    Name {
+        /// Which option.
+        option: &'static str,
+        /// What is wrong.
+        source: InvalidName,
+    },
+    /// A span out of its bounds.
+    #[error("option `{option}` is {value:?}: choose {bounds}")]
+    Duration {
+        /// Which option.
+        option: &'static str,
+        /// As it was given.
+        value: Duration,
+        /// What would do.
+        bounds: &'static str,
+    },
+    /// A number out of its bounds.
+    #[error("option `{option}` of work type {work} is {value}: choose {bounds}")]
+    Work {
+        /// Which work type.
+        work: String,
+        /// Which option.
+        option: &'static str,
+        /// As it was given.
+        value: u32,
+        /// What would do.
+        bounds: &'static str,
+    },
+    /// Two workers for one work type.
+    #[error("work type {0} has two workers: give it one")]
+    WorkTwice(String),
+    /// The store cannot be set up: an endpoint that is none, a certificate that cannot be read.
+    #[error("option `store` cannot be used")]
+    Store(#[source] WorkError),
+    /// The system gave no thread for the driver.
+    #[error("cannot start the driver's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// How long user work may take, and what it costs if it takes longer or panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutineLimits {
+    /// A run of the leader or the follower routine may take this long, then it is cancelled. Default
+    /// 10 s; more than the work needs, less than what a hanging leader may cost.
+    pub run: Duration,
+    /// What planned ends give the work to return by itself after it was cancelled. Default 5 s.
+    pub cancel_grace: Duration,
+    /// So many panics of the leader's work in a row, without a good run between, cost the leadership.
+    /// Default 3, at least 1.
+    pub panics: u32,
+    /// A node that lost office by its own work campaigns again after this long, doubled each time up
+    /// to 32 times as long. Default 2 s.
+    pub unfit_after: Duration,
+    /// The work of a shard that moves may take this long to end, then it is dropped and counted.
+    /// Default 30 s.
+    pub drain: Duration,
+}
+
+impl Default for RoutineLimits {
+    fn default() -> Self {
+        Self {
+            run: Duration::from_secs(10),
+            cancel_grace: Duration::from_secs(5),
+            panics: 3,
+            unfit_after: Duration::from_secs(2),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A work type that the node can run, and its share of it.
+#[derive(Clone)]
+struct Worker {
+    name: String,
+    shards: u32,
+    weight: u32,
+    capacity: Option<u32>,
+    as_leader: bool,
+    runs: Arc<dyn ShardWorker>,
+}
+
+/// What the node runs.
+#[derive(Clone, Default)]
+pub(crate) struct Work {
+    pub(crate) leader: Option<Arc<dyn LeaderRoutine>>,
+    pub(crate) follower: Option<Arc<dyn FollowerRoutine>>,
+    pub(crate) tasks: Vec<Arc<dyn LeaderTask>>,
+    pub(crate) workers: BTreeMap<WorkType, Arc<dyn ShardWorker>>,
+    pub(crate) also_follow: bool,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work")
+            .field("leader", &self.leader.is_some())
+            .field("follower", &self.follower.is_some())
+            .field("tasks", &self.tasks.iter().map(|task| task.name()).collect::<Vec<_>>())
+            .field("workers", &self.workers.keys().collect::<Vec<_>>())
+            .field("also_follow", &self.also_follow)
+            .finish()
+    }
+}
+
+/// The options of a node, validated.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    pub(crate) engine: engine::Config,
+    pub(crate) env: Env,
+    pub(crate) work: Work,
+    pub(crate) limits: RoutineLimits,
+    pub(crate) host: DriverHost,
+}
+
+type StoreFactory = Box<dyn FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send>;
+
+/// What both kinds of nodes are built from.
+struct Options {
+    id: Option<i64>,
+    address: String,
+    cluster: Option<String>,
+    ttl: Duration,
+    failover: Failover,
+    tick: Duration,
+    tick_policy: TickPolicy,
+    pod_uid: Option<String>,
+    campaigns: bool,
+    own_store: bool,
+    store: Option<StoreFactory>,
+    work: Work,
+    workers: Vec<Worker>,
+    limits: RoutineLimits,
+    call_timeout: Duration,
+    metrics: Option<NodeMetrics>,
+    host: Option<DriverHost>,
+}
+
+impl Options {
+    fn new() -> Self {
+        Self {
+            id: None,
+            address: String::new(),
+            cluster: None,
+            ttl: TTL,
+            failover: Failover::DEFAULT,
+            tick: TICK,
+            tick_policy: TickPolicy::Strict,
+            pod_uid: None,
+            campaigns: true,
+            own_store: false,
+            store: None,
+            work: Work::default(),
+            workers: Vec::new(),
+            limits: RoutineLimits::default(),
+            call_timeout: CALL_TIMEOUT,
+            metrics: None,
+            host: None,
+        }
+    }
+
+    fn build(mut self) -> Result<NodeOptions, InvalidOption> {
+        let id =
+            NodeId::new(self.id.ok_or(InvalidOption::Missing("id"))?).map_err(InvalidOption::Id)?;
+        let cluster = self.cluster.take().ok_or(InvalidOption::Missing("cluster"))?;
+        let keys = Keys::new(&cluster)
+            .map_err(|source| InvalidOption::Name { option: "cluster", source })?;
+        self.check_durations()?;
+        let work = self.offers()?;
+        let factory = self.store.take().ok_or(InvalidOption::Missing("store"))?;
+        let host = match self.host.take() {
+            Some(host) => host,
+            None => DriverHost::new(&format!("bw-{id}")).map_err(InvalidOption::Thread)?,
+        };
+        let store = {
+            let _inside = host.handle().enter();
+            factory().map_err(InvalidOption::Store)?
+        };
+        let metrics = self.metrics.take().unwrap_or_default();
+        Ok(NodeOptions {
+            engine: engine::Config {
+                id,
+                address: self.address,
+                ttl: self.ttl,
+                failover: self.failover,
+                tick: self.tick,
+                tick_policy: self.tick_policy,
+                pod_uid: self.pod_uid,
+                work,
+                campaigns: self.campaigns,
+                own_store: self.own_store,
+                #[cfg(feature = "mutants")]
+                mutant: None,
+            },
+            env: Env { store, keys, metrics, call_timeout: self.call_timeout },
+            work: self.work,
+            limits: self.limits,
+            host,
+        })
+    }
+
+    fn check_durations(&self) -> Result<(), InvalidOption> {
+        let check = |option, value: Duration, ok, bounds| {
+            if ok { Ok(()) } else { Err(InvalidOption::Duration { option, value, bounds }) }
+        };
+        let ttl = self.ttl;
+        let whole = ttl.subsec_nanos() == 0 && (1..=3600).contains(&ttl.as_secs());
+        check("ttl", ttl, whole, "whole seconds, 1 s to 1 h")?;
+        let most = Duration::from_nanos(i64::MAX as u64);
+        let fits = Duration::from_millis(1) <= self.tick && self.tick <= most;
+        check("tick", self.tick, fits, "1 ms to 292 years (for never)")?;
+        let call = self.call_timeout;
+        let fits = (Duration::from_millis(10)..=Duration::from_secs(300)).contains(&call);
+        check("call_timeout", call, fits, "10 ms to 5 min")?;
+        let limits = self.limits;
+        check("limits.run", limits.run, !limits.run.is_zero(), "more than 0")?;
+        check("limits.drain", limits.drain, !limits.drain.is_zero(), "more than 0")?;
+        check(
+            "limits.unfit_after",
+            limits.unfit_after,
+            !limits.unfit_after.is_zero(),
+            "more than 0",
+        )
+    }
+
+    fn offers(&mut self) -> Result<Vec<WorkOffer>, InvalidOption> {
+        let mut offers = Vec::with_capacity(self.workers.len());
+        for worker in self.workers.drain(..) {
+            let work = validate_work_type(&worker.name)
+                .map_err(|source| InvalidOption::Name { option: "worker", source })?;
+            let wrong = |option, value, bounds| InvalidOption::Work {
+                work: worker.name.clone(),
+                option,
+                value,
+                bounds,
+            };
+            if !(1..=SHARDS_MOST).contains(&worker.shards) {
+                return Err(wrong("shards", worker.shards, "1 to 65536"));
+            }
+            if worker.weight == 0 {
+                return Err(wrong("weight", worker.weight, "at least 1"));
+            }
+            if self.work.workers.insert(work.clone(), worker.runs).is_some() {
+                return Err(InvalidOption::WorkTwice(worker.name));
+            }
+            offers.push(WorkOffer {
+                work,
+                shards: worker.shards,
+                weight: worker.weight,
+                capacity: worker.capacity,
+                as_leader: worker.as_leader,
+            });
+        }
+        Ok(offers)
+    }
+}
+
+/// A shard worker with its share of the work.
+pub struct WorkerOptions(Worker);
+
+impl fmt::Debug for WorkerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerOptions")
+            .field("work", &self.0.name)
+            .field("shards", &self.0.shards)
+            .field("weight", &self.0.weight)
+            .field("capacity", &self.0.capacity)
+            .field("as_leader", &self.0.as_leader)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkerOptions {
+    /// A worker for the work type of that name: 256 shards, weight 1, no limit, not while leader of
+    /// others.
+    pub fn new(work: impl Into<String>, worker: impl ShardWorker) -> Self {
+        Self(Worker {
+            name: work.into(),
+            shards: SHARDS,
+            weight: 1,
+            capacity: None,
+            as_leader: false,
+            runs: Arc::new(worker),
+        })
+    }
+
+    /// Into how many shards the work is cut: 1 to 65,536. All nodes of a cluster must agree.
+    #[must_use]
+    pub fn shards(mut self, shards: u32) -> Self {
+        self.0.shards = shards;
+        self
+    }
+
+    /// The share this node wants relative to the others, at least 1.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.0.weight = weight;
+        self
+    }
+
+    /// At most this many shards.
+    #[must_use]
+    pub fn capacity(mut self, shards: u32) -> Self {
+        self.0.capacity = Some(shards);
+        self
+    }
+
+    /// Whether the node takes shards even while it leads others. When it is alone it always does.
+    #[must_use]
+    pub fn as_leader(mut self, yes: bool) -> Self {
+        self.0.as_leader = yes;
+        self
+    }
+}
+
+/// Defines the options that both builders have.
+macro_rules! common_options {
+    () => {
+        /// The node's id: not negative, unique among the live nodes of the cluster. Required.
+        #[must_use]
+        pub fn id(mut self, id: i64) -> Self {
+            self.options.id = Some(id);
+            self
+        }
+
+        /// Where the node can be reached: goes into its metadata, not interpreted. Default empty.
+        #[must_use]
+        pub fn address(mut self, address: impl Into<String>) -> Self {
+            self.options.address = address.into();
+            self
+        }
+
+        /// Between runs of the routines. Default 50 ms; all nodes of a cluster share one.
+        #[must_use]
+        pub fn tick(mut self, tick: Duration) -> Self {
+            self.options.tick = tick;
+            self
+        }
+
+        /// The time the lease lives without renewal: whole seconds. Default 5 s. It only cleans up
+        /// after a node; how fast a leader is replaced is the failover profile's part.
+        #[must_use]
+        pub fn ttl(mut self, ttl: Duration) -> Self {
+            self.options.ttl = ttl;
+            self
+        }
+
+        /// How fast a silent leader is replaced. Default [`Failover::DEFAULT`].
+        #[must_use]
+        pub fn failover(mut self, failover: Failover) -> Self {
+            self.options.failover = failover;
+            self
+        }
+
+        /// What runs once per tick while the node is leader.
+        #[must_use]
+        pub fn leader(mut self, routine: impl LeaderRoutine) -> Self {
+            self.options.work.leader = Some(Arc::new(routine));
+            self
+        }
+
+        /// What runs once per tick while the node is follower.
+        #[must_use]
+        pub fn follower(mut self, routine: impl FollowerRoutine) -> Self {
+            self.options.work.follower = Some(Arc::new(routine));
+            self
+        }
+
+        /// What runs as long as the node is leader. May be called several times.
+        #[must_use]
+        pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
+            self.options.work.tasks.push(Arc::new(task));
+            self
+        }
+
+        /// What works on the shards of a work type. May be called several times, once per work type.
+        #[must_use]
+        pub fn worker(mut self, worker: WorkerOptions) -> Self {
+            self.options.workers.push(worker.0);
+            self
+        }
+
+        /// How long work may take. See [`RoutineLimits`].
+        #[must_use]
+        pub fn limits(mut self, limits: RoutineLimits) -> Self {
+            self.options.limits = limits;
+            self
+        }
+
+        /// The deadline of each call of [`Node`](super::Node) that takes none. Default 5 s.
+        #[must_use]
+        pub fn call_timeout(mut self, timeout: Duration) -> Self {
+            self.options.call_timeout = timeout;
+            self
+        }
+
+        /// Where the node counts. Default: nobody collects it.
+        #[must_use]
+        pub fn metrics(mut self, metrics: NodeMetrics) -> Self {
+            self.options.metrics = Some(metrics);
+            self
+        }
+
+        /// The thread the driver lives on. Default: one of its own.
+        #[must_use]
+        pub fn host(mut self, host: DriverHost) -> Self {
+            self.options.host = Some(host);
+            self
+        }
+    };
+}
+
+/// Builds a [`ClusterNode`].
+pub struct ClusterNodeBuilder {
+    options: Options,
+}
+
+impl fmt::Debug for ClusterNodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterNodeBuilder")
+            .field("id", &self.options.id)
+            .field("cluster", &self.options.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClusterNodeBuilder {
+    pub(crate) fn new() -> Self {
+        Self { options: Options::new() }
+    }
+
+    common_options!();
+
+    /// The cluster's name, and its prefix in the store. Required.
+    #[must_use]
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.options.cluster = Some(name.into());
+        self
+    }
+
+    /// Where the cluster is kept. It may be shared with other nodes; beats go through it, so its own
+    /// tasks should not live on a busy runtime (connect it through [`store_from`](Self::store_from)).
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.options.store = Some(Box::new(move || Ok(store)));
+        self
+    }
+
+    /// Where the cluster is kept, set up inside the driver's runtime, so that its tasks live there.
+    #[must_use]
+    pub fn store_from(
+        mut self,
+        factory: impl FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send + 'static,
+    ) -> Self {
+        self.options.store = Some(Box::new(factory));
+        self
+    }
+
+    /// What the node does if its tick is not the cluster's. Default [`TickPolicy::Strict`].
+    #[must_use]
+    pub fn tick_policy(mut self, policy: TickPolicy) -> Self {
+        self.options.tick_policy = policy;
+        self
+    }
+
+    /// The UID of the node's pod. With it the pod's exclusive lock is taken, so that the next life of
+    /// the same pod can end this one at once if it died.
+    #[must_use]
+    pub fn pod_uid(mut self, uid: impl Into<String>) -> Self {
+        self.options.pod_uid = Some(uid.into());
+        self
+    }
+
+    /// Whether the node campaigns for office at all. Default yes.
+    #[must_use]
+    pub fn campaigns(mut self, yes: bool) -> Self {
+        self.options.campaigns = yes;
+        self
+    }
+
+    /// Whether the follower routine runs beside the leader's too, so that a cluster of one does all its
+    /// work. Default no, as in the Go package.
+    #[must_use]
+    pub fn also_follow(mut self, yes: bool) -> Self {
+        self.options.work.also_follow = yes;
+        self
+    }
+
+    /// The node, not started.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] names the option.
+    pub fn build(self) -> Result<ClusterNode, InvalidOption> {
+        Ok(ClusterNode::from_options(self.options.build()?))
+    }
+}
+
+/// Builds a [`StandaloneNode`].
+pub struct StandaloneNodeBuilder {
+    options: Options,
+}
+
+impl fmt::Debug for StandaloneNodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StandaloneNodeBuilder")
+            .field("id", &self.options.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StandaloneNodeBuilder {
+    pub(crate) fn new() -> Self {
+        Self { options: Options::new() }
+    }
+
+    common_options!();
+
+    /// The cluster's name. Default `standalone`, as in the Go package.
+    #[must_use]
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.options.cluster = Some(name.into());
+        self
+    }
+
+    /// The node, not started.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] names the option.
+    pub fn build(mut self) -> Result<StandaloneNode, InvalidOption> {
+        self.options.cluster.get_or_insert_with(|| "standalone".to_owned());
+        self.options.own_store = true;
+        self.options.work.also_follow = true;
+        self.options.store =
+            Some(Box::new(|| Ok(Arc::new(crate::store::memory::MemoryStore::new()))));
+        Ok(StandaloneNode::from_options(self.options.build()?))
+    }
+}

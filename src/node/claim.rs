@@ -1,0 +1,119 @@
+//! Names that one node in the whole cluster has: claimed by a compare-and-set, on the node's lease.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{
+    core::Session,
+    env::Env,
+    error::StateError,
+    guarded::{self, Attempt, Failed, Policy, Write},
+};
+use crate::{
+    engine::{LeaseId, NodeId, Revision},
+    store::{StoreError, values},
+};
+
+/// What became of an attempt to claim a name.
+#[derive(Debug)]
+pub enum Claimed {
+    /// It is this node's now; it was free, or this node's already.
+    Won(Claim),
+    /// Another node has it.
+    Taken {
+        /// Which; `None` if its key could not be read as a node's id.
+        by: Option<NodeId>,
+    },
+}
+
+/// A claimed name. It stays claimed when this is dropped; it ends with the node's session.
+#[derive(Debug)]
+pub struct Claim {
+    env: Box<Env>,
+    session: watch::Receiver<Option<Session>>,
+    name: Arc<str>,
+    key: Vec<u8>,
+    lease: LeaseId,
+    revision: Revision,
+}
+
+impl Claim {
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Grows from holder to holder: a fencing token for what is done under the claim.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whether the session it hangs on is still the node's, as far as the node knows.
+    pub fn is_live(&self) -> bool {
+        self.session.borrow().map(|session| session.lease) == Some(self.lease)
+    }
+
+    /// Gives the name back.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]. Until it succeeds, or the session ends, the name may stay claimed.
+    pub async fn release(self) -> Result<(), StateError> {
+        let (store, timeout) = (self.env.store.as_ref(), self.env.call_timeout);
+        let guard = || Some(None);
+        let done = guarded::write(
+            store,
+            guard,
+            &self.key,
+            self.revision,
+            &Write::Delete,
+            Policy::Expect,
+            timeout,
+        );
+        match done.await {
+            // Changed: it ended with its session, and may be another's by now.
+            Ok(_) | Err(Failed::Changed(_) | Failed::GuardLost) => Ok(()),
+            Err(Failed::Store(source)) => {
+                Err(StateError::Store { doing: format!("release {:?}", self.name), source })
+            }
+            Err(Failed::Unknown(source)) => {
+                Err(StateError::Unknown { doing: format!("release {:?}", self.name), source })
+            }
+        }
+    }
+}
+
+pub(crate) async fn claim(
+    env: &Env,
+    id: NodeId,
+    session: watch::Receiver<Option<Session>>,
+    name: &str,
+) -> Result<Claimed, StateError> {
+    let key =
+        env.keys.claim(name).map_err(|source| StateError::Key { key: name.to_owned(), source })?;
+    let lease = session.borrow().ok_or(StateError::NoLease)?.lease;
+    let write = Write::Put { value: values::encode_id(id), lease: Some(lease) };
+    let (store, timeout) = (env.store.as_ref(), env.call_timeout);
+    let won = |revision| {
+        let (env, session) = (Box::new(env.clone()), session.clone());
+        Claimed::Won(Claim { env, session, name: name.into(), key: key.clone(), lease, revision })
+    };
+    match guarded::attempt(store, None, &key, Revision(0), &write, timeout).await {
+        Ok(Attempt::Done { revision, .. }) => Ok(won(revision)),
+        // Ours already: claimed before, or by a copy of this request whose answer was lost.
+        Ok(Attempt::Changed(Some(kv))) if kv.lease == Some(lease) => Ok(won(kv.modified)),
+        Ok(Attempt::Changed(found)) => {
+            let by = found.and_then(|kv| values::decode_id(&kv.value));
+            Ok(Claimed::Taken { by })
+        }
+        Ok(Attempt::GuardLost) | Err(StoreError::LeaseNotFound) => Err(StateError::NoLease),
+        Err(source) => {
+            let doing = format!("claim {name:?}");
+            Err(match source.effected() {
+                crate::store::Effected::Unknown => StateError::Unknown { doing, source },
+                crate::store::Effected::No => StateError::Store { doing, source },
+            })
+        }
+    }
+}

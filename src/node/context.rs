@@ -1,0 +1,255 @@
+//! What user work is given: who it works as, how long it may act, and what it may write.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Node,
+    env::Env,
+    fenced::{Fenced, Right},
+    gate::{LeaderGate, ShardGate},
+    guarded::Known,
+};
+use crate::engine::{ShardEpoch, ShardId, Term, WorkType};
+
+/// The right to act is over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityLost {
+    /// That of a leader.
+    #[error("authority of term {term} is over")]
+    Office {
+        /// The term.
+        term: Term,
+    },
+    /// That of a shard's owner.
+    #[error("authority over shard {shard} of {work} is over")]
+    Shard {
+        /// Of which work type.
+        work: WorkType,
+        /// Which.
+        shard: ShardId,
+    },
+}
+
+/// What a leader's work is given. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LeaderContext {
+    inner: Arc<LeaderInner>,
+    token: CancellationToken,
+}
+
+#[derive(Debug)]
+struct LeaderInner {
+    gate: Arc<LeaderGate>,
+    node: Arc<dyn Node>,
+    env: Env,
+    known: Arc<Known>,
+}
+
+impl LeaderContext {
+    pub(crate) fn new(
+        gate: Arc<LeaderGate>,
+        node: Arc<dyn Node>,
+        env: Env,
+        token: CancellationToken,
+    ) -> Self {
+        let known = Arc::new(Known::default());
+        Self { inner: Arc::new(LeaderInner { gate, node, env, known }), token }
+    }
+
+    /// The same with a token of its own, which ends with this one's at the latest.
+    pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
+        Self { inner: Arc::clone(&self.inner), token }
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    pub(crate) fn gate(&self) -> &Arc<LeaderGate> {
+        &self.inner.gate
+    }
+
+    /// The term the node is in office for: grows from leader to leader. Use it to fence what is outside
+    /// the store, if that can compare it.
+    pub fn term(&self) -> Term {
+        self.inner.gate.office().term
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.inner.node
+    }
+
+    /// Resolves when the work should end.
+    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.token.clone().cancelled_owned()
+    }
+
+    /// Whether the work should end.
+    pub fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// The token of [`cancelled`](Self::cancelled), for code that takes one.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Whether the node may act as leader at this moment. Call it before every effect that is not
+    /// [fenced](Self::fenced), as near to it as possible.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityLost`] if the term is over or authority has lapsed.
+    pub fn check(&self) -> Result<(), AuthorityLost> {
+        if self.inner.gate.is_open() {
+            Ok(())
+        } else {
+            Err(AuthorityLost::Office { term: self.term() })
+        }
+    }
+
+    /// What is left of the authority unless it is extended; nothing if it is over.
+    pub fn authority_left(&self) -> Duration {
+        self.inner.gate.left()
+    }
+
+    /// Fenced access to the leader's data in the cluster's store: writes of a former leader fail there.
+    pub fn fenced(&self) -> Fenced {
+        let right = Right::Leader(Arc::clone(&self.inner.gate));
+        Fenced::new(self.inner.env.clone(), right, Arc::clone(&self.inner.known))
+    }
+}
+
+/// What a follower's routine is given. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FollowerContext {
+    node: Arc<dyn Node>,
+    token: CancellationToken,
+}
+
+impl FollowerContext {
+    pub(crate) fn new(node: Arc<dyn Node>, token: CancellationToken) -> Self {
+        Self { node, token }
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    /// Resolves when the work should end.
+    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.token.clone().cancelled_owned()
+    }
+
+    /// Whether the work should end.
+    pub fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// The token of [`cancelled`](Self::cancelled), for code that takes one.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+}
+
+/// What a shard's worker is given. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ShardContext {
+    inner: Arc<ShardInner>,
+    token: CancellationToken,
+}
+
+#[derive(Debug)]
+struct ShardInner {
+    gate: Arc<ShardGate>,
+    work: WorkType,
+    shard: ShardId,
+    epoch: ShardEpoch,
+    node: Arc<dyn Node>,
+    env: Env,
+    known: Arc<Known>,
+}
+
+impl ShardContext {
+    pub(crate) fn new(
+        gate: Arc<ShardGate>,
+        (work, shard, epoch): (WorkType, ShardId, ShardEpoch),
+        node: Arc<dyn Node>,
+        env: Env,
+        token: CancellationToken,
+    ) -> Self {
+        let known = Arc::new(Known::default());
+        Self { inner: Arc::new(ShardInner { gate, work, shard, epoch, node, env, known }), token }
+    }
+
+    /// The same with a token of its own, which ends with this one's at the latest.
+    pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
+        Self { inner: Arc::clone(&self.inner), token }
+    }
+
+    /// The work type.
+    pub fn work(&self) -> &WorkType {
+        &self.inner.work
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        self.inner.shard
+    }
+
+    /// Of this ownership: grows from owner to owner of the shard.
+    pub fn epoch(&self) -> ShardEpoch {
+        self.inner.epoch
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.inner.node
+    }
+
+    /// Resolves when the work should end.
+    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.token.clone().cancelled_owned()
+    }
+
+    /// Whether the work should end.
+    pub fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// The token of [`cancelled`](Self::cancelled), for code that takes one.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Whether the node may act on the shard at this moment. Call it before every effect that is not
+    /// [fenced](Self::fenced), as near to it as possible.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityLost`] if the shard is not held any more or authority has lapsed.
+    pub fn check(&self) -> Result<(), AuthorityLost> {
+        if self.inner.gate.is_open() {
+            Ok(())
+        } else {
+            let (work, shard) = (self.inner.work.clone(), self.inner.shard);
+            Err(AuthorityLost::Shard { work, shard })
+        }
+    }
+
+    /// What is left of the authority over the shard unless it is extended; nothing if it is over.
+    pub fn authority_left(&self) -> Duration {
+        self.inner.gate.left()
+    }
+
+    /// Fenced access to the shard's data in the cluster's store: writes of a former owner fail there.
+    pub fn fenced(&self) -> Fenced {
+        let (gate, work) = (Arc::clone(&self.inner.gate), self.inner.work.clone());
+        let right = Right::Shard { gate, work, shard: self.inner.shard };
+        Fenced::new(self.inner.env.clone(), right, Arc::clone(&self.inner.known))
+    }
+}

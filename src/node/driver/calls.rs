@@ -1,0 +1,159 @@
+//! The engine's calls on their way: stamped, sent, measured, answered.
+//!
+//! Calls are not ordered among each other, and several are under way at once. Each has a deadline after
+//! which it is given up; the engine hears that its outcome is unknown.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::task::JoinSet;
+
+use crate::{
+    clock,
+    engine::{
+        BootTime, Call, CallId, Change, Config, Input, LeaseId, Outcome,
+        timing::{CHECK_EVERY, span},
+    },
+    node::env::Env,
+    store::protocol,
+};
+
+/// What has no tighter deadline.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Beats whose echo is still awaited; more than the engine lets be under way.
+const ECHOES: usize = 64;
+
+/// A call that was answered or given up.
+#[derive(Debug)]
+struct Answered {
+    id: CallId,
+    call: Call,
+    sent_at: BootTime,
+    received_at: BootTime,
+    outcome: Outcome,
+}
+
+/// The calls of one driver.
+pub(super) struct Calls {
+    env: Env,
+    d: Duration,
+    ttl: Duration,
+    granted: Duration,
+    on_the_way: JoinSet<Answered>,
+    echoes: VecDeque<(LeaseId, u64, BootTime)>,
+}
+
+impl Calls {
+    pub(super) fn new(env: Env, config: &Config) -> Self {
+        let (d, ttl) = (config.failover.d(), config.ttl);
+        let (on_the_way, echoes) = (JoinSet::new(), VecDeque::new());
+        Self { env, d, ttl, granted: Duration::ZERO, on_the_way, echoes }
+    }
+
+    /// What the store last granted.
+    pub(super) const fn granted_ttl(&self) -> Duration {
+        self.granted
+    }
+
+    /// Not above D for what carries authority: an answer later than that extends nothing.
+    fn timeout(&self, call: &Call) -> Duration {
+        match call {
+            Call::Beat { .. } | Call::Take(_) => self.d,
+            Call::Renew { .. } => (self.ttl / 4).max(Duration::from_millis(500)),
+            Call::Check { .. } => CHECK_EVERY,
+            _ => TIMEOUT,
+        }
+    }
+
+    /// Sends a call.
+    pub(super) fn send(&mut self, id: CallId, call: Call) {
+        if let Call::Beat { record, .. } = &call
+            && let Some(lease) = record.lease
+        {
+            if ECHOES <= self.echoes.len() {
+                self.echoes.pop_front();
+            }
+            self.echoes.push_back((lease, record.n, clock::boot_now()));
+        }
+        let (env, timeout) = (self.env.clone(), self.timeout(&call));
+        self.on_the_way.spawn(async move {
+            // R1: before it is handed to the transport, and after the answer was taken from it.
+            let sent_at = clock::boot_now();
+            let outcome = protocol::send(env.store.as_ref(), &env.keys, &call, timeout).await;
+            let received_at = clock::boot_now();
+            Answered { id, call, sent_at, received_at, outcome }
+        });
+    }
+
+    /// The next answer; `None` while nothing is under way.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: an answer that was not returned is returned next time.
+    pub(super) async fn next(&mut self) -> Option<Input> {
+        loop {
+            // A call that panicked is as good as unanswered: the engine has its own deadlines.
+            match self.on_the_way.join_next().await? {
+                Ok(answered) => {
+                    self.measure(&answered);
+                    let Answered { id, sent_at, received_at, outcome, .. } = answered;
+                    return Some(Input::Answered { id, sent_at, received_at, outcome });
+                }
+                Err(error) => tracing::error!(error = %error, "a call to the store broke"),
+            }
+        }
+    }
+
+    fn measure(&mut self, answered: &Answered) {
+        let metrics = &self.env.metrics;
+        let kind = protocol::name(&answered.call);
+        let took = answered.received_at.since(answered.sent_at).as_secs_f64();
+        metrics.store_calls.with_label_values(&[kind, result_of(&answered.outcome)]).inc();
+        metrics.store_call_seconds.with_label_values(&[kind]).observe(took);
+        let Outcome::Done(answer) = &answered.outcome else { return };
+        match &answered.call {
+            Call::Beat { record, .. } => {
+                metrics.beat_seconds.observe(took);
+                let left = (answered.sent_at + span(record.d)).since(answered.received_at);
+                metrics.authority_margin.observe(left.as_secs_f64());
+            }
+            Call::Renew { .. } | Call::Grant { .. } => {
+                if matches!(answered.call, Call::Renew { .. }) {
+                    metrics.keepalive_seconds.observe(took);
+                }
+                self.granted = answer.ttl;
+                metrics.lease_remaining.set(Some(answered.sent_at + answer.ttl));
+            }
+            _ => (),
+        }
+    }
+
+    /// Measures how long own beats took to come back by the watch.
+    pub(super) fn on_changes(&mut self, received_at: BootTime, changes: &[Change]) {
+        let records = changes.iter().filter_map(|change| match change {
+            Change::Record(Some(stored)) => stored.value.as_ref(),
+            _ => None,
+        });
+        for record in records {
+            let echo = self
+                .echoes
+                .iter()
+                .position(|(lease, n, _)| Some(*lease) == record.lease && *n == record.n);
+            if let Some(echo) = echo {
+                let (_, _, sent_at) = self.echoes[echo];
+                self.echoes.drain(..=echo);
+                self.env.metrics.watch_lag.observe(received_at.since(sent_at).as_secs_f64());
+            }
+        }
+    }
+}
+
+const fn result_of(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done(_) => "done",
+        Outcome::Refused(_) => "refused",
+        Outcome::LeaseNotFound => "lease_not_found",
+        Outcome::LeaseExists => "lease_exists",
+        Outcome::Failed => "failed",
+        Outcome::Unknown => "unknown",
+    }
+}

@@ -1,0 +1,673 @@
+//! Drives one engine against a store, on a thread of its own.
+//!
+//! Takes in answers, changes, commands and the ends of work, hands them to the engine one by one, and
+//! carries out what it says. The one rule to keep: it never waits for anything but its next event. The
+//! clock is read before a request leaves and after an answer came (R1); authority is published before
+//! anything is cancelled (R5).
+
+mod calls;
+mod feed;
+mod picture;
+mod ticks;
+mod user_work;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    select,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::sleep,
+};
+
+use self::{
+    calls::Calls,
+    feed::Feed,
+    picture::Picture,
+    ticks::{UnfitBecause, WorkEvent},
+    user_work::{Ended, UserWork, WorkItem},
+};
+use super::{
+    Node, NodeOptions, StartError, Stopped,
+    core::{Command, Core, Session, abandoned_deadline},
+    gate::HeldGate,
+    pod_lock::PodLock,
+    status::{SelfStatus, Status, StoreStatus},
+    supervision::{Line, Parent},
+};
+use crate::{
+    clock,
+    engine::{
+        BootTime, Change, Dead, Effect, Engine, Input, LeaseId, Refusal, Role, SessionEnd,
+        Standing, WorkEnd,
+    },
+    tasks,
+};
+
+/// Nothing due: the driver still looks this often, so that a machine that slept notices.
+const IDLE: Duration = Duration::from_secs(1);
+/// Before a join that was refused after the session was lost is tried again.
+const REJOIN_AFTER: Duration = Duration::from_secs(1);
+const REJOIN_AFTER_MOST: Duration = Duration::from_secs(30);
+/// Of the time that `stop` is given, this part is left for giving the lease back.
+const STOP_NOW_PART: u32 = 5;
+/// A node that was fit for so long begins its back-off anew.
+const FIT_FOR: Duration = Duration::from_secs(600);
+const UNFIT_DOUBLINGS: u32 = 5;
+
+/// Where the node stands between `start` and `stop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Rest,
+    /// Joining, joined, or joining again.
+    Active,
+    Leaving {
+        stop_now_at: BootTime,
+        told: bool,
+        deadline: BootTime,
+    },
+}
+
+/// One node's driver.
+struct Driver {
+    core: Arc<Core>,
+    node: Arc<dyn Node>,
+    options: NodeOptions,
+    engine: Engine,
+    inputs: VecDeque<Input>,
+    calls: Calls,
+    feed: Option<Feed>,
+    listed: bool,
+    work: UserWork,
+    picture: Picture,
+    parent: Parent,
+    /// Held as long as the process may have an incarnation that names the pod's UID.
+    pod_lock: Option<PodLock>,
+    proven_dead: Dead,
+    phase: Phase,
+    /// The engine has left, but work is still to be joined.
+    left: Option<Stopped>,
+    closing: bool,
+    starts: Vec<oneshot::Sender<Result<(), StartError>>>,
+    stops: Vec<oneshot::Sender<Stopped>>,
+    standing: Standing,
+    lease: Option<LeaseId>,
+    putting_back: Option<JoinHandle<()>>,
+    rejoin_at: Option<BootTime>,
+    rejoin_after: Duration,
+    fit_at: Option<BootTime>,
+    unfit_times: u32,
+    unfit_last: BootTime,
+    problem: Option<String>,
+}
+
+/// Runs a node's driver until the node is closed or abandoned.
+pub(super) async fn run(
+    core: Arc<Core>,
+    options: NodeOptions,
+    mut commands: mpsc::Receiver<Command>,
+) {
+    let mut driver = Driver::new(core, options);
+    while !driver.is_over() {
+        driver.turn(&mut commands).await;
+    }
+    driver.end().await;
+}
+
+impl Driver {
+    fn new(core: Arc<Core>, mut options: NodeOptions) -> Self {
+        let mut pod_lock = None;
+        let mut proven_dead = Dead::default();
+        if let Some(uid) = options.engine.pod_uid.clone() {
+            match PodLock::take(options.env.keys.cluster(), &uid) {
+                Ok(lock) => {
+                    pod_lock = Some(lock);
+                    proven_dead.pod_uid = Some(uid);
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "the pod's lock is taken: an earlier life of this pod must run out its lease");
+                    options.engine.pod_uid = None;
+                }
+            }
+        }
+        let node: Arc<dyn Node> = Arc::clone(&core) as Arc<dyn Node>;
+        let work = UserWork::new(
+            options.env.clone(),
+            options.work.clone(),
+            options.limits,
+            Arc::clone(&node),
+        );
+        Self {
+            engine: Engine::new(options.engine.clone(), rand::random()),
+            calls: Calls::new(options.env.clone(), &options.engine),
+            core,
+            node,
+            options,
+            inputs: VecDeque::new(),
+            feed: None,
+            listed: false,
+            work,
+            picture: Picture::default(),
+            parent: Parent::from_env(),
+            pod_lock,
+            proven_dead,
+            phase: Phase::Rest,
+            left: None,
+            closing: false,
+            starts: Vec::new(),
+            stops: Vec::new(),
+            standing: Standing { role: Role::Unknown, term: None },
+            lease: None,
+            putting_back: None,
+            rejoin_at: None,
+            rejoin_after: REJOIN_AFTER,
+            fit_at: None,
+            unfit_times: 0,
+            unfit_last: BootTime::default(),
+            problem: None,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.closing && self.phase == Phase::Rest && self.left.is_none()
+    }
+
+    /// Waits for one event and does all that follows from it.
+    async fn turn(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        let wait = self.wait();
+        let next_change = async {
+            match &mut self.feed {
+                Some(feed) => feed.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        select! {
+            biased;
+            // All are cancel safe: what they do not return now, they return next time.
+            Some(answered) = self.calls.next() => self.inputs.push_back(answered),
+            change = next_change => self.on_change(change),
+            item = self.work.next() => self.on_work(item),
+            Some(command) = commands.recv() => self.on_command(command),
+            () = self.core.abandoned.cancelled(), if !self.closing => {
+                self.closing = true;
+                self.leave(abandoned_deadline());
+            }
+            () = sleep(wait) => self.inputs.push_back(Input::Tick),
+        }
+        self.on_time();
+        self.settle();
+    }
+
+    /// How long nothing needs to be done if nothing happens.
+    fn wait(&self) -> Duration {
+        let leaving = match self.phase {
+            Phase::Leaving { stop_now_at, told, deadline } => {
+                Some(if told { deadline } else { stop_now_at })
+            }
+            Phase::Rest | Phase::Active => None,
+        };
+        let dues =
+            [self.engine.deadline(), self.work.deadline(), self.rejoin_at, self.fit_at, leaving];
+        let now = clock::boot_now();
+        dues.into_iter().flatten().min().map_or(IDLE, |due| due.since(now).min(IDLE))
+    }
+
+    /// Hands all inputs to the engine and carries out what it says.
+    fn settle(&mut self) {
+        self.core.env.metrics.driver_steps.inc();
+        while let Some(input) = self.inputs.pop_front() {
+            let effects = self.engine.step(clock::boot_now(), input);
+            self.publish();
+            for effect in effects {
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let office = self.engine.authority().map(|authority| (authority.office, authority.until));
+        let held = self.engine.shard_authority().map(|shards| (shards.held, shards.until));
+        self.work.publish(office, held);
+        let metrics = &self.core.env.metrics;
+        metrics.authority_remaining.set(office.map(|(_, until)| until));
+        metrics.shard_authority_remaining.set(held.map(|(_, until)| until));
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let now = clock::boot_now();
+        match effect {
+            Effect::Send { id, call } => self.calls.send(id, call),
+            Effect::Announce { lease } => self.parent.tell(Line::Lease(lease)),
+            Effect::Relist => self.relist(),
+            Effect::Joined { lease, tick, .. } => self.on_joined(lease, tick),
+            Effect::SessionLost { lease, reason } => self.on_session_lost(lease, reason),
+            Effect::Refused(refusal) => self.on_refused(&refusal, now),
+            Effect::Left { clean } => self.on_left(clean),
+            Effect::Role(standing) => self.on_role(standing, now),
+            Effect::StartWork { work, office } => {
+                let until = self.engine.authority().map_or(now, |authority| authority.until);
+                tracing::info!(node = %self.node.id(), term = %office.term, work, "leader's work starts");
+                self.work.start_leader(work, office, until);
+            }
+            Effect::StopWork { work, reason } => {
+                let label = reason_label(reason);
+                self.core.env.metrics.transitions.with_label_values(&["work_stopped", label]).inc();
+                tracing::info!(node = %self.node.id(), work, reason = label, "leader's work stops");
+                self.work.stop_leader(work, reason, now);
+                if self.work.leader_has_ended(work) {
+                    self.inputs.push_back(Input::WorkEnded { work });
+                }
+            }
+            Effect::TermClosed { term, reason } => {
+                tracing::info!(node = %self.node.id(), term = %term, reason = reason_label(reason), "term closed");
+            }
+            Effect::StartShard { work, shard, epoch } => self.work.start_shard(work, shard, epoch),
+            Effect::StopShard { work, shard, reason } => {
+                if !self.work.stop_shard(&work, shard, reason, now) {
+                    self.inputs.push_back(Input::ShardEnded { work, shard });
+                }
+            }
+            Effect::TickChanged(tick) => self.work.set_tick(tick),
+        }
+    }
+
+    fn relist(&mut self) {
+        if self.listed {
+            self.core.env.metrics.watch_resyncs.inc();
+        }
+        self.listed = true;
+        // The old watch goes first: what it had delivered and was not read is forgotten.
+        self.feed = None;
+        self.feed = Some(Feed::new(&self.core.env));
+    }
+
+    fn on_change(&mut self, input: Input) {
+        match &input {
+            Input::Listed { received_at, revision, changes, .. } => {
+                self.picture.on_list(*revision, *received_at, changes);
+                self.calls.on_changes(*received_at, changes);
+            }
+            Input::Changed { received_at, revision, changes } => {
+                self.picture.apply(*revision, *received_at, changes);
+                self.calls.on_changes(*received_at, changes);
+            }
+            Input::Progress { revision } => {
+                self.picture.revision = (*revision).max(self.picture.revision);
+                self.picture.fresh_at = clock::boot_now();
+            }
+            _ => (),
+        }
+        let metrics = &self.core.env.metrics;
+        metrics.view_age.set(self.picture.fresh_at);
+        metrics.members.set(self.picture.members() as i64);
+        metrics.term.set(self.picture.term().map_or(0, |term| term.0));
+        if concerns_shards(&input) {
+            for (work, unowned) in self.picture.unowned() {
+                metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
+            }
+        }
+        self.inputs.push_back(input);
+    }
+
+    fn on_joined(&mut self, lease: LeaseId, tick: Duration) {
+        tracing::info!(node = %self.node.id(), lease = %lease, "joined");
+        self.lease = Some(lease);
+        self.problem = None;
+        self.rejoin_after = REJOIN_AFTER;
+        self.work.set_tick(tick);
+        self.work.begin_holding(HeldGate::new(lease));
+        self.publish();
+        let start = clock::wall_now();
+        let published = &self.core.published;
+        published.metadata.send_modify(|metadata| metadata.start = start);
+        published.session.send_replace(Some(Session { lease }));
+        published.membership.send_modify(|membership| membership.joined = true);
+        self.core.env.metrics.transitions.with_label_values(&["joined", "joined"]).inc();
+        if let Some(before) = self.putting_back.take() {
+            before.abort();
+        }
+        let core = Arc::clone(&self.core);
+        self.putting_back = Some(tasks::spawn("put-back", async move {
+            let session = core.published.session.subscribe();
+            core.own.put_back(&core.env, core.id(), &session, lease).await;
+        }));
+        for start in self.starts.drain(..) {
+            let _ = start.send(Ok(()));
+        }
+    }
+
+    fn on_session_lost(&mut self, lease: LeaseId, reason: SessionEnd) {
+        let label = session_label(reason);
+        tracing::warn!(node = %self.node.id(), lease = %lease, reason = label, "session lost");
+        self.core.env.metrics.sessions_lost.with_label_values(&[label]).inc();
+        self.end_session();
+        self.core.published.membership.send_modify(|membership| membership.sessions_lost += 1);
+        self.problem = Some(format!("the session was lost ({label}); joining again"));
+    }
+
+    fn end_session(&mut self) {
+        self.lease = None;
+        self.work.end_holding();
+        let published = &self.core.published;
+        published.session.send_replace(None);
+        published.membership.send_modify(|membership| membership.joined = false);
+        self.core.env.metrics.lease_remaining.set(None);
+    }
+
+    fn on_refused(&mut self, refusal: &Refusal, now: BootTime) {
+        tracing::warn!(node = %self.node.id(), refusal = ?refusal, "join refused");
+        self.problem = Some(refused(&self.options, refusal).to_string());
+        if self.lease.is_some() {
+            self.end_session();
+        }
+        if self.starts.is_empty() {
+            // Nobody waits for an answer: the node was in the cluster before, and is to come back.
+            self.rejoin_at = Some(now + self.rejoin_after);
+            self.rejoin_after = (self.rejoin_after * 2).min(REJOIN_AFTER_MOST);
+            return;
+        }
+        self.phase = Phase::Rest;
+        for start in self.starts.drain(..) {
+            let _ = start.send(Err(refused(&self.options, refusal)));
+        }
+    }
+
+    fn on_role(&mut self, standing: Standing, now: BootTime) {
+        tracing::info!(node = %self.node.id(), role = %standing.role, term = ?standing.term.map(|term| term.0), "role");
+        self.standing = standing;
+        let (metrics, role) = (&self.core.env.metrics, standing.role);
+        metrics.role.set(role as i64);
+        let leads = role == Role::Leader;
+        metrics.master.with_label_values(&[self.node.cluster()]).set(i64::from(leads));
+        let to = match role {
+            Role::Unknown => "unknown",
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+        };
+        metrics.transitions.with_label_values(&[to, "role"]).inc();
+        let published = &self.core.published;
+        published.metadata.send_modify(|metadata| metadata.role = role);
+        published.membership.send_modify(|membership| {
+            membership.role = role;
+            membership.term = standing.term;
+        });
+        self.follow(now);
+    }
+
+    /// Starts or ends the follower routine, as the role wants it.
+    fn follow(&mut self, now: BootTime) {
+        let wanted = match self.standing.role {
+            Role::Unknown => false,
+            Role::Leader => self.work.follows_while_leading(),
+            Role::Follower => true,
+        };
+        let active = self.phase == Phase::Active;
+        self.work.want_follower(wanted && active, now);
+    }
+
+    fn on_work(&mut self, item: WorkItem) {
+        let now = clock::boot_now();
+        match item {
+            WorkItem::Event(WorkEvent::Unfit { why, .. }) => self.on_unfit(why, now),
+            WorkItem::Joined(id) => match self.work.on_joined(id, now) {
+                Some(Ended::Leader { work }) => self.inputs.push_back(Input::WorkEnded { work }),
+                Some(Ended::Shard { work, shard }) => {
+                    self.inputs.push_back(Input::ShardEnded { work, shard });
+                }
+                Some(Ended::Follower) | None => (),
+            },
+        }
+    }
+
+    fn on_unfit(&mut self, why: UnfitBecause, now: BootTime) {
+        if self.fit_at.is_some() {
+            return;
+        }
+        if FIT_FOR < now.since(self.unfit_last) {
+            self.unfit_times = 0;
+        }
+        let after = self.options.limits.unfit_after * (1 << self.unfit_times);
+        self.unfit_times = (self.unfit_times + 1).min(UNFIT_DOUBLINGS);
+        self.unfit_last = now;
+        self.fit_at = Some(now + after);
+        tracing::error!(node = %self.node.id(), why = ?why, campaigns_again_after = ?after, "the leader's work cannot go on here");
+        self.problem = Some(format!("the leader's work cannot go on here: {why:?}"));
+        self.inputs.push_back(Input::Unfit);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Start { runtime, reply } => self.on_start(runtime, reply),
+            Command::Stop { deadline, reply } => self.on_stop(deadline, reply),
+            Command::Close { deadline, reply } => {
+                self.closing = true;
+                for start in self.starts.drain(..) {
+                    let _ = start.send(Err(StartError::Closed));
+                }
+                self.on_stop(deadline, reply);
+            }
+            Command::Resign => self.inputs.push_back(Input::Resign),
+            Command::Drain(draining) => self.inputs.push_back(Input::Drain(draining)),
+            Command::Status { reply } => drop(reply.send(self.status())),
+        }
+    }
+
+    fn on_start(&mut self, runtime: Handle, reply: oneshot::Sender<Result<(), StartError>>) {
+        if self.closing {
+            let _ = reply.send(Err(StartError::Closed));
+            return;
+        }
+        if self.lease.is_some() && self.phase == Phase::Active {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        self.work.run_on(runtime);
+        self.starts.push(reply);
+        if self.phase == Phase::Rest && self.left.is_none() {
+            self.begin();
+        }
+    }
+
+    fn begin(&mut self) {
+        self.phase = Phase::Active;
+        self.rejoin_at = None;
+        let (start, dead) = (clock::wall_now(), self.proven_dead.clone());
+        self.inputs.push_back(Input::Start { start, dead });
+    }
+
+    fn on_stop(&mut self, deadline: BootTime, reply: oneshot::Sender<Stopped>) {
+        if self.phase == Phase::Rest && self.left.is_none() {
+            let _ = reply.send(Stopped::Clean);
+            return;
+        }
+        self.stops.push(reply);
+        self.leave(deadline);
+    }
+
+    fn leave(&mut self, deadline: BootTime) {
+        for start in self.starts.drain(..) {
+            let _ = start.send(Err(StartError::Stopped));
+        }
+        self.rejoin_at = None;
+        let now = clock::boot_now();
+        match &mut self.phase {
+            Phase::Rest => return,
+            Phase::Leaving { deadline: earlier, stop_now_at, .. } => {
+                *earlier = deadline.min(*earlier);
+                *stop_now_at = (*stop_now_at).min(*earlier);
+                return;
+            }
+            Phase::Active => {
+                let part = deadline.since(now) / STOP_NOW_PART;
+                self.phase = Phase::Leaving { stop_now_at: deadline - part, told: false, deadline };
+            }
+        }
+        self.follow(now);
+        self.inputs.push_back(Input::Stop);
+    }
+
+    fn on_left(&mut self, clean: bool) {
+        let lease = self.lease;
+        if clean && let Some(lease) = lease {
+            self.parent.tell(Line::Gone(lease));
+        }
+        tracing::info!(node = %self.node.id(), clean, "left");
+        self.end_session();
+        self.feed = None;
+        self.listed = false;
+        self.core.own.clear();
+        self.problem = None;
+        self.left = Some(if clean { Stopped::Clean } else { Stopped::Unclean });
+    }
+
+    fn on_time(&mut self) {
+        let now = clock::boot_now();
+        if let Some(WorkEvent::Unfit { why, .. }) = self.work.on_time(now) {
+            self.on_unfit(why, now);
+        }
+        if self.fit_at.is_some_and(|at| at <= now) {
+            self.fit_at = None;
+            self.inputs.push_back(Input::Fit);
+        }
+        if self.rejoin_at.is_some_and(|at| at <= now) {
+            self.begin();
+        }
+        if let Phase::Leaving { stop_now_at, told, deadline } = &mut self.phase {
+            if *stop_now_at <= now && !*told {
+                *told = true;
+                self.inputs.push_back(Input::StopNow);
+                self.work.cut_all(now);
+            }
+            if *deadline <= now {
+                for stop in self.stops.drain(..) {
+                    let _ = stop.send(Stopped::Unclean);
+                }
+                if self.closing {
+                    self.phase = Phase::Rest;
+                    self.left = None;
+                    return;
+                }
+            }
+        }
+        self.finish_leaving();
+    }
+
+    /// Once the engine has left and all work is joined, the node is at rest.
+    fn finish_leaving(&mut self) {
+        let Some(stopped) = self.left.filter(|_| self.work.is_idle()) else { return };
+        self.left = None;
+        self.phase = Phase::Rest;
+        for stop in self.stops.drain(..) {
+            let _ = stop.send(stopped);
+        }
+        if !self.starts.is_empty() {
+            self.begin();
+        }
+    }
+
+    fn status(&self) -> Status {
+        let env = &self.core.env;
+        let metadata = self.core.published.metadata.borrow().clone();
+        let membership = *self.core.published.membership.borrow();
+        let now = clock::boot_now();
+        let left = |until: BootTime| Some(millis(until.since(now)));
+        let config = &self.options.engine;
+        let health = env.store.health();
+        let last_tick = env.metrics.last_tick.with_label_values(&["leader"]).get();
+        let last_tick = last_tick.max(env.metrics.last_tick.with_label_values(&["follower"]).get());
+        Status {
+            cluster: env.keys.cluster().to_owned(),
+            node: SelfStatus {
+                id: metadata.id.to_string(),
+                address: metadata.address,
+                role: membership.role.to_string(),
+                joined: membership.joined,
+                term: membership.term.map(|term| term.to_string()),
+                incarnation: self.lease.map(|lease| lease.to_string()),
+                authority_left_ms: self.engine.authority().and_then(|one| left(one.until)),
+                shard_authority_left_ms: self
+                    .engine
+                    .shard_authority()
+                    .and_then(|one| left(one.until)),
+                lease_left_ms: self.lease.map(|_| millis(env.metrics.lease_remaining.left())),
+                lease_ttl_ms: millis(self.calls.granted_ttl()),
+                tick_ms: self.work.tick().as_secs_f64() * 1000.0,
+                failover_d_ms: millis(config.failover.d()),
+                failover_h_ms: millis(config.failover.h()),
+                last_tick_unix_ms: (0.0 < last_tick).then_some((last_tick * 1000.0) as u64),
+                sessions_lost: membership.sessions_lost,
+                problem: self.problem.clone(),
+            },
+            leader: self.picture.leader(),
+            nodes: self.picture.nodes(),
+            timeline: self.picture.timeline(),
+            work: self.picture.work(),
+            store: StoreStatus {
+                kind: env.store.kind().to_owned(),
+                endpoint: health.endpoint,
+                healthy: health.healthy,
+                problem: health.problem,
+                revision: self.picture.revision.to_string(),
+                view_age_ms: millis(env.metrics.view_age.age()),
+            },
+            at_unix_ms: clock::unix_ms(),
+        }
+    }
+
+    /// Ends what is left: the node is closed.
+    async fn end(mut self) {
+        if let Some(task) = self.putting_back.take() {
+            task.abort();
+        }
+        self.work.abort_all().await;
+        self.core.published.session.send_replace(None);
+        drop(self.pod_lock.take());
+    }
+}
+
+fn concerns_shards(input: &Input) -> bool {
+    let (Input::Listed { changes, .. } | Input::Changed { changes, .. }) = input else {
+        return false;
+    };
+    changes.iter().any(|change| matches!(change, Change::Held(..) | Change::Plan(..)))
+}
+
+fn refused(options: &NodeOptions, refusal: &Refusal) -> StartError {
+    match refusal {
+        Refusal::DuplicateId { address, holder } => StartError::DuplicateId {
+            id: options.engine.id,
+            address: address.clone(),
+            holder: *holder,
+        },
+        Refusal::TickDisagreement { cluster, own } => {
+            StartError::TickDisagreement { cluster: *cluster, own: *own }
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+const fn reason_label(reason: WorkEnd) -> &'static str {
+    match reason {
+        WorkEnd::Suspended => "suspended",
+        WorkEnd::Deposed => "deposed",
+        WorkEnd::KeyLost => "key_lost",
+        WorkEnd::Resigned => "resigned",
+        WorkEnd::Stopping => "stopping",
+        WorkEnd::Unfit => "unfit",
+        WorkEnd::SessionLost => "session_lost",
+    }
+}
+
+const fn session_label(reason: SessionEnd) -> &'static str {
+    match reason {
+        SessionEnd::LeaseLost => "lease_lost",
+        SessionEnd::MemberLost => "member_lost",
+        SessionEnd::HeldLost => "held_lost",
+        SessionEnd::StoreReplaced => "store_replaced",
+        SessionEnd::JoinFailed => "join_failed",
+    }
+}

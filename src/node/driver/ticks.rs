@@ -1,0 +1,342 @@
+//! Runs user work on the user's runtime: routines tick by tick, tasks and shard workers until they are
+//! told to end.
+//!
+//! Every run is under an [`Ending`]: `cancel` asks the work to end, `cut` drops its future at the await
+//! it stands at. Both are pulled by the driver, on its own thread. A [`Pulse`] tells the driver when the
+//! run must have been heard of again: a runtime that is starved, or work that blocks its thread, shows
+//! by silence.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use prometheus::{Gauge, Histogram, IntCounter};
+use tokio::{
+    select,
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    engine::BootTime,
+    node::{NodeMetrics, RoutineLimits, work::WorkError},
+};
+
+/// What a run gets to end after it was cancelled for its length.
+pub(super) const OVERRUN_GRACE: Duration = Duration::from_secs(1);
+/// An idle runner is heard of at least this often.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
+/// Back-off of tasks and workers that return early.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+const AGAIN_AFTER_MOST: Duration = Duration::from_secs(10);
+/// A run this long was a good one: the back-off begins anew.
+const GOOD_RUN: Duration = Duration::from_secs(60);
+
+/// How work is ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ending {
+    /// It should end.
+    pub(super) cancel: CancellationToken,
+    /// It is dropped.
+    pub(super) cut: CancellationToken,
+}
+
+/// When a runner must have been heard of.
+#[derive(Debug, Default)]
+pub(super) struct Pulse(AtomicU64);
+
+impl Pulse {
+    fn expect_by(&self, at: BootTime) {
+        self.0.store(u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// The last moment.
+    pub(super) fn due(&self) -> BootTime {
+        BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire)))
+    }
+}
+
+/// What the driver is told about work that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorkEvent {
+    /// The leader's work of this number panicked too often, or overran and was dropped.
+    Unfit { work: u64, why: UnfitBecause },
+}
+
+/// Why leader's work cannot go on in this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnfitBecause {
+    Panics,
+    Overrun,
+    Silent,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+enum Run {
+    Well,
+    Failed(WorkError),
+    Panicked(String),
+    Cut,
+    /// It passed its limit, was cancelled, and returned.
+    Overran,
+    /// It passed its limit, was cancelled, and was dropped.
+    Overdue,
+}
+
+/// The counters of one routine.
+#[derive(Clone, Debug)]
+pub(super) struct TickMetrics {
+    name: &'static str,
+    all: NodeMetrics,
+    seconds: Histogram,
+    lateness: Histogram,
+    skipped: IntCounter,
+    overruns: IntCounter,
+    last: Gauge,
+}
+
+impl TickMetrics {
+    pub(super) fn new(metrics: &NodeMetrics, name: &'static str) -> Self {
+        Self {
+            name,
+            all: metrics.clone(),
+            seconds: metrics.tick_seconds.with_label_values(&[name]),
+            lateness: metrics.tick_lateness.with_label_values(&[name]),
+            skipped: metrics.ticks_skipped.with_label_values(&[name]),
+            overruns: metrics.tick_overruns.with_label_values(&[name]),
+            last: metrics.last_tick.with_label_values(&[name]),
+        }
+    }
+
+    fn ended(&self, run: &Run, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+        let result = match run {
+            Run::Well => "ok",
+            Run::Failed(_) => "error",
+            Run::Panicked(_) => "panic",
+            Run::Cut => "cut",
+            Run::Overran | Run::Overdue => "overrun",
+        };
+        self.all.ticks.with_label_values(&[self.name, result]).inc();
+        match run {
+            Run::Well => self.last.set(clock::unix_ms() as f64 / 1000.0),
+            Run::Panicked(_) => self.all.panics.with_label_values(&[self.name]).inc(),
+            Run::Overran | Run::Overdue => self.overruns.inc(),
+            Run::Failed(_) | Run::Cut => (),
+        }
+    }
+}
+
+/// A run of user work under its token.
+pub(super) type Job =
+    Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<(), WorkError>> + Send + Sync>;
+
+/// Runs a routine once per tick.
+pub(super) struct Ticker {
+    pub(super) job: Job,
+    pub(super) tick: watch::Receiver<Duration>,
+    pub(super) ending: Ending,
+    pub(super) limits: RoutineLimits,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) metrics: TickMetrics,
+    /// For the leader's routine: whom to tell, and about which work.
+    pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64)>,
+}
+
+impl Ticker {
+    /// Until it is cancelled. The first tick is due at once: what made the role wakes it, not a clock.
+    pub(super) async fn run(mut self) {
+        let mut due = clock::boot_now();
+        let mut panics = 0;
+        while self.wait_until(&mut due).await {
+            let started = clock::boot_now();
+            self.metrics.lateness.observe(started.since(due).as_secs_f64());
+            self.pulse.expect_by(started + self.limits.run + OVERRUN_GRACE + PULSE_EVERY);
+            let run = self.run_once().await;
+            let now = clock::boot_now();
+            self.metrics.ended(&run, now.since(started));
+            match run {
+                Run::Well => panics = 0,
+                Run::Failed(error) => {
+                    tracing::warn!(routine = self.metrics.name, error, "tick failed");
+                }
+                Run::Panicked(message) => {
+                    panics += 1;
+                    tracing::error!(routine = self.metrics.name, panics, message, "tick panicked");
+                    if self.limits.panics <= panics {
+                        self.tell_unfit(UnfitBecause::Panics).await;
+                        panics = 0;
+                    }
+                }
+                Run::Overran => {
+                    tracing::warn!(routine = self.metrics.name, limit = ?self.limits.run, "tick cancelled for its length");
+                }
+                Run::Overdue => {
+                    tracing::error!(routine = self.metrics.name, limit = ?self.limits.run, "tick dropped for its length");
+                    self.tell_unfit(UnfitBecause::Overrun).await;
+                }
+                Run::Cut => return,
+            }
+            due = self.after(due, now);
+        }
+    }
+
+    async fn tell_unfit(&self, why: UnfitBecause) {
+        if let Some((events, work)) = &self.unfit {
+            // The driver always reads; if it is gone, so is the work.
+            let _ = events.send(WorkEvent::Unfit { work: *work, why }).await;
+        }
+    }
+
+    /// The next due time after a run that was due at `due` and ended at `now`.
+    fn after(&self, due: BootTime, now: BootTime) -> BootTime {
+        let tick = *self.tick.borrow();
+        let next = due + tick;
+        let behind = now.since(next);
+        if behind.is_zero() {
+            return next;
+        }
+        let missed = behind.as_nanos() / tick.as_nanos().max(1) + 1;
+        self.metrics.skipped.inc_by(u64::try_from(missed).unwrap_or(u64::MAX));
+        next + tick * u32::try_from(missed).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a tick is to run: not if it was cancelled.
+    async fn wait_until(&mut self, due: &mut BootTime) -> bool {
+        loop {
+            let now = clock::boot_now();
+            if self.ending.cancel.is_cancelled() {
+                return false;
+            }
+            let left = due.since(now);
+            if left.is_zero() {
+                return true;
+            }
+            self.pulse.expect_by(now + PULSE_EVERY + self.limits.run + OVERRUN_GRACE);
+            let before = *self.tick.borrow();
+            select! {
+                biased;
+                // All are cancel safe: they only wait.
+                () = self.ending.cancel.cancelled() => return false,
+                Ok(()) = self.tick.changed() => {
+                    let tick = *self.tick.borrow_and_update();
+                    *due = (*due - before + tick).max(clock::boot_now());
+                }
+                () = sleep(left.min(PULSE_EVERY)) => (),
+            }
+        }
+    }
+
+    async fn run_once(&self) -> Run {
+        let token = self.ending.cancel.child_token();
+        let mut run = Box::pin(AssertUnwindSafe((self.job)(token.clone())).catch_unwind());
+        select! {
+            biased;
+            ended = &mut run => return ended_by_itself(ended),
+            // Cancel safe: what is dropped is the run itself, on purpose.
+            () = self.ending.cut.cancelled() => return Run::Cut,
+            () = sleep(self.limits.run) => (),
+        }
+        token.cancel();
+        select! {
+            biased;
+            _ = &mut run => Run::Overran,
+            // Cancel safe: what is dropped is the run itself, on purpose.
+            () = self.ending.cut.cancelled() => Run::Cut,
+            () = sleep(OVERRUN_GRACE) => Run::Overdue,
+        }
+    }
+}
+
+fn ended_by_itself(ended: Result<Result<(), WorkError>, Box<dyn Any + Send>>) -> Run {
+    match ended {
+        Ok(Ok(())) => Run::Well,
+        Ok(Err(error)) => Run::Failed(error),
+        Err(panic) => Run::Panicked(message_of(panic.as_ref())),
+    }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+/// What becomes of work that returns before it is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Early {
+    /// It is done.
+    Done,
+    /// It is run again.
+    Again,
+}
+
+/// Runs a leader task or a shard worker until it is told to end, again after a back-off if it fails.
+pub(super) struct Keeper {
+    pub(super) name: &'static str,
+    pub(super) job: Job,
+    pub(super) ending: Ending,
+    pub(super) early: Early,
+    pub(super) metrics: NodeMetrics,
+    /// For leader tasks: whom to tell after how many panics in a row, and about which work.
+    pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64, u32)>,
+}
+
+impl Keeper {
+    pub(super) async fn run(self) {
+        let mut again_after = AGAIN_AFTER;
+        let mut panics = 0;
+        while !self.ending.cancel.is_cancelled() {
+            let started = clock::boot_now();
+            let token = self.ending.cancel.child_token();
+            let run = AssertUnwindSafe((self.job)(token)).catch_unwind();
+            let run = select! {
+                biased;
+                ended = run => ended_by_itself(ended),
+                // Cancel safe: what is dropped is the run itself, on purpose.
+                () = self.ending.cut.cancelled() => return,
+            };
+            if GOOD_RUN <= clock::boot_now().since(started) {
+                (again_after, panics) = (AGAIN_AFTER, 0);
+            }
+            match run {
+                Run::Well if self.early == Early::Done => return,
+                Run::Failed(error) if !self.ending.cancel.is_cancelled() => {
+                    tracing::warn!(work = self.name, error, "work failed");
+                }
+                Run::Panicked(message) => {
+                    panics += 1;
+                    tracing::error!(work = self.name, panics, message, "work panicked");
+                    self.panicked(panics).await;
+                }
+                _ => (),
+            }
+            select! {
+                biased;
+                // Both are cancel safe: they only wait.
+                () = self.ending.cancel.cancelled() => return,
+                () = sleep(again_after) => again_after = (again_after * 2).min(AGAIN_AFTER_MOST),
+            }
+        }
+    }
+
+    async fn panicked(&self, panics: u32) {
+        let kind = if self.unfit.is_some() { "leader_task" } else { "shard" };
+        self.metrics.panics.with_label_values(&[kind]).inc();
+        if let Some((events, work, most)) = &self.unfit
+            && *most <= panics
+        {
+            let _ = events.send(WorkEvent::Unfit { work: *work, why: UnfitBecause::Panics }).await;
+        }
+    }
+}

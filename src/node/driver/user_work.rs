@@ -1,0 +1,545 @@
+//! All user work of a node: what runs, how it is ended, and what is still to be joined.
+//!
+//! The one rule: the engine hears that work has ended only after every task of it was joined.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::{AbortHandle, Id, JoinSet},
+};
+
+use super::ticks::{
+    Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, UnfitBecause, WorkEvent,
+};
+use crate::{
+    clock,
+    engine::{BootTime, Office, ShardEnd, ShardEpoch, ShardId, WorkEnd, WorkType},
+    node::{
+        FollowerContext, LeaderContext, Node, RoutineLimits, ShardContext,
+        builder::Work,
+        env::Env,
+        gate::{HeldGate, LeaderGate, ShardGate},
+    },
+};
+
+/// What work gets to return after authority was lost: the margin by which authority ends early for the
+/// sake of a step that cannot be interrupted (protocol, μ).
+const LOST_GRACE: Duration = Duration::from_millis(10);
+/// Work that was cut and is not joined by then blocks its thread: it is aborted, and said so.
+const WEDGED_AFTER: Duration = Duration::from_secs(1);
+/// Runners tell little, and the driver always reads.
+const EVENTS: usize = 64;
+
+/// Whose task it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Whose {
+    Leader(u64),
+    Follower,
+    Shard(WorkType, ShardId),
+}
+
+/// Something that the engine must hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Leader { work: u64 },
+    Shard { work: WorkType, shard: ShardId },
+    Follower,
+}
+
+/// Tasks that end together.
+#[derive(Debug)]
+struct Group {
+    ending: Ending,
+    /// Not joined yet.
+    tasks: usize,
+    aborts: Vec<AbortHandle>,
+    /// When it was cancelled, and why it is measured from then.
+    cancelled_at: Option<BootTime>,
+    cut_at: Option<BootTime>,
+    wedged_at: Option<BootTime>,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            ending: Ending::default(),
+            tasks: 0,
+            aborts: Vec::new(),
+            cancelled_at: None,
+            cut_at: None,
+            wedged_at: None,
+        }
+    }
+
+    fn cancel(&mut self, now: BootTime, grace: Duration) {
+        self.ending.cancel.cancel();
+        self.cancelled_at.get_or_insert(now);
+        let cut_at = now + grace;
+        self.cut_at = Some(self.cut_at.map_or(cut_at, |at| at.min(cut_at)));
+    }
+
+    /// Cuts and aborts what is due. Whether it was found to be wedged just now.
+    fn on_time(&mut self, now: BootTime) -> bool {
+        if self.cut_at.is_some_and(|at| at <= now) && !self.ending.cut.is_cancelled() {
+            self.ending.cut.cancel();
+            self.wedged_at = Some(now + WEDGED_AFTER);
+        }
+        if self.wedged_at.is_some_and(|at| at <= now) {
+            self.wedged_at = None;
+            self.aborts.iter().for_each(AbortHandle::abort);
+            return true;
+        }
+        false
+    }
+
+    fn deadline(&self) -> Option<BootTime> {
+        let cut = self.cut_at.filter(|_| !self.ending.cut.is_cancelled());
+        [cut, self.wedged_at].into_iter().flatten().min()
+    }
+}
+
+#[derive(Debug)]
+struct LeaderWork {
+    work: u64,
+    gate: Arc<LeaderGate>,
+    pulse: Arc<Pulse>,
+    silent: bool,
+    group: Group,
+}
+
+#[derive(Debug)]
+struct ShardWork {
+    gate: Arc<ShardGate>,
+    overdue: bool,
+    group: Group,
+}
+
+/// All user work of a node.
+pub(super) struct UserWork {
+    env: Env,
+    work: Work,
+    limits: RoutineLimits,
+    node: Arc<dyn Node>,
+    runtime: Option<Handle>,
+    tick: watch::Sender<Duration>,
+    set: JoinSet<()>,
+    whose: HashMap<Id, Whose>,
+    events: (mpsc::Sender<WorkEvent>, mpsc::Receiver<WorkEvent>),
+    leader: Option<LeaderWork>,
+    follower: Option<Group>,
+    follower_wanted: bool,
+    held: Option<Arc<HeldGate>>,
+    shards: BTreeMap<(WorkType, ShardId), ShardWork>,
+}
+
+impl UserWork {
+    pub(super) fn new(env: Env, work: Work, limits: RoutineLimits, node: Arc<dyn Node>) -> Self {
+        Self {
+            env,
+            work,
+            limits,
+            node,
+            runtime: None,
+            tick: watch::Sender::new(Duration::from_secs(1)),
+            set: JoinSet::new(),
+            whose: HashMap::new(),
+            events: mpsc::channel(EVENTS),
+            leader: None,
+            follower: None,
+            follower_wanted: false,
+            held: None,
+            shards: BTreeMap::new(),
+        }
+    }
+
+    /// Where user work runs from now on.
+    pub(super) fn run_on(&mut self, runtime: Handle) {
+        self.runtime = Some(runtime);
+    }
+
+    pub(super) fn set_tick(&self, tick: Duration) {
+        self.tick.send_replace(tick);
+    }
+
+    pub(super) fn tick(&self) -> Duration {
+        *self.tick.borrow()
+    }
+
+    /// Whether nothing runs any more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.leader.is_none() && self.follower.is_none() && self.shards.is_empty()
+    }
+
+    pub(super) fn follows_while_leading(&self) -> bool {
+        self.work.also_follow
+    }
+
+    /// Publishes authority: to the gates of what runs.
+    pub(super) fn publish(
+        &self,
+        authority: Option<(Office, BootTime)>,
+        shards: Option<(crate::engine::Revision, BootTime)>,
+    ) {
+        if let Some(leader) = &self.leader {
+            match authority {
+                Some((office, until)) if office == leader.gate.office() => {
+                    leader.gate.extend(until);
+                }
+                _ => leader.gate.close(),
+            }
+        }
+        if let (Some(held), Some((revision, until))) = (&self.held, shards) {
+            held.extend(revision, until);
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        whose: Whose,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        let runtime = self.runtime.as_ref().expect("the node was started from a runtime");
+        // Panics of user code are caught inside; one that comes here is a bug of the runner.
+        let task = std::panic::AssertUnwindSafe(task).catch_unwind().map(drop);
+        let abort = self.set.spawn_on(task, runtime);
+        self.whose.insert(abort.id(), whose);
+        abort
+    }
+
+    /// Starts the leader's work.
+    pub(super) fn start_leader(&mut self, work: u64, office: Office, until: BootTime) {
+        assert!(self.leader.is_none(), "work ends before it starts anew");
+        let gate = Arc::new(LeaderGate::new(office));
+        gate.extend(until);
+        let mut group = Group::new();
+        let cancel = group.ending.cancel.clone();
+        let context =
+            LeaderContext::new(Arc::clone(&gate), Arc::clone(&self.node), self.env.clone(), cancel);
+        let pulse = Arc::new(Pulse::default());
+        let ticker = self.leader_ticker(work, &context, &group.ending, &pulse);
+        let mut aborts = vec![self.spawn(Whose::Leader(work), ticker.run())];
+        for task in self.work.tasks.clone() {
+            let (name, context) = (task.name(), context.clone());
+            let keeper = Keeper {
+                name,
+                job: Box::new(move |token| {
+                    let (task, context) = (Arc::clone(&task), context.with_token(token));
+                    async move { task.run(context).await }.boxed()
+                }),
+                ending: group.ending.clone(),
+                early: Early::Done,
+                metrics: self.env.metrics.clone(),
+                unfit: Some((self.events.0.clone(), work, self.limits.panics.max(1))),
+            };
+            aborts.push(self.spawn(Whose::Leader(work), keeper.run()));
+        }
+        group.tasks = aborts.len();
+        group.aborts = aborts;
+        self.leader = Some(LeaderWork { work, gate, pulse, silent: false, group });
+    }
+
+    fn leader_ticker(
+        &self,
+        work: u64,
+        context: &LeaderContext,
+        ending: &Ending,
+        pulse: &Arc<Pulse>,
+    ) -> Ticker {
+        let (routine, context) = (self.work.leader.clone(), context.clone());
+        // Without a routine it still shows that the runtime is not starved.
+        let job: Job = Box::new(move |token| {
+            let Some(routine) = routine.clone() else { return async { Ok(()) }.boxed() };
+            let context = context.with_token(token);
+            async move { routine.tick(context).await }.boxed()
+        });
+        Ticker {
+            job,
+            tick: self.tick.subscribe(),
+            ending: ending.clone(),
+            limits: self.limits,
+            pulse: Arc::clone(pulse),
+            metrics: TickMetrics::new(&self.env.metrics, "leader"),
+            unfit: Some((self.events.0.clone(), work)),
+        }
+    }
+
+    /// Cancels the leader's work.
+    pub(super) fn stop_leader(&mut self, work: u64, reason: WorkEnd, now: BootTime) {
+        let grace = self.limits.cancel_grace;
+        let Some(leader) = self.leader.as_mut().filter(|leader| leader.work == work) else {
+            return;
+        };
+        match reason {
+            WorkEnd::Resigned | WorkEnd::Stopping | WorkEnd::Unfit => {
+                leader.group.cancel(now, grace);
+            }
+            WorkEnd::Suspended | WorkEnd::Deposed | WorkEnd::KeyLost | WorkEnd::SessionLost => {
+                leader.gate.close();
+                leader.group.cancel(now, LOST_GRACE);
+            }
+        }
+    }
+
+    /// Says whether the follower routine should run.
+    pub(super) fn want_follower(&mut self, wanted: bool, now: BootTime) {
+        self.follower_wanted = wanted && self.work.follower.is_some();
+        match &mut self.follower {
+            Some(group) if !self.follower_wanted => group.cancel(now, self.limits.cancel_grace),
+            None if self.follower_wanted => self.start_follower(),
+            Some(_) | None => (),
+        }
+    }
+
+    fn start_follower(&mut self) {
+        let Some(routine) = self.work.follower.clone() else { return };
+        let mut group = Group::new();
+        let node = Arc::clone(&self.node);
+        let job: Job = Box::new(move |token| {
+            let context = FollowerContext::new(Arc::clone(&node), token);
+            let routine = Arc::clone(&routine);
+            async move { routine.tick(context).await }.boxed()
+        });
+        let ticker = Ticker {
+            job,
+            tick: self.tick.subscribe(),
+            ending: group.ending.clone(),
+            limits: self.limits,
+            pulse: Arc::default(),
+            metrics: TickMetrics::new(&self.env.metrics, "follower"),
+            unfit: None,
+        };
+        group.aborts = vec![self.spawn(Whose::Follower, ticker.run())];
+        group.tasks = 1;
+        self.follower = Some(group);
+    }
+
+    /// A new incarnation: its shards are claimed under this gate.
+    pub(super) fn begin_holding(&mut self, held: HeldGate) {
+        self.held = Some(Arc::new(held));
+    }
+
+    /// The incarnation is over: nothing is held under it any more.
+    pub(super) fn end_holding(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.close();
+        }
+    }
+
+    pub(super) fn start_shard(&mut self, work: WorkType, shard: ShardId, epoch: ShardEpoch) {
+        let worker = self.work.workers.get(&work).cloned();
+        let (Some(worker), Some(held)) = (worker, self.held.clone()) else {
+            // Only what was offered is assigned, and only while joined.
+            tracing::error!(work = %work, shard = %shard, "a shard without a worker");
+            return;
+        };
+        let gate = Arc::new(ShardGate::new(held));
+        let mut group = Group::new();
+        let context = ShardContext::new(
+            Arc::clone(&gate),
+            (work.clone(), shard, epoch),
+            Arc::clone(&self.node),
+            self.env.clone(),
+            group.ending.cancel.clone(),
+        );
+        let keeper = Keeper {
+            name: "shard",
+            job: Box::new(move |token| {
+                let (worker, context) = (Arc::clone(&worker), context.with_token(token));
+                async move { worker.run(shard, context).await }.boxed()
+            }),
+            ending: group.ending.clone(),
+            early: Early::Again,
+            metrics: self.env.metrics.clone(),
+            unfit: None,
+        };
+        group.aborts = vec![self.spawn(Whose::Shard(work.clone(), shard), keeper.run())];
+        group.tasks = 1;
+        let metrics = &self.env.metrics;
+        metrics.shards_owned.with_label_values(&[work.as_str()]).inc();
+        metrics.shard_moves.with_label_values(&[work.as_str(), "gained"]).inc();
+        self.shards.insert((work, shard), ShardWork { gate, overdue: false, group });
+    }
+
+    pub(super) fn stop_shard(
+        &mut self,
+        work: &WorkType,
+        shard: ShardId,
+        reason: ShardEnd,
+        now: BootTime,
+    ) -> bool {
+        let limits = self.limits;
+        let Some(running) = self.shards.get_mut(&(work.clone(), shard)) else { return false };
+        if running.group.cancelled_at.is_none() {
+            self.env.metrics.shards_draining.with_label_values(&[work.as_str()]).inc();
+        }
+        match reason {
+            ShardEnd::Moved => running.group.cancel(now, limits.drain),
+            ShardEnd::Stopping => running.group.cancel(now, limits.cancel_grace),
+            ShardEnd::Lapsed | ShardEnd::SessionLost => {
+                running.gate.close();
+                running.group.cancel(now, LOST_GRACE);
+            }
+        }
+        true
+    }
+
+    /// Cuts all that still runs: the deadline of the leaving has passed.
+    pub(super) fn cut_all(&mut self, now: BootTime) {
+        for group in self.groups() {
+            group.cancel(now, Duration::ZERO);
+        }
+        self.on_time(now);
+    }
+
+    fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
+        let leader = self.leader.as_mut().map(|leader| &mut leader.group);
+        let shards = self.shards.values_mut().map(|shard| &mut shard.group);
+        leader.into_iter().chain(self.follower.as_mut()).chain(shards)
+    }
+
+    /// Cuts what is due, and finds out what is silent.
+    pub(super) fn on_time(&mut self, now: BootTime) -> Option<WorkEvent> {
+        for ((work, shard), running) in &mut self.shards {
+            if running.group.on_time(now) && !running.overdue {
+                running.overdue = true;
+                self.env.metrics.drains_overdue.with_label_values(&[work.as_str()]).inc();
+                tracing::error!(work = %work, shard = %shard, "the work of a shard does not end: it cannot be given away");
+            }
+        }
+        if let Some(follower) = &mut self.follower
+            && follower.on_time(now)
+        {
+            tracing::error!("the follower routine does not end");
+        }
+        let leader = self.leader.as_mut()?;
+        if leader.group.on_time(now) {
+            tracing::error!(work = leader.work, "the leader's work does not end");
+        }
+        // Authority ran out while planned work was ending: it must not go on.
+        if leader.group.cancelled_at.is_some() && !leader.gate.is_open() {
+            leader.group.cancel(now, LOST_GRACE);
+        }
+        let due = leader.pulse.due();
+        if BootTime::default() < due && due < now && !leader.silent {
+            leader.silent = true;
+            leader.group.aborts.iter().for_each(AbortHandle::abort);
+            return Some(WorkEvent::Unfit { work: leader.work, why: UnfitBecause::Silent });
+        }
+        None
+    }
+
+    /// When [`on_time`](Self::on_time) must be called next.
+    pub(super) fn deadline(&self) -> Option<BootTime> {
+        let leader = self.leader.iter().flat_map(|leader| {
+            let due = leader.pulse.due();
+            let pulse = (BootTime::default() < due && !leader.silent).then_some(due);
+            let lapse =
+                leader.group.cancelled_at.is_some().then(|| clock::boot_now() + leader.gate.left());
+            let lapse = lapse.filter(|_| leader.gate.is_open());
+            [leader.group.deadline(), pulse, lapse].into_iter().flatten()
+        });
+        let follower = self.follower.iter().filter_map(Group::deadline);
+        let shards = self.shards.values().filter_map(|shard| shard.group.deadline());
+        leader.chain(follower).chain(shards).min()
+    }
+
+    /// The next thing to know about running work.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was not returned is returned next time.
+    pub(super) async fn next(&mut self) -> WorkItem {
+        tokio::select! {
+            biased;
+            // Both are cancel safe.
+            Some(event) = self.events.1.recv() => WorkItem::Event(event),
+            Some(joined) = self.set.join_next_with_id() => {
+                WorkItem::Joined(match joined {
+                    Ok((id, ())) => id,
+                    Err(error) => error.id(),
+                })
+            }
+            else => std::future::pending().await,
+        }
+    }
+
+    /// A task was joined: whether that ends something.
+    pub(super) fn on_joined(&mut self, id: Id, now: BootTime) -> Option<Ended> {
+        match self.whose.remove(&id)? {
+            Whose::Leader(work) => {
+                let leader = self.leader.as_mut().filter(|leader| leader.work == work)?;
+                leader.group.tasks -= 1;
+                if leader.group.tasks == 0 && leader.group.cancelled_at.is_some() {
+                    self.leader = None;
+                    return Some(Ended::Leader { work });
+                }
+                None
+            }
+            Whose::Follower => {
+                let ended = self.follower.take();
+                // It ends uncancelled only if its runtime has shut down: there is no starting anew.
+                let asked = ended.is_some_and(|group| group.cancelled_at.is_some());
+                if self.follower_wanted && asked {
+                    self.start_follower();
+                    return None;
+                }
+                Some(Ended::Follower)
+            }
+            Whose::Shard(work, shard) => {
+                let running = self.shards.remove(&(work.clone(), shard))?;
+                self.measure_end(&work, &running, now);
+                Some(Ended::Shard { work, shard })
+            }
+        }
+    }
+
+    fn measure_end(&self, work: &WorkType, running: &ShardWork, now: BootTime) {
+        let (metrics, label) = (&self.env.metrics, &[work.as_str()]);
+        metrics.shards_owned.with_label_values(label).dec();
+        metrics.shard_moves.with_label_values(&[work.as_str(), "lost"]).inc();
+        if let Some(at) = running.group.cancelled_at {
+            metrics.shards_draining.with_label_values(label).dec();
+            metrics.drain_seconds.with_label_values(label).observe(now.since(at).as_secs_f64());
+        }
+        if running.overdue {
+            metrics.drains_overdue.with_label_values(label).dec();
+        }
+    }
+
+    /// Drops all that runs: the node is closed.
+    pub(super) async fn abort_all(&mut self) {
+        self.set.abort_all();
+        // Work that blocks its thread cannot be waited for.
+        let joined = async { while self.set.join_next().await.is_some() {} };
+        if tokio::time::timeout(WEDGED_AFTER, joined).await.is_err() {
+            tracing::error!("some work of a closed node does not end");
+            self.set.detach_all();
+        }
+    }
+
+    /// Whether the leader's work of that number has nothing left to join: its tasks had all returned
+    /// before it was stopped.
+    pub(super) fn leader_has_ended(&mut self, work: u64) -> bool {
+        let over = self.leader.as_ref().is_some_and(|leader| {
+            leader.work == work && leader.group.tasks == 0 && leader.group.cancelled_at.is_some()
+        });
+        if over {
+            self.leader = None;
+        }
+        over
+    }
+}
+
+/// Something about running work.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WorkItem {
+    Event(WorkEvent),
+    Joined(Id),
+}

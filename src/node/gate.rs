@@ -1,0 +1,145 @@
+//! What a node may still do, readable from any thread without asking anybody.
+//!
+//! The driver writes, gates read, and a gate reads the clock itself, at the check (R1): a driver that
+//! is stuck cannot extend anything. A gate belongs to one span of work (a number of `StartWork`, a
+//! shard's claim); once it is closed it stays closed, whatever is stored into it later.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    clock,
+    engine::{BootTime, LeaseId, Office, Revision},
+};
+
+/// A boot time that threads share; zero = never.
+#[derive(Debug, Default)]
+struct SharedTime(AtomicU64);
+
+impl SharedTime {
+    fn store(&self, time: BootTime) {
+        let nanos = u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX);
+        self.0.store(nanos, Ordering::Release);
+    }
+
+    fn left(&self, now: BootTime) -> Duration {
+        BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire))).since(now)
+    }
+}
+
+/// Authority of one office, for one span of work.
+#[derive(Debug)]
+pub(crate) struct LeaderGate {
+    office: Office,
+    until: SharedTime,
+    closed: AtomicBool,
+}
+
+impl LeaderGate {
+    pub(crate) fn new(office: Office) -> Self {
+        Self { office, until: SharedTime::default(), closed: AtomicBool::new(false) }
+    }
+
+    pub(crate) const fn office(&self) -> Office {
+        self.office
+    }
+
+    pub(crate) fn extend(&self, until: BootTime) {
+        self.until.store(until);
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// What is left of it now; nothing if it is over.
+    pub(crate) fn left(&self) -> Duration {
+        if self.closed.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        self.until.left(clock::boot_now())
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.left().is_zero()
+    }
+}
+
+/// Authority over the shards of one incarnation.
+#[derive(Debug)]
+pub(crate) struct HeldGate {
+    lease: LeaseId,
+    held: AtomicI64,
+    until: SharedTime,
+    closed: AtomicBool,
+}
+
+impl HeldGate {
+    pub(crate) fn new(lease: LeaseId) -> Self {
+        Self {
+            lease,
+            held: AtomicI64::new(0),
+            until: SharedTime::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) const fn lease(&self) -> LeaseId {
+        self.lease
+    }
+
+    /// h: what shard writes compare. Read without regard to `until`: a stale h only fails a compare.
+    pub(crate) fn held(&self) -> Revision {
+        Revision(self.held.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn extend(&self, held: Revision, until: BootTime) {
+        self.held.store(held.0, Ordering::Release);
+        self.until.store(until);
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn left(&self) -> Duration {
+        if self.closed.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        self.until.left(clock::boot_now())
+    }
+}
+
+/// Authority over one shard: that of its incarnation, while the shard's work has not been stopped.
+#[derive(Debug)]
+pub(crate) struct ShardGate {
+    held: std::sync::Arc<HeldGate>,
+    closed: AtomicBool,
+}
+
+impl ShardGate {
+    pub(crate) fn new(held: std::sync::Arc<HeldGate>) -> Self {
+        Self { held, closed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn held(&self) -> &HeldGate {
+        &self.held
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn left(&self) -> Duration {
+        if self.closed.load(Ordering::Acquire) { Duration::ZERO } else { self.held.left() }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.left().is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! What a node measures. Base units; labels only from closed sets and from the program's own options.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use crate::{clock, engine::BootTime};
+
+/// From a tenth of a millisecond to ten seconds: round trips and routines.
+const LATENCY: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// All metrics of one node.
+#[derive(Clone)]
+pub struct NodeMetrics {
+    pub(crate) lease_remaining: Remaining,
+    pub(crate) authority_remaining: Remaining,
+    pub(crate) shard_authority_remaining: Remaining,
+    pub(crate) view_age: Age,
+    pub(crate) keepalive_seconds: Histogram,
+    pub(crate) beat_seconds: Histogram,
+    pub(crate) authority_margin: Histogram,
+    pub(crate) term: IntGauge,
+    pub(crate) role: IntGauge,
+    pub(crate) master: IntGaugeVec,
+    pub(crate) transitions: IntCounterVec,
+    pub(crate) sessions_lost: IntCounterVec,
+    pub(crate) ticks: IntCounterVec,
+    pub(crate) tick_seconds: HistogramVec,
+    pub(crate) tick_lateness: HistogramVec,
+    pub(crate) tick_overruns: IntCounterVec,
+    pub(crate) ticks_skipped: IntCounterVec,
+    pub(crate) last_tick: GaugeVec,
+    pub(crate) panics: IntCounterVec,
+    pub(crate) members: IntGauge,
+    pub(crate) watch_lag: Histogram,
+    pub(crate) watch_resyncs: IntCounter,
+    pub(crate) store_calls: IntCounterVec,
+    pub(crate) store_call_seconds: HistogramVec,
+    pub(crate) shards_owned: IntGaugeVec,
+    pub(crate) shards_draining: IntGaugeVec,
+    pub(crate) shards_unowned: IntGaugeVec,
+    pub(crate) shard_moves: IntCounterVec,
+    pub(crate) drain_seconds: HistogramVec,
+    pub(crate) drains_overdue: IntGaugeVec,
+    pub(crate) stale_rejections: IntCounter,
+    pub(crate) foreign_keys: IntCounter,
+    pub(crate) driver_steps: IntCounter,
+}
+
+impl fmt::Debug for NodeMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeMetrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for NodeMetrics {
+    fn default() -> Self {
+        Self::unregistered()
+    }
+}
+
+impl NodeMetrics {
+    /// Metrics that nobody collects (yet).
+    ///
+    /// # Panics
+    ///
+    /// Never: all names and labels are constants that a test registers.
+    pub fn unregistered() -> Self {
+        Self::build(None).expect("the names of the metrics are valid")
+    }
+
+    /// Metrics in `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If the registry has metrics of these names already: one registry per node.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Self::build(Some(registry))
+    }
+
+    fn build(registry: Option<&Registry>) -> Result<Self, prometheus::Error> {
+        let b = Build { registry };
+        Ok(Self {
+            lease_remaining: b.add(Remaining::new(
+                "bellwether_lease_remaining_seconds",
+                "What is left of the node's lease, counted from when the last renewal was sent.",
+            )?)?,
+            authority_remaining: b.add(Remaining::new(
+                "bellwether_authority_remaining_seconds",
+                "What is left of the node's authority as leader; 0 if it is not in office.",
+            )?)?,
+            shard_authority_remaining: b.add(Remaining::new(
+                "bellwether_shard_authority_remaining_seconds",
+                "What is left of the node's authority over its shards.",
+            )?)?,
+            view_age: b.add(Age::new(
+                "bellwether_view_age_seconds",
+                "How long ago the watch last delivered anything.",
+            )?)?,
+            keepalive_seconds: b
+                .histogram("bellwether_keepalive_seconds", "Round trip of lease renewals.")?,
+            beat_seconds: b
+                .histogram("bellwether_beat_seconds", "Round trip of the leader's beats.")?,
+            authority_margin: b.histogram(
+                "bellwether_authority_margin_seconds",
+                "Authority that was left when the answer of a beat arrived.",
+            )?,
+            term: b.gauge("bellwether_term", "The term of the record as this node sees it.")?,
+            role: b
+                .gauge("bellwether_role", "The node's role: 0 unknown, 1 leader, 2 follower.")?,
+            master: b.gauges(
+                "leader_election_master_status",
+                "Whether this node is the leader of the cluster of that name: 1 or 0.",
+                &["name"],
+            )?,
+            transitions: b.counters(
+                "bellwether_transitions_total",
+                "Changes of the node's role and stops of the leader's work, by reason.",
+                &["to", "reason"],
+            )?,
+            sessions_lost: b.counters(
+                "bellwether_sessions_lost_total",
+                "Incarnations that ended unasked.",
+                &["reason"],
+            )?,
+            ticks: b.counters(
+                "bellwether_ticks_total",
+                "Runs of a routine, by how they ended.",
+                &["routine", "result"],
+            )?,
+            tick_seconds: b.histograms(
+                "bellwether_tick_duration_seconds",
+                "How long a run of a routine took.",
+                &["routine"],
+            )?,
+            tick_lateness: b.histograms(
+                "bellwether_tick_lateness_seconds",
+                "How much later than due a run of a routine began.",
+                &["routine"],
+            )?,
+            tick_overruns: b.counters(
+                "bellwether_tick_overruns_total",
+                "Runs of a routine that passed their limit and were cancelled.",
+                &["routine"],
+            )?,
+            ticks_skipped: b.counters(
+                "bellwether_ticks_skipped_total",
+                "Ticks that were left out because the run before had not ended.",
+                &["routine"],
+            )?,
+            last_tick: b.gauge_times(
+                "bellwether_last_tick_timestamp_seconds",
+                "When a run of a routine last ended well, in Unix time.",
+                &["routine"],
+            )?,
+            panics: b.counters(
+                "bellwether_panics_total",
+                "Panics of user work, by kind of work.",
+                &["work"],
+            )?,
+            members: b.gauge("bellwether_members", "Live nodes as this node sees them.")?,
+            watch_lag: b.histogram(
+                "bellwether_watch_lag_seconds",
+                "From sending an own beat to receiving it by the watch.",
+            )?,
+            watch_resyncs: b.counter(
+                "bellwether_watch_resyncs_total",
+                "How often the view was listed anew after it was first listed.",
+            )?,
+            store_calls: b.counters(
+                "bellwether_store_calls_total",
+                "Calls of the protocol, by kind and result.",
+                &["kind", "result"],
+            )?,
+            store_call_seconds: b.histograms(
+                "bellwether_store_call_seconds",
+                "Round trip of calls of the protocol.",
+                &["kind"],
+            )?,
+            shards_owned: b.gauges(
+                "bellwether_shards_owned",
+                "Shards this node works on.",
+                &["work"],
+            )?,
+            shards_draining: b.gauges(
+                "bellwether_shards_draining",
+                "Shards this node is letting go of.",
+                &["work"],
+            )?,
+            shards_unowned: b.gauges(
+                "bellwether_shards_unowned",
+                "Shards that no node holds, as this node sees it.",
+                &["work"],
+            )?,
+            shard_moves: b.counters(
+                "bellwether_shard_moves_total",
+                "Shards this node has gained or lost.",
+                &["work", "direction"],
+            )?,
+            drain_seconds: b.histograms(
+                "bellwether_shard_drain_seconds",
+                "From asking the work of a shard to end to its end.",
+                &["work"],
+            )?,
+            drains_overdue: b.gauges(
+                "bellwether_shard_drains_overdue",
+                "Shards whose work has not ended within the drain deadline.",
+                &["work"],
+            )?,
+            stale_rejections: b.counter(
+                "bellwether_stale_term_rejections_total",
+                "Fenced writes that were refused because the term or the shard's epoch was over.",
+            )?,
+            foreign_keys: b.counter(
+                "bellwether_foreign_keys_total",
+                "Keys in the nodes' state that no node wrote, skipped.",
+            )?,
+            driver_steps: b.counter("bellwether_driver_steps_total", "Steps of the driver.")?,
+        })
+    }
+}
+
+struct Build<'a> {
+    registry: Option<&'a Registry>,
+}
+
+impl Build<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        if let Some(registry) = self.registry {
+            registry.register(Box::new(collector.clone()))?;
+        }
+        Ok(collector)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let opts = HistogramOpts::new(name, help).buckets(LATENCY.to_vec());
+        self.add(Histogram::with_opts(opts)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::new(name, help).buckets(LATENCY.to_vec());
+        self.add(HistogramVec::new(opts, labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge_times(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+}
+
+/// A gauge that shows how long it is to a boot time, whenever it is collected.
+#[derive(Clone, Debug)]
+pub(crate) struct Remaining {
+    gauge: Gauge,
+    until: Arc<AtomicU64>,
+}
+
+impl Remaining {
+    fn new(name: &str, help: &str) -> Result<Self, prometheus::Error> {
+        Ok(Self { gauge: Gauge::new(name, help)?, until: Arc::default() })
+    }
+
+    pub(crate) fn set(&self, until: Option<BootTime>) {
+        self.until.store(nanos(until.unwrap_or_default()), Ordering::Relaxed);
+    }
+
+    /// What is left now.
+    pub(crate) fn left(&self) -> Duration {
+        let until = BootTime(Duration::from_nanos(self.until.load(Ordering::Relaxed)));
+        until.since(clock::boot_now())
+    }
+}
+
+impl Collector for Remaining {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(self.left().as_secs_f64());
+        self.gauge.collect()
+    }
+}
+
+/// A gauge that shows how long ago something happened, whenever it is collected; 0 if it never did.
+#[derive(Clone, Debug)]
+pub(crate) struct Age {
+    gauge: Gauge,
+    at: Arc<AtomicU64>,
+}
+
+impl Age {
+    fn new(name: &str, help: &str) -> Result<Self, prometheus::Error> {
+        Ok(Self { gauge: Gauge::new(name, help)?, at: Arc::default() })
+    }
+
+    pub(crate) fn set(&self, at: BootTime) {
+        self.at.store(nanos(at), Ordering::Relaxed);
+    }
+
+    /// How long ago it was.
+    pub(crate) fn age(&self) -> Duration {
+        match self.at.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            at => clock::boot_now().since(BootTime(Duration::from_nanos(at))),
+        }
+    }
+}
+
+impl Collector for Age {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(self.age().as_secs_f64());
+        self.gauge.collect()
+    }
+}
+
+fn nanos(time: BootTime) -> u64 {
+    u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,207 @@
+//! Between a node and the parent process that watches over it.
+//!
+//! The parent (`bellwether supervise`) holds no state but the leases its child has announced. It opens a
+//! pipe, lets the child inherit the writing end, and names the descriptor in [`FD_ENV`]. The child
+//! writes one line per event:
+//!
+//! ```text
+//! lease 3c0b4e0a2f7d91a5      this lease is about to be granted to one of my incarnations
+//! gone 3c0b4e0a2f7d91a5       this incarnation has ended and left nothing behind
+//! ```
+//!
+//! A lease is announced *before* the request for it leaves, so the parent knows of every lease that the
+//! child can have. When the child is proven dead (its exit status was collected, and no descendant is
+//! left), the parent ends each incarnation that is not gone by [`end_incarnation`]: the successor takes
+//! office at once. The parent needs its own access to the store; nothing of it passes through the pipe.
+
+use std::{
+    env, fmt,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use crate::{
+    clock,
+    engine::{Call, Change, LeaseId, Outcome, Record, Revision},
+    store::{Store, keys::Keys, protocol},
+};
+
+/// Names the descriptor of the pipe to the parent, in decimal.
+pub const FD_ENV: &str = "BELLWETHER_SUPERVISOR_FD";
+
+/// Between attempts to end an incarnation.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// Of each request to end an incarnation.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// One line of a child to its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// This lease is about to be granted.
+    Lease(LeaseId),
+    /// This incarnation has ended and left nothing behind.
+    Gone(LeaseId),
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lease(lease) => write!(f, "lease {lease}"),
+            Self::Gone(lease) => write!(f, "gone {lease}"),
+        }
+    }
+}
+
+impl Line {
+    /// What a line without its end says; `None` if it is none of ours.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (word, lease) = line.trim_end().split_once(' ')?;
+        let lease = i64::from_str_radix(lease, 16).ok().filter(|lease| 0 < *lease).map(LeaseId)?;
+        match word {
+            "lease" => Some(Self::Lease(lease)),
+            "gone" => Some(Self::Gone(lease)),
+            _ => None,
+        }
+    }
+}
+
+/// The way to the parent, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Parent {
+    pipe: Option<File>,
+}
+
+impl Parent {
+    /// The parent that the environment names.
+    pub(crate) fn from_env() -> Self {
+        let Ok(fd) = env::var(FD_ENV) else { return Self::default() };
+        match Self::open(&fd) {
+            Ok(pipe) => Self { pipe: Some(pipe) },
+            Err(error) => {
+                tracing::warn!(fd, error = %error, "cannot reach the supervisor: a crash will not be ended by it");
+                Self::default()
+            }
+        }
+    }
+
+    /// Opens the pipe anew through procfs, so that no descriptor is taken over from its owner.
+    fn open(fd: &str) -> io::Result<File> {
+        let fd: u32 =
+            fd.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}"))
+    }
+
+    /// Tells the parent. Short lines on a pipe that somebody reads: it does not block.
+    pub(crate) fn tell(&mut self, line: Line) {
+        let Some(pipe) = &mut self.pipe else { return };
+        if let Err(error) = pipe.write_all(format!("{line}\n").as_bytes()) {
+            tracing::warn!(error = %error, "the supervisor is gone: a crash will not be ended by it");
+            self.pipe = None;
+        }
+    }
+}
+
+/// What ending an incarnation found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedIncarnation {
+    /// Whether it was in office: then its term is marked ended now.
+    pub was_in_office: bool,
+}
+
+/// An incarnation could not be ended in time: its lease runs out by itself, and all waits apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot end incarnation {lease}: the store did not take it within {within:?}")]
+pub struct NotEnded {
+    /// Which.
+    pub lease: LeaseId,
+    /// How long it was tried.
+    pub within: Duration,
+}
+
+/// T10 and T11: ends an incarnation that is proven dead, so that a successor need not wait. Ending it
+/// again does no harm.
+///
+/// # Errors
+///
+/// [`NotEnded`] if the store did not answer in time.
+///
+/// # Cancel safety
+///
+/// Dropped, it may be ended in part; calling it again ends the rest.
+pub async fn end_incarnation(
+    store: &dyn Store,
+    keys: &Keys,
+    lease: LeaseId,
+    within: Duration,
+) -> Result<EndedIncarnation, NotEnded> {
+    let deadline = clock::boot_now() + within;
+    let mut was_in_office = false;
+    let mut leaseless = false;
+    let late = || NotEnded { lease, within };
+    let wait = || ATTEMPT.min(deadline.since(clock::boot_now()));
+    while !wait().is_zero() {
+        let read = protocol::send(store, keys, &Call::ReadEnd { lease }, wait()).await;
+        let Outcome::Done(answer) = read else {
+            sleep(RETRY_AFTER).await;
+            continue;
+        };
+        let (record, held) = read_end(lease, &answer.changes);
+        was_in_office |= record.is_some();
+        let held = held.filter(|_| !leaseless).map(|modified| (modified, rand::random()));
+        let end = Call::End { lease, record, held };
+        match protocol::send(store, keys, &end, wait()).await {
+            Outcome::Done(_) => {
+                revoke(store, keys, lease, wait).await.map_err(|()| late())?;
+                return Ok(EndedIncarnation { was_in_office });
+            }
+            // The lease is gone already; what is left is the record's part.
+            Outcome::LeaseNotFound => leaseless = true,
+            // A last write of the dead process came between (T10: read again).
+            Outcome::Refused(_) => (),
+            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => sleep(RETRY_AFTER).await,
+        }
+    }
+    Err(late())
+}
+
+/// The record to write, if the incarnation is in office, and m(held), if it is there.
+fn read_end(lease: LeaseId, changes: &[Change]) -> (Option<(Revision, Record)>, Option<Revision>) {
+    let mut record = None;
+    let mut held = None;
+    for change in changes {
+        match change {
+            Change::Record(Some(stored)) => {
+                let open = stored.value.as_ref().filter(|value| !value.ended);
+                record = open
+                    .filter(|value| value.lease == Some(lease))
+                    .map(|value| (stored.modified, Record { ended: true, ..value.clone() }));
+            }
+            Change::Held(of, Some(stored)) if *of == lease => held = Some(stored.modified),
+            _ => (),
+        }
+    }
+    (record, held)
+}
+
+async fn revoke(
+    store: &dyn Store,
+    keys: &Keys,
+    lease: LeaseId,
+    wait: impl Fn() -> Duration,
+) -> Result<(), ()> {
+    while !wait().is_zero() {
+        match protocol::send(store, keys, &Call::Revoke { lease }, wait()).await {
+            Outcome::Done(_) | Outcome::LeaseNotFound => return Ok(()),
+            Outcome::Refused(_) | Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+    Err(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! What an error of etcd or of the way to it means: one table.
+//!
+//! gRPC codes say little, so the texts are matched too. The one rule: only what provably never took
+//! effect may be called so; anything that is not in the table and was sent is uncertain.
+
+use std::{error::Error as _, io, time::Duration};
+
+use etcd_client::Error;
+use tonic::{Code, Status};
+
+use crate::{engine::types::Revision, store::StoreError};
+
+/// What became of one attempt, and what may be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The lease is not in the store.
+    LeaseNotFound,
+    /// A lease of that id exists.
+    LeaseExists,
+    /// The revision is compacted.
+    Compacted,
+    /// Nothing happened: the token is not valid, log in and send again.
+    Reauthenticate(String),
+    /// Nothing happened and nothing will, at any member.
+    Denied(String),
+    /// Nothing happened: the store has no room for it now.
+    Overloaded(String),
+    /// Nothing happened: this member cannot serve now, another may.
+    NotServing(String),
+    /// Nothing was sent: the member was not reached, another may be.
+    Unreached(String),
+    /// Nothing was sent: member and client do not accept each other; a person must act.
+    Untrusted(String),
+    /// It was sent, and may have taken effect: so said the member.
+    Uncertain(String),
+    /// It was sent, and may have taken effect: the connection broke.
+    Broken(String),
+}
+
+impl Verdict {
+    /// As the store's user gets it.
+    pub(super) fn into_error(
+        self,
+        call: &'static str,
+        endpoint: &str,
+        asked: Revision,
+    ) -> StoreError {
+        let endpoint = endpoint.to_owned();
+        match self {
+            Self::LeaseNotFound => StoreError::LeaseNotFound,
+            Self::LeaseExists => StoreError::LeaseExists,
+            // The text of a refused read does not say what is left.
+            Self::Compacted => StoreError::Compacted { asked, oldest: Revision(0) },
+            Self::Denied(message) | Self::Reauthenticate(message) | Self::Untrusted(message) => {
+                StoreError::Denied { call, endpoint, message }
+            }
+            Self::Overloaded(message) => StoreError::Overloaded { call, endpoint, message },
+            Self::NotServing(message) | Self::Unreached(message) => {
+                StoreError::Unreachable { call, endpoint, message }
+            }
+            Self::Uncertain(message) | Self::Broken(message) => {
+                StoreError::Interrupted { call, endpoint, message }
+            }
+        }
+    }
+
+    /// What went wrong, for people.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::LeaseNotFound => "lease not found".to_owned(),
+            Self::LeaseExists => "lease exists".to_owned(),
+            Self::Compacted => "compacted".to_owned(),
+            Self::Reauthenticate(text)
+            | Self::Denied(text)
+            | Self::Overloaded(text)
+            | Self::NotServing(text)
+            | Self::Unreached(text)
+            | Self::Untrusted(text)
+            | Self::Uncertain(text)
+            | Self::Broken(text) => text,
+        }
+    }
+
+    /// Whether the store itself gave the answer, so that its member is alive and in a quorum.
+    pub(super) fn is_answer(&self) -> bool {
+        match self {
+            Self::LeaseNotFound
+            | Self::LeaseExists
+            | Self::Compacted
+            | Self::Reauthenticate(_)
+            | Self::Denied(_)
+            | Self::Overloaded(_) => true,
+            Self::NotServing(_)
+            | Self::Unreached(_)
+            | Self::Untrusted(_)
+            | Self::Uncertain(_)
+            | Self::Broken(_) => false,
+        }
+    }
+}
+
+pub(super) fn unanswered(call: &'static str, endpoint: &str, timeout: Duration) -> StoreError {
+    StoreError::Unanswered { call, endpoint: endpoint.to_owned(), timeout }
+}
+
+/// Classifies an error of etcd-client.
+pub(super) fn classify(error: &Error) -> Verdict {
+    match error {
+        Error::GRpcStatus(status) => classify_status(status),
+        Error::TransportError(error) => classify_transport(error),
+        // The first answer of a keepalive stream, TTL 0.
+        Error::LeaseKeepAliveError(text) if text == "lease not found" => Verdict::LeaseNotFound,
+        other => Verdict::Broken(other.to_string()),
+    }
+}
+
+fn classify_status(status: &Status) -> Verdict {
+    match status.source() {
+        // Made here, from an error of the way. What the server says has no source.
+        Some(source) => match classify_transport(source) {
+            Verdict::Broken(text) => not_an_etcd(&text).unwrap_or(Verdict::Broken(text)),
+            verdict => verdict,
+        },
+        None => classify_answer(status.code(), status.message()),
+    }
+}
+
+/// What an error of the way to a member means, by its causes.
+fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
+    let mut unsent = false;
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            unsent = true;
+        } else if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
+            // hyper 1 says "canceled" of an HTTP/2 request only if it was never handed to the
+            // connection.
+            unsent |= hyper.is_canceled();
+        } else if let Some(tls) = tls_cause(error) {
+            return classify_tls(tls, unsent);
+        }
+        cause = error.source();
+    }
+    let text = chain(error);
+    if unsent { Verdict::Unreached(text) } else { Verdict::Broken(text) }
+}
+
+fn tls_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
+    }
+    error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
+}
+
+fn classify_tls(error: &rustls::Error, unsent: bool) -> Verdict {
+    use rustls::{AlertDescription as Alert, CertificateError as Cert, Error as Tls};
+    let remedy = match error {
+        Tls::InvalidCertificate(reason) => match reason {
+            Cert::UnknownIssuer | Cert::BadSignature => {
+                "the server's certificate is not signed by an authority in tls.ca_file: give the \
+                 file of the one that signed it"
+            }
+            Cert::Expired | Cert::ExpiredContext { .. } => {
+                "the server's certificate has expired: renew it, or set the clock"
+            }
+            Cert::NotValidYet | Cert::NotValidYetContext { .. } => {
+                "the server's certificate is not valid yet: set the clock"
+            }
+            Cert::NotValidForName | Cert::NotValidForNameContext { .. } => {
+                "the server's certificate is for another name: use a name that is in it as the \
+                 endpoint, or set tls.server_name"
+            }
+            _ => "the server's certificate cannot be used: look at it with openssl x509 -text",
+        },
+        Tls::AlertReceived(alert) => match alert {
+            Alert::CertificateRequired | Alert::NoCertificate => {
+                "the server asks for a client certificate: set tls.cert_file and tls.key_file"
+            }
+            Alert::CertificateExpired => "the own certificate has expired: renew tls.cert_file",
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::CertificateRevoked
+            | Alert::UnsupportedCertificate
+            | Alert::AccessDenied => {
+                "the server does not accept the own certificate: is tls.cert_file signed by the \
+                 authority in etcd's --trusted-ca-file, in date, and for client authentication?"
+            }
+            // Any other alert may come at any time of a connection.
+            _ if unsent => "the server broke off the TLS handshake",
+            _ => return Verdict::Broken(error.to_string()),
+        },
+        Tls::InvalidMessage(_) if unsent => {
+            "the server does not speak TLS there: is it http, or is this the wrong port?"
+        }
+        _ if unsent => "TLS could not be set up",
+        _ => return Verdict::Broken(error.to_string()),
+    };
+    Verdict::Untrusted(format!("{error}: {remedy}"))
+}
+
+/// Texts of HTTP/2 errors that a server of something else causes.
+fn not_an_etcd(text: &str) -> Option<Verdict> {
+    const SIGNS: [&str; 3] =
+        ["frame with invalid size", "grpc-status header missing", "invalid content-type"];
+    SIGNS.iter().any(|sign| text.contains(sign)).then(|| {
+        Verdict::Untrusted(format!(
+            "{text}: no etcd answers there: is it the client port (2379, not the peer port 2380), \
+             and http or https as etcd's --listen-client-urls say?"
+        ))
+    })
+}
+
+/// One row of the table of what etcd says.
+struct Row {
+    /// Part of the text.
+    text: &'static str,
+    /// What it means.
+    class: Class,
+}
+
+#[derive(Clone, Copy)]
+enum Class {
+    LeaseNotFound,
+    LeaseExists,
+    Compacted,
+    Reauthenticate,
+    /// With the remedy.
+    Denied(&'static str),
+    /// With the remedy.
+    Overloaded(&'static str),
+    NotServing,
+    Uncertain,
+}
+
+const fn row(text: &'static str, class: Class) -> Row {
+    Row { text, class }
+}
+
+/// What etcd says and what it means. The first row that fits counts.
+const TABLE: &[Row] = &[
+    row("requested lease not found", Class::LeaseNotFound),
+    row("lease already exists", Class::LeaseExists),
+    row("required revision has been compacted", Class::Compacted),
+    row(
+        "required revision is a future revision",
+        Class::Denied(
+            "the store is younger than what was read from it before: it was replaced or \
+                       restored",
+        ),
+    ),
+    row("invalid auth token", Class::Reauthenticate),
+    row("revision of auth store is old", Class::Reauthenticate),
+    row("user name is empty", Class::Reauthenticate),
+    row(
+        "invalid user ID or password",
+        Class::Denied("give the name and password of an etcd user (etcdctl user list)"),
+    ),
+    row(
+        "permission denied",
+        Class::Denied(
+            "grant the user's role readwrite on the prefix (etcdctl role \
+                       grant-permission ROLE readwrite PREFIX --prefix)",
+        ),
+    ),
+    row("user name not found", Class::Denied("the etcd user does not exist: etcdctl user add")),
+    row(
+        "database space exceeded",
+        Class::Overloaded(
+            "etcd is full: compact, defragment, then etcdctl alarm disarm, or raise \
+                           --quota-backend-bytes",
+        ),
+    ),
+    row(
+        "too many requests",
+        Class::Overloaded("etcd cannot keep up: send less, or give it a faster disk"),
+    ),
+    row(
+        "received message larger than max",
+        Class::Denied("the request is larger than etcd's --max-request-bytes"),
+    ),
+    row(
+        "request is too large",
+        Class::Denied("the request is larger than etcd's --max-request-bytes"),
+    ),
+    row(
+        "too many operations in txn request",
+        Class::Denied("the transaction is larger than etcd's --max-txn-ops"),
+    ),
+    row("duplicate key given in txn request", Class::Denied("no key may be put twice")),
+    row("key is not provided", Class::Denied("a key must not be empty")),
+    row("too large lease TTL", Class::Denied("choose a TTL below 9,000,000,000 s")),
+    row(
+        "corrupt cluster",
+        Class::Denied(
+            "etcd has raised its CORRUPT alarm: restore the member that differs, then \
+                       etcdctl alarm disarm",
+        ),
+    ),
+    row("rpc not supported for learner", Class::NotServing),
+    row("no leader", Class::NotServing),
+    row("raft proposal dropped", Class::NotServing),
+    row("not capable", Class::NotServing),
+    row("leader changed", Class::Uncertain),
+    row("request timed out", Class::Uncertain),
+    row("server stopped", Class::Uncertain),
+];
+
+/// What a status means that a server sent.
+pub(super) fn classify_answer(code: Code, text: &str) -> Verdict {
+    if let Some(row) = TABLE.iter().find(|row| text.contains(row.text)) {
+        return match row.class {
+            Class::LeaseNotFound => Verdict::LeaseNotFound,
+            Class::LeaseExists => Verdict::LeaseExists,
+            Class::Compacted => Verdict::Compacted,
+            Class::Reauthenticate => Verdict::Reauthenticate(text.to_owned()),
+            Class::Denied(remedy) => Verdict::Denied(format!("{text}: {remedy}")),
+            Class::Overloaded(remedy) => Verdict::Overloaded(format!("{text}: {remedy}")),
+            Class::NotServing => Verdict::NotServing(text.to_owned()),
+            Class::Uncertain => Verdict::Uncertain(text.to_owned()),
+        };
+    }
+    if let Some(verdict) = not_an_etcd(text) {
+        return verdict;
+    }
+    match code {
+        Code::Unauthenticated => Verdict::Reauthenticate(text.to_owned()),
+        Code::PermissionDenied | Code::InvalidArgument => Verdict::Denied(text.to_owned()),
+        Code::Unimplemented => Verdict::Untrusted(format!(
+            "{text}: what answers there is no etcd, or one older than 3.4"
+        )),
+        _ => Verdict::Uncertain(format!("{code:?}: {text}")),
+    }
+}
+
+/// An error with its causes, each of which is said once.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! The store on a real etcd.
+//!
+//! The only module that names `etcd_client`. Of that crate it takes the messages and the calls; the
+//! rest is here, because the crate's own balancer keeps sending to dead members: one channel per member
+//! ([`link`]), who is asked ([`pool`]), how a call is carried out ([`calls`]), who looks after the
+//! members ([`referee`]), what errors mean ([`errors`]), tokens ([`auth`]) and certificates ([`tls`]).
+//!
+//! # Guarantees
+//!
+//! - A call has its deadline, whatever the network does.
+//! - What may have taken effect is sent once. What provably did not, and what only reads, goes on to
+//!   another member, so that one dead member of three is not noticed.
+//! - A member that is silent while another answers is left within half a second.
+//! - No password, token or value shows up in an error, a log or a `Debug`.
+
+mod auth;
+mod calls;
+mod config;
+mod convert;
+mod errors;
+mod lease;
+mod link;
+mod metrics;
+mod pool;
+mod referee;
+mod tls;
+mod watch;
+
+use std::{
+    fmt::{self, Debug},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use etcd_client::LeaseGrantOptions;
+
+use self::{
+    auth::Auth,
+    calls::{Call, Repeat, call},
+    lease::Renewals,
+    pool::{MOST_MEMBERS, Pool},
+    tls::Watched,
+};
+pub use self::{
+    config::{ConfigError, EtcdConfig, Password, Tls},
+    metrics::{CallMetrics, Counters, Outcome, Switch},
+};
+use crate::{
+    engine::types::{LeaseId, Revision},
+    store::{
+        Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch, WatchRequest,
+    },
+    tasks::Tasks,
+};
+
+/// A store on a real etcd. Ends its connections when dropped. See the module's docs.
+pub struct EtcdStore {
+    pool: Arc<Pool>,
+    renewals: Renewals,
+    suspect_after: Duration,
+    // Dropped with the store, which ends them.
+    _tasks: Tasks,
+}
+
+/// Why an etcd could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The configuration cannot be used.
+    #[error("the etcd configuration cannot be used")]
+    Config(#[source] ConfigError),
+    /// No member answered, or etcd refused.
+    #[error("etcd cannot be used")]
+    Store(#[source] StoreError),
+}
+
+/// What a member says of itself, for `check` and the status page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its URL.
+    pub endpoint: String,
+    /// Its version, such as `3.7.3`.
+    pub version: String,
+    /// Whether it leads etcd's cluster.
+    pub leads: bool,
+    /// Whether it only learns: such a member serves nobody and should not be an endpoint.
+    pub is_learner: bool,
+    /// The size of its database file, in bytes.
+    pub db_bytes: u64,
+    /// Of that, what is in use; the rest goes with a defragmentation.
+    pub db_in_use_bytes: u64,
+    /// The size at which it stops to take writes; zero if it does not say (before 3.6).
+    pub db_quota_bytes: u64,
+    /// What it complains about, such as `NOSPACE`.
+    pub alarms: Vec<String>,
+}
+
+impl EtcdStore {
+    /// A store on this etcd; nothing is sent yet. Call it in the runtime that is to do the I/O: calls
+    /// may then come from any other.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be used, or TLS file that cannot be read.
+    pub fn new(config: &EtcdConfig) -> Result<Self, ConfigError> {
+        let endpoints = config.validate()?;
+        if endpoints.len() > MOST_MEMBERS {
+            return Err(ConfigError::new(
+                "endpoints",
+                format!("{} entries", endpoints.len()),
+                "are too many",
+                format!("give at most {MOST_MEMBERS}"),
+            ));
+        }
+        let secure = endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
+        let files = secure.then(|| Watched::new(config.tls.clone().unwrap_or_default()));
+        let files = files.transpose()?;
+        let auth = config.user.clone().map(|(user, password)| Arc::new(Auth::new(user, password)));
+        let pool = Arc::new(Pool::new(
+            endpoints,
+            files.as_ref().map(Watched::material),
+            auth.clone(),
+            config.probe_key.clone(),
+            config.metrics.clone(),
+        )?);
+        let mut tasks = Tasks::new();
+        tasks.spawn("etcd suspicions", never(referee::decide(pool.clone(), config.suspect_after)));
+        tasks.spawn("etcd recovery", never(referee::recover(pool.clone())));
+        tasks.spawn("etcd survey", never(referee::survey(pool.clone(), config.survey_every)));
+        if let Some(files) = files {
+            let following = referee::follow_files(pool.clone(), files, config.reload_every);
+            tasks.spawn("etcd certificates", never(following));
+        }
+        if let Some(auth) = auth {
+            tasks.spawn("etcd login", auth.keep_logged_in(pool.clone()));
+        }
+        Ok(Self {
+            pool,
+            renewals: Renewals::default(),
+            suspect_after: config.suspect_after,
+            _tasks: tasks,
+        })
+    }
+
+    /// A store on this etcd, once a member has answered; the first one to answer is asked from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Config`] as [`new`](Self::new); [`ConnectError::Store`] if no member answers
+    /// within [`EtcdConfig::connect_within`], or etcd refuses user or certificate.
+    pub async fn connect(config: &EtcdConfig) -> Result<Self, ConnectError> {
+        let store = Self::new(config).map_err(ConnectError::Config)?;
+        referee::first_look(&store.pool).await;
+        let get = Get::key(config.probe_key.clone());
+        match store.get(get, config.connect_within).await {
+            Ok(_) => Ok(store),
+            // The user may not read that key; it was logged in, so it is known.
+            Err(StoreError::Denied { message, .. }) if message.contains("permission denied") => {
+                Ok(store)
+            }
+            Err(error) => Err(ConnectError::Store(error)),
+        }
+    }
+
+    /// Whether the store still holds a revision that old, so that nobody compacts it: a leader adds a
+    /// few revisions a second for ever, and etcd's `--auto-compaction-retention` is off by default.
+    /// `key` is any that may be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::get`].
+    pub async fn holds_revisions_back(
+        &self,
+        key: &[u8],
+        revisions: u32,
+        timeout: Duration,
+    ) -> Result<bool, StoreError> {
+        let newest = self.get(Get::key(key), timeout).await?.revision;
+        let old = Revision(newest.0 - i64::from(revisions));
+        if old.0 < 1 {
+            return Ok(false);
+        }
+        let get = Get { keys_only: true, limit: 1, at: Some(old), ..Get::key(key) };
+        match self.get(get, timeout).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Compacted { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What every member says of itself, by endpoint.
+    pub async fn members(&self, timeout: Duration) -> Vec<Result<MemberStatus, StoreError>> {
+        let asking = (0..self.pool.len()).map(|member| self.member_status(member, timeout));
+        futures::future::join_all(asking).await
+    }
+
+    async fn member_status(
+        &self,
+        member: usize,
+        timeout: Duration,
+    ) -> Result<MemberStatus, StoreError> {
+        let endpoint = self.pool.endpoint(member);
+        let mut maintenance = self.pool.link(member).maintenance();
+        let status = match tokio::time::timeout(timeout, maintenance.status()).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(error)) => {
+                return Err(errors::classify(&error).into_error("status", endpoint, Revision(0)));
+            }
+            Err(_) => return Err(errors::unanswered("status", endpoint, timeout)),
+        };
+        let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
+        let own = status.header().map(etcd_client::ResponseHeader::member_id);
+        Ok(MemberStatus {
+            endpoint: endpoint.to_owned(),
+            version: status.version().to_owned(),
+            leads: status.leader() != 0 && own == Some(status.leader()),
+            is_learner: status.is_learner(),
+            db_bytes: bytes(status.db_size()),
+            db_in_use_bytes: bytes(status.raft_used_db_size()),
+            db_quota_bytes: bytes(status.db_size_quota()),
+            alarms: status.errors().to_vec(),
+        })
+    }
+
+    fn call(&self, name: &'static str, repeat: Repeat, timeout: Duration) -> Call {
+        Call {
+            name,
+            repeat,
+            asked: Revision(0),
+            timeout,
+            suspect_after: self.suspect_after,
+            proves_quorum: true,
+            avoid: None,
+        }
+    }
+}
+
+async fn never(loops: impl Future<Output = std::convert::Infallible>) {
+    match loops.await {}
+}
+
+impl Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore").field("health", &self.health()).finish_non_exhaustive()
+    }
+}
+
+/// etcd counts leases in whole seconds; what is asked for is rounded up.
+fn whole_seconds(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
+        let writes =
+            txn.then.iter().chain(&txn.otherwise).any(|op| !matches!(op, super::Op::Get(_)));
+        let repeat = if writes { Repeat::Never } else { Repeat::Safe };
+        let response = call(&self.pool, self.call("txn", repeat, timeout), |link| {
+            let (mut kv, txn) = (link.kv(), convert::txn(&txn));
+            async move { kv.txn(txn).await }
+        });
+        Ok(convert::txn_answer(response.await?))
+    }
+
+    async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
+        let how =
+            Call { asked: get.at.unwrap_or_default(), ..self.call("get", Repeat::Safe, timeout) };
+        let response = call(&self.pool, how, |link| {
+            let (mut kv, key) = (link.kv(), get.range.from.clone());
+            let options = convert::get_options(&get);
+            async move { kv.get(key, Some(options)).await }
+        });
+        Ok(convert::get_answer(response.await?))
+    }
+
+    async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let response = call(&self.pool, self.call("grant", Repeat::Never, timeout), |link| {
+            let mut client = link.lease();
+            let options = LeaseGrantOptions::new().with_id(lease.0);
+            async move { client.grant(whole_seconds(ttl), Some(options)).await }
+        })
+        .await?;
+        let (revision, cluster) = convert::header(response.header());
+        let ttl = Duration::from_secs(u64::try_from(response.ttl()).unwrap_or(0));
+        Ok(LeaseAnswer { ttl, revision, cluster })
+    }
+
+    async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
+        self.renewals.forget(lease);
+        let response = call(&self.pool, self.call("revoke", Repeat::Never, timeout), |link| {
+            let mut client = link.lease();
+            async move { client.revoke(lease.0).await }
+        })
+        .await?;
+        let (revision, cluster) = convert::header(response.header());
+        Ok(LeaseAnswer { ttl: Duration::ZERO, revision, cluster })
+    }
+
+    async fn keep_alive(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let how = Call { proves_quorum: false, ..self.call("keep_alive", Repeat::Safe, timeout) };
+        self.renewals.renew(&self.pool, lease, how).await
+    }
+
+    async fn watch(
+        &self,
+        request: WatchRequest,
+        timeout: Duration,
+    ) -> Result<Box<dyn Watch>, StoreError> {
+        let how = Call { proves_quorum: false, ..self.call("watch", Repeat::Safe, timeout) };
+        Ok(Box::new(watch::open(&self.pool, &request, how).await?))
+    }
+
+    fn health(&self) -> Health {
+        self.pool.health()
+    }
+
+    fn avoid_current(&self) {
+        self.pool.leave(self.pool.current(), Switch::Asked);
+    }
+}

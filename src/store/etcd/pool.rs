@@ -1,0 +1,379 @@
+//! The members of an etcd and which of them is asked.
+//!
+//! Sticky: calls stay with one member until it fails, is silent while another answers, or is much
+//! slower than another. A member that failed is left alone until a probe was answered there.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use etcd_client::GetOptions;
+use tokio::{runtime::Handle, sync::Notify};
+
+use super::{
+    auth::Auth,
+    config::ConfigError,
+    errors::{Verdict, classify},
+    link::Link,
+    metrics::{CallMetrics, Switch},
+    tls::Material,
+};
+use crate::{clock, engine::types::BootTime, store::Health};
+
+/// As many as fit [`Tried`].
+pub(super) const MOST_MEMBERS: usize = 32;
+
+/// Before a member that failed is probed again: doubled with every failure, within these.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(2);
+
+/// Members that a call has been to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried(u32);
+
+impl Tried {
+    pub(super) fn insert(&mut self, member: usize) {
+        self.0 |= 1 << member;
+    }
+
+    fn contains(self, member: usize) -> bool {
+        self.0 & (1 << member) != 0
+    }
+}
+
+struct Member {
+    endpoint: String,
+    link: RwLock<Arc<Link>>,
+    up: AtomicBool,
+    /// Boot clock in microseconds of the last answer that took a quorum.
+    answered: AtomicU64,
+    /// Moving average of such answers in microseconds; zero = unknown.
+    latency: AtomicU64,
+    failures: AtomicU32,
+    retry_at: AtomicU64,
+    has_problem: AtomicBool,
+    problem: Mutex<Option<String>>,
+}
+
+/// The members and the current one. See the module's docs.
+pub(super) struct Pool {
+    members: Vec<Member>,
+    current: AtomicUsize,
+    suspects: AtomicU32,
+    /// Somebody is suspected.
+    pub(super) suspicion: Notify,
+    probe_key: Vec<u8>,
+    material: RwLock<Option<Arc<Material>>>,
+    auth: Option<Arc<Auth>>,
+    metrics: Arc<dyn CallMetrics>,
+    /// Where the I/O is done: links must not land on the runtime of whoever happens to call.
+    runtime: Handle,
+}
+
+fn micros(at: BootTime) -> u64 {
+    u64::try_from(at.0.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn now() -> u64 {
+    micros(clock::boot_now())
+}
+
+impl Pool {
+    pub(super) fn new(
+        endpoints: Vec<String>,
+        material: Option<Arc<Material>>,
+        auth: Option<Arc<Auth>>,
+        probe_key: Vec<u8>,
+        metrics: Arc<dyn CallMetrics>,
+    ) -> Result<Self, ConfigError> {
+        let members = endpoints
+            .into_iter()
+            .map(|endpoint| {
+                let link =
+                    Link::new(&endpoint, material.as_deref(), auth.as_ref().map(|a| a.header()));
+                let link = link.map_err(|error| {
+                    ConfigError::new(
+                        "endpoints",
+                        endpoint.as_str(),
+                        format!("cannot be used ({error})"),
+                        "write scheme://host:port",
+                    )
+                })?;
+                Ok(Member::new(endpoint, link))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            // Spreads the nodes of a cluster until the first look says who is fastest.
+            current: AtomicUsize::new(rand::random_range(0..members.len())),
+            members,
+            suspects: AtomicU32::new(0),
+            suspicion: Notify::new(),
+            probe_key,
+            material: RwLock::new(material),
+            auth,
+            metrics,
+            runtime: Handle::current(),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn metrics(&self) -> &dyn CallMetrics {
+        self.metrics.as_ref()
+    }
+
+    pub(super) fn auth(&self) -> Option<&Arc<Auth>> {
+        self.auth.as_ref()
+    }
+
+    pub(super) fn endpoint(&self, member: usize) -> &str {
+        &self.members[member].endpoint
+    }
+
+    pub(super) fn current(&self) -> usize {
+        self.current.load(SeqCst)
+    }
+
+    pub(super) fn link(&self, member: usize) -> Arc<Link> {
+        read(&self.members[member].link).clone()
+    }
+
+    /// Whom to ask, of those not tried: the current one unless it is down, then the fastest that is
+    /// connected, then any that is up, then any.
+    pub(super) fn choose(&self, tried: Tried) -> Option<usize> {
+        let current = self.current();
+        if !tried.contains(current) && self.members[current].up.load(SeqCst) {
+            return Some(current);
+        }
+        (0..self.members.len()).filter(|&member| !tried.contains(member)).min_by_key(|&member| {
+            let state = &self.members[member];
+            let up = state.up.load(SeqCst);
+            let warm = read(&state.link).is_warm();
+            (!up, !warm, state.latency.load(SeqCst), member)
+        })
+    }
+
+    /// A member answered, which took a quorum.
+    pub(super) fn answered(&self, member: usize, link: &Link, took: Duration) {
+        let state = &self.members[member];
+        link.answered();
+        if !std::ptr::eq(Arc::as_ptr(&read(&state.link)), link) {
+            // On a link that is not in use, or not any more: it says nothing about the one that is.
+            return;
+        }
+        state.answered.store(now(), SeqCst);
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, 60_000_000);
+        let before = state.latency.load(SeqCst);
+        let average = if before == 0 { took } else { (before * 7 + took) / 8 };
+        state.latency.store(average.max(1), SeqCst);
+        if !state.up.load(SeqCst) {
+            state.up.store(true, SeqCst);
+            tracing::info!(endpoint = %state.endpoint, "etcd member answers");
+        }
+        if state.failures.load(SeqCst) != 0 {
+            state.failures.store(0, SeqCst);
+        }
+        if state.has_problem.load(SeqCst) && state.has_problem.swap(false, SeqCst) {
+            *lock(&state.problem) = None;
+        }
+        let current = self.current();
+        if current != member && !self.is_up(current) {
+            self.switch(current, member, Switch::Failed);
+        }
+    }
+
+    /// A member could not be reached, broke off, or cannot serve: others are asked from now on.
+    pub(super) fn failed(&self, member: usize, problem: &str) {
+        let state = &self.members[member];
+        self.note_problem(member, problem);
+        let failures = state.failures.fetch_add(1, SeqCst).min(16);
+        let pause = RETRY_FIRST.saturating_mul(1 << failures).min(RETRY_MOST);
+        state.retry_at.store(now() + u64::try_from(pause.as_micros()).unwrap_or(0), SeqCst);
+        if state.up.swap(false, SeqCst) {
+            let endpoint = &state.endpoint;
+            tracing::warn!(%endpoint, error = problem, "etcd member failed");
+        }
+        self.leave(member, Switch::Failed);
+    }
+
+    /// Remembers what went wrong, for people.
+    pub(super) fn note_problem(&self, member: usize, problem: &str) {
+        let state = &self.members[member];
+        *lock(&state.problem) = Some(problem.to_owned());
+        state.has_problem.store(true, SeqCst);
+    }
+
+    /// A member has not answered a call for too long; the referee looks into it.
+    pub(super) fn suspect(&self, member: usize) {
+        self.suspects.fetch_or(1 << member, SeqCst);
+        self.suspicion.notify_one();
+    }
+
+    /// One that is suspected, taken off the list.
+    pub(super) fn next_suspect(&self) -> Option<usize> {
+        let suspects = self.suspects.load(SeqCst);
+        if suspects == 0 {
+            return None;
+        }
+        let member = suspects.trailing_zeros() as usize;
+        self.suspects.fetch_and(!(1 << member), SeqCst);
+        Some(member)
+    }
+
+    /// Stops asking a member if it is the current one and another one is up.
+    pub(super) fn leave(&self, member: usize, why: Switch) {
+        if self.current() != member {
+            return;
+        }
+        let mut tried = Tried::default();
+        tried.insert(member);
+        if let Some(other) = self.choose(tried)
+            && self.members[other].up.load(SeqCst)
+        {
+            self.switch(member, other, why);
+        }
+    }
+
+    /// Asks `to` from now on, if `from` is the current one.
+    pub(super) fn switch(&self, from: usize, to: usize, why: Switch) {
+        if self.current.compare_exchange(from, to, SeqCst, SeqCst).is_ok() && from != to {
+            let (from, to) = (self.endpoint(from), self.endpoint(to));
+            tracing::info!(from, to, reason = why.label(), "another etcd member is asked");
+            self.metrics.switched(why);
+        }
+    }
+
+    /// A new link to a member, not in use yet.
+    pub(super) fn fresh_link(&self, member: usize) -> Option<Arc<Link>> {
+        let material = read(&self.material).clone();
+        let _inside = self.runtime.enter();
+        let token = self.auth.as_ref().map(|auth| auth.header());
+        match Link::new(self.endpoint(member), material.as_deref(), token) {
+            Ok(link) => Some(Arc::new(link)),
+            Err(error) => {
+                tracing::error!(endpoint = self.endpoint(member), %error, "no link can be made");
+                None
+            }
+        }
+    }
+
+    /// Puts a link in use on which a probe was answered.
+    pub(super) fn install_proven(&self, member: usize, link: &Arc<Link>, took: Duration) {
+        self.install(member, link.clone());
+        self.answered(member, link, took);
+    }
+
+    /// Puts a link in use; the one before ends its streams.
+    pub(super) fn install(&self, member: usize, link: Arc<Link>) {
+        let before = {
+            let mut place =
+                self.members[member].link.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *place, link)
+        };
+        before.retire();
+        self.metrics.reconnected();
+    }
+
+    /// Certificates for links made from now on.
+    pub(super) fn set_material(&self, material: Arc<Material>) {
+        *self.material.write().unwrap_or_else(PoisonError::into_inner) = Some(material);
+    }
+
+    /// When a member last answered, as a mark to compare.
+    pub(super) fn last_answer(&self, member: usize) -> u64 {
+        self.members[member].answered.load(SeqCst)
+    }
+
+    /// How long ago a member last answered.
+    pub(super) fn silent_for(&self, member: usize) -> Duration {
+        Duration::from_micros(now().saturating_sub(self.last_answer(member)))
+    }
+
+    pub(super) fn is_up(&self, member: usize) -> bool {
+        self.members[member].up.load(SeqCst)
+    }
+
+    /// Whether a member that is down should be probed again.
+    pub(super) fn is_due(&self, member: usize) -> bool {
+        !self.is_up(member) && self.members[member].retry_at.load(SeqCst) <= now()
+    }
+
+    pub(super) fn latency(&self, member: usize) -> Option<Duration> {
+        let latency = self.members[member].latency.load(SeqCst);
+        (latency != 0).then(|| Duration::from_micros(latency))
+    }
+
+    /// Asks a member something that takes a quorum; how long that took. Any answer of the store's counts: etcd looks at
+    /// the token after the quorum.
+    pub(super) async fn probe(
+        &self,
+        member: usize,
+        link: &Link,
+        within: Duration,
+    ) -> Result<Duration, Verdict> {
+        let began = clock::boot_now();
+        let version = self.auth.as_ref().map(|auth| auth.version());
+        let mut kv = link.kv();
+        let options = GetOptions::new().with_keys_only().with_limit(1);
+        let asking = kv.get(self.probe_key.as_slice(), Some(options));
+        match tokio::time::timeout(within, asking).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let verdict = classify(&error);
+                if !verdict.is_answer() {
+                    return Err(verdict);
+                }
+                if let (Verdict::Reauthenticate(_), Some(auth), Some(version)) =
+                    (verdict, &self.auth, version)
+                {
+                    auth.want_after(version);
+                }
+            }
+            Err(_) => {
+                return Err(Verdict::NotServing(format!("no answer to a probe within {within:?}")));
+            }
+        }
+        let took = clock::boot_now().since(began);
+        self.answered(member, link, took);
+        Ok(took)
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let state = &self.members[self.current()];
+        Health {
+            endpoint: state.endpoint.clone(),
+            healthy: state.up.load(SeqCst) && !state.has_problem.load(SeqCst),
+            problem: lock(&state.problem).clone(),
+        }
+    }
+}
+
+impl Member {
+    fn new(endpoint: String, link: Link) -> Self {
+        Self {
+            endpoint,
+            link: RwLock::new(Arc::new(link)),
+            up: AtomicBool::new(true),
+            answered: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            retry_at: AtomicU64::new(0),
+            has_problem: AtomicBool::new(false),
+            problem: Mutex::new(None),
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

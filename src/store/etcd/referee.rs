@@ -1,0 +1,279 @@
+//! Who looks after the members in the background: decides on suspicions, guards open watches, probes
+//! members that failed, measures them, and follows the TLS files.
+//!
+//! The one rule: a member is left only for one that answers while it does not. So a stall of the whole
+//! store (a slow disk, an election) changes nothing.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+
+use super::{link::Link, metrics::Switch, pool::Pool, tls::Watched};
+
+/// How often open watches and failed members are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a probe for a survey or of a member that failed may take.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Answers that come this much later than the first one count as simultaneous.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// A member is too slow if it takes this many times as long as the fastest one, and at least
+/// [`SLOW_BY`] longer, in [`SLOW_TIMES`] surveys in a row.
+const SLOW_FACTOR: u32 = 3;
+const SLOW_BY: Duration = Duration::from_millis(5);
+const SLOW_TIMES: u32 = 3;
+
+/// Looks into every suspicion, and raises them for members whose watches nobody else would miss.
+///
+/// # Cancel safety
+///
+/// Cancel safe: a suspicion that is being looked into is forgotten.
+pub(super) async fn decide(pool: Arc<Pool>, suspect_after: Duration) -> Infallible {
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel safe: a permit that was not taken stays.
+            () = pool.suspicion.notified() => {}
+            // Cancel safe: nothing but time.
+            () = tokio::time::sleep(LOOK_EVERY) => guard_watches(&pool, suspect_after).await,
+        }
+        while let Some(member) = pool.next_suspect() {
+            investigate(&pool, member, suspect_after).await;
+        }
+    }
+}
+
+/// Probes members that serve a watch and have not proven for a while that they are in a quorum.
+async fn guard_watches(pool: &Pool, suspect_after: Duration) {
+    let silent = (0..pool.len()).filter(|&member| {
+        pool.link(member).streams() > 0
+            && pool.silent_for(member) + LOOK_EVERY > suspect_after.max(Duration::from_millis(250))
+    });
+    let probes = silent.map(|member| async move {
+        let link = pool.link(member);
+        if pool.probe(member, &link, suspect_after).await.is_err() {
+            pool.suspect(member);
+        }
+    });
+    join_all(probes).await;
+}
+
+/// Finds out whether a member is silent alone. Returns when it answers, or when something else did and
+/// took over.
+async fn investigate(pool: &Pool, suspect: usize, suspect_after: Duration) {
+    if pool.silent_for(suspect) < suspect_after {
+        return;
+    }
+    let mark = pool.last_answer(suspect);
+    let mut pause = LOOK_EVERY;
+    loop {
+        let winner = first_answer(pool, suspect, suspect_after * 2).await;
+        if pool.last_answer(suspect) != mark {
+            return;
+        }
+        if let Some(winner) = winner {
+            settle(pool, suspect, winner);
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PROBE_WITHIN);
+    }
+}
+
+/// Who answered a probe, by which link, and how long that took.
+struct Winner {
+    member: usize,
+    link: Arc<Link>,
+    took: Duration,
+}
+
+/// Acts on the outcome: the suspect's connection hangs, or the suspect does.
+fn settle(pool: &Pool, suspect: usize, winner: Winner) {
+    if winner.member == suspect {
+        tracing::warn!(endpoint = pool.endpoint(suspect), "connection to etcd hangs, made anew");
+        pool.install_proven(suspect, &winner.link, winner.took);
+        return;
+    }
+    pool.switch(suspect, winner.member, Switch::Silent);
+    pool.failed(suspect, "it does not answer while another member does");
+    if let Some(fresh) = pool.fresh_link(suspect) {
+        pool.install(suspect, fresh);
+    }
+}
+
+/// Asks the other members, and the suspect by a new connection; who answers first. `None` if nobody
+/// does, or the suspect's old connection answers at about the same time: then the stall was
+/// everybody's and has just ended.
+async fn first_answer(pool: &Pool, suspect: usize, within: Duration) -> Option<Winner> {
+    let old = pool.link(suspect);
+    let mut probes = FuturesUnordered::new();
+    for member in 0..pool.len() {
+        let link =
+            if member == suspect { pool.fresh_link(member) } else { Some(pool.link(member)) };
+        if let Some(link) = link {
+            probes.push(async move {
+                let took = pool.probe(member, &link, within).await.ok()?;
+                Some(Winner { member, link, took })
+            });
+        }
+    }
+    let old_answers = async {
+        if pool.probe(suspect, &old, within).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let first = async {
+        while let Some(answer) = probes.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    };
+    tokio::pin!(old_answers);
+    let first = tokio::select! {
+        biased;
+        // Cancel safe: a probe changes nothing.
+        () = &mut old_answers => return None,
+        // Cancel safe: as above.
+        first = first => first?,
+    };
+    match tokio::time::timeout(GRACE, old_answers).await {
+        Ok(()) => None,
+        Err(_) => Some(first),
+    }
+}
+
+/// Probes members that failed, by new connections, until they answer.
+///
+/// # Cancel safety
+///
+/// Cancel safe: a probe changes nothing.
+pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let due = (0..pool.len()).filter(|&member| pool.is_due(member));
+        let probes = due.map(|member| {
+            let pool = &pool;
+            async move {
+                let Some(link) = pool.fresh_link(member) else { return };
+                let answer = pool.probe(member, &link, PROBE_WITHIN).await;
+                if pool.is_up(member) {
+                    // Calls have brought it back meanwhile, by the link that is in use.
+                    return;
+                }
+                match answer {
+                    Ok(took) => pool.install_proven(member, &link, took),
+                    Err(verdict) => pool.failed(member, &verdict.into_text()),
+                }
+            }
+        });
+        join_all(probes).await;
+    }
+}
+
+/// Measures the members now and then, and leaves one that is much slower than another.
+///
+/// # Cancel safety
+///
+/// Cancel safe: only the count of slow surveys is lost.
+pub(super) async fn survey(pool: Arc<Pool>, every: Duration) -> Infallible {
+    let mut slow = 0;
+    loop {
+        tokio::time::sleep(every).await;
+        if pool.len() == 1 {
+            continue;
+        }
+        measure(&pool).await;
+        slow = match faster_than_current(&pool) {
+            Some(fastest) if slow + 1 >= SLOW_TIMES => {
+                pool.switch(pool.current(), fastest, Switch::Slow);
+                0
+            }
+            Some(_) => slow + 1,
+            None => 0,
+        };
+    }
+}
+
+/// Asks all members at once; the first to answer is asked from then on. Gives up after a while.
+pub(super) async fn first_look(pool: &Pool) {
+    let mut probes: FuturesUnordered<_> = (0..pool.len())
+        .map(|member| async move {
+            let answered = pool.probe(member, &pool.link(member), PROBE_WITHIN).await.is_ok();
+            answered.then_some(member)
+        })
+        .collect();
+    while let Some(answered) = probes.next().await {
+        if let Some(member) = answered {
+            pool.switch(pool.current(), member, Switch::Slow);
+            return;
+        }
+    }
+}
+
+/// One probe of every member that is up.
+async fn measure(pool: &Pool) {
+    let up = (0..pool.len()).filter(|&member| pool.is_up(member));
+    let probes = up.map(|member| async move {
+        let link = pool.link(member);
+        match pool.probe(member, &link, PROBE_WITHIN).await {
+            Ok(_) => {}
+            // Calls judge the current one; for the others this is the only look.
+            Err(verdict) if member != pool.current() => pool.failed(member, &verdict.into_text()),
+            Err(_) => pool.suspect(member),
+        }
+    });
+    join_all(probes).await;
+}
+
+fn faster_than_current(pool: &Pool) -> Option<usize> {
+    let current = pool.latency(pool.current())?;
+    let (fastest, latency) = (0..pool.len())
+        .filter(|&member| pool.is_up(member))
+        .filter_map(|member| Some((member, pool.latency(member)?)))
+        .min_by_key(|&(_, latency)| latency)?;
+    (current > latency * SLOW_FACTOR && current > latency + SLOW_BY).then_some(fastest)
+}
+
+/// Reads the TLS files again and again; when they change, connects anew with them.
+///
+/// # Cancel safety
+///
+/// Cancel safe: members that were not reached yet keep their connections.
+pub(super) async fn follow_files(
+    pool: Arc<Pool>,
+    mut files: Watched,
+    every: Duration,
+) -> Infallible {
+    let mut complained = false;
+    loop {
+        tokio::time::sleep(every).await;
+        match files.changed() {
+            Ok(None) => complained = false,
+            Ok(Some(material)) => {
+                tracing::info!("TLS files changed, etcd is connected anew");
+                pool.set_material(material);
+                join_all((0..pool.len()).map(|member| reconnect(&pool, member))).await;
+                complained = false;
+            }
+            Err(error) if complained => tracing::debug!(%error, "TLS files cannot be used"),
+            Err(error) => {
+                tracing::warn!(%error, "TLS files changed and cannot be used, the old ones stay");
+                complained = true;
+            }
+        }
+    }
+}
+
+/// Connects anew and, if that works, retires the old connection.
+async fn reconnect(pool: &Pool, member: usize) {
+    let Some(link) = pool.fresh_link(member) else { return };
+    match pool.probe(member, &link, PROBE_WITHIN).await {
+        Ok(took) => pool.install_proven(member, &link, took),
+        // The old connection may serve on; if it does not, the next ones are made with the new files.
+        Err(verdict) => pool.note_problem(member, &verdict.into_text()),
+    }
+}

@@ -1,0 +1,196 @@
+//! TLS files: read, checked, and seen to change.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+use super::config::{ConfigError, Tls};
+use crate::clock;
+
+/// The content of the files of a [`Tls`].
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Material {
+    ca: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+    server_name: Option<String>,
+}
+
+impl Material {
+    /// Reads the files and checks that they are what they should be.
+    ///
+    /// Blocks, for three small files.
+    pub(super) fn read(tls: &Tls) -> Result<Self, ConfigError> {
+        let ca = match &tls.ca_file {
+            Some(file) => {
+                let pem = read("tls.ca_file", file)?;
+                certificates("tls.ca_file", file, &pem)?;
+                Some(pem)
+            }
+            None => None,
+        };
+        let identity = match (&tls.cert_file, &tls.key_file) {
+            (Some(cert_file), Some(key_file)) => {
+                let cert = read("tls.cert_file", cert_file)?;
+                let key = read("tls.key_file", key_file)?;
+                let chain = certificates("tls.cert_file", cert_file, &cert)?;
+                in_date(cert_file, chain)?;
+                private_key(key_file, &key)?;
+                Some((cert, key))
+            }
+            _ => None,
+        };
+        let material = Self { ca, identity, server_name: tls.server_name.clone() };
+        material.try_out(tls)?;
+        Ok(material)
+    }
+
+    /// As tonic takes it.
+    pub(super) fn config(&self) -> ClientTlsConfig {
+        let mut config = ClientTlsConfig::new();
+        config = match &self.ca {
+            Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+            None => config.trust_anchors(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        };
+        if let Some((cert, key)) = &self.identity {
+            config = config.identity(Identity::from_pem(cert, key));
+        }
+        if let Some(name) = &self.server_name {
+            config = config.domain_name(name.as_str());
+        }
+        config
+    }
+
+    /// That certificate and key belong together is only known to the TLS library.
+    fn try_out(&self, tls: &Tls) -> Result<(), ConfigError> {
+        let endpoint = tonic::transport::Endpoint::from_static("https://localhost");
+        match endpoint.tls_config(self.config()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ConfigError::new(
+                "tls",
+                format!("{tls:?}"),
+                format!("cannot be used ({})", super::errors::chain(&error)),
+                "do certificate and key belong together, and is tls.server_name a host name?",
+            )),
+        }
+    }
+}
+
+fn read(field: &'static str, file: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(file).map_err(|error| {
+        ConfigError::new(
+            field,
+            file.display().to_string(),
+            format!("cannot be read ({error})"),
+            "give a PEM file that this process may read",
+        )
+    })
+}
+
+/// The certificates in a PEM file, as DER; at least one.
+fn certificates(field: &'static str, file: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, ConfigError> {
+    let mut found = Vec::new();
+    for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
+        match block {
+            Ok(block) if block.label == "CERTIFICATE" => found.push(block.contents),
+            Ok(_) => {}
+            Err(error) => {
+                return Err(ConfigError::new(
+                    field,
+                    file.display().to_string(),
+                    format!("is no PEM ({error})"),
+                    "give a file that begins with -----BEGIN CERTIFICATE-----",
+                ));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(ConfigError::new(
+            field,
+            file.display().to_string(),
+            "holds no certificate",
+            "give a file that begins with -----BEGIN CERTIFICATE-----",
+        ));
+    }
+    Ok(found)
+}
+
+fn private_key(file: &Path, pem: &[u8]) -> Result<(), ConfigError> {
+    let has_key = x509_parser::pem::Pem::iter_from_buffer(pem)
+        .filter_map(Result::ok)
+        .any(|block| block.label.ends_with("PRIVATE KEY"));
+    if has_key {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        "tls.key_file",
+        file.display().to_string(),
+        "holds no private key",
+        "give a file that begins with -----BEGIN PRIVATE KEY-----",
+    ))
+}
+
+/// The first certificate of a chain is the own one.
+fn in_date(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
+    let refuse = |problem: String, remedy: &str| {
+        Err(ConfigError::new("tls.cert_file", file.display().to_string(), problem, remedy))
+    };
+    let Some(own) = chain.into_iter().next() else { return Ok(()) };
+    let certificate = match x509_parser::parse_x509_certificate(&own) {
+        Ok((_, certificate)) => certificate,
+        Err(error) => {
+            return refuse(format!("holds no X.509 certificate ({error})"), "issue it anew");
+        }
+    };
+    let now = clock::wall_now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    if validity.not_after.timestamp() < now {
+        return refuse(
+            format!("expired at {}", validity.not_after),
+            "renew it, or set this machine's clock",
+        );
+    }
+    if now < validity.not_before.timestamp() {
+        return refuse(
+            format!("is not valid before {}", validity.not_before),
+            "set this machine's clock",
+        );
+    }
+    Ok(())
+}
+
+/// The files, and what they held when they were last usable.
+pub(super) struct Watched {
+    tls: Tls,
+    material: Arc<Material>,
+}
+
+impl Watched {
+    pub(super) fn new(tls: Tls) -> Result<Self, ConfigError> {
+        let material = Arc::new(Material::read(&tls)?);
+        Ok(Self { tls, material })
+    }
+
+    pub(super) fn material(&self) -> Arc<Material> {
+        self.material.clone()
+    }
+
+    /// Reads the files again; what they hold if that changed and can be used.
+    ///
+    /// # Errors
+    ///
+    /// They changed into something that cannot be used, as they do for a moment if certificate and key
+    /// are written one after the other. What was read before stays in use.
+    pub(super) fn changed(&mut self) -> Result<Option<Arc<Material>>, ConfigError> {
+        let now = Material::read(&self.tls)?;
+        if now == *self.material {
+            return Ok(None);
+        }
+        self.material = Arc::new(now);
+        Ok(Some(self.material.clone()))
+    }
+}

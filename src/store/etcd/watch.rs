@@ -1,0 +1,214 @@
+//! Watches: one gRPC stream each, at one member.
+//!
+//! Events come out a whole revision at a time, in order, none older than asked for, none twice. A watch
+//! ends with an error when its stream does, when its member is left for another, or when what it wants
+//! is compacted; opening the next one is its user's part.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use async_trait::async_trait;
+use etcd_client::{
+    WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream, proto::PbEvent,
+};
+use futures::FutureExt as _;
+use tonic::Code;
+
+use super::{
+    auth::Auth,
+    calls::{Call, call},
+    convert::{end, key_value},
+    errors::{Verdict, classify, classify_answer, unanswered},
+    link::{Link, StreamOn},
+    pool::Pool,
+};
+use crate::{
+    clock,
+    engine::types::Revision,
+    store::{Event, KeyValue, StoreError, Watch, WatchItem, WatchRequest},
+};
+
+/// Of mvccpb.Event.EventType.
+const DELETE: i32 = 1;
+
+/// A running watch. See the module's docs.
+pub(super) struct EtcdWatch {
+    requests: WatchRequestSender,
+    answers: WatchResponseStream,
+    stream: StreamOn,
+    endpoint: String,
+    auth: Option<(Arc<Auth>, u64)>,
+    /// The first revision that was not delivered.
+    wanted: Revision,
+    /// Of answers that came in parts.
+    parts: Vec<PbEvent>,
+    ready: VecDeque<WatchItem>,
+}
+
+/// Opens a watch and waits until etcd says that it runs.
+pub(super) async fn open(
+    pool: &Pool,
+    request: &WatchRequest,
+    how: Call,
+) -> Result<EtcdWatch, StoreError> {
+    let began = clock::boot_now();
+    let version = pool.auth().map(|auth| (auth.clone(), auth.version()));
+    let options = {
+        // In parts: else etcd would send all revisions that are caught up with as one message.
+        let mut options = WatchOptions::new().with_start_revision(request.from.0).with_fragment();
+        if let Some(end) = end(&request.range) {
+            options = options.with_range(end);
+        }
+        if request.previous { options.with_prev_key() } else { options }
+    };
+    let (link, stream, first) = call(pool, how, |link| {
+        let (mut client, options) = (link.watch(), options.clone());
+        let key = request.range.from.clone();
+        async move {
+            let mut stream = client.watch(key, Some(options)).await?;
+            let first = stream.message().await?;
+            Ok((link, stream, first))
+        }
+    })
+    .await?;
+    let (requests, answers) = stream.split();
+    let mut watch = EtcdWatch {
+        requests,
+        answers,
+        endpoint: endpoint_of(pool, &link),
+        stream: StreamOn::new(link),
+        auth: version,
+        wanted: request.from,
+        parts: Vec::new(),
+        ready: VecDeque::new(),
+    };
+    match first {
+        Some(first) if first.created() => {
+            watch.take(first)?;
+            Ok(watch)
+        }
+        Some(_) => Err(watch.broken("it did not begin with what etcd begins with")),
+        None if clock::boot_now().since(began) < how.timeout => {
+            Err(watch.broken("it ended at once"))
+        }
+        None => Err(unanswered(how.name, &watch.endpoint, how.timeout)),
+    }
+}
+
+fn endpoint_of(pool: &Pool, link: &Arc<Link>) -> String {
+    let member = (0..pool.len()).find(|&member| Arc::ptr_eq(&pool.link(member), link));
+    pool.endpoint(member.unwrap_or_else(|| pool.current())).to_owned()
+}
+
+impl EtcdWatch {
+    /// Takes in one answer of etcd's.
+    fn take(&mut self, answer: WatchResponse) -> Result<(), StoreError> {
+        if answer.canceled() || answer.compact_revision() != 0 {
+            return Err(self.cancelled(&answer));
+        }
+        if answer.created() {
+            return Ok(());
+        }
+        let revision = Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
+        let in_parts = answer.0.fragment;
+        let is_progress = answer.0.events.is_empty() && !in_parts && self.parts.is_empty();
+        if is_progress {
+            self.ready.push_back(WatchItem::Progress { revision });
+            return Ok(());
+        }
+        self.parts.extend(answer.0.events);
+        if in_parts {
+            return Ok(());
+        }
+        for event in std::mem::take(&mut self.parts) {
+            self.deliver(event);
+        }
+        if let Some(WatchItem::Events { revision, .. }) = self.ready.back() {
+            self.wanted = Revision(revision.0 + 1);
+        }
+        Ok(())
+    }
+
+    /// Adds an event to those of its revision; drops it if it is older than what is wanted.
+    fn deliver(&mut self, event: PbEvent) {
+        let Some(kv) = event.kv else { return };
+        let revision = Revision(kv.mod_revision);
+        if revision < self.wanted {
+            // A member that lags can send what was delivered by another (etcd#20221).
+            return;
+        }
+        let deleted = event.r#type == DELETE;
+        let kv = if deleted { tombstone(kv.key, revision) } else { key_value(kv) };
+        let event = Event { kv, deleted, previous: event.prev_kv.map(key_value) };
+        match self.ready.back_mut() {
+            Some(WatchItem::Events { revision: last, events }) if *last == revision => {
+                events.push(event);
+            }
+            _ => self.ready.push_back(WatchItem::Events { revision, events: vec![event] }),
+        }
+    }
+
+    /// Why etcd ended the watch.
+    fn cancelled(&self, answer: &WatchResponse) -> StoreError {
+        let reason = answer.cancel_reason();
+        let oldest = Revision(answer.compact_revision());
+        if oldest.0 != 0 {
+            return StoreError::Compacted { asked: self.wanted, oldest };
+        }
+        match classify_answer(Code::Unknown, reason) {
+            Verdict::Compacted => StoreError::Compacted { asked: self.wanted, oldest },
+            Verdict::Denied(message) => {
+                StoreError::Denied { call: "watch", endpoint: self.endpoint.clone(), message }
+            }
+            Verdict::Reauthenticate(text) => {
+                if let Some((auth, version)) = &self.auth {
+                    auth.want_after(*version);
+                }
+                self.broken(&text)
+            }
+            _ if reason.is_empty() => self.broken("etcd cancelled it"),
+            _ => self.broken(reason),
+        }
+    }
+
+    fn broken(&self, message: &str) -> StoreError {
+        StoreError::Broken { endpoint: self.endpoint.clone(), message: message.to_owned() }
+    }
+}
+
+fn tombstone(key: Vec<u8>, modified: Revision) -> KeyValue {
+    KeyValue { key, value: Vec::new(), created: Revision(0), modified, version: 0, lease: None }
+}
+
+#[async_trait]
+impl Watch for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchItem, StoreError> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Ok(item);
+            }
+            let answer = tokio::select! {
+                biased;
+                // Cancel safe: the stream keeps what was not taken.
+                answer = self.answers.message() => answer,
+                // Cancel safe: once retired, always.
+                () = self.stream.link().retired() => {
+                    return Err(self.broken("its member is left for another, or connected anew"));
+                }
+            };
+            match answer {
+                Ok(Some(answer)) => self.take(answer)?,
+                Ok(None) => return Err(self.broken("the stream ended")),
+                Err(error) => return Err(self.broken(&classify(&error).into_text())),
+            }
+        }
+    }
+
+    async fn request_progress(&mut self) -> Result<(), StoreError> {
+        // Only queued here. A full queue means that nothing has been sent for a hundred requests.
+        match self.requests.request_progress().now_or_never() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(self.broken("the stream ended")),
+            None => Err(self.broken("its requests are not taken any more")),
+        }
+    }
+}
