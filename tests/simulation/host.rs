@@ -16,7 +16,7 @@ use bellwether::engine::{
 
 use crate::{
     breaks::Broken,
-    chance::{MILLIS, SECONDS, Time},
+    chance::{MICROS, MILLIS, SECONDS, Time},
     rules::Rule,
     wire::{Ask, Item, Watch},
     world::{Event, World, note},
@@ -191,9 +191,9 @@ impl World {
         }
         let Some(deadline) = proc.engine.deadline() else { return };
         let Some(at) = self.slots[proc.slot].clock.when(deadline) else { return };
-        if at <= self.now {
-            proc.spin =
-                if proc.spin.0 == self.now { (self.now, proc.spin.1 + 1) } else { (self.now, 1) };
+        if at <= self.now + MICROS {
+            let same = self.now < proc.spin.0 + MILLIS;
+            proc.spin = if same { (proc.spin.0, proc.spin.1 + 1) } else { (self.now, 1) };
             if proc.spin.1 > 200 {
                 let what = format!("node {} asks to be woken at once, again and again", proc.id);
                 self.violate(Rule::Contract, what);

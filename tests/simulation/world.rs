@@ -24,6 +24,9 @@ use crate::{
     wire::{Answered, InFlight, Item},
 };
 
+/// No run has more events than this, but one that goes round in circles.
+const MOST_EVENTS: u64 = 200_000;
+
 /// Writes a line of the trace, if there is one.
 macro_rules! note {
     ($world:expr, $($what:tt)*) => {
@@ -300,6 +303,10 @@ impl World {
         while let Some(Reverse(entry)) = self.queue.pop() {
             self.now = entry.at;
             self.handle(entry.event);
+            if MOST_EVENTS < self.entries {
+                let what = format!("{} events, and no end", self.entries);
+                self.violate(Rule::Contract, what);
+            }
             if self.violation.is_some() || self.done {
                 return;
             }

@@ -146,7 +146,8 @@ impl Engine {
         self.stop_rule(lease);
         self.write_rule(lease);
         self.start_rule(lease);
-        if self.holding.is_running() {
+        // What is being stopped has nothing left to lapse.
+        if self.holding.running.values().any(|run| matches!(run, Run::Running(_))) {
             self.wake(self.holding.until);
         }
     }
