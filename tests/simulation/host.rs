@@ -237,6 +237,7 @@ impl World {
                     return;
                 }
                 watch.from = revision + 1;
+                watch.listed_at = sent_at;
                 self.open_watch(p);
                 let revision = Revision(revision);
                 Input::Listed { sent_at, received_at, revision, cluster, changes }
@@ -260,8 +261,9 @@ impl World {
                 if watch.number != number {
                     return;
                 }
-                watch.number += 1;
-                self.open_watch(p);
+                // Never resumed: a store that was restored from a backup may have overtaken what this node
+                // has seen, and nothing would tell.
+                self.list(p);
                 Input::WatchLost
             }
         };

@@ -1,6 +1,6 @@
 //! What goes over the wire: requests and answers, lists and watches, and what befalls them.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use bellwether::{
     engine::{
@@ -19,6 +19,9 @@ use crate::{
     host::{ProcId, PutOutcome, Shard},
     world::{Event, World, note},
 };
+
+/// A watch that is opened later than this after its list was sent may be of another store (A3).
+const LIST_COUNTS_FOR: Duration = Duration::from_millis(2_900);
 
 /// What arrives at a process.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct Watch {
     pub number: u64,
     /// The next revision that is wanted.
     pub from: i64,
+    /// When the list was sent that it goes on from.
+    pub listed_at: BootTime,
     /// Whether the store knows of it.
     pub open: bool,
     /// Until when nothing is delivered.
@@ -221,7 +226,7 @@ impl World {
                 self.stats.stale_renewals += 1;
                 Outcome::Done(bellwether::engine::Answer {
                     cluster: self.depot.cluster(),
-                    ttl: std::time::Duration::from_secs(self.scenario.ttl),
+                    ttl: Duration::from_secs(self.scenario.ttl),
                     ..Default::default()
                 })
             }
@@ -445,11 +450,10 @@ impl World {
             note!(self, "the watch of node {} is compacted: it lists again", proc.id);
             return self.list(p);
         }
-        if self.depot.revision() + 1 < from {
-            // The store is another, or this member lags: a list tells. To wait for the revision would be
-            // to miss all that a replaced store goes through until it is reached.
-            self.stats.future_watches += 1;
-            note!(self, "the watch of node {} is ahead of the store: it lists again", proc.id);
+        if LIST_COUNTS_FOR < self.local(p).since(proc.watch.listed_at) {
+            // A3: by now it may be another store's.
+            self.stats.late_watches += 1;
+            note!(self, "the watch of node {} comes long after its list: it lists again", proc.id);
             return self.list(p);
         }
         self.procs[p].watch.open = true;
