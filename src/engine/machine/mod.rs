@@ -328,7 +328,7 @@ impl Engine {
 
     /// A rule that is not due before `at`.
     fn wake(&mut self, at: BootTime) {
-        let at = at.max(BootTime(self.now.0 + Duration::from_nanos(1)));
+        assert!(self.now < at, "a rule that is due acts, or names another time");
         self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
     }
 
@@ -443,3 +443,6 @@ impl Engine {
 fn is_linearizable(asked: &Asked) -> bool {
     !matches!(asked, Asked::Renew(_) | Asked::Grant(_) | Asked::Abandon | Asked::RevokeEnded(_))
 }
+
+#[cfg(test)]
+mod tests;

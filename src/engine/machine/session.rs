@@ -174,16 +174,30 @@ impl Engine {
             return;
         }
         if !self.session.is_in() {
-            // Nothing registered for sure: a JOIN may be on its way, and fails once its lease is gone.
-            let clean = !matches!(self.session.phase, Phase::Joining { asked: true, .. });
-            self.abandon_granted();
-            self.come_to_rest();
-            self.out.push(Effect::Left { clean });
+            self.leave_unjoined();
             return;
         }
         self.session.leaving = Some(Leaving { asked: false, stopped: false, again_at: self.now });
         self.give_up(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
+    }
+
+    /// T11: what is left of earlier incarnations, and of a JOIN that may be on its way, is ended first;
+    /// then the node has left.
+    fn leave_unjoined(&mut self) {
+        if matches!(self.session.phase, Phase::Rest) {
+            self.come_to_rest();
+            self.out.push(Effect::Left { clean: true });
+            return;
+        }
+        if let Some(Granted { lease, .. }) = self.session.granted.take() {
+            self.session.own.insert(lease);
+            self.session.ending.push_back(Ending::proven(lease));
+        }
+        self.incarnation += 1;
+        self.retry_ending();
+        self.session.phase = Phase::Reading { asked: false };
+        self.session.leaving = Some(Leaving { asked: false, stopped: true, again_at: self.now });
     }
 
     pub(super) fn on_stop_now(&mut self) {

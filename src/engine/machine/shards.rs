@@ -146,8 +146,7 @@ impl Engine {
         self.stop_rule(lease);
         self.write_rule(lease);
         self.start_rule(lease);
-        // What is being stopped has nothing left to lapse.
-        if self.holding.running.values().any(|run| matches!(run, Run::Running(_))) {
+        if self.holding.is_running() && self.now < self.holding.until {
             self.wake(self.holding.until);
         }
     }
