@@ -111,7 +111,7 @@ impl Depot {
 
     pub fn batches_from(&self, from: i64) -> Vec<Batch> {
         let first = self.log.partition_point(|batch| batch.0 < from);
-        self.log[first..self.published].to_vec()
+        self.log[first.min(self.published)..self.published].to_vec()
     }
 
     pub fn list(&mut self, now: Time) -> (i64, Vec<Change>) {

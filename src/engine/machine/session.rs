@@ -182,17 +182,16 @@ impl Engine {
         self.stop_shards(ShardEnd::Stopping);
     }
 
-    /// T11: what is left of earlier incarnations, and of a JOIN that may be on its way, is ended first;
-    /// then the node has left.
+    /// A lease in hand is given back. Earlier incarnations that are being ended are waited for, else
+    /// their keys would stay until their leases run out.
     fn leave_unjoined(&mut self) {
-        if matches!(self.session.phase, Phase::Rest) {
+        // A JOIN under it may have committed, or be on its way: not known to be gone.
+        let clean = self.session.granted.is_none();
+        self.abandon_granted();
+        if self.session.ending.is_empty() {
             self.come_to_rest();
-            self.out.push(Effect::Left { clean: true });
+            self.out.push(Effect::Left { clean });
             return;
-        }
-        if let Some(Granted { lease, .. }) = self.session.granted.take() {
-            self.session.own.insert(lease);
-            self.session.ending.push_back(Ending::proven(lease));
         }
         self.incarnation += 1;
         self.retry_ending();
