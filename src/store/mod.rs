@@ -7,6 +7,7 @@
 
 pub mod etcd;
 pub mod keys;
+pub mod list_watch;
 pub mod memory;
 pub mod protocol;
 pub mod values;

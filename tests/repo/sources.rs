@@ -36,10 +36,10 @@ impl Sources {
         let mut files = Vec::new();
         let mut folders = vec![folder.to_path_buf()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            for entry in fs::read_dir(&folder).expect("a folder").map(|it| it.expect("an entry")) {
                 let path = entry.path();
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if entry.file_type().unwrap().is_dir() {
+                if entry.file_type().expect("a type").is_dir() {
                     if !["target", ".git", "node_modules"].contains(&name.as_str()) {
                         folders.push(path);
                     }
@@ -60,7 +60,7 @@ fn root() -> PathBuf {
 }
 
 fn relative(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/")
+    path.strip_prefix(root()).expect("a path below the root").to_string_lossy().replace('\\', "/")
 }
 
 fn has_extension(path: &str, extension: &str) -> bool {

@@ -241,6 +241,7 @@ impl Engine {
                 self.on_listed(sent_at, received_at, (revision, cluster), changes);
             }
             Input::Changed { received_at, revision, changes } => {
+                self.headers.saw(received_at, revision);
                 self.watched.apply(received_at, revision, changes);
                 self.on_view();
             }
@@ -327,7 +328,7 @@ impl Engine {
 
     /// A rule that is not due before `at`.
     fn wake(&mut self, at: BootTime) {
-        let at = at.max(BootTime(self.now.0 + Duration::from_nanos(1)));
+        assert!(self.now < at, "a rule that is due acts, or names another time");
         self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
     }
 
@@ -442,3 +443,6 @@ impl Engine {
 fn is_linearizable(asked: &Asked) -> bool {
     !matches!(asked, Asked::Renew(_) | Asked::Grant(_) | Asked::Abandon | Asked::RevokeEnded(_))
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,7 +146,7 @@ impl Engine {
         self.stop_rule(lease);
         self.write_rule(lease);
         self.start_rule(lease);
-        if self.holding.is_running() {
+        if self.holding.is_running() && self.now < self.holding.until {
             self.wake(self.holding.until);
         }
     }

@@ -6,7 +6,7 @@ use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    manifests::Problem,
+    manifests::{Problem, Skipped},
     resource::{DEFAULT_NAMESPACE, State, UptimeCheck, UptimeCheckSpec},
     schedule::Timing,
     shard::{fnv1a, shard_of_hash},
@@ -188,8 +188,8 @@ pub struct Checks {
     pub checks: BTreeMap<CheckKey, Arc<Check>>,
     /// What could not be read, in the order of files and lines.
     pub problems: Vec<Problem>,
-    /// How many documents were of another kind, and were passed over.
-    pub skipped: usize,
+    /// What was of another kind, and was passed over.
+    pub skipped: Vec<Skipped>,
 }
 
 impl Checks {

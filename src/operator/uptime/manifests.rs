@@ -1,16 +1,434 @@
-//! Reads a folder.
+//! Checks from a folder of YAML files, read again when something changes there.
+//!
+//! Every `*.yaml` and `*.yml` file of the folder itself is read (not of folders below, nor hidden files);
+//! a file may hold several documents. Documents of another kind are passed over. What is malformed is
+//! named with file, line and field, and the rest goes on.
+//!
+//! # Guarantees
+//!
+//! * A check never stops because of a file that is being edited: while a file holds something malformed,
+//!   or cannot be read, those of its checks that are not in it any more are kept as they were last read.
+//!   They go when the file is good again without them, or is deleted.
+//! * Two checks of one name: the one in the first file, by name, and there the first one, is taken; the
+//!   other is a problem.
+//! * Nothing in a folder makes this use unbounded memory or panic.
 
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::check::{Check, CheckKey, Checks};
+
+mod document;
+mod locate;
+
+#[cfg(test)]
+mod tests;
+
+/// Larger files are not read.
+const MOST_FILE_BYTES: u64 = 1 << 20;
+/// Further files, by name, are not read.
+const MOST_FILES: usize = 1000;
+/// Further checks are left out.
+const MOST_CHECKS: usize = 10_000;
+/// Further problems are counted but not told.
+const MOST_PROBLEMS: usize = 200;
+/// Further documents of other kinds are counted but not told.
+const MOST_SKIPPED: usize = 200;
+
+/// How long nothing must change before the folder is read: an editor writes in several steps.
+const QUIET_AFTER: Duration = Duration::from_millis(100);
+/// After so many changes it is read even though it is not quiet.
+const MOST_UNQUIET: usize = 10;
+/// The folder is read so often even if nothing is heard: not every file system tells of changes.
+const RESCAN_EVERY: Duration = Duration::from_secs(10);
 
 /// What could not be read, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
-    /// The file.
+    /// The file's name in its folder; the folder itself if that cannot be read.
     pub file: String,
-    /// Line.
+    /// The line, counted from one, where one can be named.
     pub line: Option<u64>,
-    /// Field.
+    /// The field, like `spec.expect.status[1]`, where one can be named.
     pub field: Option<String>,
-    /// Message.
+    /// What is wrong and what to do.
     pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.file)?;
+        self.line.iter().try_for_each(|line| write!(f, ":{line}"))?;
+        self.field.iter().try_for_each(|field| write!(f, ": {field}"))?;
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// A document that is no check, and was passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The file's name in its folder.
+    pub file: String,
+    /// The line at which the document begins.
+    pub line: u64,
+    /// Its kind.
+    pub kind: String,
+}
+
+/// The folder cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It is not there, or may not be read.
+    #[error("cannot read the folder of checks `{}`: name one that exists and that this user may read", .folder.display())]
+    Unreadable {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A folder of manifests that is watched for changes.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    memory: Memory,
+    checks: watch::Sender<Arc<Checks>>,
+}
+
+impl Folder {
+    /// Reads the folder for the first time. Later ones are published to the receiver while
+    /// [`run`](Self::run) runs.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such folder. What is wrong inside it is told in [`Checks::problems`].
+    pub async fn open(
+        path: impl Into<PathBuf>,
+    ) -> Result<(Self, watch::Receiver<Arc<Checks>>), FolderError> {
+        let path = path.into();
+        let unreadable = |source| FolderError::Unreadable { folder: path.clone(), source };
+        let memory = Memory::default();
+        let (memory, read) = blocking(&path, memory).await;
+        let checks = read.map_err(unreadable)?;
+        tell(&checks);
+        let (sender, receiver) = watch::channel(Arc::new(checks));
+        Ok((Self { path, memory, checks: sender }, receiver))
+    }
+
+    /// Reads the folder whenever something changes there, until it is cancelled.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was published stays; a dropped future publishes nothing more.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        // One note of a change is enough, however many there are.
+        let (heard, mut changes) = mpsc::channel(1);
+        let mut watcher = None;
+        while !cancel.is_cancelled() {
+            if watcher.is_none() {
+                watcher = listen(&self.path, heard.clone());
+                // What changed before anybody listened is not told.
+                if watcher.is_some() && !self.read().await {
+                    watcher = None;
+                }
+            }
+            tokio::select! {
+                biased;
+                // Cancel safe: a token keeps no state per waiter.
+                () = cancel.cancelled() => return,
+                // Cancel safe: a note that was not taken stays in the channel.
+                () = quiet_after_a_change(&mut changes) => {}
+                // Cancel safe: a timer.
+                () = tokio::time::sleep(RESCAN_EVERY) => {}
+            }
+            if !self.read().await {
+                // The folder may have been replaced by another of the same name, which is not the one
+                // that is watched.
+                watcher = None;
+            }
+        }
+    }
+
+    /// Reads the folder once and publishes what changed. Whether it could be read.
+    async fn read(&mut self) -> bool {
+        let memory = std::mem::take(&mut self.memory);
+        let (memory, read) = blocking(&self.path, memory).await;
+        self.memory = memory;
+        let is_readable = read.is_ok();
+        let checks = read.unwrap_or_else(|error| self.as_before(&error));
+        self.checks.send_if_modified(|published| {
+            let is_new = **published != checks;
+            if is_new {
+                tell(&checks);
+                *published = Arc::new(checks);
+            }
+            is_new
+        });
+        is_readable
+    }
+
+    /// All checks as they were last read, and that the folder cannot be read.
+    fn as_before(&self, error: &io::Error) -> Checks {
+        let checks = self.checks.borrow().checks.clone();
+        let problem = Problem {
+            file: self.path.display().to_string(),
+            line: None,
+            field: None,
+            message: format!(
+                "the folder cannot be read ({error}): its checks are still run as they were"
+            ),
+        };
+        Checks { checks, problems: vec![problem], ..Checks::default() }
+    }
+}
+
+/// Logs what cannot be read.
+fn tell(checks: &Checks) {
+    for problem in &checks.problems {
+        tracing::warn!(%problem, "manifest cannot be used");
+    }
+    for Skipped { file, line, kind } in &checks.skipped {
+        tracing::debug!(file, line, kind, "document is no uptime check: passed over");
+    }
+    tracing::info!(checks = checks.checks.len(), problems = checks.problems.len(), "checks read");
+}
+
+async fn blocking(path: &Path, memory: Memory) -> (Memory, io::Result<Checks>) {
+    let path = path.to_owned();
+    let read = move || {
+        let mut memory = memory;
+        let checks = read_folder(&path, &mut memory);
+        (memory, checks)
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        // Only if the runtime is being shut down, or for a panic, which would be a bug of ours.
+        Err(error) => (Memory::default(), Err(io::Error::other(error))),
+    }
+}
+
+/// Notes changes in the folder, if the system can tell of them.
+fn listen(path: &Path, heard: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let note = move |event: notify::Result<notify::Event>| {
+        // Reading the folder is an access too: only others' writes count. What fails may be a change.
+        if event.is_ok_and(|event| event.kind.is_access()) {
+            return;
+        }
+        // Full means that a change is noted already.
+        let _ = heard.try_send(());
+    };
+    let listening = notify::recommended_watcher(note)
+        .and_then(|mut watcher| watcher.watch(path, RecursiveMode::NonRecursive).map(|()| watcher));
+    match listening {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::debug!(%error, rescan_every = ?RESCAN_EVERY, "folder cannot be watched, only read again");
+            None
+        }
+    }
+}
+
+/// Ends when something changed, and then nothing for a while.
+async fn quiet_after_a_change(changes: &mut mpsc::Receiver<()>) {
+    if changes.recv().await.is_none() {
+        // Nobody listens: the other arm reads from time to time.
+        std::future::pending::<()>().await;
+    }
+    for _ in 0..MOST_UNQUIET {
+        if tokio::time::timeout(QUIET_AFTER, changes.recv()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What was good when it was last read: by file, by key.
+#[derive(Debug, Default)]
+struct Memory {
+    files: BTreeMap<String, BTreeMap<CheckKey, Arc<Check>>>,
+}
+
+/// Reads the folder. `memory` holds the checks of malformed files over from one time to the next.
+fn read_folder(path: &Path, memory: &mut Memory) -> io::Result<Checks> {
+    let mut reading = Reading::default();
+    let names = file_names(path, &mut reading)?;
+    memory.files.retain(|name, _| names.contains(name));
+    for name in &names {
+        match read_file(&path.join(name)) {
+            Ok(text) => reading.file(name, &text),
+            Err(message) => reading.unreadable(name, message),
+        }
+    }
+    reading.keep(memory);
+    Ok(reading.finish(memory))
+}
+
+fn file_names(path: &Path, reading: &mut Reading) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let Some(text) = name.to_str() else {
+            let message = "its name is no UTF-8: rename it".to_owned();
+            reading.problem(name.to_string_lossy().into_owned(), None, None, message);
+            continue;
+        };
+        let is_yaml = Path::new(text).extension().is_some_and(|end| end == "yaml" || end == "yml");
+        if is_yaml && !text.starts_with('.') {
+            names.push(text.to_owned());
+        }
+    }
+    names.sort_unstable();
+    if names.len() > MOST_FILES {
+        let message =
+            format!("{} files: only the first {MOST_FILES} by name are read", names.len());
+        reading.problem(path.display().to_string(), None, None, message);
+        names.truncate(MOST_FILES);
+    }
+    Ok(names)
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let cannot_be_read = |error: io::Error| format!("cannot be read: {error}");
+    // A pipe or a device would block or never end.
+    let metadata = fs::metadata(path).map_err(cannot_be_read)?;
+    if !metadata.is_file() {
+        return Err("is no file: move it elsewhere".to_owned());
+    }
+    let file = fs::File::open(path).map_err(cannot_be_read)?;
+    let mut bytes = Vec::new();
+    // The file may grow while it is read.
+    io::Read::read_to_end(&mut io::Read::take(file, MOST_FILE_BYTES + 1), &mut bytes)
+        .map_err(cannot_be_read)?;
+    if bytes.len() as u64 > MOST_FILE_BYTES {
+        return Err(format!("is larger than {MOST_FILE_BYTES} bytes: split it"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.split(|byte| *byte == b'\n').count();
+        format!("is no UTF-8 in line {line}: save it as UTF-8")
+    })
+}
+
+/// A check and where it stands.
+struct Found {
+    check: Arc<Check>,
+    file: String,
+    line: u64,
+}
+
+/// What one look at the folder has found so far.
+#[derive(Default)]
+struct Reading {
+    found: BTreeMap<CheckKey, Found>,
+    /// The files that hold something malformed, or cannot be read.
+    malformed: Vec<String>,
+    problems: Vec<Problem>,
+    skipped: Vec<Skipped>,
+}
+
+impl Reading {
+    fn problem(&mut self, file: String, line: Option<u64>, field: Option<String>, message: String) {
+        self.problems.push(Problem { file, line, field, message });
+    }
+
+    fn unreadable(&mut self, file: &str, message: String) {
+        self.malformed.push(file.to_owned());
+        self.problem(file.to_owned(), None, None, message);
+    }
+
+    fn file(&mut self, file: &str, text: &str) {
+        let mut is_good = true;
+        for (line, document) in document::split(text) {
+            match document::read(document) {
+                Ok(document::Content::Nothing) => {}
+                Ok(document::Content::OtherKind(kind)) => {
+                    self.skipped.push(Skipped { file: file.to_owned(), line, kind });
+                }
+                Ok(document::Content::Check(check)) => self.check(file, line, *check),
+                Err(malformed) => {
+                    is_good = false;
+                    for document::Malformed { line: within, field, message } in malformed {
+                        let line = within.map_or(line, |within| line + within.saturating_sub(1));
+                        self.problem(file.to_owned(), Some(line), field, message);
+                    }
+                }
+            }
+        }
+        if !is_good {
+            self.malformed.push(file.to_owned());
+        }
+    }
+
+    fn check(&mut self, file: &str, line: u64, check: Check) {
+        if let Some(first) = self.found.get(check.key()) {
+            let message = format!(
+                "`{}` is in {}:{} already, which is used: rename or remove one of them",
+                check.key(),
+                first.file,
+                first.line
+            );
+            return self.problem(
+                file.to_owned(),
+                Some(line),
+                Some("metadata.name".to_owned()),
+                message,
+            );
+        }
+        if self.found.len() == MOST_CHECKS {
+            let message =
+                format!("`{}` is left out: there are {MOST_CHECKS} checks already", check.key());
+            return self.problem(file.to_owned(), Some(line), None, message);
+        }
+        let key = check.key().clone();
+        self.found.insert(key, Found { check: Arc::new(check), file: file.to_owned(), line });
+    }
+
+    /// Takes over what malformed files held when they were last good.
+    fn keep(&mut self, memory: &Memory) {
+        for file in &self.malformed {
+            let Some(before) = memory.files.get(file) else { continue };
+            let mut kept = Vec::new();
+            for (key, check) in before {
+                if self.found.contains_key(key) || self.found.len() == MOST_CHECKS {
+                    continue;
+                }
+                let found = Found { check: Arc::clone(check), file: file.clone(), line: 0 };
+                self.found.insert(key.clone(), found);
+                kept.push(key.to_string());
+            }
+            if !kept.is_empty() {
+                let note = format!(" (still run as last read: {})", kept.join(", "));
+                let of_file = self.problems.iter_mut().filter(|problem| problem.file == *file);
+                of_file.for_each(|problem| problem.message.push_str(&note));
+            }
+        }
+    }
+
+    fn finish(mut self, memory: &mut Memory) -> Checks {
+        memory.files.clear();
+        let mut checks = BTreeMap::new();
+        for (key, Found { check, file, .. }) in std::mem::take(&mut self.found) {
+            memory.files.entry(file).or_default().insert(key.clone(), Arc::clone(&check));
+            checks.insert(key, check);
+        }
+        self.problems.sort_unstable();
+        if let Some(more) = self.problems.len().checked_sub(MOST_PROBLEMS).filter(|more| *more > 0)
+        {
+            self.problems.truncate(MOST_PROBLEMS);
+            let message = format!("and {more} problems more: mend those above first");
+            self.problem("…".to_owned(), None, None, message);
+        }
+        self.skipped.truncate(MOST_SKIPPED);
+        Checks { checks, problems: self.problems, skipped: self.skipped }
+    }
 }

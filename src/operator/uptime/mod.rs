@@ -16,12 +16,22 @@
 //! * No slot is passed over in silence: a slot that nobody ran is counted in the next result's `missed`.
 //! * A manifest that cannot be read stops no check.
 
+pub mod aggregate;
+mod book;
 pub mod check;
 pub mod manifests;
+pub mod metrics;
 pub mod probe;
+pub mod report;
 pub mod resource;
+pub mod result;
+pub mod runner;
+pub mod samples;
 pub mod schedule;
 pub mod shard;
+pub mod status_file;
+#[cfg(test)]
+mod testing;
 pub mod value;
 
 pub use check::{Check, CheckKey, Checks};

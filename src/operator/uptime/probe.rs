@@ -6,7 +6,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     check::Check,
@@ -37,12 +40,37 @@ pub struct Probed {
 }
 
 /// Whether a target did what is expected of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// It did.
     Up,
     /// It did not.
     Down,
+}
+
+impl Verdict {
+    /// `up` or `down`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// Something that runs checks: [`Prober`], or a stand-in for it.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Runs the check once, within its timeout.
+    async fn run(&self, check: &Check) -> Probed;
+}
+
+#[async_trait]
+impl Probe for Prober {
+    async fn run(&self, check: &Check) -> Probed {
+        Self::run(self, check).await
+    }
 }
 
 /// The longest message that is kept, in characters.

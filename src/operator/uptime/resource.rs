@@ -146,7 +146,7 @@ impl fmt::Display for Target {
 }
 
 /// The URL without what may be secret in it: user, password, query and fragment.
-pub(super) fn without_secrets(url: &str) -> String {
+pub(crate) fn without_secrets(url: &str) -> String {
     let parsed = reqwest::Url::parse(url).ok();
     let Some(mut url) = parsed.filter(|url| matches!(url.scheme(), "http" | "https")) else {
         return "(not a URL of the web)".to_owned();

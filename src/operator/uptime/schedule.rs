@@ -48,28 +48,25 @@ impl Timing {
         Slot(slot.0.saturating_add(self.interval_ms))
     }
 
-    /// Which slot is to be run next, by what is known of those before it.
-    pub fn next(self, known: Known, now_unix_ms: u64) -> Next {
+    /// Which slot is to be run next, by what is known of those before it. It may have begun already: then
+    /// it is run at once.
+    pub fn next(self, known: Known, now_unix_ms: u64) -> Slot {
         let current = self.slot_at(now_unix_ms);
         let following = self.after(current);
         match known {
-            Known::Nothing => Next { slot: current, missed: 0 },
-            Known::Doubtful => Next { slot: following, missed: 0 },
-            Known::Claimed { slot, run } => {
-                let unfinished = u64::from(run == Run::Unfinished);
-                if slot < current {
-                    let passed = (current.0 - slot.0) / self.interval_ms;
-                    Next { slot: current, missed: unfinished + passed.saturating_sub(1) }
-                } else if slot <= following {
-                    // This slot is taken already, perhaps by a node whose clock is a little ahead.
-                    Next { slot: self.after(self.slot_at(slot.0)), missed: unfinished }
-                } else {
-                    // Claimed by a clock that stood far ahead and was set back since. To wait for it
-                    // could take years.
-                    Next { slot: following, missed: unfinished }
-                }
-            }
+            Known::Nothing => current,
+            Known::Claimed(last) if last < current => current,
+            // This slot is taken, perhaps by a node whose clock is a little ahead.
+            Known::Claimed(last) if last <= following => self.after(self.slot_at(last.0)),
+            // Claimed by a clock that stood far ahead and was set back since. To wait for it could take
+            // years.
+            Known::Claimed(_) => following,
         }
+    }
+
+    /// How many slots lie between two, without them.
+    pub const fn between(self, earlier: Slot, later: Slot) -> u64 {
+        (later.0.saturating_sub(earlier.0) / self.interval_ms).saturating_sub(1)
     }
 }
 
@@ -84,36 +81,11 @@ impl Slot {
     }
 }
 
-/// What came of a run that was claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Run {
-    /// It has a result.
-    Finished,
-    /// It has none: whoever claimed it died, was cut off or was told to stop in the middle.
-    Unfinished,
-}
-
 /// What is known of the slots of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// None can have been run: the check is new, or was changed.
     Nothing,
-    /// The slot that runs now may have been run by a node that left no word of it.
-    Doubtful,
-    /// The last slot that was claimed, and what came of it.
-    Claimed {
-        /// The slot.
-        slot: Slot,
-        /// What came of it.
-        run: Run,
-    },
-}
-
-/// What is to be run next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
-    /// The slot, which may have begun already: then it is run at once.
-    pub slot: Slot,
-    /// How many slots before it have no result and never will.
-    pub missed: u64,
+    /// The last slot that was claimed. It is never run again, whatever became of it.
+    Claimed(Slot),
 }

@@ -1,4 +1,4 @@
-//! The status page: one HTML document, put together from three files at compile time, that loads
+//! The status page: one HTML document, put together at compile time, that loads
 //! nothing from anywhere.
 //!
 //! The one rule: what comes from the cluster is data. The first picture is embedded as JSON in which
@@ -13,7 +13,12 @@ use serde_json::Value;
 
 const HTML: &str = include_str!("page.html");
 const CSS: &str = include_str!("page.css");
-const JS: &str = include_str!("page.js");
+const JS: &str = concat!(
+    include_str!("base.js"),
+    include_str!("cluster.js"),
+    include_str!("work.js"),
+    include_str!("follow.js"),
+);
 
 /// The page with its first picture.
 pub(super) fn response(first: &Value) -> Response {

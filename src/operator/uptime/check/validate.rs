@@ -222,15 +222,14 @@ impl Errors {
                 format_args!("`{name}` is no domain name: write it like `shop.example`"),
             );
         }
-        if let Some(server) = &dns.server {
-            if server.parse::<SocketAddr>().is_err() && server.parse::<IpAddr>().is_err() {
-                self.add(
-                    "spec.target.dns.server",
-                    format_args!(
-                        "`{server}` is no address: write it like `10.0.0.53` or `[::1]:5353`"
-                    ),
-                );
-            }
+        let is_server = |server: &&String| {
+            server.parse::<SocketAddr>().is_ok() || server.parse::<IpAddr>().is_ok()
+        };
+        if let Some(server) = dns.server.as_ref().filter(|server| !is_server(server)) {
+            self.add(
+                "spec.target.dns.server",
+                format_args!("`{server}` is no address: write it like `10.0.0.53` or `[::1]:5353`"),
+            );
         }
     }
 

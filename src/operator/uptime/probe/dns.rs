@@ -72,7 +72,7 @@ fn answer_without_records(
 fn shown(records: &[String]) -> String {
     let mut text = records.iter().take(MOST_SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if let Some(more) = records.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
-        text.push_str(&format!(" and {more} more"));
+        text = format!("{text} and {more} more");
     }
     text
 }
@@ -109,10 +109,10 @@ fn asks_only(server: &str) -> Result<ResolverConfig, Failure> {
 }
 
 fn fully_qualified(target: &DnsTarget) -> Result<Name, Failure> {
-    if target.record_type == RecordType::Ptr {
-        if let Ok(address) = target.name.parse::<IpAddr>() {
-            return Ok(Name::from(address));
-        }
+    if target.record_type == RecordType::Ptr
+        && let Ok(address) = target.name.parse::<IpAddr>()
+    {
+        return Ok(Name::from(address));
     }
     let mut name =
         Name::from_utf8(&target.name).map_err(|error| Failure::of("not a domain name", &error))?;

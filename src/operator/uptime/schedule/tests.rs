@@ -11,55 +11,43 @@ fn timing() -> Timing {
 }
 
 fn claimed(slot: u64) -> Known {
-    Known::Claimed { slot: Slot(slot), run: Run::Finished }
+    Known::Claimed(Slot(slot))
 }
 
 #[test]
 fn a_new_check_is_run_at_once() {
-    assert_eq!(timing().next(Known::Nothing, 104_000), Next { slot: Slot(103_000), missed: 0 });
+    let slot = timing().next(Known::Nothing, 104_000);
+    assert_eq!((slot, slot.due_in(104_000)), (Slot(103_000), Duration::ZERO));
 }
 
 #[test]
 fn the_next_slot_is_one_interval_after_the_last_one() {
-    assert_eq!(timing().next(claimed(103_000), 103_200), Next { slot: Slot(113_000), missed: 0 });
-    assert_eq!(timing().next(claimed(103_000), 113_000), Next { slot: Slot(113_000), missed: 0 });
+    assert_eq!(timing().next(claimed(103_000), 103_200), Slot(113_000));
+    assert_eq!(timing().next(claimed(103_000), 113_000), Slot(113_000));
 }
 
 #[test]
 fn a_slot_that_has_begun_and_was_not_claimed_is_run_late() {
-    let next = timing().next(claimed(103_000), 121_999);
-    assert_eq!(next, Next { slot: Slot(113_000), missed: 0 });
-    assert_eq!(next.slot.due_in(121_999), Duration::ZERO);
+    let slot = timing().next(claimed(103_000), 121_999);
+    assert_eq!((slot, slot.due_in(121_999)), (Slot(113_000), Duration::ZERO));
 }
 
 #[test]
-fn slots_that_passed_without_a_run_are_counted() {
-    assert_eq!(timing().next(claimed(103_000), 145_000), Next { slot: Slot(143_000), missed: 3 });
-}
-
-#[test]
-fn a_run_that_was_claimed_and_never_finished_counts_as_missed() {
-    let known = Known::Claimed { slot: Slot(103_000), run: Run::Unfinished };
-    assert_eq!(timing().next(known, 104_000), Next { slot: Slot(113_000), missed: 1 });
-    assert_eq!(timing().next(known, 124_000), Next { slot: Slot(123_000), missed: 2 });
+fn of_slots_that_passed_without_a_run_only_the_current_one_is_run() {
+    assert_eq!(timing().next(claimed(103_000), 145_000), Slot(143_000));
+    assert_eq!(timing().between(Slot(103_000), Slot(143_000)), 3);
+    assert_eq!(timing().between(Slot(103_000), Slot(113_000)), 0);
+    assert_eq!(timing().between(Slot(113_000), Slot(103_000)), 0);
 }
 
 #[test]
 fn a_slot_claimed_by_a_clock_that_is_ahead_is_not_run_again() {
-    assert_eq!(timing().next(claimed(113_000), 112_000), Next { slot: Slot(123_000), missed: 0 });
+    assert_eq!(timing().next(claimed(113_000), 112_000), Slot(123_000));
 }
 
 #[test]
 fn a_slot_claimed_by_a_clock_that_was_set_back_is_not_waited_for() {
-    assert_eq!(
-        timing().next(claimed(9_000_003_000), 104_000),
-        Next { slot: Slot(113_000), missed: 0 }
-    );
-}
-
-#[test]
-fn a_slot_that_may_have_been_run_by_somebody_unknown_is_left_out() {
-    assert_eq!(timing().next(Known::Doubtful, 104_000), Next { slot: Slot(113_000), missed: 0 });
+    assert_eq!(timing().next(claimed(9_000_003_000), 104_000), Slot(113_000));
 }
 
 #[test]
@@ -67,7 +55,7 @@ fn nothing_overflows_at_the_ends_of_time() {
     for interval in [Duration::ZERO, SECOND, Duration::MAX] {
         let timing = Timing::new(interval, u64::MAX);
         for now in [0, 1, u64::MAX] {
-            for known in [Known::Nothing, Known::Doubtful, claimed(0), claimed(u64::MAX)] {
+            for known in [Known::Nothing, claimed(0), claimed(u64::MAX)] {
                 let _ = timing.next(known, now);
             }
         }
@@ -97,7 +85,8 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// The claim is in the store and survives its owner; all else that an owner knows dies with it.
+    /// The claim and the last told slot are in the store and survive their owner; all else that an owner
+    /// knows dies with it.
     #[test]
     fn every_slot_is_run_once_or_counted_as_missed_over_random_moves_and_crashes(
         hash: u64,
@@ -107,8 +96,8 @@ proptest! {
         let timing = Timing::new(SECOND, hash);
         let (mut now, mut skew) = (start, 0_i64);
         let (mut known, mut dies_in_run) = (Known::Nothing, None);
+        let (mut told, mut missed, mut claims) = (None, 0, Vec::new());
         let mut ran = BTreeSet::new();
-        let (mut missed, mut claims) = (0, Vec::new());
         for event in events {
             match event {
                 Event::Pass { ms } => now += ms,
@@ -117,25 +106,22 @@ proptest! {
                 Event::CrashInRun { after_ms } => dies_in_run = Some(after_ms),
             }
             let local = now.checked_add_signed(skew).unwrap();
-            let next = timing.next(known, local);
-            if next.slot.0 > local {
+            let slot = timing.next(known, local);
+            if slot.0 > local {
                 continue;
             }
-            missed += next.missed;
-            known = Known::Claimed { slot: next.slot, run: Run::Unfinished };
-            claims.push(next.slot);
+            known = Known::Claimed(slot);
+            claims.push(slot);
             if let Some(after_ms) = dies_in_run.take() {
                 now += after_ms;
                 continue;
             }
-            prop_assert!(ran.insert(next.slot), "slot {:?} was run twice", next.slot);
-            known = Known::Claimed { slot: next.slot, run: Run::Finished };
-        }
-        if let Known::Claimed { run: Run::Unfinished, .. } = known {
-            missed += 1;
+            prop_assert!(ran.insert(slot), "slot {:?} was run twice", slot);
+            missed += told.map_or(0, |told| timing.between(told, slot));
+            told = Some(slot);
         }
         prop_assert!(claims.is_sorted_by(|earlier, later| earlier < later), "{claims:?}");
-        if let (Some(first), Some(last)) = (claims.first(), claims.last()) {
+        if let (Some(first), Some(last)) = (ran.first(), ran.last()) {
             let slots = (last.0 - first.0) / 1000 + 1;
             prop_assert_eq!(ran.len() as u64 + missed, slots, "of {:?}", claims);
         }

@@ -1,0 +1,306 @@
+//! `check`: is this cluster, or this node, well? For probes, for `helm test`, and for people.
+
+use std::time::Duration;
+
+use bellwether::{
+    engine::timing,
+    store::{
+        Get, Store as _, StoreError,
+        etcd::{EtcdStore, MemberStatus},
+        keys::Keys,
+    },
+};
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    connect::{self, NodeClient},
+    exit::{Exit, Failure},
+    inspect::ReadArgs,
+    live::Live,
+    output::{self, Format, Layout, Table, span},
+    report::ms,
+};
+
+/// A store in which a revision that old can still be read is compacted by nobody.
+const OLD_REVISIONS: u32 = 1_000_000;
+
+/// Says whether a cluster and its etcd are well
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \
+whether every shard is held. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
+only a warning does not fail. With --url: whether that node's /livez and /readyz pass, for a container's \
+probe without curl.")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+
+    /// Only etcd itself: for before the first node runs
+    #[arg(long, env = "BELLWETHER_ETCD_ONLY")]
+    etcd_only: bool,
+}
+
+/// How one thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warning,
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    says: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn new(what: &'static str, verdict: Verdict, says: impl Into<String>) -> Self {
+        Self { what, verdict, says: says.into(), remedy: None }
+    }
+
+    fn try_this(mut self, remedy: &str) -> Self {
+        self.remedy = Some(remedy.to_owned());
+        self
+    }
+}
+
+/// `check`
+///
+/// # Errors
+///
+/// A [`Failure`] if somebody cannot be asked or something is wrong.
+pub(crate) async fn check(args: CheckArgs) -> Result<(), Failure> {
+    let findings = match &args.read.url {
+        Some(url) => of_node(&NodeClient::new(url, args.read.cluster.timeout)?).await?,
+        None => of_cluster(&args).await?,
+    };
+    match args.read.output {
+        Format::Json => output::print_json(&findings, Layout::Pretty)?,
+        Format::Table => output::print(&render(&findings))?,
+    }
+    let failed: Vec<&str> =
+        findings.iter().filter(|it| it.verdict == Verdict::Failed).map(|it| it.what).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Unhealthy, format!("not healthy: {}", failed.join(", "))))
+}
+
+fn render(findings: &[Finding]) -> String {
+    let mut table = Table::new(&["CHECK", "RESULT", "SAYS"]);
+    let mut remedies = Vec::new();
+    for it in findings {
+        let verdict = match it.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Failed => "FAILED",
+        };
+        table.row([it.what.into(), verdict.into(), it.says.clone()]);
+        if let Some(remedy) = &it.remedy {
+            remedies.push(format!("\n{}: {remedy}\n", it.what));
+        }
+    }
+    table.render() + &remedies.concat()
+}
+
+async fn of_node(node: &NodeClient) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    for (what, path) in [("live", "/livez"), ("ready", "/readyz")] {
+        let (passes, said) = node.probe(path).await?;
+        let verdict = if passes { Verdict::Ok } else { Verdict::Failed };
+        findings.push(Finding::new(what, verdict, said));
+    }
+    Ok(findings)
+}
+
+async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
+    let cluster = &args.read.cluster;
+    let store = connect::etcd(cluster)?;
+    let keys = &cluster.cluster;
+    let answer = store
+        .get(Get { keys_only: true, ..Get::key(keys.record()) }, cluster.timeout)
+        .await
+        .map_err(|error| Failure::of_store("reading from etcd", &error))?;
+    let mut findings = vec![Finding::new(
+        "etcd",
+        Verdict::Ok,
+        format!("{} answers, revision {}", store.health().endpoint, answer.revision),
+    )];
+    for member in store.members(cluster.timeout).await {
+        findings.push(of_member(member));
+    }
+    findings.push(compaction(&store, keys, cluster.timeout).await);
+    if !args.etcd_only {
+        let live = Live::open(store, keys.clone(), cluster.timeout)
+            .await
+            .map_err(|error| Failure::of_store("reading the cluster", &error))?;
+        findings.extend(of_nodes(live).await);
+    }
+    Ok(findings)
+}
+
+/// Stale reads after a pause are mended from these versions on.
+const MENDED: [[u64; 3]; 2] = [[3, 5, 28], [3, 6, 9]];
+
+fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
+    const WHAT: &str = "member";
+    let member = match member {
+        Ok(member) => member,
+        // One of three may be down: the first finding says whether the rest carries on.
+        Err(error) => return Finding::new(WHAT, Verdict::Warning, error.to_string()),
+    };
+    let says = format!(
+        "{} is etcd {}{}, {} MiB of {} MiB in use",
+        member.endpoint,
+        member.version,
+        if member.leads { ", leads" } else { "" },
+        member.db_in_use_bytes >> 20,
+        member.db_bytes >> 20,
+    );
+    if !member.alarms.is_empty() {
+        let says = format!("{}: {}", member.endpoint, member.alarms.join(", "));
+        return Finding::new(WHAT, Verdict::Failed, says).try_this(
+            "NOSPACE: compact, `etcdctl defrag`, `etcdctl alarm disarm`; CORRUPT: replace the member",
+        );
+    }
+    if member.is_learner {
+        return Finding::new(WHAT, Verdict::Warning, format!("{says}, a learner"))
+            .try_this("a learner serves nobody: take it out of --etcd until it is promoted");
+    }
+    if is_stale_reader(&member.version) {
+        return Finding::new(WHAT, Verdict::Warning, says).try_this(
+            "before 3.5.28 and 3.6.9 a member can answer stale reads after a pause: upgrade etcd",
+        );
+    }
+    Finding::new(WHAT, Verdict::Ok, says)
+}
+
+fn is_stale_reader(version: &str) -> bool {
+    let mut parts = version.split(['.', '-']).map_while(|it| it.parse::<u64>().ok());
+    let (Some(major), Some(minor), Some(patch)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let version = [major, minor, patch];
+    let of_series = MENDED.iter().find(|it| it[..2] == version[..2]);
+    version < *of_series.unwrap_or(&MENDED[0])
+}
+
+/// A1: a leader adds 1/H revisions a second for ever, and etcd's compaction is off by default.
+async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Finding {
+    const WHAT: &str = "compaction";
+    match store.holds_revisions_back(&keys.record(), OLD_REVISIONS, timeout).await {
+        Ok(false) => Finding::new(WHAT, Verdict::Ok, "no sign that it is off"),
+        Ok(true) => Finding::new(
+            WHAT,
+            Verdict::Warning,
+            format!("a revision {OLD_REVISIONS} old can still be read: nobody compacts this etcd"),
+        )
+        .try_this(
+            "start etcd with --auto-compaction-mode=periodic --auto-compaction-retention=1h, and \
+             defragment it once; else it fills and stops to take writes",
+        ),
+        Err(error) => Finding::new(WHAT, Verdict::Warning, error.to_string()),
+    }
+}
+
+/// Watches until the leader's next beat, or for as long as silence may last.
+async fn of_nodes(mut live: Live) -> Vec<Finding> {
+    const LEADER: &str = "leader";
+    let patience = timing::wait(timing::SPAN_MAX);
+    let first = live.snapshot.leader();
+    let beat = tokio::time::timeout(patience, async {
+        while live.last_beat_unix_ms.is_none() || live.snapshot.leader().is_none() {
+            if live.snapshot.leader().is_some_and(|it| it.d.is_none()) {
+                return;
+            }
+            live.moved().await;
+        }
+    })
+    .await;
+    let leader = match (live.snapshot.leader(), beat) {
+        (Some(it), Ok(())) if it.d.is_none() => Finding::new(
+            LEADER,
+            Verdict::Warning,
+            format!("node {} of the Go package leads: it has no beat to look for", it.id),
+        ),
+        (Some(it), Ok(())) => {
+            Finding::new(LEADER, Verdict::Ok, format!("node {} leads, term {}", it.id, it.term))
+        }
+        (_, _) => {
+            let says = match (first, &live.problem) {
+                (_, Some(problem)) => problem.clone(),
+                (Some(it), None) => {
+                    format!("node {} is in office and silent for {}", it.id, span(ms(patience)))
+                }
+                (None, None) => format!("nobody took office within {}", span(ms(patience))),
+            };
+            Finding::new(LEADER, Verdict::Failed, says)
+                .try_this("`bellwether status` shows who is there; look at the logs of those nodes")
+        }
+    };
+    let snapshot = &live.snapshot;
+    let nodes = match snapshot.nodes.len() {
+        0 => Finding::new("nodes", Verdict::Failed, "none").try_this(
+            "start one, and see that it has the same --cluster and --etcd as this command",
+        ),
+        count => {
+            let go = count - snapshot.members.len().min(count);
+            let says = if go == 0 {
+                format!("{count} live")
+            } else {
+                format!("{count} live, {go} of the Go package")
+            };
+            Finding::new("nodes", Verdict::Ok, says)
+        }
+    };
+    let unowned: usize = snapshot
+        .plans
+        .keys()
+        .map(|work| snapshot.shards(work).iter().filter(|it| it.held.is_none()).count())
+        .sum();
+    let shards = if unowned == 0 {
+        Finding::new("shards", Verdict::Ok, "every shard is held")
+    } else {
+        Finding::new("shards", Verdict::Warning, format!("{unowned} are held by nobody just now"))
+            .try_this("normal for some seconds after a node came or went; else `bellwether shards`")
+    };
+    vec![nodes, leader, shards]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_stale_reads_are_told_from_mended_ones() {
+        let stale = |version| is_stale_reader(version);
+        assert!(stale("3.4.30") && stale("3.5.27") && stale("3.6.8"));
+        assert!(!stale("3.5.28") && !stale("3.6.9") && !stale("3.7.3") && !stale("4.0.0-rc.1"));
+        assert!(!stale("unknown"));
+    }
+
+    #[test]
+    fn an_alarm_fails_the_check_and_names_the_remedy() {
+        let member = MemberStatus {
+            endpoint: "http://e:2379".into(),
+            version: "3.7.3".into(),
+            leads: true,
+            is_learner: false,
+            db_bytes: 0,
+            db_in_use_bytes: 0,
+            db_quota_bytes: 0,
+            alarms: vec!["NOSPACE".into()],
+        };
+        let finding = of_member(Ok(member));
+        assert_eq!(finding.verdict, Verdict::Failed);
+        assert!(finding.says.contains("NOSPACE") && finding.remedy.is_some());
+    }
+}

@@ -1,0 +1,215 @@
+//! To whom the commands talk: etcd, or the status server of one node.
+
+use std::{sync::Arc, time::Duration};
+
+use bellwether::{
+    node::status::Status,
+    store::{
+        Store,
+        etcd::{ConfigError, EtcdConfig, EtcdStore, Tls},
+    },
+};
+use reqwest::{Response, StatusCode, Url};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    args::ClusterArgs,
+    exit::{Exit, Failure},
+};
+
+/// The one secret that has no flag: a command line is everybody's to read.
+const PASSWORD_ENV: &str = "BELLWETHER_ETCD_PASSWORD";
+
+/// etcd as the flags describe it.
+///
+/// # Errors
+///
+/// A [`Failure`] that names the flag.
+pub(crate) fn etcd_config(args: &ClusterArgs) -> Result<EtcdConfig, Failure> {
+    let mut config = EtcdConfig::new(args.endpoints.iter().map(|it| it.trim()))
+        .probe_key(args.cluster.record())
+        .connect_within(args.timeout.max(Duration::from_millis(100)));
+    let tls = Tls {
+        ca_file: args.etcd_ca_file.clone(),
+        cert_file: args.etcd_cert_file.clone(),
+        key_file: args.etcd_key_file.clone(),
+        server_name: args.etcd_server_name.clone(),
+    };
+    if tls != Tls::default() || args.endpoints.iter().any(|it| it.trim().starts_with("https://")) {
+        config = config.tls(tls);
+    }
+    if let Some(user) = &args.etcd_user {
+        let password = std::env::var(PASSWORD_ENV);
+        config = match (&args.etcd_password_file, password) {
+            (Some(file), _) => config.user_with_password_file(user, file),
+            (None, Ok(password)) => config.user(user, password),
+            (None, Err(_)) => {
+                let what = format!("--etcd-user is {user:?}, but there is no password");
+                return Err(Failure::new(Exit::Usage, what)
+                    .try_this(format!("give --etcd-password-file, or set {PASSWORD_ENV}")));
+            }
+        };
+    }
+    config.validate().map_err(|error| wrong_flag(&error))?;
+    Ok(config)
+}
+
+/// Says it in the words of the command line.
+fn wrong_flag(error: &ConfigError) -> Failure {
+    let flag = match error.field {
+        "endpoints" => "--etcd (BELLWETHER_ETCD)",
+        "tls.ca_file" => "--etcd-ca-file",
+        "tls.cert_file" => "--etcd-cert-file",
+        "tls.key_file" => "--etcd-key-file",
+        "tls.server_name" => "--etcd-server-name",
+        "user" => "--etcd-user",
+        "password_file" => "--etcd-password-file",
+        other => other,
+    };
+    Failure::new(Exit::Usage, format!("{flag} {:?} {}", error.value, error.problem))
+        .try_this(error.remedy.clone())
+}
+
+/// A node's status server.
+#[derive(Debug)]
+pub(crate) struct NodeClient {
+    base: Url,
+    http: reqwest::Client,
+}
+
+/// The URL of a node's status server.
+pub(crate) fn node_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("{error}: write http://host:8080"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err("is no address of a server: write http://host:8080".into());
+    }
+    Ok(url)
+}
+
+/// What the server says about an action.
+#[derive(Deserialize)]
+struct Acted {
+    done: Option<String>,
+    error: Option<String>,
+}
+
+impl NodeClient {
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if this machine's TLS cannot be set up.
+    pub(crate) fn new(base: &Url, timeout: Duration) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder()
+            .timeout(timeout.max(Duration::from_secs(1)))
+            .no_proxy()
+            .build()
+            .map_err(|error| Failure::caused(Exit::Local, "setting up HTTP", &error))?;
+        Ok(Self { base: base.clone(), http })
+    }
+
+    /// Its `/status`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if it does not answer as a node does.
+    pub(crate) async fn status(&self) -> Result<Status, Failure> {
+        let response = self.get("/status").await?;
+        if !response.status().is_success() {
+            return Err(self.strange(response.status()));
+        }
+        self.read(response).await
+    }
+
+    /// One of its probes: whether it passes, and the reason it gives.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if it does not answer as a node does.
+    pub(crate) async fn probe(&self, path: &str) -> Result<(bool, String), Failure> {
+        let response = self.get(path).await?;
+        let passes = match response.status() {
+            StatusCode::OK => true,
+            StatusCode::SERVICE_UNAVAILABLE => false,
+            other => return Err(self.strange(other)),
+        };
+        let said = response.text().await;
+        let said = said.map_err(|error| self.failed("reading the answer", &error))?;
+        Ok((passes, said.trim().to_owned()))
+    }
+
+    /// Asks for what a button on its page asks for.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] with the node's own words.
+    pub(crate) async fn act(&self, action: &str) -> Result<String, Failure> {
+        let url = self.at(&format!("/actions/{action}"));
+        // The header is what a foreign web page cannot send in an operator's name.
+        let request = self.http.post(url).header("x-bellwether-action", "cli");
+        let response =
+            request.send().await.map_err(|error| self.failed("asking for an action", &error))?;
+        let status = response.status();
+        let said: Acted = self.read(response).await?;
+        let words = said.done.or(said.error).unwrap_or_default();
+        match status {
+            StatusCode::OK => Ok(words),
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
+                Err(Failure::new(Exit::Denied, format!("{} refuses: {words}", self.base))
+                    .try_this("leave --url out, to ask through etcd"))
+            }
+            StatusCode::CONFLICT => Err(Failure::new(Exit::NotThere, words)),
+            _ => Err(Failure::new(Exit::Failed, words)),
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
+        let bytes = response.bytes().await;
+        let bytes = bytes.map_err(|error| self.failed("reading the answer", &error))?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let doing = format!("{}: the answer is not a node's", self.base);
+            Failure::caused(Exit::Unreachable, &doing, &error)
+                .try_this("see that --url names the status server of a node of this version")
+        })
+    }
+
+    async fn get(&self, path: &str) -> Result<Response, Failure> {
+        let sent = self.http.get(self.at(path)).send().await;
+        sent.map_err(|error| self.failed("asking the node", &error))
+    }
+
+    fn at(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
+        url
+    }
+
+    fn failed(&self, doing: &str, error: &reqwest::Error) -> Failure {
+        Failure::caused(Exit::Unreachable, &format!("{}: {doing}", self.base), error)
+            .try_this("see that a node runs there and that --url names its status server")
+    }
+
+    fn strange(&self, status: StatusCode) -> Failure {
+        Failure::new(Exit::Unreachable, format!("{} answers {status}", self.base))
+            .try_this("see that --url names the status server of a node")
+    }
+}
+
+/// A store for these flags. Does not wait for etcd: that is found out by the first call.
+///
+/// # Errors
+///
+/// A [`Failure`] that names the flag.
+pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
+    Ok(etcd(args)?)
+}
+
+/// As [`store`], by its own type.
+///
+/// # Errors
+///
+/// As [`store`].
+pub(crate) fn etcd(args: &ClusterArgs) -> Result<Arc<EtcdStore>, Failure> {
+    let store = EtcdStore::new(&etcd_config(args)?).map_err(|error| wrong_flag(&error))?;
+    Ok(Arc::new(store))
+}

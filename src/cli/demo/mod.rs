@@ -1,0 +1,98 @@
+//! `demo`: three nodes in one process, on one memory store: an election to look at with nothing
+//! installed. Real engine, real driver, real checks; only the store is in memory.
+
+mod narrator;
+mod per_node;
+mod stage;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use bellwether::telemetry::{ServerConfig, metrics};
+use clap::Args;
+
+use self::stage::Stage;
+use super::{
+    args,
+    exit::{Exit, Failure},
+    output,
+    run::Profile,
+    serve::{page::Page, signals::Signals},
+};
+
+/// Shows an election: three nodes in this process, and a status page
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Open the page, make the leader resign or kill it, and see who takes over. From another terminal:
+  bellwether resign --url http://127.0.0.1:8080
+Ctrl-C leaves cleanly, a second one ends at once.")]
+pub(crate) struct DemoArgs {
+    /// How many nodes
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "BELLWETHER_DEMO_NODES",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u8).range(1..=50)
+    )]
+    nodes: u8,
+
+    /// Where the status page listens; port 0 for any that is free
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "BELLWETHER_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    listen: String,
+
+    /// Folder with `UptimeCheck` manifests (*.yaml), instead of the bundled ones
+    #[arg(long, value_name = "FOLDER", env = "BELLWETHER_CHECKS")]
+    checks: Option<PathBuf>,
+
+    /// How fast a silent leader is replaced: fast 0.44 s, default 1.1 s, stable 3.3 s
+    #[arg(
+        long,
+        value_name = "PROFILE",
+        env = "BELLWETHER_PROFILE",
+        value_enum,
+        default_value_t = Profile::Default
+    )]
+    profile: Profile,
+
+    /// How long a killed node stays away
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_DEMO_AWAY",
+        default_value = "3s",
+        value_parser = args::duration
+    )]
+    away: Duration,
+}
+
+/// Of the leaving.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The demonstration, until Ctrl-C.
+///
+/// # Errors
+///
+/// A [`Failure`] if the port cannot be had or the nodes cannot be set up.
+pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
+    let signals = Signals::listen()?;
+    let listen = ServerConfig { listen: args.listen.clone(), ..ServerConfig::default() };
+    let mut page = Page::bind(listen).await?;
+    let registry = metrics::registry()
+        .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
+    let stage = Stage::set(&args, page.address, &registry).await?;
+    let stage = Arc::new(stage);
+    page.serve(Arc::clone(&stage) as _, registry);
+    output::print(&format!(
+        "{} nodes in this process, on a store in memory.\n\n  status page   http://{}/\n  resign        \
+         bellwether resign --url http://{}\n  end           Ctrl-C\n\n",
+        args.nodes, page.address, page.address
+    ))?;
+    let left = signals.unless_aborted(stage.play(&signals.leave)).await;
+    page.close().await;
+    left.and_then(|it| it).map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,42 @@
+//! Metrics of several nodes in one registry: each with the label `node`. A process with one node needs
+//! no such label.
+
+use std::collections::HashMap;
+
+use bellwether::node::NodeMetrics;
+use prometheus::{
+    Opts, Registry,
+    core::{Collector, Desc, Describer as _},
+    proto::MetricFamily,
+};
+
+/// Metrics of one node, shown by `registry` with the label `node`.
+///
+/// # Errors
+///
+/// If the registry has metrics of that node already.
+pub(super) fn metrics(registry: &Registry, node: i64) -> prometheus::Result<NodeMetrics> {
+    let labels = HashMap::from([("node".to_owned(), node.to_string())]);
+    let own = Registry::new_custom(None, Some(labels))?;
+    let metrics = NodeMetrics::register(&own)?;
+    let name = format!("bellwether_demo_node_{node}");
+    let desc =
+        Opts::new(name, "Stands for all metrics of one node; never shown itself.").describe()?;
+    registry.register(Box::new(Family { registry: own, desc }))?;
+    Ok(metrics)
+}
+
+struct Family {
+    registry: Registry,
+    desc: Desc,
+}
+
+impl Collector for Family {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+}

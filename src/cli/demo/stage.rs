@@ -1,0 +1,281 @@
+//! The nodes of the demonstration, and what the page shows of them and does to them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bellwether::{
+    engine::{Call, Failover, Outcome, Role},
+    node::{ClusterNode, Node, NodeMetrics, StartError, status::Status},
+    store::{Store, keys::Keys, memory::MemoryStore, protocol},
+    telemetry::{Action, ActionError, Leadership, Probe, StatusSource},
+};
+use prometheus::Registry;
+use serde_json::Value;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
+use crate::cli::{
+    exit::{Exit, Failure},
+    serve::{
+        cut::CutStore,
+        source::{leadership, picture, readiness},
+    },
+};
+
+/// The cluster's name.
+const CLUSTER: &str = "demo";
+
+/// Between two tries of a killed node to come back while its old life has not run out.
+const KNOCK_EVERY: Duration = Duration::from_millis(250);
+
+/// Of the lease: a killed node's id is free again after that.
+const TTL: Duration = Duration::from_secs(2);
+
+/// One life of one node.
+#[derive(Clone, Debug)]
+struct Actor {
+    node: Arc<ClusterNode>,
+    /// Cancelled by its death.
+    dead: CancellationToken,
+}
+
+/// Where one node lives, again and again.
+struct Place {
+    id: i64,
+    metrics: NodeMetrics,
+    /// `None` while it is dead.
+    actor: watch::Sender<Option<Actor>>,
+}
+
+/// See the module's docs.
+pub(super) struct Stage {
+    store: Arc<dyn Store>,
+    address: SocketAddr,
+    failover: Failover,
+    away: Duration,
+    places: Vec<Place>,
+    narrator: Narrator,
+    changed: Notify,
+}
+
+impl Stage {
+    /// The stage before anybody is on it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if it cannot be set up.
+    pub(super) async fn set(
+        args: &DemoArgs,
+        address: SocketAddr,
+        registry: &Registry,
+    ) -> Result<Self, Failure> {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        seed(&*store).await;
+        let place = |id: i64| {
+            let metrics = per_node::metrics(registry, id);
+            let metrics =
+                metrics.map_err(|error| Failure::caused(Exit::Failed, "metrics", &error))?;
+            Ok(Place { id, metrics, actor: watch::Sender::new(None) })
+        };
+        let places = (1..=i64::from(args.nodes)).map(place).collect::<Result<_, Failure>>()?;
+        Ok(Self {
+            store,
+            address,
+            failover: args.profile.into(),
+            away: args.away,
+            places,
+            narrator: Narrator::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Lets the nodes live until they are to leave, and until they have left.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Failure`] of a node that cannot live.
+    pub(super) async fn play(&self, leave: &CancellationToken) -> Result<(), Failure> {
+        let lives = self.places.iter().map(|place| self.lives(place, leave));
+        futures::future::try_join_all(lives).await.map(drop)
+    }
+
+    /// One node after the other in one place.
+    async fn lives(&self, place: &Place, leave: &CancellationToken) -> Result<(), Failure> {
+        while !leave.is_cancelled() {
+            let actor = self.enter(place)?;
+            let lived = tokio::select! {
+                biased;
+                // Cancel safe: tokens.
+                () = leave.cancelled() => Lived::Asked,
+                () = actor.dead.cancelled() => Lived::Killed,
+                // Dropped, what was begun goes on in the background until the node is stopped below.
+                failure = self.live(place, &actor) => Lived::Failed(failure),
+            };
+            place.actor.send_replace(None);
+            let grace = if matches!(lived, Lived::Asked) { GRACE } else { Duration::ZERO };
+            let _ = actor.node.stop(grace).await;
+            let _ = actor.node.close().await;
+            self.changed.notify_waiters();
+            match lived {
+                Lived::Asked => return Ok(()),
+                Lived::Failed(failure) => return Err(failure),
+                Lived::Killed => {
+                    let _ = tokio::time::timeout(self.away, leave.cancelled()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&self, place: &Place) -> Result<Actor, Failure> {
+        let dead = CancellationToken::new();
+        let store = Arc::new(CutStore::new(Arc::clone(&self.store), dead.clone()));
+        let node = ClusterNode::builder()
+            .id(place.id)
+            .address(format!("{} (node {} of this process)", self.address, place.id))
+            .cluster(CLUSTER)
+            .ttl(TTL)
+            .failover(self.failover)
+            .metrics(place.metrics.clone())
+            .store(store)
+            .build()
+            .map_err(|error| Failure::caused(Exit::Failed, "setting up a node", &error))?;
+        Ok(Actor { node: Arc::new(node), dead })
+    }
+
+    /// Joins, and tells of its roles for as long as it lives.
+    async fn live(&self, place: &Place, actor: &Actor) -> Failure {
+        loop {
+            match actor.node.start().await {
+                Ok(()) => break,
+                // Its old life: its lease has not run out.
+                Err(StartError::DuplicateId { .. }) => sleep(KNOCK_EVERY).await,
+                Err(error) => return Failure::caused(Exit::Failed, "joining", &error),
+            }
+        }
+        place.actor.send_replace(Some(actor.clone()));
+        self.narrator.joined(place.id);
+        let mut membership = actor.node.membership();
+        loop {
+            let now = *membership.borrow_and_update();
+            self.narrator.stands(place.id, now);
+            self.changed.notify_waiters();
+            if membership.changed().await.is_err() {
+                return Failure::new(Exit::Failed, "a node's driver has ended");
+            }
+        }
+    }
+
+    fn actors(&self) -> Vec<Actor> {
+        self.places.iter().filter_map(|it| it.actor.borrow().clone()).collect()
+    }
+
+    /// Of all living nodes.
+    async fn statuses(&self) -> Vec<Status> {
+        let actors = self.actors();
+        let asked = futures::future::join_all(actors.iter().map(|it| it.node.status())).await;
+        asked.into_iter().flatten().collect()
+    }
+
+    /// The node that is meant: the one of that id, or the leader.
+    fn meant(&self, id: Option<&str>) -> Result<Actor, ActionError> {
+        let actors = self.actors();
+        let of_id = |it: &&Actor| id.is_some_and(|id| it.node.id().to_string() == id);
+        let found = match id {
+            Some(_) => actors.iter().find(of_id),
+            None => actors.iter().find(|it| leads(it)),
+        };
+        found.cloned().ok_or_else(|| {
+            ActionError::Refused(match id {
+                Some(id) => format!("no node {id} lives just now"),
+                None => "nobody leads just now: an election is under way".into(),
+            })
+        })
+    }
+}
+
+/// Why a life ended.
+enum Lived {
+    Asked,
+    Killed,
+    Failed(Failure),
+}
+
+fn leads(actor: &Actor) -> bool {
+    actor.node.membership().borrow().role == Role::Leader
+}
+
+/// This process has just made the store, so nobody can have led before: the first leader need not
+/// wait (T3).
+async fn seed(store: &dyn Store) {
+    let keys = Keys::new(CLUSTER).expect("the name is good");
+    let call = Call::Seed { ended: true };
+    let seeded = protocol::send(store, &keys, &call, Duration::from_secs(1)).await;
+    assert!(matches!(seeded, Outcome::Done(_)), "a new memory store takes the seed: {seeded:?}");
+}
+
+#[async_trait]
+impl StatusSource for Stage {
+    async fn status(&self) -> Value {
+        let statuses = self.statuses().await;
+        // The one that has seen most tells the story.
+        let teller = statuses.iter().rev().max_by_key(|it| it.timeline.len()).cloned();
+        let Some(teller) = teller else {
+            return serde_json::json!({ "cluster": CLUSTER, "problem": "no node lives just now" });
+        };
+        let mut map = picture(Ok(teller));
+        let siblings = serde_json::to_value(&statuses).expect("a status has string keys");
+        map.insert("siblings".into(), siblings);
+        Value::Object(map)
+    }
+
+    async fn liveness(&self) -> Probe {
+        Probe::Pass("the demonstration runs".into())
+    }
+
+    async fn readiness(&self) -> Probe {
+        match self.statuses().await.first() {
+            Some(status) => readiness(status, Duration::ZERO),
+            None => Probe::Fail("no node lives just now".into()),
+        }
+    }
+
+    async fn leadership(&self) -> Leadership {
+        let statuses = self.statuses().await;
+        let all = statuses.iter().map(leadership);
+        all.reduce(|a, b| if a.here { a } else { b }).unwrap_or_default()
+    }
+
+    fn actions(&self) -> Vec<Action> {
+        Action::ALL.to_vec()
+    }
+
+    async fn act(&self, action: Action, node: Option<String>) -> Result<String, ActionError> {
+        let actor = self.meant(node.as_deref())?;
+        let id = actor.node.id();
+        match action {
+            Action::Resign if leads(&actor) => {
+                self.narrator.asked_to_resign(id.get());
+                let asked = actor.node.resign().await;
+                asked.map_err(|error| ActionError::Failed(error.to_string()))?;
+                Ok(format!("node {id} resigns"))
+            }
+            Action::Resign => {
+                Err(ActionError::Refused(format!("node {id} does not lead: it cannot resign")))
+            }
+            Action::Kill => {
+                self.narrator.killed(id.get());
+                actor.dead.cancel();
+                Ok(format!("node {id} is killed; it comes back after {:?}", self.away))
+            }
+        }
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}

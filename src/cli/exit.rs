@@ -1,0 +1,136 @@
+//! How a command ends: its exit code, and what it says when it fails.
+
+use std::{fmt, process::ExitCode};
+
+use bellwether::store::{Effected, StoreError};
+
+/// Ends of `--help`, and of `docs/cli.md`.
+pub(crate) const TABLE: &str = "\
+Exit codes:
+  0    done
+  1    failed, for a reason that is none of these
+  2    a flag, an argument or an environment variable is wrong
+  3    not there: no leader, no such node, no such key
+  4    etcd (or the node) cannot be reached or does not answer
+  5    etcd refuses: credentials, permissions, certificates
+  6    the cluster refuses: the id is taken, the ticks differ, somebody else's write came first
+  7    a port or a file of this machine cannot be had
+  8    reached, but not healthy (check)
+  9    sent, but nobody knows whether it took effect: look before repeating
+  126  supervise: the program cannot be executed
+  127  supervise: there is no such program
+  128+n  ended by signal n; under supervise, the child was";
+
+/// Why a command ends, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotThere = 3,
+    Unreachable = 4,
+    Denied = 5,
+    Refused = 6,
+    Local = 7,
+    Unhealthy = 8,
+    Unknown = 9,
+    NotExecutable = 126,
+    NoSuchProgram = 127,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A command that failed: what went wrong, and what to try.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) what: String,
+    pub(crate) remedy: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), remedy: None }
+    }
+
+    pub(crate) fn try_this(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// A failure with the whole chain of its causes in one line.
+    pub(crate) fn caused(exit: Exit, doing: &str, error: &dyn std::error::Error) -> Self {
+        Self::new(exit, format!("{doing}: {}", chain(error)))
+    }
+
+    /// A call to the store that failed while the command was `doing` something.
+    pub(crate) fn of_store(doing: &str, error: &StoreError) -> Self {
+        let failure = |exit| Self::caused(exit, doing, error);
+        match error {
+            StoreError::Denied { .. } => failure(Exit::Denied),
+            _ if says_certificate(error) => failure(Exit::Denied).try_this(
+                "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
+                 presents and asks for, and that it serves TLS at all",
+            ),
+            StoreError::Unreachable { .. }
+            | StoreError::Unanswered { .. }
+            | StoreError::Interrupted { .. }
+            | StoreError::Broken { .. } => failure(Exit::Unreachable).try_this(
+                "see that etcd runs there and that --etcd (BELLWETHER_ETCD) names it, with \
+                 https:// if it serves TLS",
+            ),
+            StoreError::Overloaded { .. } => failure(Exit::Unreachable),
+            _ => failure(Exit::Failed),
+        }
+    }
+
+    /// As [`of_store`](Self::of_store), of a write: its outcome may be unknown.
+    pub(crate) fn of_write(doing: &str, error: &StoreError) -> Self {
+        let failure = Self::of_store(doing, error);
+        if error.effected() == Effected::Unknown {
+            return Self { exit: Exit::Unknown, ..failure }
+                .try_this("it may have taken effect, now or later: look before repeating it");
+        }
+        failure
+    }
+}
+
+fn says_certificate(error: &StoreError) -> bool {
+    let text = chain(error).to_ascii_lowercase();
+    ["certificate", "unknownissuer", "tls handshake", "bad_certificate", "certificaterequired"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// An error and its causes, each once, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n  try: {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

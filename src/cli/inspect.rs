@@ -1,0 +1,290 @@
+//! The commands that look at a cluster: `status`, `nodes`, `leader`, `shards`.
+
+use std::{
+    io::{self, IsTerminal as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use bellwether::{clock, store::Store};
+use clap::Args;
+use reqwest::Url;
+
+use super::{
+    args::ClusterArgs,
+    connect::{self, NodeClient},
+    exit::{Exit, Failure},
+    live::{Live, Moved},
+    output::{self, Format, Layout, Table},
+    report::Report,
+    snapshot::Snapshot,
+};
+
+/// Whom to ask, and how to print the answer.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReadArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+
+    /// Ask this node's status server instead of etcd
+    #[arg(long, value_name = "URL", env = "BELLWETHER_URL", value_parser = connect::node_url)]
+    pub(crate) url: Option<Url>,
+
+    /// How to print
+    #[arg(
+        long,
+        short = 'o',
+        value_name = "FORMAT",
+        env = "BELLWETHER_OUTPUT",
+        value_enum,
+        default_value_t
+    )]
+    pub(crate) output: Format,
+}
+
+/// Where answers come from.
+pub(crate) enum Source {
+    Store(Arc<dyn Store>),
+    Node(NodeClient),
+}
+
+impl ReadArgs {
+    /// Connects to whom the flags name.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if a flag is wrong.
+    pub(crate) fn source(&self) -> Result<Source, Failure> {
+        match &self.url {
+            Some(url) => Ok(Source::Node(NodeClient::new(url, self.cluster.timeout)?)),
+            None => Ok(Source::Store(connect::store(&self.cluster)?)),
+        }
+    }
+
+    /// What is told now.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if nobody tells.
+    pub(crate) async fn report(&self) -> Result<Report, Failure> {
+        match self.source()? {
+            Source::Node(node) => Ok(Report::of_status(node.status().await?)),
+            Source::Store(store) => {
+                let keys = &self.cluster.cluster;
+                let snapshot = Snapshot::read(&*store, keys, self.cluster.timeout)
+                    .await
+                    .map_err(|error| Failure::of_store("reading the cluster", &error))?;
+                Ok(Report::of_snapshot(keys.cluster(), &snapshot, None))
+            }
+        }
+    }
+}
+
+/// Shows a cluster: its leader, nodes and work
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+
+    /// Keep showing it as it changes, until Ctrl-C
+    #[arg(long, short = 'w', env = "BELLWETHER_WATCH")]
+    watch: bool,
+}
+
+/// `status`
+///
+/// # Errors
+///
+/// A [`Failure`] if nobody tells.
+pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
+    if !args.watch {
+        let report = args.read.report().await?;
+        return print(&args.read, &report, |it| it.render(clock::unix_ms()));
+    }
+    match args.read.source()? {
+        Source::Store(store) => follow_store(&args.read, store).await,
+        Source::Node(node) => follow_node(&args.read, &node).await,
+    }
+}
+
+/// Not faster than an eye can follow.
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
+
+async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Failure> {
+    let keys = read.cluster.cluster.clone();
+    let name = keys.cluster().to_owned();
+    let mut live = Live::open(store, keys, read.cluster.timeout)
+        .await
+        .map_err(|error| Failure::of_store("reading the cluster", &error))?;
+    let screen = Screen::new(read.output);
+    let mut redraw = tokio::time::interval(REDRAW_EVERY);
+    redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut changed = true;
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel safe: an interval.
+            _ = redraw.tick() => {
+                let report = Report::of_snapshot(&name, &live.snapshot, live.last_beat_unix_ms);
+                screen.show(&report, live.problem.as_deref(), changed)?;
+                changed = false;
+            }
+            // Cancel safe, as it says.
+            moved = live.moved() => changed |= moved != Moved::Beat,
+        }
+    }
+}
+
+async fn follow_node(read: &ReadArgs, node: &NodeClient) -> Result<(), Failure> {
+    let screen = Screen::new(read.output);
+    let mut last = Report::of_status(node.status().await?);
+    screen.show(&last, None, true)?;
+    loop {
+        tokio::time::sleep(REDRAW_EVERY).await;
+        match node.status().await {
+            Ok(status) => {
+                let report = Report::of_status(status);
+                let changed = Report { revision: last.revision.clone(), ..report.clone() } != last;
+                screen.show(&report, None, changed)?;
+                last = report;
+            }
+            Err(failure) => screen.show(&last, Some(&failure.what), false)?,
+        }
+    }
+}
+
+/// Where a view that goes on is drawn: over itself on a terminal, else each change below the last.
+struct Screen {
+    format: Format,
+    terminal: bool,
+}
+
+impl Screen {
+    fn new(format: Format) -> Self {
+        Self { format, terminal: io::stdout().is_terminal() }
+    }
+
+    fn show(&self, report: &Report, problem: Option<&str>, changed: bool) -> Result<(), Failure> {
+        match (self.format, self.terminal) {
+            (Format::Json, _) if changed => output::print_json(report, Layout::Line),
+            (Format::Table, false) if changed => {
+                output::print(&format!("{}\n", report.render(clock::unix_ms())))
+            }
+            (Format::Json, _) | (Format::Table, false) => Ok(()),
+            (Format::Table, true) => {
+                // Home, then each line clears what stood in it, then all below: no flicker.
+                let mut text = String::from("\u{1b}[H");
+                let mut lines = report.render(clock::unix_ms());
+                if let Some(problem) = problem {
+                    lines.push_str("\nNOT CURRENT: ");
+                    lines.push_str(&output::printable(problem));
+                }
+                for line in lines.lines() {
+                    text.push_str(line);
+                    text.push_str("\u{1b}[K\n");
+                }
+                text.push_str("\u{1b}[J");
+                output::print(&text)
+            }
+        }
+    }
+}
+
+/// Lists the live nodes
+///
+/// # Errors
+///
+/// A [`Failure`] if nobody tells.
+pub(crate) async fn nodes(read: ReadArgs) -> Result<(), Failure> {
+    let report = read.report().await?;
+    match read.output {
+        Format::Json => output::print_json(&report.nodes, Layout::Pretty),
+        Format::Table => output::print(&report.render_nodes(clock::unix_ms())),
+    }
+}
+
+/// `leader`: exit code 3 if there is none.
+///
+/// # Errors
+///
+/// A [`Failure`] if nobody tells, or nobody leads.
+pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
+    let report = read.report().await?;
+    match read.output {
+        Format::Json => output::print_json(&report.leader, Layout::Pretty)?,
+        Format::Table if report.leader.is_some() => {
+            output::print(&report.render_leader(clock::unix_ms()))?;
+        }
+        Format::Table => {}
+    }
+    match report.leader {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(Exit::NotThere, "no node leads now")
+            .try_this("`bellwether status --watch` shows whether an election is under way")),
+    }
+}
+
+/// Shows who works on the shards
+#[derive(Args, Debug)]
+pub(crate) struct ShardsArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+
+    /// Only this work type, shard by shard
+    #[arg(value_name = "WORK")]
+    work: Option<String>,
+}
+
+/// `shards`
+///
+/// # Errors
+///
+/// A [`Failure`] if nobody tells, or there is no such work type.
+pub(crate) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
+    let mut report = args.read.report().await?;
+    if let Some(name) = &args.work {
+        let known: Vec<String> = report.work.iter().map(|it| it.work.clone()).collect();
+        report.work.retain(|it| it.work == *name);
+        if report.work.is_empty() {
+            return Err(Failure::new(Exit::NotThere, format!("no work type is called {name:?}"))
+                .try_this(match known.as_slice() {
+                    [] => "no node of this cluster offers shard work".to_owned(),
+                    known => format!("there are: {}", known.join(", ")),
+                }));
+        }
+    }
+    match (args.read.output, args.work) {
+        (Format::Json, _) => output::print_json(&report.work, Layout::Pretty),
+        (Format::Table, None) => output::print(&report.render_work()),
+        (Format::Table, Some(_)) => output::print(&shard_by_shard(&report)),
+    }
+}
+
+fn shard_by_shard(report: &Report) -> String {
+    let name = |it: &Option<String>| it.clone().unwrap_or_else(|| "-".into());
+    let mut table = Table::new(&["SHARD", "PLANNED", "HELD", "STATE"]);
+    for work in &report.work {
+        for (number, (planned, held)) in (0_u32..).zip(work.planned_for.iter().zip(&work.held_by)) {
+            let state = match (planned, held) {
+                _ if work.draining.contains(&number) => "draining",
+                (_, None) => "unowned",
+                (planned, held) if planned == held => "held",
+                _ => "moving",
+            };
+            table.row([number.to_string(), name(planned), name(held), state.into()]);
+        }
+    }
+    table.render()
+}
+
+/// Prints a report as the flags ask.
+fn print(
+    read: &ReadArgs,
+    report: &Report,
+    render: impl Fn(&Report) -> String,
+) -> Result<(), Failure> {
+    match read.output {
+        Format::Json => output::print_json(report, Layout::Pretty),
+        Format::Table => output::print(&render(report)),
+    }
+}

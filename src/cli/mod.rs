@@ -1,0 +1,197 @@
+//! The command line: what is asked, and which code answers it.
+
+mod args;
+mod check;
+mod connect;
+mod demo;
+mod exit;
+mod inspect;
+mod live;
+mod output;
+mod report;
+mod run;
+mod serve;
+mod snapshot;
+mod state;
+mod steer;
+mod supervise;
+mod watch;
+
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use bellwether::telemetry::logs::{self, LogFormat, LogOptions};
+use clap::{Args, Parser, Subcommand};
+
+use self::exit::{Exit, Failure};
+
+/// Highly available controllers: one node leads, the others do the shard work
+#[derive(Parser, Debug)]
+#[command(name = "bellwether", version, after_help = exit::TABLE, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    logs: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Logs")]
+struct LogArgs {
+    /// What to log, to standard error: a level, or levels by module (`info,bellwether::node=debug`)
+    #[arg(long = "log", global = true, value_name = "FILTER", env = "BELLWETHER_LOG")]
+    filter: Option<String>,
+
+    /// text for people, json for machines
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "BELLWETHER_LOG_FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Run(Box<run::RunArgs>),
+    Supervise(supervise::SuperviseArgs),
+    Status(inspect::StatusArgs),
+    /// Lists the live nodes
+    Nodes(inspect::ReadArgs),
+    /// Names the leader; exit code 3 if there is none
+    Leader(inspect::ReadArgs),
+    Shards(inspect::ShardsArgs),
+    Get(state::GetArgs),
+    Put(state::PutArgs),
+    Delete(state::DeleteArgs),
+    Watch(watch::WatchArgs),
+    Resign(steer::ResignArgs),
+    Drain(steer::DrainArgs),
+    Undrain(steer::UndrainArgs),
+    Check(check::CheckArgs),
+}
+
+impl Command {
+    /// What it logs unless told otherwise: what runs for long tells of itself.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Demo(_) => "warn,bellwether::cli=info",
+            Self::Run(_) | Self::Supervise(_) => "info",
+            _ => "error",
+        }
+    }
+
+    /// Whether it runs users' work, which must not be able to hold up the rest.
+    fn runs_work(&self) -> bool {
+        matches!(self, Self::Demo(_) | Self::Run(_))
+    }
+}
+
+/// Parses the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match start(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            if failure.exit != Exit::Done {
+                eprintln!("bellwether: {failure}");
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode, Failure> {
+    let options = LogOptions {
+        format: cli.logs.log_format,
+        filter: cli.logs.filter.unwrap_or_else(|| cli.command.log_filter().into()),
+        colour: io::stderr().is_terminal(),
+    };
+    // One TLS for etcd, checks and the command line itself; set before anything speaks it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    logs::init(&options).map_err(|error| Failure::caused(Exit::Usage, "--log", &error))?;
+    let mut runtime = if cli.command.runs_work() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = runtime
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused(Exit::Local, "starting the runtime", &error))?;
+    let done = runtime.block_on(run(cli.command));
+    // What is still in flight must not hold up the end.
+    runtime.shutdown_background();
+    done
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = Ok(ExitCode::SUCCESS);
+    match command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Run(args) => run::run(*args).await,
+        Command::Supervise(args) => supervise::run(args).await,
+        Command::Status(args) => inspect::status(args).await.and(done),
+        Command::Nodes(args) => inspect::nodes(args).await.and(done),
+        Command::Leader(args) => inspect::leader(args).await.and(done),
+        Command::Shards(args) => inspect::shards(args).await.and(done),
+        Command::Get(args) => state::get(args).await.and(done),
+        Command::Put(args) => state::put(args).await.and(done),
+        Command::Delete(args) => state::delete(args).await.and(done),
+        Command::Watch(args) => watch::watch(args).await.and(done),
+        Command::Resign(args) => steer::resign(args).await.and(done),
+        Command::Drain(args) => steer::drain(args).await.and(done),
+        Command::Undrain(args) => steer::undrain(args).await.and(done),
+        Command::Check(args) => check::check(args).await.and(done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_and_every_command_a_help_text() {
+        let cli = Cli::command();
+        let mut lacking = Vec::new();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            let name = command.get_name();
+            if command.get_about().is_none() {
+                lacking.push(format!("{name}: no help text"));
+            }
+            for arg in command.get_arguments().filter(|it| !it.is_positional()) {
+                let id = arg.get_id().as_str();
+                if ["help", "version"].contains(&id) {
+                    continue;
+                }
+                let variable = arg.get_env().map(|it| it.to_string_lossy().into_owned());
+                if !variable.is_some_and(|it| it.starts_with("BELLWETHER_")) {
+                    lacking.push(format!("{name} --{id}: no environment variable"));
+                }
+                if arg.get_help().is_none() {
+                    lacking.push(format!("{name} --{id}: no help text"));
+                }
+            }
+        }
+        assert_eq!(lacking, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,232 @@
+//! What `status`, `nodes`, `leader` and `shards` tell, in one shape, whether etcd or a node was asked.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bellwether::node::status::{LeaderStatus, NodeStatus, Status, WorkStatus};
+use serde::Serialize;
+
+use super::{
+    output::{Table, printable, span},
+    snapshot::Snapshot,
+};
+
+/// A cluster, for printing. Numbers that can exceed 2^53 are strings in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) cluster: String,
+    /// The store's revision it is as of.
+    pub(crate) revision: String,
+    pub(crate) leader: Option<LeaderStatus>,
+    /// D of the leader: how long it may be silent before it is deposed.
+    pub(crate) failover_d_ms: Option<u64>,
+    pub(crate) tick_ms: Option<f64>,
+    /// Whether the present term was asked to end and has not yet.
+    pub(crate) resigning: bool,
+    pub(crate) nodes: Vec<NodeStatus>,
+    pub(crate) work: Vec<WorkStatus>,
+}
+
+impl Report {
+    /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched.
+    pub(crate) fn of_snapshot(
+        cluster: &str,
+        snapshot: &Snapshot,
+        last_beat_unix_ms: Option<u64>,
+    ) -> Self {
+        let leader = snapshot.leader();
+        let address = |id| {
+            let metadata = snapshot.nodes.get(&id).and_then(|it| it.value.as_ref());
+            metadata.map(|it| it.address.clone())
+        };
+        let asked = snapshot.resign.as_ref().and_then(|it| it.value);
+        Self {
+            cluster: cluster.to_owned(),
+            revision: snapshot.revision.to_string(),
+            leader: leader.map(|it| LeaderStatus {
+                id: it.id.to_string(),
+                address: address(it.id),
+                term: it.term.to_string(),
+                last_beat_unix_ms,
+            }),
+            failover_d_ms: leader.and_then(|it| it.d).map(ms),
+            tick_ms: snapshot
+                .tick
+                .as_ref()
+                .and_then(|it| it.value)
+                .map(|it| it.as_secs_f64() * 1_000.0),
+            resigning: leader.is_some_and(|it| Some(it.term) == asked),
+            nodes: nodes(snapshot),
+            work: work(snapshot),
+        }
+    }
+
+    /// As a node's `/status` shows it.
+    pub(crate) fn of_status(status: Status) -> Self {
+        Self {
+            cluster: status.cluster,
+            revision: status.store.revision,
+            leader: status.leader,
+            failover_d_ms: Some(status.node.failover_d_ms),
+            tick_ms: Some(status.node.tick_ms),
+            resigning: false,
+            nodes: status.nodes,
+            work: status.work,
+        }
+    }
+
+    /// All of it, for people.
+    pub(crate) fn render(&self, now_unix_ms: u64) -> String {
+        let tick = self.tick_ms.map(|it| format!("   tick {it}ms")).unwrap_or_default();
+        let mut parts =
+            vec![format!("cluster {}   revision {}{tick}\n", self.cluster, self.revision)];
+        parts.push(self.render_leader(now_unix_ms));
+        parts.push("\n".into());
+        parts.push(match self.nodes.as_slice() {
+            [] => "no nodes\n".into(),
+            _ => self.render_nodes(now_unix_ms),
+        });
+        if !self.work.is_empty() {
+            parts.push("\n".into());
+            parts.push(self.render_work());
+        }
+        parts.concat()
+    }
+
+    /// One line about who leads.
+    pub(crate) fn render_leader(&self, now_unix_ms: u64) -> String {
+        let Some(leader) = &self.leader else { return "leader: nobody\n".into() };
+        let at = leader.address.as_deref().map(|it| format!(" at {}", printable(it)));
+        let mut parts = vec![format!("leader {}{}", leader.id, at.unwrap_or_default())];
+        parts.push(format!("term {}", leader.term));
+        if let Some(d) = self.failover_d_ms {
+            parts.push(format!("deposed after {} of silence", span(d + d / 10)));
+        }
+        if let Some(beat) = leader.last_beat_unix_ms {
+            parts.push(format!("last beat {} ago", span(now_unix_ms.saturating_sub(beat))));
+        }
+        if self.resigning {
+            parts.push("asked to resign".into());
+        }
+        parts.join(", ") + "\n"
+    }
+
+    /// The nodes, by id.
+    pub(crate) fn render_nodes(&self, now_unix_ms: u64) -> String {
+        let mut table =
+            Table::new(&["NODE", "ADDRESS", "ROLE", "KIND", "AGE", "QUEUE", "SHARDS", "NOTE"]);
+        for node in &self.nodes {
+            table.row([
+                node.id.clone(),
+                node.address.clone(),
+                node.role.clone(),
+                node.kind.clone(),
+                span(now_unix_ms.saturating_sub(node.start_unix_ms)),
+                node.queue.map_or_else(|| "-".into(), |it| it.to_string()),
+                node.shards.to_string(),
+                if node.draining { "draining".into() } else { String::new() },
+            ]);
+        }
+        table.render()
+    }
+
+    /// The work types, in numbers.
+    pub(crate) fn render_work(&self) -> String {
+        let mut table = Table::new(&["WORK", "SHARDS", "HELD", "DRAINING", "UNOWNED", "PER NODE"]);
+        for work in &self.work {
+            let held: Vec<&String> = work.held_by.iter().flatten().collect();
+            let per_node = self.nodes.iter().filter_map(|node| {
+                let count = held.iter().filter(|it| ***it == node.id).count();
+                (count > 0).then(|| format!("{}:{count}", node.id))
+            });
+            table.row([
+                work.work.clone(),
+                work.held_by.len().to_string(),
+                held.len().to_string(),
+                work.draining.len().to_string(),
+                work.unowned.to_string(),
+                per_node.collect::<Vec<_>>().join(" "),
+            ]);
+        }
+        table.render()
+    }
+}
+
+/// A span in whole milliseconds.
+pub(crate) fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn nodes(snapshot: &Snapshot) -> Vec<NodeStatus> {
+    let queue = snapshot.queue();
+    let leader = snapshot.leader();
+    let of = |(id, stored): (&bellwether::engine::NodeId, &bellwether::engine::Stored<_>)| {
+        let metadata: Option<&bellwether::engine::NodeMetadata> = stored.value.as_ref();
+        let member = snapshot.members.get(id);
+        let place = queue.iter().position(|(lease, _)| Some(*lease) == stored.lease);
+        let wants_out = member.and_then(|it| it.value.as_ref()).is_some_and(|it| it.draining);
+        NodeStatus {
+            id: id.to_string(),
+            address: metadata.map_or_else(|| "(unreadable)".into(), |it| it.address.clone()),
+            // The metadata says the role it last wrote; the record says who is in office.
+            role: match metadata {
+                _ if leader.is_some_and(|it| it.id == *id) => "Leader".into(),
+                Some(it) => it.role.to_string(),
+                None => "Unknown".into(),
+            },
+            start_unix_ms: metadata
+                .and_then(|it| it.start.duration_since(UNIX_EPOCH).ok())
+                .map_or(0, ms),
+            incarnation: stored.lease.map(|it| it.to_string()),
+            kind: if member.is_some() { "bellwether".into() } else { "go".into() },
+            shards: stored.lease.map_or(0, |it| snapshot.shards_held(it)) as u32,
+            draining: wants_out || snapshot.drains.contains_key(id),
+            queue: place.map(|it| it as u32 + 1),
+        }
+    };
+    snapshot.nodes.iter().map(of).collect()
+}
+
+fn work(snapshot: &Snapshot) -> Vec<WorkStatus> {
+    let of = |work: &bellwether::engine::WorkType| {
+        let shards = snapshot.shards(work);
+        WorkStatus {
+            work: work.to_string(),
+            held_by: shards.iter().map(|it| it.held.map(|id| id.to_string())).collect(),
+            planned_for: shards.iter().map(|it| it.planned.map(|id| id.to_string())).collect(),
+            draining: shards.iter().filter(|it| it.draining).map(|it| it.number).collect(),
+            unowned: shards.iter().filter(|it| it.held.is_none()).count() as u32,
+        }
+    };
+    snapshot.plans.keys().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::snapshot::tests::two_nodes;
+
+    #[test]
+    fn a_report_reads_well_and_names_every_node() {
+        let report = Report::of_snapshot("shop", &two_nodes(), Some(1_000));
+        assert_eq!(
+            report.render(3_500),
+            "\
+cluster shop   revision 99
+leader 1 at host-1:80, term 10, deposed after 1.1s of silence, last beat 2.5s ago
+
+NODE   ADDRESS     ROLE       KIND         AGE    QUEUE   SHARDS   NOTE
+1      host-1:80   Leader     bellwether   3.5s   1       0
+2      host-2:80   Follower   bellwether   3.5s   2       1
+
+WORK     SHARDS   HELD   DRAINING   UNOWNED   PER NODE
+checks   2        1      0          1         2:1
+"
+        );
+    }
+
+    #[test]
+    fn an_empty_cluster_says_so() {
+        let report = Report::of_snapshot("shop", &Snapshot::default(), None);
+        assert_eq!(report.render(0), "cluster shop   revision 0\nleader: nobody\n\nno nodes\n");
+    }
+}

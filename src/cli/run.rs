@@ -1,0 +1,348 @@
+//! `run`: one node, on etcd or standalone, with the reference work.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use bellwether::{
+    engine::{Failover, NodeId, TickPolicy},
+    node::{ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped},
+    store::{Get, Store, etcd::EtcdStore},
+    telemetry::{Action, ServerConfig, metrics},
+};
+use clap::{Args, ValueEnum};
+use prometheus::Registry;
+
+use super::{
+    args::{self, ClusterArgs, node_id},
+    connect,
+    exit::{Exit, Failure},
+    serve::{
+        page::Page,
+        signals::Signals,
+        source::{Extra, NodeSource},
+    },
+};
+
+/// Runs a node: on etcd, or alone
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The node joins, campaigns, and works: as follower it runs the uptime checks of its shards, as leader it \
+gathers what all of them found. While etcd cannot be reached it keeps trying, and says so in the log and \
+on /readyz. SIGTERM ends its work, hands office and shards over, and leaves; a second signal ends at once.
+
+Under a parent that ends a dead node's incarnation a crash fails over in milliseconds:
+  bellwether supervise -- bellwether run --id 1")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+}
+
+/// How the node behaves.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Node")]
+pub(crate) struct NodeArgs {
+    /// This node's id: a whole number from 0, unique among the live nodes of the cluster
+    #[arg(
+        long,
+        value_name = "ID",
+        env = "BELLWETHER_ID",
+        value_parser = node_id,
+        required_unless_present = "standalone"
+    )]
+    id: Option<NodeId>,
+
+    /// A cluster of one, in memory: no etcd
+    #[arg(long, env = "BELLWETHER_STANDALONE")]
+    standalone: bool,
+
+    /// Where others can reach this node; shown, not interpreted (default: host name and port of --listen)
+    #[arg(long, value_name = "ADDRESS", env = "BELLWETHER_ADDRESS")]
+    address: Option<String>,
+
+    /// Where the status server listens; 0.0.0.0:8080 for everybody, port 0 for any that is free
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "BELLWETHER_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    listen: String,
+
+    /// How fast a silent leader is replaced: fast 0.44 s, default 1.1 s, stable 3.3 s
+    #[arg(
+        long,
+        value_name = "PROFILE",
+        env = "BELLWETHER_PROFILE",
+        value_enum,
+        default_value_t = Profile::Default
+    )]
+    profile: Profile,
+
+    /// Time between runs of the routines; all nodes of a cluster must agree
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_TICK",
+        default_value = "50ms",
+        value_parser = tick
+    )]
+    tick: Duration,
+
+    /// What to do if the cluster ticks differently: refuse to join, or adopt its tick
+    #[arg(
+        long,
+        value_name = "POLICY",
+        env = "BELLWETHER_TICK_POLICY",
+        value_enum,
+        default_value_t = Policy::Strict
+    )]
+    tick_policy: Policy,
+
+    /// How long the node's keys outlive it if nobody ends them; whole seconds
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_TTL",
+        default_value = "5s",
+        value_parser = ttl
+    )]
+    ttl: Duration,
+
+    /// How long leaving may take
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_GRACE",
+        default_value = "20s",
+        value_parser = args::duration
+    )]
+    grace: Duration,
+
+    /// Give up with exit code 4 if it has not joined by then (default: keep trying)
+    #[arg(long, value_name = "TIME", env = "BELLWETHER_START_WITHIN", value_parser = args::duration)]
+    start_within: Option<Duration>,
+
+    /// Work but never lead
+    #[arg(long, env = "BELLWETHER_NEVER_LEAD")]
+    never_lead: bool,
+
+    /// UID of the pod: the next life of the same pod may then end this one at once
+    #[arg(long, value_name = "UID", env = "BELLWETHER_POD_UID")]
+    pod_uid: Option<String>,
+
+    /// Let the status page ask this node to resign
+    #[arg(long, env = "BELLWETHER_ALLOW_ACTIONS")]
+    allow_actions: bool,
+}
+
+/// The reference work.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Uptime checks")]
+pub(crate) struct WorkArgs {
+    /// Folder with `UptimeCheck` manifests (*.yaml); watched for changes
+    #[arg(long, value_name = "FOLDER", env = "BELLWETHER_CHECKS")]
+    pub(crate) checks: Option<PathBuf>,
+
+    /// File that the leader writes every check's status to
+    #[arg(long, value_name = "FILE", env = "BELLWETHER_STATUS_FILE", requires = "checks")]
+    pub(crate) status_file: Option<PathBuf>,
+}
+
+/// A failover profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Fast,
+    Default,
+    Stable,
+}
+
+impl From<Profile> for Failover {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Fast => Self::FAST,
+            Profile::Default => Self::DEFAULT,
+            Profile::Stable => Self::STABLE,
+        }
+    }
+}
+
+/// What to do about another tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    Strict,
+    Adopt,
+}
+
+impl From<Policy> for TickPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Strict => Self::Strict,
+            Policy::Adopt => Self::Adopt,
+        }
+    }
+}
+
+fn tick(text: &str) -> Result<Duration, String> {
+    args::bounded(args::duration(text)?, Duration::from_millis(1), Duration::from_secs(3600))
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = args::duration(text)?;
+    if ttl.subsec_nanos() != 0 {
+        return Err("is not whole seconds: etcd counts leases in seconds".into());
+    }
+    args::bounded(ttl, Duration::from_secs(1), Duration::from_secs(3600))
+}
+
+/// The node, from joining to leaving.
+///
+/// # Errors
+///
+/// A [`Failure`] if it cannot be set up, is refused, or cannot leave cleanly.
+pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
+    let signals = Signals::listen()?;
+    let listen = ServerConfig { listen: args.node.listen.clone(), ..ServerConfig::default() };
+    let mut page = Page::bind(listen).await?;
+    let address = args.node.address.clone().unwrap_or_else(|| own_address(page.address));
+    let registry = metrics::registry().map_err(|error| metric_twice(&error))?;
+    let node = build(&args, address, &registry)?;
+    let extra: Extra = Arc::new(|_| {});
+    let actions = if args.node.allow_actions { vec![Action::Resign] } else { Vec::new() };
+    page.serve(Arc::new(NodeSource::new(Arc::clone(&node), extra, actions)), registry);
+
+    let lived = tokio::select! {
+        biased;
+        // Cancel safe: a token.
+        () = signals.leave.cancelled() => Ok(()),
+        // Dropped, what was begun goes on in the background until the node is stopped below.
+        ended = live(&*node, &args) => ended,
+    };
+    let left = signals.unless_aborted(leave(&*node, args.node.grace)).await;
+    page.close().await;
+    // Why it had to end tells more than how the leaving went.
+    lived.and(left.and_then(|it| it)).map(|()| ExitCode::SUCCESS)
+}
+
+/// Joins, and joins again whenever the session is lost; returns when it cannot.
+async fn live(node: &dyn Node, args: &RunArgs) -> Result<(), Failure> {
+    if !args.node.standalone {
+        look_at_etcd(&args.cluster).await?;
+    }
+    match args.node.start_within {
+        None => join(node).await?,
+        Some(within) => match tokio::time::timeout(within, join(node)).await {
+            Ok(joined) => joined?,
+            Err(_) => return Err(not_in_time(node, within).await),
+        },
+    }
+    let mut membership = node.membership();
+    loop {
+        for joined in [true, false] {
+            if membership.wait_for(|it| it.joined == joined).await.is_err() {
+                return Err(Failure::new(Exit::Failed, "the node's driver has ended"));
+            }
+        }
+        // It joins again by itself; this waits, and finds out if it is refused.
+        join(node).await?;
+    }
+}
+
+async fn join(node: &dyn Node) -> Result<(), Failure> {
+    node.start().await.map_err(|error| {
+        let exit = match error {
+            StartError::DuplicateId { .. } | StartError::TickDisagreement { .. } => Exit::Refused,
+            _ => Exit::Failed,
+        };
+        Failure::caused(exit, "joining the cluster", &error)
+    })
+}
+
+/// Finds out what waiting would not mend. That etcd is not there yet is none of it.
+async fn look_at_etcd(cluster: &ClusterArgs) -> Result<(), Failure> {
+    let store = connect::store(cluster)?;
+    let get = Get { keys_only: true, ..Get::key(cluster.cluster.record()) };
+    let Err(error) = store.get(get, cluster.timeout).await else { return Ok(()) };
+    let failure = Failure::of_store("looking at etcd", &error);
+    if failure.exit == Exit::Denied {
+        return Err(failure);
+    }
+    tracing::warn!(error = %failure.what, "etcd does not answer; waiting for it");
+    Ok(())
+}
+
+async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
+    let problem = node.status().await.ok().and_then(|it| it.node.problem.or(it.store.problem));
+    let why = problem.map(|it| format!(": {it}")).unwrap_or_default();
+    Failure::new(Exit::Unreachable, format!("not joined within {within:?}{why}"))
+        .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it")
+}
+
+async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {
+    let stopped = node.stop(grace).await;
+    let closed = node.close().await;
+    match stopped {
+        Ok(Stopped::Clean) => {
+            closed.map_err(|error| Failure::caused(Exit::Failed, "closing the node", &error))?;
+            tracing::info!("left cleanly");
+            Ok(())
+        }
+        Ok(Stopped::Unclean) => Err(Failure::new(
+            Exit::Failed,
+            format!("did not leave cleanly within {grace:?}: the lease has to run out"),
+        )
+        .try_this("look above for work that does not end, or for etcd not answering")),
+        Err(error) => Err(Failure::caused(Exit::Failed, "leaving the cluster", &error)),
+    }
+}
+
+fn build(args: &RunArgs, address: String, registry: &Registry) -> Result<Arc<dyn Node>, Failure> {
+    let metrics = NodeMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+    let wrong = |error| Failure::caused(Exit::Usage, "setting up the node", &error);
+    let it = &args.node;
+    if it.standalone {
+        let node = StandaloneNode::builder()
+            .id(it.id.map_or(0, NodeId::get))
+            .address(address)
+            .cluster(args.cluster.cluster.cluster())
+            .tick(it.tick)
+            .ttl(it.ttl)
+            .failover(it.profile.into())
+            .metrics(metrics);
+        return Ok(Arc::new(node.build().map_err(wrong)?));
+    }
+    // Once more inside the node's own thread: this one only finds what is wrong with the flags.
+    let config = connect::etcd_config(&args.cluster)?;
+    connect::store(&args.cluster)?;
+    let mut node = ClusterNode::builder()
+        .id(it.id.map_or(-1, NodeId::get))
+        .address(address)
+        .cluster(args.cluster.cluster.cluster())
+        .tick(it.tick)
+        .tick_policy(it.tick_policy.into())
+        .ttl(it.ttl)
+        .failover(it.profile.into())
+        .call_timeout(args.cluster.timeout)
+        .campaigns(!it.never_lead)
+        .metrics(metrics)
+        .store_from(move || Ok(Arc::new(EtcdStore::new(&config)?) as Arc<dyn Store>));
+    if let Some(uid) = &it.pod_uid {
+        node = node.pod_uid(uid);
+    }
+    Ok(Arc::new(node.build().map_err(wrong)?))
+}
+
+fn metric_twice(error: &prometheus::Error) -> Failure {
+    Failure::caused(Exit::Failed, "registering metrics", error)
+}
+
+/// The host's name, and the port of the status server.
+fn own_address(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() {
+        let host = rustix::system::uname();
+        return format!("{}:{}", host.nodename().to_string_lossy(), listen.port());
+    }
+    listen.to_string()
+}

@@ -1,0 +1,328 @@
+//! The commands that read and write nodes' state: `get`, `put`, `delete`, `watch`.
+//!
+//! State belongs to a node: it hangs on the node's lease and vanishes with it. `put` and `delete` write
+//! in a live node's name, so they ask for its id, write under its lease, and compare what they saw.
+//! The node keeps its word: its own next write of the key wins, and after a lost session it puts back
+//! what it wrote itself.
+
+use std::{
+    io::{self, Read as _},
+    sync::Arc,
+};
+
+use bellwether::{
+    engine::{NodeId, Revision},
+    store::{
+        Compare, CompareOp, Get, KeyRange, KeyValue, Store, StoreError, Target,
+        keys::{Key, Keys},
+        protocol,
+    },
+};
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    args::{ClusterArgs, node_id},
+    connect,
+    exit::{Exit, Failure},
+    output::{self, Format, Layout, Table, shown_value},
+};
+
+/// Largest value that is taken: etcd's default limit of a request, less room for the rest.
+const MOST_BYTES: u64 = 1_400_000;
+
+/// What `get`, `put` and `delete` share.
+#[derive(Args, Debug)]
+pub(crate) struct StateArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    /// How to print
+    #[arg(
+        long,
+        short = 'o',
+        value_name = "FORMAT",
+        env = "BELLWETHER_OUTPUT",
+        value_enum,
+        default_value_t
+    )]
+    output: Format,
+}
+
+/// Reads nodes' state
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Without --node: this key and the keys below it (k, k/10; not kk), of every node that has it. With \
+--node: just this key of that node, raw to standard output, exit code 3 if there is none.")]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    state: StateArgs,
+
+    /// Only this node's
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    node: Option<NodeId>,
+
+    /// The key
+    key: String,
+}
+
+/// Writes a key of a live node's state, in its name
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The key hangs on the node's lease and vanishes with it. The node is not asked: its own next write of the \
+key wins, and after a lost session it puts back only what it wrote itself. The write compares what was \
+there, and is refused (exit code 6) if the node or the key changed meanwhile.")]
+pub(crate) struct PutArgs {
+    #[command(flatten)]
+    state: StateArgs,
+
+    /// Whose state
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    node: NodeId,
+
+    /// Only if the key was last written at this revision; 0: only if there is none
+    #[arg(long, value_name = "REVISION", env = "BELLWETHER_IF_REVISION")]
+    if_revision: Option<i64>,
+
+    /// The key
+    key: String,
+
+    /// The value; without it, or as -, it is read from standard input
+    value: Option<String>,
+}
+
+/// Deletes a key of a node's state
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The node is not asked: after a lost session it puts back what it wrote itself. Refused (exit code 6) if \
+the key changes meanwhile; exit code 3 if there is none.")]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    state: StateArgs,
+
+    /// Whose state
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    node: NodeId,
+
+    /// Only if the key was last written at this revision
+    #[arg(long, value_name = "REVISION", env = "BELLWETHER_IF_REVISION")]
+    if_revision: Option<i64>,
+
+    /// The key
+    key: String,
+}
+
+/// One key of one node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Entry {
+    node: String,
+    key: String,
+    /// The value as text, if it is text.
+    value: Option<String>,
+    /// The value, byte by byte, if it is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_bytes: Option<Vec<u8>>,
+    /// When it was last written.
+    revision: String,
+    lease: Option<String>,
+}
+
+impl Entry {
+    fn of(keys: &Keys, kv: &KeyValue) -> Option<Self> {
+        let Some(Key::State { key, node }) = keys.parse(&kv.key) else { return None };
+        let text = std::str::from_utf8(&kv.value).ok();
+        Some(Self {
+            node: node.to_string(),
+            key,
+            value: text.map(str::to_owned),
+            value_bytes: text.is_none().then(|| kv.value.clone()),
+            revision: kv.modified.to_string(),
+            lease: kv.lease.map(|it| it.to_string()),
+        })
+    }
+
+    fn shown(&self) -> String {
+        let bytes = self.value_bytes.as_deref();
+        let text = self.value.as_deref().unwrap_or_default();
+        shown_value(bytes.unwrap_or(text.as_bytes()))
+    }
+}
+
+/// `get`
+///
+/// # Errors
+///
+/// A [`Failure`] if etcd does not tell, or there is no such key.
+pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
+    let store = connect::store(&args.state.cluster)?;
+    let at = Place { store, cluster: &args.state.cluster };
+    if let Some(node) = args.node {
+        let kv = at.key(&args.key, node).await?;
+        let kv = kv.ok_or_else(|| no_key(&args.key, Some(node)))?;
+        return match (args.state.output, Entry::of(at.keys(), &kv)) {
+            (Format::Json, Some(entry)) => output::print_json(&entry, Layout::Pretty),
+            _ => output::print_bytes(&kv.value),
+        };
+    }
+    let range = at.keys().state_of_all(&args.key).map_err(|error| wrong_key(&error))?;
+    let kvs = at.read(Get::range(range)).await?;
+    let entries: Vec<Entry> = kvs.iter().filter_map(|kv| Entry::of(at.keys(), kv)).collect();
+    match args.state.output {
+        Format::Json => output::print_json(&entries, Layout::Pretty)?,
+        Format::Table if entries.is_empty() => {}
+        Format::Table => {
+            let mut table = Table::new(&["NODE", "KEY", "REVISION", "VALUE"]);
+            for it in &entries {
+                table.row([it.node.clone(), it.key.clone(), it.revision.clone(), it.shown()]);
+            }
+            output::print(&table.render())?;
+        }
+    }
+    if entries.is_empty() { Err(no_key(&args.key, None)) } else { Ok(()) }
+}
+
+/// `put`
+///
+/// # Errors
+///
+/// A [`Failure`] if the node does not live, the comparison fails, or etcd does not answer.
+pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
+    let value = value(args.value.as_deref())?;
+    let store = connect::store(&args.state.cluster)?;
+    let at = Place { store, cluster: &args.state.cluster };
+    let key = at.keys().state(&args.key, args.node).map_err(|error| wrong_key(&error))?;
+    let node_key = at.keys().node(args.node);
+    let node = at.read(Get::key(node_key.clone())).await?.pop().ok_or_else(|| {
+        Failure::new(Exit::NotThere, format!("node {} is not live", args.node))
+            .try_this("`bellwether nodes` lists those that are")
+    })?;
+    let lease = node.lease.ok_or_else(|| {
+        Failure::new(
+            Exit::Refused,
+            format!("the key of node {} hangs on no lease: no node wrote it", args.node),
+        )
+    })?;
+    let seen = match args.if_revision {
+        Some(revision) => Revision(revision),
+        None => at.key(&args.key, args.node).await?.map_or(Revision(0), |kv| kv.modified),
+    };
+    let mut txn = protocol::own_key(key, seen, value, lease);
+    // The incarnation as it was seen: the node key is rewritten at changes of role, never re-created.
+    txn.compares.push(Compare {
+        range: KeyRange::key(node_key),
+        target: Target::Created,
+        op: CompareOp::Equal,
+        revision: node.created,
+    });
+    let answer = match at.store.txn(txn, at.cluster.timeout).await {
+        Err(StoreError::LeaseNotFound) => {
+            return Err(Failure::new(Exit::NotThere, format!("node {} has just ended", args.node)));
+        }
+        other => other.map_err(|error| Failure::of_write("writing the key", &error))?,
+    };
+    if !answer.succeeded {
+        return Err(changed(&args.key, args.node, seen));
+    }
+    written(args.state.output, "put", &args.key, args.node, answer.revision)
+}
+
+/// `delete`
+///
+/// # Errors
+///
+/// A [`Failure`] if there is no such key, the comparison fails, or etcd does not answer.
+pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
+    let store = connect::store(&args.state.cluster)?;
+    let at = Place { store, cluster: &args.state.cluster };
+    let key = at.keys().state(&args.key, args.node).map_err(|error| wrong_key(&error))?;
+    let found = at.key(&args.key, args.node).await?;
+    let found = found.ok_or_else(|| no_key(&args.key, Some(args.node)))?;
+    let seen = args.if_revision.map_or(found.modified, Revision);
+    let answer = at
+        .store
+        .txn(protocol::delete_own_key(key, seen), at.cluster.timeout)
+        .await
+        .map_err(|error| Failure::of_write("deleting the key", &error))?;
+    if !answer.succeeded {
+        return Err(changed(&args.key, args.node, seen));
+    }
+    written(args.state.output, "deleted", &args.key, args.node, answer.revision)
+}
+
+/// The value of the command line, or of standard input.
+fn value(given: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let value = match given {
+        Some(text) if text != "-" => text.as_bytes().to_vec(),
+        _ => {
+            let mut bytes = Vec::new();
+            let mut input = io::stdin().lock().take(MOST_BYTES + 1);
+            input.read_to_end(&mut bytes).map_err(|error| {
+                Failure::caused(Exit::Local, "reading the value from standard input", &error)
+            })?;
+            bytes
+        }
+    };
+    if value.len() as u64 > MOST_BYTES {
+        let what = format!("the value has more than {MOST_BYTES} bytes");
+        return Err(Failure::new(Exit::Usage, what)
+            .try_this("keep it elsewhere and put its place here: etcd is for small values"));
+    }
+    Ok(value)
+}
+
+fn written(
+    format: Format,
+    what: &str,
+    key: &str,
+    node: NodeId,
+    revision: Revision,
+) -> Result<(), Failure> {
+    match format {
+        Format::Table => {
+            output::print(&format!("{what} {key} of node {node} at revision {revision}\n"))
+        }
+        Format::Json => output::print_json(
+            &serde_json::json!({
+                "key": key, "node": node.to_string(), "revision": revision.to_string(),
+            }),
+            Layout::Pretty,
+        ),
+    }
+}
+
+fn changed(key: &str, node: NodeId, seen: Revision) -> Failure {
+    let what = format!("{key} of node {node} is not as it was at revision {seen}: nothing written");
+    Failure::new(Exit::Refused, what)
+        .try_this("look at it again with `bellwether get`, then repeat")
+}
+
+fn no_key(key: &str, node: Option<NodeId>) -> Failure {
+    let whose = node.map_or_else(|| "no node has".to_owned(), |it| format!("node {it} has no"));
+    Failure::new(Exit::NotThere, format!("{whose} key {key:?}"))
+}
+
+fn wrong_key(error: &bellwether::store::keys::InvalidName) -> Failure {
+    Failure::new(Exit::Usage, error.to_string())
+}
+
+/// A cluster's state in its store.
+struct Place<'a> {
+    store: Arc<dyn Store>,
+    cluster: &'a ClusterArgs,
+}
+
+impl Place<'_> {
+    fn keys(&self) -> &Keys {
+        &self.cluster.cluster
+    }
+
+    async fn read(&self, get: Get) -> Result<Vec<KeyValue>, Failure> {
+        let answer = self.store.get(get, self.cluster.timeout).await;
+        answer.map(|it| it.kvs).map_err(|error| Failure::of_store("reading", &error))
+    }
+
+    async fn key(&self, key: &str, node: NodeId) -> Result<Option<KeyValue>, Failure> {
+        let key = self.keys().state(key, node).map_err(|error| wrong_key(&error))?;
+        Ok(self.read(Get::key(key)).await?.pop())
+    }
+}

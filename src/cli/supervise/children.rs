@@ -1,0 +1,237 @@
+//! The child, all that descends from it, and the proof that none of it is left.
+//!
+//! The one rule: only "this process has no child any more", as the kernel says it (`ECHILD`), is proof.
+//! As PID 1 or as a subreaper this process inherits every orphan among its descendants, so that a
+//! descendant that lives always shows as a child, at the latest when its parent is dead.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd},
+    process::Command,
+    time::Duration,
+};
+
+use bellwether::{clock, engine::BootTime, node::supervision};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, WaitStatus},
+};
+use tokio::{net::unix::pipe, signal::unix::Signal as Signals};
+
+use crate::cli::exit::{Exit, Failure};
+
+/// How often what descends from the child is killed again while it dies.
+const KILL_EVERY: Duration = Duration::from_millis(5);
+
+/// Makes this process inherit the orphans among its descendants. PID 1 does so anyway.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
+/// Starts the program in a process group of its own, with the writing end of a pipe, and returns the
+/// reading end.
+///
+/// # Errors
+///
+/// A [`Failure`] with the exit code that shells have for it.
+pub(crate) fn spawn(command: &[String]) -> Result<(Pid, pipe::Receiver), Failure> {
+    let (program, args) = command.split_first().expect("the command line asks for a program");
+    let local = |error: &io::Error| Failure::caused(Exit::Local, "making the child's pipe", error);
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| local(&error.into()))?;
+    // Only the child is to inherit it: nothing else is started before it is closed here.
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
+        .map_err(|error| local(&error.into()))?;
+    let receiver = receiver(reader).map_err(|error| local(&error))?;
+    let child = start(program, args, &writer).map_err(|error| cannot_start(program, &error))?;
+    drop(writer);
+    let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = id.expect("a process that was started has an id");
+    give_terminal(pid);
+    // The handle is not needed: whoever ends is reaped by `Reaper`.
+    drop(child);
+    Ok((pid, receiver))
+}
+
+fn receiver(reader: OwnedFd) -> io::Result<pipe::Receiver> {
+    rustix::io::ioctl_fionbio(&reader, true)?;
+    pipe::Receiver::from_owned_fd(reader)
+}
+
+fn start(program: &str, args: &[String], writer: &OwnedFd) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt as _;
+    Command::new(program)
+        .args(args)
+        .env(supervision::FD_ENV, writer.as_raw_fd().to_string())
+        // So that a terminal's Ctrl-C comes to it once: through the terminal or through us.
+        .process_group(0)
+        .spawn()
+}
+
+fn cannot_start(program: &str, error: &io::Error) -> Failure {
+    let doing = format!("starting {program:?}");
+    match error.kind() {
+        io::ErrorKind::NotFound => Failure::caused(Exit::NoSuchProgram, &doing, error)
+            .try_this("give a path, or the name of a program on PATH, after --"),
+        io::ErrorKind::PermissionDenied => Failure::caused(Exit::NotExecutable, &doing, error)
+            .try_this("make it executable (chmod +x)"),
+        _ => Failure::caused(Exit::NotExecutable, &doing, error),
+    }
+}
+
+/// If this process has the terminal, the child gets it, as it would without us.
+fn give_terminal(child: Pid) {
+    let terminal = io::stdin();
+    let ours = rustix::termios::tcgetpgrp(&terminal).ok();
+    if ours == Some(rustix::process::getpgrp())
+        && rustix::termios::tcsetpgrp(&terminal, child).is_ok()
+    {
+        // It may have been stopped for reading before it had it.
+        let _ = rustix::process::kill_process_group(child, Signal::CONT);
+    }
+}
+
+/// Passes a signal on to the child, if it still is there.
+pub(crate) fn forward(child: Pid, signal: Signal) {
+    if let Err(error) = rustix::process::kill_process(child, signal)
+        && error != Errno::SRCH
+    {
+        tracing::warn!(signal = signal.as_raw(), %error, "the signal was not passed on");
+    }
+}
+
+/// What reaping found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reaped {
+    /// Some children live.
+    SomeLive,
+    /// There is no child: none of the descendants is left.
+    None,
+}
+
+/// Collects whoever ended, and keeps the status of the one that counts.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    child: Pid,
+    /// How the child ended.
+    pub(crate) status: Option<WaitStatus>,
+}
+
+impl Reaper {
+    pub(crate) const fn new(child: Pid) -> Self {
+        Self { child, status: None }
+    }
+
+    /// Collects all that have ended by now.
+    pub(crate) fn reap(&mut self) -> Reaped {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.child => self.status = Some(status),
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return Reaped::SomeLive,
+                Err(Errno::CHILD) => return Reaped::None,
+                Err(error) => {
+                    tracing::error!(%error, "waiting for children failed");
+                    return Reaped::SomeLive;
+                }
+            }
+        }
+    }
+
+    /// Kills and reaps all that descends from the child until none remains: the proof of death. `false`
+    /// if something still lived at `until`.
+    pub(crate) async fn bury(&mut self, ended: &mut Signals, until: BootTime) -> bool {
+        // Most of the rest is in the child's group, and gone with one call.
+        let _ = rustix::process::kill_process_group(self.child, Signal::KILL);
+        loop {
+            if self.reap() == Reaped::None {
+                return true;
+            }
+            kill_descendants();
+            if self.reap() == Reaped::None {
+                return true;
+            }
+            let left = until.since(clock::boot_now());
+            if left.is_zero() {
+                return false;
+            }
+            // Woken by SIGCHLD. The time-out is for those that were born since they were counted.
+            let _ = tokio::time::timeout(KILL_EVERY.min(left), ended.recv()).await;
+        }
+    }
+}
+
+/// Kills every process that descends from this one, as `/proc` shows it now.
+fn kill_descendants() {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    for pid in descendants(own, &parents()) {
+        if let Some(pid) = Pid::from_raw(pid)
+            && let Err(error) = rustix::process::kill_process(pid, Signal::KILL)
+            && error != Errno::SRCH
+        {
+            tracing::warn!(pid = pid.as_raw_nonzero().get(), %error, "a descendant cannot be killed");
+        }
+    }
+}
+
+/// Parent by process, of all that can be seen.
+fn parents() -> BTreeMap<i32, i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            Some((pid, parent_in(&stat)?))
+        })
+        .collect()
+}
+
+/// The fourth field. The second is the program's name in parentheses and may hold anything.
+fn parent_in(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn descendants(of: i32, parents: &BTreeMap<i32, i32>) -> Vec<i32> {
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, it)| **it == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.split_off(1)
+}
+
+/// The exit code that passes a status on: the child's own, or 128 + n if signal n ended it.
+pub(crate) fn exit_code(status: WaitStatus) -> u8 {
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 1,
+    };
+    u8::try_from(code & 0xff).expect("masked to a byte")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_read_behind_whatever_the_program_is_called() {
+        assert_eq!(parent_in("12 (a) b) 9 (x) S 7 12 12 0 -1"), Some(7));
+        assert_eq!(parent_in("12 (sh) Z 1 12"), Some(1));
+        assert_eq!(parent_in("junk"), None);
+    }
+
+    #[test]
+    fn descendants_are_found_at_any_depth_and_nobody_else() {
+        let parents = BTreeMap::from([(2, 1), (3, 2), (4, 3), (5, 1), (6, 5), (9, 9)]);
+        assert_eq!(descendants(2, &parents), [3, 4]);
+        assert_eq!(descendants(1, &parents), [2, 5, 3, 6, 4]);
+    }
+}

@@ -1,0 +1,182 @@
+//! `supervise`: a small parent of the process that runs a node. It holds no state but the leases that
+//! its child announces. When the child is proven dead it ends their incarnations at once, so that a
+//! crash fails over in milliseconds instead of the time a silent leader is waited for.
+//!
+//! It deliberately does not start the child again: that is the container runtime's work.
+
+mod children;
+mod pipe;
+
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
+
+use bellwether::{
+    clock,
+    engine::{BootTime, LeaseId},
+    node::supervision::end_incarnation,
+    store::{Get, Store, keys::Keys},
+    tasks::Tasks,
+};
+use clap::Args;
+use rustix::process::Signal;
+use tokio::{
+    signal::unix::{self, SignalKind},
+    sync::mpsc,
+};
+
+use self::{
+    children::{Reaper, exit_code},
+    pipe::Announcements,
+};
+use super::{
+    args::{self, ClusterArgs},
+    connect,
+    exit::{Exit, Failure},
+};
+
+/// What is passed on to the child.
+const FORWARDED: [(SignalKind, Signal); 7] = [
+    (SignalKind::hangup(), Signal::HUP),
+    (SignalKind::interrupt(), Signal::INT),
+    (SignalKind::quit(), Signal::QUIT),
+    (SignalKind::terminate(), Signal::TERM),
+    (SignalKind::user_defined1(), Signal::USR1),
+    (SignalKind::user_defined2(), Signal::USR2),
+    (SignalKind::window_change(), Signal::WINCH),
+];
+
+/// Between two reads that keep the connection to etcd open and its token valid.
+const WARM_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs a program, and ends its node's incarnation the moment it is dead
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags. It forwards signals, \
+reaps orphans, and passes on the exit status (128+n if signal n ended the program). The program's node \
+tells it its lease through an inherited pipe (BELLWETHER_SUPERVISOR_FD). When the program is dead, \
+whatever it started is killed too, and only then its incarnation is ended in etcd: the successor takes \
+office at once. Flags for etcd are best given by environment, which the program then shares.")]
+pub(crate) struct SuperviseArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+
+    /// How long burying the program and ending its incarnation may take before this process exits anyway
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_END_WITHIN",
+        default_value = "3s",
+        value_parser = args::duration
+    )]
+    end_within: Duration,
+
+    /// The program and its arguments, after --
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    command: Vec<String>,
+}
+
+/// Runs the program to its end.
+///
+/// # Errors
+///
+/// A [`Failure`] if it cannot be started.
+pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
+    let local = |doing: &'static str| {
+        move |error: std::io::Error| Failure::caused(Exit::Local, doing, &error)
+    };
+    let store = connect::store(&args.cluster)?;
+    children::become_subreaper().map_err(local("becoming the reaper of orphans"))?;
+    // Both before the child exists, so that no signal is lost.
+    let (mut signals, _listeners) = listen().map_err(local("listening for signals"))?;
+    let mut ended = unix::signal(SignalKind::child()).map_err(local("listening for SIGCHLD"))?;
+
+    let (child, receiver) = children::spawn(&args.command)?;
+    tracing::info!(pid = child.as_raw_nonzero().get(), program = %args.command[0], "started");
+    let mut announcements = Announcements::new(receiver);
+    let mut reaper = Reaper::new(child);
+    let mut warmers = Tasks::new();
+    warmers.spawn("keep warm", keep_warm(Arc::clone(&store), args.cluster.clone()));
+
+    while reaper.status.is_none() {
+        tokio::select! {
+            biased;
+            // Cancel safe: a signal that was not received stays pending in its listener.
+            _ = ended.recv() => { reaper.reap(); }
+            // Cancel safe: channel receive.
+            Some(signal) = signals.recv() => children::forward(child, signal),
+            // Cancel safe: only waits until there is something to read.
+            () = announcements.readable() => announcements.take(),
+        }
+    }
+    let died_at = clock::boot_now();
+    let until = died_at + args.end_within;
+    let status = reaper.status.expect("the loop ends with it");
+    // What the dead process wrote last is in the pipe still.
+    announcements.take();
+    let buried = reaper.bury(&mut ended, until).await;
+    if buried {
+        end_all(&*store, &args.cluster.cluster, announcements.leases(), died_at, until).await;
+    } else {
+        tracing::error!(
+            "something that the program started cannot be killed: its incarnation is left to run out"
+        );
+    }
+    let code = exit_code(status);
+    tracing::info!(code, "the program has ended");
+    Ok(ExitCode::from(code))
+}
+
+/// Ends all incarnations that were announced and are not gone. The program is proven dead.
+async fn end_all(
+    store: &dyn Store,
+    keys: &Keys,
+    leases: &BTreeSet<LeaseId>,
+    died_at: BootTime,
+    until: BootTime,
+) {
+    let left = until.since(clock::boot_now());
+    // At the same time: one that is stuck must not hold up the one that leads.
+    let endings = leases
+        .iter()
+        .map(|lease| async move { (*lease, end_incarnation(store, keys, *lease, left).await) });
+    for (lease, how) in futures::future::join_all(endings).await {
+        let elapsed_ms = clock::boot_now().since(died_at).as_millis();
+        match how {
+            Ok(ended) => {
+                let in_office = ended.was_in_office;
+                tracing::info!(%lease, in_office, elapsed_ms, "ended the incarnation");
+            }
+            Err(error) => {
+                let problem = store.health().problem;
+                tracing::error!(%error, problem, "its lease has to run out");
+            }
+        }
+    }
+}
+
+/// Whatever may be forwarded, in one channel. A signal more than fits is the same as one that is there.
+fn listen() -> std::io::Result<(mpsc::Receiver<Signal>, Tasks)> {
+    let (sender, receiver) = mpsc::channel(16);
+    let mut listeners = Tasks::new();
+    for (kind, signal) in FORWARDED {
+        let mut arrivals = unix::signal(kind)?;
+        let sender = sender.clone();
+        listeners.spawn("signals", async move {
+            while arrivals.recv().await.is_some() {
+                let _ = sender.try_send(signal);
+            }
+        });
+    }
+    Ok((receiver, listeners))
+}
+
+/// Reads something small now and then, so that the ending finds a connection that is open and
+/// authenticated.
+async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
+    loop {
+        let get = Get { keys_only: true, ..Get::key(args.cluster.record()) };
+        if let Err(error) = store.get(get, args.timeout).await {
+            tracing::warn!(%error, "etcd does not answer: a crash now would not be ended by this process");
+        }
+        tokio::time::sleep(WARM_EVERY).await;
+    }
+}

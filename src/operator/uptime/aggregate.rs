@@ -1,0 +1,299 @@
+//! What all results together say: the status of each check, and what changed.
+//!
+//! Pure: takes the checks, the results of all nodes and the statuses as they were, returns statuses,
+//! sorted. The same answer on every node that is given the same.
+//!
+//! # Invariants
+//!
+//! * Of several results of a check the one of the newest owner of its shard counts, and of its results
+//!   the newest slot: never an older one after a newer one.
+//! * A state that no recent result supports is `unknown`, whatever it was.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    check::{Check, CheckKey, Checks, SpecHash, Summary},
+    probe::Verdict,
+    resource::{State, UptimeCheckStatus},
+    result::{CheckResult, parse_result_key},
+    schedule::Slot,
+    value::UnixMs,
+};
+use crate::engine::{NodeId, ShardEpoch};
+
+#[cfg(test)]
+mod tests;
+
+/// A result supports a state for so many intervals and one timeout.
+const FRESH_INTERVALS: u64 = 2;
+/// And for this much more: the time in which a dead node is replaced, and in which a result travels.
+const FRESH_GRACE_MS: u64 = 5_000;
+
+/// A status with what is needed to go on from it: what the leader stores for each check.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stored {
+    /// The status.
+    pub status: UptimeCheckStatus,
+    /// The spec of the result it was last made from.
+    pub spec: SpecHash,
+    /// The slot of that result; zero if there was none.
+    pub due_unix_ms: u64,
+    /// How long the answer took, in microseconds. None if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<u64>,
+}
+
+/// A result and the node whose state it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The node.
+    pub node: NodeId,
+    /// The result.
+    pub result: CheckResult,
+}
+
+impl Found {
+    fn order(&self) -> (ShardEpoch, u64, NodeId) {
+        (self.result.epoch, self.result.due_unix_ms, self.node)
+    }
+}
+
+/// The results of all nodes, as they are in their state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Results {
+    by_check: BTreeMap<CheckKey, BTreeMap<(NodeId, String), CheckResult>>,
+}
+
+/// A value that is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Junk {
+    /// Its key is that of no result.
+    #[error("the key {key:?} is that of no result")]
+    Key {
+        /// The key.
+        key: String,
+    },
+    /// It cannot be read.
+    #[error("the result under {key:?} cannot be read")]
+    Value {
+        /// The key.
+        key: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+impl Results {
+    /// A node has put this value under this key.
+    ///
+    /// # Errors
+    ///
+    /// [`Junk`] if it is no result; then what was under the key is gone.
+    pub fn put(&mut self, node: NodeId, key: &str, value: &[u8]) -> Result<(), Junk> {
+        let Some((_, check)) = parse_result_key(key) else {
+            return Err(Junk::Key { key: key.to_owned() });
+        };
+        match serde_json::from_slice(value) {
+            Ok(result) => {
+                self.by_check.entry(check).or_default().insert((node, key.to_owned()), result);
+                Ok(())
+            }
+            Err(source) => {
+                self.delete(node, key);
+                Err(Junk::Value { key: key.to_owned(), source })
+            }
+        }
+    }
+
+    /// A node has this key no more.
+    pub fn delete(&mut self, node: NodeId, key: &str) {
+        let Some((_, check)) = parse_result_key(key) else { return };
+        let Some(of_check) = self.by_check.get_mut(&check) else { return };
+        of_check.remove(&(node, key.to_owned()));
+        if of_check.is_empty() {
+            self.by_check.remove(&check);
+        }
+    }
+
+    /// The newest result of the check as it is specified now.
+    pub fn newest(&self, check: &Check) -> Option<Found> {
+        let of_check = self.by_check.get(check.key())?.iter();
+        of_check
+            .filter(|(_, result)| result.spec == check.spec_hash())
+            .map(|((node, _), result)| Found { node: *node, result: result.clone() })
+            .max_by_key(Found::order)
+    }
+
+    /// The keys in this node's state that nobody needs any more: of checks that are gone, and of those
+    /// that a newer owner has run since. A result is kept until then, so that no check is without one
+    /// while it moves.
+    pub fn outlived(&self, node: NodeId, checks: &Checks) -> Vec<String> {
+        let mut outlived = Vec::new();
+        for (check, results) in &self.by_check {
+            let newest = results.values().map(|result| result.epoch).max();
+            let is_gone = !checks.checks.contains_key(check);
+            for ((of, key), result) in results {
+                if *of == node && (is_gone || Some(result.epoch) < newest) {
+                    outlived.push(key.clone());
+                }
+            }
+        }
+        outlived
+    }
+}
+
+/// A check whose state changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When, in milliseconds of Unix time.
+    pub at_unix_ms: u64,
+    /// The check's namespace.
+    pub namespace: String,
+    /// The check's name.
+    pub name: String,
+    /// Its state before.
+    pub from: State,
+    /// Its state after.
+    pub to: State,
+    /// Why.
+    pub message: String,
+}
+
+/// What all results together say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aggregate {
+    /// The status of every check.
+    pub statuses: BTreeMap<CheckKey, Stored>,
+    /// What changed against the statuses as they were, by time and name.
+    pub changes: Vec<Change>,
+    /// The checks that have a status and are there no more.
+    pub gone: Vec<CheckKey>,
+    /// How many slots have passed, since the last one that was seen, of which there is no result.
+    pub missed: u64,
+    /// How many checks are in which state.
+    pub summary: Summary,
+}
+
+/// Puts the results together. `previous` is what the last call returned, or a former leader stored.
+pub fn aggregate(
+    checks: &Checks,
+    results: &Results,
+    previous: &BTreeMap<CheckKey, Stored>,
+    now_unix_ms: u64,
+) -> Aggregate {
+    let mut aggregate = Aggregate::default();
+    for (key, check) in &checks.checks {
+        let before = previous.get(key);
+        let found = results.newest(check);
+        if let Some(found) = &found {
+            aggregate.missed += missed(check, found, before);
+        }
+        let (stored, changed) = status_of(check, found.as_ref(), before, now_unix_ms);
+        aggregate.changes.extend(changed);
+        aggregate.summary.count(stored.status.state);
+        aggregate.statuses.insert(key.clone(), stored);
+    }
+    aggregate.gone =
+        previous.keys().filter(|key| !checks.checks.contains_key(*key)).cloned().collect();
+    aggregate.changes.sort_by(|a, b| {
+        (a.at_unix_ms, &a.namespace, &a.name).cmp(&(b.at_unix_ms, &b.namespace, &b.name))
+    });
+    aggregate
+}
+
+/// How many slots lie between this result and the last one that was seen or is known to have been.
+fn missed(check: &Check, found: &Found, before: Option<&Stored>) -> u64 {
+    let seen =
+        before.filter(|before| before.spec == check.spec_hash()).map(|before| before.due_unix_ms);
+    let last = seen.max(found.result.after_unix_ms);
+    last.map_or(0, |last| check.timing().between(Slot(last), Slot(found.result.due_unix_ms)))
+}
+
+fn status_of(
+    check: &Check,
+    found: Option<&Found>,
+    before: Option<&Stored>,
+    now_unix_ms: u64,
+) -> (Stored, Option<Change>) {
+    let state_before = before.map_or(State::Unknown, |before| before.status.state);
+    let mut stored = match (found, before) {
+        (Some(found), _) => of_result(check, found, state_before),
+        (None, Some(before)) => before.clone(),
+        (None, None) => Stored { spec: check.spec_hash(), ..Stored::default() },
+    };
+    stored.status.last_change = before.and_then(|before| before.status.last_change);
+    let status = &mut stored.status;
+    match status.last_run {
+        None => {
+            status.state = State::Unknown;
+            "not run yet".clone_into(&mut status.message);
+        }
+        Some(run) if is_stale(check, run, now_unix_ms) => {
+            let by = status.checked_by.as_deref().unwrap_or("?");
+            status.message = format!("no result since {run}, when node {by} ran it");
+            status.state = State::Unknown;
+        }
+        Some(_) => {}
+    }
+    if status.state == state_before {
+        return (stored, None);
+    }
+    let at_unix_ms = match (status.state, status.last_run) {
+        (State::Up | State::Down, Some(run)) => run.0,
+        _ => now_unix_ms,
+    };
+    status.last_change = Some(UnixMs(at_unix_ms));
+    let change = Change {
+        at_unix_ms,
+        namespace: check.key().namespace.to_string(),
+        name: check.key().name.to_string(),
+        from: state_before,
+        to: status.state,
+        message: status.message.clone(),
+    };
+    (stored, Some(change))
+}
+
+fn of_result(check: &Check, Found { node, result }: &Found, state_before: State) -> Stored {
+    let threshold = check.spec().failure_threshold;
+    let (state, message) = match result.verdict {
+        Verdict::Up => (State::Up, result.message.clone()),
+        Verdict::Down if result.failures >= threshold => (State::Down, result.message.clone()),
+        Verdict::Down => {
+            let failures = result.failures;
+            (
+                state_before,
+                format!("{failures} of {threshold} failures before it is down: {}", result.message),
+            )
+        }
+    };
+    let status = UptimeCheckStatus {
+        state,
+        latency_ms: result.latency_us.map(|latency_us| latency_us.div_ceil(1000)),
+        last_change: None,
+        last_run: Some(UnixMs(result.ran_unix_ms)),
+        checked_by: Some(node.to_string()),
+        message,
+        observed_generation: result.generation,
+        consecutive_failures: result.failures,
+        certificate_expires: result.certificate_expires,
+    };
+    Stored {
+        status,
+        spec: result.spec,
+        due_unix_ms: result.due_unix_ms,
+        latency_us: result.latency_us,
+    }
+}
+
+fn is_stale(check: &Check, run: UnixMs, now_unix_ms: u64) -> bool {
+    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let fresh_for = millis(check.timing().interval())
+        .saturating_mul(FRESH_INTERVALS)
+        .saturating_add(millis(check.spec().timeout().0))
+        .saturating_add(FRESH_GRACE_MS);
+    now_unix_ms > run.0.saturating_add(fresh_for)
+}

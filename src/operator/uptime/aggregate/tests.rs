@@ -1,0 +1,228 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    engine::ShardId,
+    operator::uptime::{result::result_key, testing},
+};
+
+const NOW: u64 = 1_700_000_000_000;
+
+fn node(id: i64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn check() -> Check {
+    testing::check("a", 10)
+}
+
+fn key() -> CheckKey {
+    CheckKey::new("default", "a")
+}
+
+/// A result of the check, of the slot that begins at `due`.
+fn result(due_unix_ms: u64, failures: u32) -> CheckResult {
+    CheckResult {
+        spec: check().spec_hash(),
+        generation: None,
+        due_unix_ms,
+        ran_unix_ms: due_unix_ms + 1,
+        epoch: ShardEpoch(1),
+        verdict: if failures == 0 { Verdict::Up } else { Verdict::Down },
+        latency_us: Some(1500),
+        certificate_expires: None,
+        message: if failures == 0 { "well" } else { "refused" }.into(),
+        failures,
+        after_unix_ms: None,
+    }
+}
+
+fn results(of: &[(i64, CheckResult)]) -> Results {
+    let mut results = Results::default();
+    for (id, result) in of {
+        let key = result_key(ShardId(3), &key());
+        results.put(node(*id), &key, &serde_json::to_vec(result).unwrap()).unwrap();
+    }
+    results
+}
+
+fn now(results: &Results, previous: &BTreeMap<CheckKey, Stored>, now_unix_ms: u64) -> Aggregate {
+    aggregate(&Checks::of([check()]), results, previous, now_unix_ms)
+}
+
+fn status(aggregate: &Aggregate) -> &UptimeCheckStatus {
+    &aggregate.statuses[&key()].status
+}
+
+#[test]
+fn a_check_that_was_never_run_is_unknown_and_that_is_no_change() {
+    let aggregate = now(&Results::default(), &BTreeMap::new(), NOW);
+    assert_eq!(
+        (status(&aggregate).state, status(&aggregate).message.as_str()),
+        (State::Unknown, "not run yet")
+    );
+    assert_eq!((aggregate.changes.len(), aggregate.summary.unknown), (0, 1));
+}
+
+#[test]
+fn a_result_makes_a_status_that_says_who_when_and_why() {
+    let aggregate = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW + 100);
+    assert_eq!(
+        *status(&aggregate),
+        UptimeCheckStatus {
+            state: State::Up,
+            latency_ms: Some(2),
+            last_change: Some(UnixMs(NOW + 1)),
+            last_run: Some(UnixMs(NOW + 1)),
+            checked_by: Some("7".into()),
+            message: "well".into(),
+            observed_generation: None,
+            consecutive_failures: 0,
+            certificate_expires: None,
+        }
+    );
+    let change = &aggregate.changes[0];
+    assert_eq!((change.from, change.to, change.at_unix_ms), (State::Unknown, State::Up, NOW + 1));
+}
+
+#[test]
+fn a_change_is_told_once_and_its_time_is_kept() {
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let down = now(&results(&[(7, result(NOW + 10_000, 1))]), &up.statuses, NOW + 10_000);
+    assert_eq!(down.changes.len(), 1);
+    assert_eq!((down.changes[0].from, down.changes[0].to), (State::Up, State::Down));
+    let still = now(&results(&[(7, result(NOW + 20_000, 2))]), &down.statuses, NOW + 20_000);
+    assert_eq!(still.changes, []);
+    assert_eq!(status(&still).last_change, Some(UnixMs(NOW + 10_001)));
+    assert_eq!(status(&still).consecutive_failures, 2);
+}
+
+#[test]
+fn a_check_is_down_only_after_as_many_failures_as_its_threshold() {
+    let mut resource = check().resource().clone();
+    resource.spec.failure_threshold = 3;
+    let checks = Checks::of([Check::new(resource).unwrap()]);
+    let spec = checks.checks[&key()].spec_hash();
+    let mut previous = BTreeMap::new();
+    let mut states = Vec::new();
+    for (slot, failures) in [0, 1, 2, 3, 0].into_iter().enumerate() {
+        let at = NOW + slot as u64 * 10_000;
+        let result = CheckResult { spec, ..result(at, failures) };
+        let aggregate = aggregate(&checks, &results(&[(7, result)]), &previous, at);
+        states.push(status(&aggregate).state);
+        previous = aggregate.statuses;
+    }
+    assert_eq!(states, [State::Up, State::Up, State::Up, State::Down, State::Up]);
+}
+
+#[test]
+fn the_newest_owner_counts_whatever_the_clocks_of_others_say() {
+    let former = CheckResult { epoch: ShardEpoch(4), ..result(NOW + 60_000, 1) };
+    let owner = CheckResult { epoch: ShardEpoch(5), ..result(NOW, 0) };
+    let aggregate = now(&results(&[(1, former), (2, owner)]), &BTreeMap::new(), NOW);
+    assert_eq!(
+        (status(&aggregate).state, status(&aggregate).checked_by.as_deref()),
+        (State::Up, Some("2"))
+    );
+}
+
+#[test]
+fn a_state_that_no_recent_result_supports_is_unknown_and_says_since_when() {
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    // Two intervals of 10 s, the timeout of 10 s, and the grace, from the run on.
+    let fresh = NOW + 1 + 20_000 + 10_000 + 5_000;
+    for results in [results(&[(7, result(NOW, 0))]), Results::default()] {
+        assert_eq!(status(&now(&results, &up.statuses, fresh)).state, State::Up);
+        let stale = now(&results, &up.statuses, fresh + 1);
+        assert_eq!(status(&stale).state, State::Unknown);
+        assert!(
+            status(&stale).message.contains("2023-11-14T22:13:20.001Z, when node 7"),
+            "{stale:?}"
+        );
+        assert_eq!((stale.changes[0].to, stale.changes[0].at_unix_ms), (State::Unknown, fresh + 1));
+        let again = now(&results, &stale.statuses, fresh + 5_000);
+        assert_eq!((again.changes.len(), &again.statuses), (0, &stale.statuses));
+    }
+}
+
+#[test]
+fn a_result_of_another_spec_says_nothing_and_the_status_stays_until_it_is_stale() {
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let other = CheckResult { spec: SpecHash(1), ..result(NOW + 10_000, 1) };
+    let aggregate = now(&results(&[(7, other)]), &up.statuses, NOW + 10_000);
+    assert_eq!(aggregate.statuses, up.statuses);
+}
+
+#[test]
+fn a_check_that_is_gone_is_named() {
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let aggregate =
+        aggregate(&Checks::default(), &results(&[(7, result(NOW, 0))]), &up.statuses, NOW);
+    assert_eq!(
+        (aggregate.gone, aggregate.statuses.len(), aggregate.summary.total),
+        (vec![key()], 0, 0)
+    );
+}
+
+#[test]
+fn slots_without_a_result_are_counted_once() {
+    let first = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    assert_eq!(first.missed, 0);
+    let late = CheckResult { after_unix_ms: Some(NOW), ..result(NOW + 40_000, 0) };
+    let second = now(&results(&[(7, late.clone())]), &first.statuses, NOW + 40_000);
+    assert_eq!(second.missed, 3);
+    assert_eq!(now(&results(&[(7, late)]), &second.statuses, NOW + 40_100).missed, 0);
+}
+
+#[test]
+fn a_slot_is_not_missed_if_its_result_was_seen_before_its_node_died_or_was_told_and_not_seen() {
+    let seen = now(&results(&[(7, result(NOW + 10_000, 0))]), &BTreeMap::new(), NOW + 10_000);
+    // The next owner knows only of the slot before.
+    let next = CheckResult { after_unix_ms: Some(NOW), ..result(NOW + 20_000, 0) };
+    assert_eq!(now(&results(&[(8, next)]), &seen.statuses, NOW + 20_000).missed, 0);
+    // Here several were published between two looks.
+    let told = CheckResult { after_unix_ms: Some(NOW + 80_000), ..result(NOW + 90_000, 0) };
+    assert_eq!(now(&results(&[(8, told)]), &seen.statuses, NOW + 90_000).missed, 0);
+}
+
+#[test]
+fn junk_in_the_store_is_refused_and_harms_nothing() {
+    let mut results = results(&[(7, result(NOW, 0))]);
+    assert!(matches!(results.put(node(1), "uptime/x", b"{}"), Err(Junk::Key { .. })));
+    let key = result_key(ShardId(3), &key());
+    assert!(matches!(results.put(node(1), &key, b"{\"spec\":7}"), Err(Junk::Value { .. })));
+    assert_eq!(status(&now(&results, &BTreeMap::new(), NOW)).state, State::Up);
+    assert!(results.put(node(7), &key, b"\xff").is_err());
+    assert_eq!(status(&now(&results, &BTreeMap::new(), NOW)).state, State::Unknown);
+}
+
+#[test]
+fn a_result_is_outlived_when_a_newer_owner_has_published_or_the_check_is_gone() {
+    let former = CheckResult { epoch: ShardEpoch(4), ..result(NOW, 0) };
+    let checks = Checks::of([check()]);
+    let alone = results(&[(1, former.clone())]);
+    assert!(alone.outlived(node(1), &checks).is_empty(), "nobody has run it since");
+    let key = result_key(ShardId(3), &key());
+    assert_eq!(alone.outlived(node(1), &Checks::default()), std::slice::from_ref(&key));
+    let both = results(&[(1, former), (2, CheckResult { epoch: ShardEpoch(5), ..result(NOW, 0) })]);
+    assert_eq!(both.outlived(node(1), &checks), [key]);
+    assert!(both.outlived(node(2), &checks).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn the_order_in_which_results_arrive_does_not_matter(
+        of in prop::collection::vec((0_i64..4, 0_u64..5, 0_u32..3, 1_i64..4), 1..12),
+    ) {
+        let of: BTreeMap<i64, CheckResult> = of
+            .into_iter()
+            .map(|(id, slot, failures, epoch)| {
+                (id, CheckResult { epoch: ShardEpoch(epoch), ..result(NOW + slot * 10_000, failures) })
+            })
+            .collect();
+        let forth: Vec<_> = of.into_iter().collect();
+        let back: Vec<_> = forth.iter().cloned().rev().collect();
+        let previous = BTreeMap::new();
+        prop_assert_eq!(now(&results(&forth), &previous, NOW), now(&results(&back), &previous, NOW));
+    }
+}

@@ -1,0 +1,149 @@
+//! The checks of one shard, what was claimed of them and what runs.
+//!
+//! Pure: the time is an argument, and what is written here is saved by the runner.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    check::{Check, CheckKey, Checks},
+    result::{Claim, Claims},
+    schedule::Slot,
+};
+use crate::engine::ShardId;
+
+#[cfg(test)]
+mod tests;
+
+/// How long the claims of a check that is gone are kept: another node's folder may be behind or ahead.
+const FORGOTTEN_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A run that is due.
+#[derive(Clone, Debug)]
+pub(super) struct Due {
+    pub(super) check: Arc<Check>,
+    pub(super) slot: Slot,
+    /// The last slot before it that is known to have a result.
+    pub(super) after: Option<Slot>,
+    pub(super) failures_before: u32,
+}
+
+/// The checks of one shard, what was claimed of them and what runs.
+#[derive(Debug)]
+pub(super) struct Book {
+    shard: ShardId,
+    shards: u32,
+    checks: BTreeMap<CheckKey, Arc<Check>>,
+    running: BTreeSet<CheckKey>,
+    claims: Claims,
+    has_unsaved: bool,
+}
+
+impl Book {
+    /// The book of a shard with these claims in it.
+    pub(super) fn new(shard: ShardId, shards: u32, claims: Claims) -> Self {
+        let (checks, running) = Default::default();
+        Self { shard, shards, checks, running, claims, has_unsaved: false }
+    }
+
+    /// Takes over the checks of the shard. Gives those that are gone.
+    pub(super) fn adopt(&mut self, checks: &Checks) -> Vec<CheckKey> {
+        let of_shard = checks.of_shard(self.shard, self.shards);
+        let now = of_shard.map(|check| (check.key().clone(), Arc::clone(check))).collect();
+        let before = std::mem::replace(&mut self.checks, now);
+        before.into_keys().filter(|key| !self.checks.contains_key(key)).collect()
+    }
+
+    fn next(&self, check: &Check, now_unix_ms: u64) -> Slot {
+        let known = Claim::known(self.claims.get(check.key()), check.spec_hash());
+        check.timing().next(known, now_unix_ms)
+    }
+
+    fn idle(&self) -> impl Iterator<Item = &Arc<Check>> {
+        self.checks.values().filter(|check| !self.running.contains(check.key()))
+    }
+
+    /// What is to be started now, the longest overdue first.
+    pub(super) fn due(&self, now_unix_ms: u64) -> Vec<Due> {
+        let with_slot = self.idle().map(|check| (check, self.next(check, now_unix_ms)));
+        let mut due: Vec<Due> = with_slot
+            .filter(|(_, slot)| slot.0 <= now_unix_ms)
+            .map(|(check, slot)| self.run_of(check, slot))
+            .collect();
+        due.sort_by_key(|due| due.slot);
+        due
+    }
+
+    fn run_of(&self, check: &Arc<Check>, slot: Slot) -> Due {
+        // What was told of another spec says nothing about this one.
+        let claim = self.claims.get(check.key()).filter(|claim| claim.spec == check.spec_hash());
+        Due {
+            check: Arc::clone(check),
+            slot,
+            after: claim.and_then(|claim| claim.told_unix_ms).map(Slot),
+            failures_before: claim.map_or(0, |claim| claim.failures),
+        }
+    }
+
+    /// How long it is until something is due; `None` if there is nothing that ever will.
+    pub(super) fn next_due_in(&self, now_unix_ms: u64) -> Option<Duration> {
+        self.idle().map(|check| self.next(check, now_unix_ms).due_in(now_unix_ms)).min()
+    }
+
+    /// All claims, with those of `due` among them, to be saved.
+    pub(super) fn claims_with(&self, due: &[Due]) -> Claims {
+        let mut claims = self.claims.clone();
+        for Due { check, slot, after, failures_before } in due {
+            let claim = Claim {
+                spec: check.spec_hash(),
+                due_unix_ms: slot.0,
+                told_unix_ms: after.map(|slot| slot.0),
+                failures: *failures_before,
+            };
+            claims.insert(check.key().clone(), claim);
+        }
+        let newest = claims.values().map(|claim| claim.due_unix_ms).max().unwrap_or_default();
+        claims.retain(|key, claim| {
+            self.checks.contains_key(key)
+                || newest.saturating_sub(claim.due_unix_ms) < FORGOTTEN_AFTER_MS
+        });
+        claims
+    }
+
+    /// These claims are in the store.
+    pub(super) fn claimed(&mut self, claims: Claims) {
+        self.claims = claims;
+        self.has_unsaved = false;
+    }
+
+    /// The claimed run of this check has begun.
+    pub(super) fn started(&mut self, key: &CheckKey) {
+        self.running.insert(key.clone());
+    }
+
+    /// A run has ended, with so many failures in a row up to it if its result was published. Whether the
+    /// check is still there.
+    pub(super) fn ended(&mut self, check: &Check, published_failures: Option<u32>) -> bool {
+        let key = check.key();
+        self.running.remove(key);
+        if let (Some(claim), Some(failures)) = (self.claims.get_mut(key), published_failures) {
+            claim.told_unix_ms = Some(claim.due_unix_ms);
+            claim.failures = failures;
+            self.has_unsaved = true;
+        }
+        self.checks.contains_key(key)
+    }
+
+    /// The claims as they are known here.
+    pub(super) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Whether more is known than was saved.
+    pub(super) fn has_unsaved(&self) -> bool {
+        self.has_unsaved
+    }
+}

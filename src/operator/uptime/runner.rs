@@ -1,0 +1,357 @@
+//! Runs the checks of one shard, while the shard is this node's.
+//!
+//! # Guarantees
+//!
+//! * A check is never run twice at once, and each of its slots at most once by any node: the slot is
+//!   claimed in the store first, by a write that fails if the shard is another node's by now.
+//! * When cancelled it begins no run, lets those that go on end (each within its timeout), notes in the
+//!   store what has ended, and returns. Dropped, it ends all of them at once; the next owner then finds
+//!   their slots claimed and without a result, and leaves them out.
+//! * Each result names the slot that was told before it, so that whoever reads it can count what is
+//!   missing in between.
+
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    book::{Book, Due},
+    check::{Check, CheckKey, Checks},
+    metrics::UptimeMetrics,
+    probe::{Probe, Probed, Verdict},
+    result::{CheckResult, Claims, result_key},
+};
+use crate::{
+    engine::{ShardEpoch, ShardId},
+    tasks,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// After this the store is asked again, or the gate.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The longest nap: the wall clock may be set while one sleeps.
+const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// How often a result is offered to the store before it is given up.
+const PUBLISH_ATTEMPTS: u32 = 3;
+
+/// Where a shard's claims and results are kept.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// The claims as they were last saved, by this or a former owner; none if there are none.
+    async fn load(&self) -> Result<Claims, LedgerError>;
+
+    /// Saves the claims, all of them, if the shard is still this node's.
+    async fn save(&self, claims: &Claims) -> Result<(), LedgerError>;
+
+    /// Puts a result under its key into this node's state.
+    async fn publish(&self, key: &str, result: &CheckResult) -> Result<(), LedgerError>;
+
+    /// Takes a result out of this node's state, if it is there.
+    async fn retract(&self, key: &str) -> Result<(), LedgerError>;
+}
+
+/// Why a ledger did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The shard is not this node's any more. Nothing changed.
+    #[error("the shard is not this node's any more")]
+    NotOurs,
+    /// The store failed, or did not answer. The call may have taken effect; it may be made again.
+    #[error("the store failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether this node may act on the shard at this moment.
+pub trait Gate: Send + Sync {
+    /// Whether it may.
+    fn is_open(&self) -> bool;
+}
+
+impl<F: Fn() -> bool + Send + Sync> Gate for F {
+    fn is_open(&self) -> bool {
+        self()
+    }
+}
+
+/// What the runs of a shard need. Cheap to clone.
+#[derive(Clone)]
+pub struct ShardRunner {
+    /// The shard.
+    pub shard: ShardId,
+    /// Out of how many.
+    pub shards: u32,
+    /// Of this ownership.
+    pub epoch: ShardEpoch,
+    /// Asks the targets.
+    pub probe: Arc<dyn Probe>,
+    /// Keeps claims and results.
+    pub ledger: Arc<dyn Ledger>,
+    /// Whether acting is allowed now.
+    pub gate: Arc<dyn Gate>,
+    /// How many checks may run at once, over all shards that share it.
+    pub limit: Arc<Semaphore>,
+    /// The wall clock, in milliseconds of Unix time.
+    pub now_unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What is counted.
+    pub metrics: UptimeMetrics,
+}
+
+impl fmt::Debug for ShardRunner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardRunner")
+            .field("shard", &self.shard)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs the checks of the shard until it is cancelled and what was running has ended.
+///
+/// # Errors
+///
+/// [`LedgerError::NotOurs`] if the store says that the shard is another node's.
+///
+/// # Cancel safety
+///
+/// Dropped, all runs end at once. What the store holds stays true.
+pub async fn run_shard(
+    runner: ShardRunner,
+    mut checks: watch::Receiver<Arc<Checks>>,
+    cancel: CancellationToken,
+) -> Result<(), LedgerError> {
+    let Some(claims) = runner.load(&cancel).await? else { return Ok(()) };
+    let mut book = Book::new(runner.shard, runner.shards, claims);
+    let mut running = FuturesUnordered::new();
+    let gone = book.adopt(&checks.borrow_and_update());
+    runner.retract(gone, &mut running);
+    let mut all_are_known = false;
+    while !cancel.is_cancelled() {
+        let nap = runner.start_what_is_due(&mut book, &mut running).await?;
+        tokio::select! {
+            biased;
+            // Cancel safe: a token keeps no state per waiter.
+            () = cancel.cancelled() => break,
+            // Cancel safe: what has ended and was not taken is given next time.
+            Some(done) = running.next(), if !running.is_empty() => runner.on_done(&mut book, &mut running, done),
+            // Cancel safe: a change that was not seen is seen next time.
+            changed = checks.changed(), if !all_are_known => match changed {
+                Ok(()) => {
+                    let gone = book.adopt(&checks.borrow_and_update());
+                    runner.retract(gone, &mut running);
+                }
+                Err(_) => all_are_known = true,
+            },
+            // Cancel safe: a timer.
+            () = tokio::time::sleep(nap) => {}
+        }
+    }
+    while let Some(done) = running.next().await {
+        runner.on_done(&mut book, &mut running, done);
+    }
+    // The next owner can do without this, but would take what has ended for unfinished.
+    if book.has_unsaved()
+        && let Err(error) = runner.ledger.save(book.claims()).await
+    {
+        runner.failed("claim", &error);
+    }
+    Ok(())
+}
+
+/// What a task of a runner came to.
+enum Done {
+    Ran { check: Arc<Check>, published_failures: Option<u32> },
+    Retracted,
+}
+
+type Running = FuturesUnordered<AbortOnDropHandle<Done>>;
+
+impl ShardRunner {
+    /// The claims of the shard, as soon as the store gives them; `None` if it is cancelled before.
+    async fn load(&self, cancel: &CancellationToken) -> Result<Option<Claims>, LedgerError> {
+        loop {
+            match cancel.run_until_cancelled(self.ledger.load()).await {
+                None => return Ok(None),
+                Some(Ok(claims)) => return Ok(Some(claims)),
+                Some(Err(LedgerError::NotOurs)) => return Err(LedgerError::NotOurs),
+                Some(Err(error)) => self.failed("load", &error),
+            }
+            if cancel.run_until_cancelled(tokio::time::sleep(RETRY_AFTER)).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn failed(&self, operation: &'static str, error: &LedgerError) {
+        self.metrics.on_store_failure(operation);
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(shard = self.shard.0, operation, %error, cause, "store failed an uptime check");
+    }
+
+    /// Claims what is due and starts it. Gives how long nothing will be due.
+    async fn start_what_is_due(
+        &self,
+        book: &mut Book,
+        running: &mut Running,
+    ) -> Result<Duration, LedgerError> {
+        let now = (self.now_unix_ms)();
+        let mut due = book.due(now);
+        if due.is_empty() {
+            return Ok(book.next_due_in(now).map_or(LONGEST_NAP, |nap| nap.min(LONGEST_NAP)));
+        }
+        if !self.gate.is_open() {
+            return Ok(RETRY_AFTER);
+        }
+        let mut permits = Vec::new();
+        while permits.len() < due.len() {
+            let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else { break };
+            permits.push(permit);
+        }
+        let is_full = permits.len() < due.len();
+        due.truncate(permits.len());
+        if due.is_empty() {
+            return Ok(RETRY_AFTER);
+        }
+        let claims = book.claims_with(&due);
+        match self.ledger.save(&claims).await {
+            Ok(()) => {}
+            Err(LedgerError::NotOurs) => return Err(LedgerError::NotOurs),
+            Err(error) => {
+                // Perhaps it was saved. To save it again is harmless: only this node can be here.
+                self.failed("claim", &error);
+                return Ok(RETRY_AFTER);
+            }
+        }
+        book.claimed(claims);
+        // The store may have taken long. What is not run now is claimed and never finished.
+        if self.gate.is_open() {
+            for (due, permit) in due.into_iter().zip(permits) {
+                book.started(due.check.key());
+                running.push(self.spawn_run(due, permit));
+            }
+        }
+        Ok(if is_full { RETRY_AFTER } else { Duration::ZERO })
+    }
+
+    fn spawn_run(&self, due: Due, permit: OwnedSemaphorePermit) -> AbortOnDropHandle<Done> {
+        let runner = self.clone();
+        AbortOnDropHandle::new(tasks::spawn("uptime-run", async move {
+            let _permit = permit;
+            runner.run(due).await
+        }))
+    }
+
+    async fn run(&self, due: Due) -> Done {
+        let Due { check, slot, after, failures_before } = due;
+        let ran_unix_ms = (self.now_unix_ms)();
+        let late = Duration::from_millis(ran_unix_ms.saturating_sub(slot.0));
+        self.metrics.lateness.observe(late.as_secs_f64());
+        let probed = self.probe(&check).await;
+        self.metrics.on_run(check.spec().target.kind(), &probed);
+        let failures = match probed.verdict {
+            Verdict::Up => 0,
+            Verdict::Down => failures_before.saturating_add(1),
+        };
+        let result = CheckResult {
+            spec: check.spec_hash(),
+            generation: check.resource().metadata.generation,
+            due_unix_ms: slot.0,
+            ran_unix_ms,
+            epoch: self.epoch,
+            verdict: probed.verdict,
+            latency_us: probed
+                .latency
+                .map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
+            certificate_expires: probed.certificate_expires,
+            message: probed.message,
+            failures,
+            after_unix_ms: after.map(|slot| slot.0),
+        };
+        let is_published = self.publish(&check, &result).await;
+        Done::Ran { check, published_failures: is_published.then_some(failures) }
+    }
+
+    /// Asks the target. A panic is a bug of ours, which must not end the check for good.
+    async fn probe(&self, check: &Check) -> Probed {
+        let _counted = Counted::new(&self.metrics);
+        let asked = AssertUnwindSafe(self.probe.run(check)).catch_unwind().await;
+        asked.unwrap_or_else(|_| {
+            tracing::error!(target = check.spec().target.kind(), "run of an uptime check panicked");
+            let message = "the run panicked, which is a bug: see the logs of the node that ran it";
+            let (latency, certificate_expires) = (None, None);
+            Probed {
+                verdict: Verdict::Down,
+                latency,
+                certificate_expires,
+                message: message.to_owned(),
+            }
+        })
+    }
+
+    async fn publish(&self, check: &Check, result: &CheckResult) -> bool {
+        let key = result_key(self.shard, check.key());
+        for _ in 0..PUBLISH_ATTEMPTS {
+            match self.ledger.publish(&key, result).await {
+                Ok(()) => return true,
+                Err(error) => self.failed("publish", &error),
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        false
+    }
+
+    /// Takes results of checks that are gone out of the store.
+    fn retract(&self, gone: Vec<CheckKey>, running: &mut Running) {
+        for check in gone {
+            let (runner, key) = (self.clone(), result_key(self.shard, &check));
+            running.push(AbortOnDropHandle::new(tasks::spawn("uptime-retract", async move {
+                // What is left over goes with the janitor, or with this node.
+                if let Err(error) = runner.ledger.retract(&key).await {
+                    runner.failed("retract", &error);
+                }
+                Done::Retracted
+            })));
+        }
+    }
+
+    fn on_done(
+        &self,
+        book: &mut Book,
+        running: &mut Running,
+        done: Result<Done, tokio::task::JoinError>,
+    ) {
+        match done {
+            Ok(Done::Retracted) => {}
+            Ok(Done::Ran { check, published_failures }) => {
+                if !book.ended(&check, published_failures) {
+                    // It was removed while it ran.
+                    self.retract(vec![check.key().clone()], running);
+                }
+            }
+            // Only when the runtime ends: what may panic is caught inside.
+            Err(error) => {
+                tracing::error!(shard = self.shard.0, %error, "run of an uptime check was lost");
+            }
+        }
+    }
+}
+
+/// Counts a run as going on for as long as it lives.
+struct Counted<'a>(&'a UptimeMetrics);
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a UptimeMetrics) -> Self {
+        metrics.running.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.running.dec();
+    }
+}

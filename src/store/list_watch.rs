@@ -1,0 +1,509 @@
+//! One list and one watch over a range, for as long as it is wanted.
+//!
+//! [`ListWatch`] is the core: list at R, watch from R + 1, and whatever goes wrong, go on where it left
+//! off; list again only where the history is gone. Two consumers stand on it: [`Feed`], a node's view of
+//! its cluster, and [`StateWatch`], what users watch.
+//!
+//! # Guarantees
+//!
+//! Between two lists every revision that touches the range is delivered once, whole and in order. A
+//! watch that does not prove itself fresh is left for another member: after `probe_after` of silence it
+//! is asked for progress, and a linearizable read tells how far the store is; it must answer, and be that
+//! far, within `stale_after`.
+//!
+//! # Caveats
+//!
+//! After a list it is for the consumer to find out what is gone. A store that was wiped or restored is
+//! listed anew; what that means is for the consumer, too (R8).
+
+mod feed;
+mod state;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::time;
+
+use crate::{
+    clock,
+    engine::{BootTime, Revision},
+    store::{
+        Event, Get, GetAnswer, KeyRange, KeyValue, Store, StoreError, Watch, WatchItem,
+        WatchRequest,
+    },
+};
+
+pub use feed::{Feed, Update};
+pub use state::{Delta, StateItem, StateStart, StateWatch};
+
+/// How many keys are read at once; the pages of a list are of one revision.
+const PAGE: i64 = 500;
+/// How long to wait before the second attempt; doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest wait between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a watch that is behind is asked where it is.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// A watch that is never silent is proven fresh after so many times `probe_after`.
+const BUSY_FACTOR: u32 = 10;
+
+/// How a range is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Deadline of a list's page and of opening a watch.
+    pub timeout: Duration,
+    /// A watch that was silent for so long must prove itself.
+    pub probe_after: Duration,
+    /// How long it may take for that.
+    pub stale_after: Duration,
+}
+
+impl Options {
+    /// For the view of the cluster: a stale one is noticed within half a second of silence.
+    pub const VIEW: Self = Self {
+        timeout: Duration::from_secs(1),
+        probe_after: Duration::from_millis(250),
+        stale_after: Duration::from_millis(500),
+    };
+
+    /// For users' state, which is silent as a rule: half a read per second and watch.
+    pub const STATE: Self = Self {
+        timeout: Duration::from_secs(2),
+        probe_after: Duration::from_secs(2),
+        stale_after: Duration::from_millis(500),
+    };
+}
+
+/// What a [`ListWatch`] delivers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    /// All keys of the range, as of one revision.
+    Listed {
+        /// Before the list was sent.
+        sent_at: BootTime,
+        /// After the last of it was received.
+        received_at: BootTime,
+        /// R of the list.
+        revision: Revision,
+        /// Id of the store's cluster.
+        cluster: u64,
+        /// In the order of the keys.
+        kvs: Vec<KeyValue>,
+    },
+    /// All events of one revision.
+    Changed {
+        /// After they were received.
+        received_at: BootTime,
+        /// Theirs.
+        revision: Revision,
+        /// In the order of the store.
+        events: Vec<Event>,
+    },
+    /// Everything up to here was delivered. Also said of a resumed watch as soon as it answers.
+    Progress {
+        /// Up to where.
+        revision: Revision,
+    },
+    /// The watch is gone; the resumed one or a list follows. Said once.
+    Lost,
+}
+
+/// What happened to a watch so far, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Lists that were read to their end.
+    pub lists: u64,
+    /// Watches that broke or were left.
+    pub losses: u64,
+    /// Of those: watches that did not prove themselves fresh.
+    pub stale: u64,
+    /// Keys that were skipped because they are not in the catalogue.
+    pub foreign: u64,
+    /// Everything up to here was delivered.
+    pub delivered: Revision,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    lists: AtomicU64,
+    losses: AtomicU64,
+    stale: AtomicU64,
+    pub(crate) foreign: AtomicU64,
+    delivered: AtomicI64,
+}
+
+impl Counters {
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            lists: self.lists.load(Ordering::Relaxed),
+            losses: self.losses.load(Ordering::Relaxed),
+            stale: self.stale.load(Ordering::Relaxed),
+            foreign: self.foreign.load(Ordering::Relaxed),
+            delivered: Revision(self.delivered.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// See the module's docs.
+pub(crate) struct ListWatch {
+    store: Arc<dyn Store>,
+    range: KeyRange,
+    options: Options,
+    /// The store is known to be at least here: a watch has to get there.
+    expected: Arc<AtomicI64>,
+    counters: Arc<Counters>,
+    /// Where the range is followed from, once it was listed.
+    place: Option<Place>,
+    watch: Option<Following>,
+    /// Attempts since something was last delivered.
+    failures: u32,
+    lost_told: bool,
+}
+
+/// Everything up to `delivered` was delivered.
+#[derive(Clone, Copy)]
+struct Place {
+    delivered: Revision,
+    cluster: u64,
+}
+
+struct Following {
+    watch: Box<dyn Watch>,
+    /// Who was asked when it was opened.
+    endpoint: String,
+    heard_at: BootTime,
+    probed_at: BootTime,
+    probe: Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
+    /// Where the watch was when the probe was sent: no linearizable answer may show less.
+    probed_from: Revision,
+    /// Since when progress is asked for and nothing was heard.
+    asked_at: Option<BootTime>,
+    asked_last: BootTime,
+    /// Since when the watch has not been where the store is known to be.
+    behind_since: Option<BootTime>,
+}
+
+/// Why a watch was given up.
+enum Break {
+    /// It said so.
+    Failed(StoreError),
+    /// It did not prove itself fresh.
+    Stale(&'static str),
+    /// What was delivered is not the past of what is there now.
+    Replaced,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => error.fmt(f),
+            Self::Stale(how) => write!(f, "the watch is stale: {how}"),
+            Self::Replaced => f.write_str("the store was wiped, restored or exchanged"),
+        }
+    }
+}
+
+impl ListWatch {
+    pub(crate) fn new(store: Arc<dyn Store>, range: KeyRange, options: Options) -> Self {
+        Self {
+            store,
+            range,
+            options,
+            expected: Arc::default(),
+            counters: Arc::default(),
+            place: None,
+            watch: None,
+            failures: 0,
+            lost_told: false,
+        }
+    }
+
+    /// Raise it to where the store is known to be, by a linearizable answer.
+    pub(crate) fn expected(&self) -> Arc<AtomicI64> {
+        Arc::clone(&self.expected)
+    }
+
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Drops the watch; a list comes next.
+    pub(crate) fn relist(&mut self) {
+        self.place = None;
+        self.watch = None;
+        self.expected.store(0, Ordering::Relaxed);
+    }
+
+    /// What comes next; it always comes, if the store ever answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing that was received is lost, but a list or a watch that is being opened begins again: a
+    /// caller who drops this in a loop may never see the end of a list.
+    pub(crate) async fn next(&mut self) -> Item {
+        loop {
+            match (self.place, &mut self.watch) {
+                (None, _) => match self.list().await {
+                    Ok(item) => return item,
+                    Err(error) => {
+                        self.failures = self.failures.saturating_add(1);
+                        // Once: what goes on failing is told by the metrics.
+                        if self.failures <= 2 {
+                            tracing::warn!(%error, "list failed");
+                        }
+                    }
+                },
+                (Some(place), None) => match self.open(place).await {
+                    Ok(()) => {}
+                    Err(error) => {
+                        if let Some(lost) = self.lost(&Break::Failed(error)) {
+                            return lost;
+                        }
+                    }
+                },
+                (Some(place), Some(_)) => match self.follow(place).await {
+                    Ok(item) => return item,
+                    Err(why) => {
+                        if let Some(lost) = self.lost(&why) {
+                            return lost;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Result<Item, StoreError> {
+        self.pause().await;
+        let sent_at = clock::boot_now();
+        let mut get = Get { limit: PAGE, ..Get::range(self.range.clone()) };
+        let mut answer = self.store.get(get.clone(), self.options.timeout).await?;
+        let (revision, cluster) = (answer.revision, answer.cluster);
+        let mut kvs = std::mem::take(&mut answer.kvs);
+        get.at = Some(revision);
+        while answer.more {
+            let Some(last) = kvs.last() else { break };
+            get.range.from = KeyRange::key(last.key.clone()).to;
+            answer = self.store.get(get.clone(), self.options.timeout).await?;
+            kvs.append(&mut answer.kvs);
+        }
+        let received_at = clock::boot_now();
+        self.place = Some(Place { delivered: revision, cluster });
+        self.delivered(revision);
+        self.counters.lists.fetch_add(1, Ordering::Relaxed);
+        Ok(Item::Listed { sent_at, received_at, revision, cluster, kvs })
+    }
+
+    async fn open(&mut self, place: Place) -> Result<(), StoreError> {
+        self.pause().await;
+        let from = Revision(place.delivered.0 + 1);
+        let request = WatchRequest { range: self.range.clone(), from, previous: false };
+        let watch = self.store.watch(request, self.options.timeout).await?;
+        let now = clock::boot_now();
+        self.watch = Some(Following {
+            watch,
+            endpoint: self.store.health().endpoint,
+            heard_at: now,
+            probed_at: now,
+            probe: None,
+            probed_from: place.delivered,
+            // A resumed one is to say at once that it is there.
+            asked_at: self.lost_told.then_some(now),
+            asked_last: BootTime::default(),
+            behind_since: None,
+        });
+        Ok(())
+    }
+
+    /// The next thing the watch delivers that is new.
+    async fn follow(&mut self, place: Place) -> Result<Item, Break> {
+        loop {
+            let following = self.watch.as_mut().expect("only called with one");
+            let expected = Revision(self.expected.load(Ordering::Relaxed));
+            let now = clock::boot_now();
+            following.note(now, place.delivered, expected);
+            if following.is_probe_due(now, self.options) {
+                following.probe(now, place.delivered, &self.store, &self.range, self.options);
+            }
+            if following.is_to_be_asked(now) {
+                following.asked_last = now;
+                following.asked_at.get_or_insert(now);
+                following.watch.request_progress().await.map_err(Break::Failed)?;
+            }
+            let wait = following.next_due(self.options).since(now);
+            let Following { watch, probe, .. } = following;
+            // A watch loses nothing when dropped; a probe is kept; a sleep has taken nothing.
+            tokio::select! {
+                biased;
+                item = watch.next() => {
+                    let item = item.map_err(Break::Failed)?;
+                    let received_at = clock::boot_now();
+                    following.heard_at = received_at;
+                    following.asked_at = None;
+                    // It works; if it breaks again, that has nothing to do with what was before.
+                    self.failures = 0;
+                    if let Some(item) = self.take(place, item, received_at) {
+                        return Ok(item);
+                    }
+                }
+                answer = answer_of(probe) => {
+                    following.probe = None;
+                    let answer = answer.map_err(|_| Break::Stale("no quorum behind it"))?;
+                    if answer.revision < following.probed_from || answer.cluster != place.cluster {
+                        return Err(Break::Replaced);
+                    }
+                    self.expected.fetch_max(answer.revision.0, Ordering::Relaxed);
+                }
+                // Only when it had nothing to say: after a pause of this process its answers may be
+                // waiting.
+                () = time::sleep(wait) => following.judge(clock::boot_now(), self.options)?,
+            }
+        }
+    }
+
+    /// What of an item is new. Members have been seen to send events from before what was asked for
+    /// (etcd 15271, 20221).
+    fn take(&mut self, place: Place, item: WatchItem, received_at: BootTime) -> Option<Item> {
+        let (WatchItem::Events { revision, .. } | WatchItem::Progress { revision }) = item;
+        let resumed = self.lost_told && matches!(item, WatchItem::Progress { .. });
+        if revision < place.delivered || revision == place.delivered && !resumed {
+            return None;
+        }
+        self.place = Some(Place { delivered: revision, ..place });
+        self.delivered(revision);
+        Some(match item {
+            WatchItem::Events { revision, events } => {
+                Item::Changed { received_at, revision, events }
+            }
+            WatchItem::Progress { revision } => Item::Progress { revision },
+        })
+    }
+
+    fn delivered(&mut self, revision: Revision) {
+        self.failures = 0;
+        self.lost_told = false;
+        self.counters.delivered.store(revision.0, Ordering::Relaxed);
+    }
+
+    /// Gives the watch up, and says so if it has not been said since something was delivered.
+    fn lost(&mut self, why: &Break) -> Option<Item> {
+        let following = self.watch.take();
+        self.failures = self.failures.saturating_add(1);
+        match why {
+            Break::Failed(StoreError::Compacted { .. }) | Break::Replaced => {
+                self.place = None;
+                self.expected.store(0, Ordering::Relaxed);
+            }
+            Break::Failed(_) => {}
+            Break::Stale(_) => {
+                self.counters.stale.fetch_add(1, Ordering::Relaxed);
+                // If calls have moved on already, the next watch goes with them.
+                let endpoint = following.map(|following| following.endpoint);
+                if endpoint == Some(self.store.health().endpoint) {
+                    self.store.avoid_current();
+                }
+            }
+        }
+        if std::mem::replace(&mut self.lost_told, true) {
+            return None;
+        }
+        tracing::warn!(error = %why, "watch lost");
+        self.counters.losses.fetch_add(1, Ordering::Relaxed);
+        Some(Item::Lost)
+    }
+
+    /// Waits before another attempt: not before the first after something was delivered, then longer
+    /// each time, so that nothing spins.
+    async fn pause(&mut self) {
+        let Some(doublings) = self.failures.checked_sub(2) else { return };
+        let pause = (FIRST_PAUSE * 2_u32.pow(doublings.min(10))).min(LONGEST_PAUSE);
+        // Half to all of it, so that a fleet does not return as one.
+        time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+    }
+}
+
+impl Following {
+    fn note(&mut self, now: BootTime, delivered: Revision, expected: Revision) {
+        if delivered < expected {
+            self.behind_since.get_or_insert(now);
+        } else {
+            self.behind_since = None;
+        }
+    }
+
+    /// Whether it has proven itself in time.
+    fn judge(&self, now: BootTime, options: Options) -> Result<(), Break> {
+        let late =
+            |since: Option<BootTime>| since.is_some_and(|since| since + options.stale_after <= now);
+        if late(self.asked_at) {
+            return Err(Break::Stale("it does not answer"));
+        }
+        if late(self.behind_since) {
+            return Err(Break::Stale("it is behind"));
+        }
+        Ok(())
+    }
+
+    /// When something is to be done or judged next.
+    fn next_due(&self, options: Options) -> BootTime {
+        let stale = |since: Option<BootTime>| since.map(|since| since + options.stale_after);
+        let wanted = self.asked_at.or(self.behind_since);
+        let ask = wanted.map(|_| self.asked_last + ASK_AGAIN);
+        let probe = self.probe.is_none().then(|| self.probe_due(options));
+        let due = [stale(self.asked_at), stale(self.behind_since), ask, probe];
+        due.into_iter().flatten().min().unwrap_or(self.probed_at + options.probe_after)
+    }
+
+    fn probe_due(&self, options: Options) -> BootTime {
+        let silent = self.heard_at.max(self.probed_at) + options.probe_after;
+        silent.min(self.probed_at + options.probe_after * BUSY_FACTOR)
+    }
+
+    fn is_probe_due(&self, now: BootTime, options: Options) -> bool {
+        self.probe.is_none() && self.probe_due(options) <= now
+    }
+
+    /// Asks the store, by whichever member it is reached, how far it is.
+    fn probe(
+        &mut self,
+        now: BootTime,
+        delivered: Revision,
+        store: &Arc<dyn Store>,
+        range: &KeyRange,
+        options: Options,
+    ) {
+        let get = Get { keys_only: true, limit: 1, ..Get::range(range.clone()) };
+        let store = Arc::clone(store);
+        self.probe = Some(Box::pin(async move { store.get(get, options.stale_after).await }));
+        self.probed_from = delivered;
+        self.probed_at = now;
+        // Due at once: see `is_to_be_asked`.
+        self.asked_at = Some(now);
+        self.asked_last = BootTime::default();
+    }
+
+    fn is_to_be_asked(&self, now: BootTime) -> bool {
+        let wanted = self.asked_at.is_some() || self.behind_since.is_some();
+        wanted && self.asked_last + ASK_AGAIN <= now
+    }
+}
+
+/// The probe's answer; never, if there is no probe.
+async fn answer_of(
+    probe: &mut Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
+) -> Result<GetAnswer, StoreError> {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! A node's view of its cluster, as it comes: what the driver hands to its engine.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Counters, Item, ListWatch, Options, Stats};
+use crate::{
+    engine::{BootTime, Change, Input, Revision},
+    store::{Store, keys::Keys, protocol::Decoded},
+    tasks,
+};
+
+/// How many updates wait for the driver at most. It takes them one by one as fast as they come; while
+/// it does not, the store's own buffers fill.
+const QUEUE: usize = 256;
+
+/// What a view learns, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// All keys of the range: replaces the view.
+    Listed {
+        /// Before the list was sent.
+        sent_at: BootTime,
+        /// After it was received.
+        received_at: BootTime,
+        /// R of the list.
+        revision: Revision,
+        /// Id of the store's cluster.
+        cluster: u64,
+        /// All of them.
+        changes: Vec<Change>,
+    },
+    /// All changes of one revision.
+    Changed {
+        /// After they were received (R1).
+        received_at: BootTime,
+        /// Theirs.
+        revision: Revision,
+        /// All of them; none, if only foreign keys changed.
+        changes: Vec<Change>,
+    },
+    /// Everything up to here was delivered.
+    Progress {
+        /// Up to where.
+        revision: Revision,
+    },
+    /// The watch is gone; the resumed one or a list follows.
+    Lost,
+}
+
+impl From<Update> for Input {
+    fn from(update: Update) -> Self {
+        match update {
+            Update::Listed { sent_at, received_at, revision, cluster, changes } => {
+                Self::Listed { sent_at, received_at, revision, cluster, changes }
+            }
+            Update::Changed { received_at, revision, changes } => {
+                Self::Changed { received_at, revision, changes }
+            }
+            Update::Progress { revision } => Self::Progress { revision },
+            Update::Lost => Self::WatchLost,
+        }
+    }
+}
+
+/// One list and one watch over what every node watches (R2). Ends when dropped.
+#[derive(Debug)]
+pub struct Feed {
+    updates: mpsc::Receiver<(u64, Update)>,
+    /// Counts the lists that were asked for: what belongs to an earlier one is not shown any more.
+    generation: watch::Sender<u64>,
+    expected: Arc<AtomicI64>,
+    counters: Arc<Counters>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Feed {
+    /// Begins with a list, on the current runtime.
+    pub fn start(store: Arc<dyn Store>, keys: Keys, options: Options) -> Self {
+        let list_watch = ListWatch::new(store, keys.watched(), options);
+        let (sender, updates) = mpsc::channel(QUEUE);
+        let (generation, wanted) = watch::channel(0);
+        Self {
+            updates,
+            generation,
+            expected: list_watch.expected(),
+            counters: list_watch.counters(),
+            _task: AbortOnDropHandle::new(tasks::spawn(
+                "store feed",
+                run(list_watch, keys, sender, wanted),
+            )),
+        }
+    }
+
+    /// The next update; `None` if the feed is over, which it never is by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<Update> {
+        loop {
+            let (generation, update) = self.updates.recv().await?;
+            if generation == *self.generation.borrow() {
+                return Some(update);
+            }
+        }
+    }
+
+    /// Drops the watch and all that it delivered and was not taken yet; a list comes next.
+    pub fn relist(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// The store is at least here, by a linearizable answer: a watch that does not get there in time is
+    /// left for another member.
+    pub fn expect(&self, revision: Revision) {
+        self.expected.fetch_max(revision.0, Ordering::Relaxed);
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> Stats {
+        self.counters.stats()
+    }
+}
+
+async fn run(
+    mut list_watch: ListWatch,
+    keys: Keys,
+    updates: mpsc::Sender<(u64, Update)>,
+    mut wanted: watch::Receiver<u64>,
+) {
+    let counters = list_watch.counters();
+    loop {
+        let generation = *wanted.borrow_and_update();
+        // What is dropped here is not wanted any more: the list that follows shows it again.
+        tokio::select! {
+            biased;
+            changed = wanted.changed() => match changed {
+                Ok(()) => list_watch.relist(),
+                Err(_) => return,
+            },
+            sent = async {
+                let item = list_watch.next().await;
+                updates.send((generation, decoded(&keys, item, &counters))).await
+            } => if sent.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Update {
+    let count = |decoded: Decoded| {
+        counters.foreign.fetch_add(decoded.foreign, Ordering::Relaxed);
+        decoded.changes
+    };
+    match item {
+        Item::Listed { sent_at, received_at, revision, cluster, kvs } => Update::Listed {
+            sent_at,
+            received_at,
+            revision,
+            cluster,
+            changes: count(Decoded::of_list(keys, &kvs)),
+        },
+        Item::Changed { received_at, revision, events } => Update::Changed {
+            received_at,
+            revision,
+            changes: count(Decoded::of_events(keys, &events)),
+        },
+        Item::Progress { revision } => Update::Progress { revision },
+        Item::Lost => Update::Lost,
+    }
+}

@@ -1,0 +1,587 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::*;
+use crate::{
+    engine::{Change, LeaseId, NodeId},
+    store::{
+        Health, LeaseAnswer, Op, Txn, TxnAnswer,
+        keys::Keys,
+        memory::{Fault, MemoryStore, Seen},
+    },
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Everything quick, so that tests need not wait long. Each is still long beside what it bounds here.
+const OPTIONS: Options = Options {
+    timeout: Duration::from_millis(500),
+    probe_after: Duration::from_millis(40),
+    stale_after: Duration::from_millis(200),
+};
+
+/// Never asks for a proof: what is delivered is what happened, and nothing else.
+const PATIENT: Options = Options { probe_after: LONG, ..OPTIONS };
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    time::timeout(LONG, future).await.expect("within the deadline")
+}
+
+fn range() -> KeyRange {
+    KeyRange::prefix("k")
+}
+
+fn put(store: &MemoryStore, key: &str, value: &str) -> Revision {
+    let put = Op::Put { key: key.into(), value: value.into(), lease: None };
+    let txn = Txn { then: vec![put], ..Txn::default() };
+    store.with_model(|model| model.txn(BootTime::default(), &txn).unwrap().revision)
+}
+
+fn delete(store: &MemoryStore, key: &str) -> Revision {
+    let txn = Txn { then: vec![Op::Delete(KeyRange::key(key))], ..Txn::default() };
+    store.with_model(|model| model.txn(BootTime::default(), &txn).unwrap().revision)
+}
+
+/// What an item says, without its times.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Listed(i64, Vec<String>),
+    Changed(i64, Vec<String>),
+    Progress(i64),
+    Lost,
+}
+
+fn shown(kv: &KeyValue) -> String {
+    format!("{}={}", String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value))
+}
+
+async fn said(list_watch: &mut ListWatch) -> Said {
+    match soon(list_watch.next()).await {
+        Item::Listed { sent_at, received_at, revision, kvs, .. } => {
+            assert!(sent_at <= received_at);
+            Said::Listed(revision.0, kvs.iter().map(shown).collect())
+        }
+        Item::Changed { revision, events, .. } => {
+            Said::Changed(revision.0, events.iter().map(|event| shown(&event.kv)).collect())
+        }
+        Item::Progress { revision } => Said::Progress(revision.0),
+        Item::Lost => Said::Lost,
+    }
+}
+
+fn follow(store: &MemoryStore, options: Options) -> ListWatch {
+    ListWatch::new(Arc::new(store.clone()), range(), options)
+}
+
+fn changed(revision: i64, what: &str) -> Said {
+    Said::Changed(revision, vec![what.into()])
+}
+
+#[tokio::test]
+async fn a_list_is_followed_by_every_later_revision_that_touches_the_range() {
+    let store = MemoryStore::new();
+    put(&store, "k1", "a");
+    let mut list_watch = follow(&store, PATIENT);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(2, vec!["k1=a".into()]));
+    put(&store, "k1", "b");
+    put(&store, "other", "x");
+    delete(&store, "k1");
+    assert_eq!(said(&mut list_watch).await, changed(3, "k1=b"));
+    assert_eq!(said(&mut list_watch).await, changed(5, "k1="));
+}
+
+#[tokio::test]
+async fn a_long_list_is_read_in_pages_of_one_revision() {
+    let store = MemoryStore::new();
+    for key in 0..1203 {
+        put(&store, &format!("k{key:04}"), "");
+    }
+    // Between the first page and the second something is added in front and at the end.
+    let (written, other) = (Mutex::new(false), store.clone());
+    store.faults().set(move |seen| {
+        let second = matches!(seen, Seen::Get(get) if get.at.is_some());
+        if second && !std::mem::replace(&mut *written.lock().unwrap(), true) {
+            put(&other, "k", "");
+            put(&other, "k9", "");
+        }
+        None
+    });
+    let mut list_watch = follow(&store, PATIENT);
+    let Said::Listed(1204, keys) = said(&mut list_watch).await else { panic!("a list") };
+    assert_eq!(keys.len(), 1203);
+    assert_eq!(said(&mut list_watch).await, changed(1205, "k="));
+    assert_eq!(said(&mut list_watch).await, changed(1206, "k9="));
+}
+
+#[tokio::test]
+async fn a_broken_watch_is_resumed_where_it_left_off() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, PATIENT);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(1, vec![]));
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    store.faults().cut_watches();
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    put(&store, "k", "2");
+    put(&store, "k", "3");
+    assert_eq!(said(&mut list_watch).await, changed(3, "k=2"));
+    assert_eq!(said(&mut list_watch).await, changed(4, "k=3"));
+    assert_eq!(list_watch.counters().stats().lists, 1);
+}
+
+#[tokio::test]
+async fn a_resumed_watch_says_that_it_is_there_even_if_nothing_happens() {
+    let store = MemoryStore::new();
+    put(&store, "k", "1");
+    let mut list_watch = follow(&store, PATIENT);
+    said(&mut list_watch).await;
+    for _ in 0..3 {
+        assert!(time::timeout(Duration::from_millis(20), list_watch.next()).await.is_err());
+        store.faults().cut_watches();
+        assert_eq!(said(&mut list_watch).await, Said::Lost);
+        assert_eq!(said(&mut list_watch).await, Said::Progress(2));
+    }
+}
+
+#[tokio::test]
+async fn after_a_compaction_the_range_is_listed_again() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, PATIENT);
+    said(&mut list_watch).await;
+    for value in ["1", "2", "3"] {
+        put(&store, "k", value);
+    }
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    store.faults().cut_watches();
+    store.compact(Revision(4)).unwrap();
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(4, vec!["k=3".into()]));
+    put(&store, "k", "4");
+    assert_eq!(said(&mut list_watch).await, changed(5, "k=4"));
+}
+
+#[tokio::test]
+async fn a_silent_member_is_left_for_another() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, OPTIONS);
+    said(&mut list_watch).await;
+    store.faults().stall_watches();
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    assert_eq!(store.faults().members_avoided(), 1);
+    assert_eq!(list_watch.counters().stats().stale, 1);
+}
+
+#[tokio::test]
+async fn a_quiet_store_keeps_its_watch() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, Options { stale_after: LONG, ..OPTIONS });
+    said(&mut list_watch).await;
+    let quiet = time::timeout(Duration::from_secs(1), list_watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    // Elsewhere in the store something happened: the view is as new as that.
+    put(&store, "other", "1");
+    assert_eq!(said(&mut list_watch).await, Said::Progress(2));
+}
+
+#[tokio::test]
+async fn a_watch_without_a_quorum_behind_it_is_left_for_another() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, OPTIONS);
+    said(&mut list_watch).await;
+    store.faults().set(|seen| matches!(seen, Seen::Get(_)).then_some(Fault::LostRequest));
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(store.faults().members_avoided(), 1);
+}
+
+#[tokio::test]
+async fn a_wiped_store_is_listed_anew() {
+    let store = MemoryStore::new();
+    for value in ["1", "2", "3"] {
+        put(&store, "k", value);
+    }
+    let mut list_watch = follow(&store, OPTIONS);
+    said(&mut list_watch).await;
+    store.with_model(|model| model.wipe());
+    put(&store, "k", "new");
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(2, vec!["k=new".into()]));
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_not_asked_without_pause() {
+    let store = MemoryStore::new();
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    store.faults().set(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Some(Fault::Unreachable)
+    });
+    let mut list_watch = follow(&store, OPTIONS);
+    assert!(time::timeout(Duration::from_secs(1), list_watch.next()).await.is_err());
+    let calls = calls.load(Ordering::Relaxed);
+    assert!((3..=12).contains(&calls), "{calls}");
+    store.faults().clear();
+    assert_eq!(said(&mut list_watch).await, Said::Listed(1, vec![]));
+}
+
+/// A member of etcd whose watches are not what they should be, before a store that is.
+#[derive(Debug)]
+struct Odd {
+    store: MemoryStore,
+    how: Oddity,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Oddity {
+    /// The first watch answers for ever that it is where it began, and delivers nothing.
+    Behind,
+    /// Every watch begins before what was asked for.
+    Early,
+}
+
+struct OddWatch {
+    items: VecDeque<WatchItem>,
+}
+
+#[async_trait]
+impl Watch for OddWatch {
+    async fn next(&mut self) -> Result<WatchItem, StoreError> {
+        match self.items.pop_front() {
+            Some(item) => Ok(item),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn request_progress(&mut self) -> Result<(), StoreError> {
+        self.items.push_back(WatchItem::Progress { revision: Revision(1) });
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Odd {
+    fn kind(&self) -> &'static str {
+        "odd"
+    }
+
+    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
+        self.store.txn(txn, timeout).await
+    }
+
+    async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
+        self.store.get(get, timeout).await
+    }
+
+    async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.store.grant(lease, ttl, timeout).await
+    }
+
+    async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
+        self.store.revoke(lease, timeout).await
+    }
+
+    async fn keep_alive(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.store.keep_alive(lease, timeout).await
+    }
+
+    async fn watch(
+        &self,
+        mut request: WatchRequest,
+        timeout: Duration,
+    ) -> Result<Box<dyn Watch>, StoreError> {
+        if self.how == Oddity::Behind && self.store.faults().members_avoided() == 0 {
+            return Ok(Box::new(OddWatch { items: VecDeque::new() }));
+        }
+        if self.how == Oddity::Early {
+            request.from = Revision(1);
+        }
+        self.store.watch(request, timeout).await
+    }
+
+    fn health(&self) -> Health {
+        self.store.health()
+    }
+
+    fn avoid_current(&self) {
+        self.store.avoid_current();
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_answers_but_lags_is_left_for_another() {
+    let store = MemoryStore::new();
+    let odd = Odd { store: store.clone(), how: Oddity::Behind };
+    let mut list_watch = ListWatch::new(Arc::new(odd), range(), OPTIONS);
+    said(&mut list_watch).await;
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    assert_eq!(store.faults().members_avoided(), 1);
+}
+
+#[tokio::test]
+async fn a_watch_must_get_to_where_an_answer_showed_the_store_to_be() {
+    let store = MemoryStore::new();
+    let odd = Odd { store: store.clone(), how: Oddity::Behind };
+    let mut list_watch = ListWatch::new(Arc::new(odd), range(), PATIENT);
+    said(&mut list_watch).await;
+    let revision = put(&store, "k", "1");
+    list_watch.expected().fetch_max(revision.0, Ordering::Relaxed);
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+}
+
+#[tokio::test]
+async fn what_is_older_than_was_asked_for_is_dropped() {
+    let store = MemoryStore::new();
+    put(&store, "k", "old");
+    let odd = Odd { store: store.clone(), how: Oddity::Early };
+    let mut list_watch = ListWatch::new(Arc::new(odd), range(), PATIENT);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(2, vec!["k=old".into()]));
+    put(&store, "k", "new");
+    assert_eq!(said(&mut list_watch).await, changed(3, "k=new"));
+}
+
+#[tokio::test]
+async fn a_feed_decodes_stamps_after_receipt_and_counts_foreign_keys() {
+    let store = MemoryStore::new();
+    let keys = Keys::new("C").unwrap();
+    put(&store, "/C/election/a1", "5");
+    put(&store, "/C/nodes/what", "");
+    let started = clock::boot_now();
+    let mut feed = Feed::start(Arc::new(store.clone()), keys, PATIENT);
+    let Some(Update::Listed { sent_at, received_at, revision, changes, cluster }) =
+        soon(feed.next()).await
+    else {
+        panic!("a list comes first");
+    };
+    assert!(started <= sent_at && sent_at <= received_at);
+    assert_eq!(cluster, store.with_model(|model| model.cluster()));
+    assert_eq!(revision, Revision(3));
+    let [Change::Candidate(LeaseId(0xa1), Some(stored))] = changes.as_slice() else {
+        panic!("{changes:?}");
+    };
+    assert_eq!(stored.value, NodeId::new(5).ok());
+
+    let wrote_at = clock::boot_now();
+    delete(&store, "/C/election/a1");
+    let Some(Update::Changed { received_at, revision, changes }) = soon(feed.next()).await else {
+        panic!("a change follows");
+    };
+    assert!(wrote_at <= received_at);
+    assert_eq!((revision, changes), (Revision(4), vec![Change::Candidate(LeaseId(0xa1), None)]));
+    put(&store, "/C/nodes/what", "");
+    assert!(
+        matches!(soon(feed.next()).await, Some(Update::Changed { changes, .. }) if changes.is_empty())
+    );
+    let stats = feed.stats();
+    assert_eq!((stats.lists, stats.foreign, stats.delivered), (1, 2, Revision(5)));
+}
+
+#[tokio::test]
+async fn a_feed_that_is_to_list_again_shows_nothing_of_the_old_watch_any_more() {
+    let store = MemoryStore::new();
+    let mut feed = Feed::start(Arc::new(store.clone()), Keys::new("C").unwrap(), PATIENT);
+    soon(feed.next()).await;
+    for node in 0..50 {
+        put(&store, &format!("/C/nodes/{node}"), "{}");
+    }
+    // They wait in the queue, or will.
+    soon(async {
+        while feed.stats().delivered < Revision(51) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    feed.relist();
+    let Some(Update::Listed { revision, changes, .. }) = soon(feed.next()).await else {
+        panic!("a list, and nothing else");
+    };
+    assert_eq!((revision, changes.len()), (Revision(51), 50));
+}
+
+fn kv(key: &str, value: &str, created: i64, modified: i64, version: i64) -> Arc<KeyValue> {
+    Arc::new(KeyValue {
+        key: key.into(),
+        value: value.into(),
+        created: Revision(created),
+        modified: Revision(modified),
+        version,
+        lease: None,
+    })
+}
+
+fn delta(revision: i64, before: Option<Arc<KeyValue>>, now: Option<Arc<KeyValue>>) -> StateItem {
+    StateItem::Changed(Delta { revision: Revision(revision), now, before })
+}
+
+fn watch(store: &MemoryStore, start: StateStart) -> StateWatch {
+    StateWatch::start(Arc::new(store.clone()), range(), start, OPTIONS)
+}
+
+#[tokio::test]
+async fn a_state_watch_tells_added_modified_and_deleted_with_what_was_before() {
+    let store = MemoryStore::new();
+    put(&store, "k0", "there");
+    let mut watch = watch(&store, StateStart::Now);
+    assert_eq!(soon(watch.started()).await, Revision(2));
+    put(&store, "k", "1");
+    put(&store, "k", "1");
+    delete(&store, "k");
+    delete(&store, "k0");
+    let (first, second) = (kv("k", "1", 3, 3, 1), kv("k", "1", 3, 4, 2));
+    for expected in [
+        delta(3, None, Some(Arc::clone(&first))),
+        delta(4, Some(first), Some(Arc::clone(&second))),
+        delta(5, Some(second), None),
+        delta(6, Some(kv("k0", "there", 2, 2, 1)), None),
+    ] {
+        assert_eq!(soon(watch.next()).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_state_watch_begins_with_a_snapshot_if_asked_to() {
+    let store = MemoryStore::new();
+    put(&store, "k1", "a");
+    put(&store, "k2", "b");
+    let mut watch = watch(&store, StateStart::Snapshot);
+    soon(watch.started()).await;
+    let kvs = vec![kv("k1", "a", 2, 2, 1), kv("k2", "b", 3, 3, 1)];
+    assert_eq!(soon(watch.next()).await, StateItem::Snapshot { revision: Revision(3), kvs });
+    put(&store, "k3", "c");
+    assert_eq!(soon(watch.next()).await, delta(4, None, Some(kv("k3", "c", 4, 4, 1))));
+}
+
+#[tokio::test]
+async fn a_compaction_becomes_the_changes_that_were_missed() {
+    let store = MemoryStore::new();
+    for key in ["k-deleted", "k-kept", "k-modified", "k-reborn"] {
+        put(&store, key, "old");
+    }
+    let mut watch = watch(&store, StateStart::Now);
+    soon(watch.started()).await;
+    // No watch can be opened until all is done and forgotten.
+    store.faults().set(|seen| matches!(seen, Seen::Watch(_)).then_some(Fault::Unreachable));
+    store.faults().cut_watches();
+    delete(&store, "k-deleted");
+    put(&store, "k-modified", "new");
+    delete(&store, "k-reborn");
+    put(&store, "k-reborn", "new");
+    put(&store, "k-added", "new");
+    put(&store, "k-brief", "new");
+    let last = delete(&store, "k-brief");
+    store.compact(last).unwrap();
+    store.faults().clear();
+    for expected in [
+        delta(12, Some(kv("k-deleted", "old", 2, 2, 1)), None),
+        delta(12, Some(kv("k-reborn", "old", 5, 5, 1)), None),
+        delta(7, Some(kv("k-modified", "old", 4, 4, 1)), Some(kv("k-modified", "new", 4, 7, 2))),
+        delta(9, None, Some(kv("k-reborn", "new", 9, 9, 1))),
+        delta(10, None, Some(kv("k-added", "new", 10, 10, 1))),
+    ] {
+        assert_eq!(soon(watch.next()).await, expected);
+    }
+    put(&store, "k-kept", "new");
+    assert_eq!(
+        soon(watch.next()).await,
+        delta(13, Some(kv("k-kept", "old", 3, 3, 1)), Some(kv("k-kept", "new", 3, 13, 2)))
+    );
+    assert_eq!(watch.stats().lists, 2);
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_what_it_missed_and_holds_up_nobody() {
+    let store = MemoryStore::new();
+    let mut slow = watch(&store, StateStart::Now);
+    let mut quick = watch(&store, StateStart::Now);
+    soon(async { tokio::join!(slow.started(), quick.started()) }).await;
+    let mut last = Revision(0);
+    for value in 0..3000 {
+        last = put(&store, "k", &value.to_string());
+        assert!(matches!(soon(quick.next()).await, StateItem::Changed(_)));
+    }
+    soon(async {
+        while slow.stats().delivered < last {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let now = kv("k", "2999", 2, 3001, 3000);
+    assert_eq!(
+        soon(slow.next()).await,
+        StateItem::Lagged { missed: 3000, revision: last, kvs: vec![Arc::clone(&now)] }
+    );
+    delete(&store, "k");
+    assert_eq!(soon(slow.next()).await, delta(3002, Some(now), None));
+}
+
+/// Whatever happens to the watches beneath: the changes lead, without a gap or a repetition, from what
+/// was to what is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_have_no_gap_and_no_repetition_over_cuts_compactions_and_stalls() {
+    for seed in 0..12 {
+        let store = MemoryStore::new();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut watch = watch(&store, StateStart::Snapshot);
+        let mut state: BTreeMap<Vec<u8>, Arc<KeyValue>> = BTreeMap::new();
+        let writer = crate::tasks::spawn("writer", {
+            let store = store.clone();
+            async move {
+                for step in 0..400 {
+                    let key = format!("k{}", rng.random_range(0..6));
+                    match rng.random_range(0..100) {
+                        0..60 => drop(put(&store, &key, &step.to_string())),
+                        60..85 => drop(delete(&store, &key)),
+                        85..91 => store.faults().cut_watches(),
+                        91..95 => {
+                            let revision = store.with_model(|model| model.revision());
+                            let _ = store.compact(revision);
+                        }
+                        95..96 => store.faults().stall_watches(),
+                        _ => time::sleep(Duration::from_millis(1)).await,
+                    }
+                }
+                store.faults().resume_watches();
+                put(&store, "k-last", "")
+            }
+        });
+        loop {
+            match soon(watch.next()).await {
+                StateItem::Snapshot { kvs, .. } | StateItem::Lagged { kvs, .. } => {
+                    state = kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+                }
+                StateItem::Changed(Delta { now, before, .. }) => {
+                    let key = now.as_ref().or(before.as_ref()).unwrap().key.clone();
+                    assert_ne!(now, before, "seed {seed}: a repetition");
+                    assert_eq!(state.remove(&key), before, "seed {seed}: a gap");
+                    state.extend(now.map(|now| (key, now)));
+                }
+            }
+            if state.contains_key(b"k-last".as_slice()) {
+                break;
+            }
+        }
+        writer.await.unwrap();
+        let get = Get::range(range());
+        let kvs = store.with_model(|model| model.get(BootTime::default(), &get).unwrap().kvs);
+        let state: Vec<_> = state.into_values().map(|kv| KeyValue::clone(&kv)).collect();
+        assert_eq!(state, kvs, "seed {seed}");
+    }
+}

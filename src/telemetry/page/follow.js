@@ -1,0 +1,115 @@
+// The connection to the node, what is wrong, and the buttons. Loaded last: it starts the page.
+
+// ---- what is wrong ----
+function drawAlarm(p, broken) {
+  const lines = [];
+  const self = p ? obj(p.node) : {};
+  if (state.link === "lost") lines.push(el("p", null, lostText()));
+  if (p && self.joined === false) lines.push(el("p", null, nodeName(str(self.id)) + " has not joined the cluster" + (self.problem ? ": " + str(self.problem) : "")));
+  else if (p && self.problem) lines.push(el("p", null, nodeName(str(self.id)) + ": " + str(self.problem)));
+  const store = p ? obj(p.store) : {};
+  if (p && store.problem) lines.push(el("p", null, "The store" + (store.endpoint ? " at " + str(store.endpoint) : "") + ": " + str(store.problem)));
+  if (p && num(store.view_age_ms) > 2000) lines.push(el("p", null, "What this node knows of the cluster was last proven " + span(store.view_age_ms) + " before this picture."));
+  for (const what of arr(broken)) lines.push(el("p", null, "Part of this picture cannot be shown (" + what + "); all of it is at /status."));
+  $("alarm").hidden = lines.length === 0;
+  const fresh = el("div", null, ...lines);
+  if ($("alarm").textContent !== fresh.textContent) put($("alarm"), ...fresh.children);
+}
+
+function lostText() {
+  if (!state.picture) return "No connection to the node, and no picture yet. Trying again.";
+  return "Connection lost. What stands here is the picture of " + clock(num(state.picture.at_unix_ms) ?? Date.now()) + ". Trying again.";
+}
+
+function link(to) {
+  const changed = state.link !== to;
+  state.link = to;
+  $("link").dataset.state = to;
+  document.body.classList.toggle("stale", to === "lost");
+  if (changed) drawAlarm(state.picture, []);
+}
+
+function watchLink() {
+  beat();
+  if (isStale()) link("lost");
+  const text = { wait: "Connecting", live: "Live", poll: "Polling", lost: "Connection lost" }[state.link];
+  setText($("link-text"), text + (state.link === "lost" && state.picture ? ", " + age(pictureAge()) : ""));
+}
+
+// ---- the connection: a stream, and polling where there is none ----
+let source = null;
+let asking = false;
+
+function connect() {
+  if (source) source.close();
+  source = new EventSource("/events");
+  source.addEventListener("status", (event) => {
+    let picture = null;
+    try {
+      picture = JSON.parse(event.data);
+    } catch {
+      return;
+    }
+    link("live");
+    receive(picture);
+  });
+}
+
+async function poll() {
+  // A stream that brings pictures needs no help.
+  if (asking || pictureAge() < POLL_EVERY_MS) return;
+  asking = true;
+  try {
+    const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(3000) });
+    const picture = answer.ok ? await answer.json() : null;
+    if (picture) {
+      link("poll");
+      receive(picture);
+    }
+    if (!source || source.readyState === EventSource.CLOSED) connect();
+  } catch {
+    // It is lost, and shown as such by its age. A browser gives a refused stream up for good.
+    if (!source || source.readyState === EventSource.CLOSED) connect();
+  } finally {
+    asking = false;
+  }
+}
+
+// ---- actions ----
+let acting = false;
+async function act(name, node) {
+  if (acting) return;
+  acting = true;
+  say((name === "resign" ? "Asking the leader to resign" : "Ending node " + node) + " …", false);
+  try {
+    const answer = await fetch("/actions/" + name, {
+      method: "POST",
+      headers: { "X-Bellwether-Action": "1", "Content-Type": "application/json" },
+      body: node === null ? "" : JSON.stringify({ node }),
+      signal: AbortSignal.timeout(15000),
+    });
+    const body = obj(await answer.json().catch(() => ({})));
+    say(answer.ok ? str(body.done) || "Done." : "Not done: " + (str(body.error) || "status " + answer.status), !answer.ok);
+  } catch (error) {
+    say("No answer; it may have been done or not (" + error.message + ").", true);
+  } finally {
+    acting = false;
+    if (state.picture) drawActions(state.picture);
+  }
+}
+function say(text, bad) {
+  state.said = { text, bad };
+  setText($("said"), text);
+  if (state.picture) drawActions(state.picture);
+}
+
+// ---- start ----
+try {
+  receive(JSON.parse($("picture").textContent));
+} catch {
+  // No first picture: the stream brings one.
+}
+connect();
+watchLink();
+setInterval(watchLink, matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 100);
+setInterval(poll, POLL_EVERY_MS);

@@ -1,0 +1,20 @@
+//! The status server and its page, over real HTTP and in a real browser.
+
+#![allow(clippy::unwrap_used, reason = "what a test's helper cannot do ends the test")]
+#![allow(
+    clippy::assigning_clones,
+    clippy::float_cmp,
+    reason = "scenes read better so; counts are exact"
+)]
+
+mod actions;
+mod browser;
+mod browsing;
+mod http;
+mod limits;
+mod metrics;
+mod probes;
+mod scene;
+mod served;
+#[path = "../support/tools.rs"]
+mod tools;

@@ -1,0 +1,176 @@
+//! A real server on a free port of loopback, told what to say by a script.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bellwether::telemetry::{
+    Action, ActionError, Leader, Leadership, Probe, Server, ServerConfig, StatusSource, metrics,
+};
+use prometheus::Registry;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// What the script's node does next.
+pub(crate) struct Script {
+    pub(crate) status: Mutex<Value>,
+    pub(crate) liveness: Mutex<Probe>,
+    pub(crate) readiness: Mutex<Probe>,
+    pub(crate) leadership: Mutex<Leadership>,
+    pub(crate) mood: Mutex<Mood>,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) done: Mutex<Vec<(Action, Option<String>)>>,
+    pub(crate) changed: Notify,
+}
+
+/// How the node answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Well,
+    Hangs,
+    Panics,
+}
+
+impl Script {
+    pub(crate) fn new(status: Value) -> Self {
+        let leader = Leader {
+            id: "1".to_owned(),
+            address: Some("127.0.0.1:9001".to_owned()),
+            term: "4711".to_owned(),
+        };
+        Self {
+            status: Mutex::new(status),
+            liveness: Mutex::new(Probe::Pass("the driver stepped 12 ms ago".to_owned())),
+            readiness: Mutex::new(Probe::Pass("joined and synced".to_owned())),
+            leadership: Mutex::new(Leadership { here: false, leader: Some(leader) }),
+            mood: Mutex::new(Mood::Well),
+            actions: Action::ALL.to_vec(),
+            done: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    async fn behave(&self) {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Well => {}
+            Mood::Hangs => std::future::pending().await,
+            Mood::Panics => panic!("as the script says"),
+        }
+    }
+}
+
+#[async_trait]
+impl StatusSource for Script {
+    async fn status(&self) -> Value {
+        self.behave().await;
+        self.status.lock().unwrap().clone()
+    }
+
+    async fn liveness(&self) -> Probe {
+        self.behave().await;
+        self.liveness.lock().unwrap().clone()
+    }
+
+    async fn readiness(&self) -> Probe {
+        self.behave().await;
+        self.readiness.lock().unwrap().clone()
+    }
+
+    async fn leadership(&self) -> Leadership {
+        self.behave().await;
+        self.leadership.lock().unwrap().clone()
+    }
+
+    fn actions(&self) -> Vec<Action> {
+        self.actions.clone()
+    }
+
+    async fn act(&self, action: Action, node: Option<String>) -> Result<String, ActionError> {
+        self.behave().await;
+        if node.as_deref() == Some("9") {
+            return Err(ActionError::Refused("there is no node 9".to_owned()));
+        }
+        self.done.lock().unwrap().push((action, node));
+        Ok("node 1 resigned, term 4711 is over".to_owned())
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// A server that is served until it is dropped.
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    pub(crate) script: Arc<Script>,
+    pub(crate) registry: Registry,
+    pub(crate) stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    pub(crate) async fn new(script: Script) -> Self {
+        Self::with(script, ServerConfig::default()).await
+    }
+
+    pub(crate) async fn with(script: Script, config: ServerConfig) -> Self {
+        let config = ServerConfig { listen: "127.0.0.1:0".to_owned(), ..config };
+        let server = Server::bind(config).await.unwrap();
+        let address = server.address();
+        let script = Arc::new(script);
+        let registry = metrics::registry().unwrap();
+        let stop = CancellationToken::new();
+        let (source, given, told) = (script.clone(), registry.clone(), stop.clone());
+        let task = bellwether::tasks::spawn("server of a test", async move {
+            server.serve(source, given, told).await.unwrap();
+        });
+        Self { address, script, registry, stop, task }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Stops it and waits for its end.
+    pub(crate) async fn stopped(mut self) {
+        self.stop.cancel();
+        (&mut self.task).await.unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    // Nothing here speaks TLS, yet the client wants to know how it would. Only the first call installs.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap()
+}
+
+/// Asks until `holds`; fails after 20 s with what was seen last.
+pub(crate) async fn eventually<T, F>(mut ask: impl FnMut() -> F, holds: impl Fn(&T) -> bool) -> T
+where
+    T: std::fmt::Debug,
+    F: Future<Output = T>,
+{
+    for _ in 0..400 {
+        let seen = ask().await;
+        if holds(&seen) {
+            return seen;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it did not come about; seen last: {:?}", ask().await)
+}
+
+pub(crate) fn empty() -> Value {
+    json!({})
+}
