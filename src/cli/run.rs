@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
     node::{ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped},
-    store::{Get, Store, StoreError, etcd::EtcdStore},
+    store::{Get, Store, etcd::EtcdStore},
     telemetry::{Action, ServerConfig, metrics},
 };
 use clap::{Args, ValueEnum};
@@ -142,7 +142,7 @@ pub(crate) struct NodeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Uptime checks")]
 pub(crate) struct WorkArgs {
-    /// Folder with UptimeCheck manifests (*.yaml); watched for changes
+    /// Folder with `UptimeCheck` manifests (*.yaml); watched for changes
     #[arg(long, value_name = "FOLDER", env = "BELLWETHER_CHECKS")]
     pub(crate) checks: Option<PathBuf>,
 
@@ -327,14 +327,7 @@ fn build(args: &RunArgs, address: String, registry: &Registry) -> Result<Arc<dyn
         .call_timeout(args.cluster.timeout)
         .campaigns(!it.never_lead)
         .metrics(metrics)
-        .store_from(move || match EtcdStore::new(&config) {
-            Ok(store) => Ok(Arc::new(store) as Arc<dyn Store>),
-            Err(error) => Err(StoreError::Denied {
-                call: "connect",
-                endpoint: error.value.clone(),
-                message: error.to_string(),
-            }),
-        });
+        .store_from(move || Ok(Arc::new(EtcdStore::new(&config)?) as Arc<dyn Store>));
     if let Some(uid) = &it.pod_uid {
         node = node.pod_uid(uid);
     }

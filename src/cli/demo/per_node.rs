@@ -20,7 +20,8 @@ pub(super) fn metrics(registry: &Registry, node: i64) -> prometheus::Result<Node
     let own = Registry::new_custom(None, Some(labels))?;
     let metrics = NodeMetrics::register(&own)?;
     let name = format!("bellwether_demo_node_{node}");
-    let desc = Opts::new(name, "Stands for all metrics of one node; never shown itself.").describe()?;
+    let desc =
+        Opts::new(name, "Stands for all metrics of one node; never shown itself.").describe()?;
     registry.register(Box::new(Family { registry: own, desc }))?;
     Ok(metrics)
 }
