@@ -20,7 +20,7 @@ use crate::cli::exit::{Exit, Failure};
 /// Manifests that are read and watched for as long as this lives.
 pub(crate) struct Manifests {
     checks: watch::Receiver<Arc<Checks>>,
-    stop: CancellationToken,
+    // Ends when it is dropped.
     _reading: Tasks,
     /// The bundled ones, until the end.
     _samples: Option<TempDir>,
@@ -37,10 +37,9 @@ impl Manifests {
         let (folder, checks) = opened.map_err(|error| {
             Failure::caused(Exit::Usage, "--checks (BELLWETHER_CHECKS)", &error)
         })?;
-        let stop = CancellationToken::new();
         let mut reading = Tasks::new();
-        reading.spawn("manifests", folder.run(stop.clone()));
-        Ok(Self { checks, stop, _reading: reading, _samples: None })
+        reading.spawn("manifests", folder.run(CancellationToken::new()));
+        Ok(Self { checks, _reading: reading, _samples: None })
     }
 
     /// The bundled ones, which look at the status page of that address and at little else.
@@ -73,12 +72,6 @@ impl Manifests {
             .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
         let options = UptimeOptions { status_file, metrics, ..UptimeOptions::default() };
         Ok(Uptime::new(self.checks.clone(), options))
-    }
-}
-
-impl Drop for Manifests {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 
