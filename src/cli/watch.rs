@@ -95,7 +95,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
 fn lines(item: StateItem) -> Vec<Line> {
     match item {
         StateItem::Change(change) => vec![of_change(change)],
-        StateItem::Snapshot { revision, state } | StateItem::Lagged { revision, state } => {
+        StateItem::Snapshot { revision, state } | StateItem::Lagged { revision, state, .. } => {
             let present = |(node, kv): (NodeId, KV)| Line {
                 what: "present",
                 node: node.to_string(),
