@@ -263,7 +263,6 @@ pub async fn junk_under_every_key_stops_nobody(rig: Rig) {
         rig.put(keys.tick_key(id), b"\xff").await;
     }
     rig.put(format!("/{}/bellwether/what/is/this", rig.cluster).into_bytes(), b"?").await;
-    rig.put(format!("/{}/nodes/minus-one", rig.cluster).into_bytes(), b"?").await;
     rig.put(format!("/{}/election/zz", rig.cluster).into_bytes(), b"?").await;
     // Nobody ticks two terms at once meanwhile: that is the simulation's part. All come back.
     for node in &nodes {
