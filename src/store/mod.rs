@@ -174,7 +174,7 @@ impl Debug for Op {
 pub struct Get {
     /// Which keys.
     pub range: KeyRange,
-    /// Without values.
+    /// Without values, and without leases (etcd has them in such answers only before 3.7).
     pub keys_only: bool,
     /// At most this many; zero = all.
     pub limit: i64,
