@@ -3,14 +3,19 @@
 mod args;
 mod check;
 mod connect;
+mod demo;
 mod exit;
 mod inspect;
 mod live;
 mod output;
 mod report;
+mod run;
+mod serve;
 mod snapshot;
 mod state;
 mod steer;
+mod supervise;
+mod watch;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -52,6 +57,9 @@ struct LogArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(demo::DemoArgs),
+    Run(Box<run::RunArgs>),
+    Supervise(supervise::SuperviseArgs),
     Status(inspect::StatusArgs),
     /// Lists the live nodes
     Nodes(inspect::ReadArgs),
@@ -61,6 +69,7 @@ enum Command {
     Get(state::GetArgs),
     Put(state::PutArgs),
     Delete(state::DeleteArgs),
+    Watch(watch::WatchArgs),
     Resign(steer::ResignArgs),
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
@@ -71,13 +80,15 @@ impl Command {
     /// What it logs unless told otherwise: what runs for long tells of itself.
     fn log_filter(&self) -> &'static str {
         match self {
+            Self::Demo(_) => "warn,bellwether::cli=info",
+            Self::Run(_) | Self::Supervise(_) => "info",
             _ => "error",
         }
     }
 
     /// Whether it runs users' work, which must not be able to hold up the rest.
     fn runs_work(&self) -> bool {
-        false
+        matches!(self, Self::Demo(_) | Self::Run(_))
     }
 }
 
@@ -129,6 +140,9 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     let done = Ok(ExitCode::SUCCESS);
     match command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Run(args) => run::run(*args).await,
+        Command::Supervise(args) => supervise::run(args).await,
         Command::Status(args) => inspect::status(args).await.and(done),
         Command::Nodes(args) => inspect::nodes(args).await.and(done),
         Command::Leader(args) => inspect::leader(args).await.and(done),
@@ -136,6 +150,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Get(args) => state::get(args).await.and(done),
         Command::Put(args) => state::put(args).await.and(done),
         Command::Delete(args) => state::delete(args).await.and(done),
+        Command::Watch(args) => watch::watch(args).await.and(done),
         Command::Resign(args) => steer::resign(args).await.and(done),
         Command::Drain(args) => steer::drain(args).await.and(done),
         Command::Undrain(args) => steer::undrain(args).await.and(done),

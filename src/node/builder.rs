@@ -13,7 +13,9 @@ use crate::{
     engine::{self, Failover, NegativeNodeId, NodeId, TickPolicy, WorkOffer, WorkType},
     store::{
         Store,
+        etcd::{EtcdConfig, EtcdStore},
         keys::{InvalidName, Keys, validate_work_type},
+        memory::MemoryStore,
     },
 };
 
@@ -482,6 +484,20 @@ impl ClusterNodeBuilder {
         self
     }
 
+    /// Keeps the cluster in an etcd, reached from the driver's own runtime.
+    #[must_use]
+    pub fn etcd(self, config: EtcdConfig) -> Self {
+        self.store_from(move || Ok(Arc::new(EtcdStore::new(&config)?)))
+    }
+
+    /// Keeps the cluster in a memory store, which nodes of one process can share. If this process has
+    /// created it, the first leader of the cluster need not wait.
+    #[must_use]
+    pub fn memory(mut self, store: &MemoryStore) -> Self {
+        self.options.own_store = store.is_own();
+        self.store(Arc::new(store.clone()))
+    }
+
     /// Where the cluster is kept, set up inside the driver's runtime, so that its tasks live there.
     #[must_use]
     pub fn store_from(
@@ -568,8 +584,7 @@ impl StandaloneNodeBuilder {
         self.options.cluster.get_or_insert_with(|| "standalone".to_owned());
         self.options.own_store = true;
         self.options.work.also_follow = true;
-        self.options.store =
-            Some(Box::new(|| Ok(Arc::new(crate::store::memory::MemoryStore::new()))));
+        self.options.store = Some(Box::new(|| Ok(Arc::new(MemoryStore::new()))));
         Ok(StandaloneNode::from_options(self.options.build()?))
     }
 }

@@ -1,6 +1,7 @@
 //! What a node measures. Base units; labels only from closed sets and from the program's own options.
 
 use std::{
+    cell::RefCell,
     fmt,
     sync::{
         Arc,
@@ -81,7 +82,18 @@ impl NodeMetrics {
     ///
     /// Never: all names and labels are constants that a test registers.
     pub fn unregistered() -> Self {
-        Self::build(None).expect("the names of the metrics are valid")
+        Self::build(&Build::default()).expect("the names of the metrics are valid")
+    }
+
+    /// All metrics of a node, for the table in the documentation.
+    ///
+    /// # Panics
+    ///
+    /// Never, as [`Self::unregistered`].
+    pub fn collectors() -> Vec<Box<dyn Collector>> {
+        let build = Build::default();
+        Self::build(&build).expect("the names of the metrics are valid");
+        build.made.into_inner()
     }
 
     /// Metrics in `registry`.
@@ -90,11 +102,10 @@ impl NodeMetrics {
     ///
     /// If the registry has metrics of these names already: one registry per node.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        Self::build(Some(registry))
+        Self::build(&Build { registry: Some(registry), ..Build::default() })
     }
 
-    fn build(registry: Option<&Registry>) -> Result<Self, prometheus::Error> {
-        let b = Build { registry };
+    fn build(b: &Build<'_>) -> Result<Self, prometheus::Error> {
         Ok(Self {
             lease_remaining: b.add(Remaining::new(
                 "bellwether_lease_remaining_seconds",
@@ -235,8 +246,10 @@ impl NodeMetrics {
     }
 }
 
+#[derive(Default)]
 struct Build<'a> {
     registry: Option<&'a Registry>,
+    made: RefCell<Vec<Box<dyn Collector>>>,
 }
 
 impl Build<'_> {
@@ -244,6 +257,7 @@ impl Build<'_> {
         if let Some(registry) = self.registry {
             registry.register(Box::new(collector.clone()))?;
         }
+        self.made.borrow_mut().push(Box::new(collector.clone()));
         Ok(collector)
     }
 

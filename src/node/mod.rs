@@ -264,6 +264,3 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Closed`].
     async fn drain(&self, draining: bool) -> Result<(), NodeError>;
 }
-
-#[cfg(test)]
-mod tests;

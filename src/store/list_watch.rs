@@ -1,7 +1,7 @@
 //! One list and one watch over a range, for as long as it is wanted.
 //!
-//! [`ListWatch`] is the core: list at R, watch from R + 1, and whatever goes wrong, go on where it left
-//! off; list again only where the history is gone. Two consumers stand on it: [`Feed`], a node's view of
+//! [`ListWatch`] is the core: list at R, watch from R + 1, and whatever goes wrong, go on: where it left
+//! off, or with a list, as [`AfterBreak`] says. Two consumers stand on it: [`Feed`], a node's view of
 //! its cluster, and [`StateWatch`], what users watch.
 //!
 //! # Guarantees
@@ -55,6 +55,20 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// A watch that is never silent is proven fresh after so many times `probe_after`.
 const BUSY_FACTOR: u32 = 10;
 
+/// A store that was restored from a backup is not served before this is over, counted from the old one's
+/// last answer (protocol, A3: 3.3 s by true time): a watch that was opened within it belongs to its list.
+const SAME_STORE_FOR: Duration = Duration::from_millis(2900);
+
+/// What follows when a watch breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterBreak {
+    /// The watch goes on after the last revision that was delivered: every single change is told, but a
+    /// store that was restored in between, and has overtaken that revision since, goes unnoticed.
+    Resume,
+    /// The range is listed anew (R2).
+    List,
+}
+
 /// How a range is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -64,6 +78,8 @@ pub struct Options {
     pub probe_after: Duration,
     /// How long it may take for that.
     pub stale_after: Duration,
+    /// What follows when the watch breaks.
+    pub after_break: AfterBreak,
 }
 
 impl Options {
@@ -72,6 +88,7 @@ impl Options {
         timeout: Duration::from_secs(1),
         probe_after: Duration::from_millis(250),
         stale_after: Duration::from_millis(500),
+        after_break: AfterBreak::List,
     };
 
     /// For users' state, which is silent as a rule: half a read per second and watch.
@@ -79,6 +96,7 @@ impl Options {
         timeout: Duration::from_secs(2),
         probe_after: Duration::from_secs(2),
         stale_after: Duration::from_millis(500),
+        after_break: AfterBreak::Resume,
     };
 }
 
@@ -162,6 +180,8 @@ pub(crate) struct ListWatch {
     counters: Arc<Counters>,
     /// Where the range is followed from, once it was listed.
     place: Option<Place>,
+    /// Before the last list was sent.
+    listed_at: BootTime,
     watch: Option<Following>,
     /// Attempts since something was last delivered.
     failures: u32,
@@ -218,6 +238,7 @@ impl ListWatch {
             expected: Arc::default(),
             counters: Arc::default(),
             place: None,
+            listed_at: BootTime::default(),
             watch: None,
             failures: 0,
             lost_told: false,
@@ -295,6 +316,7 @@ impl ListWatch {
         }
         let received_at = clock::boot_now();
         self.place = Some(Place { delivered: revision, cluster });
+        self.listed_at = sent_at;
         self.delivered(revision);
         self.counters.lists.fetch_add(1, Ordering::Relaxed);
         Ok(Item::Listed { sent_at, received_at, revision, cluster, kvs })
@@ -305,8 +327,14 @@ impl ListWatch {
         let from = Revision(place.delivered.0 + 1);
         let request = WatchRequest { range: self.range.clone(), from, previous: false };
         let watch = self.store.watch(request, self.options.timeout).await?;
+        let now = clock::boot_now();
+        let lists = self.options.after_break == AfterBreak::List;
+        if lists && SAME_STORE_FOR < now.since(self.listed_at) {
+            self.place = None;
+            return Ok(());
+        }
         // Of a resumed one it is to be known at once whether there is anything it has to make up for.
-        let since = if self.lost_told { BootTime::default() } else { clock::boot_now() };
+        let since = if self.lost_told { BootTime::default() } else { now };
         self.watch = Some(Following {
             watch,
             endpoint: self.store.health().endpoint,
@@ -398,6 +426,10 @@ impl ListWatch {
     fn lost(&mut self, why: &Break) -> Option<Item> {
         let following = self.watch.take();
         self.failures = self.failures.saturating_add(1);
+        if self.options.after_break == AfterBreak::List {
+            self.place = None;
+            self.expected.store(0, Ordering::Relaxed);
+        }
         match why {
             Break::Failed(StoreError::Compacted { .. }) | Break::Replaced => {
                 self.place = None;

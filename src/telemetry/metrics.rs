@@ -31,7 +31,11 @@ pub fn registry() -> prometheus::Result<Registry> {
 }
 
 /// What [`registry`] registers.
-pub(crate) fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
+///
+/// # Errors
+///
+/// As there.
+pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let build = GaugeVec::new(
         Opts::new("bellwether_build_info", "Always 1; the labels say what is running."),
         &["version", "commit"],
@@ -81,7 +85,12 @@ impl ServerMetrics {
         Ok(metrics)
     }
 
-    fn new() -> prometheus::Result<Self> {
+    /// Metrics that no registry has.
+    ///
+    /// # Errors
+    ///
+    /// Never with these names; the registry's kind of error is passed on.
+    pub fn new() -> prometheus::Result<Self> {
         Ok(Self {
             requests: IntCounterVec::new(
                 Opts::new(

@@ -8,3 +8,4 @@ mod support;
 mod differential;
 mod etcd;
 mod servers;
+mod views;

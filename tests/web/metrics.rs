@@ -1,11 +1,24 @@
-//! `/metrics` as Prometheus reads it.
+//! `/metrics` as Prometheus reads it, and the table of all metrics in `docs/metrics.md`.
 
-use std::process::{Command, Stdio};
+use std::{
+    fmt::Write as _,
+    process::{Command, Stdio},
+};
+
+use bellwether::{
+    node::NodeMetrics,
+    operator::uptime::metrics::UptimeMetrics,
+    telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
+};
 
 use super::{
     served::{Script, Served, client, empty},
     tools,
 };
+
+const BEGIN: &str = "<!-- metrics: written by a command, see above -->";
+const END: &str = "<!-- metrics: end -->";
+const UPDATE: &str = "BELLWETHER_UPDATE=1 cargo test --test web the_table_in_the_docs";
 
 async fn scrape(served: &Served) -> String {
     client().get(served.url("/metrics")).send().await.unwrap().text().await.unwrap()
@@ -42,6 +55,67 @@ async fn promtool_has_nothing_to_say_about_a_live_scrape() {
     assert_eq!(said, (true, String::new()));
     let (fine, said) = promtool_check("# TYPE bad_total gauge\nbad_total 1\n");
     assert!(!fine && said.contains("bad_total"), "promtool does look: {said}");
+}
+
+/// The whole catalogue, by owner.
+fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
+    vec![
+        ("Node", describe(&NodeMetrics::collectors())),
+        ("Uptime checks", describe(&UptimeMetrics::unregistered().collectors())),
+        ("Status server", describe(&ServerMetrics::new().unwrap().collectors())),
+        ("Build and process", describe(&metrics::base_collectors().unwrap())),
+    ]
+}
+
+#[test]
+fn the_table_in_the_docs_is_what_the_program_has() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let (before, rest) = text.split_once(BEGIN).expect("docs/metrics.md has the first mark");
+    let (_, after) = rest.split_once(END).expect("docs/metrics.md has the second mark");
+    let mut tables = String::from("\n");
+    for (owner, rows) in catalogue() {
+        let _ = write!(tables, "\n### {owner}\n\n{}", metrics::markdown(&rows));
+    }
+    let wanted = format!("{before}{BEGIN}{tables}\n{END}{after}");
+    if std::env::var_os("BELLWETHER_UPDATE").is_some() {
+        std::fs::write(file, &wanted).unwrap();
+    }
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(text == wanted, "docs/metrics.md is behind: run `{UPDATE}`");
+}
+
+#[test]
+fn every_metric_keeps_the_rules_of_names_and_labels() {
+    let rows: Vec<MetricRow> = catalogue().into_iter().flat_map(|(_, rows)| rows).collect();
+    assert_eq!(metrics::broken_rules(&rows), Vec::<String>::new());
+    let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), rows.len(), "no name twice");
+}
+
+#[test]
+fn promtool_has_nothing_to_say_about_any_metric_of_the_catalogue() {
+    let mut text = String::new();
+    for row in catalogue().into_iter().flat_map(|(_, rows)| rows) {
+        text.push_str(&sample(&row));
+    }
+    assert_eq!(promtool_check(&text), (true, String::new()));
+}
+
+/// One series of a metric, whether it has one yet or not.
+fn sample(MetricRow { name, kind, labels, help }: &MetricRow) -> String {
+    let labels: Vec<String> = labels.iter().map(|label| format!("{label}=\"x\"")).collect();
+    let plain = labels.join(",");
+    let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    if *kind == "histogram" {
+        let bucket = [labels, vec!["le=\"+Inf\"".to_owned()]].concat().join(",");
+        let sums = format!("{name}_sum{{{plain}}} 1\n{name}_count{{{plain}}} 1\n");
+        format!("{head}{name}_bucket{{{bucket}}} 1\n{sums}")
+    } else {
+        format!("{head}{name}{{{plain}}} 1\n")
+    }
 }
 
 /// Whether promtool is content, and what it says.

@@ -45,7 +45,7 @@ pub(crate) struct DemoArgs {
     )]
     listen: String,
 
-    /// Folder with UptimeCheck manifests (*.yaml), instead of the bundled ones
+    /// Folder with `UptimeCheck` manifests (*.yaml), instead of the bundled ones
     #[arg(long, value_name = "FOLDER", env = "BELLWETHER_CHECKS")]
     checks: Option<PathBuf>,
 

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::exit::{Exit, Failure};
 
 /// A server that serves until it is stopped or dropped.
-#[derive(Debug)]
 pub(crate) struct Page {
     /// Where it listens.
     pub(crate) address: SocketAddr,
@@ -36,10 +35,8 @@ impl Page {
     pub(crate) async fn bind(config: ServerConfig) -> Result<Self, Failure> {
         let failed = |error| Failure::caused(Exit::Local, "starting the status server", &error);
         let stop = CancellationToken::new();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (bound, address) = oneshot::channel();
         let (begin, content) = oneshot::channel();
         let serving = serve(config, bound, content, stop.clone());

@@ -143,7 +143,7 @@ impl StatusSource for NodeSource {
 
     async fn changed(&self) {
         if self.node.membership().changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

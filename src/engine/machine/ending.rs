@@ -110,6 +110,13 @@ impl Engine {
         }
     }
 
+    /// The answer that is waited for counts no more: asks again, from the beginning.
+    pub(super) fn retry_ending(&mut self) {
+        if let Some(ending) = self.session.ending.front_mut() {
+            *ending = Ending { step: Step::Read, asked: false, again_at: self.now, ..*ending };
+        }
+    }
+
     fn on_end_read(&mut self, lease: LeaseId, answer: &Answer) {
         let found = Found(answer);
         let record = found.record().and_then(|stored| {

@@ -38,6 +38,14 @@ impl Headers {
         if cluster != 0 {
             self.cluster = Some(cluster);
         }
+        self.saw(received_at, revision);
+        true
+    }
+
+    /// Takes in a revision that the store has certainly reached: of a linearizable answer, or of an event.
+    /// What a watch shows may be old, so it is never compared itself; but what was received cannot be
+    /// taken back by what is sent after it.
+    pub(super) fn saw(&mut self, received_at: BootTime, revision: Revision) {
         if self.seen.back().is_none_or(|(_, last)| *last < revision) {
             let at = self.seen.back().map_or(received_at, |(last, _)| received_at.max(*last));
             self.seen.push_back((at, revision));
@@ -54,7 +62,6 @@ impl Headers {
                 128 < index || index % 2 == 0
             });
         }
-        true
     }
 
     /// Forgets everything: what was sent before `now` counts no more.
@@ -78,6 +85,14 @@ mod tests {
         // Sent before revision 7 was received: may be older.
         assert!(headers.note(at(5), at(20), Revision(6), 1));
         assert!(!headers.note(at(11), at(30), Revision(6), 1));
+    }
+
+    #[test]
+    fn a_list_below_an_event_received_before_it_was_sent_is_of_another_store() {
+        let mut headers = Headers::default();
+        headers.saw(at(10), Revision(97));
+        assert!(headers.note(at(9), at(20), Revision(96), 1));
+        assert!(!headers.note(at(11), at(30), Revision(80), 1));
     }
 
     #[test]

@@ -241,6 +241,7 @@ impl Engine {
                 self.on_listed(sent_at, received_at, (revision, cluster), changes);
             }
             Input::Changed { received_at, revision, changes } => {
+                self.headers.saw(received_at, revision);
                 self.watched.apply(received_at, revision, changes);
                 self.on_view();
             }

@@ -174,16 +174,29 @@ impl Engine {
             return;
         }
         if !self.session.is_in() {
-            // Nothing registered for sure: a JOIN may be on its way, and fails once its lease is gone.
-            let clean = !matches!(self.session.phase, Phase::Joining { asked: true, .. });
-            self.abandon_granted();
-            self.come_to_rest();
-            self.out.push(Effect::Left { clean });
+            self.leave_unjoined();
             return;
         }
         self.session.leaving = Some(Leaving { asked: false, stopped: false, again_at: self.now });
         self.give_up(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
+    }
+
+    /// A lease in hand is given back. Earlier incarnations that are being ended are waited for, else
+    /// their keys would stay until their leases run out.
+    fn leave_unjoined(&mut self) {
+        // A JOIN under it may have committed, or be on its way: not known to be gone.
+        let clean = self.session.granted.is_none();
+        self.abandon_granted();
+        if self.session.ending.is_empty() {
+            self.come_to_rest();
+            self.out.push(Effect::Left { clean });
+            return;
+        }
+        self.incarnation += 1;
+        self.retry_ending();
+        self.session.phase = Phase::Reading { asked: false };
+        self.session.leaving = Some(Leaving { asked: false, stopped: true, again_at: self.now });
     }
 
     pub(super) fn on_stop_now(&mut self) {
@@ -231,6 +244,7 @@ impl Engine {
             if !matches!(self.session.phase, Phase::Rest) {
                 self.incarnation += 1;
                 self.abandon_granted();
+                self.retry_ending();
                 self.retry_join();
             }
             return;

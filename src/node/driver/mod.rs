@@ -6,7 +6,6 @@
 //! anything is cancelled (R5).
 
 mod calls;
-mod feed;
 mod picture;
 mod ticks;
 mod user_work;
@@ -23,7 +22,6 @@ use tokio::{
 
 use self::{
     calls::Calls,
-    feed::Feed,
     picture::Picture,
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
@@ -39,9 +37,10 @@ use super::{
 use crate::{
     clock,
     engine::{
-        BootTime, Change, Dead, Effect, Engine, Input, LeaseId, Refusal, Role, SessionEnd,
+        BootTime, Change, Dead, Effect, Engine, Input, LeaseId, Outcome, Refusal, Role, SessionEnd,
         Standing, WorkEnd,
     },
+    store::list_watch::{Feed, Options, Stats},
     tasks,
 };
 
@@ -78,7 +77,8 @@ struct Driver {
     inputs: VecDeque<Input>,
     calls: Calls,
     feed: Option<Feed>,
-    listed: bool,
+    /// What of the feed is counted already.
+    fed: Stats,
     work: UserWork,
     picture: Picture,
     parent: Parent,
@@ -146,7 +146,7 @@ impl Driver {
             options,
             inputs: VecDeque::new(),
             feed: None,
-            listed: false,
+            fed: Stats::default(),
             work,
             picture: Picture::default(),
             parent: Parent::from_env(),
@@ -185,8 +185,8 @@ impl Driver {
         select! {
             biased;
             // All are cancel safe: what they do not return now, they return next time.
-            Some(answered) = self.calls.next() => self.inputs.push_back(answered),
-            change = next_change => self.on_change(change),
+            Some(answered) = self.calls.next() => self.on_answer(answered),
+            Some(update) = next_change => self.on_change(update.into()),
             item = self.work.next() => self.on_work(item),
             Some(command) = commands.recv() => self.on_command(command),
             () = self.core.abandoned.cancelled(), if !self.closing => {
@@ -273,13 +273,24 @@ impl Driver {
     }
 
     fn relist(&mut self) {
-        if self.listed {
-            self.core.env.metrics.watch_resyncs.inc();
+        let env = &self.core.env;
+        match &self.feed {
+            Some(feed) => feed.relist(),
+            None => {
+                let (store, keys) = (Arc::clone(&env.store), env.keys.clone());
+                self.feed = Some(Feed::start(store, keys, Options::VIEW));
+            }
         }
-        self.listed = true;
-        // The old watch goes first: what it had delivered and was not read is forgotten.
-        self.feed = None;
-        self.feed = Some(Feed::new(&self.core.env));
+    }
+
+    fn on_answer(&mut self, input: Input) {
+        if let (Some(feed), Input::Answered { outcome: Outcome::Done(answer), .. }) =
+            (&self.feed, &input)
+        {
+            // The watch must get there, or it is left for another member's.
+            feed.expect(answer.revision);
+        }
+        self.inputs.push_back(input);
     }
 
     fn on_change(&mut self, input: Input) {
@@ -299,6 +310,13 @@ impl Driver {
             _ => (),
         }
         let metrics = &self.core.env.metrics;
+        if let Some(stats) = self.feed.as_ref().map(Feed::stats) {
+            // The first list of a session is none anew.
+            let before = self.fed.lists.max(1);
+            metrics.watch_resyncs.inc_by(stats.lists.saturating_sub(before));
+            metrics.foreign_keys.inc_by(stats.foreign.saturating_sub(self.fed.foreign));
+            self.fed = stats;
+        }
         metrics.view_age.set(self.picture.fresh_at);
         metrics.members.set(self.picture.members() as i64);
         metrics.term.set(self.picture.term().map_or(0, |term| term.0));
@@ -515,7 +533,7 @@ impl Driver {
         tracing::info!(node = %self.node.id(), clean, "left");
         self.end_session();
         self.feed = None;
-        self.listed = false;
+        self.fed = Stats::default();
         self.core.own.clear();
         self.problem = None;
         self.left = Some(if clean { Stopped::Clean } else { Stopped::Unclean });

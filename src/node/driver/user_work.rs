@@ -477,6 +477,8 @@ impl UserWork {
                 let leader = self.leader.as_mut().filter(|leader| leader.work == work)?;
                 leader.group.tasks -= 1;
                 if leader.group.tasks == 0 && leader.group.cancelled_at.is_some() {
+                    // A context that outlives its work must not act: RESIGN leaves next.
+                    leader.gate.close();
                     self.leader = None;
                     return Some(Ended::Leader { work });
                 }
@@ -494,6 +496,7 @@ impl UserWork {
             }
             Whose::Shard(work, shard) => {
                 let running = self.shards.remove(&(work.clone(), shard))?;
+                running.gate.close();
                 self.measure_end(&work, &running, now);
                 Some(Ended::Shard { work, shard })
             }
@@ -530,8 +533,8 @@ impl UserWork {
         let over = self.leader.as_ref().is_some_and(|leader| {
             leader.work == work && leader.group.tasks == 0 && leader.group.cancelled_at.is_some()
         });
-        if over {
-            self.leader = None;
+        if over && let Some(leader) = self.leader.take() {
+            leader.gate.close();
         }
         over
     }

@@ -23,6 +23,7 @@ const OPTIONS: Options = Options {
     timeout: Duration::from_millis(500),
     probe_after: Duration::from_millis(40),
     stale_after: Duration::from_millis(200),
+    after_break: AfterBreak::Resume,
 };
 
 /// Never asks for a proof: what is delivered is what happened, and nothing else.
@@ -132,6 +133,19 @@ async fn a_broken_watch_is_resumed_where_it_left_off() {
     assert_eq!(said(&mut list_watch).await, changed(3, "k=2"));
     assert_eq!(said(&mut list_watch).await, changed(4, "k=3"));
     assert_eq!(list_watch.counters().stats().lists, 1);
+}
+
+#[tokio::test]
+async fn a_view_is_listed_anew_after_its_watch_broke() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, Options { after_break: AfterBreak::List, ..PATIENT });
+    assert_eq!(said(&mut list_watch).await, Said::Listed(1, vec![]));
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    store.faults().cut_watches();
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    put(&store, "k", "2");
+    assert_eq!(said(&mut list_watch).await, Said::Listed(3, vec!["k=2".to_owned()]));
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ function flag(id, extra) {
   const text = id.length <= 3 ? el("b", null, id) : "";
   return el("span", { class: "flag " + look(id) + " " + (extra || ""), title: "node " + id, "aria-hidden": "true" }, text);
 }
-const named = (id) => el("span", { class: "named one", title: "node " + id }, flag(id), el("span", null, el("span", { class: "word" }, "node "), shortId(id)));
+const named = (id) => el("span", { class: "named one", title: "node " + id }, flag(id), el("span", null, el("span", { class: id.length > 3 ? "word" : null }, "node "), shortId(id)));
 
 // ---- spans of time that run out ----
 // `left` was true when the picture was taken. It runs down to at most `renewed` later: by then the

@@ -1,0 +1,148 @@
+//! Rules left out on purpose, outside of the engine: in its transactions, its stamps, its parent.
+
+use bellwether::{
+    engine::{Call, mutant::Mutant},
+    store::{
+        Compare, CompareOp, KeyRange, Target, Txn,
+        keys::{Key, Keys},
+        protocol::Request,
+    },
+};
+
+use crate::wire::Ask;
+
+/// One rule that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Break {
+    /// In the engine.
+    Engine(Mutant),
+    /// In what is around it.
+    Harness(Broken),
+}
+
+/// A rule that is left out around the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Broken {
+    /// R1: receipts are stamped before the receive.
+    StampBeforeReceive,
+    /// T5: TAKE does not compare the record.
+    TakeWithoutRecord,
+    /// T5: TAKE does not care about the record's holder.
+    TakeWithoutHolder,
+    /// T6, T7: the fence compares only that the candidate key exists.
+    FenceByExistence,
+    /// T6, T7: the fence compares the create revision.
+    FenceByCreation,
+    /// T10: END marks the record ended whoever is in office.
+    EndOfForeignRecord,
+    /// T10: a living process is ended.
+    EndOfLiving,
+    /// T15: PLAN compares all held keys by a range.
+    PlanWithRange,
+    /// T16: shard writes compare only that the held key exists.
+    ShardWriteByExistence,
+    /// T17: own state is put without a compare.
+    PlainPut,
+    /// T8, T9: the record is marked ended without a compare.
+    EndedWithoutOffice,
+}
+
+impl Broken {
+    pub const ALL: [Self; 11] = [
+        Self::StampBeforeReceive,
+        Self::TakeWithoutRecord,
+        Self::TakeWithoutHolder,
+        Self::FenceByExistence,
+        Self::FenceByCreation,
+        Self::EndOfForeignRecord,
+        Self::EndOfLiving,
+        Self::PlanWithRange,
+        Self::ShardWriteByExistence,
+        Self::PlainPut,
+        Self::EndedWithoutOffice,
+    ];
+
+    /// Leaves it out of a transaction of the protocol.
+    pub fn alter(self, keys: &Keys, call: &Call, request: &mut Request) {
+        let Request::Txn(txn) = request else { return };
+        match (self, call) {
+            (Self::TakeWithoutRecord, Call::Take(_)) => {
+                txn.compares.retain(|compare| compare.range.from != keys.record());
+            }
+            (Self::TakeWithoutHolder, Call::Take(_)) => {
+                txn.compares.retain(|compare| compare.op != CompareOp::NotEqual);
+            }
+            (
+                Self::FenceByExistence,
+                Call::Beat { .. }
+                | Call::Resign { .. }
+                | Call::Stop { .. }
+                | Call::Plan { .. }
+                | Call::InitPlan { .. }
+                | Call::DeleteHeld { .. },
+            ) => by_existence(keys, txn),
+            (Self::FenceByCreation, Call::Beat { record, .. } | Call::Resign { record, .. }) => {
+                by_creation(keys, txn, record.term.0);
+            }
+            (Self::FenceByCreation, Call::Stop { office: Some((_, record)), .. }) => {
+                by_creation(keys, txn, record.term.0);
+            }
+            (Self::PlanWithRange, Call::Plan { table, .. }) => {
+                let view = table.shards.iter().map(|shard| shard.epoch.0).max().unwrap_or(0);
+                let before = txn.compares.len();
+                txn.compares.retain(|compare| !is_held(keys, compare));
+                if txn.compares.len() < before {
+                    txn.compares.push(Compare {
+                        range: keys.all_held(),
+                        target: Target::Modified,
+                        op: CompareOp::Less,
+                        revision: bellwether::engine::Revision(view + 1),
+                    });
+                }
+            }
+            (Self::EndedWithoutOffice, Call::Resign { .. } | Call::Stop { .. }) => {
+                txn.compares.retain(|compare| !is_candidate(keys, compare));
+            }
+            _ => (),
+        }
+    }
+
+    /// Leaves it out of a write of the work.
+    pub fn alter_raw(self, keys: &Keys, ask: &Ask, txn: &mut Txn) {
+        match (self, ask) {
+            (Self::FenceByExistence, Ask::Fenced(_)) => by_existence(keys, txn),
+            (Self::FenceByCreation, Ask::Fenced(office)) => by_creation(keys, txn, office.term.0),
+            (Self::ShardWriteByExistence, Ask::ShardWrite(..)) => {
+                for compare in &mut txn.compares {
+                    compare.op = CompareOp::Greater;
+                    compare.revision.0 = 0;
+                }
+            }
+            (Self::PlainPut, Ask::Put { .. }) => txn.compares.clear(),
+            _ => (),
+        }
+    }
+}
+
+fn by_existence(keys: &Keys, txn: &mut Txn) {
+    for compare in txn.compares.iter_mut().filter(|compare| is_candidate(keys, compare)) {
+        compare.op = CompareOp::Greater;
+        compare.revision.0 = 0;
+    }
+}
+
+fn by_creation(keys: &Keys, txn: &mut Txn, term: i64) {
+    for compare in txn.compares.iter_mut().filter(|compare| is_candidate(keys, compare)) {
+        compare.target = Target::Created;
+        compare.revision.0 = term;
+    }
+}
+
+fn is_candidate(keys: &Keys, compare: &Compare) -> bool {
+    matches!(keys.parse(&compare.range.from), Some(Key::Candidate(_)))
+}
+
+fn is_held(keys: &Keys, compare: &Compare) -> bool {
+    matches!(keys.parse(&compare.range.from), Some(Key::Held(_)))
+        && compare.range == KeyRange::key(compare.range.from.clone())
+}

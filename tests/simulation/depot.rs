@@ -1,0 +1,195 @@
+//! The store of a run: the real memory store's model, with backups, wipes and the log that watches read.
+
+use std::{collections::VecDeque, rc::Rc, time::Duration};
+
+use bellwether::{
+    engine::{Change, LeaseId, Revision, Term},
+    store::{
+        KeyValue, Op, StoreError, Txn,
+        keys::Keys,
+        protocol::{Decoded, Request, Response},
+        values,
+    },
+};
+
+use crate::{
+    chance::{Chance, Time},
+    rules::History,
+    scenario::Fault,
+    standin::Model,
+};
+
+/// The events of one revision, decoded once for all.
+pub type Batch = (i64, Rc<Vec<Change>>);
+
+/// The store, and what is known of it.
+pub struct Depot {
+    pub keys: Keys,
+    model: Model,
+    /// What was committed, for the rules.
+    pub history: History,
+    /// All that the watched range went through since the store began, oldest first.
+    log: Vec<Batch>,
+    /// How much of the log has been published.
+    published: usize,
+    pub down_until: Time,
+    pub stalled_until: Time,
+    /// What it is to be replaced by when it comes back.
+    pub replacement: Option<Fault>,
+    /// How often it has been.
+    pub replaced: u32,
+    backups: VecDeque<(Model, History, Vec<Batch>)>,
+}
+
+impl Depot {
+    pub fn new(drawn: u64) -> Self {
+        Self {
+            keys: Keys::new("sim").expect("a valid name"),
+            model: Model::new(drawn),
+            history: History::default(),
+            log: Vec::new(),
+            published: 0,
+            down_until: 0,
+            stalled_until: 0,
+            replacement: None,
+            replaced: 0,
+            backups: VecDeque::new(),
+        }
+    }
+
+    /// As a cluster leaves it that had ended cleanly.
+    pub fn seed_ended(&mut self, now: Time) {
+        let record = bellwether::engine::Record {
+            term: Term(0),
+            lease: None,
+            node: None,
+            n: 0,
+            d: Duration::from_secs(3),
+            ended: true,
+        };
+        let put =
+            Op::Put { key: self.keys.record(), value: values::encode_record(&record), lease: None };
+        let txn = Txn { then: vec![put], ..Txn::default() };
+        self.serve(now, &Request::Txn(txn)).expect("nothing refuses it");
+    }
+
+    /// Carries out a request.
+    pub fn serve(&mut self, now: Time, request: &Request) -> Result<Response, StoreError> {
+        self.expire(now);
+        let response = self.model.serve(Duration::from_nanos(now), request);
+        self.collect();
+        response
+    }
+
+    /// Ends the leases whose time has come.
+    pub fn expire(&mut self, now: Time) {
+        if now < self.stalled_until.max(self.down_until) {
+            return;
+        }
+        self.model.expire(Duration::from_nanos(now));
+        self.collect();
+    }
+
+    fn collect(&mut self) {
+        let range = self.keys.watched();
+        for (revision, events) in self.model.take_events() {
+            let events: Vec<_> =
+                events.into_iter().filter(|event| range.contains(&event.kv.key)).collect();
+            if !events.is_empty() {
+                let changes = Decoded::of_events(&self.keys, &events).changes;
+                self.log.push((revision.0, Rc::new(changes)));
+            }
+        }
+    }
+
+    /// What was committed and not yet published.
+    pub fn next_batch(&mut self) -> Option<Batch> {
+        let batch = self.log.get(self.published).cloned()?;
+        self.published += 1;
+        Some(batch)
+    }
+
+    pub fn batches_from(&self, from: i64) -> Vec<Batch> {
+        let first = self.log.partition_point(|batch| batch.0 < from);
+        self.log[first.min(self.published)..self.published].to_vec()
+    }
+
+    pub fn list(&mut self, now: Time) -> (i64, Vec<Change>) {
+        self.expire(now);
+        let kvs = self.model.range(&self.keys.watched());
+        (self.revision(), Decoded::of_list(&self.keys, &kvs).changes)
+    }
+
+    pub fn get(&self, key: &[u8]) -> Option<KeyValue> {
+        self.model.key(key)
+    }
+
+    /// All keys of the watched range.
+    pub fn all(&self) -> Vec<KeyValue> {
+        self.model.range(&self.keys.watched())
+    }
+
+    pub fn drain_requests(&self) -> Vec<Vec<u8>> {
+        self.model.range(&self.keys.drain_requests()).into_iter().map(|kv| kv.key).collect()
+    }
+
+    pub fn leases(&self) -> Vec<LeaseId> {
+        self.model.leases()
+    }
+
+    pub fn revision(&self) -> i64 {
+        self.model.revision().0
+    }
+
+    pub fn cluster(&self) -> u64 {
+        self.model.cluster()
+    }
+
+    pub fn compacted(&self) -> i64 {
+        self.model.compacted().0
+    }
+
+    pub fn compact(&mut self) {
+        self.model.compact(self.model.revision());
+    }
+
+    /// A new leader of the store grants every lease its whole time again.
+    pub fn restart_leases(&mut self, now: Time) {
+        self.model.restart_leases(Duration::from_nanos(now));
+    }
+
+    pub fn snapshot(&mut self) {
+        self.backups.push_back((self.model.clone(), self.history.clone(), self.log.clone()));
+        if 8 < self.backups.len() {
+            self.backups.pop_front();
+        }
+    }
+
+    /// It comes back with nothing in it, or from a backup.
+    pub fn replace(&mut self, now: Time, fault: Fault, bumped: bool, drawn: u64) {
+        let chance = &mut Chance::new(drawn);
+        self.replaced += 1;
+        let same_id = chance.percent(70);
+        let cluster = if same_id { self.cluster() } else { chance.bits() };
+        let backup = (!self.backups.is_empty() && fault == Fault::Restore)
+            .then(|| chance.below(self.backups.len() as u64) as usize)
+            .and_then(|n| self.backups.get(n));
+        let newest = self.revision();
+        if let Some((model, history, log)) = backup {
+            self.model = model.clone();
+            self.history = history.clone();
+            self.log = log.clone();
+            if bumped {
+                self.model.bump(Revision(newest + 1_000));
+            }
+        } else {
+            self.model = Model::new(cluster);
+            self.history = History::default();
+            self.log = Vec::new();
+        }
+        self.model.set_cluster(cluster);
+        self.published = self.log.len();
+        self.backups.clear();
+        self.restart_leases(now);
+    }
+}

@@ -1,0 +1,531 @@
+//! One process: the engine, its driver, and the work that it starts and stops.
+//!
+//! The driver is modelled in small steps (take from the transport, stamp, step, carry out one effect,
+//! stamp, hand to the transport) with room for a pause between any two of them: rule R1 is about
+//! nothing else.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bellwether::engine::{
+    BootTime, Call, CallId, Config, Effect, Engine, Input, LeaseId, NodeId, Office, Outcome,
+    Revision, ShardEpoch, ShardId, WorkType,
+};
+
+use crate::{
+    breaks::Broken,
+    chance::{MICROS, MILLIS, SECONDS, Time},
+    rules::Rule,
+    wire::{Ask, Item, Watch},
+    world::{Event, World, note},
+};
+
+/// Which process; never used twice in a run.
+pub type ProcId = usize;
+
+/// A shard, whole.
+pub type Shard = (WorkType, ShardId);
+
+/// One process and what it runs.
+pub struct Proc {
+    pub id: NodeId,
+    /// Whose clock and links it uses.
+    pub slot: usize,
+    pub engine: Engine,
+    /// False once it has died or left.
+    pub alive: bool,
+    /// Until when it does nothing at all.
+    pub frozen_until: Time,
+    /// Until when its driver does nothing.
+    pub starved_until: Time,
+    /// What its driver is about to do.
+    pub steps: VecDeque<Step>,
+    /// For when it has set its alarm.
+    alarm: Option<Time>,
+    pub watch: Watch,
+    /// The leader's work, from start to the end of its last task.
+    pub work: Option<Work>,
+    /// The shards' work, from start to the end of the last task of each.
+    pub shards: BTreeMap<Shard, ShardWork>,
+    /// The lease of every GRANT it has sent, oldest first.
+    pub leases: Vec<LeaseId>,
+    /// Own state (T17).
+    pub state: OwnState,
+    /// Until when it is inside leader authority, in true time.
+    pub authority_until: Time,
+    /// Until when it is inside shard authority, in true time.
+    pub shard_until: Time,
+    pub unfit: bool,
+    pub draining: bool,
+    pub stopping: bool,
+    /// When it is started again after a refusal.
+    pub refused: bool,
+    /// How often it stepped without time passing.
+    spin: (Time, u32),
+}
+
+/// The leader's work.
+#[derive(Debug)]
+pub struct Work {
+    pub number: u64,
+    pub office: Office,
+    pub stopping: bool,
+}
+
+/// The work of one shard.
+#[derive(Debug)]
+pub struct ShardWork {
+    pub epoch: ShardEpoch,
+    pub stopping: bool,
+}
+
+/// One key of a node's state.
+#[derive(Debug, Default)]
+pub struct OwnState {
+    pub lease: Option<LeaseId>,
+    /// m(key) as last known.
+    pub modified: Revision,
+    pub wanted: u64,
+    pub written: u64,
+    pub in_flight: Option<u64>,
+}
+
+/// One uninterruptible step of a driver.
+pub enum Step {
+    /// Taken from the transport at that time; to be stamped.
+    Take(Item, Time),
+    /// To be handed to the engine.
+    Stamped(Item, BootTime),
+    /// Time passed, or something was asked for.
+    Input(Input),
+    /// To be carried out.
+    Effect(Effect),
+    /// Stamped; to be handed to the transport.
+    Send(CallId, Call, BootTime),
+}
+
+impl Proc {
+    pub fn new(slot: usize, config: Config, seed: u64) -> Self {
+        Self {
+            id: config.id,
+            slot,
+            engine: Engine::new(config, seed),
+            alive: true,
+            frozen_until: 0,
+            starved_until: 0,
+            steps: VecDeque::new(),
+            alarm: None,
+            watch: Watch::default(),
+            work: None,
+            shards: BTreeMap::new(),
+            leases: Vec::new(),
+            state: OwnState::default(),
+            authority_until: 0,
+            shard_until: 0,
+            unfit: false,
+            draining: false,
+            stopping: false,
+            refused: false,
+            spin: (0, 0),
+        }
+    }
+}
+
+impl World {
+    /// Gives a process something from outside and lets it work.
+    pub fn deliver(&mut self, p: ProcId, item: Item) {
+        self.procs[p].steps.push_back(Step::Take(item, self.now));
+        self.run(p);
+    }
+
+    /// Asks something of a process.
+    pub fn ask(&mut self, p: ProcId, input: Input) {
+        note!(self, "node {} is told {input:?}", self.procs[p].id);
+        self.procs[p].steps.push_back(Step::Input(input));
+        self.run(p);
+    }
+
+    pub fn on_alarm(&mut self, p: ProcId) {
+        let proc = &mut self.procs[p];
+        if !proc.alive || proc.alarm.is_none_or(|at| self.now < at) {
+            return;
+        }
+        proc.alarm = None;
+        proc.steps.push_back(Step::Input(Input::Tick));
+        self.run(p);
+    }
+
+    /// Lets a process do what it has to do, up to its next pause.
+    pub fn run(&mut self, p: ProcId) {
+        loop {
+            let proc = &mut self.procs[p];
+            if !proc.alive || self.now < proc.frozen_until.max(proc.starved_until) {
+                return;
+            }
+            let Some(step) = proc.steps.pop_front() else { break };
+            self.do_step(p, step);
+            if self.violation.is_some() {
+                return;
+            }
+            if !self.procs[p].steps.is_empty() && self.chance.ppm(self.pause_ppm()) {
+                self.pause(p);
+            }
+        }
+        self.set_alarm(p);
+    }
+
+    fn pause(&mut self, p: ProcId) {
+        let long = self.chance.log_between(MILLIS, 6 * SECONDS);
+        self.stats.pauses += 1;
+        note!(self, "node {} pauses for {:?}", self.procs[p].id, Duration::from_nanos(long));
+        self.procs[p].frozen_until = self.now + long;
+        self.at(self.now + long, Event::Run(p));
+    }
+
+    fn set_alarm(&mut self, p: ProcId) {
+        let proc = &mut self.procs[p];
+        if !proc.alive {
+            return;
+        }
+        let Some(deadline) = proc.engine.deadline() else { return };
+        let Some(at) = self.slots[proc.slot].clock.when(deadline) else { return };
+        if at <= self.now + MICROS {
+            let same = self.now < proc.spin.0 + MILLIS;
+            proc.spin = if same { (proc.spin.0, proc.spin.1 + 1) } else { (self.now, 1) };
+            if proc.spin.1 > 200 {
+                let what = format!("node {} asks to be woken at once, again and again", proc.id);
+                self.violate(Rule::Contract, what);
+                return;
+            }
+        }
+        let at = at.max(self.now);
+        if proc.alarm.is_none_or(|alarm| at < alarm) {
+            proc.alarm = Some(at);
+            self.at(at, Event::Alarm(p));
+        }
+    }
+
+    fn do_step(&mut self, p: ProcId, step: Step) {
+        let local = self.local(p);
+        match step {
+            Step::Take(item, arrived) => {
+                // R1: the stamp is read after the receive. The mutant keeps one from before it.
+                let stamp = if self.broken == Some(Broken::StampBeforeReceive) {
+                    self.slots[self.procs[p].slot].clock.at(arrived)
+                } else {
+                    local
+                };
+                self.procs[p].steps.push_front(Step::Stamped(item, stamp));
+            }
+            Step::Stamped(item, received_at) => self.on_item(p, item, received_at),
+            Step::Input(input) => self.step(p, input),
+            Step::Effect(effect) => self.carry_out(p, effect),
+            Step::Send(id, call, sent_at) => self.send(p, id, call, sent_at),
+        }
+    }
+
+    fn on_item(&mut self, p: ProcId, item: Item, received_at: BootTime) {
+        let watch = &mut self.procs[p].watch;
+        let input = match item {
+            Item::Answer { id, sent_at, outcome } => {
+                Input::Answered { id, sent_at, received_at, outcome }
+            }
+            Item::Listed { number, sent_at, revision, cluster, changes } => {
+                if watch.number != number {
+                    return;
+                }
+                watch.from = revision + 1;
+                watch.listed_at = sent_at;
+                self.open_watch(p);
+                let revision = Revision(revision);
+                Input::Listed { sent_at, received_at, revision, cluster, changes }
+            }
+            Item::Changed { number, revision, changes } => {
+                if watch.number != number {
+                    return;
+                }
+                watch.from = revision + 1;
+                let changes = Vec::clone(&changes);
+                Input::Changed { received_at, revision: Revision(revision), changes }
+            }
+            Item::Progress { number, revision } => {
+                if watch.number != number {
+                    return;
+                }
+                watch.from = watch.from.max(revision + 1);
+                Input::Progress { revision: Revision(revision) }
+            }
+            Item::WatchBroke { number } => {
+                if watch.number != number {
+                    return;
+                }
+                // Never resumed: a store that was restored from a backup may have overtaken what this node
+                // has seen, and nothing would tell.
+                self.list(p);
+                Input::WatchLost
+            }
+        };
+        self.step(p, input);
+    }
+
+    fn step(&mut self, p: ProcId, input: Input) {
+        let now = self.local(p);
+        note!(self, "node {} at {:?}: {}", self.procs[p].id, now.0, brief(&input));
+        self.mark(p as u64, u64::from(discriminant(&input)));
+        let effects = self.procs[p].engine.step(now, input);
+        self.stats.steps += 1;
+        self.mark(now.0.as_nanos() as u64, effects.len() as u64);
+        self.look_at(p, &effects);
+        for effect in effects.into_iter().rev() {
+            self.procs[p].steps.push_front(Step::Effect(effect));
+        }
+    }
+
+    fn carry_out(&mut self, p: ProcId, effect: Effect) {
+        if !matches!(effect, Effect::Send { .. }) {
+            note!(self, "node {} says {effect:?}", self.procs[p].id);
+        }
+        match effect {
+            Effect::Send { id, call } => {
+                let sent_at = self.local(p);
+                self.procs[p].steps.push_front(Step::Send(id, call, sent_at));
+            }
+            Effect::Announce { lease } => self.slots[self.procs[p].slot].announced.push(lease),
+            Effect::Relist => self.list(p),
+            Effect::Joined { lease, .. } => {
+                self.stats.joins += 1;
+                let state = &mut self.procs[p].state;
+                *state =
+                    OwnState { lease: Some(lease), wanted: state.wanted, ..OwnState::default() };
+                self.put_state(p);
+            }
+            Effect::SessionLost { .. } => {
+                self.stats.sessions_lost += 1;
+                self.procs[p].state.lease = None;
+            }
+            Effect::Refused(_) => {
+                self.stats.refusals += 1;
+                self.procs[p].refused = true;
+                let after = self.chance.between(100, 700) * MILLIS;
+                self.at(self.now + after, Event::StartAgain(p));
+            }
+            Effect::Left { clean } => self.on_left(p, clean),
+            Effect::Role(_) | Effect::TermClosed { .. } | Effect::TickChanged(_) => (),
+            Effect::StartWork { work, .. } => {
+                self.stats.works += 1;
+                let after = self.act_after();
+                self.at(self.now + after, Event::Act(p, work));
+            }
+            Effect::StopWork { work, .. } => {
+                let after = self.join_after();
+                self.at(self.now + after, Event::WorkJoined(p, work));
+            }
+            Effect::StartShard { work, shard, epoch } => {
+                self.stats.shard_starts += 1;
+                let after = self.act_after();
+                self.at(self.now + after, Event::ShardAct(p, Box::new(((work, shard), epoch))));
+            }
+            Effect::StopShard { work, shard, .. } => {
+                let after = self.join_after();
+                self.at(self.now + after, Event::ShardJoined(p, Box::new((work, shard))));
+            }
+        }
+    }
+
+    fn act_after(&mut self) -> Time {
+        self.chance.between(1, 300) * MILLIS
+    }
+
+    /// How long it takes from the cancellation until the last task has ended.
+    fn join_after(&mut self) -> Time {
+        if !self.healed && self.chance.percent(self.scenario.slow_join_percent) {
+            self.stats.slow_joins += 1;
+            self.chance.between(300, 5_000) * MILLIS
+        } else {
+            self.chance.log_between(MILLIS / 10, 30 * MILLIS)
+        }
+    }
+
+    fn on_left(&mut self, p: ProcId, clean: bool) {
+        self.stats.left += 1;
+        if clean {
+            self.stats.left_clean += 1;
+            self.check_left(p);
+        }
+        self.end_proc(p);
+    }
+
+    /// The process is gone, with all its work.
+    pub fn end_proc(&mut self, p: ProcId) {
+        let proc = &mut self.procs[p];
+        proc.alive = false;
+        proc.work = None;
+        proc.steps.clear();
+        proc.watch.close();
+        for (shard, _) in std::mem::take(&mut proc.shards) {
+            self.forget_runner(p, &shard);
+        }
+    }
+
+    /// A leader's task starts an effect, if its gate lets it: a fenced write.
+    pub fn on_act(&mut self, p: ProcId, number: u64) {
+        let proc = &self.procs[p];
+        let Some(work) = proc.work.as_ref().filter(|work| work.number == number) else { return };
+        if !proc.alive {
+            return;
+        }
+        if self.now < proc.frozen_until {
+            let until = proc.frozen_until;
+            self.at(until, Event::Act(p, number));
+            return;
+        }
+        let office = work.office;
+        if proc.engine.authority().is_some_and(|authority| self.local(p) < authority.until) {
+            self.stats.acts += 1;
+            self.send_raw(p, Ask::Fenced(office));
+        }
+        let after = self.act_after();
+        self.at(self.now + after, Event::Act(p, number));
+    }
+
+    /// A shard's task starts an effect, if its gate lets it: a shard write.
+    pub fn on_shard_act(&mut self, p: ProcId, shard: Shard, epoch: ShardEpoch) {
+        let again = Event::ShardAct(p, Box::new((shard.clone(), epoch)));
+        let proc = &self.procs[p];
+        if !proc.alive || proc.shards.get(&shard).is_none_or(|work| work.epoch != epoch) {
+            return;
+        }
+        if self.now < proc.frozen_until {
+            let until = proc.frozen_until;
+            self.at(until, again);
+            return;
+        }
+        if self.may_act_on(p, &shard)
+            && let Some(authority) = proc.engine.shard_authority()
+        {
+            self.stats.shard_acts += 1;
+            self.send_raw(p, Ask::ShardWrite(authority.lease, authority.held, shard, epoch));
+        }
+        let after = self.act_after();
+        self.at(self.now + after, again);
+    }
+
+    pub fn on_work_joined(&mut self, p: ProcId, number: u64) {
+        let proc = &mut self.procs[p];
+        if proc.alive && proc.work.as_ref().is_some_and(|work| work.number == number) {
+            if self.now < proc.frozen_until {
+                let until = proc.frozen_until;
+                self.at(until, Event::WorkJoined(p, number));
+                return;
+            }
+            proc.work = None;
+            proc.steps.push_back(Step::Input(Input::WorkEnded { work: number }));
+            self.run(p);
+        }
+    }
+
+    pub fn on_shard_joined(&mut self, p: ProcId, shard: Shard) {
+        let proc = &mut self.procs[p];
+        if proc.alive && proc.shards.contains_key(&shard) {
+            if self.now < proc.frozen_until {
+                let until = proc.frozen_until;
+                self.at(until, Event::ShardJoined(p, Box::new(shard)));
+                return;
+            }
+            proc.shards.remove(&shard);
+            let (work, number) = shard.clone();
+            proc.steps.push_back(Step::Input(Input::ShardEnded { work, shard: number }));
+            self.forget_runner(p, &shard);
+            self.run(p);
+        }
+    }
+
+    /// Writes the own state, if something is to be written and nothing is on its way.
+    pub fn put_state(&mut self, p: ProcId) {
+        let proc = &mut self.procs[p];
+        let state = &mut proc.state;
+        let Some(lease) = state.lease else { return };
+        if !proc.alive || state.in_flight.is_some() || state.written == state.wanted {
+            return;
+        }
+        state.in_flight = Some(state.wanted);
+        let ask = Ask::Put { lease, id: proc.id, seen: state.modified, value: state.wanted };
+        self.send_raw(p, ask);
+    }
+
+    /// An own put was answered, or given up.
+    pub fn on_put(&mut self, p: ProcId, lease: LeaseId, value: u64, outcome: &PutOutcome) {
+        let state = &mut self.procs[p].state;
+        if state.lease != Some(lease) || state.in_flight != Some(value) {
+            return;
+        }
+        state.in_flight = None;
+        match outcome {
+            PutOutcome::Done(revision) => {
+                state.modified = *revision;
+                state.written = value;
+            }
+            PutOutcome::Refused(found) => state.modified = *found,
+            PutOutcome::LeaseNotFound => return,
+            PutOutcome::Unknown => (),
+        }
+        let after = self.chance.between(1, 50) * MILLIS;
+        self.at(self.now + after, Event::PutState(p));
+    }
+}
+
+/// What became of an own put.
+#[derive(Clone, Debug)]
+pub enum PutOutcome {
+    Done(Revision),
+    /// m(key) as found.
+    Refused(Revision),
+    LeaseNotFound,
+    Unknown,
+}
+
+fn discriminant(input: &Input) -> u8 {
+    match input {
+        Input::Tick => 0,
+        Input::Start { .. } => 1,
+        Input::Stop => 2,
+        Input::StopNow => 3,
+        Input::Listed { .. } => 4,
+        Input::Changed { .. } => 5,
+        Input::Progress { .. } => 6,
+        Input::WatchLost => 7,
+        Input::Answered { outcome, .. } => match outcome {
+            Outcome::Done(_) => 8,
+            Outcome::Refused(_) => 9,
+            Outcome::LeaseNotFound => 10,
+            Outcome::LeaseExists => 11,
+            Outcome::Failed => 12,
+            Outcome::Unknown => 13,
+        },
+        Input::WorkEnded { .. } => 14,
+        Input::Unfit => 15,
+        Input::Fit => 16,
+        Input::Resign => 17,
+        Input::Drain(_) => 18,
+        Input::ShardEnded { .. } => 19,
+        Input::OfficeOver { .. } => 20,
+    }
+}
+
+/// An input as the trace shows it.
+fn brief(input: &Input) -> String {
+    match input {
+        Input::Listed { revision, changes, .. } => {
+            format!("listed at {revision}: {changes:?}")
+        }
+        Input::Changed { revision, changes, .. } => {
+            format!("changed at {revision}: {changes:?}")
+        }
+        Input::Answered { id, sent_at, outcome, .. } => {
+            format!("call {} sent at {:?} answered {outcome:?}", id.0, sent_at.0)
+        }
+        other => format!("{other:?}"),
+    }
+}

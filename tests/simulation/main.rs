@@ -1,0 +1,124 @@
+//! Whole clusters in virtual time: the real engine, the real transactions, the real memory store, and
+//! every fault the protocol claims to withstand. See `world` for how a run goes, `rules` for what must
+//! hold, `scenario` for the faults.
+//!
+//! `BELLWETHER_SIM_SEEDS` and `BELLWETHER_SIM_FROM` say which seeds are run; a failure prints the last
+//! lines of its trace (`BELLWETHER_SIM_LINES`) and how to run that seed alone.
+
+#![allow(unreachable_pub, reason = "everything in a test binary is out of reach")]
+
+mod breaks;
+mod chance;
+mod depot;
+mod harm;
+mod host;
+mod parent;
+mod rules;
+mod scenario;
+mod standin;
+mod stats;
+mod wire;
+mod world;
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use breaks::Break;
+use scenario::Scenario;
+use stats::Stats;
+use world::{Report, Trace, run};
+
+/// A number from the environment.
+fn env(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+        Err(_) => default,
+    }
+}
+
+/// Runs seeds on all cores until one breaks a rule; the sum of what happened, or the first to break.
+fn search(
+    seeds: std::ops::Range<u64>,
+    broken: Option<Break>,
+    scenario: impl Fn(u64) -> Scenario + Sync,
+) -> Result<Stats, (u64, Report)> {
+    let next = AtomicU64::new(seeds.start);
+    let stop = AtomicBool::new(false);
+    let sum = Mutex::new(Stats::default());
+    let found: Mutex<Option<(u64, Report)>> = Mutex::new(None);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let mut own = Stats::default();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seeds.end <= seed || stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let report = run(scenario(seed), broken, Trace::Hash);
+                    own.add(&report.stats);
+                    if report.violation.is_some() {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut found = found.lock().expect("nobody panics");
+                        if found.as_ref().is_none_or(|(other, _)| seed < *other) {
+                            *found = Some((seed, report));
+                        }
+                    }
+                }
+                sum.lock().expect("nobody panics").add(&own);
+            });
+        }
+    });
+    match found.into_inner().expect("nobody panics") {
+        Some(found) => Err(found),
+        None => Ok(sum.into_inner().expect("nobody panics")),
+    }
+}
+
+/// What went wrong, told so that a person can go on from it.
+fn tell(seed: u64, scenario: Scenario, broken: Option<Break>) -> String {
+    let lines = env("BELLWETHER_SIM_LINES", 200) as usize;
+    let nodes = scenario.nodes.len();
+    let report = run(scenario, broken, Trace::Lines);
+    let from = report.trace.len().saturating_sub(lines);
+    let violation = report.violation.expect("the same seed breaks the same rule");
+    format!(
+        "{}\nseed {seed}, {nodes} nodes: {:?} is broken at {:.6} s: {}\nreplay: \
+         BELLWETHER_SIM_FROM={seed} BELLWETHER_SIM_SEEDS=1 cargo test --features mutants --test \
+         simulation seeds",
+        report.trace[from..].join("\n"),
+        violation.rule,
+        violation.at as f64 / 1e9,
+        violation.what,
+    )
+}
+
+#[test]
+fn the_invariants_hold_over_all_seeds() {
+    let from = env("BELLWETHER_SIM_FROM", 0);
+    let count = env("BELLWETHER_SIM_SEEDS", 20_000);
+    let begun = bellwether::clock::boot_now();
+    match search(from..from + count, None, Scenario::of) {
+        Err((seed, _)) => panic!("{}", tell(seed, Scenario::of(seed), None)),
+        Ok(stats) => {
+            println!("{count} seeds in {:?}", bellwether::clock::boot_now().since(begun));
+            stats.print();
+        }
+    }
+}
+
+#[test]
+fn a_quiet_cluster_settles_and_stays_settled() {
+    for (seed, nodes) in [(1, 1), (2, 2), (3, 3), (4, 7)] {
+        let report = run(Scenario::quiet(seed, nodes), None, Trace::Hash);
+        if report.violation.is_some() {
+            panic!("{}", tell(seed, Scenario::quiet(seed, nodes), None));
+        }
+        assert_eq!(report.stats.terms, 1);
+        assert_eq!(report.stats.sessions_lost, 0);
+        report.stats.print();
+    }
+}

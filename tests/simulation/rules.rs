@@ -1,0 +1,422 @@
+//! The invariants I1 to I7 of the protocol, checked at every step and at every commit, by true time.
+//!
+//! They look at what the engines say (authority, shards), at what their work does, and at what the store
+//! commits; never at how an engine came to it.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use bellwether::{
+    engine::{
+        Call, Effect, Held, LeaseId, NodeId, PlanTable, Revision, ShardEpoch, Term, WorkType,
+    },
+    store::values,
+};
+
+use crate::{
+    chance::Time,
+    host::{ProcId, Shard, ShardWork, Work},
+    wire::Ask,
+    world::World,
+};
+
+/// What was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// At any instant at most one node is inside leader authority.
+    I1,
+    /// The record's term never falls; a write of a term commits only while its office stands.
+    I2,
+    /// At any instant at most one node acts on a shard.
+    I3,
+    /// Epochs never fall within one history of the store.
+    I4,
+    /// Own state never goes back to an older value.
+    I5,
+    /// `ended` is true only while nobody acts.
+    I6,
+    /// After faults stop: one leader, and every shard owned, within bounds.
+    I7,
+    /// What the engine promises to its driver.
+    Contract,
+    /// It panicked.
+    Panic,
+}
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: Rule,
+    pub at: Time,
+    pub what: String,
+}
+
+/// An office as the store's history has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    pub term: Term,
+    pub lease: LeaseId,
+    /// m(cand) as its TAKE wrote it.
+    pub revision: Revision,
+}
+
+/// What has been committed in one history of the store: goes back with it when a backup is restored.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    seat: Option<Seat>,
+    last_term: Term,
+    ended: bool,
+    fenced: Term,
+    planned: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
+    claimed: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
+    written: BTreeMap<Shard, ShardEpoch>,
+    state: BTreeMap<NodeId, u64>,
+}
+
+impl History {
+    /// A key was changed from outside.
+    pub fn meddled(&mut self) {
+        self.ended = false;
+    }
+}
+
+/// What a commit is judged by, as it was before.
+pub struct Before {
+    held: Option<Held>,
+    stands: bool,
+}
+
+impl World {
+    pub fn violate(&mut self, rule: Rule, what: String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation { rule, at: self.now, what });
+        }
+    }
+
+    /// After each step of an engine.
+    pub fn look_at(&mut self, p: ProcId, effects: &[Effect]) {
+        for effect in effects {
+            self.check_contract(p, effect);
+        }
+        let clock = &self.slots[self.procs[p].slot].clock;
+        let when = |until| clock.when(until).unwrap_or(Time::MAX);
+        let proc = &mut self.procs[p];
+        let authority = proc.engine.authority().map_or(0, |authority| when(authority.until));
+        let shards = proc.engine.shard_authority().map_or(0, |authority| when(authority.until));
+        let gains_office = self.now < authority && proc.authority_until < authority;
+        let starts = effects.iter().any(|effect| matches!(effect, Effect::StartShard { .. }));
+        let gains_shards = self.now < shards && (starts || proc.shard_until < shards);
+        proc.authority_until = authority;
+        proc.shard_until = shards;
+        if gains_office {
+            self.check_single_leader(p);
+        }
+        if gains_shards {
+            self.check_single_owners(p);
+        }
+    }
+
+    fn check_contract(&mut self, p: ProcId, effect: &Effect) {
+        let id = self.procs[p].id;
+        let proc = &mut self.procs[p];
+        match effect {
+            Effect::StartWork { work, office } => {
+                if let Some(old) = &proc.work {
+                    let what =
+                        format!("node {id} starts work {work}, and {} has not ended", old.number);
+                    return self.violate(Rule::Contract, what);
+                }
+                proc.work = Some(Work { number: *work, office: *office, stopping: false });
+            }
+            Effect::StopWork { work, .. } => match &mut proc.work {
+                Some(old) if old.number == *work && !old.stopping => old.stopping = true,
+                _ => {
+                    self.violate(Rule::Contract, format!("node {id} stops work {work}, unstarted"))
+                }
+            },
+            Effect::StartShard { work, shard, epoch } => {
+                let shard = (work.clone(), *shard);
+                match proc.shards.entry(shard.clone()) {
+                    Entry::Occupied(_) => {
+                        let what = format!("node {id} starts {shard:?}, which has not ended");
+                        self.violate(Rule::Contract, what);
+                    }
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(ShardWork { epoch: *epoch, stopping: false });
+                        self.runners.entry(shard).or_default().push(p);
+                    }
+                }
+            }
+            Effect::StopShard { work, shard, .. } => {
+                match proc.shards.get_mut(&(work.clone(), *shard)) {
+                    Some(task) if !task.stopping => task.stopping = true,
+                    _ => {
+                        let what = format!("node {id} stops shard {work}/{shard}, unstarted");
+                        self.violate(Rule::Contract, what);
+                    }
+                }
+            }
+            _ => (),
+        }
+    }
+
+    /// I1, when `p` has got or prolonged authority.
+    fn check_single_leader(&mut self, p: ProcId) {
+        for q in 0..self.procs.len() {
+            if q != p && self.procs[q].alive && self.now < self.procs[q].authority_until {
+                let what = format!(
+                    "nodes {} and {} are both inside leader authority, for {} and {} ns more",
+                    self.procs[p].id,
+                    self.procs[q].id,
+                    self.procs[p].authority_until - self.now,
+                    self.procs[q].authority_until - self.now,
+                );
+                self.violate(Rule::I1, what);
+            }
+        }
+        if self.depot.history.ended {
+            let what = format!("node {} gets authority, and the record is ended", self.procs[p].id);
+            self.violate(Rule::I6, what);
+        }
+    }
+
+    /// I3, when `p` has got or prolonged shard authority, or starts on a shard.
+    fn check_single_owners(&mut self, p: ProcId) {
+        let running: Vec<Shard> = self.procs[p].shards.keys().cloned().collect();
+        for shard in running {
+            let Some(runners) = self.runners.get(&shard) else { continue };
+            if runners.len() < 2 || !self.may_act_on(p, &shard) {
+                continue;
+            }
+            for q in runners.clone() {
+                if q != p && self.may_act_on(q, &shard) {
+                    let (p, q) = (self.procs[p].id, self.procs[q].id);
+                    self.violate(Rule::I3, format!("nodes {p} and {q} both act on {shard:?}"));
+                }
+            }
+        }
+    }
+
+    /// Whether the gate of a running task of that shard is open now.
+    pub fn may_act_on(&self, p: ProcId, shard: &Shard) -> bool {
+        let proc = &self.procs[p];
+        proc.alive
+            && self.now < proc.shard_until
+            && proc.shards.contains_key(shard)
+            && proc.engine.shards().contains_key(shard)
+    }
+
+    pub fn forget_runner(&mut self, p: ProcId, shard: &Shard) {
+        if let Some(runners) = self.runners.get_mut(shard) {
+            runners.retain(|q| *q != p);
+        }
+    }
+
+    /// A node said that it has left, cleanly.
+    pub fn check_left(&mut self, p: ProcId) {
+        if 0 < self.depot.replaced {
+            return;
+        }
+        let proc = &self.procs[p];
+        if proc.work.is_some() || !proc.shards.is_empty() {
+            let what = format!("node {} left cleanly with work running", proc.id);
+            return self.violate(Rule::Contract, what);
+        }
+        let left = self
+            .depot
+            .all()
+            .into_iter()
+            .find(|kv| kv.lease.is_some_and(|lease| self.procs[p].leases.contains(&lease)));
+        if let Some(kv) = left {
+            let id = self.procs[p].id;
+            self.violate(Rule::Contract, format!("node {id} left cleanly, and {kv:?} is there"));
+        }
+    }
+
+    pub fn before_commit(&mut self, call: &Call) -> Before {
+        let lease = match call {
+            Call::Stop { lease, .. } | Call::End { lease, .. } | Call::WriteHeld { lease, .. } => {
+                Some(*lease)
+            }
+            _ => None,
+        };
+        let office = match call {
+            Call::Beat { office, record } | Call::Resign { office, record } => {
+                record.lease.map(|lease| (lease, *office))
+            }
+            Call::Stop { lease, office: Some((office, _)), .. } => Some((*lease, *office)),
+            Call::InitPlan { office, .. }
+            | Call::Plan { office, .. }
+            | Call::DeleteHeld { office, .. }
+            | Call::SwitchTick { office, .. } => Some(*office),
+            _ => None,
+        };
+        Before {
+            held: lease.and_then(|lease| {
+                let kv = self.depot.get(&self.depot.keys.held(lease))?;
+                values::decode_held(&kv.value)
+            }),
+            stands: office.is_none_or(|(lease, revision)| self.stands(lease, revision)),
+        }
+    }
+
+    /// Whether that office is the last one taken in this history, and its candidate key untouched.
+    fn stands(&self, lease: LeaseId, revision: Revision) -> bool {
+        self.depot.history.seat.is_some_and(|seat| seat.lease == lease && seat.revision == revision)
+            && self
+                .depot
+                .get(&self.depot.keys.candidate(lease))
+                .is_some_and(|kv| kv.modified == revision)
+    }
+
+    pub fn on_commit(&mut self, call: &Call, revision: Revision, before: Before) {
+        if !before.stands {
+            let what = format!("{call:?} commits at {revision}, and its office does not stand");
+            self.violate(Rule::I2, what);
+        }
+        let history = &mut self.depot.history;
+        match call {
+            Call::Take(take) => {
+                let lease = take.record.lease.expect("a TAKE names its lease");
+                if take.term < history.last_term {
+                    let what = format!("term {} comes after {}", take.term, history.last_term);
+                    self.violate(Rule::I2, what);
+                    return;
+                }
+                if history.last_term < take.term {
+                    self.stats.terms += 1;
+                }
+                history.last_term = take.term;
+                history.ended = false;
+                history.seat = Some(Seat { term: take.term, lease, revision });
+            }
+            Call::Beat { .. } => history.ended = false,
+            Call::Seed { ended } => history.ended = *ended,
+            Call::Resign { record, .. } => self.on_ended(record.term),
+            Call::Stop { lease, office, .. } => {
+                if let Some((_, record)) = office {
+                    self.on_ended(record.term);
+                }
+                self.check_released(*lease, before.held, &Held::default());
+            }
+            Call::End { lease, record, .. } => {
+                if let Some((_, record)) = record {
+                    self.on_ended(record.term);
+                }
+                self.check_released(*lease, before.held, &Held::default());
+            }
+            Call::WriteHeld { lease, content, .. } => {
+                self.check_claims(*lease, before.held.as_ref(), content);
+                self.check_released(*lease, before.held, content);
+            }
+            Call::Plan { work, table, .. } => self.check_plan(work, table),
+            _ => (),
+        }
+    }
+
+    /// I6, when the record is marked ended.
+    fn on_ended(&mut self, term: Term) {
+        self.depot.history.ended = true;
+        self.depot.history.seat = None;
+        self.stats.ended += 1;
+        for q in 0..self.procs.len() {
+            let proc = &self.procs[q];
+            if !proc.alive {
+                continue;
+            }
+            if self.now < proc.authority_until {
+                let what = format!("term {term} is ended, and node {} is in authority", proc.id);
+                return self.violate(Rule::I6, what);
+            }
+            if proc.work.as_ref().is_some_and(|work| work.office.term == term) {
+                let what = format!("term {term} is ended, and work of node {} runs", proc.id);
+                return self.violate(Rule::I6, what);
+            }
+        }
+    }
+
+    /// I3: a shard leaves a held key only after the last task of it has ended.
+    fn check_released(&mut self, lease: LeaseId, before: Option<Held>, content: &Held) {
+        let Some(before) = before else { return };
+        let Some(&p) = self.owners.get(&lease) else { return };
+        if !self.procs[p].alive {
+            return;
+        }
+        for shard in before.shards.keys().filter(|shard| !content.shards.contains_key(shard)) {
+            self.stats.releases += 1;
+            if self.procs[p].shards.contains_key(shard) {
+                let id = self.procs[p].id;
+                let what = format!("node {id} lets go of {shard:?}, and tasks of it run");
+                return self.violate(Rule::I3, what);
+            }
+        }
+    }
+
+    /// I4, for claims.
+    fn check_claims(&mut self, lease: LeaseId, before: Option<&Held>, content: &Held) {
+        for (shard, epoch) in &content.shards {
+            if before.is_some_and(|before| before.shards.get(shard) == Some(epoch)) {
+                continue;
+            }
+            self.stats.claims += 1;
+            let last = self.depot.history.claimed.insert(shard.clone(), (*epoch, lease));
+            if falls(last, (*epoch, lease)) {
+                let what = format!("{lease} claims {shard:?} at {epoch}, after {last:?}");
+                return self.violate(Rule::I4, what);
+            }
+        }
+    }
+
+    /// I4, for plans.
+    fn check_plan(&mut self, work: &WorkType, table: &PlanTable) {
+        for (number, assignment) in table.shards.iter().enumerate() {
+            let Some(owner) = assignment.owner else { continue };
+            let shard = (work.clone(), bellwether::engine::ShardId(number as u32));
+            let next = (assignment.epoch, owner);
+            let last = self.depot.history.planned.insert(shard.clone(), next);
+            if last.is_some_and(|last| last.1 != owner) {
+                self.stats.moves += 1;
+            }
+            if falls(last, next) {
+                let what = format!("the plan gives {shard:?} to {next:?}, after {last:?}");
+                return self.violate(Rule::I4, what);
+            }
+        }
+    }
+
+    pub fn on_raw_commit(&mut self, ask: &Ask, revision: Revision) {
+        match ask {
+            Ask::Fenced(office) => {
+                self.stats.fenced += 1;
+                let stands = self.stands(office.lease, office.revision);
+                let history = &mut self.depot.history;
+                let falls = office.term < history.fenced;
+                history.fenced = history.fenced.max(office.term);
+                if !stands || falls {
+                    let what = format!("a write of {office:?} commits at {revision}");
+                    self.violate(Rule::I2, what);
+                }
+            }
+            Ask::ShardWrite(_, _, shard, epoch) => {
+                self.stats.shard_writes += 1;
+                let last = self.depot.history.written.insert(shard.clone(), *epoch);
+                if last.is_some_and(|last| *epoch < last) {
+                    let what = format!("{shard:?} is written at {epoch:?}, after {last:?}");
+                    self.violate(Rule::I4, what);
+                }
+            }
+            Ask::Put { id, value, .. } => {
+                self.stats.puts += 1;
+                let last = self.depot.history.state.insert(*id, *value);
+                if last.is_some_and(|last| *value < last) {
+                    let what = format!("state of node {id} becomes {value}, after {last:?}");
+                    self.violate(Rule::I5, what);
+                }
+            }
+            Ask::Call(_) => unreachable!("judged elsewhere"),
+        }
+    }
+}
+
+fn falls(last: Option<(ShardEpoch, LeaseId)>, next: (ShardEpoch, LeaseId)) -> bool {
+    last.is_some_and(|last| next.0 < last.0 || next.0 == last.0 && next.1 != last.1)
+}

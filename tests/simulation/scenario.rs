@@ -1,0 +1,239 @@
+//! What one run is about: how many nodes, which faults, how often. Drawn from the seed.
+//!
+//! Each run enables only some kinds of faults, with weights of its own (swarm testing, Groce et al.):
+//! a run in which everything happens at once rarely gets far enough for anything to go wrong.
+
+use std::time::Duration;
+
+use bellwether::engine::{Failover, WorkType};
+
+use crate::chance::{Chance, MILLIS, SECONDS, Time};
+
+/// A kind of fault that is injected at a moment, not at a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// A process does nothing for a while; its clock goes on.
+    Freeze,
+    /// Only the driver of a process does nothing; its work goes on.
+    Starve,
+    /// No request of a node arrives.
+    CutUp,
+    /// No answer and no event arrives at a node.
+    CutDown,
+    /// Neither.
+    CutBoth,
+    /// A process dies.
+    Kill,
+    /// A node is told to leave.
+    Stop,
+    /// The leader is told to resign.
+    Resign,
+    /// A node is told that it wants no work, and later that it wants some.
+    Drain,
+    /// A node's work cannot go on, and later it can.
+    Wedge,
+    /// A node's clock gets another rate.
+    Drift,
+    /// One node's watch delivers nothing for a while.
+    WatchStall,
+    /// One node's watch breaks.
+    WatchBreak,
+    /// The store does nothing for a while; what was sent is carried out later.
+    StoreStall,
+    /// The store changes its leader: what is on the wire is lost, leases start anew, and the deposed
+    /// leader goes on answering keepalives.
+    Failover,
+    /// Somebody revokes a lease.
+    Revoke,
+    /// Somebody deletes a key.
+    Delete,
+    /// Somebody overwrites a key.
+    Overwrite,
+    /// The store forgets old revisions.
+    Compact,
+    /// The store is started with nothing in it.
+    Wipe,
+    /// The store is started from a backup.
+    Restore,
+    /// A Go node joins.
+    GoJoin,
+    /// A Go node dies.
+    GoLeave,
+    /// A second process is started under an id that lives.
+    Duplicate,
+    /// The resign request key is written.
+    ResignRequest,
+    /// A drain request key is written, and later deleted.
+    DrainRequest,
+}
+
+impl Fault {
+    pub const ALL: [Self; 26] = [
+        Self::Freeze,
+        Self::Starve,
+        Self::CutUp,
+        Self::CutDown,
+        Self::CutBoth,
+        Self::Kill,
+        Self::Stop,
+        Self::Resign,
+        Self::Drain,
+        Self::Wedge,
+        Self::Drift,
+        Self::WatchStall,
+        Self::WatchBreak,
+        Self::StoreStall,
+        Self::Failover,
+        Self::Revoke,
+        Self::Delete,
+        Self::Overwrite,
+        Self::Compact,
+        Self::Wipe,
+        Self::Restore,
+        Self::GoJoin,
+        Self::GoLeave,
+        Self::Duplicate,
+        Self::ResignRequest,
+        Self::DrainRequest,
+    ];
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Where all draws of the run come from.
+    pub seed: u64,
+    /// D and H of each node.
+    pub nodes: Vec<Failover>,
+    /// Of the leases, in seconds.
+    pub ttl: u64,
+    /// Work types with their numbers of shards.
+    pub works: Vec<(WorkType, u32)>,
+    /// Whether a cluster of that name had ended cleanly before: then nobody waits at first.
+    pub used_before: bool,
+    /// For how long faults are injected.
+    pub faults_for: Time,
+    /// How long it is between two faults, on average.
+    pub fault_every: Time,
+    /// How often each kind comes, against the others.
+    pub weights: [u32; Fault::ALL.len()],
+    /// Of a million requests, so many never arrive.
+    pub lose_request_ppm: u32,
+    /// Of a million answers, so many never arrive.
+    pub lose_answer_ppm: u32,
+    /// Of a million requests, so many arrive long after.
+    pub late_ppm: u32,
+    /// Of a million messages, so many take long.
+    pub slow_ppm: u32,
+    /// Of a million steps of a process, so many are followed by a pause.
+    pub pause_ppm: u32,
+    /// The longest a message takes ordinarily.
+    pub latency: Time,
+    /// The longest an event takes beyond that.
+    pub lag: Time,
+    /// Of each clock, at most.
+    pub drift_ppm: u64,
+    /// How long a call is waited for.
+    pub call_timeout: Duration,
+    /// Of a hundred processes, so many have a parent that ends their incarnation.
+    pub supervised_percent: u32,
+    /// Of a hundred endings of work, so many take seconds.
+    pub slow_join_percent: u32,
+}
+
+impl Scenario {
+    /// The run of that seed.
+    pub fn of(seed: u64) -> Self {
+        let chance = &mut Chance::new(seed ^ 0x05ce_2a41_0000_0000);
+        let nodes = match chance.below(1_000) {
+            0..700 => 3,
+            700..780 => 2,
+            780..990 => chance.between(4, 6),
+            990..999 => chance.between(7, 15),
+            _ => chance.between(16, 50),
+        };
+        Self::with_nodes(seed, nodes as usize, chance)
+    }
+
+    /// A run of that seed with so many nodes.
+    pub fn with_nodes(seed: u64, nodes: usize, chance: &mut Chance) -> Self {
+        let profiles = [Failover::FAST, Failover::DEFAULT, Failover::STABLE];
+        let same = chance.pick(&profiles).copied().unwrap_or_default();
+        let mixed = chance.percent(30);
+        let works = if chance.percent(25) { 2 } else { 1 };
+        let mut weights = [0; Fault::ALL.len()];
+        for fault in Fault::ALL {
+            let percent = match fault {
+                Fault::Wipe | Fault::Restore => 12,
+                Fault::GoJoin | Fault::GoLeave => 20,
+                _ => 35,
+            };
+            if chance.percent(percent) {
+                weights[fault.index()] = chance.between(1, 10) as u32;
+            }
+        }
+        let drift_ppm = [0, 1_000, 100_000, 100_000][chance.below(4) as usize];
+        Self {
+            seed,
+            nodes: (0..nodes)
+                .map(|_| if mixed { *chance.pick(&profiles).unwrap_or(&same) } else { same })
+                .collect(),
+            ttl: chance.between(2, 5),
+            works: (0..works)
+                .map(|n| {
+                    let shards = if chance.percent(90) { 4 } else { 24 };
+                    (WorkType::new(["checks", "sites"][n]), chance.between(1, shards) as u32)
+                })
+                .collect(),
+            used_before: chance.percent(80),
+            faults_for: chance.between(4, 12) * SECONDS,
+            fault_every: chance.log_between(60 * MILLIS, 1_500 * MILLIS),
+            weights,
+            lose_request_ppm: some(chance, 40, 100, 50_000),
+            lose_answer_ppm: some(chance, 50, 100, 100_000),
+            late_ppm: some(chance, 40, 100, 30_000),
+            slow_ppm: some(chance, 40, 100, 50_000),
+            pause_ppm: some(chance, 40, 50, 5_000),
+            latency: chance.log_between(MILLIS, 20 * MILLIS),
+            lag: chance.log_between(MILLIS, 60 * MILLIS),
+            drift_ppm,
+            call_timeout: Duration::from_millis(chance.between(200, 1_500)),
+            supervised_percent: [0, 50, 100][chance.below(3) as usize],
+            slow_join_percent: some(chance, 30, 1, 30),
+        }
+    }
+
+    /// No faults at all.
+    pub fn quiet(seed: u64, nodes: usize) -> Self {
+        Self {
+            weights: [0; Fault::ALL.len()],
+            lose_request_ppm: 0,
+            lose_answer_ppm: 0,
+            late_ppm: 0,
+            slow_ppm: 0,
+            pause_ppm: 0,
+            slow_join_percent: 0,
+            latency: 2 * MILLIS,
+            lag: MILLIS,
+            ..Self::with_nodes(seed, nodes, &mut Chance::new(seed))
+        }
+    }
+
+    /// Only these faults, with these weights.
+    pub fn only(mut self, weights: &[(Fault, u32)]) -> Self {
+        self.weights = [0; Fault::ALL.len()];
+        for (fault, weight) in weights {
+            self.weights[fault.index()] = *weight;
+        }
+        self
+    }
+}
+
+/// Nothing, or with so many percent something between `low` and `high`.
+fn some(chance: &mut Chance, percent: u32, low: u64, high: u64) -> u32 {
+    if chance.percent(percent) { chance.log_between(low, high) as u32 } else { 0 }
+}

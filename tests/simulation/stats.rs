@@ -1,0 +1,81 @@
+//! What happened in a run: a simulation in which nothing goes on proves nothing.
+
+use std::collections::BTreeMap;
+
+use crate::scenario::Fault;
+
+/// Counts by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(pub BTreeMap<&'static str, u64>);
+
+impl Counts {
+    pub fn count(&mut self, name: &'static str) {
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    pub fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (name, count) in &other.0 {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+}
+
+macro_rules! stats {
+    ($($field:ident),* $(,)?) => {
+        /// Counts of everything.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $(pub $field: u64,)*
+            pub committed: Counts,
+            pub refused: Counts,
+            pub lost_answers: Counts,
+            pub late_commits: Counts,
+            pub faults: Vec<u64>,
+        }
+
+        impl Stats {
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+                self.committed.add(&other.committed);
+                self.refused.add(&other.refused);
+                self.lost_answers.add(&other.lost_answers);
+                self.late_commits.add(&other.late_commits);
+                self.faults.resize(Fault::ALL.len(), 0);
+                for (sum, count) in self.faults.iter_mut().zip(&other.faults) {
+                    *sum += count;
+                }
+            }
+
+            pub fn print(&self) {
+                $(println!("  {:<20} {}", stringify!($field), self.$field);)*
+                println!("  committed            {:?}", self.committed.0);
+                println!("  refused              {:?}", self.refused.0);
+                println!("  answers lost         {:?}", self.lost_answers.0);
+                println!("  committed too late   {:?}", self.late_commits.0);
+                for (fault, count) in Fault::ALL.iter().zip(&self.faults) {
+                    println!("  fault {:<14} {count}", format!("{fault:?}"));
+                }
+            }
+        }
+    };
+}
+
+stats! {
+    runs, true_seconds, events, steps, settled_ms,
+    lives, joins, sessions_lost, refusals, left, left_clean,
+    terms, ended, works, acts, fenced, refused_raw, puts,
+    shard_starts, shard_acts, shard_writes, claims, releases, moves,
+    pauses, slow_joins, slow_messages, lost_requests, late_requests, cut_requests,
+    stale_renewals, lists, compacted_watches, late_watches, ends_by_parents,
+}
+
+impl Stats {
+    pub fn fault(&mut self, fault: Fault) {
+        self.faults.resize(Fault::ALL.len(), 0);
+        self.faults[fault.index()] += 1;
+    }
+}

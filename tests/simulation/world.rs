@@ -1,0 +1,607 @@
+//! One run: a cluster, its store, its network, its troubles, one event after another.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    time::{Duration, SystemTime},
+};
+
+use bellwether::{
+    engine::{BootTime, Config, Dead, Input, LeaseId, NodeId, ShardEpoch, TickPolicy, WorkOffer},
+    store::protocol::Request,
+};
+
+use crate::{
+    breaks::{Break, Broken},
+    chance::{Chance, Clock, MILLIS, SECONDS, Time, mix},
+    depot::Depot,
+    harm::GoNode,
+    host::{Proc, ProcId, Shard},
+    parent::Parent,
+    rules::{Rule, Violation},
+    scenario::Scenario,
+    stats::Stats,
+    wire::{Answered, InFlight, Item},
+};
+
+/// No run has more events than this, but one that goes round in circles.
+const MOST_EVENTS: u64 = 200_000;
+
+/// Writes a line of the trace, if there is one.
+macro_rules! note {
+    ($world:expr, $($what:tt)*) => {
+        if $world.trace.is_some() {
+            let line = format!($($what)*);
+            $world.write_down(line);
+        }
+    };
+}
+pub(crate) use note;
+
+/// What happens at a moment.
+#[derive(Debug)]
+pub enum Event {
+    Alarm(ProcId),
+    Run(ProcId),
+    Arrive(Box<InFlight>),
+    Answer(Box<Answered>),
+    Item(ProcId, Box<Item>),
+    WatchArrive(ProcId),
+    WatchOpen(ProcId, u64),
+    SendList(ProcId, u64),
+    ListArrive(ProcId, u64, BootTime),
+    Progress,
+    Act(ProcId, u64),
+    ShardAct(ProcId, Box<(Shard, ShardEpoch)>),
+    WorkJoined(ProcId, u64),
+    ShardJoined(ProcId, Box<Shard>),
+    PutState(ProcId),
+    NewState(usize),
+    StartAgain(ProcId),
+    StopNow(ProcId),
+    Fit(ProcId),
+    Undrain(ProcId),
+    DeleteKey(Vec<u8>),
+    Begin(usize, Proof),
+    Parent(usize),
+    Leases,
+    Store,
+    Go(usize),
+    Snapshot,
+    Trouble,
+    Heal,
+    Judge,
+}
+
+/// What a new life knows of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing, or its parent has ended it.
+    None,
+    /// It holds the lock of the same pod.
+    Lock,
+}
+
+/// Where one node's processes run: machine, links, parent.
+pub struct Slot {
+    pub clock: Clock,
+    pub up_cut_until: Time,
+    pub down_cut_until: Time,
+    /// Until when its renewals are answered by a deposed leader of the store.
+    pub stale_until: Time,
+    /// The process that runs now.
+    pub proc: Option<ProcId>,
+    /// Leases that the parent of the present process was told.
+    pub announced: Vec<LeaseId>,
+    pub parent: Parent,
+    /// Counts the values of its own state.
+    pub state: u64,
+}
+
+struct Entry {
+    at: Time,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// A whole cluster.
+pub struct World {
+    pub now: Time,
+    pub scenario: Scenario,
+    pub chance: Chance,
+    pub depot: Depot,
+    pub slots: Vec<Slot>,
+    pub procs: Vec<Proc>,
+    pub go: Vec<GoNode>,
+    /// Which process drew a lease.
+    pub owners: BTreeMap<LeaseId, ProcId>,
+    /// Which processes run tasks of a shard.
+    pub runners: BTreeMap<Shard, Vec<ProcId>>,
+    pub stats: Stats,
+    pub violation: Option<Violation>,
+    pub trace: Option<Vec<String>>,
+    pub healed: bool,
+    pub broken: Option<Broken>,
+    engine_break: Option<Break>,
+    queue: BinaryHeap<Reverse<Entry>>,
+    entries: u64,
+    hash: u64,
+    /// Since when all has been as it should be.
+    settled_since: Option<Time>,
+    led_since: Option<Time>,
+    done: bool,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub hash: u64,
+    pub stats: Stats,
+    pub violation: Option<Violation>,
+    pub trace: Vec<String>,
+}
+
+/// Whether the lines of the trace are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    Hash,
+    Lines,
+}
+
+/// Runs one scenario.
+pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
+    let mut world = World::new(scenario, broken, trace);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play()));
+    if let Err(panic) = outcome {
+        let what = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_default();
+        world.violation = Some(Violation { rule: Rule::Panic, at: world.now, what });
+    }
+    Report {
+        hash: world.hash,
+        stats: world.stats,
+        violation: world.violation,
+        trace: world.trace.unwrap_or_default(),
+    }
+}
+
+impl World {
+    pub fn new(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Self {
+        let mut chance = Chance::new(scenario.seed);
+        let depot = Depot::new(chance.bits());
+        let slots = (0..scenario.nodes.len())
+            .map(|_| {
+                let error = drift(&mut chance, scenario.drift_ppm);
+                Slot {
+                    clock: Clock::new(chance.below(1_000_000) * SECONDS, error),
+                    up_cut_until: 0,
+                    down_cut_until: 0,
+                    stale_until: 0,
+                    proc: None,
+                    announced: Vec::new(),
+                    parent: Parent::default(),
+                    state: 0,
+                }
+            })
+            .collect();
+        let (broken, engine_break) = match broken {
+            Some(Break::Harness(broken)) => (Some(broken), None),
+            other => (None, other),
+        };
+        Self {
+            now: 0,
+            scenario,
+            chance,
+            depot,
+            slots,
+            procs: Vec::new(),
+            go: Vec::new(),
+            owners: BTreeMap::new(),
+            runners: BTreeMap::new(),
+            stats: Stats::default(),
+            violation: None,
+            trace: (trace == Trace::Lines).then(Vec::new),
+            healed: false,
+            broken,
+            engine_break,
+            queue: BinaryHeap::new(),
+            entries: 0,
+            hash: 0,
+            settled_since: None,
+            led_since: None,
+            done: false,
+        }
+    }
+
+    pub fn at(&mut self, at: Time, event: Event) {
+        self.entries += 1;
+        self.queue.push(Reverse(Entry { at: at.max(self.now), number: self.entries, event }));
+    }
+
+    /// A node's clock now.
+    pub fn local(&self, p: ProcId) -> BootTime {
+        self.slots[self.procs[p].slot].clock.at(self.now)
+    }
+
+    /// Goes into the hash of the trace.
+    pub fn mark(&mut self, a: u64, b: u64) {
+        self.hash = mix(self.hash ^ a.wrapping_mul(31).wrapping_add(b) ^ self.now);
+    }
+
+    pub fn mark_request(&mut self, request: &Request) {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut eat = |bytes: &[u8]| {
+            for byte in bytes {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        };
+        if let Request::Txn(txn) = request {
+            for compare in &txn.compares {
+                eat(&compare.range.from);
+                eat(&compare.revision.0.to_le_bytes());
+            }
+            for op in &txn.then {
+                if let bellwether::store::Op::Put { key, value, .. } = op {
+                    eat(key);
+                    eat(value);
+                }
+            }
+        }
+        self.mark(hash, 1);
+    }
+
+    pub fn write_down(&mut self, mut line: String) {
+        for name in ["LeaseId", "Revision", "WorkType", "ShardId", "ShardEpoch", "NodeId", "Term"] {
+            line = line.replace(&format!("{name}("), "(");
+        }
+        let at = Duration::from_nanos(self.now);
+        if let Some(lines) = &mut self.trace {
+            lines.push(format!("{:>12.6} {line}", at.as_secs_f64()));
+        }
+    }
+
+    // Faults of messages and pauses end when the cluster is healed.
+    pub fn pause_ppm(&self) -> u32 {
+        if self.healed { 0 } else { self.scenario.pause_ppm }
+    }
+    pub fn lose_request_ppm(&self) -> u32 {
+        if self.healed { 0 } else { self.scenario.lose_request_ppm }
+    }
+    pub fn lose_answer_ppm(&self) -> u32 {
+        if self.healed { 0 } else { self.scenario.lose_answer_ppm }
+    }
+    pub fn late_ppm(&self) -> u32 {
+        if self.healed { 0 } else { self.scenario.late_ppm }
+    }
+    pub fn slow_ppm(&self) -> u32 {
+        if self.healed { 0 } else { self.scenario.slow_ppm }
+    }
+
+    /// Runs until it has settled after all faults, or something is wrong.
+    pub fn play(&mut self) {
+        self.set_up();
+        while let Some(Reverse(entry)) = self.queue.pop() {
+            self.now = entry.at;
+            self.handle(entry.event);
+            if MOST_EVENTS < self.entries {
+                let what = format!("{} events, and no end", self.entries);
+                self.violate(Rule::Contract, what);
+            }
+            if self.violation.is_some() || self.done {
+                return;
+            }
+        }
+    }
+
+    fn set_up(&mut self) {
+        if self.scenario.used_before {
+            self.depot.seed_ended(self.now);
+        }
+        for slot in 0..self.slots.len() {
+            let after = self.chance.log_between(MILLIS, 300 * MILLIS);
+            self.at(after, Event::Begin(slot, Proof::None));
+            let after = self.chance.between(50, 400) * MILLIS;
+            self.at(after, Event::NewState(slot));
+        }
+        self.at(250 * MILLIS, Event::Progress);
+        self.at(100 * MILLIS, Event::Leases);
+        self.at(500 * MILLIS, Event::Snapshot);
+        let first = self.chance.between(0, 3_000) * MILLIS;
+        self.at(first, Event::Trouble);
+        self.at(self.scenario.faults_for, Event::Heal);
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Alarm(p) => self.on_alarm(p),
+            Event::Run(p) => self.run(p),
+            Event::Arrive(flight) => self.on_arrive(flight),
+            Event::Answer(answered) => self.on_answer(*answered),
+            Event::Item(p, item) => {
+                if self.procs[p].alive {
+                    self.deliver(p, *item);
+                }
+            }
+            Event::WatchArrive(p) => {
+                if self.procs[p].alive {
+                    self.on_watch_arrive(p);
+                }
+            }
+            Event::WatchOpen(p, number) => self.on_watch_open(p, number),
+            Event::SendList(p, number) => self.send_list(p, number),
+            Event::ListArrive(p, number, sent_at) => self.on_list_arrive(p, number, sent_at),
+            Event::Progress => self.send_progress(),
+            Event::Act(p, work) => self.on_act(p, work),
+            Event::ShardAct(p, what) => self.on_shard_act(p, what.0, what.1),
+            Event::WorkJoined(p, work) => self.on_work_joined(p, work),
+            Event::ShardJoined(p, shard) => self.on_shard_joined(p, *shard),
+            Event::PutState(p) => self.put_state(p),
+            Event::NewState(slot) => self.new_state(slot),
+            Event::StartAgain(p) => self.start_again(p),
+            Event::StopNow(p) => {
+                if self.procs[p].alive {
+                    self.ask(p, Input::StopNow);
+                }
+            }
+            Event::Fit(p) => self.on_fit(p),
+            Event::Undrain(p) => self.on_undrain(p),
+            Event::DeleteKey(key) => self.delete_key(&key),
+            Event::Begin(slot, proof) => self.begin(slot, proof),
+            Event::Parent(slot) => self.on_parent(slot),
+            Event::Leases => {
+                self.depot.expire(self.now);
+                self.publish();
+                self.at(self.now + 100 * MILLIS, Event::Leases);
+            }
+            Event::Store => self.on_store(),
+            Event::Go(n) => self.on_go(n),
+            Event::Snapshot => {
+                self.depot.snapshot();
+                self.at(self.now + 700 * MILLIS, Event::Snapshot);
+            }
+            Event::Trouble => self.trouble(),
+            Event::Heal => self.heal(),
+            Event::Judge => self.judge(),
+        }
+    }
+
+    /// A process of that node begins its life.
+    pub fn begin(&mut self, slot: usize, proof: Proof) {
+        if self.slots[slot].proc.is_some_and(|p| self.procs[p].alive) {
+            return;
+        }
+        let p = self.spawn(slot);
+        self.slots[slot].proc = Some(p);
+        self.slots[slot].announced.clear();
+        let pod_uid = (proof == Proof::Lock).then(|| pod(slot));
+        self.start(p, Dead { leases: Vec::new(), pod_uid });
+    }
+
+    pub fn start(&mut self, p: ProcId, dead: Dead) {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.now);
+        self.ask(p, Input::Start { start, dead });
+    }
+
+    pub fn spawn(&mut self, slot: usize) -> ProcId {
+        let config = self.config(slot);
+        let seed = self.chance.bits();
+        self.procs.push(Proc::new(slot, config, seed));
+        self.stats.lives += 1;
+        self.procs.len() - 1
+    }
+
+    fn config(&self, slot: usize) -> Config {
+        let offers = self.scenario.works.iter().map(|(work, shards)| WorkOffer {
+            work: work.clone(),
+            shards: *shards,
+            weight: 1,
+            capacity: None,
+            as_leader: false,
+        });
+        Config {
+            id: NodeId::new(slot as i64).expect("not negative"),
+            address: format!("10.0.0.{slot}:80"),
+            ttl: Duration::from_secs(self.scenario.ttl),
+            failover: self.scenario.nodes[slot],
+            tick: Duration::from_millis(50),
+            tick_policy: TickPolicy::Strict,
+            pod_uid: Some(pod(slot)),
+            work: offers.collect(),
+            campaigns: true,
+            own_store: false,
+            #[cfg(feature = "mutants")]
+            mutant: match self.engine_break {
+                Some(Break::Engine(mutant)) => Some(mutant),
+                _ => None,
+            },
+        }
+    }
+
+    fn new_state(&mut self, slot: usize) {
+        self.slots[slot].state += 1;
+        let value = self.slots[slot].state;
+        if let Some(p) = self.slots[slot].proc
+            && self.procs[p].alive
+        {
+            self.procs[p].state.wanted = value;
+            self.put_state(p);
+        }
+        if !self.healed {
+            let after = self.chance.between(50, 2_000) * MILLIS;
+            self.at(self.now + after, Event::NewState(slot));
+        }
+    }
+
+    fn start_again(&mut self, p: ProcId) {
+        let proc = &mut self.procs[p];
+        if proc.alive && proc.refused && !proc.stopping {
+            proc.refused = false;
+            self.start(p, Dead::default());
+        }
+    }
+
+    /// All is well from now on.
+    fn heal(&mut self) {
+        note!(self, "all faults end");
+        self.healed = true;
+        self.scenario.lag = self.scenario.lag.min(10 * MILLIS);
+        self.depot.stalled_until = self.depot.stalled_until.min(self.now);
+        for slot in 0..self.slots.len() {
+            let links = &mut self.slots[slot];
+            links.up_cut_until = links.up_cut_until.min(self.now);
+            links.down_cut_until = links.down_cut_until.min(self.now);
+            links.stale_until = links.stale_until.min(self.now);
+        }
+        for p in 0..self.procs.len() {
+            if self.slots[self.procs[p].slot].proc != Some(p) && self.procs[p].alive {
+                self.end_proc(p);
+            }
+            let proc = &mut self.procs[p];
+            proc.frozen_until = proc.frozen_until.min(self.now);
+            proc.starved_until = proc.starved_until.min(self.now);
+            proc.watch.stalled_until = proc.watch.stalled_until.min(self.now);
+            for (at, _) in &mut proc.watch.under_way {
+                *at = (*at).min(self.now + 20 * MILLIS);
+            }
+            for _ in 0..proc.watch.under_way.len() {
+                self.at(self.now + 20 * MILLIS, Event::WatchArrive(p));
+            }
+            self.at(self.now, Event::Run(p));
+            self.at(self.now, Event::Fit(p));
+            self.at(self.now, Event::Undrain(p));
+        }
+        for n in 0..self.go.len() {
+            self.go[n].alive = false;
+        }
+        for key in self.depot.drain_requests() {
+            self.at(self.now, Event::DeleteKey(key));
+        }
+        // What is on its way for longer comes now: late commits would make the bounds longer.
+        let late = self.now + 50 * MILLIS;
+        let entries = std::mem::take(&mut self.queue).into_vec();
+        for Reverse(mut entry) in entries {
+            if late < entry.at
+                && matches!(
+                    entry.event,
+                    Event::Arrive(_)
+                        | Event::Item(..)
+                        | Event::WorkJoined(..)
+                        | Event::ShardJoined(..)
+                )
+            {
+                entry.at = late;
+            }
+            self.queue.push(Reverse(entry));
+        }
+        for slot in 0..self.slots.len() {
+            let dead = self.slots[slot].proc.is_none_or(|p| !self.procs[p].alive);
+            if dead && (slot == 0 || self.chance.percent(70)) {
+                self.at(self.now, Event::Begin(slot, Proof::None));
+            }
+        }
+        self.at(self.now + 100 * MILLIS, Event::Judge);
+    }
+
+    /// I7.
+    fn judge(&mut self) {
+        let since = self.now - self.scenario.faults_for;
+        let ttl = self.scenario.ttl * SECONDS;
+        let slack = 2_500 * MILLIS + 40 * MILLIS * self.slots.len() as u64;
+        let to_lead = (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
+        let to_own = to_lead + (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
+        let problem = self.leader_problem();
+        if problem.is_none() {
+            self.led_since.get_or_insert(self.now);
+        } else if to_lead < since {
+            return self.violate(Rule::I7, problem.unwrap_or_default());
+        }
+        let problem = problem.or_else(|| self.shard_problem());
+        match (problem, self.settled_since) {
+            (None, None) => {
+                note!(self, "settled");
+                self.settled_since = Some(self.now);
+            }
+            (None, Some(at)) if at + 1_500 * MILLIS < self.now => {
+                self.stats.settled_ms += (at - self.scenario.faults_for) / MILLIS;
+                self.finish();
+                return;
+            }
+            (None, Some(_)) => (),
+            // Shards may move once more after it has settled for the first time.
+            (Some(_), Some(_)) if since < to_own => self.settled_since = None,
+            (Some(problem), _) if to_own < since => return self.violate(Rule::I7, problem),
+            (Some(_), _) => (),
+        }
+        self.at(self.now + 100 * MILLIS, Event::Judge);
+    }
+
+    fn finish(&mut self) {
+        self.done = true;
+        self.stats.runs += 1;
+        self.stats.true_seconds += self.now / SECONDS;
+        self.stats.events += self.entries;
+        self.mark(self.entries, self.depot.revision() as u64);
+    }
+
+    /// Why there is not one leader, with all others joined.
+    fn leader_problem(&self) -> Option<String> {
+        let living = || self.procs.iter().filter(|proc| proc.alive);
+        if let Some(proc) = living().find(|proc| proc.engine.joined().is_none()) {
+            return Some(format!("node {} has not joined", proc.id));
+        }
+        let leads = |proc: &&Proc| proc.work.is_some() && self.now < proc.authority_until;
+        match living().filter(leads).count() {
+            1 => None,
+            n => Some(format!("{n} nodes lead")),
+        }
+    }
+
+    /// Why not all shards are worked on, by one each.
+    fn shard_problem(&self) -> Option<String> {
+        for (work, shards) in &self.scenario.works {
+            for number in 0..*shards {
+                let shard = (work.clone(), bellwether::engine::ShardId(number));
+                let running = self.runners.get(&shard).map_or(&[][..], Vec::as_slice);
+                let runs = running.iter().filter(|p| self.may_act_on(**p, &shard)).count();
+                if runs != 1 || running.len() != 1 {
+                    return Some(format!("{runs} nodes work on {shard:?}"));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A clock's error: often at the very bound, where the rules have nothing to spare.
+pub fn drift(chance: &mut Chance, most_ppm: u64) -> i64 {
+    let most = most_ppm as i64;
+    match chance.below(4) {
+        0 => most,
+        1 => -most,
+        _ => chance.between(0, 2 * most_ppm) as i64 - most,
+    }
+}
+
+pub fn pod(slot: usize) -> String {
+    format!("pod-{slot}")
+}
