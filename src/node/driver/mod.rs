@@ -336,9 +336,7 @@ impl Driver {
         self.work.set_tick(tick);
         self.work.begin_holding(HeldGate::new(lease));
         self.publish();
-        let start = clock::wall_now();
         let published = &self.core.published;
-        published.metadata.send_modify(|metadata| metadata.start = start);
         published.session.send_replace(Some(Session { lease }));
         published.membership.send_modify(|membership| membership.joined = true);
         self.core.env.metrics.transitions.with_label_values(&["joined", "joined"]).inc();
@@ -491,6 +489,8 @@ impl Driver {
         self.phase = Phase::Active;
         self.rejoin_at = None;
         let (start, dead) = (clock::wall_now(), self.proven_dead.clone());
+        // As it will be written.
+        self.core.published.metadata.send_modify(|metadata| metadata.start = start);
         self.inputs.push_back(Input::Start { start, dead });
     }
 
