@@ -94,6 +94,7 @@ mod guarded;
 mod host;
 mod metrics;
 mod nodes;
+mod options;
 mod own_state;
 mod pod_lock;
 mod state;
@@ -110,10 +111,7 @@ use crate::engine::{NodeId, NodeMetadata, Revision, Role, Term};
 pub use crate::store::keys::{ELECTION_PREFIX, NODES_PREFIX, STATE_DATA_PREFIX};
 
 pub use self::{
-    builder::{
-        ClusterNodeBuilder, InvalidOption, NodeOptions, RoutineLimits, StandaloneNodeBuilder,
-        WorkerOptions,
-    },
+    builder::{ClusterNodeBuilder, NodeOptions, StandaloneNodeBuilder},
     claim::{Claim, Claimed},
     context::{AuthorityLost, FollowerContext, LeaderContext, ShardContext},
     error::{CloseError, NodeError, StartError, StateError},
@@ -122,6 +120,7 @@ pub use self::{
     host::DriverHost,
     metrics::NodeMetrics,
     nodes::{ClusterNode, StandaloneNode},
+    options::{InvalidOption, RoutineLimits, WorkerOptions},
     state_watch::{StateItem, StateWatch, WatchFrom},
 };
 

@@ -151,7 +151,6 @@ pub async fn a_watch_can_begin_with_what_is_there(rig: Rig) {
     let node = rig.start(ID).await;
     let at = node.put("w", b"1").await.unwrap();
     let mut watch = node.watch_key_cluster("w", WatchFrom::Snapshot).await.unwrap();
-    node.put("w", b"2").await.unwrap();
     match watch.recv().await {
         Some(StateItem::Snapshot { revision, state }) => {
             assert!(at <= revision);
@@ -159,6 +158,7 @@ pub async fn a_watch_can_begin_with_what_is_there(rig: Rig) {
         }
         other => panic!("expected a snapshot, got {other:?}"),
     }
+    node.put("w", b"2").await.unwrap();
     let modified = change(&mut watch).await;
     assert_eq!((modified.kind, modified.old_value.as_slice()), (EventType::Modified, &b"1"[..]));
 }
