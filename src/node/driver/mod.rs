@@ -277,12 +277,11 @@ impl Driver {
 
     fn relist(&mut self) {
         let env = &self.core.env;
-        match &self.feed {
-            Some(feed) => feed.relist(),
-            None => {
-                let (store, keys) = (Arc::clone(&env.store), env.keys.clone());
-                self.feed = Some(Feed::start(store, keys, Options::VIEW));
-            }
+        if let Some(feed) = &self.feed {
+            feed.relist();
+        } else {
+            let (store, keys) = (Arc::clone(&env.store), env.keys.clone());
+            self.feed = Some(Feed::start(store, keys, Options::VIEW));
         }
     }
 
