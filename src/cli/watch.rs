@@ -38,7 +38,7 @@ pub(crate) struct WatchArgs {
     output: Format,
 
     /// Only this node's
-    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: Option<NodeId>,
 
     /// Not what is there, only what changes

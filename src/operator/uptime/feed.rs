@@ -92,9 +92,9 @@ impl Feed {
             Some(StateItem::Snapshot { state, .. } | StateItem::Lagged { state, .. }) => {
                 self.results = Results::default();
                 self.tellers.clear();
-                state
-                    .into_iter()
-                    .for_each(|(node, KV { key, value })| self.put(node, &key, &value));
+                for (node, KV { key, value }) in state {
+                    self.put(node, &key, &value);
+                }
             }
             Some(StateItem::Change(StateChange {
                 kind: EventType::Deleted,
@@ -108,7 +108,7 @@ impl Feed {
                 }
             }
             Some(StateItem::Change(StateChange { node, key, value, .. })) => {
-                self.put(node, &key, &value)
+                self.put(node, &key, &value);
             }
             None => self.watch = None,
         }

@@ -78,7 +78,8 @@ function spansOf(self, kind, whose = "") {
       "How long it may act without another beat. One is due every " + span(h) + "; everybody else waits " + span(d) + "."));
   }
   const shard = num(self.shard_authority_left_ms);
-  if (shard !== null) {
+  // Without shard work there is nothing to have authority over.
+  if (shard !== null && arr(state.picture.work).length > 0) {
     // Its whole is not told: the most that was seen stands for it.
     const most = Math.max(shard, state.spans.get(self.id) || 1);
     state.spans.set(self.id, most);
