@@ -38,6 +38,7 @@ const LARGEST_ANSWER: usize = 256 * 1024 * 1024;
 /// etcd ends a connection ("too many pings") that is pinged more often than every 5 s, or while it
 /// has no streams. Silence is noticed by calls and probes, long before a ping is missed.
 const PING_EVERY: Duration = Duration::from_secs(10);
+const _: () = assert!(PING_EVERY.as_secs() > 5, "etcd's --grpc-keepalive-min-time");
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The token that calls carry, if there is one.
