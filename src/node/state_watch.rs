@@ -86,13 +86,11 @@ impl StateWatch {
 
     /// Whose key it is and what it is called; counts those that no node wrote.
     fn parse(&self, kv: &KeyValue) -> Option<(NodeId, String)> {
-        match self.env.keys.parse(&kv.key) {
-            Some(Key::State { key, node }) => Some((node, key)),
-            _ => {
-                self.env.metrics.foreign_keys.inc();
-                None
-            }
+        if let Some(Key::State { key, node }) = self.env.keys.parse(&kv.key) {
+            return Some((node, key));
         }
+        self.env.metrics.foreign_keys.inc();
+        None
     }
 
     fn state(&self, kvs: &[std::sync::Arc<KeyValue>]) -> Vec<(NodeId, KV)> {

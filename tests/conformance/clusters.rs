@@ -143,7 +143,7 @@ pub async fn case_2h_a_joiner_follows_and_the_one_that_left_is_gone(rig: Rig) {
 }
 
 pub async fn case_2i_a_watch_shows_another_nodes_changes(rig: Rig) {
-    let nodes = vec![rig.start(1).await, rig.start(4).await];
+    let nodes = [rig.start(1).await, rig.start(4).await];
     let mut watch = nodes[1].watch_key_cluster("test-watch", WatchFrom::Now).await.unwrap();
     nodes[0].put("test-watch", b"a").await.unwrap();
     nodes[0].put("test-watch", b"b").await.unwrap();

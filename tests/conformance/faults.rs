@@ -266,7 +266,10 @@ pub async fn junk_under_every_key_stops_nobody(rig: Rig) {
     rig.put(format!("/{}/election/zz", rig.cluster).into_bytes(), b"?").await;
     // Nobody ticks two terms at once meanwhile: that is the simulation's part. All come back.
     for node in &nodes {
-        node.until("it is a member", |now| now.joined && now.role != Role::Unknown).await;
+        node.until("it is a member again", |now| {
+            now.joined && now.role != Role::Unknown && 0 < now.sessions_lost
+        })
+        .await;
     }
     let leader = leader_of(&nodes).await;
     nodes[leader].until_led().await;

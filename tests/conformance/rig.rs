@@ -82,19 +82,15 @@ impl Rig {
         let builder = ClusterNode::builder().cluster(&self.cluster).id(id);
         let builder = builder.address(format!("address-of-{id}"));
         let link = Arc::clone(link);
-        match &self.memory {
-            Some(store) => {
-                let inner: Arc<dyn Store> = Arc::new(store.clone());
-                builder.memory(store).store(Arc::new(Linked { inner, link }))
-            }
-            None => {
-                let endpoints = self.endpoints.clone();
-                builder.store_from(move || {
-                    let inner = Arc::new(EtcdStore::new(&EtcdConfig::new(endpoints))?);
-                    Ok(Arc::new(Linked { inner, link }))
-                })
-            }
+        if let Some(store) = &self.memory {
+            let inner: Arc<dyn Store> = Arc::new(store.clone());
+            return builder.memory(store).store(Arc::new(Linked { inner, link }));
         }
+        let endpoints = self.endpoints.clone();
+        builder.store_from(move || {
+            let inner = Arc::new(EtcdStore::new(&EtcdConfig::new(endpoints))?);
+            Ok(Arc::new(Linked { inner, link }))
+        })
     }
 
     pub fn builder(&self, id: i64) -> ClusterNodeBuilder {
@@ -329,7 +325,7 @@ impl Running {
     pub fn metric(&self, name: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
-        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
+        let metrics = family.map(prometheus::proto::MetricFamily::get_metric).unwrap_or_default();
         metrics.iter().map(|one| one.get_counter().get_value() + one.get_gauge().get_value()).sum()
     }
 }
