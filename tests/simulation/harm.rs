@@ -241,10 +241,8 @@ impl World {
             let same_value = self.chance.percent(40);
             // A node or member key on the lease of another live node is a duplicate id, for as long as
             // that one lives: nothing is to be repaired there.
-            let anywhere = !matches!(
-                self.depot.keys.parse(&kv.key),
-                Some(Key::Node(_) | Key::Member(_))
-            );
+            let anywhere =
+                !matches!(self.depot.keys.parse(&kv.key), Some(Key::Node(_) | Key::Member(_)));
             let lease = match self.chance.below(4) {
                 0 => kv.lease,
                 1 if anywhere => {
