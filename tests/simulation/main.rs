@@ -12,10 +12,11 @@ mod chance;
 mod depot;
 mod harm;
 mod host;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod parent;
 mod rules;
 mod scenario;
-mod standin;
 mod stats;
 mod wire;
 mod world;
@@ -120,5 +121,16 @@ fn a_quiet_cluster_settles_and_stays_settled() {
         assert_eq!(report.stats.terms, 1);
         assert_eq!(report.stats.sessions_lost, 0);
         report.stats.print();
+    }
+}
+
+#[test]
+fn the_same_seed_twice_is_the_same_trace() {
+    for seed in 0..40 {
+        let first = run(Scenario::of(seed), None, Trace::Lines);
+        let second = run(Scenario::of(seed), None, Trace::Lines);
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert!(first.trace == second.trace, "seed {seed}");
+        assert_eq!(first.stats, second.stats, "seed {seed}");
     }
 }

@@ -177,6 +177,13 @@ pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
             .unwrap_or_default();
         world.violation = Some(Violation { rule: Rule::Panic, at: world.now, what });
     }
+    if std::env::var_os("BELLWETHER_SIM_STATE").is_some() {
+        for p in 0..world.procs.len() {
+            if world.procs[p].alive {
+                note!(world, "{:?}", world.procs[p].engine);
+            }
+        }
+    }
     Report {
         hash: world.hash,
         stats: world.stats,
@@ -524,7 +531,7 @@ impl World {
 
     /// I7.
     fn judge(&mut self) {
-        let since = self.now - self.scenario.faults_for;
+        let since = self.now - self.scenario.faults_for.max(self.depot.back_at);
         let ttl = self.scenario.ttl * SECONDS;
         let slack = 2_500 * MILLIS + 40 * MILLIS * self.slots.len() as u64;
         let to_lead = (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
