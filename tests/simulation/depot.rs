@@ -172,12 +172,14 @@ impl Depot {
     }
 
     pub fn compact(&mut self) {
+        self.collect();
         let _ = self.model.compact(self.model.revision());
     }
 
     /// A new leader of the store grants every lease its whole time again.
     pub fn restart_leases(&mut self, now: Time) {
         let _ = self.model.failover(BootTime(Duration::from_nanos(now)));
+        self.collect();
     }
 
     pub fn snapshot(&mut self) {

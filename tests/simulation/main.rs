@@ -107,7 +107,37 @@ fn the_invariants_hold_over_all_seeds() {
         Ok(stats) => {
             println!("{count} seeds in {:?}", bellwether::clock::boot_now().since(begun));
             stats.print();
+            if 2_000 <= count {
+                assert_something_happened(&stats);
+            }
         }
+    }
+}
+
+/// Every kind of fault, at every transaction, and a cluster that goes on through it.
+fn assert_something_happened(stats: &Stats) {
+    assert!(stats.runs < stats.terms, "more than one term a run");
+    assert!(stats.runs < stats.moves, "more than one move of a shard a run");
+    assert!(stats.runs < stats.fenced && stats.runs < stats.shard_writes);
+    assert!(0 < stats.compacted_watches && 0 < stats.stale_renewals && 0 < stats.ends_by_parents);
+    for (fault, count) in scenario::Fault::ALL.iter().zip(&stats.faults) {
+        assert!(0 < *count, "{fault:?} never happened");
+    }
+    for call in [
+        "read_join",
+        "grant",
+        "join",
+        "take",
+        "beat",
+        "resign",
+        "stop",
+        "end",
+        "write_held",
+        "plan",
+    ] {
+        assert!(0 < stats.committed.of(call), "{call} never took effect");
+        assert!(0 < stats.lost_answers.of(call), "no answer to {call} was lost");
+        assert!(0 < stats.late_commits.of(call), "{call} never took effect late");
     }
 }
 
