@@ -36,5 +36,14 @@ bench: ## the numbers, beside the raw limits of the same run
 	@$(NEED) protoc cc
 	@$(TOOLS); cargo bench --locked $(ARGS)
 
+sim: ## the simulation: SEEDS=100000 FROM=0; a failing seed prints how to replay it
+	@$(NEED) protoc cc
+	BELLWETHER_SIM_SEEDS=$(or $(SEEDS),100000) BELLWETHER_SIM_FROM=$(or $(FROM),0) \
+	  cargo test --locked --release --features mutants --test simulation -- --nocapture hold_over
+
+mutants: ## breaks each rule of the protocol on purpose, and sees the simulation find it
+	@$(NEED) protoc cc
+	cargo test --locked --release --features mutants --test simulation -- --nocapture break mutant
+
 e2e: ## the end-to-end tests on a real cluster
 	@tests/e2e/run.sh

@@ -73,11 +73,18 @@ impl Failure {
     pub(crate) fn of_store(doing: &str, error: &StoreError) -> Self {
         let failure = |exit| Self::caused(exit, doing, error);
         match error {
-            StoreError::Denied { .. } => failure(Exit::Denied),
             _ if says_certificate(error) => failure(Exit::Denied).try_this(
                 "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
                  presents and asks for, and that it serves TLS at all",
             ),
+            StoreError::Denied { message, .. } if message.contains("permission") => {
+                failure(Exit::Denied).try_this(
+                    "give the user's role the cluster's keys: etcdctl role grant-permission ROLE \
+                     --prefix=true readwrite /CLUSTER/",
+                )
+            }
+            StoreError::Denied { .. } => failure(Exit::Denied)
+                .try_this("check --etcd-user and its password, and whether etcd asks for one"),
             StoreError::Unreachable { .. }
             | StoreError::Unanswered { .. }
             | StoreError::Interrupted { .. }

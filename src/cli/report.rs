@@ -2,13 +2,21 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use bellwether::node::status::{LeaderStatus, NodeStatus, Status, WorkStatus};
+use bellwether::{
+    engine::{NodeId, NodeMetadata, Role, Stored, WorkType},
+    node::status::{LeaderStatus, NodeStatus, Status, WorkStatus},
+};
 use serde::Serialize;
 
 use super::{
     output::{Table, printable, span},
     snapshot::Snapshot,
 };
+
+/// Of the one in office.
+const LEADER: &str = "Leader";
+/// Of one whose metadata cannot be believed or read.
+const UNKNOWN: &str = "Unknown";
 
 /// A cluster, for printing. Numbers that can exceed 2^53 are strings in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,6 +70,11 @@ impl Report {
 
     /// As a node's `/status` shows it.
     pub(crate) fn of_status(status: Status) -> Self {
+        let leads = |id: &str| status.leader.as_ref().is_some_and(|it| it.id == id);
+        let mut nodes = status.nodes;
+        for node in nodes.iter_mut().filter(|it| it.role == LEADER && !leads(&it.id)) {
+            UNKNOWN.clone_into(&mut node.role);
+        }
         Self {
             cluster: status.cluster,
             revision: status.store.revision,
@@ -69,7 +82,7 @@ impl Report {
             failover_d_ms: Some(status.node.failover_d_ms),
             tick_ms: Some(status.node.tick_ms),
             resigning: false,
-            nodes: status.nodes,
+            nodes,
             work: status.work,
         }
     }
@@ -159,19 +172,20 @@ pub(crate) fn ms(span: Duration) -> u64 {
 fn nodes(snapshot: &Snapshot) -> Vec<NodeStatus> {
     let queue = snapshot.queue();
     let leader = snapshot.leader();
-    let of = |(id, stored): (&bellwether::engine::NodeId, &bellwether::engine::Stored<_>)| {
-        let metadata: Option<&bellwether::engine::NodeMetadata> = stored.value.as_ref();
+    let of = |(id, stored): (&NodeId, &Stored<NodeMetadata>)| {
+        let metadata = stored.value.as_ref();
         let member = snapshot.members.get(id);
         let place = queue.iter().position(|(lease, _)| Some(*lease) == stored.lease);
         let wants_out = member.and_then(|it| it.value.as_ref()).is_some_and(|it| it.draining);
         NodeStatus {
             id: id.to_string(),
             address: metadata.map_or_else(|| "(unreadable)".into(), |it| it.address.clone()),
-            // The metadata says the role it last wrote; the record says who is in office.
+            // The metadata says the role it last wrote, the record who is in office: who says "leader"
+            // and is not in office has died, or has not written its new role yet.
             role: match metadata {
-                _ if leader.is_some_and(|it| it.id == *id) => "Leader".into(),
-                Some(it) => it.role.to_string(),
-                None => "Unknown".into(),
+                _ if leader.is_some_and(|it| it.id == *id) => LEADER.into(),
+                Some(it) if it.role != Role::Leader => it.role.to_string(),
+                _ => UNKNOWN.into(),
             },
             start_unix_ms: metadata
                 .and_then(|it| it.start.duration_since(UNIX_EPOCH).ok())
@@ -187,7 +201,7 @@ fn nodes(snapshot: &Snapshot) -> Vec<NodeStatus> {
 }
 
 fn work(snapshot: &Snapshot) -> Vec<WorkStatus> {
-    let of = |work: &bellwether::engine::WorkType| {
+    let of = |work: &WorkType| {
         let shards = snapshot.shards(work);
         WorkStatus {
             work: work.to_string(),
@@ -222,6 +236,21 @@ WORK     SHARDS   HELD   DRAINING   UNOWNED   PER NODE
 checks   2        1      0          1         2:1
 "
         );
+    }
+
+    #[test]
+    fn who_calls_itself_leader_and_is_not_in_office_is_not_shown_as_leader() {
+        let mut snapshot = two_nodes();
+        let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
+        record.unwrap().ended = true;
+        let report = Report::of_snapshot("shop", &snapshot, None);
+        let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
+        assert_eq!(roles, ["Unknown", "Follower"]);
+        let status = Status {
+            nodes: Report::of_snapshot("shop", &two_nodes(), None).nodes,
+            ..Status::default()
+        };
+        assert_eq!(Report::of_status(status).nodes[0].role, "Unknown");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
-    node::{ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped},
+    node::{ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped, WorkerOptions},
+    operator::uptime::{self, Uptime},
     store::{Get, Store, etcd::EtcdStore},
     telemetry::{Action, ServerConfig, metrics},
 };
@@ -19,6 +20,7 @@ use super::{
         page::Page,
         signals::Signals,
         source::{Extra, NodeSource},
+        work::{self, Manifests},
     },
 };
 
@@ -49,7 +51,7 @@ pub(crate) struct NodeArgs {
         long,
         value_name = "ID",
         env = "BELLWETHER_ID",
-        value_parser = node_id,
+        value_parser = node_id, allow_negative_numbers = true,
         required_unless_present = "standalone"
     )]
     id: Option<NodeId>,
@@ -208,8 +210,20 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let mut page = Page::bind(listen).await?;
     let address = args.node.address.clone().unwrap_or_else(|| own_address(page.address));
     let registry = metrics::registry().map_err(|error| metric_twice(&error))?;
-    let node = build(&args, address, &registry)?;
-    let extra: Extra = Arc::new(|_| {});
+    let manifests = match &args.work.checks {
+        Some(folder) => Some(Manifests::of(folder).await?),
+        None => None,
+    };
+    let uptime = match &manifests {
+        Some(it) => Some(it.work(&registry, args.work.status_file.clone())?),
+        None => None,
+    };
+    let node = build(&args, address, &registry, uptime.as_ref())?;
+    let _following = uptime.as_ref().map(|it| work::follow(it, Arc::clone(&node)));
+    let extra: Extra = match uptime {
+        Some(uptime) => Arc::new(move |status| work::show(&uptime, status)),
+        None => Arc::new(|_| {}),
+    };
     let actions = if args.node.allow_actions { vec![Action::Resign] } else { Vec::new() };
     page.serve(Arc::new(NodeSource::new(Arc::clone(&node), extra, actions)), registry);
 
@@ -298,12 +312,17 @@ async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {
     }
 }
 
-fn build(args: &RunArgs, address: String, registry: &Registry) -> Result<Arc<dyn Node>, Failure> {
+fn build(
+    args: &RunArgs,
+    address: String,
+    registry: &Registry,
+    uptime: Option<&Uptime>,
+) -> Result<Arc<dyn Node>, Failure> {
     let metrics = NodeMetrics::register(registry).map_err(|error| metric_twice(&error))?;
     let wrong = |error| Failure::caused(Exit::Usage, "setting up the node", &error);
     let it = &args.node;
     if it.standalone {
-        let node = StandaloneNode::builder()
+        let mut node = StandaloneNode::builder()
             .id(it.id.map_or(0, NodeId::get))
             .address(address)
             .cluster(args.cluster.cluster.cluster())
@@ -311,6 +330,9 @@ fn build(args: &RunArgs, address: String, registry: &Registry) -> Result<Arc<dyn
             .ttl(it.ttl)
             .failover(it.profile.into())
             .metrics(metrics);
+        if let Some(uptime) = uptime {
+            node = node.worker(worker(uptime)).leader_task(uptime.leader_task());
+        }
         return Ok(Arc::new(node.build().map_err(wrong)?));
     }
     // Once more inside the node's own thread: this one only finds what is wrong with the flags.
@@ -331,7 +353,15 @@ fn build(args: &RunArgs, address: String, registry: &Registry) -> Result<Arc<dyn
     if let Some(uid) = &it.pod_uid {
         node = node.pod_uid(uid);
     }
+    if let Some(uptime) = uptime {
+        node = node.worker(worker(uptime)).leader_task(uptime.leader_task());
+    }
     Ok(Arc::new(node.build().map_err(wrong)?))
+}
+
+/// The uptime checks, as work that is spread over the nodes.
+pub(crate) fn worker(uptime: &Uptime) -> WorkerOptions {
+    WorkerOptions::new(uptime::WORK, uptime.worker()).shards(uptime.shards())
 }
 
 fn metric_twice(error: &prometheus::Error) -> Failure {

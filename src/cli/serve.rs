@@ -4,3 +4,4 @@ pub(crate) mod cut;
 pub(crate) mod page;
 pub(crate) mod signals;
 pub(crate) mod source;
+pub(crate) mod work;

@@ -59,7 +59,7 @@ pub(crate) struct GetArgs {
     state: StateArgs,
 
     /// Only this node's
-    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: Option<NodeId>,
 
     /// The key
@@ -77,7 +77,7 @@ pub(crate) struct PutArgs {
     state: StateArgs,
 
     /// Whose state
-    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: NodeId,
 
     /// Only if the key was last written at this revision; 0: only if there is none
@@ -101,7 +101,7 @@ pub(crate) struct DeleteArgs {
     state: StateArgs,
 
     /// Whose state
-    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: NodeId,
 
     /// Only if the key was last written at this revision

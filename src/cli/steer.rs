@@ -72,7 +72,7 @@ pub(crate) struct DrainArgs {
     absent: bool,
 
     /// The node
-    #[arg(value_name = "ID", value_parser = node_id)]
+    #[arg(value_name = "ID", value_parser = node_id, allow_negative_numbers = true)]
     id: NodeId,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct UndrainArgs {
     cluster: ClusterArgs,
 
     /// The node
-    #[arg(value_name = "ID", value_parser = node_id)]
+    #[arg(value_name = "ID", value_parser = node_id, allow_negative_numbers = true)]
     id: NodeId,
 }
 

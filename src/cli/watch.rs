@@ -38,7 +38,7 @@ pub(crate) struct WatchArgs {
     output: Format,
 
     /// Only this node's
-    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id)]
+    #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: Option<NodeId>,
 
     /// Not what is there, only what changes
@@ -95,7 +95,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
 fn lines(item: StateItem) -> Vec<Line> {
     match item {
         StateItem::Change(change) => vec![of_change(change)],
-        StateItem::Snapshot { revision, state } | StateItem::Lagged { revision, state } => {
+        StateItem::Snapshot { revision, state } | StateItem::Lagged { revision, state, .. } => {
             let present = |(node, kv): (NodeId, KV)| Line {
                 what: "present",
                 node: node.to_string(),

@@ -305,7 +305,8 @@ pub enum Outcome {
 pub struct Answer {
     /// Header revision. Zero where there is none to rely on (keepalives, grants of the memory store).
     pub revision: Revision,
-    /// Id of the store's cluster: a change of it is a replaced store (R8).
+    /// Id of the store's cluster: a change of it is a replaced store (R8). Zero where it is not known
+    /// (the renewal of a lease that is gone).
     pub cluster: u64,
     /// What was read, by reads and by else branches.
     pub changes: Vec<Change>,

@@ -1,19 +1,22 @@
-//! The options of a node: defaults, bounds, and the errors that name them.
+//! The options of a node, validated, and the builders that take them.
 
-use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use super::{
     ClusterNode, StandaloneNode,
     env::Env,
     host::DriverHost,
     metrics::NodeMetrics,
+    options::{InvalidOption, RoutineLimits, Worker, WorkerOptions},
     work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker, WorkError},
 };
 use crate::{
-    engine::{self, Failover, NegativeNodeId, NodeId, TickPolicy, WorkOffer, WorkType},
+    engine::{self, Failover, NodeId, TickPolicy, WorkOffer, WorkType},
     store::{
         Store,
-        keys::{InvalidName, Keys, validate_work_type},
+        etcd::{EtcdConfig, EtcdStore},
+        keys::{Keys, validate_work_type},
+        memory::MemoryStore,
     },
 };
 
@@ -21,101 +24,7 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 const TTL: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-const SHARDS: u32 = 256;
 const SHARDS_MOST: u32 = 65_536;
-
-/// An option that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidOption {
-    /// An option without a default was not given.
-    #[error("option `{0}` is missing: set it on the builder")]
-    Missing(&'static str),
-    /// A node id below zero.
-    #[error("option `id` cannot be used")]
-    Id(#[source] NegativeNodeId),
-    /// A name that cannot be part of a key.
-    #[error("option `{option}` cannot be used")]
-    Name {
-        /// Which option.
-        option: &'static str,
-        /// What is wrong.
-        source: InvalidName,
-    },
-    /// A span out of its bounds.
-    #[error("option `{option}` is {value:?}: choose {bounds}")]
-    Duration {
-        /// Which option.
-        option: &'static str,
-        /// As it was given.
-        value: Duration,
-        /// What would do.
-        bounds: &'static str,
-    },
-    /// A number out of its bounds.
-    #[error("option `{option}` of work type {work} is {value}: choose {bounds}")]
-    Work {
-        /// Which work type.
-        work: String,
-        /// Which option.
-        option: &'static str,
-        /// As it was given.
-        value: u32,
-        /// What would do.
-        bounds: &'static str,
-    },
-    /// Two workers for one work type.
-    #[error("work type {0} has two workers: give it one")]
-    WorkTwice(String),
-    /// The store cannot be set up: an endpoint that is none, a certificate that cannot be read.
-    #[error("option `store` cannot be used")]
-    Store(#[source] WorkError),
-    /// The system gave no thread for the driver.
-    #[error("cannot start the driver's thread")]
-    Thread(#[source] io::Error),
-}
-
-/// How long user work may take, and what it costs if it takes longer or panics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoutineLimits {
-    /// A run of the leader or the follower routine may take this long, then it is cancelled. Default
-    /// 10 s; more than the work needs, less than what a hanging leader may cost.
-    pub run: Duration,
-    /// What planned ends give the work to return by itself after it was cancelled. Default 5 s.
-    pub cancel_grace: Duration,
-    /// So many panics of the leader's work in a row, without a good run between, cost the leadership.
-    /// Default 3, at least 1.
-    pub panics: u32,
-    /// A node that lost office by its own work campaigns again after this long, doubled each time up
-    /// to 32 times as long. Default 2 s.
-    pub unfit_after: Duration,
-    /// The work of a shard that moves may take this long to end, then it is dropped and counted.
-    /// Default 30 s.
-    pub drain: Duration,
-}
-
-impl Default for RoutineLimits {
-    fn default() -> Self {
-        Self {
-            run: Duration::from_secs(10),
-            cancel_grace: Duration::from_secs(5),
-            panics: 3,
-            unfit_after: Duration::from_secs(2),
-            drain: Duration::from_secs(30),
-        }
-    }
-}
-
-/// A work type that the node can run, and its share of it.
-#[derive(Clone)]
-struct Worker {
-    name: String,
-    shards: u32,
-    weight: u32,
-    capacity: Option<u32>,
-    as_leader: bool,
-    runs: Arc<dyn ShardWorker>,
-}
 
 /// What the node runs.
 #[derive(Clone, Default)]
@@ -291,64 +200,6 @@ impl Options {
     }
 }
 
-/// A shard worker with its share of the work.
-pub struct WorkerOptions(Worker);
-
-impl fmt::Debug for WorkerOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerOptions")
-            .field("work", &self.0.name)
-            .field("shards", &self.0.shards)
-            .field("weight", &self.0.weight)
-            .field("capacity", &self.0.capacity)
-            .field("as_leader", &self.0.as_leader)
-            .finish_non_exhaustive()
-    }
-}
-
-impl WorkerOptions {
-    /// A worker for the work type of that name: 256 shards, weight 1, no limit, not while leader of
-    /// others.
-    pub fn new(work: impl Into<String>, worker: impl ShardWorker) -> Self {
-        Self(Worker {
-            name: work.into(),
-            shards: SHARDS,
-            weight: 1,
-            capacity: None,
-            as_leader: false,
-            runs: Arc::new(worker),
-        })
-    }
-
-    /// Into how many shards the work is cut: 1 to 65,536. All nodes of a cluster must agree.
-    #[must_use]
-    pub fn shards(mut self, shards: u32) -> Self {
-        self.0.shards = shards;
-        self
-    }
-
-    /// The share this node wants relative to the others, at least 1.
-    #[must_use]
-    pub fn weight(mut self, weight: u32) -> Self {
-        self.0.weight = weight;
-        self
-    }
-
-    /// At most this many shards.
-    #[must_use]
-    pub fn capacity(mut self, shards: u32) -> Self {
-        self.0.capacity = Some(shards);
-        self
-    }
-
-    /// Whether the node takes shards even while it leads others. When it is alone it always does.
-    #[must_use]
-    pub fn as_leader(mut self, yes: bool) -> Self {
-        self.0.as_leader = yes;
-        self
-    }
-}
-
 /// Defines the options that both builders have.
 macro_rules! common_options {
     () => {
@@ -482,6 +333,20 @@ impl ClusterNodeBuilder {
         self
     }
 
+    /// Keeps the cluster in an etcd, reached from the driver's own runtime.
+    #[must_use]
+    pub fn etcd(self, config: EtcdConfig) -> Self {
+        self.store_from(move || Ok(Arc::new(EtcdStore::new(&config)?)))
+    }
+
+    /// Keeps the cluster in a memory store, which nodes of one process can share. If this process has
+    /// created it, the first leader of the cluster need not wait.
+    #[must_use]
+    pub fn memory(mut self, store: &MemoryStore) -> Self {
+        self.options.own_store = store.is_own();
+        self.store(Arc::new(store.clone()))
+    }
+
     /// Where the cluster is kept, set up inside the driver's runtime, so that its tasks live there.
     #[must_use]
     pub fn store_from(
@@ -568,8 +433,7 @@ impl StandaloneNodeBuilder {
         self.options.cluster.get_or_insert_with(|| "standalone".to_owned());
         self.options.own_store = true;
         self.options.work.also_follow = true;
-        self.options.store =
-            Some(Box::new(|| Ok(Arc::new(crate::store::memory::MemoryStore::new()))));
+        self.options.store = Some(Box::new(|| Ok(Arc::new(MemoryStore::new()))));
         Ok(StandaloneNode::from_options(self.options.build()?))
     }
 }

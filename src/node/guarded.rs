@@ -251,3 +251,6 @@ impl Known {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests;

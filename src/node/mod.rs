@@ -4,7 +4,77 @@
 //!
 //! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)),
 //! [`StandaloneNode`] in a memory store of its own. Both are the same engine and the same driver, so
-//! they keep the same promises. An application picks one at run time, as `Arc<dyn Node>`.
+//! they keep the same promises. An application picks one at run time, as `Arc<dyn Node>`:
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use bellwether::node::{ClusterNode, FollowerContext, LeaderContext, Node};
+//! use bellwether::store::memory::MemoryStore;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = MemoryStore::new();
+//! let node: Arc<dyn Node> = Arc::new(
+//!     ClusterNode::builder()
+//!         .cluster("shop")
+//!         .id(0)
+//!         .memory(&store) // or .etcd(EtcdConfig::new(["https://etcd:2379"]))
+//!         .leader(|ctx: LeaderContext| async move {
+//!             ctx.fenced().put("last-pass", ctx.term().to_string()).await?;
+//!             Ok(())
+//!         })
+//!         .follower(|_: FollowerContext| async move { Ok(()) })
+//!         .build()?,
+//! );
+//! node.start().await?;
+//! node.put("greeting", b"hello").await?;
+//! assert_eq!(node.get("greeting").await?, Some(b"hello".to_vec()));
+//! node.stop(Duration::from_secs(10)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where the driver lives
+//!
+//! Beats, keepalives, the watch and the engine run on a [`DriverHost`]: a thread of its own with a
+//! runtime of its own. User work runs on the runtime that called [`start`](Node::start). When authority
+//! lapses the driver closes the gates and cancels the work, however busy that runtime is; a gate reads
+//! the clock itself, so work that is not cancelled in time is refused all the same.
+//!
+//! # Coming from the Go package
+//!
+//! | Go package `cluster` | here |
+//! | --- | --- |
+//! | `ElectionPrefix`, `StateDataPrefix`, `NodesPrefix` | [`ELECTION_PREFIX`], [`STATE_DATA_PREFIX`], [`NODES_PREFIX`] |
+//! | `ErrNoLease` | [`StateError::NoLease`] |
+//! | `ErrClusterTickDisagreement` | [`StartError::TickDisagreement`], returned by `start` |
+//! | `Node` | [`Node`], as `Arc<dyn Node>` |
+//! | `ClusterNode`, `NewClusterNode`, `ClusterNodeOptions` | [`ClusterNode`], [`ClusterNode::builder`], [`ClusterNodeBuilder`] |
+//! | `ClusterNodeOptions.Ctx` | – ([`stop`](Node::stop), [`close`](Node::close), or drop the node) |
+//! | `.ID` `.Address` `.Ttl` `.ClusterName` | `id`, `address`, `ttl`, `cluster` of the builder |
+//! | `.EtcdConfig` | [`etcd`](ClusterNodeBuilder::etcd) |
+//! | `.LeaderRoutine` `.FollowerRoutine` `.RoutineTick` | `leader`, `follower`, `tick` |
+//! | `.Logger` | – (`tracing`) |
+//! | `ClusterNode.ID`, `.Address`, `.Role`, `.StartTime` | [`id`](Node::id), [`get_self_metadata`](Node::get_self_metadata), [`membership`](Node::membership) |
+//! | `StandaloneNode`, `NewStandaloneNode` | [`StandaloneNode`], [`StandaloneNode::builder`] |
+//! | `Start` | [`start`](Node::start): resolves when joined, says why not |
+//! | `Stop` | [`stop`](Node::stop): has a deadline; the node can be started again |
+//! | `Close` | [`close`](Node::close) |
+//! | `Put`, `Delete` | [`put`](Node::put), [`delete`](Node::delete) |
+//! | `Get`, `GetAsNode` | [`get`](Node::get), [`get_as_node`](Node::get_as_node): nothing is `None` |
+//! | `GetCluster` | [`get_cluster`](Node::get_cluster): of one revision; [`KV::key`] is the key as it was put |
+//! | `WatchKeyCluster`, `StateChangeEvent` | [`watch_key_cluster`](Node::watch_key_cluster), [`StateChange`] in a [`StateWatch`] |
+//! | `EventType`, `EventTypeAdded`, `…Modified`, `…Deleted` | [`EventType`] |
+//! | `GetNodes`, `GetNodeMetadata` | [`get_nodes`](Node::get_nodes), [`get_node_metadata`](Node::get_node_metadata) |
+//! | `GetLeader` | [`get_leader`](Node::get_leader): nobody is `None` |
+//! | `GetSelfMetadata` | [`get_self_metadata`](Node::get_self_metadata) |
+//! | `KV` | [`KV`] |
+//! | `NodeMetadata`, `Marshal`, `UnmarshalNodeMetadata` | [`NodeMetadata`], [`encode_metadata`](crate::store::values::encode_metadata), [`decode_metadata`](crate::store::values::decode_metadata) |
+//! | `NodeRole`, `RoleUnknown`, `RoleLeader`, `RoleFollower` | [`Role`] |
+//! | `LeaderRoutine`, `FollowerRoutine` | [`LeaderRoutine`](work::LeaderRoutine), [`FollowerRoutine`](work::FollowerRoutine) |
+//!
+//! A `StandaloneNode` differs in one point: it has state only while it is started, like any other node.
 
 pub mod status;
 pub mod supervision;
@@ -24,6 +94,7 @@ mod guarded;
 mod host;
 mod metrics;
 mod nodes;
+mod options;
 mod own_state;
 mod pod_lock;
 mod state;
@@ -36,11 +107,11 @@ use tokio::sync::watch;
 
 use crate::engine::{NodeId, NodeMetadata, Revision, Role, Term};
 
+#[doc(no_inline)]
+pub use crate::store::keys::{ELECTION_PREFIX, NODES_PREFIX, STATE_DATA_PREFIX};
+
 pub use self::{
-    builder::{
-        ClusterNodeBuilder, InvalidOption, NodeOptions, RoutineLimits, StandaloneNodeBuilder,
-        WorkerOptions,
-    },
+    builder::{ClusterNodeBuilder, NodeOptions, StandaloneNodeBuilder},
     claim::{Claim, Claimed},
     context::{AuthorityLost, FollowerContext, LeaderContext, ShardContext},
     error::{CloseError, NodeError, StartError, StateError},
@@ -49,6 +120,7 @@ pub use self::{
     host::DriverHost,
     metrics::NodeMetrics,
     nodes::{ClusterNode, StandaloneNode},
+    options::{InvalidOption, RoutineLimits, WorkerOptions},
     state_watch::{StateItem, StateWatch, WatchFrom},
 };
 
@@ -264,6 +336,3 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Closed`].
     async fn drain(&self, draining: bool) -> Result<(), NodeError>;
 }
-
-#[cfg(test)]
-mod tests;

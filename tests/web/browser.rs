@@ -8,6 +8,20 @@ use std::{
 
 use tokio::process::Command;
 
+/// A browser that shows nothing on a screen and calls nobody.
+pub(crate) const OPTIONS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--lang=en-GB",
+];
+
 /// How the page is looked at.
 pub(crate) struct Look {
     pub(crate) width: u32,
@@ -32,9 +46,7 @@ async fn run(options: &[&str], look: &Look, url: &str) -> Vec<u8> {
     let profile = tempfile::tempdir().unwrap();
     let mut command = Command::new(program());
     command
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--disable-dev-shm-usage", "--lang=en-GB"])
+        .args(OPTIONS)
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--window-size={},{}", look.width, look.height))
         .args(options);
@@ -61,7 +73,7 @@ async fn run(options: &[&str], look: &Look, url: &str) -> Vec<u8> {
 }
 
 /// The browser has several names; any will do.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut all = std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name)));

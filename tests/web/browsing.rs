@@ -128,6 +128,7 @@ async fn every_picture_can_be_looked_at() {
         ("light", Look { width: 1280, height: 2900, dark: false }),
         ("dark", Look { width: 1280, height: 2900, dark: true }),
         ("phone", Look { width: 360, height: 3600, dark: false }),
+        ("readme", Look { width: 1280, height: 1500, dark: false }),
     ];
     for (name, picture) in pictures {
         let served = Served::new(Script::new(picture)).await;

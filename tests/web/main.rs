@@ -10,11 +10,14 @@
 mod actions;
 mod browser;
 mod browsing;
+mod driven;
 mod http;
 mod limits;
 mod metrics;
 mod probes;
 mod scene;
 mod served;
+#[allow(unreachable_pub, reason = "shared with other test binaries")]
 #[path = "../support/tools.rs"]
 mod tools;
+mod using;

@@ -1,6 +1,9 @@
 //! `/metrics` as Prometheus reads it, and the table of all metrics in `docs/metrics.md`.
 
-use std::process::{Command, Stdio};
+use std::{
+    fmt::Write as _,
+    process::{Command, Stdio},
+};
 
 use bellwether::{
     node::NodeMetrics,
@@ -72,7 +75,7 @@ fn the_table_in_the_docs_is_what_the_program_has() {
     let (_, after) = rest.split_once(END).expect("docs/metrics.md has the second mark");
     let mut tables = String::from("\n");
     for (owner, rows) in catalogue() {
-        tables.push_str(&format!("\n### {owner}\n\n{}", metrics::markdown(&rows)));
+        let _ = write!(tables, "\n### {owner}\n\n{}", metrics::markdown(&rows));
     }
     let wanted = format!("{before}{BEGIN}{tables}\n{END}{after}");
     if std::env::var_os("BELLWETHER_UPDATE").is_some() {

@@ -263,7 +263,7 @@ fn checks(at: u64) -> Value {
             json!({
                 "name": name, "namespace": namespace, "kind": kind, "target": target, "state": state,
                 "latency_ms": (*state != "unknown").then_some(*latency),
-                "checked_by": (*state != "unknown").then_some(if i % 2 == 0 { "0" } else { "2" }),
+                "checked_by": (*state != "unknown").then_some(if i.is_multiple_of(2) { "0" } else { "2" }),
                 "last_run_unix_ms": (*state != "unknown").then_some(at - 900 - i * 310),
                 "last_change_unix_ms": (*state != "unknown").then_some(at - if *state == "down" { 74_000 } else { 1_200_000 + i * 977_000 }),
                 "message": if *state == "down" { "no answer within 5 s (expected status 200)" } else { "" },

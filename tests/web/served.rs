@@ -119,7 +119,16 @@ impl Served {
     }
 
     pub(crate) async fn with(script: Script, config: ServerConfig) -> Self {
-        let config = ServerConfig { listen: "127.0.0.1:0".to_owned(), ..config };
+        Self::listening(script, ServerConfig { listen: "127.0.0.1:0".to_owned(), ..config }).await
+    }
+
+    /// At an address that was had before.
+    pub(crate) async fn at(script: Script, address: SocketAddr) -> Self {
+        let config = ServerConfig { listen: address.to_string(), ..ServerConfig::default() };
+        Self::listening(script, config).await
+    }
+
+    async fn listening(script: Script, config: ServerConfig) -> Self {
         let server = Server::bind(config).await.unwrap();
         let address = server.address();
         let script = Arc::new(script);

@@ -3,27 +3,25 @@
 
 use std::collections::HashMap;
 
-use bellwether::node::NodeMetrics;
 use prometheus::{
     Opts, Registry,
     core::{Collector, Desc, Describer as _},
     proto::MetricFamily,
 };
 
-/// Metrics of one node, shown by `registry` with the label `node`.
+/// A registry for one node, all of which `registry` shows with the label `node`.
 ///
 /// # Errors
 ///
-/// If the registry has metrics of that node already.
-pub(super) fn metrics(registry: &Registry, node: i64) -> prometheus::Result<NodeMetrics> {
+/// If the registry shows that node already.
+pub(super) fn registry_of(registry: &Registry, node: i64) -> prometheus::Result<Registry> {
     let labels = HashMap::from([("node".to_owned(), node.to_string())]);
     let own = Registry::new_custom(None, Some(labels))?;
-    let metrics = NodeMetrics::register(&own)?;
     let name = format!("bellwether_demo_node_{node}");
     let desc =
         Opts::new(name, "Stands for all metrics of one node; never shown itself.").describe()?;
-    registry.register(Box::new(Family { registry: own, desc }))?;
-    Ok(metrics)
+    registry.register(Box::new(Family { registry: own.clone(), desc }))?;
+    Ok(own)
 }
 
 struct Family {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
     node::{ClusterNode, Node, NodeMetrics, StartError, status::Status},
+    operator::uptime::Uptime,
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     telemetry::{Action, ActionError, Leadership, Probe, StatusSource},
 };
@@ -20,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
 use crate::cli::{
     exit::{Exit, Failure},
+    run::worker,
     serve::{
         cut::CutStore,
         source::{leadership, picture, readiness},
+        work::{self, Manifests},
     },
 };
 
@@ -47,6 +50,7 @@ struct Actor {
 struct Place {
     id: i64,
     metrics: NodeMetrics,
+    uptime: Uptime,
     /// `None` while it is dead.
     actor: watch::Sender<Option<Actor>>,
 }
@@ -58,6 +62,7 @@ pub(super) struct Stage {
     failover: Failover,
     away: Duration,
     places: Vec<Place>,
+    _manifests: Manifests,
     narrator: Narrator,
     changed: Notify,
 }
@@ -75,11 +80,16 @@ impl Stage {
     ) -> Result<Self, Failure> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         seed(&*store).await;
+        let manifests = match &args.checks {
+            Some(folder) => Manifests::of(folder).await?,
+            None => Manifests::samples(&address.to_string()).await?,
+        };
+        let twice = |error| Failure::caused(Exit::Failed, "registering metrics", &error);
         let place = |id: i64| {
-            let metrics = per_node::metrics(registry, id);
-            let metrics =
-                metrics.map_err(|error| Failure::caused(Exit::Failed, "metrics", &error))?;
-            Ok(Place { id, metrics, actor: watch::Sender::new(None) })
+            let own = per_node::registry_of(registry, id).map_err(twice)?;
+            let metrics = NodeMetrics::register(&own).map_err(twice)?;
+            let uptime = manifests.work(&own, None)?;
+            Ok(Place { id, metrics, uptime, actor: watch::Sender::new(None) })
         };
         let places = (1..=i64::from(args.nodes)).map(place).collect::<Result<_, Failure>>()?;
         Ok(Self {
@@ -88,6 +98,7 @@ impl Stage {
             failover: args.profile.into(),
             away: args.away,
             places,
+            _manifests: manifests,
             narrator: Narrator::default(),
             changed: Notify::new(),
         })
@@ -142,6 +153,8 @@ impl Stage {
             .failover(self.failover)
             .metrics(place.metrics.clone())
             .store(store)
+            .worker(worker(&place.uptime))
+            .leader_task(place.uptime.leader_task())
             .build()
             .map_err(|error| Failure::caused(Exit::Failed, "setting up a node", &error))?;
         Ok(Actor { node: Arc::new(node), dead })
@@ -158,6 +171,7 @@ impl Stage {
             }
         }
         place.actor.send_replace(Some(actor.clone()));
+        let _following = work::follow(&place.uptime, Arc::clone(&actor.node) as _);
         self.narrator.joined(place.id);
         let mut membership = actor.node.membership();
         loop {
@@ -227,7 +241,11 @@ impl StatusSource for Stage {
         let Some(teller) = teller else {
             return serde_json::json!({ "cluster": CLUSTER, "problem": "no node lives just now" });
         };
+        let place = self.places.iter().find(|it| it.id.to_string() == teller.node.id);
         let mut map = picture(Ok(teller));
+        if let Some(place) = place {
+            work::show(&place.uptime, &mut map);
+        }
         let siblings = serde_json::to_value(&statuses).expect("a status has string keys");
         map.insert("siblings".into(), siblings);
         Value::Object(map)

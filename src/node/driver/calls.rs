@@ -107,6 +107,7 @@ impl Calls {
         let metrics = &self.env.metrics;
         let kind = protocol::name(&answered.call);
         let took = answered.received_at.since(answered.sent_at).as_secs_f64();
+        tracing::trace!(call = ?answered.call, outcome = ?answered.outcome, "answered");
         metrics.store_calls.with_label_values(&[kind, result_of(&answered.outcome)]).inc();
         metrics.store_call_seconds.with_label_values(&[kind]).observe(took);
         let Outcome::Done(answer) = &answered.outcome else { return };

@@ -6,8 +6,10 @@
 //! anything is cancelled (R5).
 
 mod calls;
-mod feed;
+mod group;
+mod leaving;
 mod picture;
+mod report;
 mod ticks;
 mod user_work;
 
@@ -23,8 +25,8 @@ use tokio::{
 
 use self::{
     calls::Calls,
-    feed::Feed,
     picture::Picture,
+    report::{concerns_shards, reason_label, refused, session_label},
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
 };
@@ -33,15 +35,15 @@ use super::{
     core::{Command, Core, Session, abandoned_deadline},
     gate::HeldGate,
     pod_lock::PodLock,
-    status::{SelfStatus, Status, StoreStatus},
     supervision::{Line, Parent},
 };
 use crate::{
     clock,
     engine::{
-        BootTime, Change, Dead, Effect, Engine, Input, LeaseId, Refusal, Role, SessionEnd,
-        Standing, WorkEnd,
+        BootTime, Dead, Effect, Engine, Input, LeaseId, Outcome, Refusal, Role, SessionEnd,
+        Standing,
     },
+    store::list_watch::{Feed, Options, Stats},
     tasks,
 };
 
@@ -78,7 +80,8 @@ struct Driver {
     inputs: VecDeque<Input>,
     calls: Calls,
     feed: Option<Feed>,
-    listed: bool,
+    /// What of the feed is counted already.
+    fed: Stats,
     work: UserWork,
     picture: Picture,
     parent: Parent,
@@ -146,7 +149,7 @@ impl Driver {
             options,
             inputs: VecDeque::new(),
             feed: None,
-            listed: false,
+            fed: Stats::default(),
             work,
             picture: Picture::default(),
             parent: Parent::from_env(),
@@ -185,8 +188,8 @@ impl Driver {
         select! {
             biased;
             // All are cancel safe: what they do not return now, they return next time.
-            Some(answered) = self.calls.next() => self.inputs.push_back(answered),
-            change = next_change => self.on_change(change),
+            Some(answered) = self.calls.next() => self.on_answer(answered),
+            Some(update) = next_change => self.on_change(update.into()),
             item = self.work.next() => self.on_work(item),
             Some(command) = commands.recv() => self.on_command(command),
             () = self.core.abandoned.cancelled(), if !self.closing => {
@@ -273,13 +276,23 @@ impl Driver {
     }
 
     fn relist(&mut self) {
-        if self.listed {
-            self.core.env.metrics.watch_resyncs.inc();
+        let env = &self.core.env;
+        if let Some(feed) = &self.feed {
+            feed.relist();
+        } else {
+            let (store, keys) = (Arc::clone(&env.store), env.keys.clone());
+            self.feed = Some(Feed::start(store, keys, Options::VIEW));
         }
-        self.listed = true;
-        // The old watch goes first: what it had delivered and was not read is forgotten.
-        self.feed = None;
-        self.feed = Some(Feed::new(&self.core.env));
+    }
+
+    fn on_answer(&mut self, input: Input) {
+        if let (Some(feed), Input::Answered { outcome: Outcome::Done(answer), .. }) =
+            (&self.feed, &input)
+        {
+            // The watch must get there, or it is left for another member's.
+            feed.expect(answer.revision);
+        }
+        self.inputs.push_back(input);
     }
 
     fn on_change(&mut self, input: Input) {
@@ -299,6 +312,13 @@ impl Driver {
             _ => (),
         }
         let metrics = &self.core.env.metrics;
+        if let Some(stats) = self.feed.as_ref().map(Feed::stats) {
+            // The first list of a session is none anew.
+            let before = self.fed.lists.max(1);
+            metrics.watch_resyncs.inc_by(stats.lists.saturating_sub(before));
+            metrics.foreign_keys.inc_by(stats.foreign.saturating_sub(self.fed.foreign));
+            self.fed = stats;
+        }
         metrics.view_age.set(self.picture.fresh_at);
         metrics.members.set(self.picture.members() as i64);
         metrics.term.set(self.picture.term().map_or(0, |term| term.0));
@@ -318,9 +338,7 @@ impl Driver {
         self.work.set_tick(tick);
         self.work.begin_holding(HeldGate::new(lease));
         self.publish();
-        let start = clock::wall_now();
         let published = &self.core.published;
-        published.metadata.send_modify(|metadata| metadata.start = start);
         published.session.send_replace(Some(Session { lease }));
         published.membership.send_modify(|membership| membership.joined = true);
         self.core.env.metrics.transitions.with_label_values(&["joined", "joined"]).inc();
@@ -473,52 +491,9 @@ impl Driver {
         self.phase = Phase::Active;
         self.rejoin_at = None;
         let (start, dead) = (clock::wall_now(), self.proven_dead.clone());
+        // As it will be written.
+        self.core.published.metadata.send_modify(|metadata| metadata.start = start);
         self.inputs.push_back(Input::Start { start, dead });
-    }
-
-    fn on_stop(&mut self, deadline: BootTime, reply: oneshot::Sender<Stopped>) {
-        if self.phase == Phase::Rest && self.left.is_none() {
-            let _ = reply.send(Stopped::Clean);
-            return;
-        }
-        self.stops.push(reply);
-        self.leave(deadline);
-    }
-
-    fn leave(&mut self, deadline: BootTime) {
-        for start in self.starts.drain(..) {
-            let _ = start.send(Err(StartError::Stopped));
-        }
-        self.rejoin_at = None;
-        let now = clock::boot_now();
-        match &mut self.phase {
-            Phase::Rest => return,
-            Phase::Leaving { deadline: earlier, stop_now_at, .. } => {
-                *earlier = deadline.min(*earlier);
-                *stop_now_at = (*stop_now_at).min(*earlier);
-                return;
-            }
-            Phase::Active => {
-                let part = deadline.since(now) / STOP_NOW_PART;
-                self.phase = Phase::Leaving { stop_now_at: deadline - part, told: false, deadline };
-            }
-        }
-        self.follow(now);
-        self.inputs.push_back(Input::Stop);
-    }
-
-    fn on_left(&mut self, clean: bool) {
-        let lease = self.lease;
-        if clean && let Some(lease) = lease {
-            self.parent.tell(Line::Gone(lease));
-        }
-        tracing::info!(node = %self.node.id(), clean, "left");
-        self.end_session();
-        self.feed = None;
-        self.listed = false;
-        self.core.own.clear();
-        self.problem = None;
-        self.left = Some(if clean { Stopped::Clean } else { Stopped::Unclean });
     }
 
     fn on_time(&mut self) {
@@ -553,68 +528,6 @@ impl Driver {
         self.finish_leaving();
     }
 
-    /// Once the engine has left and all work is joined, the node is at rest.
-    fn finish_leaving(&mut self) {
-        let Some(stopped) = self.left.filter(|_| self.work.is_idle()) else { return };
-        self.left = None;
-        self.phase = Phase::Rest;
-        for stop in self.stops.drain(..) {
-            let _ = stop.send(stopped);
-        }
-        if !self.starts.is_empty() {
-            self.begin();
-        }
-    }
-
-    fn status(&self) -> Status {
-        let env = &self.core.env;
-        let metadata = self.core.published.metadata.borrow().clone();
-        let membership = *self.core.published.membership.borrow();
-        let now = clock::boot_now();
-        let left = |until: BootTime| Some(millis(until.since(now)));
-        let config = &self.options.engine;
-        let health = env.store.health();
-        let last_tick = env.metrics.last_tick.with_label_values(&["leader"]).get();
-        let last_tick = last_tick.max(env.metrics.last_tick.with_label_values(&["follower"]).get());
-        Status {
-            cluster: env.keys.cluster().to_owned(),
-            node: SelfStatus {
-                id: metadata.id.to_string(),
-                address: metadata.address,
-                role: membership.role.to_string(),
-                joined: membership.joined,
-                term: membership.term.map(|term| term.to_string()),
-                incarnation: self.lease.map(|lease| lease.to_string()),
-                authority_left_ms: self.engine.authority().and_then(|one| left(one.until)),
-                shard_authority_left_ms: self
-                    .engine
-                    .shard_authority()
-                    .and_then(|one| left(one.until)),
-                lease_left_ms: self.lease.map(|_| millis(env.metrics.lease_remaining.left())),
-                lease_ttl_ms: millis(self.calls.granted_ttl()),
-                tick_ms: self.work.tick().as_secs_f64() * 1000.0,
-                failover_d_ms: millis(config.failover.d()),
-                failover_h_ms: millis(config.failover.h()),
-                last_tick_unix_ms: (0.0 < last_tick).then_some((last_tick * 1000.0) as u64),
-                sessions_lost: membership.sessions_lost,
-                problem: self.problem.clone(),
-            },
-            leader: self.picture.leader(),
-            nodes: self.picture.nodes(),
-            timeline: self.picture.timeline(),
-            work: self.picture.work(),
-            store: StoreStatus {
-                kind: env.store.kind().to_owned(),
-                endpoint: health.endpoint,
-                healthy: health.healthy,
-                problem: health.problem,
-                revision: self.picture.revision.to_string(),
-                view_age_ms: millis(env.metrics.view_age.age()),
-            },
-            at_unix_ms: clock::unix_ms(),
-        }
-    }
-
     /// Ends what is left: the node is closed.
     async fn end(mut self) {
         if let Some(task) = self.putting_back.take() {
@@ -623,51 +536,5 @@ impl Driver {
         self.work.abort_all().await;
         self.core.published.session.send_replace(None);
         drop(self.pod_lock.take());
-    }
-}
-
-fn concerns_shards(input: &Input) -> bool {
-    let (Input::Listed { changes, .. } | Input::Changed { changes, .. }) = input else {
-        return false;
-    };
-    changes.iter().any(|change| matches!(change, Change::Held(..) | Change::Plan(..)))
-}
-
-fn refused(options: &NodeOptions, refusal: &Refusal) -> StartError {
-    match refusal {
-        Refusal::DuplicateId { address, holder } => StartError::DuplicateId {
-            id: options.engine.id,
-            address: address.clone(),
-            holder: *holder,
-        },
-        Refusal::TickDisagreement { cluster, own } => {
-            StartError::TickDisagreement { cluster: *cluster, own: *own }
-        }
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-const fn reason_label(reason: WorkEnd) -> &'static str {
-    match reason {
-        WorkEnd::Suspended => "suspended",
-        WorkEnd::Deposed => "deposed",
-        WorkEnd::KeyLost => "key_lost",
-        WorkEnd::Resigned => "resigned",
-        WorkEnd::Stopping => "stopping",
-        WorkEnd::Unfit => "unfit",
-        WorkEnd::SessionLost => "session_lost",
-    }
-}
-
-const fn session_label(reason: SessionEnd) -> &'static str {
-    match reason {
-        SessionEnd::LeaseLost => "lease_lost",
-        SessionEnd::MemberLost => "member_lost",
-        SessionEnd::HeldLost => "held_lost",
-        SessionEnd::StoreReplaced => "store_replaced",
-        SessionEnd::JoinFailed => "join_failed",
     }
 }

@@ -75,7 +75,7 @@ impl Picture {
         for change in changes {
             match change {
                 Change::Candidate(lease, stored) => {
-                    set(&mut self.candidates, lease, stored.as_ref())
+                    set(&mut self.candidates, lease, stored.as_ref());
                 }
                 Change::Node(id, stored) => set(&mut self.nodes, id, stored.as_ref()),
                 Change::Member(id, stored) => set(&mut self.members, id, stored.as_ref()),

@@ -33,6 +33,8 @@ use crate::{
 
 /// What a run gets to end after it was cancelled for its length.
 pub(super) const OVERRUN_GRACE: Duration = Duration::from_secs(1);
+/// Timers are this coarse: a tick that is nearer runs now, rather than as much too late.
+const EARLY: Duration = Duration::from_millis(1);
 /// An idle runner is heard of at least this often.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
 /// Back-off of tasks and workers that return early.
@@ -218,12 +220,12 @@ impl Ticker {
             if self.ending.cancel.is_cancelled() {
                 return false;
             }
-            let left = due.since(now);
+            let before = *self.tick.borrow();
+            let left = due.since(now).saturating_sub(EARLY.min(before / 4));
             if left.is_zero() {
                 return true;
             }
             self.pulse.expect_by(now + PULSE_EVERY + self.limits.run + OVERRUN_GRACE);
-            let before = *self.tick.borrow();
             select! {
                 biased;
                 // All are cancel safe: they only wait.

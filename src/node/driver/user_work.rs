@@ -15,8 +15,9 @@ use tokio::{
     task::{AbortHandle, Id, JoinSet},
 };
 
-use super::ticks::{
-    Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, UnfitBecause, WorkEvent,
+use super::{
+    group::{Group, WEDGED_AFTER},
+    ticks::{Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, UnfitBecause, WorkEvent},
 };
 use crate::{
     clock,
@@ -32,8 +33,6 @@ use crate::{
 /// What work gets to return after authority was lost: the margin by which authority ends early for the
 /// sake of a step that cannot be interrupted (protocol, μ).
 const LOST_GRACE: Duration = Duration::from_millis(10);
-/// Work that was cut and is not joined by then blocks its thread: it is aborted, and said so.
-const WEDGED_AFTER: Duration = Duration::from_secs(1);
 /// Runners tell little, and the driver always reads.
 const EVENTS: usize = 64;
 
@@ -51,58 +50,6 @@ pub(super) enum Ended {
     Leader { work: u64 },
     Shard { work: WorkType, shard: ShardId },
     Follower,
-}
-
-/// Tasks that end together.
-#[derive(Debug)]
-struct Group {
-    ending: Ending,
-    /// Not joined yet.
-    tasks: usize,
-    aborts: Vec<AbortHandle>,
-    /// When it was cancelled, and why it is measured from then.
-    cancelled_at: Option<BootTime>,
-    cut_at: Option<BootTime>,
-    wedged_at: Option<BootTime>,
-}
-
-impl Group {
-    fn new() -> Self {
-        Self {
-            ending: Ending::default(),
-            tasks: 0,
-            aborts: Vec::new(),
-            cancelled_at: None,
-            cut_at: None,
-            wedged_at: None,
-        }
-    }
-
-    fn cancel(&mut self, now: BootTime, grace: Duration) {
-        self.ending.cancel.cancel();
-        self.cancelled_at.get_or_insert(now);
-        let cut_at = now + grace;
-        self.cut_at = Some(self.cut_at.map_or(cut_at, |at| at.min(cut_at)));
-    }
-
-    /// Cuts and aborts what is due. Whether it was found to be wedged just now.
-    fn on_time(&mut self, now: BootTime) -> bool {
-        if self.cut_at.is_some_and(|at| at <= now) && !self.ending.cut.is_cancelled() {
-            self.ending.cut.cancel();
-            self.wedged_at = Some(now + WEDGED_AFTER);
-        }
-        if self.wedged_at.is_some_and(|at| at <= now) {
-            self.wedged_at = None;
-            self.aborts.iter().for_each(AbortHandle::abort);
-            return true;
-        }
-        false
-    }
-
-    fn deadline(&self) -> Option<BootTime> {
-        let cut = self.cut_at.filter(|_| !self.ending.cut.is_cancelled());
-        [cut, self.wedged_at].into_iter().flatten().min()
-    }
 }
 
 #[derive(Debug)]
@@ -477,6 +424,8 @@ impl UserWork {
                 let leader = self.leader.as_mut().filter(|leader| leader.work == work)?;
                 leader.group.tasks -= 1;
                 if leader.group.tasks == 0 && leader.group.cancelled_at.is_some() {
+                    // A context that outlives its work must not act: RESIGN leaves next.
+                    leader.gate.close();
                     self.leader = None;
                     return Some(Ended::Leader { work });
                 }
@@ -494,6 +443,7 @@ impl UserWork {
             }
             Whose::Shard(work, shard) => {
                 let running = self.shards.remove(&(work.clone(), shard))?;
+                running.gate.close();
                 self.measure_end(&work, &running, now);
                 Some(Ended::Shard { work, shard })
             }
@@ -530,8 +480,8 @@ impl UserWork {
         let over = self.leader.as_ref().is_some_and(|leader| {
             leader.work == work && leader.group.tasks == 0 && leader.group.cancelled_at.is_some()
         });
-        if over {
-            self.leader = None;
+        if over && let Some(leader) = self.leader.take() {
+            leader.gate.close();
         }
         over
     }

@@ -39,8 +39,9 @@ pub struct Stored {
     pub status: UptimeCheckStatus,
     /// The spec of the result it was last made from.
     pub spec: SpecHash,
-    /// The slot of that result; zero if there was none.
-    pub due_unix_ms: u64,
+    /// The slot of that result; none if there was no result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_unix_ms: Option<u64>,
     /// How long the answer took, in microseconds. None if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<u64>,
@@ -206,8 +207,8 @@ pub fn aggregate(
 
 /// How many slots lie between this result and the last one that was seen or is known to have been.
 fn missed(check: &Check, found: &Found, before: Option<&Stored>) -> u64 {
-    let seen =
-        before.filter(|before| before.spec == check.spec_hash()).map(|before| before.due_unix_ms);
+    let same_spec = before.filter(|before| before.spec == check.spec_hash());
+    let seen = same_spec.and_then(|before| before.due_unix_ms);
     let last = seen.max(found.result.after_unix_ms);
     last.map_or(0, |last| check.timing().between(Slot(last), Slot(found.result.due_unix_ms)))
 }
@@ -284,7 +285,7 @@ fn of_result(check: &Check, Found { node, result }: &Found, state_before: State)
     Stored {
         status,
         spec: result.spec,
-        due_unix_ms: result.due_unix_ms,
+        due_unix_ms: Some(result.due_unix_ms),
         latency_us: result.latency_us,
     }
 }

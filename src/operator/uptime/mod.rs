@@ -19,8 +19,11 @@
 pub mod aggregate;
 mod book;
 pub mod check;
+mod feed;
+pub mod leader;
 pub mod manifests;
 pub mod metrics;
+pub mod node;
 pub mod probe;
 pub mod report;
 pub mod resource;
@@ -33,8 +36,13 @@ pub mod status_file;
 #[cfg(test)]
 mod testing;
 pub mod value;
+pub mod worker;
 
 pub use check::{Check, CheckKey, Checks};
+pub use manifests::{Folder, FolderError, Problem};
+pub use metrics::UptimeMetrics;
+pub use node::{Uptime, UptimeOptions};
+pub use report::{CheckReport, ChecksReport};
 pub use resource::UptimeCheck;
 
 use crate::engine::WorkType;

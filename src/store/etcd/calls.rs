@@ -7,7 +7,7 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use futures::future::{Either, select};
 
 use super::{
-    errors::{Verdict, classify, unanswered},
+    errors::{Verdict, classify, unanswered, with_context},
     link::Link,
     metrics::Outcome,
     pool::{Pool, Tried},
@@ -247,14 +247,18 @@ where
             link.answered();
         }
     };
-    let error = match send(link.clone()).await {
-        Ok(value) => {
+    let sending = pin!(send(link.clone()));
+    let error = match select(sending, pin!(link.abandoned())).await {
+        Either::Left((Ok(value), _)) => {
             answered();
             return Ok(value);
         }
-        Err(error) => error,
+        Either::Left((Err(error), _)) => error,
+        Either::Right(_) => {
+            return Err(Verdict::Uncertain("the connection hung and was given up".to_owned()));
+        }
     };
-    let verdict = classify(&error);
+    let verdict = with_context(classify(&error), link.tls_trouble(), link.is_warm());
     match &verdict {
         Verdict::NotServing(text)
         | Verdict::Unreached(text)

@@ -125,6 +125,36 @@ fn classify_status(status: &Status) -> Verdict {
     }
 }
 
+/// The verdict, with what is known of the connection: the TLS error that ended it, and whether it ever
+/// gave an answer.
+pub(super) fn with_context(
+    verdict: Verdict,
+    tls: Option<rustls::Error>,
+    was_warm: bool,
+) -> Verdict {
+    let (text, unsent) = match verdict {
+        Verdict::Unreached(text) => (text, true),
+        Verdict::Broken(text) => (text, false),
+        other => return other,
+    };
+    if let Some(tls) = tls
+        && let Verdict::Untrusted(text) = classify_tls(&tls, unsent)
+    {
+        return Verdict::Untrusted(text);
+    }
+    match (unsent, was_warm) {
+        (true, false) if text.contains("tls handshake eof") => Verdict::Unreached(format!(
+            "{text} (does it speak TLS there, or is it http, or the wrong port?)"
+        )),
+        (true, _) => Verdict::Unreached(text),
+        (false, true) => Verdict::Broken(text),
+        (false, false) => Verdict::Broken(format!(
+            "{text} (nothing was ever answered there: is it etcd's client port, and http or https \
+             as its --listen-client-urls say?)"
+        )),
+    }
+}
+
 /// What an error of the way to a member means, by its causes.
 fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
     let mut unsent = false;
@@ -145,7 +175,10 @@ fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
     if unsent { Verdict::Unreached(text) } else { Verdict::Broken(text) }
 }
 
-fn tls_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+/// The TLS error in an error, if it is or holds one.
+pub(super) fn tls_cause<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a rustls::Error> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(tls);
     }

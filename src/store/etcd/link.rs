@@ -26,7 +26,10 @@ use tonic::{
 };
 use tower::{BoxError, Service, util::BoxCloneSyncService};
 
-use super::tls::Material;
+use super::{
+    connector::{Connector, Trouble},
+    tls::Material,
+};
 
 /// A list of a large cluster may exceed the default of 4 MiB by far; the store is trusted not to send
 /// more than it was asked for.
@@ -35,10 +38,8 @@ const LARGEST_ANSWER: usize = 256 * 1024 * 1024;
 /// etcd ends a connection ("too many pings") that is pinged more often than every 5 s, or while it
 /// has no streams. Silence is noticed by calls and probes, long before a ping is missed.
 const PING_EVERY: Duration = Duration::from_secs(10);
+const _: () = assert!(PING_EVERY.as_secs() > 5, "etcd's --grpc-keepalive-min-time");
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a TCP or TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The token that calls carry, if there is one.
 pub(super) type TokenHeader = watch::Receiver<Option<HeaderValue>>;
@@ -51,8 +52,10 @@ pub(super) struct Link {
     auth: AuthClient,
     maintenance: MaintenanceClient,
     retired: CancellationToken,
+    abandoned: CancellationToken,
     warm: AtomicBool,
     streams: AtomicUsize,
+    trouble: Trouble,
 }
 
 impl Link {
@@ -61,20 +64,19 @@ impl Link {
         endpoint: &str,
         tls: Option<&Material>,
         token: Option<TokenHeader>,
-    ) -> Result<Self, etcd_client::Error> {
-        let mut endpoint = Endpoint::from_shared(endpoint.to_owned())?
-            .connect_timeout(HANDSHAKE_TIMEOUT)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(PING_EVERY))
+    ) -> Result<Self, BoxError> {
+        let connector = Connector::new(endpoint, tls)?;
+        let trouble = connector.trouble();
+        // TLS is the connector's part; the channel is not to do it again.
+        let plain = endpoint.replacen("https://", "http://", 1);
+        let endpoint = Endpoint::from_shared(plain)?
+            .origin(endpoint.parse()?)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(false)
             // Its probes are pings as well.
             .http2_adaptive_window(false);
-        if let Some(material) = tls {
-            endpoint = endpoint.tls_config(material.config().timeout(HANDSHAKE_TIMEOUT))?;
-        }
-        let channel = endpoint.connect_lazy();
+        let channel = endpoint.connect_with_connector_lazy(connector);
         let channel = match token {
             None => Channel::Tonic(channel),
             Some(token) => {
@@ -94,8 +96,10 @@ impl Link {
             auth: client.auth_client(),
             maintenance: client.maintenance_client(),
             retired: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
             warm: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            trouble,
         })
     }
 
@@ -135,6 +139,17 @@ impl Link {
         self.retired.cancel();
     }
 
+    /// Ends its streams, and no answer is expected any more.
+    pub(super) fn abandon(&self) {
+        self.abandoned.cancel();
+        self.retired.cancel();
+    }
+
+    /// Resolves when it is abandoned.
+    pub(super) async fn abandoned(&self) {
+        self.abandoned.cancelled().await;
+    }
+
     /// Resolves when it is retired.
     pub(super) async fn retired(&self) {
         self.retired.cancelled().await;
@@ -142,6 +157,11 @@ impl Link {
 
     pub(super) fn is_retired(&self) -> bool {
         self.retired.is_cancelled()
+    }
+
+    /// What ended its last connection, if TLS did.
+    pub(super) fn tls_trouble(&self) -> Option<rustls::Error> {
+        self.trouble.last()
     }
 
     /// How many watches are open on it.

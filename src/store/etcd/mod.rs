@@ -16,6 +16,7 @@
 mod auth;
 mod calls;
 mod config;
+mod connector;
 mod convert;
 mod errors;
 mod lease;

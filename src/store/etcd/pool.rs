@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, sync::Notify};
 use super::{
     auth::Auth,
     config::ConfigError,
-    errors::{Verdict, classify},
+    errors::{Verdict, classify, with_context},
     link::Link,
     metrics::{CallMetrics, Switch},
     tls::Material,
@@ -43,6 +43,15 @@ impl Tried {
     fn contains(self, member: usize) -> bool {
         self.0 & (1 << member) != 0
     }
+}
+
+/// What becomes of the link that another one replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// It works; calls on their way may end well.
+    Retired,
+    /// It hangs.
+    Abandoned,
 }
 
 struct Member {
@@ -264,19 +273,28 @@ impl Pool {
     }
 
     /// Puts a link in use on which a probe was answered.
-    pub(super) fn install_proven(&self, member: usize, link: &Arc<Link>, took: Duration) {
-        self.install(member, link.clone());
+    pub(super) fn install_proven(
+        &self,
+        member: usize,
+        link: &Arc<Link>,
+        took: Duration,
+        before: Before,
+    ) {
+        self.install(member, link.clone(), before);
         self.answered(member, link, took);
     }
 
-    /// Puts a link in use; the one before ends its streams.
-    pub(super) fn install(&self, member: usize, link: Arc<Link>) {
-        let before = {
+    /// Puts a link in use.
+    pub(super) fn install(&self, member: usize, link: Arc<Link>, before: Before) {
+        let old = {
             let mut place =
                 self.members[member].link.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *place, link)
         };
-        before.retire();
+        match before {
+            Before::Retired => old.retire(),
+            Before::Abandoned => old.abandon(),
+        }
         self.metrics.reconnected();
     }
 
@@ -325,7 +343,7 @@ impl Pool {
         match tokio::time::timeout(within, asking).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                let verdict = classify(&error);
+                let verdict = with_context(classify(&error), link.tls_trouble(), link.is_warm());
                 if !verdict.is_answer() {
                     return Err(verdict);
                 }

@@ -8,7 +8,12 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 
-use super::{link::Link, metrics::Switch, pool::Pool, tls::Watched};
+use super::{
+    link::Link,
+    metrics::Switch,
+    pool::{Before, Pool},
+    tls::Watched,
+};
 
 /// How often open watches and failed members are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -74,7 +79,7 @@ async fn investigate(pool: &Pool, suspect: usize, suspect_after: Duration) {
             return;
         }
         if let Some(winner) = winner {
-            settle(pool, suspect, winner);
+            settle(pool, suspect, &winner);
             return;
         }
         tokio::time::sleep(pause).await;
@@ -90,16 +95,16 @@ struct Winner {
 }
 
 /// Acts on the outcome: the suspect's connection hangs, or the suspect does.
-fn settle(pool: &Pool, suspect: usize, winner: Winner) {
+fn settle(pool: &Pool, suspect: usize, winner: &Winner) {
     if winner.member == suspect {
         tracing::warn!(endpoint = pool.endpoint(suspect), "connection to etcd hangs, made anew");
-        pool.install_proven(suspect, &winner.link, winner.took);
+        pool.install_proven(suspect, &winner.link, winner.took, Before::Abandoned);
         return;
     }
     pool.switch(suspect, winner.member, Switch::Silent);
     pool.failed(suspect, "it does not answer while another member does");
     if let Some(fresh) = pool.fresh_link(suspect) {
-        pool.install(suspect, fresh);
+        pool.install(suspect, fresh, Before::Abandoned);
     }
 }
 
@@ -165,7 +170,7 @@ pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
                     return;
                 }
                 match answer {
-                    Ok(took) => pool.install_proven(member, &link, took),
+                    Ok(took) => pool.install_proven(member, &link, took, Before::Abandoned),
                     Err(verdict) => pool.failed(member, &verdict.into_text()),
                 }
             }
@@ -272,7 +277,7 @@ pub(super) async fn follow_files(
 async fn reconnect(pool: &Pool, member: usize) {
     let Some(link) = pool.fresh_link(member) else { return };
     match pool.probe(member, &link, PROBE_WITHIN).await {
-        Ok(took) => pool.install_proven(member, &link, took),
+        Ok(took) => pool.install_proven(member, &link, took, Before::Retired),
         // The old connection may serve on; if it does not, the next ones are made with the new files.
         Err(verdict) => pool.note_problem(member, &verdict.into_text()),
     }

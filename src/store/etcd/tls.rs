@@ -6,7 +6,13 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject as _},
+    },
+};
 
 use super::config::{ConfigError, Tls};
 use crate::clock;
@@ -48,34 +54,55 @@ impl Material {
         Ok(material)
     }
 
-    /// As tonic takes it.
-    pub(super) fn config(&self) -> ClientTlsConfig {
-        let mut config = ClientTlsConfig::new();
-        config = match &self.ca {
-            Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
-            None => config.trust_anchors(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    /// As the TLS library takes it, for HTTP/2.
+    pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
+        let unusable = |error: pem::Error| rustls::Error::General(error.to_string());
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(file) => {
+                for certificate in CertificateDer::pem_slice_iter(file) {
+                    roots.add(certificate.map_err(unusable)?)?;
+                }
+            }
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificates, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificates)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(unusable)?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(unusable)?;
+                builder.with_client_auth_cert(chain, key)?
+            }
         };
-        if let Some((cert, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(cert, key));
-        }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name.as_str());
-        }
-        config
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    /// The name that the certificate of a server at `host` must carry.
+    pub(super) fn server_name(&self, host: &str) -> Result<ServerName<'static>, rustls::Error> {
+        let name = self.server_name.as_deref().unwrap_or(host);
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        ServerName::try_from(name.to_owned())
+            .map_err(|error| rustls::Error::General(format!("{name}: {error}")))
     }
 
     /// That certificate and key belong together is only known to the TLS library.
     fn try_out(&self, tls: &Tls) -> Result<(), ConfigError> {
-        let endpoint = tonic::transport::Endpoint::from_static("https://localhost");
-        match endpoint.tls_config(self.config()) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ConfigError::new(
+        let usable = self.client_config().and_then(|_| self.server_name("localhost"));
+        usable.map(drop).map_err(|error| {
+            ConfigError::new(
                 "tls",
                 format!("{tls:?}"),
-                format!("cannot be used ({})", super::errors::chain(&error)),
+                format!("cannot be used ({error})"),
                 "do certificate and key belong together, and is tls.server_name a host name?",
-            )),
-        }
+            )
+        })
     }
 }
 

@@ -17,12 +17,11 @@ use super::{
     auth::Auth,
     calls::{Call, call},
     convert::{end, key_value},
-    errors::{Verdict, classify, classify_answer, unanswered},
+    errors::{Verdict, classify, classify_answer},
     link::{Link, StreamOn},
     pool::Pool,
 };
 use crate::{
-    clock,
     engine::types::Revision,
     store::{Event, KeyValue, StoreError, Watch, WatchItem, WatchRequest},
 };
@@ -37,6 +36,11 @@ pub(super) struct EtcdWatch {
     stream: StreamOn,
     endpoint: String,
     auth: Option<(Arc<Auth>, u64)>,
+    assembly: Assembly,
+}
+
+/// Makes whole revisions of what etcd sends.
+struct Assembly {
     /// The first revision that was not delivered.
     wanted: Revision,
     /// Of answers that came in parts.
@@ -50,7 +54,6 @@ pub(super) async fn open(
     request: &WatchRequest,
     how: Call,
 ) -> Result<EtcdWatch, StoreError> {
-    let began = clock::boot_now();
     let version = pool.auth().map(|auth| (auth.clone(), auth.version()));
     let options = {
         // In parts: else etcd would send all revisions that are caught up with as one message.
@@ -77,9 +80,7 @@ pub(super) async fn open(
         endpoint: endpoint_of(pool, &link),
         stream: StreamOn::new(link),
         auth: version,
-        wanted: request.from,
-        parts: Vec::new(),
-        ready: VecDeque::new(),
+        assembly: Assembly::from(request.from),
     };
     match first {
         Some(first) if first.created() => {
@@ -87,10 +88,7 @@ pub(super) async fn open(
             Ok(watch)
         }
         Some(_) => Err(watch.broken("it did not begin with what etcd begins with")),
-        None if clock::boot_now().since(began) < how.timeout => {
-            Err(watch.broken("it ended at once"))
-        }
-        None => Err(unanswered(how.name, &watch.endpoint, how.timeout)),
+        None => Err(watch.broken("it ended at once")),
     }
 }
 
@@ -109,15 +107,52 @@ impl EtcdWatch {
             return Ok(());
         }
         let revision = Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
-        let in_parts = answer.0.fragment;
-        let is_progress = answer.0.events.is_empty() && !in_parts && self.parts.is_empty();
-        if is_progress {
-            self.ready.push_back(WatchItem::Progress { revision });
-            return Ok(());
+        self.assembly.add(revision, answer.0.events, answer.0.fragment);
+        Ok(())
+    }
+
+    /// Why etcd ended the watch.
+    fn cancelled(&self, answer: &WatchResponse) -> StoreError {
+        let reason = answer.cancel_reason();
+        let oldest = Revision(answer.compact_revision());
+        if oldest.0 != 0 {
+            return StoreError::Compacted { asked: self.assembly.wanted, oldest };
         }
-        self.parts.extend(answer.0.events);
-        if in_parts {
-            return Ok(());
+        match classify_answer(Code::Unknown, reason) {
+            Verdict::Compacted => StoreError::Compacted { asked: self.assembly.wanted, oldest },
+            Verdict::Denied(message) => {
+                StoreError::Denied { call: "watch", endpoint: self.endpoint.clone(), message }
+            }
+            Verdict::Reauthenticate(text) => {
+                if let Some((auth, version)) = &self.auth {
+                    auth.want_after(*version);
+                }
+                self.broken(&text)
+            }
+            _ if reason.is_empty() => self.broken("etcd cancelled it"),
+            _ => self.broken(reason),
+        }
+    }
+
+    fn broken(&self, message: &str) -> StoreError {
+        StoreError::Broken { endpoint: self.endpoint.clone(), message: message.to_owned() }
+    }
+}
+
+impl Assembly {
+    fn from(wanted: Revision) -> Self {
+        Self { wanted, parts: Vec::new(), ready: VecDeque::new() }
+    }
+
+    /// Takes in one answer; `more` says that its last revision goes on in the next one.
+    fn add(&mut self, header: Revision, events: Vec<PbEvent>, more: bool) {
+        if events.is_empty() && self.parts.is_empty() && !more {
+            self.ready.push_back(WatchItem::Progress { revision: header });
+            return;
+        }
+        self.parts.extend(events);
+        if more {
+            return;
         }
         for event in std::mem::take(&mut self.parts) {
             self.deliver(event);
@@ -125,7 +160,6 @@ impl EtcdWatch {
         if let Some(WatchItem::Events { revision, .. }) = self.ready.back() {
             self.wanted = Revision(revision.0 + 1);
         }
-        Ok(())
     }
 
     /// Adds an event to those of its revision; drops it if it is older than what is wanted.
@@ -146,33 +180,6 @@ impl EtcdWatch {
             _ => self.ready.push_back(WatchItem::Events { revision, events: vec![event] }),
         }
     }
-
-    /// Why etcd ended the watch.
-    fn cancelled(&self, answer: &WatchResponse) -> StoreError {
-        let reason = answer.cancel_reason();
-        let oldest = Revision(answer.compact_revision());
-        if oldest.0 != 0 {
-            return StoreError::Compacted { asked: self.wanted, oldest };
-        }
-        match classify_answer(Code::Unknown, reason) {
-            Verdict::Compacted => StoreError::Compacted { asked: self.wanted, oldest },
-            Verdict::Denied(message) => {
-                StoreError::Denied { call: "watch", endpoint: self.endpoint.clone(), message }
-            }
-            Verdict::Reauthenticate(text) => {
-                if let Some((auth, version)) = &self.auth {
-                    auth.want_after(*version);
-                }
-                self.broken(&text)
-            }
-            _ if reason.is_empty() => self.broken("etcd cancelled it"),
-            _ => self.broken(reason),
-        }
-    }
-
-    fn broken(&self, message: &str) -> StoreError {
-        StoreError::Broken { endpoint: self.endpoint.clone(), message: message.to_owned() }
-    }
 }
 
 fn tombstone(key: Vec<u8>, modified: Revision) -> KeyValue {
@@ -183,7 +190,7 @@ fn tombstone(key: Vec<u8>, modified: Revision) -> KeyValue {
 impl Watch for EtcdWatch {
     async fn next(&mut self) -> Result<WatchItem, StoreError> {
         loop {
-            if let Some(item) = self.ready.pop_front() {
+            if let Some(item) = self.assembly.ready.pop_front() {
                 return Ok(item);
             }
             let answer = tokio::select! {
@@ -212,3 +219,6 @@ impl Watch for EtcdWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ const OPTIONS: Options = Options {
     timeout: Duration::from_millis(500),
     probe_after: Duration::from_millis(40),
     stale_after: Duration::from_millis(200),
+    after_break: AfterBreak::Resume,
 };
 
 /// Never asks for a proof: what is delivered is what happened, and nothing else.
@@ -135,6 +136,19 @@ async fn a_broken_watch_is_resumed_where_it_left_off() {
 }
 
 #[tokio::test]
+async fn a_view_is_listed_anew_after_its_watch_broke() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, Options { after_break: AfterBreak::List, ..PATIENT });
+    assert_eq!(said(&mut list_watch).await, Said::Listed(1, vec![]));
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    store.faults().cut_watches();
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    put(&store, "k", "2");
+    assert_eq!(said(&mut list_watch).await, Said::Listed(3, vec!["k=2".to_owned()]));
+}
+
+#[tokio::test]
 async fn a_resumed_watch_says_that_it_is_there_even_if_nothing_happens() {
     let store = MemoryStore::new();
     put(&store, "k", "1");
@@ -183,6 +197,7 @@ async fn a_quiet_store_keeps_its_watch() {
     let store = MemoryStore::new();
     let mut list_watch = follow(&store, Options { stale_after: LONG, ..OPTIONS });
     said(&mut list_watch).await;
+    // One from a revision that is yet to come is not told of any progress.
     let quiet = time::timeout(Duration::from_secs(1), list_watch.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
     // Elsewhere in the store something happened: the view is as new as that.

@@ -45,7 +45,7 @@ function flag(id, extra) {
   const text = id.length <= 3 ? el("b", null, id) : "";
   return el("span", { class: "flag " + look(id) + " " + (extra || ""), title: "node " + id, "aria-hidden": "true" }, text);
 }
-const named = (id) => el("span", { class: "named one", title: "node " + id }, flag(id), el("span", null, el("span", { class: "word" }, "node "), shortId(id)));
+const named = (id) => el("span", { class: "named one", title: "node " + id }, flag(id), el("span", null, el("span", { class: id.length > 3 ? "word" : null }, "node "), shortId(id)));
 
 // ---- spans of time that run out ----
 // `left` was true when the picture was taken. It runs down to at most `renewed` later: by then the
@@ -78,7 +78,8 @@ function spansOf(self, kind, whose = "") {
       "How long it may act without another beat. One is due every " + span(h) + "; everybody else waits " + span(d) + "."));
   }
   const shard = num(self.shard_authority_left_ms);
-  if (shard !== null) {
+  // Without shard work there is nothing to have authority over.
+  if (shard !== null && arr(state.picture.work).length > 0) {
     // Its whole is not told: the most that was seen stands for it.
     const most = Math.max(shard, state.spans.get(self.id) || 1);
     state.spans.set(self.id, most);

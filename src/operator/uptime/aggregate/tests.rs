@@ -62,6 +62,8 @@ fn a_check_that_was_never_run_is_unknown_and_that_is_no_change() {
         (State::Unknown, "not run yet")
     );
     assert_eq!((aggregate.changes.len(), aggregate.summary.unknown), (0, 1));
+    let first = now(&results(&[(7, result(NOW, 0))]), &aggregate.statuses, NOW);
+    assert_eq!(first.missed, 0, "there was nothing to miss before the first run");
 }
 
 #[test]

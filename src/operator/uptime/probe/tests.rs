@@ -1,6 +1,5 @@
 use std::net::SocketAddr;
 
-use axum::{Router, http::StatusCode, response::Redirect, routing::get};
 use hickory_resolver::proto::{
     op::{Message, MessageType, OpCode, ResponseCode},
     rr::{RData, Record, rdata},
@@ -10,7 +9,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -59,21 +58,54 @@ fn is(probed: &Probed, verdict: Verdict, message: &str) {
 
 /// A web server on a free port, which lives as long as the tasks.
 async fn web(tasks: &mut Tasks) -> SocketAddr {
-    let app = Router::new()
-        .route("/", get(|| async { "all is well" }))
-        .route("/broken", get(|| async { (StatusCode::SERVICE_UNAVAILABLE, "no") }))
-        .route("/moved", get(|| async { Redirect::temporary("/") }))
-        .route("/around", get(|| async { Redirect::temporary("/around") }))
-        .route("/never", get(std::future::pending::<()>))
-        .route("/large", get(|| async { "x".repeat(3 << 20) + "needle" }))
-        .route("/binary", get(|| async { b"\xff\xfe needle \xff".to_vec() }))
-        .route("/method", axum::routing::any(|method: axum::http::Method, headers: axum::http::HeaderMap, body: String| async move {
-            format!("{method} {} {body}", headers["x-token"].to_str().unwrap_or_default())
-        }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tasks.spawn("web", async move { axum::serve(listener, app).await.unwrap() });
+    tasks.spawn("web", async move {
+        let mut serving = Tasks::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            serving.spawn("connection", serve(stream));
+        }
+    });
     address
+}
+
+/// Answers one request, as HTTP/1.1 asks.
+async fn serve(mut stream: TcpStream) {
+    let mut request = Vec::new();
+    while !is_whole(&request) {
+        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let (status, location, body) = match path {
+        "/broken" => ("503 Service Unavailable", "", b"no".to_vec()),
+        "/moved" => ("307 Temporary Redirect", "/", Vec::new()),
+        "/around" => ("307 Temporary Redirect", "/around", Vec::new()),
+        "/never" => std::future::pending().await,
+        "/large" => ("200 OK", "", ("x".repeat(3 << 20) + "needle").into_bytes()),
+        "/binary" => ("200 OK", "", b"\xff\xfe needle \xff".to_vec()),
+        "/echo" => ("200 OK", "", request.clone().into_bytes()),
+        _ => ("200 OK", "", b"all is well".to_vec()),
+    };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nlocation: {location}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    // The client hangs up when it has seen enough.
+    let _ = stream.write_all(&[head.into_bytes(), body].concat()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Whether the head is there, and as much of a body as it says.
+fn is_whole(request: &[u8]) -> bool {
+    let request = String::from_utf8_lossy(request);
+    let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    body.len() >= length.unwrap_or(0)
 }
 
 fn http(address: SocketAddr, path: &str) -> HttpTarget {
@@ -152,10 +184,12 @@ async fn method_headers_and_body_are_sent() {
         method: Method::Put,
         headers: [("X-Token".to_owned(), "secret".to_owned())].into(),
         body: Some("hello".into()),
-        ..http(web, "/method")
+        ..http(web, "/echo")
     };
-    let expect = Expect { body_contains: Some("PUT secret hello".into()), ..Expect::default() };
-    is(&probe(Target::Http(target), expect).await, Verdict::Up, "200");
+    for part in ["PUT /echo HTTP/1.1\r\n", "x-token: secret\r\n", "\r\n\r\nhello"] {
+        let expect = Expect { body_contains: Some(part.into()), ..Expect::default() };
+        is(&probe(Target::Http(target.clone()), expect).await, Verdict::Up, "200");
+    }
 }
 
 #[tokio::test]

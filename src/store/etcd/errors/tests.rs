@@ -168,3 +168,17 @@ fn a_server_of_something_else_is_recognised() {
     let verdict = local(io::Error::other("http2 error: frame with invalid size"));
     assert_eq!(name(&verdict), "untrusted");
 }
+
+#[test]
+fn what_tls_said_is_told_instead_of_closed_connections() {
+    use rustls::{AlertDescription, Error as Tls};
+    let closed = || Verdict::Unreached("connection closed".to_owned());
+    let required = Tls::AlertReceived(AlertDescription::CertificateRequired);
+    assert_eq!(name(&with_context(closed(), Some(required), false)), "untrusted");
+    // The end of a connection that served well says nothing about certificates.
+    let end = Tls::AlertReceived(AlertDescription::CloseNotify);
+    let reset = Verdict::Broken("reset".to_owned());
+    assert_eq!(with_context(reset, Some(end), true), Verdict::Broken("reset".to_owned()));
+    let never = with_context(Verdict::Broken("reset".to_owned()), None, false);
+    assert!(matches!(&never, Verdict::Broken(text) if text.contains("http or https")), "{never:?}");
+}

@@ -1,0 +1,93 @@
+//! The reference work of a node: uptime checks from a folder.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bellwether::{
+    node::Node,
+    operator::uptime::{
+        Checks, Folder, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples,
+    },
+    tasks::Tasks,
+};
+use prometheus::Registry;
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::exit::{Exit, Failure};
+
+/// Manifests that are read and watched for as long as this lives.
+pub(crate) struct Manifests {
+    checks: watch::Receiver<Arc<Checks>>,
+    // Ends when it is dropped.
+    _reading: Tasks,
+    /// The bundled ones, until the end.
+    _samples: Option<TempDir>,
+}
+
+impl Manifests {
+    /// Those of a folder.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if there is no such folder. What is wrong inside it is logged, and the rest goes on.
+    pub(crate) async fn of(folder: impl Into<PathBuf>) -> Result<Self, Failure> {
+        let opened = Folder::open(folder).await;
+        let (folder, checks) = opened.map_err(|error| {
+            Failure::caused(Exit::Usage, "--checks (BELLWETHER_CHECKS)", &error)
+        })?;
+        let mut reading = Tasks::new();
+        reading.spawn("manifests", folder.run(CancellationToken::new()));
+        Ok(Self { checks, _reading: reading, _samples: None })
+    }
+
+    /// The bundled ones, which look at the status page of that address and at little else.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if they cannot be written to a folder for temporary files.
+    pub(crate) async fn samples(page: &str) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::caused(Exit::Local, "writing the bundled checks to a temporary folder", &error)
+        };
+        let folder = tempfile::Builder::new().prefix("bellwether-checks-").tempdir();
+        let folder = folder.map_err(failed)?;
+        write_samples(folder.path(), page).map_err(failed)?;
+        let manifests = Self::of(folder.path()).await?;
+        Ok(Self { _samples: Some(folder), ..manifests })
+    }
+
+    /// The work of one node on them, counted in `registry`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if the registry has such metrics already.
+    pub(crate) fn work(
+        &self,
+        registry: &Registry,
+        status_file: Option<PathBuf>,
+    ) -> Result<Uptime, Failure> {
+        let metrics = UptimeMetrics::register(registry)
+            .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
+        let options = UptimeOptions { status_file, metrics, ..UptimeOptions::default() };
+        Ok(Uptime::new(self.checks.clone(), options))
+    }
+}
+
+/// Follows the results beside a node, until it is dropped.
+pub(crate) fn follow(uptime: &Uptime, node: Arc<dyn Node>) -> Tasks {
+    let mut tasks = Tasks::new();
+    let uptime = uptime.clone();
+    tasks.spawn("uptime results", async move {
+        uptime.follow(node, CancellationToken::new()).await;
+    });
+    tasks
+}
+
+/// Adds what is known of the checks to the JSON of `/status`.
+pub(crate) fn show(uptime: &Uptime, status: &mut Map<String, Value>) {
+    let report = Arc::clone(&uptime.report().borrow());
+    let report = serde_json::to_value(&*report).expect("a report has string keys");
+    status.insert("checks".into(), report);
+}

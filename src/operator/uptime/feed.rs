@@ -1,0 +1,144 @@
+//! The results of all nodes, as they come in.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{
+    WORK,
+    aggregate::{Change, Results},
+    metrics::UptimeMetrics,
+    result::parse_result_key,
+};
+use crate::{
+    engine::NodeId,
+    node::{EventType, KV, Node, StateChange, StateError, StateItem, StateWatch, WatchFrom},
+};
+
+/// The key of the leader's list of recent changes, in its node's state.
+pub(super) const CHANGES: &str = "uptime/changes";
+
+/// How long changes are gathered before they are looked at.
+const GATHERED_FOR: Duration = Duration::from_millis(100);
+/// The results are looked at so often even if none comes: that none comes is what makes one stale.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// Between attempts to open a watch that has failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Follows the results of all nodes.
+pub(super) struct Feed {
+    node: Arc<dyn Node>,
+    metrics: UptimeMetrics,
+    watch: Option<StateWatch>,
+    results: Results,
+    /// The nodes that tell changes as leader, or did.
+    tellers: BTreeSet<NodeId>,
+    /// What was last told. It stays when its node leaves: until the next leader tells, nothing is newer.
+    told: Vec<Change>,
+}
+
+impl Feed {
+    pub(super) fn new(node: Arc<dyn Node>, metrics: UptimeMetrics) -> Self {
+        let (watch, results, tellers, told) = Default::default();
+        Self { node, metrics, watch, results, tellers, told }
+    }
+
+    pub(super) fn results(&self) -> &Results {
+        &self.results
+    }
+
+    /// The changes that the leader tells. While leaders change, those of the one that saw the latest.
+    pub(super) fn told(&self) -> &[Change] {
+        &self.told
+    }
+
+    /// Whether this node has told changes as leader, and they are still in its state.
+    pub(super) fn has_told(&self, node: NodeId) -> bool {
+        self.tellers.contains(&node)
+    }
+
+    /// Waits until it is time to look at the results again.
+    ///
+    /// # Errors
+    ///
+    /// Why the results cannot be followed; the next call tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what has come in is kept.
+    pub(super) async fn wait(&mut self) -> Result<(), StateError> {
+        if self.watch.is_none() {
+            match self.node.watch_key_cluster(WORK, WatchFrom::Snapshot).await {
+                Ok(watch) => self.watch = Some(watch),
+                Err(error) => {
+                    tokio::time::sleep(RETRY_AFTER).await;
+                    return Err(error);
+                }
+            }
+        }
+        if tokio::time::timeout(LOOKED_AT_EVERY, self.take()).await.is_ok() {
+            let gather = async {
+                loop {
+                    self.take().await;
+                }
+            };
+            let _: Result<(), _> = tokio::time::timeout(GATHERED_FOR, gather).await;
+        }
+        Ok(())
+    }
+
+    /// Takes one item of the watch.
+    async fn take(&mut self) {
+        let Some(watch) = &mut self.watch else { return std::future::pending().await };
+        match watch.recv().await {
+            Some(StateItem::Snapshot { state, .. } | StateItem::Lagged { state, .. }) => {
+                self.results = Results::default();
+                self.tellers.clear();
+                for (node, KV { key, value }) in state {
+                    self.put(node, &key, &value);
+                }
+            }
+            Some(StateItem::Change(StateChange {
+                kind: EventType::Deleted,
+                node,
+                old_key,
+                ..
+            })) => {
+                self.results.delete(node, &old_key);
+                if old_key == CHANGES {
+                    self.tellers.remove(&node);
+                }
+            }
+            Some(StateItem::Change(StateChange { node, key, value, .. })) => {
+                self.put(node, &key, &value);
+            }
+            None => self.watch = None,
+        }
+    }
+
+    fn put(&mut self, node: NodeId, key: &str, value: &[u8]) {
+        let read = if key == CHANGES {
+            self.tellers.insert(node);
+            serde_json::from_slice(value)
+                .map(|told| self.hear(told))
+                .map_err(|error| error.to_string())
+        } else {
+            self.results.put(node, key, value).map_err(|junk| junk.to_string())
+        };
+        if let Err(error) = read {
+            self.metrics.junk.inc();
+            let is_result = parse_result_key(key).is_some();
+            tracing::warn!(
+                node = node.get(),
+                is_result,
+                error,
+                "state of uptime checks cannot be read: left out"
+            );
+        }
+    }
+
+    fn hear(&mut self, told: Vec<Change>) {
+        let last = |told: &[Change]| told.last().map(|change| change.at_unix_ms);
+        if last(&told) >= last(&self.told) {
+            self.told = told;
+        }
+    }
+}

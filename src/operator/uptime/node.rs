@@ -1,0 +1,187 @@
+//! The uptime checks of one node: everything that it runs for them, put together.
+//!
+//! ```no_run
+//! # use bellwether::{node::{ClusterNode, WorkerOptions}, operator::uptime::{self, Folder, Uptime, UptimeOptions}};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let (folder, checks) = Folder::open("/etc/bellwether/checks").await?;
+//! let uptime = Uptime::new(checks, UptimeOptions::default());
+//! let builder = ClusterNode::builder()
+//!     .worker(WorkerOptions::new(uptime::WORK, uptime.worker()).shards(uptime.shards()))
+//!     .leader_task(uptime.leader_task());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Beside these, [`Folder::run`](super::Folder::run) and [`Uptime::follow`] must run for as long as the node.
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    aggregate::{Change, aggregate},
+    check::Checks,
+    feed::{CHANGES, Feed},
+    leader::UptimeLeader,
+    metrics::UptimeMetrics,
+    probe::{Probe, Prober},
+    report::{ChecksReport, report},
+    worker::UptimeWorker,
+};
+use crate::{clock, node::Node};
+
+#[cfg(test)]
+mod tests;
+
+/// How uptime checks are run.
+#[derive(Clone)]
+pub struct UptimeOptions {
+    /// Into how many shards the checks are cut: as the node's work type. At least 1. Default: 256.
+    pub shards: u32,
+    /// How many checks this node runs at once. Default: 64.
+    pub most_at_once: usize,
+    /// Where the leader writes all statuses, where there is no Kubernetes. Default: nowhere.
+    pub status_file: Option<PathBuf>,
+    /// What asks the targets. Default: [`Prober`].
+    pub probe: Arc<dyn Probe>,
+    /// What is counted. Default: metrics that nobody reads.
+    pub metrics: UptimeMetrics,
+}
+
+impl Default for UptimeOptions {
+    fn default() -> Self {
+        Self {
+            shards: 256,
+            most_at_once: 64,
+            status_file: None,
+            probe: Arc::new(Prober::new()),
+            metrics: UptimeMetrics::unregistered(),
+        }
+    }
+}
+
+impl std::fmt::Debug for UptimeOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UptimeOptions")
+            .field("shards", &self.shards)
+            .field("most_at_once", &self.most_at_once)
+            .field("status_file", &self.status_file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The uptime checks of one node.
+#[derive(Clone, Debug)]
+pub struct Uptime {
+    worker: UptimeWorker,
+    leader: UptimeLeader,
+}
+
+impl Uptime {
+    /// For these checks.
+    pub fn new(checks: watch::Receiver<Arc<Checks>>, options: UptimeOptions) -> Self {
+        let UptimeOptions { shards, most_at_once, status_file, probe, metrics } = options;
+        let shards = shards.max(1);
+        let leader = UptimeLeader {
+            checks: checks.clone(),
+            shards,
+            report: watch::Sender::default(),
+            leading: watch::Sender::new(false),
+            status_file,
+            metrics: metrics.clone(),
+        };
+        let limit = Arc::new(Semaphore::new(most_at_once.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { worker: UptimeWorker { checks, shards, probe, limit, metrics }, leader }
+    }
+
+    /// Into how many shards the checks are cut.
+    pub fn shards(&self) -> u32 {
+        self.leader.shards
+    }
+
+    /// What runs the checks of the shards that the node holds.
+    pub fn worker(&self) -> UptimeWorker {
+        self.worker.clone()
+    }
+
+    /// What puts the results together while the node leads.
+    pub fn leader_task(&self) -> UptimeLeader {
+        self.leader.clone()
+    }
+
+    /// What this node knows of all checks, as it changes: as leader what it stores, else what it sees.
+    pub fn report(&self) -> watch::Receiver<Arc<ChecksReport>> {
+        self.leader.report.subscribe()
+    }
+
+    /// Follows the results for [`report`](Self::report), and takes results that nobody needs any more out
+    /// of this node's state, until it is cancelled. To be run beside the node.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the report does not change any more unless the node leads.
+    pub async fn follow(&self, node: Arc<dyn Node>, cancel: CancellationToken) {
+        let metrics = &self.leader.metrics;
+        let mut feed = Feed::new(Arc::clone(&node), metrics.clone());
+        let mut statuses = std::collections::BTreeMap::new();
+        while let Some(waited) = cancel.run_until_cancelled(feed.wait()).await {
+            let checks = Arc::clone(&self.leader.checks.borrow());
+            metrics.manifest_problems.set(i64::try_from(checks.problems.len()).unwrap_or(i64::MAX));
+            if let Err(error) = waited {
+                metrics.on_store_failure("collect");
+                tracing::debug!(%error, "results of uptime checks cannot be followed");
+                continue;
+            }
+            statuses = aggregate(&checks, feed.results(), &statuses, clock::unix_ms()).statuses;
+            let is_leading = *self.leader.leading.borrow();
+            if !is_leading {
+                let told: VecDeque<Change> = feed.told().iter().cloned().collect();
+                let mut report = report(&checks, &statuses, &told, self.shards());
+                since_the_last_change_told(&mut report);
+                self.show(report);
+            }
+            if cancel.run_until_cancelled(self.tidy(&*node, &feed, &checks)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn show(&self, report: ChecksReport) {
+        self.leader.report.send_if_modified(|shown| {
+            let is_new = **shown != report;
+            if is_new {
+                *shown = Arc::new(report);
+            }
+            is_new
+        });
+    }
+
+    /// Takes what nobody needs any more out of the node's state. What cannot be taken out now is tried
+    /// again next time.
+    async fn tidy(&self, node: &dyn Node, feed: &Feed, checks: &Checks) {
+        let mut outlived = feed.results().outlived(node.id(), checks);
+        if feed.has_told(node.id()) && !*self.leader.leading.borrow() {
+            outlived.push(CHANGES.to_owned());
+        }
+        for key in outlived {
+            if let Err(error) = node.delete(&key).await {
+                self.leader.metrics.on_store_failure("retract");
+                tracing::debug!(key, %error, "outlived result cannot be taken out");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return;
+            }
+        }
+    }
+}
+
+/// A node that follows has seen a check only for a while: since when it is in its state, the leader says.
+fn since_the_last_change_told(report: &mut ChecksReport) {
+    for check in &mut report.checks {
+        let of_check =
+            |change: &&Change| (&change.namespace, &change.name) == (&check.namespace, &check.name);
+        let last = report.changes.iter().rev().find(of_check);
+        check.last_change_unix_ms =
+            last.filter(|change| change.to == check.state).map(|change| change.at_unix_ms);
+    }
+}

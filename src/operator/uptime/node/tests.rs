@@ -1,0 +1,309 @@
+//! Whole nodes on one memory store, in real time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::{
+    node::{ClusterNode, StandaloneNode, WorkerOptions},
+    operator::uptime::{
+        Check, CheckKey, WORK,
+        probe::{Probed, Verdict},
+        resource::State,
+        testing,
+    },
+    store::memory::MemoryStore,
+    tasks::Tasks,
+};
+
+const SHARDS: u32 = 8;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Notes the slot of every run. The check `down` is down, all others are up.
+#[derive(Debug, Default)]
+struct Target {
+    runs: Mutex<Vec<(CheckKey, u64)>>,
+}
+
+#[async_trait]
+impl Probe for Target {
+    async fn run(&self, check: &Check) -> Probed {
+        let slot = check.timing().slot_at(clock::unix_ms());
+        self.runs.lock().unwrap().push((check.key().clone(), slot.0));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let is_down = &*check.key().name == "down";
+        Probed {
+            verdict: if is_down { Verdict::Down } else { Verdict::Up },
+            latency: Some(Duration::from_millis(20)),
+            certificate_expires: None,
+            message: if is_down { "refused" } else { "well" }.to_owned(),
+        }
+    }
+}
+
+impl Target {
+    /// By check, the slots that were run. Panics if one was run twice.
+    fn slots(&self) -> BTreeMap<CheckKey, BTreeSet<u64>> {
+        let mut slots: BTreeMap<CheckKey, BTreeSet<u64>> = BTreeMap::new();
+        for (check, slot) in self.runs.lock().unwrap().iter() {
+            let is_new = slots.entry(check.clone()).or_default().insert(*slot);
+            assert!(is_new, "slot {slot} of {check} was run twice");
+        }
+        slots
+    }
+}
+
+struct Member {
+    node: Arc<dyn Node>,
+    uptime: Uptime,
+    cancel: CancellationToken,
+    tasks: Tasks,
+}
+
+impl Member {
+    async fn start(node: Arc<dyn Node>, uptime: Uptime) -> Self {
+        node.start().await.unwrap();
+        let mut tasks = Tasks::new();
+        let cancel = CancellationToken::new();
+        let (follows, of, token) = (uptime.clone(), Arc::clone(&node), cancel.clone());
+        tasks.spawn("follow", async move { follows.follow(of, token).await });
+        Self { node, uptime, cancel, tasks }
+    }
+
+    fn report(&self) -> Arc<ChecksReport> {
+        Arc::clone(&self.uptime.report().borrow())
+    }
+
+    fn leads(&self) -> bool {
+        *self.uptime.leader.leading.borrow()
+    }
+
+    fn missed(&self) -> u64 {
+        self.uptime.leader.metrics.missed.get()
+    }
+
+    async fn stop(mut self) {
+        self.node.stop(Duration::from_secs(10)).await.unwrap();
+        self.cancel.cancel();
+        self.tasks.join_all().await;
+        self.node.close().await.unwrap();
+    }
+}
+
+/// The nodes of one cluster.
+struct Cluster {
+    store: Arc<MemoryStore>,
+    target: Arc<Target>,
+    checks: watch::Sender<Arc<Checks>>,
+    members: Vec<Member>,
+}
+
+impl Cluster {
+    async fn of(members: i64) -> Self {
+        let names = ["down", "a", "b", "c", "d", "e"];
+        let checks = Checks::of(names.map(|name| testing::check(name, 1)));
+        let mut cluster = Self {
+            store: Arc::default(),
+            target: Arc::default(),
+            checks: watch::Sender::new(Arc::new(checks)),
+            members: Vec::new(),
+        };
+        for id in 0..members {
+            cluster.join(id).await;
+        }
+        cluster
+    }
+
+    fn uptime(&self) -> Uptime {
+        let probe: Arc<Target> = Arc::clone(&self.target);
+        let options = UptimeOptions { shards: SHARDS, probe, ..UptimeOptions::default() };
+        Uptime::new(self.checks.subscribe(), options)
+    }
+
+    async fn join(&mut self, id: i64) {
+        let uptime = self.uptime();
+        let store: Arc<MemoryStore> = Arc::clone(&self.store);
+        let node = ClusterNode::builder()
+            .id(id)
+            .address(format!("node-{id}"))
+            .cluster("test")
+            .store(store)
+            .worker(WorkerOptions::new(WORK, uptime.worker()).shards(SHARDS))
+            .leader_task(uptime.leader_task())
+            .build()
+            .unwrap();
+        self.members.push(Member::start(Arc::new(node), uptime).await);
+    }
+
+    /// Waits until `holds` for the members.
+    async fn eventually(&self, what: &str, holds: impl Fn(&[Member]) -> bool) {
+        let waited = tokio::time::timeout(DEADLINE, async {
+            while !holds(&self.members) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if waited.await.is_err() {
+            let reports: Vec<_> = self.members.iter().map(Member::report).collect();
+            panic!("never: {what}; {reports:#?}");
+        }
+    }
+
+    fn leader(&self) -> usize {
+        self.members.iter().position(Member::leads).expect("somebody leads")
+    }
+
+    async fn stop(self) {
+        for member in self.members {
+            member.stop().await;
+        }
+    }
+}
+
+fn is_complete(report: &ChecksReport) -> bool {
+    (report.summary.up, report.summary.down, report.summary.unknown) == (5, 1, 0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_run_the_checks_and_every_node_shows_what_they_found() {
+    let cluster = Cluster::of(3).await;
+    cluster
+        .eventually("all see all", |members| {
+            members.iter().all(|member| is_complete(&member.report()))
+        })
+        .await;
+    cluster.eventually("somebody leads", |members| members.iter().any(Member::leads)).await;
+    let leader = &cluster.members[cluster.leader()];
+    let report = leader.report();
+    let id = leader.node.id().to_string();
+    assert!(
+        report.checks.iter().all(|check| check.checked_by.as_ref().is_some_and(|by| *by != id)),
+        "{report:#?}"
+    );
+    let down = report.checks.iter().find(|check| check.name == "down").unwrap();
+    assert_eq!((down.state, down.message.as_str()), (State::Down, "refused"));
+    assert_eq!(report.changes.len(), 6);
+    let changes = |member: &Member| member.report().changes.clone();
+    cluster
+        .eventually("followers are told the changes", |members| {
+            members.iter().all(|member| changes(member).len() == 6)
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_move_with_leaving_and_joining_nodes_without_a_slot_missed_or_run_twice() {
+    let mut cluster = Cluster::of(3).await;
+    cluster
+        .eventually("all see all", |members| {
+            members.iter().all(|member| is_complete(&member.report()))
+        })
+        .await;
+    for id in 3..6 {
+        // The oldest leaves, which leads, and a new one comes: every shard is planned anew.
+        let leaver = cluster.members.remove(0);
+        assert_eq!(leaver.missed(), 0);
+        leaver.stop().await;
+        cluster.join(id).await;
+        cluster
+            .eventually("all see all", |members| {
+                members.iter().all(|member| is_complete(&member.report()))
+                    && members.iter().any(Member::leads)
+            })
+            .await;
+    }
+    let missed: u64 = cluster.members.iter().map(Member::missed).sum();
+    let ran: usize = cluster.target.slots().values().map(BTreeSet::len).sum();
+    assert_eq!(missed, 0, "of {ran} slots");
+    for (check, slots) in cluster.target.slots() {
+        let (first, last) = (slots.first().unwrap(), slots.last().unwrap());
+        assert_eq!((last - first) / 1000 + 1, slots.len() as u64, "{check} left a slot out");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_goes_on_from_the_statuses_of_the_former_one() {
+    let mut cluster = Cluster::of(3).await;
+    cluster
+        .eventually("the leader has seen all", |members| {
+            members.iter().any(|member| member.leads() && is_complete(&member.report()))
+        })
+        .await;
+    let at = cluster.leader();
+    let before = cluster.members[at].report();
+    let leaver = cluster.members.remove(at);
+    leaver.stop().await;
+    cluster
+        .eventually("a new leader has seen all", |members| {
+            members.iter().any(|member| member.leads() && is_complete(&member.report()))
+        })
+        .await;
+    let after = cluster.members[cluster.leader()].report();
+    let changes = |report: &ChecksReport| -> Vec<_> {
+        report
+            .checks
+            .iter()
+            .map(|check| (check.name.clone(), check.state, check.last_change_unix_ms))
+            .collect()
+    };
+    assert_eq!(changes(&after), changes(&before));
+    assert_eq!(after.changes, before.changes);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_that_is_removed_leaves_nothing_behind() {
+    let cluster = Cluster::of(2).await;
+    cluster
+        .eventually("all see all", |members| {
+            members.iter().all(|member| is_complete(&member.report()))
+        })
+        .await;
+    cluster.checks.send_replace(Arc::default());
+    let node = &cluster.members[0].node;
+    let gone = async {
+        loop {
+            let state = node.get_cluster(WORK).await.unwrap();
+            let results = state.values().flatten().filter(|kv| kv.key != CHANGES);
+            if results.count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standalone_node_does_it_all_and_writes_the_status_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("status.yaml");
+    let checks = watch::Sender::new(Arc::new(Checks::of([testing::check("down", 1)])));
+    let options = UptimeOptions {
+        shards: SHARDS,
+        probe: Arc::new(Target::default()),
+        status_file: Some(path.clone()),
+        ..UptimeOptions::default()
+    };
+    let uptime = Uptime::new(checks.subscribe(), options);
+    let node = StandaloneNode::builder()
+        .id(1)
+        .worker(WorkerOptions::new(WORK, uptime.worker()).shards(SHARDS))
+        .leader_task(uptime.leader_task())
+        .build()
+        .unwrap();
+    let member = Member::start(Arc::new(node), uptime).await;
+    let written = async {
+        while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("state: down")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, written).await.unwrap();
+    member.stop().await;
+}

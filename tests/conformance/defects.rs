@@ -1,0 +1,90 @@
+//! Where each defect of the Go package is tested, or why it cannot occur here.
+
+/// Defect, and either the test that shows its absence or the reason.
+const DEFECTS: &[(&str, Shown)] = &[
+    ("B1", Test("faults::a_cut_off_leader_stops_before_another_leads")),
+    ("B2", Test("faults::losing_the_candidate_key_cancels_a_running_routine")),
+    ("B3", Test("cases::fenced_writes_of_a_former_leader_are_refused")),
+    ("B4", Test("faults::a_restarted_id_does_not_lead_on_its_old_key")),
+    ("B5", Test("clusters::a_second_node_with_a_live_id_is_refused_and_disturbs_nobody")),
+    ("B6", Test("faults::lost_state_is_put_back_after_a_revoked_lease")),
+    ("B7", Test("cases::of_many_claims_one_wins")),
+    ("B8", Test("cases::a_panicking_routine_is_counted_and_loses_office")),
+    ("B9", Test("cases::a_routine_that_overruns_is_cancelled_and_loses_office")),
+    ("B10", Reason("`get_cluster` is one transaction: nodes and state are of one revision")),
+    ("B11", Test("faults::a_slow_store_costs_nobody_the_leadership")),
+    ("B12", Test("clusters::an_idle_cluster_writes_only_beats")),
+    ("B13", Test("clusters::a_hundred_handovers_are_a_hundred_terms")),
+    ("B14", Reason("one engine decides, on one thread; there are no campaigners to race")),
+    ("B15", Test("clusters::a_joiner_with_another_tick_is_refused_and_was_never_a_candidate")),
+    ("B16", Test("cases::reserved_and_malformed_keys_are_refused")),
+    ("B17", Test("clusters::case_2g_another_node_leads_after_the_leader_left")),
+    ("B18", Test("clusters::a_leader_also_follows_if_it_was_built_so")),
+    ("B19", Test("faults::sessions_lost_again_and_again_are_regained")),
+    (
+        "B20",
+        Reason(
+            "leaving takes no new client: it is a call like the others, and unclean if it fails",
+        ),
+    ),
+    ("B21", Test("cases::a_stop_right_after_a_start_leaves_nothing_behind")),
+    ("B22", Test("faults::stop_returns_while_the_store_is_unreachable")),
+    ("B23", Test("faults::calls_return_while_the_store_is_unreachable")),
+    ("B24", Test("cases::an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags")),
+    ("B25", Reason("the etcd store watches its connections itself: tests/store/etcd")),
+    ("B26", Reason("a silent watch must prove itself fresh or is left: tests/store/etcd")),
+    (
+        "B27",
+        Reason("measured, not asserted: the benches print the share of a core of an idle node"),
+    ),
+    ("B28", Test("cases::start_stop_cycles_leak_nothing")),
+    ("B29", Reason("measured, not asserted: the benches print each call beside the raw client")),
+    ("B30", Reason("the engine renews once per third of the lease; nobody else renews")),
+    ("B31", Reason("there is no ticker per session, and a lease that is gone is no warning")),
+    ("B32", Test("faults::a_watch_survives_a_cut_with_nothing_lost_or_repeated")),
+    ("B33", Test("cases::a_watch_can_begin_with_what_is_there")),
+    ("B34", Test("cases::a_node_can_be_started_again_after_a_stop")),
+    ("B35", Test("cases::a_started_node_has_joined_and_leads_alone")),
+    ("B36", Test("cases::state_calls_without_a_session_say_so")),
+    ("B37", Test("cases::an_empty_value_is_not_a_missing_one")),
+    (
+        "B38",
+        Reason(
+            "`start` is documented as when the incarnation joined; roles are rewritten at each change",
+        ),
+    ),
+    (
+        "B39",
+        Reason("names, ids and keys are validated; the store's calls and the node are measured"),
+    ),
+];
+
+use Shown::{Reason, Test};
+
+enum Shown {
+    Test(&'static str),
+    Reason(&'static str),
+}
+
+#[test]
+fn every_defect_has_a_test_that_exists_or_a_reason() {
+    let sources = [
+        ("cases", include_str!("cases.rs")),
+        ("clusters", include_str!("clusters.rs")),
+        ("faults", include_str!("faults.rs")),
+    ];
+    let main = include_str!("main.rs");
+    for (number, (defect, shown)) in (1..).zip(DEFECTS) {
+        assert_eq!(*defect, format!("B{number}"));
+        match shown {
+            Test(path) => {
+                let (area, name) = path.split_once("::").unwrap();
+                let (_, source) = sources.iter().find(|(name, _)| *name == area).unwrap();
+                assert!(source.contains(&format!("pub async fn {name}(")), "{defect}: {path}");
+                assert!(main.contains(&format!("{name},")), "{defect}: {path} is not run");
+            }
+            Reason(why) => assert!(20 < why.len(), "{defect}"),
+        }
+    }
+    assert_eq!(DEFECTS.len(), 39);
+}

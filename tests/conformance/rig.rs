@@ -1,0 +1,512 @@
+//! One cluster to test on, whatever it is kept in, and an operator's hand on its store.
+
+use std::{
+    fmt::{self, Debug},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bellwether::{
+    engine::{LeaseId, NodeId, Revision, Role},
+    node::{
+        ClusterNode, ClusterNodeBuilder, FollowerContext, LeaderContext, Membership, Node,
+        NodeMetrics, RoutineLimits, StandaloneNode, WorkerOptions,
+        work::{LeaderTask, WorkError},
+    },
+    store::{
+        Get, GetAnswer, Health, KeyRange, KeyValue, LeaseAnswer, Op, Store, StoreError, Txn,
+        TxnAnswer, Watch, WatchItem, WatchRequest,
+        etcd::{EtcdConfig, EtcdStore},
+        keys::Keys,
+        memory::MemoryStore,
+    },
+};
+use prometheus::Registry;
+use tokio::sync::{OnceCell, watch};
+
+use crate::support::{etcd::Etcd, eventually};
+
+/// A limit against hanging, on a busy machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// What a cluster is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Memory,
+    Etcd,
+    Standalone,
+}
+
+/// One etcd for all tests of the binary: each has a cluster of its own in it.
+static ETCD: OnceCell<Etcd> = OnceCell::const_new();
+
+/// A cluster to test on.
+pub struct Rig {
+    pub kind: Kind,
+    pub cluster: String,
+    memory: Option<MemoryStore>,
+    endpoints: Vec<String>,
+    raw: Option<Arc<dyn Store>>,
+}
+
+impl Rig {
+    pub async fn new(kind: Kind, name: &str) -> Self {
+        let cluster = format!("{name}-{kind:?}");
+        let mut rig = Self { kind, cluster, memory: None, endpoints: Vec::new(), raw: None };
+        match kind {
+            Kind::Memory => {
+                let store = MemoryStore::new();
+                rig.raw = Some(Arc::new(store.clone()));
+                rig.memory = Some(store);
+            }
+            Kind::Etcd => {
+                rig.endpoints = ETCD.get_or_init(Etcd::start).await.endpoints();
+                let store = EtcdStore::new(&EtcdConfig::new(&rig.endpoints)).unwrap();
+                rig.raw = Some(Arc::new(store));
+            }
+            Kind::Standalone => (),
+        }
+        rig
+    }
+
+    pub fn keys(&self) -> Keys {
+        Keys::new(&self.cluster).unwrap()
+    }
+
+    /// A builder on this cluster's store, through `link`.
+    pub fn linked(&self, id: i64, link: &Arc<Link>) -> ClusterNodeBuilder {
+        let builder = ClusterNode::builder().cluster(&self.cluster).id(id);
+        let builder = builder.address(format!("address-of-{id}"));
+        let link = Arc::clone(link);
+        if let Some(store) = &self.memory {
+            let inner: Arc<dyn Store> = Arc::new(store.clone());
+            return builder.memory(store).store(Arc::new(Linked { inner, link }));
+        }
+        let endpoints = self.endpoints.clone();
+        builder.store_from(move || {
+            let inner = Arc::new(EtcdStore::new(&EtcdConfig::new(endpoints))?);
+            Ok(Arc::new(Linked { inner, link }))
+        })
+    }
+
+    pub fn builder(&self, id: i64) -> ClusterNodeBuilder {
+        self.linked(id, &Arc::default())
+    }
+
+    /// A node of this rig's kind.
+    pub fn build(&self, spec: Spec) -> Running {
+        let probe = Arc::new(Probe::default());
+        let registry = Registry::new();
+        let metrics = NodeMetrics::register(&registry).unwrap();
+        let node: Arc<dyn Node> = match self.kind {
+            Kind::Standalone => {
+                let builder = StandaloneNode::builder().id(spec.id).cluster(&self.cluster);
+                let builder = builder.address(format!("address-of-{}", spec.id)).metrics(metrics);
+                Arc::new(configure!(builder, spec, probe).build().unwrap())
+            }
+            Kind::Memory | Kind::Etcd => {
+                let builder = self.linked(spec.id, &spec.link).metrics(metrics);
+                Arc::new(configure!(builder, spec, probe).build().unwrap())
+            }
+        };
+        Running { node, probe, registry }
+    }
+
+    /// A node with routines that count, started.
+    pub async fn start(&self, id: i64) -> Running {
+        self.start_with(Spec::new(id)).await
+    }
+
+    pub async fn start_with(&self, spec: Spec) -> Running {
+        let running = self.build(spec);
+        running.start().await.unwrap();
+        running
+    }
+
+    /// The operator's hand: what is at a key.
+    pub async fn at(&self, key: impl Into<Vec<u8>>) -> Option<KeyValue> {
+        let answer = self.raw().get(Get::key(key), SOON).await.unwrap();
+        answer.kvs.into_iter().next()
+    }
+
+    pub async fn all(&self) -> (Revision, Vec<KeyValue>) {
+        let answer = self.raw().get(Get::range(self.keys().all()), SOON).await.unwrap();
+        (answer.revision, answer.kvs)
+    }
+
+    pub async fn put(&self, key: Vec<u8>, value: &[u8]) {
+        let op = Op::Put { key, value: value.to_vec(), lease: None };
+        self.raw().txn(Txn { then: vec![op], ..Txn::default() }, SOON).await.unwrap();
+    }
+
+    pub async fn delete(&self, key: Vec<u8>) {
+        let op = Op::Delete(KeyRange::key(key));
+        self.raw().txn(Txn { then: vec![op], ..Txn::default() }, SOON).await.unwrap();
+    }
+
+    pub fn raw(&self) -> &dyn Store {
+        self.raw.as_deref().expect("a standalone node keeps its store to itself")
+    }
+
+    pub async fn lease_of(&self, id: i64) -> LeaseId {
+        let key = self.keys().node(NodeId::new(id).unwrap());
+        eventually("the node key", SOON, async || self.at(key.as_slice()).await?.lease).await
+    }
+}
+
+/// Sets what both builders have.
+macro_rules! configure {
+    ($builder:expr, $spec:expr, $probe:expr) => {{
+        let spec = $spec;
+        let mut builder = $builder.tick(spec.tick).limits(spec.limits);
+        let (led, followed) = (Arc::clone(&$probe), Arc::clone(&$probe));
+        let routine = spec.routine;
+        builder = builder.leader(move |ctx: LeaderContext| {
+            let (probe, routine) = (Arc::clone(&led), routine.clone());
+            async move {
+                ctx.check()?;
+                if let Some(routine) = routine {
+                    routine(ctx).await?;
+                }
+                probe.led.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        });
+        builder = builder.follower(move |_: FollowerContext| {
+            let probe = Arc::clone(&followed);
+            async move {
+                probe.followed.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        });
+        for task in spec.tasks {
+            builder = builder.leader_task(task);
+        }
+        for worker in spec.workers {
+            builder = builder.worker(worker);
+        }
+        builder
+    }};
+}
+use configure;
+
+type Routine = Arc<
+    dyn Fn(LeaderContext) -> futures::future::BoxFuture<'static, Result<(), WorkError>>
+        + Send
+        + Sync,
+>;
+
+/// A leader task that can be boxed.
+pub struct BoxedTask(pub Box<dyn LeaderTask>);
+
+#[async_trait]
+impl LeaderTask for BoxedTask {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        self.0.run(ctx).await
+    }
+}
+
+/// What is special about a node.
+pub struct Spec {
+    pub id: i64,
+    pub tick: Duration,
+    pub limits: RoutineLimits,
+    pub link: Arc<Link>,
+    pub routine: Option<Routine>,
+    pub tasks: Vec<BoxedTask>,
+    pub workers: Vec<WorkerOptions>,
+}
+
+impl Spec {
+    pub fn new(id: i64) -> Self {
+        Self {
+            id,
+            tick: Duration::from_millis(20),
+            limits: RoutineLimits {
+                unfit_after: Duration::from_millis(200),
+                ..RoutineLimits::default()
+            },
+            link: Arc::default(),
+            routine: None,
+            tasks: Vec::new(),
+            workers: Vec::new(),
+        }
+    }
+
+    pub fn routine<F, Fut>(mut self, routine: F) -> Self
+    where
+        F: Fn(LeaderContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), WorkError>> + Send + 'static,
+    {
+        self.routine = Some(Arc::new(move |ctx| Box::pin(routine(ctx))));
+        self
+    }
+
+    pub fn task(mut self, task: impl LeaderTask) -> Self {
+        self.tasks.push(BoxedTask(Box::new(task)));
+        self
+    }
+
+    pub fn worker(mut self, worker: WorkerOptions) -> Self {
+        self.workers.push(worker);
+        self
+    }
+
+    pub fn link(mut self, link: &Arc<Link>) -> Self {
+        self.link = Arc::clone(link);
+        self
+    }
+
+    pub fn tick(mut self, tick: Duration) -> Self {
+        self.tick = tick;
+        self
+    }
+}
+
+/// How often the routines ran.
+#[derive(Debug, Default)]
+pub struct Probe {
+    pub led: AtomicU64,
+    pub followed: AtomicU64,
+}
+
+/// A node under test.
+pub struct Running {
+    pub node: Arc<dyn Node>,
+    pub probe: Arc<Probe>,
+    pub registry: Registry,
+}
+
+impl std::ops::Deref for Running {
+    type Target = dyn Node;
+
+    fn deref(&self) -> &Self::Target {
+        self.node.as_ref()
+    }
+}
+
+impl Running {
+    pub fn led(&self) -> u64 {
+        self.probe.led.load(Ordering::Relaxed)
+    }
+
+    pub fn followed(&self) -> u64 {
+        self.probe.followed.load(Ordering::Relaxed)
+    }
+
+    pub fn role(&self) -> Role {
+        self.membership().borrow().role
+    }
+
+    pub async fn until(&self, what: &str, holds: impl Fn(&Membership) -> bool) -> Membership {
+        let mut membership = self.membership();
+        let waited = tokio::time::timeout(SOON, membership.wait_for(holds)).await;
+        *waited.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}")).unwrap()
+    }
+
+    pub async fn until_leader(&self) {
+        self.until("the node leads", |now| now.role == Role::Leader).await;
+    }
+
+    pub async fn until_led(&self) {
+        let before = self.led();
+        eventually("a leader's tick", SOON, async || (before < self.led()).then_some(())).await;
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metrics = family.map(prometheus::proto::MetricFamily::get_metric).unwrap_or_default();
+        metrics.iter().map(|one| one.get_counter().get_value() + one.get_gauge().get_value()).sum()
+    }
+}
+
+/// The only one that leads.
+pub async fn leader_of(nodes: &[Running]) -> usize {
+    eventually("one leads", SOON, async || {
+        nodes.iter().position(|node| node.role() == Role::Leader)
+    })
+    .await
+}
+
+/// The way from one node to the store.
+#[derive(Debug)]
+pub struct Link {
+    cut: watch::Sender<bool>,
+    delay_ms: AtomicU64,
+    /// Breaks the watches that are open.
+    breaks: watch::Sender<u64>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            cut: watch::Sender::new(false),
+            delay_ms: AtomicU64::new(0),
+            breaks: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Link {
+    /// Nothing passes any more, in either direction.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    pub fn mend(&self) {
+        self.cut.send_replace(false);
+    }
+
+    /// Each call takes so much longer.
+    pub fn delay(&self, delay: Duration) {
+        self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub fn break_watches(&self) {
+        self.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
+    fn is_cut(&self) -> bool {
+        *self.cut.borrow()
+    }
+
+    async fn pass(&self) {
+        let delay = self.delay_ms.load(Ordering::Relaxed);
+        if 0 < delay {
+            tokio::time::sleep(Duration::from_millis(delay / 2)).await;
+        }
+    }
+
+    /// A call over this link: what is cut is not answered.
+    async fn call<T>(
+        &self,
+        call: &'static str,
+        timeout: Duration,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let unanswered = || StoreError::Unanswered { call, endpoint: "link".to_owned(), timeout };
+        let through = async {
+            if self.is_cut() {
+                std::future::pending::<()>().await;
+            }
+            self.pass().await;
+            let answer = answer.await;
+            self.pass().await;
+            if self.is_cut() {
+                std::future::pending::<()>().await;
+            }
+            answer
+        };
+        tokio::time::timeout(timeout, through).await.unwrap_or_else(|_| Err(unanswered()))
+    }
+}
+
+/// A store at the end of a link.
+struct Linked {
+    inner: Arc<dyn Store>,
+    link: Arc<Link>,
+}
+
+impl Debug for Linked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Store for Linked {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
+        self.link.call("txn", timeout, self.inner.txn(txn, timeout)).await
+    }
+
+    async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
+        self.link.call("get", timeout, self.inner.get(get, timeout)).await
+    }
+
+    async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.link.call("grant", timeout, self.inner.grant(lease, ttl, timeout)).await
+    }
+
+    async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
+        self.link.call("revoke", timeout, self.inner.revoke(lease, timeout)).await
+    }
+
+    async fn keep_alive(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.link.call("keep_alive", timeout, self.inner.keep_alive(lease, timeout)).await
+    }
+
+    async fn watch(
+        &self,
+        request: WatchRequest,
+        timeout: Duration,
+    ) -> Result<Box<dyn Watch>, StoreError> {
+        let inner = self.link.call("watch", timeout, self.inner.watch(request, timeout)).await?;
+        let breaks = self.link.breaks.subscribe();
+        Ok(Box::new(LinkedWatch { inner, link: Arc::clone(&self.link), breaks }))
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    fn avoid_current(&self) {
+        self.inner.avoid_current();
+    }
+}
+
+struct LinkedWatch {
+    inner: Box<dyn Watch>,
+    link: Arc<Link>,
+    breaks: watch::Receiver<u64>,
+}
+
+#[async_trait]
+impl Watch for LinkedWatch {
+    async fn next(&mut self) -> Result<WatchItem, StoreError> {
+        let mut cut = self.link.cut.subscribe();
+        loop {
+            if *cut.borrow_and_update() {
+                // What the store sends meanwhile is not received; a mended link has lost the watch.
+                let _ = cut.wait_for(|cut| !cut).await;
+                return Err(broken());
+            }
+            tokio::select! {
+                biased;
+                _ = cut.changed() => (),
+                _ = self.breaks.changed() => return Err(broken()),
+                item = self.inner.next() => return item,
+            }
+        }
+    }
+
+    async fn request_progress(&mut self) -> Result<(), StoreError> {
+        self.inner.request_progress().await
+    }
+}
+
+fn broken() -> StoreError {
+    StoreError::Broken { endpoint: "link".to_owned(), message: "cut".to_owned() }
+}

@@ -1,0 +1,136 @@
+//! Runs the built binary.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::Read as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use crate::support::eventually;
+
+/// A limit against hanging, far above what anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// The binary with these arguments, and with nothing of the environment that it would read.
+pub(crate) fn bellwether<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BELLWETHER_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// Runs it to its end.
+pub(crate) fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+    ended(bellwether(args))
+}
+
+/// Runs it to its end.
+pub(crate) fn ended(mut command: Command) -> Ran {
+    let Output { status, stdout, stderr } = command.output().expect("the binary starts");
+    Ran {
+        code: status.code().expect("it ends by itself"),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// A process that runs in the background; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Process {
+    /// Starts the binary with these arguments.
+    pub(crate) fn start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
+        Self::of(bellwether(args))
+    }
+
+    /// Starts a command; what it prints goes to files.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| fs::File::create(folder.path().join(name)).unwrap();
+        let child = command.stdout(file("out")).stderr(file("err")).spawn();
+        Self { child: child.expect("the binary starts"), folder }
+    }
+
+    /// What it has printed to standard output.
+    pub(crate) fn out(&self) -> String {
+        self.printed("out")
+    }
+
+    /// What it has logged to standard error.
+    pub(crate) fn err(&self) -> String {
+        self.printed("err")
+    }
+
+    fn printed(&self, name: &str) -> String {
+        let mut bytes = Vec::new();
+        let path: PathBuf = self.folder.path().join(name);
+        fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    /// The exit status, once it has ended.
+    pub(crate) async fn status(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        let ended = async || child.try_wait().unwrap();
+        let ended = tokio::time::timeout(LONG, poll_until(ended)).await;
+        ended.unwrap_or_else(|_| panic!("it did not end; it said:\n{}", self.err()))
+    }
+
+    /// Waits until it has logged this.
+    pub(crate) async fn says(&self, words: &str) -> String {
+        eventually(&format!("{words:?} in the log"), LONG, || async {
+            let said = self.err();
+            said.lines().find(|line| line.contains(words)).map(str::to_owned)
+        })
+        .await
+    }
+}
+
+async fn poll_until<T>(mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = poll().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.child.id(), self.err());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,92 @@
+//! `demo` and `run --standalone`: what works with nothing installed.
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    binary::{LONG, Process, bellwether, ended, run},
+    support::eventually,
+};
+
+/// The URL that the demonstration has printed.
+async fn url(process: &Process) -> String {
+    eventually("the address of the page", LONG, || async {
+        let out = process.out();
+        let line = out.lines().find(|it| it.contains("status page"))?.to_owned();
+        Some(line.split_whitespace().last()?.trim_end_matches('/').to_owned())
+    })
+    .await
+}
+
+fn status(url: &str) -> Option<Value> {
+    let ran = run(["status", "-o", "json", "--url", url]);
+    serde_json::from_str(&ran.out).ok()
+}
+
+async fn leader(url: &str, not: Option<&str>) -> String {
+    eventually("a leader", LONG, || async {
+        let status = status(url)?;
+        let id = status["leader"]["id"].as_str()?.to_owned();
+        (Some(id.as_str()) != not).then_some(id)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_elects_resigns_on_request_survives_a_kill_and_leaves_on_ctrl_c() {
+    let mut demo = Process::start(["demo", "--listen", "127.0.0.1:0", "--away", "200ms"]);
+    let url = url(&demo).await;
+    let first = leader(&url, None).await;
+    assert_eq!(status(&url).unwrap()["nodes"].as_array().unwrap().len(), 3);
+    let resigned = run(["resign", "--url", &url]);
+    assert_eq!(resigned.code, 0, "{}", resigned.err);
+    let second = leader(&url, Some(&first)).await;
+    // As the page's button does.
+    let client = post(&url, "kill").await;
+    assert!(client.contains(&second), "{client}");
+    leader(&url, Some(&second)).await;
+    demo.says(&format!("node {second} is killed")).await;
+    eventually("it is back", LONG, || async {
+        let joined = demo.err().matches(&format!("node {second} has joined")).count();
+        (joined == 2).then_some(())
+    })
+    .await;
+    let check = ended(bellwether(["check", "--url", &url]));
+    assert_eq!(check.code, 0, "{}{}", check.out, check.err);
+    demo.signal(Signal::INT);
+    assert_eq!(demo.status().await.code(), Some(0), "{}", demo.err());
+}
+
+/// POSTs an action over plain HTTP, as small as it can be.
+async fn post(url: &str, action: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let host = url.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
+    let request = format!(
+        "POST /actions/{action} HTTP/1.1\r\nhost: {host}\r\nx-bellwether-action: test\r\n\
+         content-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standalone_node_leads_at_once_without_etcd_and_refuses_actions_unless_allowed() {
+    let mut node = Process::start(["run", "--standalone", "--listen", "127.0.0.1:0"]);
+    let line = node.says("status server listens").await;
+    let url = format!("http://{}", line.rsplit_once("address=").unwrap().1.trim());
+    assert_eq!(leader(&url, None).await, "0");
+    let resign = run(["resign", "--url", &url]);
+    assert_eq!(resign.code, 5, "{}", resign.err);
+    node.signal(Signal::TERM);
+    assert_eq!(node.status().await.code(), Some(0), "{}", node.err());
+}
+
+#[test]
+fn a_url_where_no_node_is_answers_with_exit_code_4() {
+    let ran = run(["status", "--url", "http://127.0.0.1:9"]);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("http://127.0.0.1:9") && ran.err.contains("--url"), "{}", ran.err);
+}

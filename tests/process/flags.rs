@@ -1,0 +1,186 @@
+//! What is said, and which exit code answers, when something about the command line or about etcd is
+//! wrong.
+
+use std::net::TcpListener;
+
+use crate::{
+    binary::{bellwether, ended, run},
+    support::{
+        etcd::Etcd,
+        pki::{Pki, Validity},
+    },
+};
+
+#[test]
+fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["nodes", "--etcd-timeout", "5"], &["--etcd-timeout", "5", "50ms"]),
+        (&["nodes", "--etcd-timeout", "1h"], &["--etcd-timeout", "1h", "60s"]),
+        (&["nodes", "--etcd", "ftp://host"], &["--etcd", "ftp://host", "https://"]),
+        (&["nodes", "--etcd", "http://u:secret@host"], &["--etcd", "user and password"]),
+        (&["nodes", "-c", "a//b"], &["--cluster", "a//b", "single"]),
+        (&["nodes", "--etcd-user", "ann"], &["--etcd-user", "ann", "--etcd-password-file"]),
+        (&["nodes", "--etcd-cert-file", "x"], &["--etcd-key-file"]),
+        (&["nodes", "-o", "yaml"], &["--output", "yaml", "json"]),
+        (&["nodes", "--url", "host:1"], &["--url", "host:1", "http://host"]),
+        (&["nodes", "--log", "=="], &["log filter", "==", "info"]),
+        (&["nodes", "--log-format", "xml"], &["xml", "json"]),
+        (&["run"], &["--id"]),
+        (&["run", "--id", "-1"], &["--id", "-1"]),
+        (&["run", "--id", "x"], &["--id", "x", "whole number"]),
+        (&["run", "--id", "1", "--ttl", "1500ms"], &["--ttl", "1500ms", "whole seconds"]),
+        (&["run", "--id", "1", "--tick", "0s"], &["--tick", "0s", "choose more"]),
+        (&["run", "--id", "1", "--profile", "slow"], &["--profile", "slow", "stable"]),
+        (&["run", "--id", "1", "--tick-policy", "x"], &["--tick-policy", "x", "adopt"]),
+        (&["demo", "--nodes", "0"], &["--nodes", "0", "1..=50"]),
+        (&["supervise"], &["PROGRAM"]),
+        (&["put", "k", "v"], &["--node"]),
+        (&["get", "tick"], &["tick", "reserved"]),
+        (&["drain", "-5"], &["-5"]),
+        (&["nonsense"], &["nonsense"]),
+        (&[], &["Usage"]),
+    ];
+    for (args, words) in cases {
+        let ran = run(args.iter());
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
+        for word in *words {
+            assert!(ran.err.contains(word), "{args:?} should say {word:?}: {}", ran.err);
+        }
+        assert!(!ran.err.contains("secret"), "{args:?}: {}", ran.err);
+        assert_eq!(ran.out, "", "{args:?}: errors go to standard error");
+    }
+}
+
+#[test]
+fn every_flag_can_come_from_the_environment() {
+    let mut command = bellwether(["nodes"]);
+    command.env("BELLWETHER_ETCD", "http://127.0.0.1:9").env("BELLWETHER_ETCD_TIMEOUT", "1s");
+    let ran = ended(command);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("http://127.0.0.1:9"), "{}", ran.err);
+}
+
+#[test]
+fn help_and_version_are_no_errors_and_the_exit_codes_are_documented() {
+    let help = run(["--help"]);
+    assert_eq!((help.code, help.err.as_str()), (0, ""));
+    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "9 ", "126", "127", "128+n"]
+    {
+        let found = help.out.lines().any(|line| line.trim_start().starts_with(code));
+        assert!(found, "exit code {code} in:\n{}", help.out);
+    }
+    let version = run(["--version"]);
+    assert_eq!(version.out.trim(), concat!("bellwether ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_dead_etcd_is_exit_code_4_with_the_endpoint_what_it_said_and_what_to_try() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoint = format!("http://{port}");
+    let commands: [&[&str]; 8] = [
+        &["status"],
+        &["nodes"],
+        &["leader"],
+        &["shards"],
+        &["get", "k"],
+        &["put", "k", "v", "-n", "1"],
+        &["resign"],
+        &["check"],
+    ];
+    for command in commands {
+        let ran = run(command.iter().chain(&["--etcd", endpoint.as_str()]));
+        assert_eq!(ran.code, 4, "{command:?}: {}", ran.err);
+        assert!(ran.err.contains(&endpoint), "{command:?}: {}", ran.err);
+        assert!(ran.err.contains("Connection refused"), "{command:?}: {}", ran.err);
+        assert!(ran.err.contains("try: "), "{command:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn an_etcd_that_accepts_and_says_nothing_is_exit_code_4_within_the_time_that_was_given() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let ran = run(["nodes", "--etcd", &endpoint, "--etcd-timeout", "300ms"]);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains(&endpoint), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_exit_code_5_and_no_password_is_shown() {
+    let etcd = Etcd::options().user("ann", "right-one", "/shop/").start().await;
+    let endpoint = etcd.endpoint(0);
+    let as_user = |password: &str| {
+        let mut command = bellwether(["nodes", "-c", "shop", "--etcd", &endpoint]);
+        command.args(["--etcd-user", "ann", "--log", "trace"]);
+        command.env("BELLWETHER_ETCD_PASSWORD", password);
+        ended(command)
+    };
+    let wrong = as_user("wrong-one");
+    assert_eq!(wrong.code, 5, "{}", wrong.err);
+    assert!(wrong.err.contains(&endpoint), "{}", wrong.err);
+    assert!(!wrong.err.contains("wrong-one"), "{}", wrong.err);
+    let right = as_user("right-one");
+    assert_eq!(right.code, 0, "{}", right.err);
+    assert!(!right.err.contains("right-one"), "{}", right.err);
+    // Anybody, and one who may see another cluster only.
+    let nobody = run(["nodes", "-c", "shop", "--etcd", &endpoint]);
+    assert_eq!(nobody.code, 5, "{}", nobody.err);
+    let mut elsewhere = bellwether(["nodes", "-c", "bank", "--etcd", &endpoint]);
+    elsewhere.args(["--etcd-user", "ann"]).env("BELLWETHER_ETCD_PASSWORD", "right-one");
+    let elsewhere = ended(elsewhere);
+    assert_eq!(elsewhere.code, 5, "{}", elsewhere.err);
+    assert!(elsewhere.err.contains("permission"), "{}", elsewhere.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_file_is_read_without_its_line_break() {
+    let etcd = Etcd::options().user("ann", "right-one", "/shop/").start().await;
+    let file = etcd.folder().join("password");
+    std::fs::write(&file, "right-one\n").unwrap();
+    let ran = run([
+        "nodes".as_ref(),
+        "-cshop".as_ref(),
+        "--etcd".as_ref(),
+        etcd.endpoint(0).as_ref(),
+        "--etcd-user=ann".as_ref(),
+        "--etcd-password-file".as_ref(),
+        file.as_os_str(),
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_authority_is_exit_code_5_and_names_the_flag_and_the_right_one_works() {
+    let etcd = Etcd::options().tls().start().await;
+    let endpoint = etcd.endpoint(0);
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = Pki::new(folder.path(), "stranger");
+    let own = etcd.pki().client("ann", Validity::Now);
+    let with_ca = |ca: &std::path::Path| {
+        let mut command = bellwether(["nodes", "--etcd", &endpoint, "--etcd-ca-file"]);
+        command.arg(ca).arg("--etcd-cert-file").arg(&own.cert);
+        command.arg("--etcd-key-file").arg(&own.key);
+        ended(command)
+    };
+    let wrong = with_ca(&stranger.ca);
+    assert_eq!(wrong.code, 5, "{}", wrong.err);
+    assert!(wrong.err.contains("--etcd-ca-file"), "{}", wrong.err);
+    let right = with_ca(&etcd.pki().ca);
+    assert_eq!(right.code, 0, "{}", right.err);
+    let missing = with_ca("no-such-file".as_ref());
+    assert_eq!(missing.code, 2, "{}", missing.err);
+    assert!(missing.err.contains("no-such-file"), "{}", missing.err);
+}
+
+#[test]
+fn a_port_in_use_is_exit_code_7_before_anything_joins_and_says_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for command in [["demo", "--nodes=1"], ["run", "--standalone"]] {
+        let ran = run(command.iter().chain(&["--listen", address.as_str()]));
+        assert_eq!(ran.code, 7, "{command:?}: {}", ran.err);
+        for word in [address.as_str(), "in use", "--listen", "0 for any"] {
+            assert!(ran.err.contains(word), "{command:?} should say {word:?}: {}", ran.err);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The built binary as its users meet it: flags, exit codes, signals, probes, crashes, freezes. Against a
+//! real etcd wherever etcd has a part.
+
+#![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod binary;
+mod cluster;
+mod demo;
+mod flags;
+mod supervise;
