@@ -232,11 +232,13 @@ pub enum JoinTick {
         /// m(tick) as read.
         modified: Revision,
     },
-    /// There is none and no live node's tick differs: compares its absence and range `m < read + 1` over
-    /// `/C/state-data/tick/`, and puts it.
+    /// There is none, or junk, and no live node's tick differs: compares `m(tick)` and range
+    /// `m < read + 1` over `/C/state-data/tick/`, and puts it.
     Create {
         /// R of the read.
         read: Revision,
+        /// m(tick) as read: of junk, or zero.
+        modified: Revision,
     },
     /// It differs and nobody lives: compares `m(tick)` and range `c = 0` over `/C/nodes/`, and puts it.
     Replace {

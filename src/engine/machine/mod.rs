@@ -359,10 +359,7 @@ impl Engine {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
-        if revision < self.watched.revision {
-            // A list of an earlier watch: what is seen is newer.
-            return;
-        }
+        // Even if the view is ahead of it: then the view has moved on with a watch of a store that is gone.
         self.watched.replace(received_at, revision, changes);
         self.on_list_of_session(sent_at);
         self.on_view();

@@ -190,6 +190,11 @@ impl Model {
         Ok(GetAnswer { revision: self.revision, cluster: self.config.cluster, kvs, more })
     }
 
+    /// What a read would find now, without letting time pass.
+    pub fn peek(&self, get: &Get) -> Vec<KeyValue> {
+        self.read(get, &[]).0
+    }
+
     /// The events of a range from a revision on, as a watch delivers them.
     ///
     /// # Errors

@@ -215,7 +215,7 @@ fn t2_the_clusters_tick_is_created_kept_replaced_adopted_or_disagreed_with() {
     use TickPolicy::{Adopt, Strict};
     let (keep, replace) =
         (JoinTick::Keep { modified: Revision(41) }, JoinTick::Replace { modified: Revision(41) });
-    let create = JoinTick::Create { read: Revision(100) };
+    let create = JoinTick::Create { read: Revision(100), modified: Revision(0) };
     let disagree = |tick| Refusal::TickDisagreement { cluster: ms(tick), own: ms(50) };
     assert_eq!(judged(Strict, ticks(None, &[])), Ok((create, ms(50))));
     assert_eq!(judged(Strict, ticks(None, &[50])), Ok((create, ms(50))), "Go nodes only");
