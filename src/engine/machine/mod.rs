@@ -391,6 +391,7 @@ impl Engine {
             return;
         }
         if incarnation != self.incarnation && !matches!(asked, Asked::Abandon) {
+            self.on_late_answer(&asked, &outcome);
             return;
         }
         let sent =
@@ -420,6 +421,14 @@ impl Engine {
                 self.on_own_key(&asked, &outcome);
             }
             Asked::SwitchTick => self.on_tick_switched(&outcome),
+        }
+    }
+
+    /// An answer to an earlier incarnation changes nothing, but a lease that nobody waits for any more is
+    /// given back.
+    fn on_late_answer(&mut self, asked: &Asked, outcome: &Outcome) {
+        if let (Asked::Grant(lease), Outcome::Done(_) | Outcome::Unknown) = (asked, outcome) {
+            self.send(Asked::Abandon, Call::Revoke { lease: *lease });
         }
     }
 
