@@ -296,6 +296,11 @@ impl World {
         let drawn = self.chance.bits();
         self.depot.replace(self.now, fault, bumped, drawn);
         note!(self, "the store is back ({fault:?}) at revision {}", self.depot.revision());
+        if self.healed {
+            for key in self.depot.drain_requests() {
+                self.at(self.now, Event::DeleteKey(key));
+            }
+        }
         // Watches that were opened on the old one do not survive.
         for p in 0..self.procs.len() {
             self.procs[p].watch.under_way.clear();
