@@ -29,6 +29,7 @@ pub type ProcId = usize;
 pub type Shard = (WorkType, ShardId);
 
 /// One process and what it runs.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Proc {
     pub id: NodeId,
     /// Whose clock and links it uses.

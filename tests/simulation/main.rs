@@ -44,7 +44,7 @@ fn search(
     seeds: std::ops::Range<u64>,
     broken: Option<Break>,
     scenario: impl Fn(u64) -> Scenario + Sync,
-) -> Result<Stats, (u64, Report)> {
+) -> Result<Stats, Box<(u64, Report)>> {
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let sum = Mutex::new(Stats::default());
@@ -74,7 +74,7 @@ fn search(
         }
     });
     match found.into_inner().expect("nobody panics") {
-        Some(found) => Err(found),
+        Some(found) => Err(Box::new(found)),
         None => Ok(sum.into_inner().expect("nobody panics")),
     }
 }
@@ -103,7 +103,7 @@ fn the_invariants_hold_over_all_seeds() {
     let count = env("BELLWETHER_SIM_SEEDS", 20_000);
     let begun = bellwether::clock::boot_now();
     match search(from..from + count, None, Scenario::of) {
-        Err((seed, _)) => panic!("{}", tell(seed, Scenario::of(seed), None)),
+        Err(found) => panic!("{}", tell(found.0, Scenario::of(found.0), None)),
         Ok(stats) => {
             println!("{count} seeds in {:?}", bellwether::clock::boot_now().since(begun));
             stats.print();
@@ -145,9 +145,7 @@ fn assert_something_happened(stats: &Stats) {
 fn a_quiet_cluster_settles_and_stays_settled() {
     for (seed, nodes) in [(1, 1), (2, 2), (3, 3), (4, 7)] {
         let report = run(Scenario::quiet(seed, nodes), None, Trace::Hash);
-        if report.violation.is_some() {
-            panic!("{}", tell(seed, Scenario::quiet(seed, nodes), None));
-        }
+        assert!(report.violation.is_none(), "{}", tell(seed, Scenario::quiet(seed, nodes), None));
         assert_eq!(report.stats.terms, 1);
         assert_eq!(report.stats.sessions_lost, 0);
         report.stats.print();

@@ -18,14 +18,22 @@ struct Case {
     broken: Break,
     faults: &'static [(Fault, u32)],
     tune: fn(&mut Scenario),
+    /// One that finds it.
+    seed: u64,
 }
 
 const fn engine(mutant: Mutant, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
-    Case { broken: Break::Engine(mutant), faults, tune }
+    Case { broken: Break::Engine(mutant), faults, tune, seed: 0 }
 }
 
 const fn around(broken: Broken, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
-    Case { broken: Break::Harness(broken), faults, tune }
+    Case { broken: Break::Harness(broken), faults, tune, seed: 0 }
+}
+
+impl Case {
+    const fn found_by(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
 }
 
 const SILENCE: &[(Fault, u32)] = &[
@@ -166,7 +174,7 @@ const HARD: &[Case] = &[
     around(Broken::StampBeforeReceive, SILENCE, pausing),
     around(Broken::TakeWithoutHolder, OPERATOR, lossy),
     around(Broken::PlanWithRange, MOVES, very_lossy),
-    engine(Mutant::PlanWithoutPlan, MOVES, very_lossy),
+    around(Broken::PlanWithoutPlan, MOVES, very_lossy),
 ];
 
 fn scenario(case: &Case, seed: u64) -> Scenario {
@@ -195,17 +203,18 @@ fn every_mutant_is_caught() {
         if only.as_ref().is_some_and(|only| *only != name && !(is_hard && only == "hard")) {
             continue;
         }
-        match search(0..most, Some(case.broken), |seed| scenario(case, seed)) {
-            Err((seed, report)) => {
-                let violation = report.violation.expect("it was found for one");
-                let rule = format!("{:?}", violation.rule);
-                let what: String = violation.what.chars().take(90).collect();
-                println!("{name:<44} {rule:<10} {seed:>6}  {what}");
-            }
-            Ok(_) => {
-                println!("{name:<44} {:<10} {:>6}", "NOT FOUND", "-");
-                survivors.push(name);
-            }
+        let look = |seeds| search(seeds, Some(case.broken), |seed| scenario(case, seed));
+        // The seed that found it when it was last looked for; a change of the engine may move it.
+        let found = look(case.seed..case.seed + 1).and_then(|_| look(0..most));
+        if let Err(found) = found {
+            let (seed, report) = *found;
+            let violation = report.violation.expect("it was found for one");
+            let rule = format!("{:?}", violation.rule);
+            let what: String = violation.what.chars().take(90).collect();
+            println!("{name:<44} {rule:<10} {seed:>6}  {what}");
+        } else {
+            println!("{name:<44} {:<10} {:>6}", "NOT FOUND", "-");
+            survivors.push(name);
         }
     }
     assert!(survivors.is_empty(), "not caught in {most} seeds each: {survivors:?}");

@@ -130,7 +130,7 @@ impl World {
             Effect::StopWork { work, .. } => match &mut proc.work {
                 Some(old) if old.number == *work && !old.stopping => old.stopping = true,
                 _ => {
-                    self.violate(Rule::Contract, format!("node {id} stops work {work}, unstarted"))
+                    self.violate(Rule::Contract, format!("node {id} stops work {work}, unstarted"));
                 }
             },
             Effect::StartShard { work, shard, epoch } => {
@@ -291,6 +291,7 @@ impl World {
                 history.last_term = take.term;
                 history.ended = false;
                 history.seat = Some(Seat { term: take.term, lease, revision });
+                self.taken.insert((lease, revision.0));
             }
             Call::Beat { .. } => history.ended = false,
             Call::Seed { ended } => history.ended = *ended,

@@ -338,10 +338,10 @@ impl World {
             }
             From::Parent(slot, number) => self.on_parent_answer(slot, number, outcome),
             From::Work(p) => match flight.ask {
-                Ask::Fenced(office) if matches!(outcome, Outcome::Refused(_)) => {
-                    if self.procs[p].alive {
-                        self.ask(p, Input::OfficeOver { term: office.term });
-                    }
+                Ask::Fenced(office)
+                    if self.procs[p].alive && matches!(outcome, Outcome::Refused(_)) =>
+                {
+                    self.ask(p, Input::OfficeOver { term: office.term });
                 }
                 Ask::Put { lease, value, .. } => {
                     let outcome = match outcome {

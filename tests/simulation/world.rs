@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     time::{Duration, SystemTime},
 };
 
@@ -130,6 +130,8 @@ pub struct World {
     pub go: Vec<GoNode>,
     /// Which process drew a lease.
     pub owners: BTreeMap<LeaseId, ProcId>,
+    /// Every office that was ever taken, in whatever history: m(cand) as its TAKE wrote it.
+    pub taken: BTreeSet<(LeaseId, i64)>,
     /// Which processes run tasks of a shard.
     pub runners: BTreeMap<Shard, Vec<ProcId>>,
     pub stats: Stats,
@@ -221,6 +223,7 @@ impl World {
             procs: Vec::new(),
             go: Vec::new(),
             owners: BTreeMap::new(),
+            taken: BTreeSet::new(),
             runners: BTreeMap::new(),
             stats: Stats::default(),
             violation: None,
@@ -549,11 +552,10 @@ impl World {
                 self.finish();
                 return;
             }
-            (None, Some(_)) => (),
             // Shards may move once more after it has settled for the first time.
             (Some(_), Some(_)) if since < to_own => self.settled_since = None,
             (Some(problem), _) if to_own < since => return self.violate(Rule::I7, problem),
-            (Some(_), _) => (),
+            _ => (),
         }
         self.at(self.now + 100 * MILLIS, Event::Judge);
     }

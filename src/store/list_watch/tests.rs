@@ -223,7 +223,7 @@ async fn a_wiped_store_is_listed_anew() {
     }
     let mut list_watch = follow(&store, OPTIONS);
     said(&mut list_watch).await;
-    store.with_model(|model| model.wipe());
+    store.with_model(crate::store::memory::Model::wipe);
     put(&store, "k", "new");
     assert_eq!(said(&mut list_watch).await, Said::Lost);
     assert_eq!(said(&mut list_watch).await, Said::Listed(2, vec!["k=new".into()]));
