@@ -142,7 +142,7 @@ impl World {
     }
 
     /// The process dies; whether anybody can prove it depends on its parent.
-    fn kill(&mut self, p: ProcId) {
+    pub fn kill(&mut self, p: ProcId) {
         let slot = self.procs[p].slot;
         self.end_proc(p);
         if self.slots[slot].proc != Some(p) {
@@ -208,6 +208,11 @@ impl World {
         for slot in 0..self.slots.len() {
             if self.chance.percent(50) {
                 self.slots[slot].stale_until = self.now + stale_for;
+                // It may have nobody else to talk to.
+                if let Some(p) = self.slots[slot].proc.filter(|_| self.chance.percent(30)) {
+                    self.slots[slot].minority_until = self.now + stale_for;
+                    self.procs[p].watch.stalled_until = self.now + stale_for;
+                }
             }
         }
         self.depot.restart_leases(self.now);

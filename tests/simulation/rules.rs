@@ -320,7 +320,7 @@ impl World {
     /// I6, when the record is marked ended.
     fn on_ended(&mut self, term: Term) {
         self.depot.history.ended = true;
-        self.depot.history.seat = None;
+        let seat = self.depot.history.seat.take();
         self.stats.ended += 1;
         for q in 0..self.procs.len() {
             let proc = &self.procs[q];
@@ -331,7 +331,11 @@ impl World {
                 let what = format!("term {term} is ended, and node {} is in authority", proc.id);
                 return self.violate(Rule::I6, what);
             }
-            if proc.work.as_ref().is_some_and(|work| work.office.term == term) {
+            // A wiped store may count to the same term again.
+            let of_it = |work: &Work| {
+                work.office.term == term && seat.is_none_or(|seat| seat.lease == work.office.lease)
+            };
+            if proc.work.as_ref().is_some_and(of_it) {
                 let what = format!("term {term} is ended, and work of node {} runs", proc.id);
                 return self.violate(Rule::I6, what);
             }

@@ -89,6 +89,8 @@ pub struct Slot {
     pub down_cut_until: Time,
     /// Until when its renewals are answered by a deposed leader of the store.
     pub stale_until: Time,
+    /// Until when that member of the store carries out nothing that needs a quorum.
+    pub minority_until: Time,
     /// The process that runs now.
     pub proc: Option<ProcId>,
     pub parent: Parent,
@@ -138,6 +140,15 @@ pub struct World {
     pub violation: Option<Violation>,
     pub trace: Option<Vec<String>>,
     pub healed: bool,
+    /// How many moves of the script are made.
+    moves: usize,
+    /// Whom, what and since when a script is about.
+    pub cast: Vec<ProcId>,
+    pub prop: Option<Shard>,
+    pub since: Time,
+    /// Which requests the network keeps, and those that it has kept.
+    pub hold: Option<fn(&Self, &InFlight) -> bool>,
+    pub held: Vec<InFlight>,
     pub broken: Option<Broken>,
     engine_break: Option<Break>,
     queue: BinaryHeap<Reverse<Entry>>,
@@ -156,6 +167,8 @@ pub struct Report {
     pub stats: Stats,
     pub violation: Option<Violation>,
     pub trace: Vec<String>,
+    /// How many moves of the script were made.
+    pub moves: usize,
 }
 
 /// Whether the lines of the trace are kept.
@@ -186,6 +199,7 @@ pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
     }
     Report {
         hash: world.hash,
+        moves: world.moves,
         stats: world.stats,
         violation: world.violation,
         trace: world.trace.unwrap_or_default(),
@@ -204,6 +218,7 @@ impl World {
                     up_cut_until: 0,
                     down_cut_until: 0,
                     stale_until: 0,
+                    minority_until: 0,
                     proc: None,
                     parent: Parent::default(),
                     state: 0,
@@ -229,6 +244,12 @@ impl World {
             violation: None,
             trace: (trace == Trace::Lines).then(Vec::new),
             healed: false,
+            moves: 0,
+            cast: Vec::new(),
+            prop: None,
+            since: 0,
+            hold: None,
+            held: Vec::new(),
             broken,
             engine_break,
             queue: BinaryHeap::new(),
@@ -310,6 +331,7 @@ impl World {
         while let Some(Reverse(entry)) = self.queue.pop() {
             self.now = entry.at;
             self.handle(entry.event);
+            self.play_script();
             if MOST_EVENTS < self.entries {
                 let what = format!("{} events, and no end", self.entries);
                 self.violate(Rule::Contract, what);
@@ -317,6 +339,17 @@ impl World {
             if self.violation.is_some() || self.done {
                 return;
             }
+        }
+    }
+
+    /// Makes the moves whose moment has come.
+    fn play_script(&mut self) {
+        while let Some(step) = self.scenario.script.get(self.moves)
+            && self.violation.is_none()
+            && step(self)
+        {
+            self.moves += 1;
+            note!(self, "MOVE {} is made", self.moves);
         }
     }
 
@@ -477,6 +510,7 @@ impl World {
             links.up_cut_until = links.up_cut_until.min(self.now);
             links.down_cut_until = links.down_cut_until.min(self.now);
             links.stale_until = links.stale_until.min(self.now);
+            links.minority_until = links.minority_until.min(self.now);
         }
         for p in 0..self.procs.len() {
             if self.slots[self.procs[p].slot].proc != Some(p) && self.procs[p].alive {
@@ -569,7 +603,7 @@ impl World {
     }
 
     /// Why there is not one leader, with all others joined.
-    fn leader_problem(&self) -> Option<String> {
+    pub fn leader_problem(&self) -> Option<String> {
         let living = || self.procs.iter().filter(|proc| proc.alive);
         if let Some(proc) = living().find(|proc| proc.engine.joined().is_none()) {
             return Some(format!("node {} has not joined", proc.id));
@@ -582,7 +616,7 @@ impl World {
     }
 
     /// Why not all shards are worked on, by one each.
-    fn shard_problem(&self) -> Option<String> {
+    pub fn shard_problem(&self) -> Option<String> {
         for (work, shards) in &self.scenario.works {
             for number in 0..*shards {
                 let shard = (work.clone(), bellwether::engine::ShardId(number));
