@@ -8,7 +8,12 @@
 //!
 //! The two are called in turn, and which one goes first changes every time.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, not a library")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
+    reason = "a measurement, not a library"
+)]
 
 mod common;
 #[path = "../tests/support/mod.rs"]
@@ -77,7 +82,7 @@ async fn store_calls(bench: &mut Bench, medium: Medium) {
     let store = EtcdStore::connect(&EtcdConfig::new(etcd.endpoints())).await.unwrap();
     let mut plain = etcd.client().await;
     let rounds = bench.rounds(2000, 400);
-    bench.times();
+    Bench::times();
     measure!(
         bench,
         rounds,
@@ -169,7 +174,7 @@ async fn node_calls(bench: &mut Bench, medium: Medium) {
     let lease = i64::from_str_radix(&lease, 16).unwrap();
     let range = |range: KeyRange| (range.from, GetOptions::new().with_range(range.to));
     let rounds = bench.rounds(2000, 400);
-    bench.times();
+    Bench::times();
     let on_lease = PutOptions::new().with_lease(lease);
     measure!(
         bench,

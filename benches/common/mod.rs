@@ -94,7 +94,7 @@ impl Bench {
     }
 
     /// The heading of a table of times.
-    pub fn times(&self) {
+    pub fn times() {
         println!("| ms | n | p50 | p99 | max | plain p50 | plain p99 | ratio of p50 | aim | met |");
         println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
     }
@@ -128,7 +128,7 @@ impl Bench {
     }
 
     /// The heading of a table of single values.
-    pub fn values(&self) {
+    pub fn values() {
         println!("| what | value | aim | met |");
         println!("| --- | ---: | --- | --- |");
     }

@@ -8,7 +8,12 @@
 //! Measured from what ends the leader to the first tick of its successor's leader routine, by the boot
 //! clock, which all processes share. The plain figure is two commits and the watch event between them.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, not a library")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
+    reason = "a measurement, not a library"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,7 +42,7 @@ async fn main() -> ExitCode {
         if bench.section(&name) {
             let rounds = bench.rounds(200, 30);
             let (ours, plain) = graceful::measure(medium, rounds).await;
-            bench.times();
+            Bench::times();
             bench.row(
                 "stop called → first tick",
                 ours,
@@ -49,13 +54,13 @@ async fn main() -> ExitCode {
     if bench.section("crash: kill -9 under `bellwether supervise`") {
         let rounds = bench.rounds(60, 10);
         let (ours, plain) = processes::crashes(rounds).await;
-        bench.times();
+        Bench::times();
         bench.row("SIGKILL → first tick", ours, Some(plain), &[Aim::P50(20.0)]);
     }
     if bench.section("silence: SIGSTOP of supervisor and node") {
         let profiles = [("default", Failover::DEFAULT, 1100.0), ("fast", Failover::FAST, 450.0)];
         let rounds = bench.rounds(20, 4);
-        bench.times();
+        Bench::times();
         for (profile, failover, most) in profiles {
             let ours = processes::silences(profile, failover, rounds).await;
             bench.row(&format!("SIGSTOP → first tick, `{profile}`"), ours, None, &[Aim::P50(most)]);

@@ -12,7 +12,7 @@ use bellwether::{
     node::{ClusterNode, FollowerContext, LeaderContext, Node, StateItem, StateWatch, WatchFrom},
     store::{etcd::EtcdConfig, keys::Keys},
 };
-use etcd_client::WatchOptions;
+use etcd_client::{KeyValue, WatchOptions, WatchStream};
 use futures::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -94,7 +94,7 @@ pub(crate) async fn put_to_event(rounds: usize) -> (Samples, Samples) {
                 let (put, _) = tokio::join!(nodes[0].put("k", &[b'x'; 100]), all);
                 put.unwrap();
             } else {
-                let all = join_all(plain_watches.iter_mut().map(|watch| watch.message()));
+                let all = join_all(plain_watches.iter_mut().map(WatchStream::message));
                 let (put, _) = tokio::join!(client.put("plain/k", vec![b'x'; 100], None), all);
                 put.unwrap();
             }
@@ -121,7 +121,7 @@ pub(crate) async fn ticks(rounds: usize) -> (Samples, Samples, Samples) {
         let plain = Arc::clone(&plain);
         thread::spawn(move || {
             let begun = boot_now();
-            for round in 0..rounds as u32 + 1 {
+            for round in 0..=rounds as u32 {
                 thread::sleep((begun + TICK * round).since(boot_now()));
                 plain.lock().unwrap().push(boot_now());
             }
@@ -194,7 +194,7 @@ struct Writes {
 async fn cost(etcd: &Etcd, span: Duration) -> (f64, Writes) {
     let (before, busy) = (writes(etcd).await, cpu_time());
     tokio::time::sleep(span).await;
-    let (busy, after) = (cpu_time() - busy, writes(etcd).await);
+    let (busy, after) = (cpu_time().saturating_sub(busy), writes(etcd).await);
     let writes =
         Writes { all: after.all - before.all, of_record: after.of_record - before.of_record };
     (busy.as_secs_f64() / span.as_secs_f64(), writes)
@@ -208,7 +208,7 @@ fn cpu_time() -> Duration {
 async fn writes(etcd: &Etcd) -> Writes {
     let key = Keys::new(CLUSTER).unwrap().record();
     let answer = etcd.client().await.get(key, None).await.unwrap();
-    let of_record = answer.kvs().first().map_or(0, |kv| kv.version());
+    let of_record = answer.kvs().first().map_or(0, KeyValue::version);
     Writes { all: answer.header().unwrap().revision(), of_record }
 }
 

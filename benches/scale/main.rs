@@ -5,7 +5,12 @@
 //! cargo bench --bench scale -- --quick plan    # the planner only
 //! ```
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, not a library")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
+    reason = "a measurement, not a library"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -30,20 +35,20 @@ async fn main() -> ExitCode {
     if bench.section("peers: put → event at all of 10 peers") {
         let rounds = bench.rounds(2000, 400);
         let (ours, plain) = few::put_to_event(rounds).await;
-        bench.times();
+        Bench::times();
         bench.row("put called → all have it", ours, Some(plain), &[Aim::Ratio(1.1)]);
     }
     if bench.section("ticks: how late a routine runs, every 50 ms") {
         let rounds = bench.rounds(1200, 160);
         let (leader, follower, plain) = few::ticks(rounds).await;
-        bench.times();
+        Bench::times();
         bench.row("leader's routine", leader, Some(plain.clone()), &[Aim::P99(1.0)]);
         bench.row("follower's routine", follower, Some(plain), &[Aim::P99(1.0)]);
     }
     if bench.section("idle: what nodes cost that have nothing to do, ticking every 50 ms") {
         let span = Duration::from_secs(bench.rounds(20, 5) as u64);
         let idle = few::idle(span).await;
-        bench.values();
+        Bench::values();
         bench.value("a leader, of one core", idle.leader * 100.0, "%", Some(1.0));
         bench.value("each of 10 followers, of one core", idle.follower * 100.0, "%", Some(1.0));
         bench.value("writes of the leader", idle.leader_writes, "per second", Some(5.5));
@@ -51,7 +56,7 @@ async fn main() -> ExitCode {
     }
     if bench.section("plan: 1,024 shards for 100 nodes") {
         let rounds = bench.rounds(1000, 200);
-        bench.times();
+        Bench::times();
         for (what, times) in plan::measure(rounds) {
             bench.row(what, times, None, &[Aim::P99(10.0)]);
         }

@@ -75,7 +75,7 @@ pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     assert_eq!(first_ticks.try_recv().ok(), None, "one handoff, one change of role");
     let lost: u64 = nodes.iter().map(|node| node.membership().borrow().sessions_lost).sum();
 
-    bench.values();
+    Bench::values();
     bench.value("all have joined after", joined.as_secs_f64(), "s", None);
     bench.value("all know all after", known.as_secs_f64(), "s", None);
     bench.value("memory of each node", each, "MiB", Some(1.0));
