@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use bellwether::{clock, store::Store};
+use bellwether::{clock, store::Store, tasks::Tasks};
 use clap::Args;
 use reqwest::Url;
+use tokio::sync::watch;
 
 use super::{
     args::ClusterArgs,
@@ -110,28 +111,52 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
 /// Not faster than an eye can follow.
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
 
+/// What is shown next.
+struct Seen {
+    snapshot: Snapshot,
+    last_beat_unix_ms: Option<u64>,
+    problem: Option<String>,
+    /// Counts what is more than a beat.
+    changes: u64,
+}
+
+impl Seen {
+    fn of(live: &Live, changes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot: live.snapshot.clone(),
+            last_beat_unix_ms: live.last_beat_unix_ms,
+            problem: live.problem.clone(),
+            changes,
+        })
+    }
+}
+
 async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Failure> {
     let keys = read.cluster.cluster.clone();
     let name = keys.cluster().to_owned();
     let mut live = Live::open(store, keys, read.cluster.timeout)
         .await
         .map_err(|error| Failure::of_store("reading the cluster", &error))?;
+    let (seen, now) = watch::channel(Seen::of(&live, 1));
+    // By itself: it must not begin anew with each redraw.
+    let mut following = Tasks::new();
+    following.spawn("follow", async move {
+        let mut changes = 1;
+        while !seen.is_closed() {
+            changes += u64::from(live.moved().await != Moved::Beat);
+            seen.send_replace(Seen::of(&live, changes));
+        }
+    });
     let screen = Screen::new(read.output);
     let mut redraw = tokio::time::interval(REDRAW_EVERY);
     redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut changed = true;
+    let mut shown = 0;
     loop {
-        tokio::select! {
-            biased;
-            // Cancel safe: an interval.
-            _ = redraw.tick() => {
-                let report = Report::of_snapshot(&name, &live.snapshot, live.last_beat_unix_ms);
-                screen.show(&report, live.problem.as_deref(), changed)?;
-                changed = false;
-            }
-            // Cancel safe, as it says.
-            moved = live.moved() => changed |= moved != Moved::Beat,
-        }
+        redraw.tick().await;
+        let seen = Arc::clone(&now.borrow());
+        let report = Report::of_snapshot(&name, &seen.snapshot, seen.last_beat_unix_ms);
+        screen.show(&report, seen.problem.as_deref(), seen.changes != shown)?;
+        shown = seen.changes;
     }
 }
 

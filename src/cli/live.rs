@@ -79,7 +79,8 @@ impl Live {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a list that was under way is begun again, no event is lost.
+    /// Nothing is lost, but while the store is cut off, who cancels it more often than it pauses never
+    /// lists again.
     pub(crate) async fn moved(&mut self) -> Moved {
         let Some(watch) = &mut self.watch else {
             tokio::time::sleep(PAUSE).await;

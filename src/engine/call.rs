@@ -232,11 +232,13 @@ pub enum JoinTick {
         /// m(tick) as read.
         modified: Revision,
     },
-    /// There is none and no live node's tick differs: compares its absence and range `m < read + 1` over
-    /// `/C/state-data/tick/`, and puts it.
+    /// There is none, or junk, and no live node's tick differs: compares `m(tick)` and range
+    /// `m < read + 1` over `/C/state-data/tick/`, and puts it.
     Create {
         /// R of the read.
         read: Revision,
+        /// m(tick) as read: of junk, or zero.
+        modified: Revision,
     },
     /// It differs and nobody lives: compares `m(tick)` and range `c = 0` over `/C/nodes/`, and puts it.
     Replace {
@@ -303,7 +305,8 @@ pub enum Outcome {
 pub struct Answer {
     /// Header revision. Zero where there is none to rely on (keepalives, grants of the memory store).
     pub revision: Revision,
-    /// Id of the store's cluster: a change of it is a replaced store (R8).
+    /// Id of the store's cluster: a change of it is a replaced store (R8). Zero where it is not known
+    /// (the renewal of a lease that is gone).
     pub cluster: u64,
     /// What was read, by reads and by else branches.
     pub changes: Vec<Change>,

@@ -7,9 +7,10 @@
 //! # Guarantees
 //!
 //! Between two lists every revision that touches the range is delivered once, whole and in order. A
-//! watch that does not prove itself fresh is left for another member: after `probe_after` of silence it
-//! is asked for progress, and a linearizable read tells how far the store is; it must answer, and be that
-//! far, within `stale_after`.
+//! watch that is not proven fresh is left for another member: after `probe_after` of silence a
+//! linearizable read tells how far the store is, and the watch must be that far within `stale_after`. It
+//! is asked for progress meanwhile; but only if it is behind, since etcd says nothing about progress
+//! before the first revision that a watch was asked for exists.
 //!
 //! # Caveats
 //!
@@ -203,9 +204,7 @@ struct Following {
     probe: Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
     /// Where the watch was when the probe was sent: no linearizable answer may show less.
     probed_from: Revision,
-    /// Since when progress is asked for and nothing was heard.
-    asked_at: Option<BootTime>,
-    asked_last: BootTime,
+    asked_at: BootTime,
     /// Since when the watch has not been where the store is known to be.
     behind_since: Option<BootTime>,
 }
@@ -334,16 +333,16 @@ impl ListWatch {
             self.place = None;
             return Ok(());
         }
+        // Of a resumed one it is to be known at once whether there is anything it has to make up for.
+        let since = if self.lost_told { BootTime::default() } else { now };
         self.watch = Some(Following {
             watch,
             endpoint: self.store.health().endpoint,
-            heard_at: now,
-            probed_at: now,
+            heard_at: since,
+            probed_at: since,
             probe: None,
             probed_from: place.delivered,
-            // A resumed one is to say at once that it is there.
-            asked_at: self.lost_told.then_some(now),
-            asked_last: BootTime::default(),
+            asked_at: BootTime::default(),
             behind_since: None,
         });
         Ok(())
@@ -360,8 +359,7 @@ impl ListWatch {
                 following.probe(now, place.delivered, &self.store, &self.range, self.options);
             }
             if following.is_to_be_asked(now) {
-                following.asked_last = now;
-                following.asked_at.get_or_insert(now);
+                following.asked_at = now;
                 following.watch.request_progress().await.map_err(Break::Failed)?;
             }
             let wait = following.next_due(self.options).since(now);
@@ -373,7 +371,6 @@ impl ListWatch {
                     let item = item.map_err(Break::Failed)?;
                     let received_at = clock::boot_now();
                     following.heard_at = received_at;
-                    following.asked_at = None;
                     // It works; if it breaks again, that has nothing to do with what was before.
                     self.failures = 0;
                     if let Some(item) = self.take(place, item, received_at) {
@@ -387,6 +384,13 @@ impl ListWatch {
                         return Err(Break::Replaced);
                     }
                     self.expected.fetch_max(answer.revision.0, Ordering::Relaxed);
+                    if answer.revision == place.delivered {
+                        self.failures = 0;
+                        if self.lost_told {
+                            self.lost_told = false;
+                            return Ok(Item::Progress { revision: place.delivered });
+                        }
+                    }
                 }
                 // Only when it had nothing to say: after a pause of this process its answers may be
                 // waiting.
@@ -399,8 +403,7 @@ impl ListWatch {
     /// (etcd 15271, 20221).
     fn take(&mut self, place: Place, item: WatchItem, received_at: BootTime) -> Option<Item> {
         let (WatchItem::Events { revision, .. } | WatchItem::Progress { revision }) = item;
-        let resumed = self.lost_told && matches!(item, WatchItem::Progress { .. });
-        if revision < place.delivered || revision == place.delivered && !resumed {
+        if revision <= place.delivered {
             return None;
         }
         self.place = Some(Place { delivered: revision, ..place });
@@ -471,25 +474,19 @@ impl Following {
 
     /// Whether it has proven itself in time.
     fn judge(&self, now: BootTime, options: Options) -> Result<(), Break> {
-        let late =
-            |since: Option<BootTime>| since.is_some_and(|since| since + options.stale_after <= now);
-        if late(self.asked_at) {
-            return Err(Break::Stale("it does not answer"));
+        match self.behind_since {
+            Some(since) if since + options.stale_after <= now => Err(Break::Stale("it is behind")),
+            _ => Ok(()),
         }
-        if late(self.behind_since) {
-            return Err(Break::Stale("it is behind"));
-        }
-        Ok(())
     }
 
     /// When something is to be done or judged next.
     fn next_due(&self, options: Options) -> BootTime {
-        let stale = |since: Option<BootTime>| since.map(|since| since + options.stale_after);
-        let wanted = self.asked_at.or(self.behind_since);
-        let ask = wanted.map(|_| self.asked_last + ASK_AGAIN);
+        let stale = self.behind_since.map(|since| since + options.stale_after);
+        let ask = self.behind_since.map(|_| self.asked_at + ASK_AGAIN);
         let probe = self.probe.is_none().then(|| self.probe_due(options));
-        let due = [stale(self.asked_at), stale(self.behind_since), ask, probe];
-        due.into_iter().flatten().min().unwrap_or(self.probed_at + options.probe_after)
+        let due = [stale, ask, probe].into_iter().flatten().min();
+        due.unwrap_or(self.probed_at + options.probe_after * BUSY_FACTOR)
     }
 
     fn probe_due(&self, options: Options) -> BootTime {
@@ -515,14 +512,10 @@ impl Following {
         self.probe = Some(Box::pin(async move { store.get(get, options.stale_after).await }));
         self.probed_from = delivered;
         self.probed_at = now;
-        // Due at once: see `is_to_be_asked`.
-        self.asked_at = Some(now);
-        self.asked_last = BootTime::default();
     }
 
     fn is_to_be_asked(&self, now: BootTime) -> bool {
-        let wanted = self.asked_at.is_some() || self.behind_since.is_some();
-        wanted && self.asked_last + ASK_AGAIN <= now
+        self.behind_since.is_some() && self.asked_at + ASK_AGAIN <= now
     }
 }
 

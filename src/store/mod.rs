@@ -174,7 +174,7 @@ impl Debug for Op {
 pub struct Get {
     /// Which keys.
     pub range: KeyRange,
-    /// Without values.
+    /// Without values, and without leases (etcd has them in such answers only before 3.7).
     pub keys_only: bool,
     /// At most this many; zero = all.
     pub limit: i64,
@@ -242,9 +242,9 @@ pub struct GetAnswer {
 pub struct LeaseAnswer {
     /// Time to live; zero in a renewal = the lease is gone.
     pub ttl: Duration,
-    /// Header revision of the answer; not to be relied on for renewals.
+    /// Header revision of the answer; not to be relied on for renewals, zero if it is not known.
     pub revision: Revision,
-    /// Id of the store's cluster.
+    /// Id of the store's cluster; zero if it is not known.
     pub cluster: u64,
 }
 
@@ -304,7 +304,8 @@ pub trait Watch: Send {
     /// Cancel safe: nothing is lost if the future is dropped.
     async fn next(&mut self) -> Result<WatchItem, StoreError>;
 
-    /// Asks for a [`WatchItem::Progress`]; it comes through [`next`](Self::next), or not.
+    /// Asks for a [`WatchItem::Progress`]; it comes through [`next`](Self::next), or not: etcd keeps silent
+    /// while the watch catches up, and until the first revision that it was asked for exists.
     ///
     /// # Errors
     ///

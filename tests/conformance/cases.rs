@@ -250,11 +250,14 @@ pub async fn a_stop_right_after_a_start_leaves_nothing_behind(rig: Rig) {
     for _ in 0..10 {
         // The start is not waited for.
         let _ = tokio::time::timeout(Duration::from_micros(1), node.start()).await;
-        assert_eq!(node.stop(SOON).await.unwrap(), Stopped::Clean);
+        // Unclean while a JOIN is under way: what it may leave behind is being taken away.
+        node.stop(SOON).await.unwrap();
         if rig.kind != Kind::Standalone {
-            let (_, left) = rig.all().await;
-            let leased: Vec<_> = left.into_iter().filter(|kv| kv.lease.is_some()).collect();
-            assert_eq!(leased, Vec::new());
+            eventually("nothing hangs on a lease", SOON, async || {
+                let (_, left) = rig.all().await;
+                left.iter().all(|kv| kv.lease.is_none()).then_some(())
+            })
+            .await;
         }
     }
 }

@@ -286,6 +286,27 @@ async fn watch_shows_what_is_there_and_then_each_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_view_goes_on_after_etcd_was_away() {
+    let shop = Shop::open().await;
+    let _one = shop.node("1", &[]);
+    shop.leader(1, None).await;
+    let view = Process::of(shop.command(&["status", "--watch", "-o", "json"]));
+    let shows = async |nodes: usize| {
+        eventually(&format!("{nodes} nodes in the last line"), LONG, || async {
+            let out = view.out();
+            let last: Value = serde_json::from_str(out.lines().last()?).ok()?;
+            (last["nodes"].as_array()?.len() == nodes).then_some(())
+        })
+        .await;
+    };
+    shows(1).await;
+    shop.etcd.kill(0);
+    shop.etcd.restart(0).await;
+    let _two = shop.node("2", &[]);
+    shows(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_say_why_a_node_is_not_ready_and_pass_once_it_is() {
     let shop = Shop::open().await;
     shop.etcd.freeze(0);

@@ -3,10 +3,11 @@
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use bellwether::{
-    engine::{Change, LeaseId, Revision, Term},
+    engine::{BootTime, Change, LeaseId, Revision, Term},
     store::{
-        KeyValue, Op, StoreError, Txn,
+        Get, KeyRange, KeyValue, Op, StoreError, Txn,
         keys::Keys,
+        memory::{Model, ModelConfig, WithPrevious},
         protocol::{Decoded, Request, Response},
         values,
     },
@@ -16,7 +17,6 @@ use crate::{
     chance::{Chance, Time},
     rules::History,
     scenario::Fault,
-    standin::Model,
 };
 
 /// The events of one revision, decoded once for all.
@@ -26,6 +26,8 @@ pub type Batch = (i64, Rc<Vec<Change>>);
 pub struct Depot {
     pub keys: Keys,
     model: Model,
+    /// The last revision that is in the log.
+    seen: Revision,
     /// What was committed, for the rules.
     pub history: History,
     /// All that the watched range went through since the store began, oldest first.
@@ -33,6 +35,8 @@ pub struct Depot {
     /// How much of the log has been published.
     published: usize,
     pub down_until: Time,
+    /// When it last came back.
+    pub back_at: Time,
     pub stalled_until: Time,
     /// What it is to be replaced by when it comes back.
     pub replacement: Option<Fault>,
@@ -45,11 +49,13 @@ impl Depot {
     pub fn new(drawn: u64) -> Self {
         Self {
             keys: Keys::new("sim").expect("a valid name"),
-            model: Model::new(drawn),
+            model: Model::new(ModelConfig { cluster: drawn, ..ModelConfig::default() }),
+            seen: Revision(1),
             history: History::default(),
             log: Vec::new(),
             published: 0,
             down_until: 0,
+            back_at: 0,
             stalled_until: 0,
             replacement: None,
             replaced: 0,
@@ -76,7 +82,16 @@ impl Depot {
     /// Carries out a request.
     pub fn serve(&mut self, now: Time, request: &Request) -> Result<Response, StoreError> {
         self.expire(now);
-        let response = self.model.serve(Duration::from_nanos(now), request);
+        let at = BootTime(Duration::from_nanos(now));
+        let response = match request {
+            Request::Txn(txn) => self.model.txn(at, txn).map(Response::Txn),
+            Request::Get(get) => self.model.get(at, get).map(Response::Get),
+            Request::Grant { lease, ttl } => {
+                self.model.grant(at, *lease, *ttl).map(Response::Lease)
+            }
+            Request::Revoke(lease) => self.model.revoke(at, *lease).map(Response::Lease),
+            Request::KeepAlive(lease) => Ok(Response::Lease(self.model.keep_alive(at, *lease))),
+        };
         self.collect();
         response
     }
@@ -86,19 +101,22 @@ impl Depot {
         if now < self.stalled_until.max(self.down_until) {
             return;
         }
-        self.model.expire(Duration::from_nanos(now));
+        self.model.advance(BootTime(Duration::from_nanos(now)));
         self.collect();
     }
 
     fn collect(&mut self) {
+        let from = Revision(self.seen.0 + 1);
+        if self.model.revision() < from {
+            return;
+        }
+        self.seen = self.model.revision();
         let range = self.keys.watched();
-        for (revision, events) in self.model.take_events() {
-            let events: Vec<_> =
-                events.into_iter().filter(|event| range.contains(&event.kv.key)).collect();
-            if !events.is_empty() {
-                let changes = Decoded::of_events(&self.keys, &events).changes;
-                self.log.push((revision.0, Rc::new(changes)));
-            }
+        let revisions =
+            self.model.events(&range, from, WithPrevious::No).expect("never compacted that far");
+        for (revision, events) in revisions {
+            let changes = Decoded::of_events(&self.keys, &events).changes;
+            self.log.push((revision.0, Rc::new(changes)));
         }
     }
 
@@ -116,25 +134,29 @@ impl Depot {
 
     pub fn list(&mut self, now: Time) -> (i64, Vec<Change>) {
         self.expire(now);
-        let kvs = self.model.range(&self.keys.watched());
+        let kvs = self.range(self.keys.watched());
         (self.revision(), Decoded::of_list(&self.keys, &kvs).changes)
     }
 
+    fn range(&self, range: KeyRange) -> Vec<KeyValue> {
+        self.model.peek(&Get::range(range))
+    }
+
     pub fn get(&self, key: &[u8]) -> Option<KeyValue> {
-        self.model.key(key)
+        self.model.peek(&Get::key(key)).pop()
     }
 
     /// All keys of the watched range.
     pub fn all(&self) -> Vec<KeyValue> {
-        self.model.range(&self.keys.watched())
+        self.range(self.keys.watched())
     }
 
     pub fn drain_requests(&self) -> Vec<Vec<u8>> {
-        self.model.range(&self.keys.drain_requests()).into_iter().map(|kv| kv.key).collect()
+        self.range(self.keys.drain_requests()).into_iter().map(|kv| kv.key).collect()
     }
 
     pub fn leases(&self) -> Vec<LeaseId> {
-        self.model.leases()
+        self.model.leases().collect()
     }
 
     pub fn revision(&self) -> i64 {
@@ -150,12 +172,14 @@ impl Depot {
     }
 
     pub fn compact(&mut self) {
-        self.model.compact(self.model.revision());
+        self.collect();
+        let _ = self.model.compact(self.model.revision());
     }
 
     /// A new leader of the store grants every lease its whole time again.
     pub fn restart_leases(&mut self, now: Time) {
-        self.model.restart_leases(Duration::from_nanos(now));
+        let _ = self.model.failover(BootTime(Duration::from_nanos(now)));
+        self.collect();
     }
 
     pub fn snapshot(&mut self) {
@@ -169,6 +193,7 @@ impl Depot {
     pub fn replace(&mut self, now: Time, fault: Fault, bumped: bool, drawn: u64) {
         let chance = &mut Chance::new(drawn);
         self.replaced += 1;
+        self.back_at = now;
         let same_id = chance.percent(70);
         let cluster = if same_id { self.cluster() } else { chance.bits() };
         let backup = (!self.backups.is_empty() && fault == Fault::Restore)
@@ -176,18 +201,17 @@ impl Depot {
             .and_then(|n| self.backups.get(n));
         let newest = self.revision();
         if let Some((model, history, log)) = backup {
-            self.model = model.clone();
+            let ahead = (newest - model.revision().0).unsigned_abs() + 1_000;
+            self.model.restore(model, bumped.then_some(ahead));
             self.history = history.clone();
             self.log = log.clone();
-            if bumped {
-                self.model.bump(Revision(newest + 1_000));
-            }
         } else {
-            self.model = Model::new(cluster);
+            self.model.wipe();
             self.history = History::default();
             self.log = Vec::new();
         }
         self.model.set_cluster(cluster);
+        self.seen = self.model.revision();
         self.published = self.log.len();
         self.backups.clear();
         self.restart_leases(now);

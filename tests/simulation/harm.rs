@@ -93,7 +93,8 @@ impl World {
                 }
             }
             Fault::Duplicate => {
-                let p = self.spawn(self.procs[p].slot);
+                // Of another pod: in the same one it would not get the pod's lock.
+                let p = self.spawn(self.procs[p].slot, "another pod".to_owned());
                 self.start(p, Dead::default());
                 let after = self.chance.between(500, 3_000) * MILLIS;
                 self.at(self.now + after, Event::StopNow(p));
@@ -126,7 +127,7 @@ impl World {
         self.at(until, Event::Run(p));
         if self.broken == Some(Broken::EndOfLiving) && fault == Fault::Freeze {
             // The parent takes a child that does not answer for a dead one.
-            let leases = self.slots[self.procs[p].slot].announced.clone();
+            let leases = self.procs[p].announced.clone();
             self.parent_ends(self.procs[p].slot, leases, None);
         }
     }
@@ -150,7 +151,7 @@ impl World {
             return;
         }
         if self.chance.percent(self.scenario.supervised_percent) {
-            let leases = std::mem::take(&mut self.slots[slot].announced);
+            let leases = std::mem::take(&mut self.procs[p].announced);
             let again = self.chance.percent(80).then_some(Proof::None);
             self.parent_ends(slot, leases, again);
             return;
@@ -295,6 +296,11 @@ impl World {
         let drawn = self.chance.bits();
         self.depot.replace(self.now, fault, bumped, drawn);
         note!(self, "the store is back ({fault:?}) at revision {}", self.depot.revision());
+        if self.healed {
+            for key in self.depot.drain_requests() {
+                self.at(self.now, Event::DeleteKey(key));
+            }
+        }
         // Watches that were opened on the old one do not survive.
         for p in 0..self.procs.len() {
             self.procs[p].watch.under_way.clear();

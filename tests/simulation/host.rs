@@ -19,7 +19,7 @@ use crate::{
     chance::{MICROS, MILLIS, SECONDS, Time},
     rules::Rule,
     wire::{Ask, Item, Watch},
-    world::{Event, World, note},
+    world::{Event, Proof, World, note},
 };
 
 /// Which process; never used twice in a run.
@@ -51,6 +51,8 @@ pub struct Proc {
     pub shards: BTreeMap<Shard, ShardWork>,
     /// The lease of every GRANT it has sent, oldest first.
     pub leases: Vec<LeaseId>,
+    /// The leases that its parent was told.
+    pub announced: Vec<LeaseId>,
     /// Own state (T17).
     pub state: OwnState,
     /// Until when it is inside leader authority, in true time.
@@ -121,6 +123,7 @@ impl Proc {
             work: None,
             shards: BTreeMap::new(),
             leases: Vec::new(),
+            announced: Vec::new(),
             state: OwnState::default(),
             authority_until: 0,
             shard_until: 0,
@@ -292,7 +295,7 @@ impl World {
                 let sent_at = self.local(p);
                 self.procs[p].steps.push_front(Step::Send(id, call, sent_at));
             }
-            Effect::Announce { lease } => self.slots[self.procs[p].slot].announced.push(lease),
+            Effect::Announce { lease } => self.procs[p].announced.push(lease),
             Effect::Relist => self.list(p),
             Effect::Joined { lease, .. } => {
                 self.stats.joins += 1;
@@ -355,6 +358,11 @@ impl World {
             self.check_left(p);
         }
         self.end_proc(p);
+        if self.healed && self.slots[self.procs[p].slot].proc == Some(p) {
+            // Told to leave before all faults ended: the bounds count from when it is back.
+            self.depot.back_at = self.now;
+            self.at(self.now + MILLIS, Event::Begin(self.procs[p].slot, Proof::None));
+        }
     }
 
     /// The process is gone, with all its work.

@@ -12,10 +12,11 @@ mod chance;
 mod depot;
 mod harm;
 mod host;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod parent;
 mod rules;
 mod scenario;
-mod standin;
 mod stats;
 mod wire;
 mod world;
@@ -106,7 +107,37 @@ fn the_invariants_hold_over_all_seeds() {
         Ok(stats) => {
             println!("{count} seeds in {:?}", bellwether::clock::boot_now().since(begun));
             stats.print();
+            if 2_000 <= count {
+                assert_something_happened(&stats);
+            }
         }
+    }
+}
+
+/// Every kind of fault, at every transaction, and a cluster that goes on through it.
+fn assert_something_happened(stats: &Stats) {
+    assert!(stats.runs < stats.terms, "more than one term a run");
+    assert!(stats.runs < stats.moves, "more than one move of a shard a run");
+    assert!(stats.runs < stats.fenced && stats.runs < stats.shard_writes);
+    assert!(0 < stats.compacted_watches && 0 < stats.stale_renewals && 0 < stats.ends_by_parents);
+    for (fault, count) in scenario::Fault::ALL.iter().zip(&stats.faults) {
+        assert!(0 < *count, "{fault:?} never happened");
+    }
+    for call in [
+        "read_join",
+        "grant",
+        "join",
+        "take",
+        "beat",
+        "resign",
+        "stop",
+        "end",
+        "write_held",
+        "plan",
+    ] {
+        assert!(0 < stats.committed.of(call), "{call} never took effect");
+        assert!(0 < stats.lost_answers.of(call), "no answer to {call} was lost");
+        assert!(0 < stats.late_commits.of(call), "{call} never took effect late");
     }
 }
 
@@ -120,5 +151,16 @@ fn a_quiet_cluster_settles_and_stays_settled() {
         assert_eq!(report.stats.terms, 1);
         assert_eq!(report.stats.sessions_lost, 0);
         report.stats.print();
+    }
+}
+
+#[test]
+fn the_same_seed_twice_is_the_same_trace() {
+    for seed in 0..40 {
+        let first = run(Scenario::of(seed), None, Trace::Lines);
+        let second = run(Scenario::of(seed), None, Trace::Lines);
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert!(first.trace == second.trace, "seed {seed}");
+        assert_eq!(first.stats, second.stats, "seed {seed}");
     }
 }

@@ -70,6 +70,7 @@ impl World {
             sent_at: self.slots[slot].clock.at(self.now),
             deadline: self.now + self.scenario.call_timeout.as_nanos() as u64,
             slot,
+            given_up: false,
         };
         self.post(flight);
     }

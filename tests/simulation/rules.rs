@@ -9,7 +9,7 @@ use bellwether::{
     engine::{
         Call, Effect, Held, LeaseId, NodeId, PlanTable, Revision, ShardEpoch, Term, WorkType,
     },
-    store::values,
+    store::{keys::Key, values},
 };
 
 use crate::{
@@ -221,11 +221,14 @@ impl World {
             let what = format!("node {} left cleanly with work running", proc.id);
             return self.violate(Rule::Contract, what);
         }
-        let left = self
-            .depot
-            .all()
-            .into_iter()
-            .find(|kv| kv.lease.is_some_and(|lease| self.procs[p].leases.contains(&lease)));
+        // What an operator hung on its lease is his.
+        let own = |key: &[u8]| {
+            let key = self.depot.keys.parse(key);
+            matches!(key, Some(Key::Candidate(_) | Key::Held(_) | Key::Node(_) | Key::Member(_)))
+        };
+        let left = self.depot.all().into_iter().find(|kv| {
+            own(&kv.key) && kv.lease.is_some_and(|lease| self.procs[p].leases.contains(&lease))
+        });
         if let Some(kv) = left {
             let id = self.procs[p].id;
             self.violate(Rule::Contract, format!("node {id} left cleanly, and {kv:?} is there"));

@@ -88,7 +88,7 @@ pub enum Ask {
 }
 
 /// One request on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InFlight {
     pub from: From,
     pub ask: Ask,
@@ -97,6 +97,8 @@ pub struct InFlight {
     pub deadline: Time,
     /// Whose links it uses.
     pub slot: usize,
+    /// Whether the caller has been told that nothing is known: what comes later is not heard.
+    pub given_up: bool,
 }
 
 /// What became of one request, on its way back.
@@ -121,7 +123,14 @@ impl World {
             .unwrap_or(Time::MAX)
             .max(self.now);
         let from = From::Engine(p, id);
-        self.post(InFlight { from, ask: Ask::Call(call), sent_at, deadline, slot });
+        self.post(InFlight {
+            from,
+            ask: Ask::Call(call),
+            sent_at,
+            deadline,
+            slot,
+            given_up: false,
+        });
     }
 
     /// A request of the work: whether its answer is lost makes no difference to the engine.
@@ -129,11 +138,11 @@ impl World {
         let sent_at = self.local(p);
         let deadline = self.now + self.scenario.call_timeout.as_nanos() as u64;
         let slot = self.procs[p].slot;
-        self.post(InFlight { from: From::Work(p), ask, sent_at, deadline, slot });
+        self.post(InFlight { from: From::Work(p), ask, sent_at, deadline, slot, given_up: false });
     }
 
     /// Hands a request to the network.
-    pub fn post(&mut self, flight: InFlight) {
+    pub fn post(&mut self, mut flight: InFlight) {
         let slot = &self.slots[flight.slot];
         let mut arrives = self.now;
         let cut = slot.up_cut_until;
@@ -155,7 +164,17 @@ impl World {
             arrives += self.chance.log_between(50 * MILLIS, 12 * SECONDS);
         }
         arrives += self.latency();
+        self.wait_no_longer(&mut flight, arrives);
         self.at(arrives, Event::Arrive(Box::new(flight)));
+    }
+
+    /// A request that arrives only after its caller's deadline: the caller hears nothing, and it may take
+    /// effect later all the same.
+    fn wait_no_longer(&mut self, flight: &mut InFlight, arrives: Time) {
+        if !flight.given_up && flight.deadline < arrives {
+            self.give_up(flight.clone());
+            flight.given_up = true;
+        }
     }
 
     /// No answer will come: the caller gives up at its deadline.
@@ -165,6 +184,9 @@ impl World {
     }
 
     fn answer_in(&mut self, flight: InFlight, outcome: Outcome, at: Time) {
+        if flight.given_up {
+            return;
+        }
         // The caller waits no longer than until its deadline.
         let (at, outcome) = if flight.deadline < at {
             (flight.deadline.max(self.now), Outcome::Unknown)
@@ -184,12 +206,13 @@ impl World {
     }
 
     /// A request arrives at the store.
-    pub fn on_arrive(&mut self, flight: Box<InFlight>) {
+    pub fn on_arrive(&mut self, mut flight: Box<InFlight>) {
         if self.now < self.depot.down_until {
             return self.give_up(*flight);
         }
         if self.now < self.depot.stalled_until {
             let at = self.depot.stalled_until + self.chance.below(5 * MILLIS);
+            self.wait_no_longer(&mut flight, at);
             return self.at(at, Event::Arrive(flight));
         }
         let outcome = self.carry_out_at_store(&flight);

@@ -91,8 +91,6 @@ pub struct Slot {
     pub stale_until: Time,
     /// The process that runs now.
     pub proc: Option<ProcId>,
-    /// Leases that the parent of the present process was told.
-    pub announced: Vec<LeaseId>,
     pub parent: Parent,
     /// Counts the values of its own state.
     pub state: u64,
@@ -177,6 +175,13 @@ pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
             .unwrap_or_default();
         world.violation = Some(Violation { rule: Rule::Panic, at: world.now, what });
     }
+    if std::env::var_os("BELLWETHER_SIM_STATE").is_some() {
+        for p in 0..world.procs.len() {
+            if world.procs[p].alive {
+                note!(world, "{:?}", world.procs[p].engine);
+            }
+        }
+    }
     Report {
         hash: world.hash,
         stats: world.stats,
@@ -198,7 +203,6 @@ impl World {
                     down_cut_until: 0,
                     stale_until: 0,
                     proc: None,
-                    announced: Vec::new(),
                     parent: Parent::default(),
                     state: 0,
                 }
@@ -390,9 +394,8 @@ impl World {
         if self.slots[slot].proc.is_some_and(|p| self.procs[p].alive) {
             return;
         }
-        let p = self.spawn(slot);
+        let p = self.spawn(slot, pod(slot));
         self.slots[slot].proc = Some(p);
-        self.slots[slot].announced.clear();
         let pod_uid = (proof == Proof::Lock).then(|| pod(slot));
         self.start(p, Dead { leases: Vec::new(), pod_uid });
     }
@@ -402,15 +405,15 @@ impl World {
         self.ask(p, Input::Start { start, dead });
     }
 
-    pub fn spawn(&mut self, slot: usize) -> ProcId {
-        let config = self.config(slot);
+    pub fn spawn(&mut self, slot: usize, pod: String) -> ProcId {
+        let config = self.config(slot, pod);
         let seed = self.chance.bits();
         self.procs.push(Proc::new(slot, config, seed));
         self.stats.lives += 1;
         self.procs.len() - 1
     }
 
-    fn config(&self, slot: usize) -> Config {
+    fn config(&self, slot: usize, pod: String) -> Config {
         let offers = self.scenario.works.iter().map(|(work, shards)| WorkOffer {
             work: work.clone(),
             shards: *shards,
@@ -425,7 +428,7 @@ impl World {
             failover: self.scenario.nodes[slot],
             tick: Duration::from_millis(50),
             tick_policy: TickPolicy::Strict,
-            pod_uid: Some(pod(slot)),
+            pod_uid: Some(pod),
             work: offers.collect(),
             campaigns: true,
             own_store: false,
@@ -524,7 +527,7 @@ impl World {
 
     /// I7.
     fn judge(&mut self) {
-        let since = self.now - self.scenario.faults_for;
+        let since = self.now - self.scenario.faults_for.max(self.depot.back_at);
         let ttl = self.scenario.ttl * SECONDS;
         let slack = 2_500 * MILLIS + 40 * MILLIS * self.slots.len() as u64;
         let to_lead = (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;

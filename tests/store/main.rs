@@ -5,5 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod differential;
 mod etcd;
 mod servers;
+mod views;

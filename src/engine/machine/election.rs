@@ -277,7 +277,8 @@ impl Engine {
         let since = watched.oldest.map_or(self.now, |(_, _, since)| since);
         let d = watched.sound_record().map_or(SPAN_MAX, |record| record.d);
         let patience = self.config.wait(d.max(watched.d_of(*oldest)));
-        Some(w.max(since + patience + step))
+        // One step for the oldest itself, which may be waiting just as long: it goes first.
+        Some(w.max(since + patience + step + RANK_STEP))
     }
 
     /// T3: SEED, by a candidate that would TAKE.

@@ -167,37 +167,29 @@ impl Engine {
             .collect();
         let disagreement = |cluster| Refusal::TickDisagreement { cluster, own };
         let adopts = self.config.tick_policy == TickPolicy::Adopt;
-        let Some(stored) = found.tick() else {
-            let create = JoinTick::Create { read: answer.revision };
+        let stored = found.tick();
+        let modified = stored.map_or(Revision(0), |stored| stored.modified);
+        let Some(cluster) = stored.and_then(|stored| stored.value) else {
+            // None, or junk: the live nodes say what it is.
+            let cluster_tick = JoinTick::Create { read: answer.revision, modified };
             return match others.iter().find(|other| **other != own) {
-                None => Ok(JoinPlan { cluster_tick: create, tick: own }),
+                None => Ok(JoinPlan { cluster_tick, tick: own }),
                 // Only Go nodes can be there without the cluster's tick.
                 Some(other) if adopts && others.iter().all(|one| one == other) => {
-                    Ok(JoinPlan { cluster_tick: create, tick: *other })
+                    Ok(JoinPlan { cluster_tick, tick: *other })
                 }
                 Some(other) => Err(disagreement(*other)),
             };
         };
-        let modified = stored.modified;
-        match stored.value {
-            Some(cluster) if cluster == own => {
-                Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: own })
-            }
-            _ if others.is_empty() => {
-                Ok(JoinPlan { cluster_tick: JoinTick::Replace { modified }, tick: own })
-            }
-            Some(cluster) if adopts => {
-                Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: cluster })
-            }
-            Some(cluster) => Err(disagreement(cluster)),
-            // Junk: the live nodes say what it was.
-            None => match others.iter().find(|other| **other != own) {
-                None => Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: own }),
-                Some(other) if adopts => {
-                    Ok(JoinPlan { cluster_tick: JoinTick::Keep { modified }, tick: *other })
-                }
-                Some(other) => Err(disagreement(*other)),
-            },
+        let keep = JoinTick::Keep { modified };
+        if cluster == own {
+            Ok(JoinPlan { cluster_tick: keep, tick: own })
+        } else if others.is_empty() {
+            Ok(JoinPlan { cluster_tick: JoinTick::Replace { modified }, tick: own })
+        } else if adopts {
+            Ok(JoinPlan { cluster_tick: keep, tick: cluster })
+        } else {
+            Err(disagreement(cluster))
         }
     }
 

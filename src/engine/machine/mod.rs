@@ -359,10 +359,7 @@ impl Engine {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
-        if revision < self.watched.revision {
-            // A list of an earlier watch: what is seen is newer.
-            return;
-        }
+        // Even if the view is ahead of it: then the view has moved on with a watch of a store that is gone.
         self.watched.replace(received_at, revision, changes);
         self.on_list_of_session(sent_at);
         self.on_view();
@@ -394,6 +391,7 @@ impl Engine {
             return;
         }
         if incarnation != self.incarnation && !matches!(asked, Asked::Abandon) {
+            self.on_late_answer(&asked, &outcome);
             return;
         }
         let sent =
@@ -423,6 +421,14 @@ impl Engine {
                 self.on_own_key(&asked, &outcome);
             }
             Asked::SwitchTick => self.on_tick_switched(&outcome),
+        }
+    }
+
+    /// An answer to an earlier incarnation changes nothing, but a lease that nobody waits for any more is
+    /// given back.
+    fn on_late_answer(&mut self, asked: &Asked, outcome: &Outcome) {
+        if let (Asked::Grant(lease), Outcome::Done(_) | Outcome::Unknown) = (asked, outcome) {
+            self.send(Asked::Abandon, Call::Revoke { lease: *lease });
         }
     }
 

@@ -182,19 +182,26 @@ impl Engine {
         self.stop_shards(ShardEnd::Stopping);
     }
 
-    /// A lease in hand is given back. Earlier incarnations that are being ended are waited for, else
-    /// their keys would stay until their leases run out.
+    /// A lease in hand or on its way is ended: a JOIN under it may have committed, or be under way. So
+    /// are earlier incarnations that are being ended, else their keys would stay until their leases run
+    /// out.
     fn leave_unjoined(&mut self) {
-        // A JOIN under it may have committed, or be on its way: not known to be gone.
-        let clean = self.session.granted.is_none();
-        self.abandon_granted();
-        if self.session.ending.is_empty() {
-            self.come_to_rest();
-            self.out.push(Effect::Left { clean });
-            return;
-        }
+        let granting = self.pending.values().find_map(|pending| match pending.asked {
+            Asked::Grant(lease) if pending.incarnation == self.incarnation => Some(lease),
+            _ => None,
+        });
+        let granted = self.session.granted.take().map(|granted| granted.lease);
         self.incarnation += 1;
         self.retry_ending();
+        for lease in granted.into_iter().chain(granting) {
+            self.session.own.insert(lease);
+            self.session.ending.push_back(Ending::proven(lease));
+        }
+        if self.session.ending.is_empty() {
+            self.come_to_rest();
+            self.out.push(Effect::Left { clean: true });
+            return;
+        }
         self.session.phase = Phase::Reading { asked: false };
         self.session.leaving = Some(Leaving { asked: false, stopped: true, again_at: self.now });
     }

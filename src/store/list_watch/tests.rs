@@ -197,6 +197,7 @@ async fn a_quiet_store_keeps_its_watch() {
     let store = MemoryStore::new();
     let mut list_watch = follow(&store, Options { stale_after: LONG, ..OPTIONS });
     said(&mut list_watch).await;
+    // One from a revision that is yet to come is not told of any progress.
     let quiet = time::timeout(Duration::from_secs(1), list_watch.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
     // Elsewhere in the store something happened: the view is as new as that.

@@ -1,4 +1,4 @@
-//! A store in this process: a model of etcd, and the [`Store`](super::Store) over it.
+//! A store in this process: a model of etcd, and the [`Store`] over it.
 //!
 //! [`Model`] is pure: time is an argument, and the simulation drives it as it is. [`MemoryStore`] runs it
 //! on this machine's boot clock, for `StandaloneNode`, the demo and tests; [`Faults`] makes it as

@@ -190,6 +190,11 @@ impl Model {
         Ok(GetAnswer { revision: self.revision, cluster: self.config.cluster, kvs, more })
     }
 
+    /// What a read would find now, without letting time pass.
+    pub fn peek(&self, get: &Get) -> Vec<KeyValue> {
+        self.read(get, &[]).0
+    }
+
     /// The events of a range from a revision on, as a watch delivers them.
     ///
     /// # Errors
@@ -361,8 +366,11 @@ impl Model {
         let limit = usize::try_from(get.limit).ok().filter(|limit| *limit > 0);
         let limit = limit.unwrap_or(usize::MAX);
         let show = |kv: &KeyValue| {
-            let value = if get.keys_only { Vec::new() } else { kv.value.clone() };
-            KeyValue { key: kv.key.clone(), value, ..*kv }
+            if get.keys_only {
+                // From etcd 3.7 on such reads are answered from the index, which has no leases.
+                return KeyValue { key: kv.key.clone(), value: Vec::new(), lease: None, ..*kv };
+            }
+            kv.clone()
         };
         match get.at.filter(|at| at.0 > 0 && (*at < self.revision || !changes.is_empty())) {
             None => {

@@ -15,6 +15,8 @@ pub(super) struct MemoryWatch {
     shared: Arc<Shared>,
     range: KeyRange,
     previous: WithPrevious,
+    /// The first revision that was asked for.
+    began: Revision,
     /// Everything before this was delivered.
     from: Revision,
     progress_wanted: bool,
@@ -32,6 +34,7 @@ impl MemoryWatch {
         Self {
             range: request.range,
             previous: if request.previous { WithPrevious::Yes } else { WithPrevious::No },
+            began: request.from,
             from: request.from,
             progress_wanted: false,
             changed: shared.changed.subscribe(),
@@ -53,9 +56,13 @@ impl MemoryWatch {
             self.from = Revision(revision.0 + 1);
             return Ok(Ok(WatchItem::Events { revision, events }));
         }
-        // A watch from a revision that is yet to come stays where it is.
+        let wanted = std::mem::take(&mut self.progress_wanted);
+        // As etcd: a watch from a revision that is yet to come stays where it is and says nothing.
+        if revision < self.began {
+            return Ok(Err(quiet));
+        }
         self.from = self.from.max(Revision(revision.0 + 1));
-        if std::mem::take(&mut self.progress_wanted) {
+        if wanted {
             return Ok(Ok(WatchItem::Progress { revision }));
         }
         Ok(Err(quiet))

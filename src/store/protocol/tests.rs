@@ -188,7 +188,7 @@ fn t2_join_creates_all_keys_of_a_node_if_none_of_them_exists() {
 fn t2_join_sets_a_tick_only_if_no_live_node_can_differ() {
     let tick = puts(TICK, "1000000000", None);
     assert_eq!(
-        txn(&join(JoinTick::Create { read: Revision(11) }, false)),
+        txn(&join(JoinTick::Create { read: Revision(11), modified: Revision(0) }, false)),
         joined(
             vec![on(TICK, Modified, Equal, 0), over("/C/state-data/tick/", Modified, Less, 12),],
             vec![tick.clone()]

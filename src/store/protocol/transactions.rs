@@ -85,8 +85,8 @@ fn t2_join(keys: &Keys, join: &Join) -> Txn {
     let tick = put(keys.tick(), values::encode_tick(join.tick), None);
     match join.cluster_tick {
         JoinTick::Keep { modified: seen } => txn.compares.push(modified(&keys.tick(), seen)),
-        JoinTick::Create { read } => {
-            txn.compares.push(modified(&keys.tick(), Revision(0)));
+        JoinTick::Create { read, modified: seen } => {
+            txn.compares.push(modified(&keys.tick(), seen));
             txn.compares.push(before(keys.tick_keys(), Target::Modified, next(read)));
             txn.then.push(tick);
         }

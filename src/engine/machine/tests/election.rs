@@ -144,7 +144,7 @@ fn r6_the_oldest_of_ours_that_does_not_take_office_is_waited_for_with_patience_t
     ended.ended = true;
     others.push(Change::Record(Some(written(50, 59, None, ended))));
     let mut rig = Rig::joined(config(), others);
-    rig.wait(timing::wait(Failover::DEFAULT.d()) - ms(1));
+    rig.wait(timing::wait(Failover::DEFAULT.d()) + timing::RANK_STEP - ms(1));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     assert!(rig.asks(is_take));

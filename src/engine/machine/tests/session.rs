@@ -215,7 +215,7 @@ fn t2_the_clusters_tick_is_created_kept_replaced_adopted_or_disagreed_with() {
     use TickPolicy::{Adopt, Strict};
     let (keep, replace) =
         (JoinTick::Keep { modified: Revision(41) }, JoinTick::Replace { modified: Revision(41) });
-    let create = JoinTick::Create { read: Revision(100) };
+    let create = JoinTick::Create { read: Revision(100), modified: Revision(0) };
     let disagree = |tick| Refusal::TickDisagreement { cluster: ms(tick), own: ms(50) };
     assert_eq!(judged(Strict, ticks(None, &[])), Ok((create, ms(50))));
     assert_eq!(judged(Strict, ticks(None, &[50])), Ok((create, ms(50))), "Go nodes only");
@@ -317,13 +317,34 @@ fn a_renewal_that_is_not_answered_is_sent_again_and_proves_nothing_either_way() 
 }
 
 #[test]
-fn stop_before_joining_leaves_at_once_and_gives_the_lease_back() {
+fn stop_in_the_middle_of_a_join_ends_the_lease_before_it_has_left() {
+    let left = |rig: &mut Rig| {
+        rig.effects().into_iter().find(|effect| matches!(effect, Effect::Left { .. }))
+    };
     let mut rig = Rig::new(config());
     to_grant(&mut rig);
-    rig.answer(is_grant, granted());
+    let Call::Grant { lease, .. } = rig.answer(is_grant, granted()) else { unreachable!() };
+    assert!(rig.asks(is_join));
     rig.input(Input::Stop);
-    assert!(rig.asks(is_revoke));
-    assert!(rig.effects().iter().any(|effect| matches!(effect, Effect::Left { .. })));
+    rig.done(|call| *call == Call::ReadEnd { lease });
+    rig.answer(is_revoke, Outcome::Unknown);
+    rig.wait(ms(200));
+    assert_eq!(left(&mut rig), None);
+    rig.done(|call| *call == Call::Revoke { lease });
+    assert_eq!(left(&mut rig), Some(Effect::Left { clean: true }));
+}
+
+#[test]
+fn a_lease_that_is_granted_after_the_node_has_stopped_is_given_back() {
+    let mut rig = Rig::new(config());
+    to_grant(&mut rig);
+    let (grant, sent, Call::Grant { lease, .. }) = rig.take_call(is_grant) else { unreachable!() };
+    rig.input(Input::Stop);
+    rig.done(|call| matches!(call, Call::ReadEnd { .. }));
+    rig.answer(is_revoke, Outcome::LeaseNotFound);
+    assert!(!rig.asks(is_revoke));
+    rig.answer_as(grant, sent, granted());
+    assert_eq!(rig.call(is_revoke), Some(&Call::Revoke { lease }));
 }
 
 #[test]

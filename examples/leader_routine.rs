@@ -1,0 +1,57 @@
+//! A routine that only the leader runs, and a write that only the leader can make.
+//!
+//! ```sh
+//! cargo run --example leader_routine                       # alone, nothing installed
+//! cargo run --example leader_routine -- 1 http://127.0.0.1:2379   # node 1 of a cluster in etcd
+//! ```
+//!
+//! Start it two or three times with other ids, then stop the leader with Ctrl-C: the next one goes on
+//! with the count where it stood.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use bellwether::{
+    node::{ClusterNode, LeaderContext, Node, StandaloneNode, work::WorkError},
+    store::etcd::EtcdConfig,
+};
+
+/// One tick: counts the passes of all leaders there ever were, in the store.
+async fn count(ctx: LeaderContext) -> Result<(), WorkError> {
+    let fenced = ctx.fenced();
+    let before = fenced.get("passes").await?;
+    let passes: u64 = match before {
+        Some(found) => std::str::from_utf8(&found.value)?.parse()?,
+        None => 0,
+    };
+    // Refused by the store if this term is over by the time it gets there.
+    fenced.put("passes", (passes + 1).to_string()).await?;
+    println!("term {}: pass {}", ctx.term(), passes + 1);
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let id = args.next().map_or(Ok(1), |id| id.parse())?;
+    let tick = Duration::from_secs(1);
+    // The same program on etcd or alone: both are nodes.
+    let node: Arc<dyn Node> = match args.next() {
+        Some(endpoint) => Arc::new(
+            ClusterNode::builder()
+                .cluster("example")
+                .id(id)
+                .address(format!("node-{id}"))
+                .etcd(EtcdConfig::new([endpoint]))
+                .tick(tick)
+                .leader(count)
+                .build()?,
+        ),
+        None => Arc::new(StandaloneNode::builder().id(id).tick(tick).leader(count).build()?),
+    };
+    node.start().await?;
+    tokio::signal::ctrl_c().await?;
+    // Joins the routine, hands office over, gives the lease back.
+    node.stop(Duration::from_secs(5)).await?;
+    node.close().await?;
+    Ok(())
+}

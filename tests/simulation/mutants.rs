@@ -1,0 +1,212 @@
+//! Each rule of the protocol that is left out on purpose must be found out.
+//!
+//! A mutant has a search of its own: which faults, how often. `BELLWETHER_MUTANT_SEEDS` says how many
+//! seeds each may take at most, `BELLWETHER_MUTANT` names one alone.
+
+use bellwether::engine::{Failover, mutant::Mutant};
+
+use crate::{
+    breaks::{Break, Broken},
+    chance::{MILLIS, SECONDS},
+    env,
+    scenario::{Fault, Scenario},
+    search,
+};
+
+/// A rule that is left out, and where to look for what comes of it.
+struct Case {
+    broken: Break,
+    faults: &'static [(Fault, u32)],
+    tune: fn(&mut Scenario),
+}
+
+const fn engine(mutant: Mutant, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
+    Case { broken: Break::Engine(mutant), faults, tune }
+}
+
+const fn around(broken: Broken, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
+    Case { broken: Break::Harness(broken), faults, tune }
+}
+
+const SILENCE: &[(Fault, u32)] = &[
+    (Fault::CutUp, 4),
+    (Fault::CutBoth, 4),
+    (Fault::CutDown, 2),
+    (Fault::Freeze, 3),
+    (Fault::Starve, 2),
+    (Fault::WatchStall, 1),
+];
+const OPERATOR: &[(Fault, u32)] = &[
+    (Fault::Delete, 6),
+    (Fault::Overwrite, 6),
+    (Fault::Revoke, 3),
+    (Fault::CutBoth, 1),
+    (Fault::WatchStall, 1),
+];
+const ENDS: &[(Fault, u32)] = &[
+    (Fault::Resign, 6),
+    (Fault::Stop, 2),
+    (Fault::Wedge, 2),
+    (Fault::CutUp, 1),
+    (Fault::CutDown, 2),
+    (Fault::WatchStall, 1),
+];
+const DEATHS: &[(Fault, u32)] =
+    &[(Fault::Kill, 6), (Fault::Freeze, 3), (Fault::CutBoth, 2), (Fault::Starve, 1)];
+const MOVES: &[(Fault, u32)] = &[
+    (Fault::Drain, 6),
+    (Fault::DrainRequest, 3),
+    (Fault::Kill, 2),
+    (Fault::Stop, 2),
+    (Fault::Resign, 2),
+    (Fault::WatchStall, 3),
+    (Fault::CutDown, 2),
+    (Fault::CutUp, 2),
+];
+const STORES: &[(Fault, u32)] = &[
+    (Fault::Restore, 4),
+    (Fault::Wipe, 2),
+    (Fault::CutBoth, 3),
+    (Fault::Freeze, 3),
+    (Fault::Kill, 2),
+    (Fault::Resign, 2),
+    (Fault::Drain, 2),
+];
+const LEASES: &[(Fault, u32)] = &[
+    (Fault::Revoke, 6),
+    (Fault::Failover, 3),
+    (Fault::Delete, 5),
+    (Fault::CutBoth, 3),
+    (Fault::CutUp, 2),
+    (Fault::Freeze, 2),
+];
+
+fn plain(_: &mut Scenario) {}
+
+fn drifting(scenario: &mut Scenario) {
+    scenario.drift_ppm = 100_000;
+}
+
+fn lossy(scenario: &mut Scenario) {
+    scenario.lose_answer_ppm = 150_000;
+    scenario.late_ppm = 30_000;
+    scenario.slow_ppm = 30_000;
+}
+
+fn very_lossy(scenario: &mut Scenario) {
+    scenario.lose_answer_ppm = 350_000;
+    scenario.late_ppm = 60_000;
+    scenario.slow_ppm = 60_000;
+}
+
+fn slow(scenario: &mut Scenario) {
+    scenario.slow_ppm = 200_000;
+    scenario.late_ppm = 0;
+    scenario.drift_ppm = 100_000;
+}
+
+fn slow_to_join(scenario: &mut Scenario) {
+    scenario.slow_join_percent = 60;
+}
+
+fn pausing(scenario: &mut Scenario) {
+    scenario.pause_ppm = 20_000;
+    scenario.drift_ppm = 100_000;
+}
+
+fn unlike(scenario: &mut Scenario) {
+    for (node, failover) in scenario.nodes.iter_mut().enumerate() {
+        *failover = if node % 2 == 0 { Failover::STABLE } else { Failover::FAST };
+    }
+}
+
+fn supervised(scenario: &mut Scenario) {
+    scenario.supervised_percent = 100;
+}
+
+const CASES: &[Case] = &[
+    engine(Mutant::AuthorityFromReceipt, SILENCE, slow),
+    engine(Mutant::NoRateFactors, SILENCE, drifting),
+    engine(Mutant::NoWaitAfterUncleanEnd, OPERATOR, plain),
+    engine(Mutant::EndedByOutsider, ENDS, lossy),
+    engine(Mutant::EndedBeforeJoined, ENDS, slow_to_join),
+    engine(Mutant::ResignClosedTerm, OPERATOR, plain),
+    engine(Mutant::ResumeAfterLostResign, ENDS, very_lossy),
+    engine(Mutant::AbsentRecordNotWaitedFor, STORES, plain),
+    engine(Mutant::OwnDInsteadOfRecords, SILENCE, unlike),
+    engine(Mutant::EchoForLastAttempt, SILENCE, very_lossy),
+    engine(Mutant::DChangedInTerm, SILENCE, plain),
+    engine(Mutant::ClaimWithoutPlan, MOVES, very_lossy),
+    engine(Mutant::CheckOnlyNonEmpty, MOVES, very_lossy),
+    engine(Mutant::VanishedOwnerFreedAtOnce, LEASES, plain),
+    engine(Mutant::NobodyFreedAtOnce, OPERATOR, plain),
+    engine(Mutant::NewIncarnationKeepsShards, LEASES, plain),
+    engine(Mutant::ReleaseBeforeStopping, MOVES, slow_to_join),
+    engine(Mutant::ReplacedStoreUnnoticed, STORES, plain),
+    engine(Mutant::NoRepair, OPERATOR, plain),
+    around(Broken::TakeWithoutRecord, SILENCE, lossy),
+    around(Broken::FenceByExistence, SILENCE, very_lossy),
+    around(Broken::FenceByCreation, STORES, plain),
+    around(Broken::EndOfForeignRecord, DEATHS, supervised),
+    around(Broken::EndOfLiving, DEATHS, supervised),
+    around(Broken::ShardWriteByExistence, MOVES, very_lossy),
+    around(Broken::PlainPut, &[(Fault::CutUp, 1)], very_lossy),
+    around(Broken::EndedWithoutOffice, ENDS, very_lossy),
+];
+
+/// Rules whose absence the searches above have not found out within a few hundred seeds (or, the last one,
+/// only by an assertion of the engine's): run by `BELLWETHER_MUTANT=name` with more seeds, or `=hard` for all.
+const HARD: &[Case] = &[
+    engine(Mutant::DropAfterResigning, ENDS, lossy),
+    engine(Mutant::ActWithoutClaim, MOVES, lossy),
+    engine(Mutant::ClaimNotSettled, MOVES, very_lossy),
+    engine(Mutant::ShardAuthorityFromKeepalive, LEASES, plain),
+    engine(Mutant::InexactCheck, STORES, plain),
+    engine(Mutant::PlanWithoutProof, MOVES, very_lossy),
+    around(Broken::StampBeforeReceive, SILENCE, pausing),
+    around(Broken::TakeWithoutHolder, OPERATOR, lossy),
+    around(Broken::PlanWithRange, MOVES, very_lossy),
+    engine(Mutant::PlanWithoutPlan, MOVES, very_lossy),
+];
+
+fn scenario(case: &Case, seed: u64) -> Scenario {
+    let mut scenario = Scenario::of(seed).only(case.faults);
+    scenario.nodes.truncate(4);
+    scenario.faults_for = scenario.faults_for.min(12 * SECONDS);
+    scenario.fault_every = scenario.fault_every.min(500 * MILLIS);
+    (case.tune)(&mut scenario);
+    scenario
+}
+
+#[test]
+fn every_mutant_is_caught() {
+    let only = std::env::var("BELLWETHER_MUTANT").ok();
+    let most = env("BELLWETHER_MUTANT_SEEDS", 3_000);
+    let mut survivors = Vec::new();
+    println!("{:<44} {:<10} {:>6}  what", "rule left out", "caught by", "seed");
+    let hard = only.as_ref().map_or(&[][..], |_| HARD);
+    for (case, is_hard) in
+        CASES.iter().map(|case| (case, false)).chain(hard.iter().map(|case| (case, true)))
+    {
+        let name = match case.broken {
+            Break::Engine(mutant) => format!("{mutant:?}"),
+            Break::Harness(broken) => format!("{broken:?}"),
+        };
+        if only.as_ref().is_some_and(|only| *only != name && !(is_hard && only == "hard")) {
+            continue;
+        }
+        match search(0..most, Some(case.broken), |seed| scenario(case, seed)) {
+            Err((seed, report)) => {
+                let violation = report.violation.expect("it was found for one");
+                let rule = format!("{:?}", violation.rule);
+                let what: String = violation.what.chars().take(90).collect();
+                println!("{name:<44} {rule:<10} {seed:>6}  {what}");
+            }
+            Ok(_) => {
+                println!("{name:<44} {:<10} {:>6}", "NOT FOUND", "-");
+                survivors.push(name);
+            }
+        }
+    }
+    assert!(survivors.is_empty(), "not caught in {most} seeds each: {survivors:?}");
+}

@@ -1,0 +1,208 @@
+//! A random program for a store.
+//!
+//! Keys, leases and revisions are few, so that they meet: half of the compares hold, puts and deletes
+//! hit what is there, reads ask for revisions that are there, forgotten, or yet to come.
+
+use std::time::Duration;
+
+use bellwether::{
+    engine::{LeaseId, Revision},
+    store::{Compare, CompareOp, Get, KeyRange, KeyValue, Op, Target, Txn, WatchRequest},
+};
+use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
+
+/// One call, to both stores.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Txn(Txn),
+    Get(Get),
+    Grant(LeaseId, Duration),
+    Revoke(LeaseId),
+    KeepAlive(LeaseId),
+    Compact(Revision),
+    /// Opens a watch under a name.
+    Watch(u64, WatchRequest),
+    /// Takes all that the watch has to say up to this revision, at least.
+    Drain(u64, Revision),
+}
+
+pub(super) struct Program {
+    rng: StdRng,
+    /// As of the last step.
+    revision: Revision,
+    compacted: Revision,
+    kvs: Vec<KeyValue>,
+    /// Names of the watches that are open.
+    watches: Vec<u64>,
+    named: u64,
+    puts: u64,
+}
+
+const KEYS: [&[u8]; 9] = [b"a", b"a\0", b"a/1", b"a/2", b"aa", b"b", b"b/\xff", b"c", b"\xff"];
+
+impl Program {
+    pub(super) fn new(rng: StdRng) -> Self {
+        Self {
+            rng,
+            revision: Revision(1),
+            compacted: Revision(0),
+            kvs: Vec::new(),
+            watches: Vec::new(),
+            named: 0,
+            puts: 0,
+        }
+    }
+
+    /// What there is now.
+    pub(super) fn look(&mut self, revision: Revision, kvs: &[KeyValue]) {
+        self.revision = revision;
+        self.kvs = kvs.to_vec();
+    }
+
+    /// The next few steps, that belong together.
+    pub(super) fn next_steps(&mut self) -> Vec<Step> {
+        match self.rng.random_range(0..100) {
+            0..50 => vec![Step::Txn(self.txn())],
+            50..65 => vec![Step::Get(self.get())],
+            65..72 => {
+                // None ends by itself while a program runs.
+                let ttl = Duration::from_secs(self.rng.random_range(1000..2000));
+                let too_long = self.rng.random_range(0..20) == 0;
+                let ttl = if too_long { Duration::from_secs(9_000_000_001) } else { ttl };
+                vec![Step::Grant(self.lease(), ttl)]
+            }
+            72..77 => vec![Step::Revoke(self.lease())],
+            77..81 => vec![Step::KeepAlive(self.lease())],
+            81..84 => self.compact(),
+            84..92 => self.watch(),
+            _ => self.drain_one(),
+        }
+    }
+
+    fn txn(&mut self) -> Txn {
+        let compares = self.rng.random_range(0..3);
+        let (then, otherwise) = (self.rng.random_range(0..5), self.rng.random_range(0..4));
+        Txn {
+            compares: (0..compares).map(|_| self.compare()).collect(),
+            then: (0..then).map(|_| self.op()).collect(),
+            otherwise: (0..otherwise).map(|_| self.op()).collect(),
+        }
+    }
+
+    fn compare(&mut self) -> Compare {
+        let op = [CompareOp::Equal, CompareOp::NotEqual, CompareOp::Less, CompareOp::Greater];
+        let op = *op.choose(&mut self.rng).unwrap();
+        let target = if self.rng.random() { Target::Created } else { Target::Modified };
+        // Mostly about something that is there, by what it is or nearly is.
+        match self.kvs.choose(&mut self.rng).filter(|_| self.rng.random_range(0..3) > 0) {
+            Some(kv) => {
+                let revision = if target == Target::Created { kv.created } else { kv.modified };
+                let off = [0, 0, 0, 0, -1, 1].choose(&mut self.rng).unwrap();
+                let range = KeyRange::key(kv.key.clone());
+                Compare { range, target, op, revision: Revision(revision.0 + off) }
+            }
+            None => Compare { range: self.range(), target, op, revision: self.some_revision() },
+        }
+    }
+
+    fn op(&mut self) -> Op {
+        match self.rng.random_range(0..10) {
+            0..5 => {
+                self.puts += 1;
+                let lease = (self.rng.random_range(0..3) == 0).then(|| self.lease());
+                Op::Put { key: self.key(), value: self.puts.to_string().into_bytes(), lease }
+            }
+            5..7 => Op::Delete(self.range()),
+            _ => Op::Get(self.get()),
+        }
+    }
+
+    fn get(&mut self) -> Get {
+        Get {
+            range: self.range(),
+            keys_only: self.rng.random_range(0..4) == 0,
+            limit: if self.rng.random() { 0 } else { self.rng.random_range(1..4) },
+            at: (self.rng.random_range(0..3) == 0).then(|| self.some_revision()),
+        }
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        // Rarely one that may not be.
+        if self.rng.random_range(0..60) == 0 {
+            return Vec::new();
+        }
+        KEYS.choose(&mut self.rng).unwrap().to_vec()
+    }
+
+    fn range(&mut self) -> KeyRange {
+        match self.rng.random_range(0..6) {
+            0..3 => KeyRange::key(self.key()),
+            3 => KeyRange::prefix("a/"),
+            4 => KeyRange::prefix("a"),
+            // Empty or inverted now and then.
+            _ => {
+                let (from, to) = (KEYS.choose(&mut self.rng), KEYS.choose(&mut self.rng));
+                KeyRange { from: from.unwrap().to_vec(), to: to.unwrap().to_vec() }
+            }
+        }
+    }
+
+    fn lease(&mut self) -> LeaseId {
+        LeaseId(self.rng.random_range(1..=4))
+    }
+
+    /// Mostly one that can be asked for.
+    fn some_revision(&mut self) -> Revision {
+        match self.rng.random_range(0..10) {
+            0 => Revision(0),
+            1 => Revision(self.revision.0 + self.rng.random_range(1..3)),
+            2 => Revision(self.rng.random_range(1..=self.revision.0)),
+            _ => {
+                let oldest = self.compacted.0.max(self.revision.0 - 12).max(1);
+                Revision(self.rng.random_range(oldest..=self.revision.0))
+            }
+        }
+    }
+
+    /// What a watch says of the time before a compaction depends on whether it was quick enough: all
+    /// take what they have to say first.
+    fn compact(&mut self) -> Vec<Step> {
+        let mut steps = self.drain_all();
+        // Zero is nothing to forget: nobody asks for it.
+        let revision = Revision(self.some_revision().0.max(1));
+        if self.compacted < revision && revision <= self.revision {
+            self.compacted = revision;
+        }
+        steps.push(Step::Compact(revision));
+        steps
+    }
+
+    fn watch(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.watches.len() == 4 {
+            steps = self.drain_all();
+            self.watches.remove(0);
+        }
+        self.named += 1;
+        self.watches.push(self.named);
+        // Zero would be "from now on".
+        let from = Revision(self.some_revision().0.max(1));
+        let range = match self.rng.random_range(0..4) {
+            0 => KeyRange::key(KEYS.choose(&mut self.rng).unwrap().to_vec()),
+            1 => KeyRange::prefix("a"),
+            _ => KeyRange { from: b"a".to_vec(), to: vec![0xff; 2] },
+        };
+        let request = WatchRequest { range, from, previous: self.rng.random() };
+        steps.push(Step::Watch(self.named, request));
+        steps
+    }
+
+    fn drain_one(&mut self) -> Vec<Step> {
+        let one = self.watches.choose(&mut self.rng).copied();
+        one.map(|name| Step::Drain(name, self.revision)).into_iter().collect()
+    }
+
+    fn drain_all(&self) -> Vec<Step> {
+        self.watches.iter().map(|name| Step::Drain(*name, self.revision)).collect()
+    }
+}
