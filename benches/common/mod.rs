@@ -6,7 +6,7 @@
 //! cargo bench --bench handoff -- crash         # only sections whose name has "crash" in it
 //! ```
 //!
-//! They print Markdown. Each figure stands beside its aim and beside the same thing done by the plain
+//! `RUST_LOG=bellwether=debug` shows what happened. They print Markdown. Each figure stands beside its aim and beside the same thing done by the plain
 //! etcd client, in turn, in the same run on the same etcd: what else the machine does hits both alike.
 //! Ratios count, not milliseconds. A missed aim ends the bench with exit code 1.
 
@@ -21,7 +21,10 @@ use bellwether::{
     store::{keys::Keys, values},
 };
 
-use crate::support::etcd::{Etcd, Medium};
+use crate::support::{
+    self,
+    etcd::{Etcd, Medium},
+};
 
 /// A limit against hanging, far above what anything here takes.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -72,6 +75,7 @@ pub struct Bench {
 impl Bench {
     /// Reads the arguments and prints what the figures hang on.
     pub fn start(what: &str) -> Self {
+        support::logs();
         let (flags, only): (Vec<_>, Vec<_>) =
             std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
         let quick = flags.iter().any(|flag| flag == "--quick");

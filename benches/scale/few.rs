@@ -12,9 +12,13 @@ use bellwether::{
     node::{ClusterNode, FollowerContext, LeaderContext, Node, StateItem, StateWatch, WatchFrom},
     store::{etcd::EtcdConfig, keys::Keys},
 };
-use etcd_client::{KeyValue, WatchOptions, WatchStream};
+use etcd_client::{Client, KeyValue};
 use futures::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{
     common::{self, CLUSTER, LONG, Samples},
@@ -65,7 +69,8 @@ async fn cluster(etcd: &Etcd, count: usize) -> (Vec<ClusterNode>, Times, Times) 
     (nodes, leads, follows)
 }
 
-/// From the call of a put to when all peers have its event, by nodes and by plain clients.
+/// From the call of a put to when all peers have its event, by nodes and by plain clients. Each peer,
+/// of either kind, has a thread of its own for its connection, as peers have that are processes.
 pub(crate) async fn put_to_event(rounds: usize) -> (Samples, Samples) {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
     let (nodes, _, _) = cluster(&etcd, PEERS + 1).await;
@@ -73,43 +78,72 @@ pub(crate) async fn put_to_event(rounds: usize) -> (Samples, Samples) {
     let mut watches: Vec<StateWatch> =
         join_all(watches).await.into_iter().map(Result::unwrap).collect();
     let mut client = etcd.client().await;
-    let mut plain_watches = Vec::new();
-    for _ in 0..PEERS {
-        let mut watch = etcd
-            .client()
-            .await
-            .watch("plain/k", Some(WatchOptions::new().with_prefix().with_prev_key()))
-            .await
-            .unwrap();
-        watch.message().await.unwrap();
-        plain_watches.push(watch);
+    let (mut peers, ready): (Vec<_>, Vec<_>) = (0..PEERS).map(|_| plain_peer(&etcd)).unzip();
+    for ready in ready {
+        ready.await.unwrap();
     }
     let mut samples = (Samples::default(), Samples::default());
     for round in 0..WARM_UP + rounds {
         for turn in 0..2 {
             let by_nodes = (round + turn) % 2 == 0;
             let began = boot_now();
-            if by_nodes {
+            let heard = if by_nodes {
                 let all = join_all(watches.iter_mut().map(heard));
-                let (put, _) = tokio::join!(nodes[0].put("k", &[b'x'; 100]), all);
+                let (put, heard) = tokio::join!(nodes[0].put("k", &[b'x'; 100]), all);
                 put.unwrap();
+                heard
             } else {
-                let all = join_all(plain_watches.iter_mut().map(WatchStream::message));
-                let (put, _) = tokio::join!(client.put("plain/k", vec![b'x'; 100], None), all);
+                let all = join_all(peers.iter_mut().map(mpsc::Receiver::recv));
+                let (put, heard) = tokio::join!(client.put("plain/k", vec![b'x'; 100], None), all);
                 put.unwrap();
-            }
-            let took = boot_now().since(began);
+                heard.into_iter().map(Option::unwrap).collect()
+            };
             if WARM_UP <= round {
+                let took = heard.into_iter().max().unwrap().since(began);
                 (if by_nodes { &mut samples.0 } else { &mut samples.1 }).push(took);
             }
         }
     }
+    drop(watches);
+    close(nodes).await;
     samples
 }
 
-async fn heard(watch: &mut StateWatch) {
+async fn heard(watch: &mut StateWatch) -> BootTime {
     let item = watch.recv().await.unwrap();
     assert!(matches!(item, StateItem::Change(_)), "{item:?}");
+    boot_now()
+}
+
+/// A plain watch on a thread of its own: says when events came, and when it stands.
+fn plain_peer(etcd: &Etcd) -> (mpsc::Receiver<BootTime>, oneshot::Receiver<()>) {
+    let endpoints = etcd.endpoints();
+    // One event at a time is waited for.
+    let (sender, receiver) = mpsc::channel(1);
+    let (standing, ready) = oneshot::channel();
+    thread::spawn(move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut client = Client::connect(endpoints, None).await.unwrap();
+            let mut watch = client.watch("plain/k", None).await.unwrap();
+            watch.message().await.unwrap();
+            standing.send(()).unwrap();
+            // Until etcd is gone, or nobody listens.
+            while let Ok(Some(_)) = watch.message().await {
+                if sender.send(boot_now()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    });
+    (receiver, ready)
+}
+
+/// Before their etcd is gone: a node that cannot leave cleanly goes on trying.
+async fn close(nodes: Vec<ClusterNode>) {
+    for node in nodes {
+        node.close().await.unwrap();
+    }
 }
 
 /// How late ticks begin, of a leader, of a follower, and of a thread that only sleeps.
@@ -128,7 +162,7 @@ pub(crate) async fn ticks(rounds: usize) -> (Samples, Samples, Samples) {
         })
     };
     tokio::time::sleep(TICK * (rounds as u32 + 4)).await;
-    drop(nodes);
+    close(nodes).await;
     sleeper.join().unwrap();
     (lateness(&leads, rounds), lateness(&follows, rounds), lateness(&plain, rounds))
 }
@@ -175,6 +209,7 @@ pub(crate) async fn idle(span: Duration) -> Idle {
     }
     settled(&etcd).await;
     let (all, writes) = cost(&etcd, span).await;
+    close(nodes).await;
     let per_second = |writes: i64| writes as f64 / span.as_secs_f64();
     Idle {
         leader,
