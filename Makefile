@@ -32,9 +32,9 @@ lint: ## format, lints, docs, licences; warnings are errors
 	@$(NEED) protoc cc
 	@tests/tools/lint.sh
 
-bench: ## the numbers, beside the raw limits of the same run
+bench: ## the numbers, beside the raw limits of the same run (ARGS=--quick; ARGS=crash)
 	@$(NEED) protoc cc
-	@$(TOOLS); cargo bench --locked $(ARGS)
+	@$(TOOLS); cargo bench --locked --no-fail-fast -- $(ARGS)
 
 sim: ## the simulation: SEEDS=100000 FROM=0; a failing seed prints how to replay it
 	@$(NEED) protoc cc

@@ -1,104 +1,154 @@
-//! How long node operations take through `EtcdStore`, against the plain etcd client in the same run on
-//! the same etcd.
+//! How long calls of the store and of nodes take, against the plain etcd client in the same run on the
+//! same etcd.
 //!
 //! ```text
-//! cargo bench --bench store            # in memory
-//! cargo bench --bench store -- --disk  # every commit costs an fsync
+//! cargo bench --bench store                  # on tmpfs and on disk
+//! cargo bench --bench store -- --quick node  # fewer rounds, the calls of `Node` only
 //! ```
 //!
-//! The two are called in turn, so that what else the machine does hits both alike. Ratios count, not
-//! milliseconds.
+//! The two are called in turn, and which one goes first changes every time.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, not a library")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
+    reason = "a measurement, not a library"
+)]
 
+mod common;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::time::Duration;
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use bellwether::{
     clock::boot_now,
     engine::{LeaseId, Revision},
+    node::{ClusterNode, LeaderContext, Node, work::WorkError},
     store::{
         Compare, CompareOp, Get, KeyRange, Op, Store, Target, Txn, WatchItem, WatchRequest,
         etcd::{EtcdConfig, EtcdStore},
+        keys::Keys,
     },
 };
-use etcd_client::{Client, Compare as EtcdCompare, CompareOp as EtcdOp, Txn as EtcdTxn, TxnOp};
+use common::{Aim, Bench, CLUSTER, LONG, Samples, plain::guarded_put};
+use etcd_client::{Client, DeleteOptions, GetOptions, PutOptions};
 use support::etcd::{Etcd, Medium};
+use tokio::{sync::mpsc, time::timeout};
 
-const ROUNDS: usize = 3000;
-const WARM_UP: usize = 300;
+const WARM_UP: usize = 100;
 const TIMEOUT: Duration = Duration::from_secs(10);
+const VALUE: [u8; 100] = [b'x'; 100];
 
-/// Times of one operation by the store and by the plain client.
-struct Pair {
-    name: &'static str,
-    store: Vec<Duration>,
-    plain: Vec<Duration>,
-}
-
-impl Pair {
-    fn row(&mut self) {
-        let [store_50, store_99] = percentiles(&mut self.store);
-        let [plain_50, plain_99] = percentiles(&mut self.plain);
-        println!(
-            "{:<14} {:>8.3} {:>8.3} {:>7.2} {:>9.3} {:>8.3} {:>7.2}",
-            self.name,
-            store_50,
-            plain_50,
-            store_50 / plain_50,
-            store_99,
-            plain_99,
-            store_99 / plain_99
-        );
-    }
-}
-
-/// p50 and p99 in milliseconds.
-fn percentiles(times: &mut [Duration]) -> [f64; 2] {
-    times.sort_unstable();
-    [50, 99].map(|p| times[times.len() * p / 100].as_secs_f64() * 1e3)
-}
-
-/// Calls both in turn; which one goes first changes every time.
+/// Calls both in turn, and prints the row.
 macro_rules! measure {
-    ($name:expr, $store:expr, $plain:expr) => {{
-        let mut pair = Pair { name: $name, store: Vec::new(), plain: Vec::new() };
-        for round in 0..ROUNDS + WARM_UP {
+    ($bench:expr, $rounds:expr, $name:expr, $ours:expr, $plain:expr) => {{
+        let (mut ours, mut plain) = (Samples::default(), Samples::default());
+        for round in 0..$rounds + WARM_UP {
             for turn in 0..2 {
-                let by_store = (round + turn) % 2 == 0;
+                let by_us = (round + turn) % 2 == 0;
                 let began = boot_now();
-                if by_store {
-                    $store;
+                if by_us {
+                    $ours;
                 } else {
                     $plain;
                 }
                 let took = boot_now().since(began);
-                if round >= WARM_UP {
-                    (if by_store { &mut pair.store } else { &mut pair.plain }).push(took);
+                if WARM_UP <= round {
+                    (if by_us { &mut ours } else { &mut plain }).push(took);
                 }
             }
         }
-        pair.row();
+        $bench.row($name, ours, Some(plain), &[Aim::Ratio(1.1)]);
     }};
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let mut bench = Bench::start("Operations");
+    for medium in [Medium::Memory, Medium::Disk] {
+        if bench.section(&format!("store calls, {}", common::named(medium))) {
+            store_calls(&mut bench, medium).await;
+        }
+        if bench.section(&format!("node calls, {}", common::named(medium))) {
+            node_calls(&mut bench, medium).await;
+        }
+    }
+    bench.end()
+}
+
+async fn store_calls(bench: &mut Bench, medium: Medium) {
+    let etcd = Etcd::options().medium(medium).start().await;
+    let store = EtcdStore::connect(&EtcdConfig::new(etcd.endpoints())).await.unwrap();
+    let mut plain = etcd.client().await;
+    let rounds = bench.rounds(2000, 400);
+    Bench::times();
+    measure!(
+        bench,
+        rounds,
+        "put",
+        store.txn(put("k"), TIMEOUT).await.unwrap(),
+        plain.put("k", VALUE, None).await.unwrap()
+    );
+    measure!(
+        bench,
+        rounds,
+        "guarded put",
+        store.txn(store_txn("k"), TIMEOUT).await.unwrap(),
+        plain.txn(guarded_put("k")).await.unwrap()
+    );
+    measure!(
+        bench,
+        rounds,
+        "get",
+        store.get(Get::key("k"), TIMEOUT).await.unwrap(),
+        plain.get("k", None).await.unwrap()
+    );
+    store.grant(LeaseId(1), Duration::from_secs(60), TIMEOUT).await.unwrap();
+    store.grant(LeaseId(2), Duration::from_secs(60), TIMEOUT).await.unwrap();
+    let (mut keeper, mut answers) = plain.lease_keep_alive(2).await.unwrap();
+    measure!(bench, rounds, "keepalive", store.keep_alive(LeaseId(1), TIMEOUT).await.unwrap(), {
+        keeper.keep_alive().await.unwrap();
+        answers.message().await.unwrap().unwrap();
+    });
+    put_to_event(bench, rounds, &store, &mut plain).await;
+}
+
+async fn put_to_event(bench: &mut Bench, rounds: usize, store: &EtcdStore, plain: &mut Client) {
+    let from = Revision(store.get(Get::key("k"), TIMEOUT).await.unwrap().revision.0 + 1);
+    let request = WatchRequest { range: KeyRange::key("w"), from, previous: false };
+    let mut by_store = store.watch(request, TIMEOUT).await.unwrap();
+    let mut by_plain = plain.watch("v", None).await.unwrap();
+    by_plain.message().await.unwrap();
+    measure!(
+        bench,
+        rounds,
+        "put → event",
+        {
+            let event = next_event(by_store.as_mut());
+            tokio::join!(store.txn(put("w"), TIMEOUT), event).0.unwrap();
+        },
+        {
+            let (put, event) = tokio::join!(plain.put("v", VALUE, None), by_plain.message());
+            put.unwrap();
+            event.unwrap();
+        }
+    );
+}
+
+fn put(key: &str) -> Txn {
+    let put = Op::Put { key: key.into(), value: VALUE.into(), lease: None };
+    Txn { then: vec![put], ..Txn::default() }
 }
 
 fn store_txn(key: &str) -> Txn {
     let compare = Compare {
-        range: KeyRange::key("fence"),
+        range: KeyRange::key("plain/fence"),
         target: Target::Modified,
         op: CompareOp::Equal,
         revision: Revision(0),
     };
-    let put = Op::Put { key: key.into(), value: vec![b'x'; 100], lease: None };
-    Txn { compares: vec![compare], then: vec![put], ..Txn::default() }
-}
-
-fn plain_txn(key: &str) -> EtcdTxn {
-    EtcdTxn::new()
-        .when([EtcdCompare::mod_revision("fence", EtcdOp::Equal, 0)])
-        .and_then([TxnOp::put(key, vec![b'x'; 100], None)])
+    Txn { compares: vec![compare], ..put(key) }
 }
 
 async fn next_event(watch: &mut dyn bellwether::store::Watch) {
@@ -109,63 +159,85 @@ async fn next_event(watch: &mut dyn bellwether::store::Watch) {
     }
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
-    let medium =
-        if std::env::args().any(|arg| arg == "--disk") { Medium::Disk } else { Medium::Memory };
-    let etcd = Etcd::options().medium(medium).start().await;
-    let store = EtcdStore::connect(&EtcdConfig::new(etcd.endpoints())).await.unwrap();
-    let mut plain = Client::connect(etcd.endpoints(), None).await.unwrap();
-    println!("etcd {medium:?}, {ROUNDS} calls each, one caller, milliseconds");
-    println!(
-        "{:<14} {:>8} {:>8} {:>7} {:>9} {:>8} {:>7}",
-        "", "p50", "plain", "ratio", "p99", "plain", "ratio"
+/// The calls of `Node`, each against the one call of the plain client that gives the same.
+async fn node_calls(bench: &mut Bench, medium: Medium) {
+    let etcd = common::etcd_with_cluster(medium).await;
+    let (sender, mut offices) = mpsc::channel(1);
+    let node: Arc<dyn Node> = Arc::new(leader(&etcd, sender));
+    node.start().await.unwrap();
+    let office = timeout(LONG, offices.recv()).await.unwrap().unwrap();
+    let fenced = office.fenced();
+    let mut plain = etcd.client().await;
+    let keys = Keys::new(CLUSTER).unwrap();
+    // A key that only the plain client writes: a node's own keys have one writer.
+    let own = keys.state("plain", node.id()).unwrap();
+    let lease = node.status().await.unwrap().node.incarnation.unwrap();
+    let lease = i64::from_str_radix(&lease, 16).unwrap();
+    let range = |range: KeyRange| (range.from, GetOptions::new().with_range(range.to));
+    let rounds = bench.rounds(2000, 400);
+    Bench::times();
+    let on_lease = PutOptions::new().with_lease(lease);
+    measure!(
+        bench,
+        rounds,
+        "`put`",
+        node.put("k", &VALUE).await.unwrap(),
+        plain.put(own.clone(), VALUE, Some(on_lease.clone())).await.unwrap()
     );
     measure!(
-        "put",
-        {
-            let put = Op::Put { key: b"k".to_vec(), value: vec![b'x'; 100], lease: None };
-            store.txn(Txn { then: vec![put], ..Txn::default() }, TIMEOUT).await.unwrap();
-        },
-        plain.put("k", vec![b'x'; 100], None).await.unwrap()
+        bench,
+        rounds,
+        "`get`",
+        node.get("k").await.unwrap().unwrap(),
+        plain.get(own.clone(), None).await.unwrap()
+    );
+    let (from, all) = range(keys.state_of_all("k").unwrap());
+    measure!(
+        bench,
+        rounds,
+        "`get_cluster`",
+        node.get_cluster("k").await.unwrap(),
+        plain.get(from.clone(), Some(all.clone())).await.unwrap()
+    );
+    let (from, all) = range(keys.nodes());
+    measure!(
+        bench,
+        rounds,
+        "`get_nodes`",
+        node.get_nodes().await.unwrap(),
+        plain.get(from.clone(), Some(all.clone())).await.unwrap()
     );
     measure!(
-        "fenced txn",
-        store.txn(store_txn("k"), TIMEOUT).await.unwrap(),
-        plain.txn(plain_txn("k")).await.unwrap()
+        bench,
+        rounds,
+        "`get_leader`",
+        node.get_leader().await.unwrap().unwrap(),
+        plain.get(keys.record(), None).await.unwrap()
     );
     measure!(
-        "get",
-        store.get(Get::key("k"), TIMEOUT).await.unwrap(),
-        plain.get("k", None).await.unwrap()
+        bench,
+        rounds,
+        "`fenced().put`",
+        fenced.put("k", VALUE.to_vec()).await.unwrap(),
+        plain.txn(guarded_put("k")).await.unwrap()
     );
-    store.grant(LeaseId(1), Duration::from_secs(60), TIMEOUT).await.unwrap();
-    store.grant(LeaseId(2), Duration::from_secs(60), TIMEOUT).await.unwrap();
-    let (mut keeper, mut answers) = plain.lease_keep_alive(2).await.unwrap();
-    measure!("keepalive", store.keep_alive(LeaseId(1), TIMEOUT).await.unwrap(), {
-        keeper.keep_alive().await.unwrap();
-        answers.message().await.unwrap().unwrap();
+    measure!(bench, rounds, "`delete`", node.delete("gone").await.unwrap(), {
+        plain.delete("gone", Some(DeleteOptions::new().with_prev_key())).await.unwrap()
     });
-    let from = Revision(store.get(Get::key("k"), TIMEOUT).await.unwrap().revision.0 + 1);
-    let request = |key: &str| WatchRequest { range: KeyRange::key(key), from, previous: false };
-    let mut by_store = store.watch(request("w"), TIMEOUT).await.unwrap();
-    let mut by_plain = plain.watch("v", None).await.unwrap();
-    by_plain.message().await.unwrap();
-    measure!(
-        "put to event",
-        {
-            let put = Op::Put { key: b"w".to_vec(), value: vec![b'x'; 100], lease: None };
-            let (put, ()) = tokio::join!(
-                store.txn(Txn { then: vec![put], ..Txn::default() }, TIMEOUT),
-                next_event(by_store.as_mut())
-            );
-            put.unwrap();
-        },
-        {
-            let (put, event) =
-                tokio::join!(plain.put("v", vec![b'x'; 100], None), by_plain.message());
-            put.unwrap();
-            event.unwrap();
-        }
-    );
+    node.close().await.unwrap();
+}
+
+/// A node that hands out the context of its office.
+fn leader(etcd: &Etcd, offices: mpsc::Sender<LeaderContext>) -> ClusterNode {
+    ClusterNode::builder()
+        .cluster(CLUSTER)
+        .id(1)
+        .etcd(EtcdConfig::new(etcd.endpoints()))
+        .leader(move |ctx: LeaderContext| {
+            // The first one is enough.
+            let _ = offices.try_send(ctx);
+            async { Ok::<(), WorkError>(()) }
+        })
+        .build()
+        .unwrap()
 }

@@ -12,9 +12,9 @@ use crate::engine::BootTime;
 /// When the kernel's clock reads less than zero, which it never does.
 pub fn boot_now() -> BootTime {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let secs = u64::try_from(now.tv_sec).expect("the boot clock counts from zero");
-    let nanos = u32::try_from(now.tv_nsec).expect("below a second");
-    BootTime(Duration::new(secs, nanos))
+    // It counts from zero, and nanoseconds stay below a second.
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    BootTime(Duration::new(now.tv_sec.unsigned_abs(), nanos))
 }
 
 /// Wall clock, for people only: no decision hangs on it.

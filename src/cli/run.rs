@@ -4,13 +4,17 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
-    node::{ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped, WorkerOptions},
+    node::{
+        ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped, WorkerOptions,
+        supervision,
+    },
     operator::uptime::{self, Uptime},
     store::{Get, Store, etcd::EtcdStore},
     telemetry::{Action, ServerConfig, metrics},
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{
     args::{self, ClusterArgs, node_id},
@@ -206,6 +210,7 @@ fn ttl(text: &str) -> Result<Duration, String> {
 /// A [`Failure`] if it cannot be set up, is refused, or cannot leave cleanly.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::listen()?;
+    leave_with_parent();
     let listen = ServerConfig { listen: args.node.listen.clone(), ..ServerConfig::default() };
     let mut page = Page::bind(listen).await?;
     let address = args.node.address.clone().unwrap_or_else(|| own_address(page.address));
@@ -238,6 +243,16 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     page.close().await;
     // Why it had to end tells more than how the leaving went.
     lived.and(left.and_then(|it| it)).map(|()| ExitCode::SUCCESS)
+}
+
+/// Under `supervise` the node does not outlive its parent: nobody would end its incarnation. A parent
+/// that dies counts as SIGTERM.
+fn leave_with_parent() {
+    if std::env::var_os(supervision::FD_ENV).is_some()
+        && let Err(error) = set_parent_process_death_signal(Some(Signal::TERM))
+    {
+        tracing::warn!(%error, "the end of the parent process will go unnoticed");
+    }
 }
 
 /// Joins, and joins again whenever the session is lost; returns when it cannot.

@@ -111,6 +111,20 @@ async fn a_killed_leader_is_succeeded_without_waiting_for_its_silence() {
     assert!(gap < Duration::from_millis(3300), "{gap:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_leaves_when_its_supervisor_is_killed() {
+    let shop = Shop::open().await;
+    let node = supervised(&shop, "1");
+    shop.leader(1, None).await;
+    let child = child_of(&node).await;
+    node.signal(Signal::KILL);
+    eventually("the node is gone too", LONG, || async {
+        test_kill_process(child).is_err().then_some(())
+    })
+    .await;
+    node.says("left cleanly").await;
+}
+
 /// The time at the beginning of a log line.
 fn when(line: &str) -> Duration {
     let time: jiff::Timestamp = line.split(' ').next().unwrap().parse().unwrap();

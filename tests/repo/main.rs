@@ -9,7 +9,6 @@ use sources::Sources;
 /// Files that may be longer than [`sources::MOST_LINES`], each with the reason.
 const LONG_FILES: &[(&str, &str)] = &[
     ("src/engine/call.rs", "a catalogue of the protocol's calls, mostly their documentation"),
-    ("src/node/builder.rs", "one setter with its documentation for each option of two builders"),
     ("src/node/driver/mod.rs", "one loop over all inputs and effects of the engine, by name"),
     ("src/node/driver/user_work.rs", "the starts and ends of four kinds of work, side by side"),
     ("src/store/keys.rs", "the one catalogue of keys, with its table"),

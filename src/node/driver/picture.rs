@@ -92,7 +92,7 @@ impl Picture {
 
     fn on_record(&mut self, now: Option<Stored<Record>>) {
         let at_ms = clock::unix_ms();
-        self.record_at_ms = at_ms;
+        let heard_ms = std::mem::replace(&mut self.record_at_ms, at_ms);
         let before = std::mem::replace(&mut self.record, now);
         let record = self.record.as_ref().and_then(|stored| stored.value.as_ref());
         let Some(record) = record else { return };
@@ -102,7 +102,8 @@ impl Picture {
                 .and_then(|stored| stored.value?.lease)
                 .is_some_and(|lease| self.candidates.contains_key(&lease));
             if let Some(last) = self.reigns.back_mut().filter(|reign| reign.to_ms.is_none()) {
-                last.to_ms = Some(at_ms);
+                // From its last beat on nobody was known to be in office.
+                last.to_ms = Some(heard_ms.max(last.from_ms));
                 last.end = if stood { "silent" } else { "replaced" };
             }
             if TIMELINE <= self.reigns.len() {

@@ -1,0 +1,204 @@
+//! What the benches share: how they are called, what they print, and the raw client to compare with.
+//!
+//! ```text
+//! cargo bench                                  # all, in full
+//! cargo bench --bench handoff -- --quick       # fewer rounds
+//! cargo bench --bench handoff -- crash         # only sections whose name has "crash" in it
+//! ```
+//!
+//! `RUST_LOG=bellwether=debug` shows what happened. They print Markdown. Each figure stands beside its aim and beside the same thing done by the plain
+//! etcd client, in turn, in the same run on the same etcd: what else the machine does hits both alike.
+//! Ratios count, not milliseconds. A missed aim ends the bench with exit code 1.
+
+#![allow(dead_code, unreachable_pub, reason = "each bench uses a part of it")]
+
+pub mod plain;
+
+use std::{fmt::Write as _, fs, process::ExitCode, thread, time::Duration};
+
+use bellwether::{
+    engine::{Record, Term},
+    store::{keys::Keys, values},
+};
+
+use crate::support::{
+    self,
+    etcd::{Etcd, Medium},
+};
+
+/// A limit against hanging, far above what anything here takes.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// The cluster's name in all benches.
+pub const CLUSTER: &str = "shop";
+
+/// Times of one thing.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<Duration>);
+
+impl Samples {
+    pub fn push(&mut self, took: Duration) {
+        self.0.push(took);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The value that `p` percent do not exceed, in milliseconds; the worst for 100.
+    fn at(&mut self, p: usize) -> f64 {
+        self.0.sort_unstable();
+        assert!(!self.0.is_empty(), "nothing was measured");
+        let at = (self.0.len() * p).div_ceil(100).clamp(1, self.0.len()) - 1;
+        self.0[at].as_secs_f64() * 1e3
+    }
+}
+
+/// What a row of times should show.
+#[derive(Clone, Copy, Debug)]
+pub enum Aim {
+    /// The median is at most this many milliseconds.
+    P50(f64),
+    /// 99 of 100 are at most this many milliseconds.
+    P99(f64),
+    /// The median is at most so many times the plain client's.
+    Ratio(f64),
+}
+
+/// How the bench was called, and whether all aims were met.
+pub struct Bench {
+    quick: bool,
+    only: Vec<String>,
+    missed: Vec<String>,
+}
+
+impl Bench {
+    /// Reads the arguments and prints what the figures hang on.
+    pub fn start(what: &str) -> Self {
+        support::logs();
+        let (flags, only): (Vec<_>, Vec<_>) =
+            std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
+        let quick = flags.iter().any(|flag| flag == "--quick");
+        println!("\n## {what}\n\n{}", machine(quick));
+        Self { quick, only, missed: Vec::new() }
+    }
+
+    /// Whether the section is to run; prints its heading if so.
+    pub fn section(&self, name: &str) -> bool {
+        let wanted = self.only.is_empty() || self.only.iter().any(|part| name.contains(part));
+        if wanted {
+            println!("\n### {name}\n");
+        }
+        wanted
+    }
+
+    /// How many rounds: `full`, or `quick` with `--quick`.
+    pub const fn rounds(&self, full: usize, quick: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+
+    /// The heading of a table of times.
+    pub fn times() {
+        println!("| ms | n | p50 | p99 | max | plain p50 | plain p99 | ratio of p50 | aim | met |");
+        println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
+    }
+
+    /// A row of a table of times.
+    pub fn row(&mut self, what: &str, mut ours: Samples, plain: Option<Samples>, aims: &[Aim]) {
+        let [p50, p99, max] = [50, 99, 100].map(|p| ours.at(p));
+        let mut plain = plain.map(|mut plain| [50, 99].map(|p| plain.at(p)));
+        let ratio = plain.map(|[plain, _]| p50 / plain);
+        let mut met = true;
+        let mut said = String::new();
+        for aim in aims {
+            let (name, most, is) = match *aim {
+                Aim::P50(most) => ("p50", most, p50),
+                Aim::P99(most) => ("p99", most, p99),
+                Aim::Ratio(most) => ("ratio", most, ratio.expect("something to compare with")),
+            };
+            met &= is <= most;
+            let comma = if said.is_empty() { "" } else { ", " };
+            let _ = write!(said, "{comma}{name} ≤ {most}");
+        }
+        let plain = plain
+            .take()
+            .map_or("– | –".to_owned(), |[p50, p99]| format!("{p50:.3} | {p99:.3}"));
+        let ratio = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+        let n = ours.len();
+        let verdict = self.verdict(what, met, aims.is_empty());
+        println!(
+            "| {what} | {n} | {p50:.3} | {p99:.3} | {max:.3} | {plain} | {ratio} | {said} | {verdict} |"
+        );
+    }
+
+    /// The heading of a table of single values.
+    pub fn values() {
+        println!("| what | value | aim | met |");
+        println!("| --- | ---: | --- | --- |");
+    }
+
+    /// A row of a table of single values, which should be at most `most`.
+    pub fn value(&mut self, what: &str, is: f64, unit: &str, most: Option<f64>) {
+        let verdict = self.verdict(what, most.is_none_or(|most| is <= most), most.is_none());
+        let aim = most.map_or(String::new(), |most| format!("≤ {most} {unit}"));
+        println!("| {what} | {is:.3} {unit} | {aim} | {verdict} |");
+    }
+
+    fn verdict(&mut self, what: &str, met: bool, nothing_asked: bool) -> &'static str {
+        match (nothing_asked, met) {
+            (true, _) => "",
+            (false, true) => "yes",
+            (false, false) => {
+                self.missed.push(what.to_owned());
+                "**no**"
+            }
+        }
+    }
+
+    /// Says what was missed.
+    pub fn end(self) -> ExitCode {
+        if self.missed.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        println!("\nMissed: {}.", self.missed.join("; "));
+        ExitCode::FAILURE
+    }
+}
+
+/// What the figures hang on, in a sentence.
+fn machine(quick: bool) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("a CPU");
+    let model = model.trim_start_matches(['\t', ' ', ':']);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or("?");
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let rounds = if quick { "few rounds (--quick)" } else { "in full" };
+    format!("{cores} × {model}, Linux {}, load {load} at the start, {rounds}.", kernel.trim())
+}
+
+/// An etcd, and whether its commits cost an fsync.
+pub fn named(medium: Medium) -> &'static str {
+    match medium {
+        Medium::Memory => "etcd on tmpfs",
+        Medium::Disk => "etcd on disk",
+    }
+}
+
+/// An etcd with a cluster whose first leader need not wait out a life that nobody has seen: as if a
+/// leader had ended cleanly before.
+pub async fn etcd_with_cluster(medium: Medium) -> Etcd {
+    let etcd = Etcd::options().medium(medium).start().await;
+    let d = Duration::from_secs(1);
+    let record = Record { term: Term(0), lease: None, node: None, n: 0, d, ended: true };
+    let key = Keys::new(CLUSTER).unwrap().record();
+    etcd.client().await.put(key, values::encode_record(&record), None).await.unwrap();
+    etcd
+}
+
+/// Waits up to that long, not in step with anything.
+pub async fn pause_up_to(most: Duration) {
+    tokio::time::sleep(most.mul_f64(rand::random::<f64>())).await;
+}

@@ -1,0 +1,262 @@
+//! A few nodes in one process, each with its own driver and its own connections.
+
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use bellwether::{
+    clock::boot_now,
+    engine::{BootTime, Role},
+    node::{ClusterNode, FollowerContext, LeaderContext, Node, StateItem, StateWatch, WatchFrom},
+    store::{etcd::EtcdConfig, keys::Keys},
+};
+use etcd_client::{Client, KeyValue};
+use futures::future::join_all;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    common::{self, CLUSTER, LONG, Samples},
+    support::{
+        etcd::{Etcd, Medium},
+        eventually,
+    },
+};
+
+const TICK: Duration = Duration::from_millis(50);
+const PEERS: usize = 10;
+const WARM_UP: usize = 50;
+
+type Times = Arc<Mutex<Vec<BootTime>>>;
+
+fn node(id: usize, etcd: &Etcd, leads: &Times, follows: &Times) -> ClusterNode {
+    let (leads, follows) = (Arc::clone(leads), Arc::clone(follows));
+    ClusterNode::builder()
+        .cluster(CLUSTER)
+        .id(id as i64)
+        .etcd(EtcdConfig::new(etcd.endpoints()))
+        .tick(TICK)
+        .leader(move |_: LeaderContext| {
+            leads.lock().unwrap().push(boot_now());
+            async { Ok(()) }
+        })
+        .follower(move |_: FollowerContext| {
+            follows.lock().unwrap().push(boot_now());
+            async { Ok(()) }
+        })
+        .build()
+        .unwrap()
+}
+
+/// That many nodes; the first one leads.
+async fn cluster(etcd: &Etcd, count: usize) -> (Vec<ClusterNode>, Times, Times) {
+    let (leads, follows) = (Times::default(), Times::default());
+    let mut nodes = Vec::new();
+    for id in 0..count {
+        let node = node(id, etcd, &leads, &follows);
+        node.start().await.unwrap();
+        let role = if id == 0 { Role::Leader } else { Role::Follower };
+        let mut membership = node.membership();
+        let has_role = membership.wait_for(|now| now.role == role);
+        tokio::time::timeout(LONG, has_role).await.expect("its role in time").unwrap();
+        nodes.push(node);
+    }
+    (nodes, leads, follows)
+}
+
+/// From the call of a put to when all peers have its event, by nodes and by plain clients. Each peer,
+/// of either kind, has a thread of its own for its connection, as peers have that are processes.
+pub(crate) async fn put_to_event(rounds: usize) -> (Samples, Samples) {
+    let etcd = common::etcd_with_cluster(Medium::Memory).await;
+    let (nodes, _, _) = cluster(&etcd, PEERS + 1).await;
+    let watches = nodes[1..].iter().map(|node| node.watch_key_cluster("k", WatchFrom::Now));
+    let mut watches: Vec<StateWatch> =
+        join_all(watches).await.into_iter().map(Result::unwrap).collect();
+    let mut client = etcd.client().await;
+    let (mut peers, ready): (Vec<_>, Vec<_>) = (0..PEERS).map(|_| plain_peer(&etcd)).unzip();
+    for ready in ready {
+        ready.await.unwrap();
+    }
+    let mut samples = (Samples::default(), Samples::default());
+    for round in 0..WARM_UP + rounds {
+        for turn in 0..2 {
+            let by_nodes = (round + turn) % 2 == 0;
+            let began = boot_now();
+            let heard = if by_nodes {
+                let all = join_all(watches.iter_mut().map(heard));
+                let (put, heard) = tokio::join!(nodes[0].put("k", &[b'x'; 100]), all);
+                put.unwrap();
+                heard
+            } else {
+                let all = join_all(peers.iter_mut().map(mpsc::Receiver::recv));
+                let (put, heard) = tokio::join!(client.put("plain/k", vec![b'x'; 100], None), all);
+                put.unwrap();
+                heard.into_iter().map(Option::unwrap).collect()
+            };
+            if WARM_UP <= round {
+                let took = heard.into_iter().max().unwrap().since(began);
+                (if by_nodes { &mut samples.0 } else { &mut samples.1 }).push(took);
+            }
+        }
+    }
+    drop(watches);
+    close(nodes).await;
+    samples
+}
+
+async fn heard(watch: &mut StateWatch) -> BootTime {
+    let item = watch.recv().await.unwrap();
+    assert!(matches!(item, StateItem::Change(_)), "{item:?}");
+    boot_now()
+}
+
+/// A plain watch on a thread of its own: says when events came, and when it stands.
+fn plain_peer(etcd: &Etcd) -> (mpsc::Receiver<BootTime>, oneshot::Receiver<()>) {
+    let endpoints = etcd.endpoints();
+    // One event at a time is waited for.
+    let (sender, receiver) = mpsc::channel(1);
+    let (standing, ready) = oneshot::channel();
+    thread::spawn(move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut client = Client::connect(endpoints, None).await.unwrap();
+            let mut watch = client.watch("plain/k", None).await.unwrap();
+            watch.message().await.unwrap();
+            standing.send(()).unwrap();
+            // Until etcd is gone, or nobody listens.
+            while let Ok(Some(_)) = watch.message().await {
+                if sender.send(boot_now()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    });
+    (receiver, ready)
+}
+
+/// Before their etcd is gone: a node that cannot leave cleanly goes on trying.
+async fn close(nodes: Vec<ClusterNode>) {
+    for node in nodes {
+        node.close().await.unwrap();
+    }
+}
+
+/// How late ticks begin, of a leader, of a follower, and of a thread that only sleeps.
+pub(crate) async fn ticks(rounds: usize) -> (Samples, Samples, Samples) {
+    let etcd = common::etcd_with_cluster(Medium::Memory).await;
+    let (nodes, leads, follows) = cluster(&etcd, 2).await;
+    let plain = Times::default();
+    let sleeper = {
+        let plain = Arc::clone(&plain);
+        thread::spawn(move || {
+            let begun = boot_now();
+            for round in 0..=rounds as u32 {
+                thread::sleep((begun + TICK * round).since(boot_now()));
+                plain.lock().unwrap().push(boot_now());
+            }
+        })
+    };
+    tokio::time::sleep(TICK * (rounds as u32 + 4)).await;
+    close(nodes).await;
+    sleeper.join().unwrap();
+    (lateness(&leads, rounds), lateness(&follows, rounds), lateness(&plain, rounds))
+}
+
+/// Against the grid that the first one starts.
+fn lateness(times: &Times, rounds: usize) -> Samples {
+    let times = times.lock().unwrap();
+    let mut samples = Samples::default();
+    let mut due = times[0];
+    for at in times.iter().skip(1).take(rounds) {
+        due = due + TICK;
+        // A tick that was left out counts as late by all it was late.
+        samples.push(at.since(due));
+        while due + TICK <= *at {
+            due = due + TICK;
+        }
+    }
+    assert!(rounds <= samples.len() + rounds / 10, "{} of {rounds} ticks", samples.len());
+    samples
+}
+
+/// What idle nodes cost.
+pub(crate) struct Idle {
+    /// Of a core.
+    pub(crate) leader: f64,
+    /// Of a core, each.
+    pub(crate) follower: f64,
+    /// Per second.
+    pub(crate) leader_writes: f64,
+    /// Per second, all together.
+    pub(crate) follower_writes: f64,
+}
+
+pub(crate) async fn idle(span: Duration) -> Idle {
+    let etcd = common::etcd_with_cluster(Medium::Memory).await;
+    let (mut nodes, ..) = cluster(&etcd, 1).await;
+    settled(&etcd).await;
+    let (leader, _) = cost(&etcd, span).await;
+    let (leads, follows) = (Times::default(), Times::default());
+    for id in 1..=PEERS {
+        let node = node(id, &etcd, &leads, &follows);
+        node.start().await.unwrap();
+        nodes.push(node);
+    }
+    settled(&etcd).await;
+    let (all, writes) = cost(&etcd, span).await;
+    close(nodes).await;
+    let per_second = |writes: i64| writes as f64 / span.as_secs_f64();
+    Idle {
+        leader,
+        follower: (all - leader).max(0.0) / PEERS as f64,
+        leader_writes: per_second(writes.of_record),
+        follower_writes: per_second(writes.all - writes.of_record),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Writes {
+    all: i64,
+    of_record: i64,
+}
+
+/// Of a core, and what was written, while nothing happens.
+async fn cost(etcd: &Etcd, span: Duration) -> (f64, Writes) {
+    let (before, busy) = (writes(etcd).await, cpu_time());
+    tokio::time::sleep(span).await;
+    let (busy, after) = (cpu_time().saturating_sub(busy), writes(etcd).await);
+    let writes =
+        Writes { all: after.all - before.all, of_record: after.of_record - before.of_record };
+    (busy.as_secs_f64() / span.as_secs_f64(), writes)
+}
+
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+async fn writes(etcd: &Etcd) -> Writes {
+    let key = Keys::new(CLUSTER).unwrap().record();
+    let answer = etcd.client().await.get(key, None).await.unwrap();
+    let of_record = answer.kvs().first().map_or(0, KeyValue::version);
+    Writes { all: answer.header().unwrap().revision(), of_record }
+}
+
+/// Until nothing but the record has been written for a while: all have joined and said so.
+async fn settled(etcd: &Etcd) {
+    let (mut last, mut since) = (0, boot_now());
+    eventually("quiet", LONG, async || {
+        let now = writes(etcd).await;
+        let rest = now.all - now.of_record;
+        if last != rest {
+            (last, since) = (rest, boot_now());
+        }
+        (Duration::from_secs(1) < boot_now().since(since)).then_some(())
+    })
+    .await;
+}
