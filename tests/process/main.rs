@@ -9,5 +9,6 @@ mod support;
 mod binary;
 mod cluster;
 mod demo;
+mod etcd_faults;
 mod flags;
 mod supervise;

@@ -12,7 +12,7 @@ use crate::{
     store::{
         Health, LeaseAnswer, Op, Txn, TxnAnswer,
         keys::Keys,
-        memory::{Fault, MemoryStore, Seen},
+        memory::{Fault, MemoryStore, Model, Seen},
     },
 };
 
@@ -223,7 +223,7 @@ async fn a_wiped_store_is_listed_anew() {
     }
     let mut list_watch = follow(&store, OPTIONS);
     said(&mut list_watch).await;
-    store.with_model(|model| model.wipe());
+    store.with_model(Model::wipe);
     put(&store, "k", "new");
     assert_eq!(said(&mut list_watch).await, Said::Lost);
     assert_eq!(said(&mut list_watch).await, Said::Listed(2, vec!["k=new".into()]));
