@@ -6,6 +6,10 @@ use crate::engine::BootTime;
 
 /// This machine's boot clock, which counts suspend. Only `CLOCK_BOOTTIME` tells a woken machine that
 /// its authority is over; `Instant` is `CLOCK_MONOTONIC` and stands still.
+///
+/// # Panics
+///
+/// When the kernel's clock reads less than zero, which it never does.
 pub fn boot_now() -> BootTime {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     // It counts from zero, and nanoseconds stay below a second.

@@ -42,6 +42,6 @@ mod tests {
         let waits: Vec<_> = (0..5).map(|_| backoff.next(0)).collect();
         assert_eq!(waits, [ms(50), ms(100), ms(200), ms(300), ms(300)]);
         backoff.reset();
-        assert_eq!(backoff.next(255), ms(50) - ms(50) * 255 / 1024);
+        assert_eq!(backoff.next(255), ms(50).saturating_sub(ms(50) * 255 / 1024));
     }
 }

@@ -44,8 +44,6 @@ pub enum Mutant {
     InexactCheck,
     /// T15: PLAN does not prove that the owner's held key lacks the shard.
     PlanWithoutProof,
-    /// T15: PLAN does not compare the plan it was made from.
-    PlanWithoutPlan,
     /// T15: the shards of a vanished owner are free at once.
     VanishedOwnerFreedAtOnce,
     /// T15: a shard that the plan gives to nobody is free at once.

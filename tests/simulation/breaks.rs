@@ -39,6 +39,8 @@ pub enum Broken {
     EndOfLiving,
     /// T15: PLAN compares all held keys by a range.
     PlanWithRange,
+    /// T15: PLAN does not compare the plan it was made from.
+    PlanWithoutPlan,
     /// T16: shard writes compare only that the held key exists.
     ShardWriteByExistence,
     /// T17: own state is put without a compare.
@@ -48,20 +50,6 @@ pub enum Broken {
 }
 
 impl Broken {
-    pub const ALL: [Self; 11] = [
-        Self::StampBeforeReceive,
-        Self::TakeWithoutRecord,
-        Self::TakeWithoutHolder,
-        Self::FenceByExistence,
-        Self::FenceByCreation,
-        Self::EndOfForeignRecord,
-        Self::EndOfLiving,
-        Self::PlanWithRange,
-        Self::ShardWriteByExistence,
-        Self::PlainPut,
-        Self::EndedWithoutOffice,
-    ];
-
     /// Leaves it out of a transaction of the protocol.
     pub fn alter(self, keys: &Keys, call: &Call, request: &mut Request) {
         let Request::Txn(txn) = request else { return };
@@ -81,11 +69,14 @@ impl Broken {
                 | Call::InitPlan { .. }
                 | Call::DeleteHeld { .. },
             ) => by_existence(keys, txn),
-            (Self::FenceByCreation, Call::Beat { record, .. } | Call::Resign { record, .. }) => {
-                by_creation(keys, txn, record.term.0);
-            }
-            (Self::FenceByCreation, Call::Stop { office: Some((_, record)), .. }) => {
-                by_creation(keys, txn, record.term.0);
+            (
+                Self::FenceByCreation,
+                Call::Beat { record, .. }
+                | Call::Resign { record, .. }
+                | Call::Stop { office: Some((_, record)), .. },
+            ) => by_creation(keys, txn, record.term.0),
+            (Self::PlanWithoutPlan, Call::Plan { work, .. }) => {
+                txn.compares.retain(|compare| compare.range.from != keys.plan(work));
             }
             (Self::PlanWithRange, Call::Plan { table, .. }) => {
                 let view = table.shards.iter().map(|shard| shard.epoch.0).max().unwrap_or(0);

@@ -120,8 +120,4 @@ impl Clock {
         self.since = now;
         self.error_ppm = error_ppm;
     }
-
-    pub fn error_ppm(&self) -> i64 {
-        self.error_ppm
-    }
 }

@@ -18,7 +18,6 @@ use crate::{
 /// A node of the Go package: it never beats, and acts on "id in the oldest key" alone.
 #[derive(Debug)]
 pub struct GoNode {
-    pub id: NodeId,
     pub lease: LeaseId,
     /// Whether it renews its lease.
     pub alive: bool,
@@ -84,8 +83,7 @@ impl World {
             Fault::Revoke => self.revoke_some_lease(),
             Fault::Delete | Fault::Overwrite => self.meddle(fault),
             Fault::Compact => self.depot.compact(),
-            Fault::Wipe => self.replace_store(fault),
-            Fault::Restore => self.replace_store(fault),
+            Fault::Wipe | Fault::Restore => self.replace_store(fault),
             Fault::GoJoin => self.go_join(),
             Fault::GoLeave => {
                 if let Some(go) = self.go.iter_mut().find(|go| go.alive) {
@@ -144,7 +142,7 @@ impl World {
     }
 
     /// The process dies; whether anybody can prove it depends on its parent.
-    fn kill(&mut self, p: ProcId) {
+    pub fn kill(&mut self, p: ProcId) {
         let slot = self.procs[p].slot;
         self.end_proc(p);
         if self.slots[slot].proc != Some(p) {
@@ -210,6 +208,11 @@ impl World {
         for slot in 0..self.slots.len() {
             if self.chance.percent(50) {
                 self.slots[slot].stale_until = self.now + stale_for;
+                // It may have nobody else to talk to.
+                if let Some(p) = self.slots[slot].proc.filter(|_| self.chance.percent(30)) {
+                    self.slots[slot].minority_until = self.now + stale_for;
+                    self.procs[p].watch.stalled_until = self.now + stale_for;
+                }
             }
         }
         self.depot.restart_leases(self.now);
@@ -236,6 +239,13 @@ impl World {
     fn meddle(&mut self, fault: Fault) {
         let all = self.depot.all();
         let Some(kv) = self.chance.pick(&all).cloned() else { return };
+        // Revisions of a run are small: in a restored store he would now and then hit the very revision of
+        // an office that the old history had, which nothing could tell from that office.
+        if let Some(Key::Candidate(lease)) = self.depot.keys.parse(&kv.key)
+            && self.taken.contains(&(lease, self.depot.revision() + 1))
+        {
+            return;
+        }
         let op = if fault == Fault::Delete {
             Op::Delete(bellwether::store::KeyRange::key(kv.key.clone()))
         } else {
@@ -332,7 +342,7 @@ impl World {
         let _ = self.depot.serve(self.now, &Request::Grant { lease, ttl });
         let _ = self.depot.serve(self.now, &Request::Txn(Txn { then, ..Txn::default() }));
         self.publish();
-        self.go.push(GoNode { id, lease, alive: true });
+        self.go.push(GoNode { lease, alive: true });
         self.at(self.now + SECONDS / 2, Event::Go(n));
         let after = self.chance.between(200, 8_000) * MILLIS;
         // It leaves without a word: its lease must run out.

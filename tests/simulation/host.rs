@@ -29,6 +29,7 @@ pub type ProcId = usize;
 pub type Shard = (WorkType, ShardId);
 
 /// One process and what it runs.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Proc {
     pub id: NodeId,
     /// Whose clock and links it uses.
@@ -64,6 +65,8 @@ pub struct Proc {
     pub stopping: bool,
     /// When it is started again after a refusal.
     pub refused: bool,
+    /// When its driver last had nothing left to do.
+    idle_since: Time,
     /// How often it stepped without time passing.
     spin: (Time, u32),
 }
@@ -96,8 +99,8 @@ pub struct OwnState {
 
 /// One uninterruptible step of a driver.
 pub enum Step {
-    /// Taken from the transport at that time; to be stamped.
-    Take(Item, Time),
+    /// Taken from the transport; to be stamped.
+    Take(Item),
     /// To be handed to the engine.
     Stamped(Item, BootTime),
     /// Time passed, or something was asked for.
@@ -131,6 +134,7 @@ impl Proc {
             draining: false,
             stopping: false,
             refused: false,
+            idle_since: 0,
             spin: (0, 0),
         }
     }
@@ -139,7 +143,7 @@ impl Proc {
 impl World {
     /// Gives a process something from outside and lets it work.
     pub fn deliver(&mut self, p: ProcId, item: Item) {
-        self.procs[p].steps.push_back(Step::Take(item, self.now));
+        self.procs[p].steps.push_back(Step::Take(item));
         self.run(p);
     }
 
@@ -176,6 +180,7 @@ impl World {
                 self.pause(p);
             }
         }
+        self.procs[p].idle_since = self.now;
         self.set_alarm(p);
     }
 
@@ -213,10 +218,10 @@ impl World {
     fn do_step(&mut self, p: ProcId, step: Step) {
         let local = self.local(p);
         match step {
-            Step::Take(item, arrived) => {
-                // R1: the stamp is read after the receive. The mutant keeps one from before it.
+            Step::Take(item) => {
+                // R1: the stamp is read after the receive. The mutant reads it and then waits for something.
                 let stamp = if self.broken == Some(Broken::StampBeforeReceive) {
-                    self.slots[self.procs[p].slot].clock.at(arrived)
+                    self.slots[self.procs[p].slot].clock.at(self.procs[p].idle_since)
                 } else {
                     local
                 };

@@ -1,7 +1,8 @@
 //! Each rule of the protocol that is left out on purpose must be found out.
 //!
 //! A mutant has a search of its own: which faults, how often. `BELLWETHER_MUTANT_SEEDS` says how many
-//! seeds each may take at most, `BELLWETHER_MUTANT` names one alone.
+//! seeds each may take at most, `BELLWETHER_MUTANT` names one alone. The seed that found it last stands
+//! beside each, and is tried first; nothing may be broken by it with all rules in place.
 
 use bellwether::engine::{Failover, mutant::Mutant};
 
@@ -11,6 +12,7 @@ use crate::{
     env,
     scenario::{Fault, Scenario},
     search,
+    world::{Trace, run},
 };
 
 /// A rule that is left out, and where to look for what comes of it.
@@ -18,14 +20,22 @@ struct Case {
     broken: Break,
     faults: &'static [(Fault, u32)],
     tune: fn(&mut Scenario),
+    /// One that finds it.
+    seed: u64,
 }
 
 const fn engine(mutant: Mutant, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
-    Case { broken: Break::Engine(mutant), faults, tune }
+    Case { broken: Break::Engine(mutant), faults, tune, seed: 0 }
 }
 
 const fn around(broken: Broken, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
-    Case { broken: Break::Harness(broken), faults, tune }
+    Case { broken: Break::Harness(broken), faults, tune, seed: 0 }
+}
+
+impl Case {
+    const fn found_by(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
 }
 
 const SILENCE: &[(Fault, u32)] = &[
@@ -125,48 +135,49 @@ fn supervised(scenario: &mut Scenario) {
 }
 
 const CASES: &[Case] = &[
-    engine(Mutant::AuthorityFromReceipt, SILENCE, slow),
-    engine(Mutant::NoRateFactors, SILENCE, drifting),
+    engine(Mutant::AuthorityFromReceipt, SILENCE, slow).found_by(8),
+    engine(Mutant::NoRateFactors, SILENCE, drifting).found_by(4),
     engine(Mutant::NoWaitAfterUncleanEnd, OPERATOR, plain),
-    engine(Mutant::EndedByOutsider, ENDS, lossy),
+    engine(Mutant::EndedByOutsider, ENDS, lossy).found_by(8),
     engine(Mutant::EndedBeforeJoined, ENDS, slow_to_join),
-    engine(Mutant::ResignClosedTerm, OPERATOR, plain),
-    engine(Mutant::ResumeAfterLostResign, ENDS, very_lossy),
-    engine(Mutant::AbsentRecordNotWaitedFor, STORES, plain),
+    engine(Mutant::ResignClosedTerm, OPERATOR, plain).found_by(13),
+    engine(Mutant::ResumeAfterLostResign, ENDS, very_lossy).found_by(2),
+    engine(Mutant::AbsentRecordNotWaitedFor, STORES, plain).found_by(31),
     engine(Mutant::OwnDInsteadOfRecords, SILENCE, unlike),
-    engine(Mutant::EchoForLastAttempt, SILENCE, very_lossy),
-    engine(Mutant::DChangedInTerm, SILENCE, plain),
-    engine(Mutant::ClaimWithoutPlan, MOVES, very_lossy),
-    engine(Mutant::CheckOnlyNonEmpty, MOVES, very_lossy),
-    engine(Mutant::VanishedOwnerFreedAtOnce, LEASES, plain),
-    engine(Mutant::NobodyFreedAtOnce, OPERATOR, plain),
-    engine(Mutant::NewIncarnationKeepsShards, LEASES, plain),
-    engine(Mutant::ReleaseBeforeStopping, MOVES, slow_to_join),
-    engine(Mutant::ReplacedStoreUnnoticed, STORES, plain),
-    engine(Mutant::NoRepair, OPERATOR, plain),
-    around(Broken::TakeWithoutRecord, SILENCE, lossy),
-    around(Broken::FenceByExistence, SILENCE, very_lossy),
-    around(Broken::FenceByCreation, STORES, plain),
+    engine(Mutant::EchoForLastAttempt, SILENCE, very_lossy).found_by(4),
+    engine(Mutant::DChangedInTerm, SILENCE, plain).found_by(9),
+    engine(Mutant::ClaimWithoutPlan, MOVES, very_lossy).found_by(65),
+    engine(Mutant::CheckOnlyNonEmpty, MOVES, very_lossy).found_by(294),
+    engine(Mutant::VanishedOwnerFreedAtOnce, LEASES, plain).found_by(33),
+    engine(Mutant::NobodyFreedAtOnce, OPERATOR, plain).found_by(293),
+    engine(Mutant::NewIncarnationKeepsShards, LEASES, plain).found_by(45),
+    engine(Mutant::ReleaseBeforeStopping, MOVES, slow_to_join).found_by(1),
+    engine(Mutant::ReplacedStoreUnnoticed, STORES, plain).found_by(1749),
+    engine(Mutant::NoRepair, OPERATOR, plain).found_by(22),
+    around(Broken::TakeWithoutRecord, SILENCE, lossy).found_by(10),
+    around(Broken::FenceByExistence, SILENCE, very_lossy).found_by(11),
+    around(Broken::FenceByCreation, STORES, plain).found_by(126),
     around(Broken::EndOfForeignRecord, DEATHS, supervised),
     around(Broken::EndOfLiving, DEATHS, supervised),
-    around(Broken::ShardWriteByExistence, MOVES, very_lossy),
-    around(Broken::PlainPut, &[(Fault::CutUp, 1)], very_lossy),
-    around(Broken::EndedWithoutOffice, ENDS, very_lossy),
+    around(Broken::ShardWriteByExistence, MOVES, very_lossy).found_by(108),
+    around(Broken::PlainPut, &[(Fault::CutUp, 1)], very_lossy).found_by(1),
+    around(Broken::EndedWithoutOffice, ENDS, very_lossy).found_by(1),
+    engine(Mutant::DropAfterResigning, ENDS, lossy),
+    engine(Mutant::ActWithoutClaim, MOVES, lossy).found_by(108),
+    around(Broken::StampBeforeReceive, SILENCE, pausing).found_by(4),
 ];
 
-/// Rules whose absence the searches above have not found out within a few hundred seeds (or, the last one,
-/// only by an assertion of the engine's): run by `BELLWETHER_MUTANT=name` with more seeds, or `=hard` for all.
+/// Rules whose absence a random search does not find within a few hundred seeds, most of them because two
+/// others stand behind them (`attacks` plays what each is there for, where that is known): run by
+/// `BELLWETHER_MUTANT=name` with more seeds, or `=hard` for all.
 const HARD: &[Case] = &[
-    engine(Mutant::DropAfterResigning, ENDS, lossy),
-    engine(Mutant::ActWithoutClaim, MOVES, lossy),
     engine(Mutant::ClaimNotSettled, MOVES, very_lossy),
     engine(Mutant::ShardAuthorityFromKeepalive, LEASES, plain),
     engine(Mutant::InexactCheck, STORES, plain),
     engine(Mutant::PlanWithoutProof, MOVES, very_lossy),
-    around(Broken::StampBeforeReceive, SILENCE, pausing),
     around(Broken::TakeWithoutHolder, OPERATOR, lossy),
     around(Broken::PlanWithRange, MOVES, very_lossy),
-    engine(Mutant::PlanWithoutPlan, MOVES, very_lossy),
+    around(Broken::PlanWithoutPlan, MOVES, very_lossy),
 ];
 
 fn scenario(case: &Case, seed: u64) -> Scenario {
@@ -195,17 +206,23 @@ fn every_mutant_is_caught() {
         if only.as_ref().is_some_and(|only| *only != name && !(is_hard && only == "hard")) {
             continue;
         }
-        match search(0..most, Some(case.broken), |seed| scenario(case, seed)) {
-            Err((seed, report)) => {
-                let violation = report.violation.expect("it was found for one");
-                let rule = format!("{:?}", violation.rule);
-                let what: String = violation.what.chars().take(90).collect();
-                println!("{name:<44} {rule:<10} {seed:>6}  {what}");
-            }
-            Ok(_) => {
-                println!("{name:<44} {:<10} {:>6}", "NOT FOUND", "-");
-                survivors.push(name);
-            }
+        let look = |seeds| search(seeds, Some(case.broken), |seed| scenario(case, seed));
+        // The seed that found it when it was last looked for; a change of the engine may move it.
+        let found = look(case.seed..case.seed + 1).and_then(|_| look(0..most));
+        if let Err(found) = found {
+            let (seed, report) = *found;
+            let whole = run(scenario(case, seed), None, Trace::Hash).violation;
+            assert_eq!(
+                whole, None,
+                "{name}, seed {seed}: nothing is left out, and a rule is broken"
+            );
+            let violation = report.violation.expect("it was found for one");
+            let rule = format!("{:?}", violation.rule);
+            let what: String = violation.what.chars().take(90).collect();
+            println!("{name:<44} {rule:<10} {seed:>6}  {what}");
+        } else {
+            println!("{name:<44} {:<10} {:>6}", "NOT FOUND", "-");
+            survivors.push(name);
         }
     }
     assert!(survivors.is_empty(), "not caught in {most} seeds each: {survivors:?}");

@@ -130,7 +130,7 @@ impl World {
             Effect::StopWork { work, .. } => match &mut proc.work {
                 Some(old) if old.number == *work && !old.stopping => old.stopping = true,
                 _ => {
-                    self.violate(Rule::Contract, format!("node {id} stops work {work}, unstarted"))
+                    self.violate(Rule::Contract, format!("node {id} stops work {work}, unstarted"));
                 }
             },
             Effect::StartShard { work, shard, epoch } => {
@@ -291,6 +291,7 @@ impl World {
                 history.last_term = take.term;
                 history.ended = false;
                 history.seat = Some(Seat { term: take.term, lease, revision });
+                self.taken.insert((lease, revision.0));
             }
             Call::Beat { .. } => history.ended = false,
             Call::Seed { ended } => history.ended = *ended,
@@ -319,7 +320,7 @@ impl World {
     /// I6, when the record is marked ended.
     fn on_ended(&mut self, term: Term) {
         self.depot.history.ended = true;
-        self.depot.history.seat = None;
+        let seat = self.depot.history.seat.take();
         self.stats.ended += 1;
         for q in 0..self.procs.len() {
             let proc = &self.procs[q];
@@ -330,7 +331,11 @@ impl World {
                 let what = format!("term {term} is ended, and node {} is in authority", proc.id);
                 return self.violate(Rule::I6, what);
             }
-            if proc.work.as_ref().is_some_and(|work| work.office.term == term) {
+            // A wiped store may count to the same term again.
+            let of_it = |work: &Work| {
+                work.office.term == term && seat.is_none_or(|seat| seat.lease == work.office.lease)
+            };
+            if proc.work.as_ref().is_some_and(of_it) {
                 let what = format!("term {term} is ended, and work of node {} runs", proc.id);
                 return self.violate(Rule::I6, what);
             }

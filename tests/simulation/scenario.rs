@@ -7,7 +7,13 @@ use std::time::Duration;
 
 use bellwether::engine::{Failover, WorkType};
 
-use crate::chance::{Chance, MILLIS, SECONDS, Time};
+use crate::{
+    chance::{Chance, MILLIS, SECONDS, Time},
+    world::World,
+};
+
+/// One move of a scripted attack: tried after every event until it says that it is made.
+pub type Move = fn(&mut World) -> bool;
 
 /// A kind of fault that is injected at a moment, not at a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,6 +149,8 @@ pub struct Scenario {
     pub supervised_percent: u32,
     /// Of a hundred endings of work, so many take seconds.
     pub slow_join_percent: u32,
+    /// What is done on purpose, one move after another.
+    pub script: &'static [Move],
 }
 
 impl Scenario {
@@ -204,6 +212,7 @@ impl Scenario {
             call_timeout: Duration::from_millis(chance.between(200, 1_500)),
             supervised_percent: [0, 50, 100][chance.below(3) as usize],
             slow_join_percent: some(chance, 30, 1, 30),
+            script: &[],
         }
     }
 

@@ -143,6 +143,12 @@ impl World {
 
     /// Hands a request to the network.
     pub fn post(&mut self, mut flight: InFlight) {
+        if self.hold.is_some_and(|hold| hold(self, &flight)) {
+            self.give_up(flight.clone());
+            flight.given_up = true;
+            self.held.push(flight);
+            return;
+        }
         let slot = &self.slots[flight.slot];
         let mut arrives = self.now;
         let cut = slot.up_cut_until;
@@ -214,6 +220,10 @@ impl World {
             let at = self.depot.stalled_until + self.chance.below(5 * MILLIS);
             self.wait_no_longer(&mut flight, at);
             return self.at(at, Event::Arrive(flight));
+        }
+        let renewal = matches!(flight.ask, Ask::Call(Call::Renew { .. }));
+        if self.now < self.slots[flight.slot].minority_until && !renewal {
+            return self.give_up(*flight);
         }
         let outcome = self.carry_out_at_store(&flight);
         let kind = match &flight.ask {
@@ -338,10 +348,10 @@ impl World {
             }
             From::Parent(slot, number) => self.on_parent_answer(slot, number, outcome),
             From::Work(p) => match flight.ask {
-                Ask::Fenced(office) if matches!(outcome, Outcome::Refused(_)) => {
-                    if self.procs[p].alive {
-                        self.ask(p, Input::OfficeOver { term: office.term });
-                    }
+                Ask::Fenced(office)
+                    if self.procs[p].alive && matches!(outcome, Outcome::Refused(_)) =>
+                {
+                    self.ask(p, Input::OfficeOver { term: office.term });
                 }
                 Ask::Put { lease, value, .. } => {
                     let outcome = match outcome {
@@ -437,7 +447,8 @@ impl World {
             let at = self.depot.stalled_until;
             return self.at(at, Event::ListArrive(p, number, sent_at));
         }
-        let cut = self.now < self.slots[self.procs[p].slot].down_cut_until;
+        let links = &self.slots[self.procs[p].slot];
+        let cut = self.now < links.down_cut_until.max(links.minority_until);
         if cut || self.chance.ppm(self.lose_answer_ppm()) {
             return self.at(again, Event::SendList(p, number));
         }
@@ -461,7 +472,7 @@ impl World {
             return;
         }
         let links = &self.slots[proc.slot];
-        let until = links.up_cut_until.max(links.down_cut_until);
+        let until = links.up_cut_until.max(links.down_cut_until).max(links.minority_until);
         let until = until.max(self.depot.down_until).max(self.depot.stalled_until);
         if self.now < until {
             let at = until + self.chance.below(200 * MILLIS);

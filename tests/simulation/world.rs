@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     time::{Duration, SystemTime},
 };
 
@@ -89,6 +89,8 @@ pub struct Slot {
     pub down_cut_until: Time,
     /// Until when its renewals are answered by a deposed leader of the store.
     pub stale_until: Time,
+    /// Until when that member of the store carries out nothing that needs a quorum.
+    pub minority_until: Time,
     /// The process that runs now.
     pub proc: Option<ProcId>,
     pub parent: Parent,
@@ -130,12 +132,23 @@ pub struct World {
     pub go: Vec<GoNode>,
     /// Which process drew a lease.
     pub owners: BTreeMap<LeaseId, ProcId>,
+    /// Every office that was ever taken, in whatever history: m(cand) as its TAKE wrote it.
+    pub taken: BTreeSet<(LeaseId, i64)>,
     /// Which processes run tasks of a shard.
     pub runners: BTreeMap<Shard, Vec<ProcId>>,
     pub stats: Stats,
     pub violation: Option<Violation>,
     pub trace: Option<Vec<String>>,
     pub healed: bool,
+    /// How many moves of the script are made.
+    moves: usize,
+    /// Whom, what and since when a script is about.
+    pub cast: Vec<ProcId>,
+    pub prop: Option<Shard>,
+    pub since: Time,
+    /// Which requests the network keeps, and those that it has kept.
+    pub hold: Option<fn(&Self, &InFlight) -> bool>,
+    pub held: Vec<InFlight>,
     pub broken: Option<Broken>,
     engine_break: Option<Break>,
     queue: BinaryHeap<Reverse<Entry>>,
@@ -154,6 +167,8 @@ pub struct Report {
     pub stats: Stats,
     pub violation: Option<Violation>,
     pub trace: Vec<String>,
+    /// How many moves of the script were made.
+    pub moves: usize,
 }
 
 /// Whether the lines of the trace are kept.
@@ -184,6 +199,7 @@ pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
     }
     Report {
         hash: world.hash,
+        moves: world.moves,
         stats: world.stats,
         violation: world.violation,
         trace: world.trace.unwrap_or_default(),
@@ -202,6 +218,7 @@ impl World {
                     up_cut_until: 0,
                     down_cut_until: 0,
                     stale_until: 0,
+                    minority_until: 0,
                     proc: None,
                     parent: Parent::default(),
                     state: 0,
@@ -221,11 +238,18 @@ impl World {
             procs: Vec::new(),
             go: Vec::new(),
             owners: BTreeMap::new(),
+            taken: BTreeSet::new(),
             runners: BTreeMap::new(),
             stats: Stats::default(),
             violation: None,
             trace: (trace == Trace::Lines).then(Vec::new),
             healed: false,
+            moves: 0,
+            cast: Vec::new(),
+            prop: None,
+            since: 0,
+            hold: None,
+            held: Vec::new(),
             broken,
             engine_break,
             queue: BinaryHeap::new(),
@@ -307,6 +331,7 @@ impl World {
         while let Some(Reverse(entry)) = self.queue.pop() {
             self.now = entry.at;
             self.handle(entry.event);
+            self.play_script();
             if MOST_EVENTS < self.entries {
                 let what = format!("{} events, and no end", self.entries);
                 self.violate(Rule::Contract, what);
@@ -314,6 +339,17 @@ impl World {
             if self.violation.is_some() || self.done {
                 return;
             }
+        }
+    }
+
+    /// Makes the moves whose moment has come.
+    fn play_script(&mut self) {
+        while let Some(step) = self.scenario.script.get(self.moves)
+            && self.violation.is_none()
+            && step(self)
+        {
+            self.moves += 1;
+            note!(self, "MOVE {} is made", self.moves);
         }
     }
 
@@ -474,6 +510,7 @@ impl World {
             links.up_cut_until = links.up_cut_until.min(self.now);
             links.down_cut_until = links.down_cut_until.min(self.now);
             links.stale_until = links.stale_until.min(self.now);
+            links.minority_until = links.minority_until.min(self.now);
         }
         for p in 0..self.procs.len() {
             if self.slots[self.procs[p].slot].proc != Some(p) && self.procs[p].alive {
@@ -549,11 +586,10 @@ impl World {
                 self.finish();
                 return;
             }
-            (None, Some(_)) => (),
             // Shards may move once more after it has settled for the first time.
             (Some(_), Some(_)) if since < to_own => self.settled_since = None,
             (Some(problem), _) if to_own < since => return self.violate(Rule::I7, problem),
-            (Some(_), _) => (),
+            _ => (),
         }
         self.at(self.now + 100 * MILLIS, Event::Judge);
     }
@@ -567,7 +603,7 @@ impl World {
     }
 
     /// Why there is not one leader, with all others joined.
-    fn leader_problem(&self) -> Option<String> {
+    pub fn leader_problem(&self) -> Option<String> {
         let living = || self.procs.iter().filter(|proc| proc.alive);
         if let Some(proc) = living().find(|proc| proc.engine.joined().is_none()) {
             return Some(format!("node {} has not joined", proc.id));
@@ -580,7 +616,7 @@ impl World {
     }
 
     /// Why not all shards are worked on, by one each.
-    fn shard_problem(&self) -> Option<String> {
+    pub fn shard_problem(&self) -> Option<String> {
         for (work, shards) in &self.scenario.works {
             for number in 0..*shards {
                 let shard = (work.clone(), bellwether::engine::ShardId(number));

@@ -308,7 +308,9 @@ impl Engine {
 
     /// The shards it holds now, by its own last settled write.
     pub fn shards(&self) -> BTreeMap<(WorkType, ShardId), ShardEpoch> {
-        self.holding.content.clone()
+        let mut shards = self.unclaimed();
+        shards.extend(self.holding.content.clone());
+        shards
     }
 
     /// Its role.

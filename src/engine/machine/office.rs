@@ -239,6 +239,10 @@ impl Engine {
     fn resign_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
         let Some(why) = reign.giving_up else { return };
+        if self.config.breaks(Mutant::DropAfterResigning) && self.candidacy.resign.is_some() {
+            // The broken engine keeps its office until the answer; it sends one RESIGN at a time all the same.
+            return;
+        }
         let joined = self.work == Work::Idle || self.config.breaks(Mutant::EndedBeforeJoined);
         // STOP ends the office itself (T9).
         if !joined || self.session.is_leaving() {
@@ -309,6 +313,9 @@ impl Engine {
                     .is_some_and(|lease| Found(answer).candidate(lease).is_some());
                 self.candidacy.view_from = self.candidacy.view_from.max(revision);
                 self.candidacy.resign = None;
+                if self.config.breaks(Mutant::DropAfterResigning) {
+                    self.reign = None;
+                }
                 if there {
                     // R8: nobody but the own session may have written it.
                     self.lose_session(SessionEnd::StoreReplaced);

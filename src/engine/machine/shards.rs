@@ -134,6 +134,20 @@ impl Engine {
         }
     }
 
+    /// What a broken engine works on without having claimed it.
+    pub(super) fn unclaimed(&self) -> Shards {
+        if !self.config.breaks(Mutant::ActWithoutClaim) {
+            return Shards::new();
+        }
+        let running = self.holding.running.iter();
+        running
+            .filter_map(|(shard, run)| match run {
+                Run::Running(epoch) => Some((shard.clone(), *epoch)),
+                Run::Stopping => None,
+            })
+            .collect()
+    }
+
     pub(super) fn shard_rules(&mut self) {
         if !self.session.is_listed() || self.session.is_leaving() {
             return;
@@ -157,7 +171,8 @@ impl Engine {
             return;
         }
         let seen = self.watched.held.get(&lease).map(|stored| stored.modified);
-        let otherwise = seen.is_none_or(|seen| self.holding.h < seen);
+        // Before h too: a backup brought the key back as it was then, and what it holds is nobody's work.
+        let otherwise = seen != Some(self.holding.h);
         if otherwise && self.holding.writing.is_none() {
             self.check_now(lease);
         }

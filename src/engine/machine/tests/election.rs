@@ -35,7 +35,7 @@ fn r3_an_absent_record_is_seeded_first_and_then_waited_out() {
     let Call::Seed { ended } = rig.done(is_seed) else { unreachable!() };
     assert!(!ended);
     rig.see(vec![seed(102)]);
-    rig.wait(timing::wait(timing::SPAN_MAX) - ms(1));
+    rig.wait(timing::wait(timing::SPAN_MAX).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     assert!(rig.asks(is_take));
@@ -53,7 +53,7 @@ fn t3_a_store_of_this_process_is_seeded_as_ended() {
 fn r3_junk_counts_as_a_record_with_the_longest_d_that_is_not_ended() {
     let junk = Stored { created: Revision(50), modified: Revision(50), lease: None, value: None };
     let mut rig = Rig::joined(config(), vec![Change::Record(Some(junk))]);
-    rig.wait(timing::wait(timing::SPAN_MAX) - ms(1));
+    rig.wait(timing::wait(timing::SPAN_MAX).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     assert!(rig.asks(is_take));
@@ -66,7 +66,7 @@ fn r3_a_d_above_the_most_is_not_believed() {
     believed.ended = true;
     let mut rig =
         Rig::joined(config(), vec![Change::Record(Some(written(50, 61, None, believed)))]);
-    rig.wait(timing::wait(timing::SPAN_MAX) - ms(1));
+    rig.wait(timing::wait(timing::SPAN_MAX).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take), "not even that it is ended");
     rig.wait(ms(1));
     assert!(rig.asks(is_take));
@@ -109,7 +109,7 @@ fn r6_the_wait_is_by_the_records_d_and_not_by_the_own() {
     let mut fast = config();
     fast.failover = Failover::FAST;
     let mut rig = Rig::joined(fast, others);
-    rig.wait(timing::wait(Failover::STABLE.d()) - ms(1));
+    rig.wait(timing::wait(Failover::STABLE.d()).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     assert!(rig.asks(is_take));
@@ -119,7 +119,7 @@ fn r6_the_wait_is_by_the_records_d_and_not_by_the_own() {
 fn r6_a_silent_leader_is_deposed_after_its_wait_by_the_first_in_line_and_a_rank_later_by_the_next()
 {
     let mut rig = Rig::joined(config(), under_leader());
-    rig.wait(timing::wait(Failover::DEFAULT.d()) - ms(1));
+    rig.wait(timing::wait(Failover::DEFAULT.d()).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     let Call::Take(take) = rig.call(is_take).unwrap() else { unreachable!() };
@@ -144,7 +144,7 @@ fn r6_the_oldest_of_ours_that_does_not_take_office_is_waited_for_with_patience_t
     ended.ended = true;
     others.push(Change::Record(Some(written(50, 59, None, ended))));
     let mut rig = Rig::joined(config(), others);
-    rig.wait(timing::wait(Failover::DEFAULT.d()) + timing::RANK_STEP - ms(1));
+    rig.wait((timing::wait(Failover::DEFAULT.d()) + timing::RANK_STEP).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     assert!(rig.asks(is_take));
@@ -159,7 +159,7 @@ fn r6_a_go_node_that_is_the_oldest_is_never_deposed() {
     assert!(!rig.asks(is_take));
     // Its lease ends: not before the own wait.
     rig.see(vec![Change::Candidate(LEADER, None)]);
-    rig.wait(timing::wait(Failover::DEFAULT.d()) - ms(1));
+    rig.wait(timing::wait(Failover::DEFAULT.d()).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
     rig.wait(ms(1));
     assert!(rig.asks(is_take));

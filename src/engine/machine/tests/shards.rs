@@ -235,7 +235,7 @@ fn t15_a_shard_of_nobody_is_given_away_only_after_the_longest_wait() {
     let mut keys = joined_keys(id(2), LEADER, 104);
     keys.push(plan(104, table([None; 4], 0)));
     rig.see(keys);
-    keep_in_office(&mut rig, timing::wait(timing::SPAN_MAX) - ms(10));
+    keep_in_office(&mut rig, timing::wait(timing::SPAN_MAX).saturating_sub(ms(10)));
     assert!(!rig.asks(is_plan));
     keep_in_office(&mut rig, ms(10));
     let Some(Call::Plan { table, proofs, .. }) = rig.call(is_plan) else { panic!("no plan") };
@@ -328,7 +328,7 @@ fn t15_a_junk_held_key_is_as_good_as_gone_and_deleted_after_its_wait() {
     let junk = Stored { created: Revision(104), modified: Revision(106), lease: None, value: None };
     rig.see(vec![Change::Held(LEADER, Some(junk))]);
     let is_delete = |call: &Call| matches!(call, Call::DeleteHeld { lease: LEADER, .. });
-    keep_in_office(&mut rig, timing::wait(timing::F) - ms(100));
+    keep_in_office(&mut rig, timing::wait(timing::F).saturating_sub(ms(100)));
     assert!(!rig.asks(is_delete));
     keep_in_office(&mut rig, ms(200));
     assert!(rig.asks(is_delete));
