@@ -323,6 +323,11 @@ impl Engine {
         if !incarnation.listed || self.watched.revision < incarnation.joined {
             return;
         }
+        // STOP takes the own keys away, and their events may come before its answer, which counts.
+        let leaving = self.session.leaving.as_ref();
+        if leaving.is_some_and(|leaving| leaving.asked || leaving.stopped) {
+            return;
+        }
         let (lease, joined) = (incarnation.lease, incarnation.joined);
         let member = self.watched.members.get(&self.config.id);
         if member.is_none_or(|member| member.lease != Some(lease) || member.created != joined) {

@@ -3,8 +3,9 @@
 //! Calls are not ordered among each other, and several are under way at once. Each has a deadline after
 //! which it is given up; the engine hears that its outcome is unknown.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -78,7 +79,9 @@ impl Calls {
         self.on_the_way.spawn(async move {
             // R1: before it is handed to the transport, and after the answer was taken from it.
             let sent_at = clock::boot_now();
-            let outcome = protocol::send(env.store.as_ref(), &env.keys, &call, timeout).await;
+            let sent = protocol::send(env.store.as_ref(), &env.keys, &call, timeout);
+            // The engine has no deadlines of its own: every call comes back to it, whatever happens.
+            let outcome = AssertUnwindSafe(sent).catch_unwind().await.unwrap_or(Outcome::Unknown);
             let received_at = clock::boot_now();
             Answered { id, call, sent_at, received_at, outcome }
         });
@@ -91,7 +94,6 @@ impl Calls {
     /// Cancel safe: an answer that was not returned is returned next time.
     pub(super) async fn next(&mut self) -> Option<Input> {
         loop {
-            // A call that panicked is as good as unanswered: the engine has its own deadlines.
             match self.on_the_way.join_next().await? {
                 Ok(answered) => {
                     self.measure(&answered);
