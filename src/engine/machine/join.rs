@@ -287,8 +287,9 @@ impl Engine {
         let found = Found(answer);
         let holder = self.holder(answer);
         if let (Holder::Ourselves, Some(member)) = (&holder, found.member(self.config.id)) {
-            let joined = member.created;
+            let (joined, found) = (member.created, member.value.clone());
             self.enter(lease, joined, tick);
+            self.own.found_member(found);
             return;
         }
         if found.held(lease).is_some() {

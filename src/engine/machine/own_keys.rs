@@ -66,6 +66,11 @@ impl OwnKeys {
         self.tick = tick;
     }
 
+    /// An earlier JOIN of the same lease has committed, which may have said otherwise.
+    pub(super) fn found_member(&mut self, found: Option<Member>) {
+        self.member.written = found;
+    }
+
     pub(super) fn dirty_role(&mut self) {
         self.role_dirty = true;
     }
