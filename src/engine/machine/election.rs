@@ -177,11 +177,21 @@ impl Engine {
             // T19: its owner closes the term and withdraws.
             self.candidacy.closed.insert(term);
         }
-        if broken || closed || !self.wants_office() {
+        if broken || closed || self.is_of_the_past(own) || !self.wants_office() {
             self.withdraw_rule(lease, own);
             return;
         }
         self.take_rule(lease, term);
+    }
+
+    /// R8: whether a restored backup brought the key back behind a term that was taken meanwhile. TAKE
+    /// sweeps all older keys, so within one history there is none; taking office with it would let terms
+    /// fall (I2). Once only: a record that was written before the key was created binds nobody, else one
+    /// that an operator forged with a term of the far future would lock the cluster for ever.
+    fn is_of_the_past(&self, own: &Stored<NodeId>) -> bool {
+        let written = self.watched.record.as_ref().map_or(Revision(0), |stored| stored.modified);
+        let later = self.watched.sound_record().is_some_and(|record| own.created.0 < record.term.0);
+        later && own.created < written
     }
 
     /// T4: WITHDRAW.

@@ -124,7 +124,9 @@ impl Engine {
                 let lease = self.session.granted.as_ref().map(|granted| granted.lease);
                 if let (Some(lease), Some(member)) = (lease, found.member(self.config.id)) {
                     let (joined, tick) = (member.created, self.config.tick);
+                    let found = member.value.clone();
                     self.enter(lease, joined, tick);
+                    self.own.found_member(found);
                 }
             }
             Holder::Dead(lease) => {

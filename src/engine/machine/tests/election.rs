@@ -211,10 +211,11 @@ fn r6_after_a_failed_take_none_is_sent_until_the_view_has_caught_up() {
 
 #[test]
 fn t5_the_holders_key_must_end_with_the_take_whatever_its_age() {
-    // The record names node 2, whose candidate key is younger than the own one.
+    // The record names node 2, whose candidate key is younger than the own one, though the record was
+    // written before: somebody has put it there.
     let younger = LeaseId(88);
     let mut others = joined_keys(id(2), younger, 150);
-    others.push(Change::Record(Some(written(50, 151, None, record(150, younger, id(2), 1)))));
+    others.push(Change::Record(Some(written(50, 90, None, record(150, younger, id(2), 1)))));
     let mut rig = Rig::joined(config(), others.clone());
     rig.wait(timing::wait(Failover::DEFAULT.d()));
     let Call::Take(take) = rig.call(is_take).unwrap() else { unreachable!() };
@@ -244,6 +245,29 @@ fn t4_a_candidate_key_that_is_not_in_the_view_is_enrolled() {
     rig.see(vec![Change::Candidate(lease, None)]);
     let call = rig.call(|call| matches!(call, Call::Enrol { .. })).unwrap();
     assert_eq!(*call, Call::Enrol { lease, id: ME, member_created: Revision(101) });
+}
+
+#[test]
+fn r8_a_candidate_key_that_a_backup_put_behind_a_later_term_is_withdrawn() {
+    let is_withdraw = |call: &Call| matches!(call, Call::Withdraw { .. });
+    // Term 150 was taken after the own key was created at 101, and the key is there all the same.
+    let younger = LeaseId(88);
+    let mut others = joined_keys(id(2), younger, 150);
+    let leader = record(150, younger, id(2), 1);
+    others.push(Change::Record(Some(written(50, 151, None, leader.clone()))));
+    let mut rig = Rig::joined(config(), others.clone());
+    assert!(rig.asks(is_withdraw));
+    rig.wait(ms(10_000));
+    assert!(!rig.asks(is_take));
+
+    // A forged term of the far future: written before the key was created, it binds nobody.
+    others.pop();
+    let forged = crate::engine::Record { term: Term(1_000_000), ..leader };
+    others.push(Change::Record(Some(written(50, 90, None, forged))));
+    let mut rig = Rig::joined(config(), others);
+    assert!(!rig.asks(is_withdraw));
+    rig.wait(timing::wait(timing::SPAN_MAX));
+    assert!(rig.asks(is_take));
 }
 
 #[test]

@@ -249,6 +249,29 @@ fn t9_stop_ends_the_office_and_empties_held_in_one_transaction_then_revokes() {
 }
 
 #[test]
+fn t9_the_event_of_an_own_stop_that_comes_before_its_answer_is_no_lost_session() {
+    let mut rig = Rig::leader();
+    let lease = rig.lease();
+    rig.input(Input::Stop);
+    rig.input(Input::WorkEnded { work: 1 });
+    let is_stop = |call: &Call| matches!(call, Call::Stop { .. });
+    let (stop, sent, _) = rig.take_call(is_stop);
+    rig.effects();
+    rig.see(vec![
+        Change::Candidate(lease, None),
+        Change::Held(lease, Some(written(101, 104, Some(lease), crate::engine::Held::default()))),
+    ]);
+    let header = rig.header(Vec::new());
+    rig.answer_as(stop, sent, Outcome::Done(header));
+    // And the keys go before REVOKE is answered.
+    rig.see(vec![Change::Member(ME, None), Change::Node(ME, None), Change::Held(lease, None)]);
+    rig.done(|call| matches!(call, Call::Revoke { .. }));
+    let effects = rig.effects();
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::SessionLost { .. })));
+    assert!(effects.contains(&Effect::Left { clean: true }));
+}
+
+#[test]
 fn t9_past_the_deadline_the_lease_is_revoked_and_nothing_else() {
     let mut rig = Rig::leader();
     rig.input(Input::Stop);
