@@ -14,6 +14,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cycles;
 mod few;
 mod many;
 mod plan;
@@ -31,6 +32,12 @@ async fn main() -> ExitCode {
     let count = bench.rounds(1000, 200);
     if bench.section(&format!("many: {count} nodes in one process, on one etcd")) {
         many::measure(&mut bench, count).await;
+    }
+    let cycles = bench.rounds(1000, 100);
+    if bench
+        .section(&format!("cycles: {cycles} starts and stops, {cycles} sessions lost and regained"))
+    {
+        cycles::measure(&mut bench, cycles).await;
     }
     if bench.section("peers: put → event at all of 10 peers") {
         let rounds = bench.rounds(2000, 400);
