@@ -26,7 +26,7 @@ tools: ## test servers and tools (etcd, promtool, …), into the cache
 
 test: ## every test
 	@$(NEED) protoc cc chromium
-	@$(TOOLS); cargo test --locked --features mutants $(ARGS)
+	@$(TOOLS); cargo test --locked --features mutants --no-fail-fast $(ARGS)
 
 lint: ## format, lints, docs, licences; warnings are errors
 	@$(NEED) protoc cc

@@ -10,7 +10,6 @@ use sources::Sources;
 const LONG_FILES: &[(&str, &str)] = &[
     ("src/engine/call.rs", "a catalogue of the protocol's calls, mostly their documentation"),
     ("src/node/driver/mod.rs", "one loop over all inputs and effects of the engine, by name"),
-    ("src/node/driver/user_work.rs", "the starts and ends of four kinds of work, side by side"),
     ("src/store/keys.rs", "the one catalogue of keys, with its table"),
     ("src/store/list_watch.rs", "one state machine with what proves it fresh"),
 ];
