@@ -408,7 +408,7 @@ impl Engine {
                 self.on_ending(lease, &asked, &outcome);
             }
             Asked::Squatter => self.session.restart(),
-            Asked::Stop => self.on_stopped(sent, outcome),
+            Asked::Stop => self.on_stopped(outcome),
             Asked::Seed => self.candidacy.seeding = false,
             Asked::Enrol => self.on_enrolled(&outcome),
             Asked::Withdraw(lease) => self.on_withdrawn(lease, &outcome),

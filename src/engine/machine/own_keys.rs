@@ -85,7 +85,7 @@ impl Engine {
         self.node_rule(lease);
         self.member_rule(lease);
         self.tick_rule(lease);
-        self.switch_rule(lease);
+        self.switch_rule();
     }
 
     /// Somebody deleted `node(id)` or took it off its lease: it is put back.
@@ -210,7 +210,7 @@ impl Engine {
     }
 
     /// T18, for the leader: every live node offers another tick than the cluster's.
-    fn switch_rule(&mut self, _own: LeaseId) {
+    fn switch_rule(&mut self) {
         let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
             return;
         };

@@ -450,7 +450,7 @@ impl Engine {
         Call::Stop { lease, held: self.holding.h, nonce, office }
     }
 
-    pub(super) fn on_stopped(&mut self, _sent: BootTime, outcome: Outcome) {
+    pub(super) fn on_stopped(&mut self, outcome: Outcome) {
         let again_at = self.now + Duration::from_millis(100);
         let Some(leaving) = &mut self.session.leaving else {
             return;
