@@ -12,7 +12,7 @@ use kube::{
 
 pub use kube::runtime::events::EventType;
 
-use super::client::explain::explain;
+use super::client::explain;
 
 /// More is cut off: the API takes 1,024 bytes.
 const NOTE_MOST: usize = 1_000;

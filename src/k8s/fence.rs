@@ -18,7 +18,7 @@ use kube::{
 };
 
 use super::{
-    client::explain::explain,
+    client::explain,
     crd::election::{Election, ElectionSpec},
 };
 use crate::engine::Term;

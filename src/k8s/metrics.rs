@@ -27,6 +27,8 @@ const RECONCILE_BUCKETS: [f64; 40] = [
 pub(crate) enum Outcome {
     Success,
     Error,
+    /// At once, after a back-off: it is no failure.
+    Requeue,
     RequeueAfter,
 }
 
@@ -35,6 +37,7 @@ impl Outcome {
         match self {
             Self::Success => "success",
             Self::Error => "error",
+            Self::Requeue => "requeue",
             Self::RequeueAfter => "requeue_after",
         }
     }
@@ -116,12 +119,11 @@ impl K8sMetrics {
     pub(crate) fn controller(&self, name: &str) -> ControllerMetrics {
         let it = &self.families;
         let outcome = |outcome: Outcome| it.reconciles.with_label_values(&[name, outcome.as_str()]);
-        // Not used here: the reconciler says after how long, never just "again".
-        it.reconciles.with_label_values(&[name, "requeue"]);
         let refused = |why| Refusals(it.refused_writes.with_label_values(&[name, why]));
         ControllerMetrics {
             success: outcome(Outcome::Success),
             error: outcome(Outcome::Error),
+            requeue: outcome(Outcome::Requeue),
             requeue_after: outcome(Outcome::RequeueAfter),
             errors: it.errors.with_label_values(&[name]),
             terminal_errors: it.terminal_errors.with_label_values(&[name]),
@@ -279,6 +281,7 @@ impl Refusals {
 pub(crate) struct ControllerMetrics {
     success: IntCounter,
     error: IntCounter,
+    requeue: IntCounter,
     requeue_after: IntCounter,
     errors: IntCounter,
     terminal_errors: IntCounter,
@@ -294,11 +297,12 @@ pub(crate) struct ControllerMetrics {
 }
 
 impl ControllerMetrics {
-    pub(crate) fn on_success(&self, outcome: Outcome) {
+    pub(crate) fn on_end(&self, outcome: Outcome) {
         match outcome {
             Outcome::Success => self.success.inc(),
             Outcome::RequeueAfter => self.requeue_after.inc(),
             Outcome::Error => self.error.inc(),
+            Outcome::Requeue => self.requeue.inc(),
         }
     }
 

@@ -5,13 +5,17 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::future::join_all;
 use kube::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     authority::{Authority, gated},
-    cache::{CacheSet, Cached, Running},
-    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Sharded},
+    cache::{Cache, CacheSet, Cached, Delta, Running, Scope},
+    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded},
+    crd::election::ElectionChecks,
+    election::{ElectionTask, tell_pod},
     fence::{self, ElectionRef},
+    identity::PodIdentity,
     metrics::K8sMetrics,
     queue::QueueMetrics,
 };
@@ -125,6 +129,8 @@ pub struct Operator {
     node: NodeBuilder,
     client: Client,
     election: ElectionRef,
+    pod: Option<PodIdentity>,
+    checks: Option<watch::Receiver<ElectionChecks>>,
     controllers: Vec<Box<dyn Prepare>>,
     sharded: Vec<(Box<dyn Prepare>, u32)>,
     metrics: Option<(K8sMetrics, QueueMetrics)>,
@@ -152,6 +158,8 @@ impl Operator {
             node: node.into(),
             client,
             election,
+            pod: None,
+            checks: None,
             controllers: Vec::new(),
             sharded: Vec::new(),
             metrics: None,
@@ -189,13 +197,34 @@ impl Operator {
         self
     }
 
-    /// The cache of a kind that no controller looks at, kept by this operator.
-    pub fn cache<K: Cached>(
+    /// The pod that it runs in: it is named in the `Election`, and labelled while its node leads.
+    #[must_use]
+    pub fn pod(mut self, pod: PodIdentity) -> Self {
+        self.pod = Some(pod);
+        self
+    }
+
+    /// How many uptime checks there are in which state, for the `Election`.
+    #[must_use]
+    pub(crate) fn checks(mut self, checks: watch::Receiver<ElectionChecks>) -> Self {
+        self.checks = Some(checks);
+        self
+    }
+
+    /// The cache of a kind, kept by this operator whether or not a controller looks at it.
+    pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
+        self.caches.of(kind, scope)
+    }
+
+    /// The same, and `handler` is told every change of it, on the task that keeps it: it must be quick and
+    /// must not wait.
+    pub fn on_change<K: Cached>(
         &mut self,
         kind: &K::DynamicType,
-        scope: &super::cache::Scope,
-    ) -> super::cache::Cache<K> {
-        self.caches.of(kind, scope)
+        scope: &Scope,
+        handler: impl Fn(&Delta<K>) + Send + Sync + 'static,
+    ) -> Cache<K> {
+        self.caches.handle(kind, scope, Box::new(handler))
     }
 
     /// Where it counts. Default: nobody collects it.
@@ -229,11 +258,10 @@ impl Operator {
             stop_within,
         } = self;
         let (metrics, queues) = metrics.unwrap_or_else(|| {
-            let metrics = K8sMetrics::new().expect("the names are good");
-            (metrics, QueueMetrics::new().expect("the names are good"))
+            (K8sMetrics::new().expect("the names are good"), QueueMetrics::unregistered())
         });
         let mut readable = Readable::default();
-        let mut setup = super::controller::Setup {
+        let mut setup = Setup {
             caches: &mut caches,
             readable: &mut readable,
             metrics: &metrics,
@@ -243,7 +271,12 @@ impl Operator {
         let lanes: Vec<_> =
             sharded.into_iter().map(|(it, shards)| (it.prepare(&mut setup), shards)).collect();
         let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
-        if !loops.is_empty() {
+        let herald = ElectionTask::new(client.clone(), election.clone(), metrics.clone());
+        node = node.leader_task(match checks {
+            Some(checks) => herald.checks(checks),
+            None => herald,
+        });
+        {
             let (client, readable, metrics) = (client.clone(), readable.clone(), metrics.clone());
             node = node.leader_task(Reconciling { loops, client, readable, election, metrics });
         }
@@ -256,6 +289,7 @@ impl Operator {
             node: node.build().map_err(OperatorError::Options)?,
             loops: all,
             caches: caches.begin(&client, &metrics),
+            pod,
             stop_within,
         })
     }
@@ -284,6 +318,7 @@ pub struct BuiltOperator {
     node: Arc<dyn Node>,
     loops: Vec<Arc<dyn Loop>>,
     caches: Vec<Running>,
+    pod: Option<PodIdentity>,
     stop_within: Duration,
 }
 
@@ -353,10 +388,10 @@ impl BuiltOperator {
         for controller in self.loops {
             tasks.spawn("controller", controller.dispatch());
         }
-        let node = self.node;
+        let (node, pod) = (self.node, self.pod);
         let live = async {
             say_until(&synced, join_all(waits)).await;
-            live(&*node).await
+            live(&*node, pod.as_ref()).await
         };
         let lived = tokio::select! {
             biased;
@@ -401,17 +436,21 @@ async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T 
 }
 
 /// Joins, and joins again whenever the session is lost; returns when it cannot.
-pub async fn live(node: &dyn Node) -> Result<(), OperatorError> {
-    node.start().await.map_err(OperatorError::Start)?;
+async fn live(node: &dyn Node, pod: Option<&PodIdentity>) -> Result<(), OperatorError> {
     let mut membership = node.membership();
     loop {
+        // It joins again by itself; this waits, and finds out if it is refused.
+        node.start().await.map_err(OperatorError::Start)?;
+        if let Some(pod) = pod
+            && let Err(error) = tell_pod(node, pod.name(), pod.uid()).await
+        {
+            tracing::warn!(%error, "the other nodes are not told which pod this one runs in");
+        }
         for joined in [true, false] {
             if membership.wait_for(|it| it.joined == joined).await.is_err() {
                 return Err(OperatorError::Task("the node's driver has ended".to_owned()));
             }
         }
-        // It joins again by itself; this waits, and finds out if it is refused.
-        node.start().await.map_err(OperatorError::Start)?;
     }
 }
 

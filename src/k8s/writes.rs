@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{
     authority::is_refused,
     cache::{ApiScope as _, Cached},
-    client::explain::explain,
+    client::explain,
     controller::Context,
     fence::{FENCE_ANNOTATION, Fence},
     metrics::Refusals,

@@ -149,7 +149,7 @@ where
     fn on_error(&self, error: &watcher::Error) {
         let kind = SourceError::of(error);
         self.metrics.on_restart(kind);
-        let what = explain::of_watch(error);
+        let what = in_words(error);
         if kind == SourceError::Expired
             || (kind == SourceError::Unavailable && !self.cache.is_synced())
         {
@@ -230,6 +230,16 @@ where
 fn is_same<K: Resource>(old: &K, new: &K) -> bool {
     let (old, new) = (old.meta(), new.meta());
     old.uid == new.uid && old.resource_version == new.resource_version
+}
+
+/// What a watch says, in words a person can act on.
+fn in_words(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => explain(error).to_string(),
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => error.to_string(),
+    }
 }
 
 /// Whether the server does not know lists by way of a watch: it is older, or the kind's storage is.

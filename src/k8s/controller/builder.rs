@@ -6,6 +6,7 @@ use kube::{Resource, ResourceExt as _};
 
 use super::{
     reconcile::Reconciler,
+    trigger::Trigger,
     work::{Desk, Loop, Setup},
 };
 use crate::k8s::{
@@ -80,6 +81,7 @@ pub struct Controller<K: Cached> {
     reconciler: Arc<dyn Reconciler<K>>,
     predicates: Vec<Predicate<K>>,
     watches: Vec<Watch<K>>,
+    trigger: Trigger,
     limits: Limits,
     shards: Option<u32>,
 }
@@ -116,6 +118,7 @@ impl<K: Cached> Controller<K> {
             reconciler: Arc::new(reconciler),
             predicates: Vec::new(),
             watches: Vec::new(),
+            trigger: Trigger::default(),
             limits,
             shards: None,
         }
@@ -201,6 +204,11 @@ impl<K: Cached> Controller<K> {
         self
     }
 
+    /// What lets other parts of the program say that an object should be looked at.
+    pub fn trigger(&self) -> Trigger {
+        self.trigger.clone()
+    }
+
     /// How many objects it may reconcile at once on a node. Default: 1, as in controller-runtime.
     ///
     /// # Panics
@@ -235,7 +243,8 @@ impl<K: Cached> Prepare for Controller<K> {
     }
 
     fn prepare(self: Box<Self>, setup: &mut Setup<'_>) -> Arc<dyn Loop> {
-        let Self { kind, name, scope, reconciler, predicates, watches, limits, shards } = *self;
+        let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, shards } =
+            *self;
         let cache = setup.caches.of::<K>(&kind, &scope);
         setup.readable.add(&cache);
         let desk =
@@ -255,6 +264,8 @@ impl<K: Cached> Prepare for Controller<K> {
         for watch in watches {
             watch(setup, &desk);
         }
+        let told = Arc::clone(&desk);
+        trigger.connect(move |key| told.on_change(key, None, Priority::Change));
         desk
     }
 }

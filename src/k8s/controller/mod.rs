@@ -17,6 +17,7 @@ mod builder;
 mod context;
 mod grants;
 mod reconcile;
+mod trigger;
 mod work;
 
 pub(crate) use self::{
@@ -29,4 +30,5 @@ pub use self::{
     builder::{Controller, Predicate, Sharded, annotations, generation, labels},
     context::Context,
     reconcile::{Action, ReconcileError, Reconciler},
+    trigger::Trigger,
 };

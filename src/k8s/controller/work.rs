@@ -21,13 +21,14 @@ use super::{
 use crate::{
     clock,
     k8s::{
-        authority::{Authority, is_refused},
+        authority::{Authority, Refused, is_refused},
         cache::{Cache, CacheSet, Cached},
         fence::Fence,
         key::ObjectKey,
         metrics::{ControllerMetrics, K8sMetrics, Outcome},
         queue::{Priority, Queue, QueueMetrics, Taken},
         shard::{fnv1a, shard_of_hash},
+        writes::WriteError,
     },
     node::AuthorityLost,
 };
@@ -196,7 +197,7 @@ impl<K: Cached> Desk<K> {
         match ended {
             Ok(action) => {
                 self.queue.forget(key);
-                self.metrics.on_success(match action.delay() {
+                self.metrics.on_end(match action.delay() {
                     None => Outcome::Success,
                     Some(_) => Outcome::RequeueAfter,
                 });
@@ -215,6 +216,12 @@ impl<K: Cached> Desk<K> {
                     controller, %object, error = error.source(),
                     "reconciling failed, and trying again cannot mend it: left until it changes"
                 );
+            }
+            // Somebody wrote in between, as is usual. The cache has it soon.
+            Err(error) if is_conflict(&error) => {
+                self.metrics.on_end(Outcome::Requeue);
+                tracing::debug!(controller, %object, "the object has changed meanwhile: again");
+                self.queue.add_rate_limited(key.clone(), priority);
             }
             Err(error) => {
                 self.metrics.on_error(false);
@@ -300,19 +307,23 @@ impl Drop for Gate<'_> {
     }
 }
 
-/// Whether a run failed because the right to act had ended, wherever in the chain of causes that stands.
+/// Whether a run failed because the right to act had ended.
 fn is_for_want_of_right(error: &ReconcileError) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.source());
-    while let Some(it) = cause {
-        if it.is::<AuthorityLost>()
-            || it.is::<crate::k8s::authority::Refused>()
+    causes(error).any(|it| {
+        it.is::<AuthorityLost>()
+            || it.is::<Refused>()
             || it.downcast_ref::<kube::Error>().is_some_and(is_refused)
-        {
-            return true;
-        }
-        cause = it.source();
-    }
-    false
+    })
+}
+
+/// Whether a run failed because the object was not as it had been seen.
+fn is_conflict(error: &ReconcileError) -> bool {
+    causes(error).any(|it| matches!(it.downcast_ref(), Some(WriteError::Conflict { .. })))
+}
+
+fn causes(error: &ReconcileError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = error.source();
+    std::iter::successors(Some(first), |it| it.source())
 }
 
 /// What a panic said.
