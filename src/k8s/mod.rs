@@ -5,3 +5,5 @@
 //! the same versions: [`kube`], [`k8s_openapi`], [`schemars`].
 
 pub use {k8s_openapi, kube, schemars};
+
+pub mod identity;
