@@ -6,4 +6,5 @@
 
 pub use {k8s_openapi, kube, schemars};
 
+pub mod client;
 pub mod identity;

@@ -9,4 +9,7 @@ mod kube;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod client;
+mod explain;
+mod identity;
 mod rig;

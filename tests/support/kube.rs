@@ -227,7 +227,7 @@ impl ApiServer {
              kind: Config\n\
              current-context: test\n\
              clusters:\n\
-             - {{name: test, cluster: {{server: {:?}, certificate-authority: \"{}\"}}}}}\n\
+             - {{name: test, cluster: {{server: {:?}, certificate-authority: \"{}\"}}}}\n\
              contexts:\n\
              - {{name: test, context: {{cluster: test, user: test, namespace: {namespace:?}}}}}\n\
              users:\n\
