@@ -4,7 +4,10 @@
 //! The only layer that names `kube`. It hands the crates on, so that an operator written with it uses
 //! the same versions: [`kube`], [`k8s_openapi`], [`schemars`].
 
+pub mod client;
 pub mod crd;
+pub mod identity;
+pub mod queue;
 pub mod shard;
 
 pub use {k8s_openapi, kube, schemars};
