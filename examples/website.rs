@@ -184,7 +184,8 @@ async fn tell(
     let message = format!("{ready} of {} pods are ready", site.spec.replicas);
     let said = (if is_ready { "Serving" } else { "Starting" }, message.as_str());
     conditions::set(&mut status.conditions, "Ready", Holds::from(is_ready), said, generation);
-    let was_ready = conditions::find(&before.conditions, "Ready").is_some_and(|it| it.status == "True");
+    let was_ready =
+        conditions::find(&before.conditions, "Ready").is_some_and(|it| it.status == "True");
     let namespace = site.namespace().unwrap_or_default();
     ctx.writer::<Website>(Some(&namespace)).status(site, &status).await?;
     if is_ready && !was_ready {
@@ -228,7 +229,8 @@ async fn unlist(site: &Website, ctx: &Context) -> Result<Action, ReconcileError>
 pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
     let address = format!("{}.{}.svc:80", site.name_any(), site.namespace().unwrap_or_default());
     let connected =
-        tokio::time::timeout(Duration::from_secs(2), tokio::net::TcpStream::connect(&address)).await;
+        tokio::time::timeout(Duration::from_secs(2), tokio::net::TcpStream::connect(&address))
+            .await;
     if !matches!(connected, Ok(Ok(_))) && site.metadata.deletion_timestamp.is_none() {
         let said = ("Unreachable", "Check");
         let note = format!("{address} does not accept connections");
@@ -245,7 +247,8 @@ pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -
         .owns::<Deployment>()
         .owns::<Service>()
         .at_once(4);
-    let checks = Controller::<Website>::new(check).named("website-checks").predicate(generation).at_once(16);
+    let checks =
+        Controller::<Website>::new(check).named("website-checks").predicate(generation).at_once(16);
     Operator::new(node, client, election).controller(sites).shards(Sharded::new(checks))
 }
 

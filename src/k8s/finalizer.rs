@@ -82,9 +82,10 @@ impl Context {
         .await;
         match ended {
             Ok(_) => Ok(action.into_inner().unwrap_or_else(PoisonError::into_inner)),
-            Err(finalizer::Error::ApplyFailed(Passing(error)) | finalizer::Error::CleanupFailed(Passing(error))) => {
-                Err(error)
-            }
+            Err(
+                finalizer::Error::ApplyFailed(Passing(error))
+                | finalizer::Error::CleanupFailed(Passing(error)),
+            ) => Err(error),
             Err(error) => Err(error.into()),
         }
     }

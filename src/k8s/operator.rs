@@ -251,6 +251,8 @@ impl Operator {
             mut node,
             client,
             election,
+            pod,
+            checks,
             controllers,
             sharded,
             metrics,

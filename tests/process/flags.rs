@@ -37,6 +37,8 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
         (&["put", "k", "v"], &["--node"]),
         (&["get", "tick"], &["tick", "reserved"]),
         (&["drain", "-5"], &["-5"]),
+        (&["crds", "Pod"], &["Pod", "Election", "UptimeCheck"]),
+        (&["crds", "-o", "table"], &["--output", "table", "yaml"]),
         (&["nonsense"], &["nonsense"]),
         (&[], &["Usage"]),
     ];

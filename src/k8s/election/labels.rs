@@ -85,7 +85,12 @@ impl Labels {
         Ok(())
     }
 
-    async fn label(&mut self, name: &str, uid: &str, role: &'static str) -> Result<(), kube::Error> {
+    async fn label(
+        &mut self,
+        name: &str,
+        uid: &str,
+        role: &'static str,
+    ) -> Result<(), kube::Error> {
         if self.known.get(uid) == Some(&role) {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde::Deserialize;
 
 use crate::{
@@ -197,7 +198,7 @@ pub(super) fn is_same_but_seen(old: &ElectionStatus, new: &ElectionStatus) -> bo
         status.observed_generation = None;
         for condition in &mut status.conditions {
             condition.observed_generation = None;
-            condition.last_transition_time = Default::default();
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
         }
         status
     };

@@ -72,7 +72,10 @@ fn holds(status: &ElectionStatus, type_: &str) -> String {
 fn the_picture_names_leader_nodes_and_shards() {
     let picture = picture(&status(), &pods(), None, 3 * HOUR_MS);
     let leader = picture.leader.clone().unwrap();
-    assert_eq!((leader.node, leader.name.as_str(), leader.address.as_str()), (1, "web-1", "10.0.0.1:8080"));
+    assert_eq!(
+        (leader.node, leader.name.as_str(), leader.address.as_str()),
+        (1, "web-1", "10.0.0.1:8080")
+    );
     assert_eq!(picture.node_count, 2);
     assert_eq!(picture.nodes[0].role, ElectionRole::Leader);
     assert_eq!(picture.nodes[1].pod, None);

@@ -30,7 +30,9 @@ use crate::{
         ObjectKey,
         cache::{Delta, Scope},
         conditions::{self, Holds},
-        controller::{Action, Context, Controller, ReconcileError, Reconciler, Trigger, generation},
+        controller::{
+            Action, Context, Controller, ReconcileError, Reconciler, Trigger, generation,
+        },
         crd::{UptimeCheck, UptimeCheckStatus, condition},
         events::EventType,
         operator::Operator,

@@ -7,7 +7,8 @@
 //!                     └──────────────▶ aggregate, on the leader ◀───────┘ ──▶ statuses, changes, report
 //! ```
 //!
-//! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`].
+//! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`]. The
+//! resource is that of the Kubernetes API, [`crate::k8s::crd::uptime_check`].
 //!
 //! # Invariants
 //!
@@ -32,12 +33,12 @@ pub mod result;
 pub mod runner;
 pub mod samples;
 pub mod schedule;
-pub mod shard;
 pub mod status_file;
 #[cfg(test)]
 mod testing;
-pub mod value;
 pub mod worker;
+
+pub use crate::k8s::{crd::uptime_check::value, shard};
 
 pub use check::{Check, CheckKey, Checks};
 pub use manifests::{Folder, FolderError, Problem};
