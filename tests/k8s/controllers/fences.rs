@@ -33,7 +33,8 @@ fn lending(cluster: &Cluster<'_>, lent: &Arc<Mutex<Vec<Context>>>) -> Controller
 }
 
 async fn borrowed(lent: &Arc<Mutex<Vec<Context>>>, many: usize) -> Context {
-    eventually("a context is lent", SOON, async || lent.lock().unwrap().get(many - 1).cloned()).await
+    eventually("a context is lent", SOON, async || lent.lock().unwrap().get(many - 1).cloned())
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +134,8 @@ async fn the_fence_grows_even_if_the_store_was_wiped() {
     assert!(before.fence().unwrap() < after.fence().unwrap());
     assert!(after.term().unwrap() <= before.term().unwrap(), "the store was not wiped");
     // Not needed any more but to show that it can be made by hand too.
-    let elections = Api::<bellwether::k8s::crd::Election>::default_namespaced(cluster.space.client());
+    let elections =
+        Api::<bellwether::k8s::crd::Election>::default_namespaced(cluster.space.client());
     assert_eq!(
         elections.get("test").await.unwrap().status.unwrap().fence,
         Some(after.fence().unwrap().number())

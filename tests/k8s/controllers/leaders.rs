@@ -24,12 +24,20 @@ use super::replicas::{Cluster, Ledger, SOON};
 use crate::support::eventually;
 
 /// A controller whose runs take a while, and end when they are told to.
-fn slow(cluster: &Cluster<'_>, ledger: &Ledger, node: i64, at_once: usize) -> Controller<ConfigMap> {
+fn slow(
+    cluster: &Cluster<'_>,
+    ledger: &Ledger,
+    node: i64,
+    at_once: usize,
+) -> Controller<ConfigMap> {
     let ledger = ledger.clone();
     Controller::new(move |map: Arc<ConfigMap>, ctx: Context| {
         let open = ledger.begin(node, &map);
         async move {
-            let _ = ctx.token().run_until_cancelled(tokio::time::sleep(Duration::from_millis(20))).await;
+            let _ = ctx
+                .token()
+                .run_until_cancelled(tokio::time::sleep(Duration::from_millis(20)))
+                .await;
             drop(open);
             Ok(Action::requeue_after(Duration::from_millis(1)))
         }
@@ -133,7 +141,8 @@ async fn a_blocking_run_of_a_lost_term_is_waited_for_before_the_next_begins() {
     let replica = cluster.replica(0, |it| it.controller(controller)).await;
     eventually("it blocks", SOON, async || (blocked.load(SeqCst) == 1).then_some(())).await;
     replica.node.resign().await.unwrap();
-    eventually("the next term works", SOON, async || (blocked.load(SeqCst) > 2).then_some(())).await;
+    eventually("the next term works", SOON, async || (blocked.load(SeqCst) > 2).then_some(()))
+        .await;
     assert_eq!(most.load(SeqCst), 1);
     replica.stop().await;
 }
@@ -160,13 +169,20 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
     assert!(before.fence < after.fence, "{:?} {:?}", before.fence, after.fence);
     assert!(before.term < after.term);
     let events = eventually("the event is written", SOON, async || {
-        let events = cluster.space.kubectl(&["get", "events", "--output=custom-columns=R:.reason,N:.note,M:.message"]);
+        let events = cluster.space.kubectl(&[
+            "get",
+            "events",
+            "--output=custom-columns=R:.reason,N:.note,M:.message",
+        ]);
         events.contains("node 1 took office").then_some(events)
     })
     .await;
     assert!(events.contains("LeaderElected"), "{events}");
     assert!(events.contains("had ended term"), "{events}");
     let table = cluster.space.kubectl(&["get", "elections"]);
-    assert!(table.starts_with("NAME") && table.contains("LEADER") && table.contains("node 1"), "{table}");
+    assert!(
+        table.starts_with("NAME") && table.contains("LEADER") && table.contains("node 1"),
+        "{table}"
+    );
     second.stop().await;
 }

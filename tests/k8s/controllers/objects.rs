@@ -92,7 +92,8 @@ async fn an_owned_object_that_is_deleted_or_changed_is_put_right() {
         let secret = secrets.get_opt("a").await.unwrap()?;
         secret.data?.get("key").map(|it| String::from_utf8(it.0.clone()).unwrap())
     };
-    let right = || eventually("it is right", SOON, async || value().await.filter(|it| it == "right"));
+    let right =
+        || eventually("it is right", SOON, async || value().await.filter(|it| it == "right"));
     right().await;
     secrets.delete("a", &DeleteParams::default()).await.unwrap();
     right().await;
@@ -112,11 +113,8 @@ async fn a_watched_object_says_who_is_to_be_looked_at() {
         let namespace = secret.namespace().unwrap();
         name.map(|name| ObjectKey::namespaced(namespace, name)).into_iter().collect::<Vec<_>>()
     };
-    let controller = noting(&cluster, &ledger, 0).watches_kind(
-        (),
-        Scope::namespace(namespace),
-        map,
-    );
+    let controller =
+        noting(&cluster, &ledger, 0).watches_kind((), Scope::namespace(namespace), map);
     let replica = cluster.replica(0, |it| it.controller(controller)).await;
     cluster.make("a").await;
     cluster.make("b").await;

@@ -15,7 +15,10 @@ use bellwether::{
 };
 
 use super::replicas::{Cluster, Ledger, install};
-use crate::{kube::{ApiServer, rule}, support::eventually};
+use crate::{
+    kube::{ApiServer, rule},
+    support::eventually,
+};
 
 const SOON: Duration = Duration::from_secs(90);
 
@@ -74,7 +77,8 @@ async fn without_rights_nothing_dies_and_work_begins_when_they_are_given() {
     let user = cluster.space.user("operator", [rule("", "events", &["create"])]).await;
     let election = ElectionRef { namespace: cluster.space.name.clone(), cluster: "test".into() };
     let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
-    let operator = Operator::new(node, user.client(), election).controller(noting(&cluster, &ledger));
+    let operator =
+        Operator::new(node, user.client(), election).controller(noting(&cluster, &ledger));
     let mut operator = operator.build().unwrap();
     let synced = operator.caches_synced();
     let stop = tokio_util::sync::CancellationToken::new();

@@ -53,7 +53,10 @@ pub(super) async fn install(api: &ApiServer) {
         crds.patch(&name, &apply, &Patch::Apply(&definition)).await.unwrap();
         eventually("the definition is established", SOON, async || {
             let conditions = crds.get(&name).await.ok()?.status?.conditions?;
-            conditions.iter().find(|it| it.type_ == "Established" && it.status == "True").map(|_| ())
+            conditions
+                .iter()
+                .find(|it| it.type_ == "Established" && it.status == "True")
+                .map(|_| ())
         })
         .await;
     }
@@ -95,7 +98,8 @@ impl<'a> Cluster<'a> {
         let operator = work(operator.stop_within(SOON)).build().unwrap();
         let node = Arc::clone(operator.node());
         let stop = CancellationToken::new();
-        let running = bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
+        let running =
+            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
         let mut membership = node.membership();
         tokio::time::timeout(SOON, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
         Replica { node, stop, running }

@@ -19,7 +19,8 @@ fn sharded(cluster: &Cluster<'_>, ledger: &Ledger, node: i64) -> Sharded<ConfigM
     let controller = Controller::new(move |map: Arc<ConfigMap>, ctx: Context| {
         let open = ledger.begin(node, &map);
         async move {
-            let _ = ctx.token().run_until_cancelled(tokio::time::sleep(Duration::from_millis(5))).await;
+            let _ =
+                ctx.token().run_until_cancelled(tokio::time::sleep(Duration::from_millis(5))).await;
             drop(open);
             Ok(Action::requeue_after(Duration::from_millis(20)))
         }
