@@ -362,7 +362,10 @@ impl<K: Hash + Eq + Clone> Shared<K> {
             Take::Key(handed) => {
                 let wake = if inner.core.is_over() {
                     Wake::All
-                } else if inner.core.has_ready() {
+                } else if inner.core.has_ready()
+                    || inner.core.has_timers() && !inner.has_keeper && keeper.is_none()
+                {
+                    // Whoever was woken for both a key and a time goes away with the key.
                     Wake::Worker
                 } else {
                     Wake::Nobody
@@ -409,3 +412,6 @@ impl<K: Hash + Eq + Clone> Drop for Keeper<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
