@@ -25,7 +25,7 @@ fn paused() -> BootTime {
 }
 
 fn queue() -> Queue<u32> {
-    Queue::new(QueueOptions { clock: paused, ..QueueOptions::default() })
+    Queue::new(QueueOptions::default().clock(paused))
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -146,11 +146,7 @@ async fn a_take_that_is_given_up_takes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn the_gate_lets_the_queue_fill_and_nothing_out() {
-    let queue = Queue::new(QueueOptions {
-        clock: paused,
-        gate: Gate::Closed,
-        ..QueueOptions::default()
-    });
+    let queue = Queue::new(QueueOptions::default().clock(paused).gate(Gate::Closed));
     let takers = [taker(&queue), taker(&queue), taker(&queue)];
     queue.add(1, Priority::Change);
     queue.add_after(2, ms(100), Priority::Change);
@@ -192,7 +188,7 @@ async fn a_panic_puts_its_key_back_and_a_plain_drop_does_not() {
 async fn what_is_put_back_comes_again_without_a_token() {
     let bucket = Some(Bucket { every: Duration::from_secs(3600), burst: 1 });
     let limits = Limits { bucket, ..Limits::default() };
-    let queue = Queue::new(QueueOptions { clock: paused, limits, ..QueueOptions::default() });
+    let queue = Queue::new(QueueOptions::default().clock(paused).limits(limits));
     queue.add_rate_limited(1, Priority::Resync);
     for round in 1..5 {
         let taken = timeout(ms(1000), queue.take()).await.expect("it needs no token").unwrap();
@@ -419,7 +415,7 @@ async fn metrics_show_each_queue_by_its_name_for_as_long_as_it_lives() {
     let registry = Registry::new();
     let metrics = QueueMetrics::register(&registry).unwrap();
     assert!(QueueMetrics::register(&registry).is_err(), "once");
-    let named = |name| QueueOptions { clock: paused, ..metrics.queue(name) };
+    let named = |name| metrics.queue(name).clock(paused);
     let (sites, other) = (Queue::new(named("website")), Queue::<u64>::new(named("other")));
     for key in 0..3 {
         sites.add(key, Priority::Resync);

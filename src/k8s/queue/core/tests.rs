@@ -69,10 +69,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn program() -> impl Strategy<Value = Vec<Op>> {
-    let end = prop::option::weighted(
-        0.3,
-        prop::sample::select(vec![ShutDown::Drain, ShutDown::Drop]),
-    );
+    let end =
+        prop::option::weighted(0.3, prop::sample::select(vec![ShutDown::Drain, ShutDown::Drop]));
     (prop::collection::vec(op(), 1..120), end, prop::collection::vec(op(), 0..30)).prop_map(
         |(mut ops, end, more)| {
             ops.extend(end.map(Op::ShutDown));
@@ -130,9 +128,14 @@ impl Model {
 
     /// Those whose time has come begin to wait, in the order of their times.
     fn settle(&mut self) {
-        let mut come: Vec<_> = self.wishes.iter().filter(|(key, wish)| {
-            wish.since.is_none() && wish.due <= self.now && !self.working.contains_key(key)
-        }).map(|(key, wish)| (wish.due, wish.asked, *key)).collect();
+        let mut come: Vec<_> = self
+            .wishes
+            .iter()
+            .filter(|(key, wish)| {
+                wish.since.is_none() && wish.due <= self.now && !self.working.contains_key(key)
+            })
+            .map(|(key, wish)| (wish.due, wish.asked, *key))
+            .collect();
         come.sort_unstable();
         for (due, _, key) in come {
             let place = self.count();
@@ -256,9 +259,10 @@ impl Model {
             (priority, since.len(), oldest)
         };
         let depths = depths.into_iter().rev().map(depth).filter(|(_, waiting, _)| *waiting != 0);
-        let delayed = self.wishes.iter().filter(|(key, wish)| {
-            wish.since.is_none() && !self.working.contains_key(key)
-        });
+        let delayed = self
+            .wishes
+            .iter()
+            .filter(|(key, wish)| wish.since.is_none() && !self.working.contains_key(key));
         let running = self.working.values().map(|started| self.now - *started);
         (
             depths.collect(),
