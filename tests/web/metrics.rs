@@ -6,7 +6,7 @@ use std::{
 };
 
 use bellwether::{
-    k8s::queue::QueueMetrics,
+    k8s::{client::ClientMetrics, queue::QueueMetrics},
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
     telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
@@ -64,6 +64,7 @@ fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
         ("Node", describe(&NodeMetrics::collectors())),
         ("Work queues", describe(&QueueMetrics::unregistered().collectors())),
         ("Uptime checks", describe(&UptimeMetrics::unregistered().collectors())),
+        ("Kubernetes client", describe(&ClientMetrics::unregistered().collectors())),
         ("Status server", describe(&ServerMetrics::new().unwrap().collectors())),
         ("Build and process", describe(&metrics::base_collectors().unwrap())),
     ]
