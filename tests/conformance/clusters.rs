@@ -550,7 +550,8 @@ pub async fn each_call_is_one_request(rig: Rig) {
         let node: Arc<dyn Node> = Arc::new(builder.build().unwrap());
         let running = Running { node, probe: Arc::default(), registry: Registry::new() };
         running.start().await.unwrap();
-        running.until("a role", |now| now.role != Role::Unknown).await;
+        let wanted = if id == 1 { Role::Leader } else { Role::Follower };
+        running.until("its role", |now| now.role == wanted).await;
         nodes.push(running);
     }
     roles_are_written(&nodes).await;
@@ -602,7 +603,7 @@ pub async fn a_lease_is_renewed_by_one_alone_and_not_too_often(rig: Rig) {
     node.close().await.unwrap();
 }
 
-pub async fn start_is_the_incarnations_and_roles_are_rewritten_at_each_change(rig: Rig) {
+pub async fn start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change(rig: Rig) {
     let nodes = vec![rig.start(1).await, rig.start(2).await];
     leader_of(&nodes).await;
     let stored = async || {
@@ -617,9 +618,14 @@ pub async fn start_is_the_incarnations_and_roles_are_rewritten_at_each_change(ri
     let (same, after) = stored().await;
     assert_eq!(same, starts, "another role is no other life");
     assert_eq!(after, before.into_iter().rev().collect::<Vec<_>>());
-    // A lost session ends the incarnation: the next one has a start of its own.
+    // Nor is a session that was lost and regained: the node has worked all the while.
     rig.raw().revoke(rig.lease_of(1).await, SOON).await.unwrap();
     nodes[0].until("joined again", |now| now.joined && now.sessions_lost == 1).await;
+    assert_eq!(stored().await.0, starts);
+    // One that was stopped and started again has a new one.
+    nodes[0].stop(SOON).await.unwrap();
+    nodes[0].start().await.unwrap();
+    nodes[0].until("a role", |now| now.role != Role::Unknown).await;
     let (next, _) = stored().await;
     assert!(starts[0] < next[0], "{next:?}");
     assert_eq!(starts[1], next[1]);

@@ -56,7 +56,7 @@ const DEFECTS: &[(&str, Shown)] = &[
     ("B35", Test("cases::a_started_node_has_joined_and_leads_alone")),
     ("B36", Test("cases::state_calls_without_a_session_say_so")),
     ("B37", Test("cases::an_empty_value_is_not_a_missing_one")),
-    ("B38", Test("clusters::start_is_the_incarnations_and_roles_are_rewritten_at_each_change")),
+    ("B38", Test("clusters::start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change")),
     ("B39", Test("clusters::clusters_in_one_store_are_strangers")),
 ];
 
