@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Asked, Engine, Found, Work, ending::Ending};
+use super::{Asked, Engine, Found, ending::Ending};
 use crate::engine::{
     backoff::Backoff,
     call::{Answer, Call, Dead, Effect, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
@@ -38,6 +38,8 @@ pub(super) struct Session {
     pub(super) backoff: Backoff,
     pub(super) not_before: BootTime,
     pub(super) squatter: Option<(Revision, Revision, BootTime)>,
+    /// What a JOIN that would have replaced the cluster's tick has found.
+    pub(super) company: Option<Company>,
     pub(super) leaving: Option<Leaving>,
 }
 
@@ -67,6 +69,15 @@ pub(super) enum Phase {
         asked: bool,
     },
     In(Incarnation),
+}
+
+/// Who is there, though no tick key tells of anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Node keys on no lease, by this read: nobody.
+    Strays(Revision),
+    /// Somebody lives.
+    Alive,
 }
 
 /// What the read before a JOIN says.
@@ -109,6 +120,7 @@ impl Default for Session {
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(3)),
             not_before: BootTime::default(),
             squatter: None,
+            company: None,
             leaving: None,
         }
     }
@@ -163,6 +175,7 @@ impl Engine {
         self.session.backoff.reset();
         self.session.not_before = self.now;
         self.session.squatter = None;
+        self.session.company = None;
         self.session.phase = Phase::Reading { asked: false };
         for lease in self.session.dead.leases.clone() {
             self.session.ending.push_back(Ending::proven(lease));
@@ -197,7 +210,7 @@ impl Engine {
             self.session.own.insert(lease);
             self.session.ending.push_back(Ending::proven(lease));
         }
-        if self.session.ending.is_empty() {
+        if self.session.ending.is_empty() && !self.is_working() {
             self.come_to_rest();
             self.out.push(Effect::Left { clean: true });
             return;
@@ -422,11 +435,7 @@ impl Engine {
         let Some(leaving) = &self.session.leaving else {
             return;
         };
-        if leaving.asked
-            || self.work != Work::Idle
-            || self.holding.is_running()
-            || self.holding.is_writing()
-        {
+        if leaving.asked || self.is_working() || self.holding.is_writing() {
             return;
         }
         if !self.is_due(leaving.again_at) {
