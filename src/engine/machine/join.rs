@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     Asked, Engine, Found,
     ending::Ending,
-    session::{Company, Granted, Incarnation, JoinPlan, Phase},
+    session::{Granted, Incarnation, Phase},
 };
 use crate::engine::{
     call::{Answer, Call, Effect, Join, JoinTick, Outcome, Refusal},
@@ -19,6 +19,22 @@ use crate::engine::{
 
 /// An operator's key under our id that hangs on no lease is deleted when it was seen so for this long.
 const SQUATTER_AFTER: Duration = Duration::from_secs(1);
+
+/// Who is there, though no tick key tells of anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Node keys on no lease, by this read: nobody.
+    Strays(Revision),
+    /// Somebody lives.
+    Alive,
+}
+
+/// What the read before a JOIN says.
+#[derive(Debug)]
+pub(super) struct JoinPlan {
+    pub(super) cluster_tick: JoinTick,
+    pub(super) tick: Duration,
+}
 
 /// What a look at the own id's keys says.
 enum Holder {

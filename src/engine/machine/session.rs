@@ -8,10 +8,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Asked, Engine, Found, ending::Ending};
+use super::{
+    Asked, Engine, Found,
+    ending::Ending,
+    join::{Company, JoinPlan},
+};
 use crate::engine::{
     backoff::Backoff,
-    call::{Answer, Call, Dead, Effect, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
+    call::{Answer, Call, Dead, Effect, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
     mutant::Mutant,
     timing::{F, RHO, margin},
     types::{BootTime, LeaseId, Revision},
@@ -69,22 +73,6 @@ pub(super) enum Phase {
         asked: bool,
     },
     In(Incarnation),
-}
-
-/// Who is there, though no tick key tells of anybody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Company {
-    /// Node keys on no lease, by this read: nobody.
-    Strays(Revision),
-    /// Somebody lives.
-    Alive,
-}
-
-/// What the read before a JOIN says.
-#[derive(Debug)]
-pub(super) struct JoinPlan {
-    pub(super) cluster_tick: JoinTick,
-    pub(super) tick: Duration,
 }
 
 /// One life of the node id.
