@@ -7,7 +7,7 @@ use bellwether::{
         Change, Engine, Held, LeaseId, Member, NodeId, NodeMetadata, PlanTable, Record, Stored,
         WorkType,
     },
-    store::protocol::Decoded,
+    store::{KeyValue, keys::Key, protocol::Decoded},
 };
 
 use crate::{rules::Rule, world::World};
@@ -102,7 +102,15 @@ impl World {
         let living = || self.procs.iter().filter(|proc| proc.alive);
         let offered: BTreeSet<_> = living().map(|proc| proc.offers).collect();
         let run: BTreeSet<_> = living().map(|proc| proc.tick).collect();
-        let agreed = offered.len() == 1 && !offered.contains(&tick);
+        // The leases of Go nodes and of others that died may not have run out yet.
+        let is_of_the_living = |kv: &KeyValue| match self.depot.keys.parse(&kv.key) {
+            Some(Key::Node(_)) => {
+                kv.lease.is_none_or(|lease| living().any(|p| p.engine.joined() == Some(lease)))
+            }
+            _ => true,
+        };
+        let alone = self.depot.all().iter().all(is_of_the_living);
+        let agreed = alone && offered.len() == 1 && !offered.contains(&tick);
         if run != BTreeSet::from([tick]) || agreed {
             let what =
                 format!("the tick is {tick:?}, offered are {offered:?}, nodes run at {run:?}");
