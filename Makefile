@@ -11,7 +11,7 @@ SHELL := /bin/bash
 export BELLWETHER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bellwether
 NEED := tests/tools/need.sh
 # Recursive on purpose: built when a target first asks for it.
-TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd prometheus)"; export BELLWETHER_TOOLS
+TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd kubernetes prometheus)"; export BELLWETHER_TOOLS
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -20,9 +20,9 @@ run: ## three nodes in one process: an election to look at (bellwether demo)
 	@$(NEED) protoc cc
 	cargo run --locked --release -- demo $(ARGS)
 
-tools: ## test servers and tools (etcd, promtool, …), into the cache
+tools: ## test servers and tools (etcd, kube-apiserver, promtool, …), into the cache
 	@$(NEED) protoc cc chromium
-	@tests/tools/build.sh etcd prometheus
+	@tests/tools/build.sh etcd kubernetes prometheus
 
 test: ## every test
 	@$(NEED) protoc cc chromium

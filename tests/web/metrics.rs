@@ -6,6 +6,7 @@ use std::{
 };
 
 use bellwether::{
+    k8s::client::ClientMetrics,
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
     telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
@@ -62,6 +63,7 @@ fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
     vec![
         ("Node", describe(&NodeMetrics::collectors())),
         ("Uptime checks", describe(&UptimeMetrics::unregistered().collectors())),
+        ("Kubernetes client", describe(&ClientMetrics::unregistered().collectors())),
         ("Status server", describe(&ServerMetrics::new().unwrap().collectors())),
         ("Build and process", describe(&metrics::base_collectors().unwrap())),
     ]
