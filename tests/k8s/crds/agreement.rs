@@ -105,12 +105,12 @@ fn targets() -> Vec<(Value, By)> {
             Both("spec.target.http.method", "supported values: \"GET\", \"HEAD\""),
         ),
         (header("Authorization", "Bearer\tä"), Nobody),
-        (header("a b", "c"), Both("spec.target.http.headers", "`a b` is no header name: use letters")),
-        (header("", "c"), Both("spec.target.http.headers", "`` is no header name: use letters")),
         (
-            header("a", "b\nc"),
-            Both("spec.target.http.headers", "control character: leave it out"),
+            header("a b", "c"),
+            Both("spec.target.http.headers", "`a b` is no header name: use letters"),
         ),
+        (header("", "c"), Both("spec.target.http.headers", "`` is no header name: use letters")),
+        (header("a", "b\nc"), Both("spec.target.http.headers", "control character: leave it out")),
         (
             header("a", &"b".repeat(8193)),
             Both("spec.target.http.headers", "may not be more than 8192"),
@@ -157,7 +157,10 @@ fn targets() -> Vec<(Value, By)> {
         (dns(&json!({"name": ""})), Both(NAME, HOW_NAME)),
         (dns(&json!({"name": "a..b"})), Both(NAME, HOW_NAME)),
         (dns(&json!({"name": "a b"})), Both(NAME, HOW_NAME)),
-        (dns(&json!({"name": "a", "recordType": "X"})), Both("spec.target.dns.recordType", "\"AAAA\"")),
+        (
+            dns(&json!({"name": "a", "recordType": "X"})),
+            Both("spec.target.dns.recordType", "\"AAAA\""),
+        ),
         (dns(&json!({"name": "a", "server": "b"})), Both(SERVER, HOW_SERVER)),
         (dns(&json!({"name": "a", "server": "10.0.0.53:"})), Both(SERVER, HOW_SERVER)),
         (dns(&json!({"name": "a", "server": "10.0.0.53:65536"})), Both(SERVER, HOW_SERVER)),
@@ -174,7 +177,10 @@ fn times() -> Vec<(Value, By)> {
         (json!({"timeout": "10ms"}), Nobody),
         (json!({"timeout": null}), Nobody),
         (json!({"timeout": "30s"}), Nobody),
-        (json!({"interval": "999ms", "timeout": null}), Both("spec.interval", "is outside `1s` to `24h`")),
+        (
+            json!({"interval": "999ms", "timeout": null}),
+            Both("spec.interval", "is outside `1s` to `24h`"),
+        ),
         (json!({"interval": "24h1ms"}), Both("spec.interval", "is outside `1s` to `24h`")),
         (json!({"interval": "soon"}), Both("spec.interval", HOW)),
         (json!({"interval": "1day"}), Both("spec.interval", HOW)),
@@ -185,8 +191,14 @@ fn times() -> Vec<(Value, By)> {
         (json!({"timeout": "31s"}), Both("spec.timeout", "is above the interval")),
         (json!({"failureThreshold": 1}), Nobody),
         (json!({"failureThreshold": 100}), Nobody),
-        (json!({"failureThreshold": 0}), Both("spec.failureThreshold", "greater than or equal to 1")),
-        (json!({"failureThreshold": 101}), Both("spec.failureThreshold", "less than or equal to 100")),
+        (
+            json!({"failureThreshold": 0}),
+            Both("spec.failureThreshold", "greater than or equal to 1"),
+        ),
+        (
+            json!({"failureThreshold": 101}),
+            Both("spec.failureThreshold", "less than or equal to 100"),
+        ),
     ]
 }
 
@@ -197,17 +209,22 @@ fn expectations() -> Vec<(Value, By)> {
         change["expect"] = json!({"status": null, field: value});
         change
     };
-    let head = |field: &str| {
-        json!({"target": {"http": {"method": "HEAD"}}, "expect": {field: "a"}})
-    };
+    let head =
+        |field: &str| json!({"target": {"http": {"method": "HEAD"}}, "expect": {field: "a"}});
     const FOR_HTTP: &str = "means nothing but for a target of kind `http`: leave it out";
     const NO_BODY: &str = "the answer to HEAD has no body: use `method: GET` or leave it out";
     vec![
         (json!({"expect": null}), Nobody),
         (expect(&json!({"status": [100, 599, "404", "200-299", "5xx"]})), Nobody),
         (expect(&json!({"status": []})), Nobody),
-        (expect(&json!({"status": [99]})), Both("spec.expect.status[0]", "greater than or equal to 100")),
-        (expect(&json!({"status": [200, 600]})), Both("spec.expect.status[1]", "less than or equal to 599")),
+        (
+            expect(&json!({"status": [99]})),
+            Both("spec.expect.status[0]", "greater than or equal to 100"),
+        ),
+        (
+            expect(&json!({"status": [200, 600]})),
+            Both("spec.expect.status[1]", "less than or equal to 599"),
+        ),
         (expect(&json!({"status": ["9xx"]})), Both("spec.expect.status[0]", "should match")),
         (expect(&json!({"status": ["200 - 299"]})), Both("spec.expect.status[0]", "should match")),
         (expect(&json!({"status": ["299-200"]})), TheNodeOnly("spec.expect.status[0]")),
@@ -216,7 +233,10 @@ fn expectations() -> Vec<(Value, By)> {
             Both("spec.expect.status", "must have at most 32 items"),
         ),
         (expect(&json!({"bodyContains": "a", "bodyMatches": "^b", "certificateDays": 14})), Nobody),
-        (expect(&json!({"bodyContains": ""})), Both("spec.expect.bodyContains", "at least 1 chars")),
+        (
+            expect(&json!({"bodyContains": ""})),
+            Both("spec.expect.bodyContains", "at least 1 chars"),
+        ),
         (
             expect(&json!({"bodyContains": "a".repeat(4097)})),
             Both("spec.expect.bodyContains", "may not be more than 4096"),
@@ -296,9 +316,15 @@ async fn server_and_node_judge_every_spec_alike() {
                 refused += 1;
                 assert!(node.iter().any(|it| it.starts_with(field)), "{field}: {told}");
                 let said = server.expect_err(&told);
-                assert!(said.contains(&format!("{field}:")) || said.contains(&format!("{field}[")), "{told}");
+                assert!(
+                    said.contains(&format!("{field}:")) || said.contains(&format!("{field}[")),
+                    "{told}"
+                );
                 assert!(said.contains(says), "{says}: {told}");
-                assert!(!said.contains("conversion error"), "each is said once, by its own rule: {told}");
+                assert!(
+                    !said.contains("conversion error"),
+                    "each is said once, by its own rule: {told}"
+                );
             }
             TheNodeOnly(field) => {
                 assert!(node.iter().any(|it| it == field), "{told}");
