@@ -19,12 +19,11 @@ use bellwether::k8s::{
     },
     k8s_openapi::api::{
         authentication::v1::SelfSubjectReview,
-        core::v1::{ConfigMap, Secret},
-        flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration},
+        core::v1::{Pod, Secret},
     },
     kube::{
         Api, Client, Error,
-        api::{DeleteParams, PostParams},
+        api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams},
         client::Body,
     },
 };
@@ -38,7 +37,7 @@ use tokio::{
 use tower::{Layer, Service};
 
 use crate::{
-    kube::{ApiServer, Space, named, rule},
+    kube::{ApiServer, Space},
     support::{
         eventually,
         pki::replace,
@@ -225,66 +224,65 @@ fn count(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> u64 {
 }
 
 #[tokio::test]
-async fn a_client_that_is_turned_away_waits_as_asked_and_then_succeeds() {
-    let space = ApiServer::shared().await.namespace("throttled").await;
-    let user = space.user("busy", [rule("", "configmaps", &["get", "create"])]).await;
-    // A priority level without a seat: everybody in it is turned away, with Retry-After: 1.
-    let level: PriorityLevelConfiguration = serde_json::from_value(json!({
-        "metadata": {"name": space.name},
-        "spec": {"type": "Limited", "limited": {
-            "nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0,
-            "limitResponse": {"type": "Reject"}}},
+async fn a_write_that_is_turned_away_waits_as_asked_and_then_succeeds() {
+    let space = ApiServer::shared().await.namespace("away").await;
+    // Nobody has worked out this budget yet: evictions are to come back after ten seconds.
+    space.kubectl_apply(
+        "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\n\
+         spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}\n",
+    );
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "web-0", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "web"}]},
     }))
     .unwrap();
-    let flow: FlowSchema = serde_json::from_value(json!({
-        "metadata": {"name": space.name},
-        "spec": {
-            "priorityLevelConfiguration": {"name": space.name},
-            "matchingPrecedence": 10,
-            "rules": [{
-                "subjects": [{"kind": "User", "user": {"name": user.name}}],
-                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}],
-            }]},
-    }))
-    .unwrap();
-    let new = PostParams::default();
-    Api::all(space.client()).create(&new, &level).await.unwrap();
-    let flows = Api::<FlowSchema>::all(space.client());
-    flows.create(&new, &flow).await.unwrap();
+    let all = Api::<Pod>::default_namespaced(space.client());
+    all.create(&PostParams::default(), &pod).await.unwrap();
+    let running = Patch::Merge(json!({"status": {"phase": "Running"}}));
+    all.patch_status("web-0", &PatchParams::default(), &running).await.unwrap();
 
     let registry = Registry::new();
     let metrics = ClientMetrics::register(&registry).unwrap();
-    let kubeconfig = space.api.kubeconfig(&space.name, Some(&user.name));
+    let kubeconfig = space.api.kubeconfig(&space.name, None);
     let options = options(&[]).kubeconfig(kubeconfig).metrics(metrics);
-    let hasty = CallOptions { timeout: Duration::from_millis(900), ..CallOptions::default() };
+    let hasty = CallOptions { timeout: Duration::from_secs(9), ..CallOptions::default() };
     let hasty = Connection::open(options.clone().calls(hasty)).await.unwrap().client();
-    let maps = Api::<ConfigMap>::default_namespaced(hasty);
-    // The server asks for more time than there is: its answer is handed on instead.
-    let away = eventually("the server turns the user away", LONG, async || {
-        let error = maps.get_opt("a").await.err()?;
-        Some(explain(&error)).filter(|it| it.reason == Reason::TooManyRequests)
-    })
-    .await;
-    assert!(away.reason.is_transient() && away.remedy.unwrap().contains("FlowSchema"));
+    let hasty = Api::<Pod>::default_namespaced(hasty);
+    // Ten seconds are more than there is: the answer is handed on at once.
+    let away = hasty.evict("web-0", &EvictParams::default()).await.unwrap_err();
+    assert_eq!(explain(&away).reason, Reason::TooManyRequests);
     let retries = [("code", "429"), ("verb", "POST")];
-    assert!(count(&registry, "rest_client_request_retries_total", &retries) == 0);
+    assert_eq!(count(&registry, "rest_client_request_retries_total", &retries), 0);
 
-    let patient = CallOptions { timeout: LONG, attempts: 60, ..CallOptions::default() };
+    let patient = CallOptions { timeout: LONG, ..CallOptions::default() };
     let patient = Connection::open(options.calls(patient)).await.unwrap().client();
-    let maps = Api::<ConfigMap>::default_namespaced(patient);
-    let map = ConfigMap { metadata: named("a"), ..ConfigMap::default() };
-    let freed = async {
-        eventually("it is tried again", LONG, async || {
+    let patient = Api::<Pod>::default_namespaced(patient);
+    let worked_out = async {
+        eventually("it is to be tried again", LONG, async || {
             let retried = count(&registry, "rest_client_request_retries_total", &retries);
-            (retried >= 1).then_some(())
+            (retried == 1).then_some(())
         })
         .await;
-        flows.delete(&space.name, &DeleteParams::default()).await.unwrap();
+        let status = r#"{"status":{"observedGeneration":1,"disruptionsAllowed":1,"currentHealthy":2,"desiredHealthy":1,"expectedPods":2}}"#;
+        space.kubectl(&[
+            "patch",
+            "pdb",
+            "web",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            status,
+        ]);
     };
-    let (made, ()) = tokio::join!(maps.create(&new, &map), freed);
-    made.unwrap();
-    let creates = space.writes().into_iter().filter(|it| it.user == user.name && it.code == 201);
-    assert_eq!(creates.count(), 1, "what was turned away was not done");
+    let evicting = EvictParams::default();
+    let (evicted, ()) = tokio::join!(patient.evict("web-0", &evicting), worked_out);
+    evicted.unwrap();
+    let tries: Vec<_> =
+        space.writes().into_iter().filter(|it| it.resource == "pods/eviction").collect();
+    assert_eq!(tries.iter().map(|it| it.code).collect::<Vec<_>>(), [429, 429, 201]);
+    let at = |n: usize| tries[n].received.parse::<jiff::Timestamp>().unwrap();
+    let waited = at(2).duration_since(at(1));
+    assert!(waited >= jiff::SignedDuration::from_secs(10), "{waited:?} is sooner than asked");
 }
 
 /// An HTTP server that gives these answers, one per request, and then no more; it tells what was asked.
@@ -360,7 +358,7 @@ async fn post(client: &Client, path: &str) -> Result<String, Error> {
 #[tokio::test]
 async fn a_read_is_tried_again_after_503_and_a_write_is_not() {
     let (busy, late, fine) =
-        (answer("503 Busy", "{}"), answer("504 Late", "{}"), answer("200 OK", "fine"));
+        (answer("503 Busy", "busy"), answer("504 Late", "late"), answer("200 OK", "fine"));
     let server = Scripted::answering(&[&busy, &late, &fine, &busy, &fine]).await;
     let (_folder, options) = server.options();
     let registry = Registry::new();

@@ -3,18 +3,17 @@
 use std::{fs, time::Duration};
 
 use bellwether::k8s::{
-    client::{ClientOptions, Explained, MissingRule, Reason, connect, explain, explain_status},
+    client::{ClientOptions, Explained, MissingRule, Reason, connect, explain},
     k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod},
     kube::{
         Api, Client, Error,
         api::{
             ApiResource, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams,
-            PostParams, Preconditions, WatchEvent, WatchParams,
+            PostParams, Preconditions,
         },
         core::GroupVersionKind,
     },
 };
-use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 
 use crate::{
@@ -177,20 +176,6 @@ async fn conflicts_tell_who_was_there_before() {
     let other = Preconditions { uid: Some("3f2a9c1e".into()), resource_version: None };
     let another = DeleteParams { preconditions: Some(other), ..DeleteParams::default() };
     told(&said(maps.delete("a", &another).await), Reason::Conflict, &["UID"]);
-}
-
-#[tokio::test]
-async fn a_watch_from_too_long_ago_ends_with_gone() {
-    let space = ApiServer::shared().await.namespace("gone").await;
-    let mut events =
-        maps(space.client()).watch(&WatchParams::default(), "1").await.unwrap().boxed();
-    match events.try_next().await {
-        Ok(Some(WatchEvent::Error(status))) => {
-            told(&explain_status(&status), Reason::Gone, &["list again"]);
-        }
-        Err(error) => told(&explain(&error), Reason::Gone, &["list again"]),
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]

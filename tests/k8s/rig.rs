@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bellwether::k8s::{
+    client::{Reason, explain, explain_status},
     k8s_openapi::api::core::v1::ConfigMap,
     kube::{
         Api, Client, Error,
@@ -130,7 +131,9 @@ async fn a_server_of_its_own_has_its_gates_and_survives_a_restart_with_its_objec
     let space = own.namespace("own").await;
     assert!(filtered_by(&space.client(), &space.name).await.is_some());
     let maps = Api::<ConfigMap>::default_namespaced(space.client());
-    maps.create(&PostParams::default(), &config_map("a", "one")).await.unwrap();
+    let made = maps.create(&PostParams::default(), &config_map("a", "one")).await.unwrap();
+    // The server's start must come after it in the order of revisions.
+    maps.create(&PostParams::default(), &config_map("b", "one")).await.unwrap();
     let address = own.address();
     own.kill();
     maps.get("a").await.unwrap_err();
@@ -143,5 +146,14 @@ async fn a_server_of_its_own_has_its_gates_and_survives_a_restart_with_its_objec
     .await;
     assert_eq!(found.data.unwrap()["key"], "one");
     let all: ObjectList<ConfigMap> = maps.list(&ListParams::default()).await.unwrap();
-    assert_eq!(all.items.len(), 1);
+    assert_eq!(all.items.len(), 2);
+
+    // What happened before its start it does not remember.
+    let before = made.metadata.resource_version.unwrap();
+    let mut events = maps.watch(&WatchParams::default(), &before).await.unwrap().boxed();
+    let gone = match events.try_next().await {
+        Ok(Some(WatchEvent::Error(status))) => explain_status(&status),
+        other => explain(&other.unwrap_err()),
+    };
+    assert_eq!(gone.reason, Reason::Gone, "{gone}");
 }

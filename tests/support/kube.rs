@@ -561,7 +561,7 @@ impl Space<'_> {
         use std::io::Write as _;
         let mut child = self
             .kubectl_command(None)
-            .args(["apply", "--server-side", "--validate=strict", "-f", "-"])
+            .args(["apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -71,7 +71,7 @@ impl ClientMetrics {
             requests: IntCounterVec::new(
                 Opts::new(
                     "rest_client_requests_total",
-                    "Attempts of requests to the API server, by the code of the answer; <error> where none came.",
+                    "Attempts of requests to the API server, by the code of the answer, or as an error where none came.",
                 ),
                 &["code", "method", "host"],
             )?,
