@@ -35,7 +35,7 @@ pub(super) enum Wake {
 }
 
 /// A key that has been handed out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Handed<K> {
     pub(super) id: Id,
     pub(super) key: K,
@@ -414,9 +414,12 @@ impl<K: Eq + Clone> Core<K> {
 
     /// Notes that a key is asked for while it is worked on.
     fn ask_again(&mut self, id: Id, started: At, again: Again, number: i8, due: At) {
+        let due = match again {
+            Again::Delayed { due: before } => due.min(before),
+            Again::No | Again::Ready { .. } => due,
+        };
         let at_once = due <= self.now;
-        let entry = &mut self.slots[id];
-        let before = entry.priority;
+        let before = self.slots[id].priority;
         let priority = if again == Again::No { number } else { before.max(number) };
         let next = match again {
             Again::Ready { .. } if priority == before => return,
@@ -428,8 +431,7 @@ impl<K: Eq + Clone> Core<K> {
                 self.adds += 1;
                 Again::Ready { since: self.now }
             }
-            Again::Delayed { due: before } => Again::Delayed { due: due.min(before) },
-            Again::No => Again::Delayed { due },
+            Again::No | Again::Delayed { .. } => Again::Delayed { due },
         };
         let entry = &mut self.slots[id];
         entry.priority = priority;
@@ -526,3 +528,6 @@ pub(super) fn nanos(time: Duration) -> u64 {
 fn from_nanos(nanos: u128) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests;
