@@ -1,9 +1,6 @@
 //! `bellwether crds`: the custom resource definitions, for kubectl.
 
-use bellwether::k8s::{
-    crd,
-    k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-};
+use bellwether::k8s::crd::{self, CustomResourceDefinition};
 use clap::{Args, ValueEnum};
 
 use super::{

@@ -54,6 +54,23 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
 }
 
 #[test]
+fn the_definitions_are_printed_as_the_repository_keeps_them() {
+    let kept = |kind: &str| {
+        let path = format!("{}/crds/{kind}.yaml", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    let all = run(["crds"]);
+    assert_eq!((all.code, all.err.as_str()), (0, ""));
+    assert_eq!(all.out, kept("elections") + &kept("uptimechecks"));
+    for name in ["UptimeCheck", "uptimechecks", "uc", "uptimechecks.bellwether.dev"] {
+        assert_eq!(run(["crds", name]).out, kept("uptimechecks"), "{name}");
+    }
+    let json = run(["crds", "-o", "json"]).out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["kind"], json["items"].as_array().unwrap().len()), (&"List".into(), 2));
+}
+
+#[test]
 fn every_flag_can_come_from_the_environment() {
     let mut command = bellwether(["nodes"]);
     command.env("BELLWETHER_ETCD", "http://127.0.0.1:9").env("BELLWETHER_ETCD_TIMEOUT", "1s");

@@ -4,11 +4,12 @@
 //! the store. The one thing that is drawn from here is the fence number, by compare-and-swap on the
 //! object's resourceVersion.
 
+#![allow(clippy::duplicated_attributes, reason = "columns share their types and priorities")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{schema, uptime_check::value::UnixMs};
 use crate::store::keys::MAX_CLUSTER_BYTES;
@@ -201,7 +202,7 @@ pub struct ElectionLeader {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ElectionNode {
-    /// Its node id: the ordinal of a StatefulSet's pod, else a number of up to 63 bits.
+    /// Its node id: the ordinal of a `StatefulSet`'s pod, else a number of up to 63 bits.
     #[schemars(range(min = 0))]
     pub id: i64,
     /// Its pod. Missing where it runs in none.

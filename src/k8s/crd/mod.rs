@@ -7,7 +7,8 @@
 //!
 //! * Structural, without references, every list, map and text bounded: the API server takes them, and
 //!   can tell beforehand what their CEL rules cost.
-//! * No field is nullable: a `null` is taken as if the field were left out, and its default applies.
+//! * No field is nullable, so that no rule has to think of it: a `null` is refused, or replaced by the
+//!   field's default if it has one.
 
 mod schema;
 
@@ -15,7 +16,7 @@ pub mod condition;
 pub mod election;
 pub mod uptime_check;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+pub use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
@@ -64,11 +65,16 @@ fn whole_numbers(value: &mut Value) {
 
 /// The definitions as one YAML file, a document each.
 pub fn yaml(definitions: &[CustomResourceDefinition]) -> String {
-    let documents = definitions.iter().map(|definition| {
-        let text = serde_saphyr::to_string(&document(definition));
-        format!("---\n{}", text.expect("JSON can be said in YAML"))
-    });
-    documents.collect()
+    let mut text = String::new();
+    for definition in definitions {
+        text.push_str("---\n");
+        text.push_str(&yaml_document(definition));
+    }
+    text
+}
+
+fn yaml_document(definition: &CustomResourceDefinition) -> String {
+    serde_saphyr::to_string(&document(definition)).expect("what JSON can say YAML can")
 }
 
 /// The definitions as `kubectl` reads them in JSON: one as itself, several as a list.

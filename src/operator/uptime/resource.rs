@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::k8s::crd;
 pub(crate) use crate::k8s::crd::uptime_check::target::without_secrets;
 pub use crate::k8s::crd::{
     API_VERSION,
@@ -15,7 +16,6 @@ pub use crate::k8s::crd::{
         target::{DnsTarget, HttpTarget, Method, RecordType, Target, TcpTarget},
     },
 };
-use crate::k8s::{crd, kube::core::ObjectMeta};
 
 #[cfg(test)]
 mod tests;
@@ -94,18 +94,13 @@ impl From<UptimeCheck> for crd::UptimeCheck {
     fn from(check: UptimeCheck) -> Self {
         let UptimeCheck { api_version: _, kind: _, metadata, spec, status } = check;
         let some = |map: BTreeMap<String, String>| Some(map).filter(|map| !map.is_empty());
-        Self {
-            metadata: ObjectMeta {
-                name: Some(metadata.name),
-                namespace: metadata.namespace,
-                labels: some(metadata.labels),
-                annotations: some(metadata.annotations),
-                uid: metadata.uid,
-                generation: metadata.generation,
-                ..ObjectMeta::default()
-            },
-            spec,
-            status,
-        }
+        let mut object = Self::new(&metadata.name, spec);
+        object.metadata.namespace = metadata.namespace;
+        object.metadata.labels = some(metadata.labels);
+        object.metadata.annotations = some(metadata.annotations);
+        object.metadata.uid = metadata.uid;
+        object.metadata.generation = metadata.generation;
+        object.status = status;
+        object
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn tried(space: &Space<'_>, manifest: &Value) -> Result<Dynamic
         ApiResource::erase::<crd::Election>(&())
     };
     let objects = Api::<DynamicObject>::default_namespaced_with(space.client(), &names);
-    let params = PatchParams { dry_run: true, ..PatchParams::apply("test").validation_strict() };
+    let params = PatchParams { dry_run: true, ..PatchParams::apply("kubectl").validation_strict() };
     let name = manifest["metadata"]["name"].as_str().unwrap();
     match objects.patch(name, &params, &Patch::Apply(manifest)).await {
         Ok(object) => Ok(object),
@@ -109,7 +109,7 @@ async fn good_manifests_are_taken_and_their_defaults_filled_in() {
             "failureThreshold": 1,
         })
     );
-    let dns = json!({"target": {"dns": {"name": "shop.example"}}, "expect": {}, "timeout": null});
+    let dns = json!({"target": {"dns": {"name": "shop.example"}}, "expect": {}, "interval": null});
     let made = tried(&space, &check("dns", &dns)).await.unwrap();
     assert_eq!(
         made.data["spec"],

@@ -7,6 +7,8 @@
 //!
 //! Every text that the schema takes can be read, so that no object of the API breaks a list of them.
 
+#![allow(clippy::duplicated_attributes, reason = "columns share their types and priorities")]
+
 pub mod forms;
 mod rules;
 pub mod target;
