@@ -8,6 +8,7 @@ mod exit;
 mod inspect;
 mod live;
 mod output;
+mod print;
 mod report;
 mod run;
 mod serve;
@@ -74,6 +75,8 @@ enum Command {
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
+    Dashboards(print::DashboardsArgs),
+    Alerts(print::AlertsArgs),
 }
 
 impl Command {
@@ -155,6 +158,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Drain(args) => steer::drain(args).await.and(done),
         Command::Undrain(args) => steer::undrain(args).await.and(done),
         Command::Check(args) => check::check(args).await.and(done),
+        Command::Dashboards(_) => print::dashboards().and(done),
+        Command::Alerts(args) => print::alerts(&args).and(done),
     }
 }
 

@@ -12,6 +12,7 @@ declare -A packages=(
   [chromium]="chromium"
   [cc]="gcc libc6-dev"
   [shellcheck]="shellcheck"
+  [buildah]="buildah"
 )
 
 # The browser has several names; any will do.
