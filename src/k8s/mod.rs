@@ -4,4 +4,6 @@
 //! The only layer that names `kube`. It hands the crates on, so that an operator written with it uses
 //! the same versions: [`kube`], [`k8s_openapi`], [`schemars`].
 
+pub mod queue;
+
 pub use {k8s_openapi, kube, schemars};
