@@ -7,6 +7,7 @@
 mod support;
 
 mod alerts;
+mod chart;
 mod dashboards;
 mod files;
 mod lint;
