@@ -35,76 +35,88 @@ type Values = &'static [&'static str];
 const MATRIX: &[(&str, Values)] = &[
     ("the least", &[ETCD]),
     ("evaluation", &[EVALUATION]),
-    ("evaluation with a claim", &[
-        EVALUATION,
-        "etcd.evaluation.persistence.enabled=true",
-        "etcd.evaluation.persistence.storageClassName=fast",
-    ]),
-    ("TLS and a user", &[
-        "etcd.endpoints={https://a:2379,https://b:2379,https://[fd00::1]:2380}",
-        "etcd.tls.existingSecret=etcd-client",
-        "etcd.tls.serverName=etcd.example",
-        "etcd.auth.user=shop",
-        "etcd.auth.existingSecret=etcd-user",
-    ]),
-    ("TLS without a client certificate", &[
-        "etcd.endpoints={https://a}",
-        "etcd.tls.existingSecret=etcd-client",
-        "etcd.tls.certKey=",
-    ]),
+    (
+        "evaluation with a claim",
+        &[
+            EVALUATION,
+            "etcd.evaluation.persistence.enabled=true",
+            "etcd.evaluation.persistence.storageClassName=fast",
+        ],
+    ),
+    (
+        "TLS and a user",
+        &[
+            "etcd.endpoints={https://a:2379,https://b:2379,https://[fd00::1]:2380}",
+            "etcd.tls.existingSecret=etcd-client",
+            "etcd.tls.serverName=etcd.example",
+            "etcd.auth.user=shop",
+            "etcd.auth.existingSecret=etcd-user",
+        ],
+    ),
+    (
+        "TLS without a client certificate",
+        &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=etcd-client", "etcd.tls.certKey="],
+    ),
     ("all namespaces", &[ETCD, "watch.allNamespaces=true"]),
-    ("nothing of ours in RBAC", &[
-        ETCD,
-        "rbac.create=false",
-        "serviceAccount.create=false",
-        "serviceAccount.name=mine",
-    ]),
+    (
+        "nothing of ours in RBAC",
+        &[ETCD, "rbac.create=false", "serviceAccount.create=false", "serviceAccount.name=mine"],
+    ),
     ("no CRDs", &[ETCD, "crds.enabled=false"]),
     ("CRDs that go with the release", &[ETCD, "crds.keep=false"]),
-    ("all that Prometheus and Grafana can have", &[
-        ETCD,
-        "metrics.serviceMonitor.enabled=true",
-        "metrics.serviceMonitor.labels.release=prometheus",
-        "metrics.prometheusRule.enabled=true",
-        "metrics.prometheusRule.runbooks=https://books.example/bw/",
-        "metrics.prometheusRule.alertLabels.team=ours",
-        "metrics.prometheusRule.disabled={BellwetherTickStuck}",
-        "metrics.dashboards.enabled=true",
-        "metrics.dashboards.namespace=monitoring",
-        "metrics.dashboards.annotations.folder=Controllers",
-    ]),
+    (
+        "all that Prometheus and Grafana can have",
+        &[
+            ETCD,
+            "metrics.serviceMonitor.enabled=true",
+            "metrics.serviceMonitor.labels.release=prometheus",
+            "metrics.prometheusRule.enabled=true",
+            "metrics.prometheusRule.runbooks=https://books.example/bw/",
+            "metrics.prometheusRule.alertLabels.team=ours",
+            "metrics.prometheusRule.disabled={BellwetherTickStuck}",
+            "metrics.dashboards.enabled=true",
+            "metrics.dashboards.namespace=monitoring",
+            "metrics.dashboards.annotations.folder=Controllers",
+        ],
+    ),
     ("a network policy", &[ETCD, "networkPolicy.enabled=true"]),
-    ("a network policy around the evaluation etcd", &[
-        EVALUATION,
-        "networkPolicy.enabled=true",
-        "networkPolicy.ingressFrom[0].podSelector.matchLabels.app=prometheus",
-        "networkPolicy.egress[0].ports[0].port=8443",
-    ]),
-    ("every extra", &[
-        ETCD,
-        "extraArgs={--never-lead}",
-        "extraEnv[0].name=A,extraEnv[0].value=b",
-        "extraEnvFrom[0].configMapRef.name=more",
-        "extraVolumes[0].name=tmp,extraVolumes[0].emptyDir.medium=Memory",
-        "extraVolumeMounts[0].name=tmp,extraVolumeMounts[0].mountPath=/tmp",
-        "extraContainers[0].name=side,extraContainers[0].image=side:1",
-        "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=of-{{ .Release.Name }}",
-        "podAnnotations.a=b",
-        "podLabels.c=d",
-        "nodeSelector.disk=ssd",
-        "tolerations[0].operator=Exists",
-        "priorityClassName=high",
-        "imagePullSecrets[0].name=registry",
-        "topologySpreadConstraints[0].maxSkew=2,topologySpreadConstraints[0].topologyKey=rack,topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
-        "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-        "service.annotations.e=f",
-        "serviceAccount.annotations.g=h",
-        "node.allowActions=true",
-    ]),
-    ("a name that is too long", &[
-        EVALUATION,
-        "fullnameOverride=a-name-that-goes-on-and-on-and-on-until-it-is-too-long",
-    ]),
+    (
+        "a network policy around the evaluation etcd",
+        &[
+            EVALUATION,
+            "networkPolicy.enabled=true",
+            "networkPolicy.ingressFrom[0].podSelector.matchLabels.app=prometheus",
+            "networkPolicy.egress[0].ports[0].port=8443",
+        ],
+    ),
+    (
+        "every extra",
+        &[
+            ETCD,
+            "extraArgs={--never-lead}",
+            "extraEnv[0].name=A,extraEnv[0].value=b",
+            "extraEnvFrom[0].configMapRef.name=more",
+            "extraVolumes[0].name=tmp,extraVolumes[0].emptyDir.medium=Memory",
+            "extraVolumeMounts[0].name=tmp,extraVolumeMounts[0].mountPath=/tmp",
+            "extraContainers[0].name=side,extraContainers[0].image=side:1",
+            "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=of-{{ .Release.Name }}",
+            "podAnnotations.a=b",
+            "podLabels.c=d",
+            "nodeSelector.disk=ssd",
+            "tolerations[0].operator=Exists",
+            "priorityClassName=high",
+            "imagePullSecrets[0].name=registry",
+            "topologySpreadConstraints[0].maxSkew=2,topologySpreadConstraints[0].topologyKey=rack,topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
+            "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "service.annotations.e=f",
+            "serviceAccount.annotations.g=h",
+            "node.allowActions=true",
+        ],
+    ),
+    (
+        "a name that is too long",
+        &[EVALUATION, "fullnameOverride=a-name-that-goes-on-and-on-and-on-until-it-is-too-long"],
+    ),
     ("one node, no budget", &[EVALUATION, "replicaCount=1", "podDisruptionBudget.enabled=false"]),
 ];
 
@@ -132,7 +144,9 @@ fn rendered(values: &[&str]) -> Vec<Value> {
     assert!(fine, "{values:?}: {err}");
     let documents = out.split("\n---").map(|it| it.trim_start_matches("---"));
     documents
-        .map(|it| serde_saphyr::from_str::<Value>(it).unwrap_or_else(|error| panic!("{error}:\n{it}")))
+        .map(|it| {
+            serde_saphyr::from_str::<Value>(it).unwrap_or_else(|error| panic!("{error}:\n{it}"))
+        })
         .filter(|it| !it.is_null())
         .collect()
 }
@@ -262,7 +276,11 @@ fn names_are_unique_short_enough_and_in_the_releases_namespace() {
             let elsewhere = called.ends_with("-dashboards") || called.starts_with("of-");
             let expected = if cluster_wide { "" } else { "sales" };
             if !elsewhere {
-                assert_eq!(text(&object, "/metadata/namespace"), expected, "{name}: {kind} {called}");
+                assert_eq!(
+                    text(&object, "/metadata/namespace"),
+                    expected,
+                    "{name}: {kind} {called}"
+                );
             }
             // A pod's name is its StatefulSet's and an ordinal, and is its host name.
             assert!(kind != "StatefulSet" || called.len() <= 61, "{name}: {called}");
@@ -278,7 +296,11 @@ fn every_pod_keeps_the_restricted_standard_with_a_read_only_root() {
             let at = |path: &str| spec.pointer(path).cloned().unwrap_or_default();
             assert_eq!(at("/securityContext/runAsNonRoot"), true, "{name}: {pod}");
             assert_eq!(at("/securityContext/runAsUser"), 65532, "{name}: {pod}");
-            assert_eq!(at("/securityContext/seccompProfile/type"), "RuntimeDefault", "{name}: {pod}");
+            assert_eq!(
+                at("/securityContext/seccompProfile/type"),
+                "RuntimeDefault",
+                "{name}: {pod}"
+            );
             assert_eq!(at("/enableServiceLinks"), false, "{name}: {pod}");
             assert!(at("/automountServiceAccountToken").is_boolean(), "{name}: {pod}");
             assert!(at("/hostNetwork").is_null() && at("/hostPID").is_null(), "{name}: {pod}");
@@ -308,24 +330,31 @@ fn selectors_find_their_pods_and_never_carry_a_version() {
             .collect();
         for object in &objects {
             let selector = match text(object, "/kind") {
-                "StatefulSet" | "PodDisruptionBudget" => object.pointer("/spec/selector/matchLabels"),
+                "StatefulSet" | "PodDisruptionBudget" => {
+                    object.pointer("/spec/selector/matchLabels")
+                }
                 "Service" => object.pointer("/spec/selector"),
                 "NetworkPolicy" => object.pointer("/spec/podSelector/matchLabels"),
                 _ => continue,
             };
             let mut selector = selector.and_then(Value::as_object).unwrap().clone();
             for label in selector.keys() {
-                let fixed = ["name", "instance", "component"].map(|it| format!("app.kubernetes.io/{it}"));
+                let fixed =
+                    ["name", "instance", "component"].map(|it| format!("app.kubernetes.io/{it}"));
                 assert!(fixed.contains(label) || label == "bellwether.dev/role", "{name}: {label}");
             }
             // The leader's label comes when it leads.
             selector.remove("bellwether.dev/role");
-            let found = |pod: &&Value| selector.iter().all(|(label, value)| pod.get(label) == Some(value));
+            let found =
+                |pod: &&Value| selector.iter().all(|(label, value)| pod.get(label) == Some(value));
             assert_eq!(pods.iter().filter(|it| found(it)).count(), 1, "{name}: {selector:?}");
         }
         for labels in pods {
             let with_version = ["helm.sh/chart", "app.kubernetes.io/version"];
-            assert!(with_version.iter().all(|it| labels.get(it).is_none()), "{name}: it would restart");
+            assert!(
+                with_version.iter().all(|it| labels.get(it).is_none()),
+                "{name}: it would restart"
+            );
         }
     }
 }
@@ -338,12 +367,22 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
         (&["etcd.endpoints={http://a:2379,https://b:2379}"], "all http:// or all https://"),
         (&[ETCD, "etcd.tls.existingSecret=x"], "write https:// to use the certificates"),
         (&[EVALUATION, "etcd.tls.existingSecret=x"], "the evaluation etcd has no TLS"),
-        (&["etcd.endpoints={https://a}", "etcd.tls.existingSecret=x", "etcd.tls.keyKey="], "needs its key"),
+        (
+            &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=x", "etcd.tls.keyKey="],
+            "needs its key",
+        ),
         (&[ETCD, "etcd.auth.user=x"], "name the Secret with its password"),
         (&[ETCD, "etcd.auth.existingSecret=x"], "name the user in etcd.auth.user"),
         (&[ETCD, "node.graceSeconds=30"], "Set 35 or more"),
         (&[ETCD, "serviceAccount.create=false"], "Name an account, or set rbac.create=false"),
-        (&[ETCD, "metrics.prometheusRule.enabled=true", "metrics.prometheusRule.disabled={Nope}"], "there is no alert \\\"Nope\\\""),
+        (
+            &[
+                ETCD,
+                "metrics.prometheusRule.enabled=true",
+                "metrics.prometheusRule.disabled={Nope}",
+            ],
+            "there is no alert \"Nope\"",
+        ),
         // What the schema refuses: a typo, a wrong kind, a value out of bounds.
         (&[ETCD, "replicas=3"], "additional properties 'replicas' not allowed"),
         (&[ETCD, "node.tik=50ms"], "additional properties 'tik' not allowed"),
@@ -364,7 +403,8 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
 #[test]
 fn the_pods_know_who_they_are_and_only_flags_that_exist() {
     let known = |command: &str| {
-        let help = Command::new(env!("CARGO_BIN_EXE_bellwether")).args([command, "--help"]).output();
+        let help =
+            Command::new(env!("CARGO_BIN_EXE_bellwether")).args([command, "--help"]).output();
         let help = String::from_utf8(help.unwrap().stdout).unwrap();
         let name = Regex::new(r"\[env:\s+(BELLWETHER_\w+)").unwrap();
         name.captures_iter(&help).map(|it| it[1].to_owned()).collect::<BTreeSet<String>>()
@@ -376,7 +416,10 @@ fn the_pods_know_who_they_are_and_only_flags_that_exist() {
         for (pod, spec) in pod_specs(&objects).iter().filter(|(pod, _)| !pod.ends_with("-etcd")) {
             let known = if pod.ends_with("-check") { &check } else { &run };
             for variable in variables(spec).keys().filter(|it| it.starts_with("BELLWETHER_")) {
-                assert!(known.contains(variable), "{name}: {pod} sets {variable}, which nobody reads");
+                assert!(
+                    known.contains(variable),
+                    "{name}: {pod} sets {variable}, which nobody reads"
+                );
             }
         }
     }
@@ -476,10 +519,13 @@ fn what_prometheus_and_grafana_get_is_what_was_asked_for() {
 
     let monitor = object(&objects, "ServiceMonitor", "shop-bellwether");
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
-    let selector = monitor.pointer("/spec/selector/matchLabels").and_then(Value::as_object).unwrap();
+    let selector =
+        monitor.pointer("/spec/selector/matchLabels").and_then(Value::as_object).unwrap();
     let chosen: Vec<&str> = of_kind(&objects, "Service")
         .into_iter()
-        .filter(|it| selector.iter().all(|(name, value)| it["metadata"]["labels"].get(name) == Some(value)))
+        .filter(|it| {
+            selector.iter().all(|(name, value)| it["metadata"]["labels"].get(name) == Some(value))
+        })
         .map(|it| text(it, "/metadata/name"))
         .collect();
     assert_eq!(chosen, ["shop-bellwether"], "each node is scraped once");
@@ -488,7 +534,8 @@ fn what_prometheus_and_grafana_get_is_what_was_asked_for() {
     assert_eq!(dashboards["metadata"]["namespace"], "monitoring");
     assert_eq!(dashboards["metadata"]["labels"]["grafana_dashboard"], "1");
     let board: Value =
-        serde_json::from_str(dashboards["data"]["bellwether-elections.json"].as_str().unwrap()).unwrap();
+        serde_json::from_str(dashboards["data"]["bellwether-elections.json"].as_str().unwrap())
+            .unwrap();
     assert_eq!(board["uid"], "bellwether-elections");
 }
 
@@ -531,7 +578,9 @@ fn the_chart_installs_the_custom_resources_of_this_version() {
     for crd in of_kind(&rendered(&[ETCD, "crds.keep=false"]), "CustomResourceDefinition") {
         assert_eq!(text(crd, policy), "");
     }
-    assert!(of_kind(&rendered(&[ETCD, "crds.enabled=false"]), "CustomResourceDefinition").is_empty());
+    assert!(
+        of_kind(&rendered(&[ETCD, "crds.enabled=false"]), "CustomResourceDefinition").is_empty()
+    );
 }
 
 #[test]
@@ -544,12 +593,15 @@ fn every_value_is_explained() {
         if code.starts_with('#') || code.starts_with('-') {
             continue;
         }
-        let group = lines.get(at + 1).is_some_and(|next| depth(line) < depth(next)) && code.ends_with(':');
+        let group =
+            lines.get(at + 1).is_some_and(|next| depth(line) < depth(next)) && code.ends_with(':');
         let explained = at > 0 && lines[at - 1].trim_start().starts_with("# -- ");
         let under_explained = lines[..at]
             .iter()
             .rposition(|it| !it.trim().is_empty() && depth(it) < depth(line))
-            .is_some_and(|parent| 0 < parent && lines[parent - 1].trim_start().starts_with("# -- "));
+            .is_some_and(|parent| {
+                0 < parent && lines[parent - 1].trim_start().starts_with("# -- ")
+            });
         assert!(group || explained || under_explained, "values.yaml:{}: {code}", at + 1);
     }
 }

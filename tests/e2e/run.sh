@@ -4,12 +4,13 @@
 # on. Needs root. Whatever happens, the cluster is gone afterwards.
 #
 #   KEEP_CLUSTER=1   leaves the cluster up, to look into it
+#   CLUSTER_KIT=DIR  the kit, if it is elsewhere
 #   E2E_IMAGE=FILE   an image archive to use instead of building one
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-kit=$PWD/../shared/cluster
+kit=${CLUSTER_KIT:-$PWD/../shared/cluster}
 if [ ! -d "$kit" ]; then
-  echo "end to end: SKIPPED, there is no ../shared/cluster here"
+  echo "end to end: SKIPPED, there is no cluster kit at $kit"
   exit 0
 fi
 [ "$(id -u)" = 0 ] || { echo "end to end: a cluster needs root: run it as root"; exit 1; }
@@ -83,10 +84,10 @@ ready() { [ "$(in_shop get statefulset "$full" --output 'jsonpath={.status.ready
 # The process of a pod's node on this machine; process 1 of the container is its parent.
 node_of() {
   local proc
-  for proc in /proc/[0-9]*; do
-    if [ "$(tr '\0' ' ' < "$proc/cmdline" 2> /dev/null)" = 'bellwether run ' ] &&
-      tr '\0' '\n' < "$proc/environ" 2> /dev/null | grep -qx "POD_NAME=$1"; then
-      echo "${proc#/proc/}"
+  for proc in $(pgrep -x bellwether); do
+    if { tr '\0' ' ' < "/proc/$proc/cmdline"; } 2> /dev/null | grep -qx 'bellwether run ' &&
+      { tr '\0' '\n' < "/proc/$proc/environ"; } 2> /dev/null | grep -qx "POD_NAME=$1"; then
+      echo "$proc"
     fi
   done
 }

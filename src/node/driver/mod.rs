@@ -111,7 +111,7 @@ pub(super) async fn run(
     options: NodeOptions,
     mut commands: mpsc::Receiver<Command>,
 ) {
-    report::show_zeros(&core.env);
+    report::show_zeros(&options);
     let mut driver = Driver::new(core, options);
     while !driver.is_over() {
         driver.turn(&mut commands).await;

@@ -8,7 +8,6 @@ use crate::{
     engine::{BootTime, Change, Input, Refusal, Role, SessionEnd, WorkEnd},
     node::{
         NodeOptions, StartError,
-        env::Env,
         status::{SelfStatus, Status, StoreStatus},
     },
 };
@@ -89,9 +88,19 @@ fn millis(span: Duration) -> u64 {
 }
 
 /// Series that are not there cannot be alerted on, and a counter that begins at 1 has not grown.
-pub(super) fn show_zeros(env: &Env) {
-    let metrics = &env.metrics;
-    metrics.master.with_label_values(&[env.keys.cluster()]);
+pub(super) fn show_zeros(options: &NodeOptions) {
+    let metrics = &options.env.metrics;
+    metrics.master.with_label_values(&[options.env.keys.cluster()]);
+    for work in options.work.workers.keys() {
+        let work = &[work.as_str()];
+        metrics.shards_owned.with_label_values(work);
+        metrics.shards_draining.with_label_values(work);
+        metrics.shards_unowned.with_label_values(work);
+        metrics.drains_overdue.with_label_values(work);
+        for direction in ["gained", "lost"] {
+            metrics.shard_moves.with_label_values(&[work[0], direction]);
+        }
+    }
     metrics.transitions.with_label_values(&["joined", "joined"]);
     for role in [Role::Unknown, Role::Leader, Role::Follower] {
         metrics.transitions.with_label_values(&[role_label(role), "role"]);
