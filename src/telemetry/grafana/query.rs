@@ -59,9 +59,10 @@ impl Series {
         Query(format!("increase({self}[{span}])"))
     }
 
-    /// How often a gauge above zero has changed over a span such as `1h`.
+    /// How often a gauge above zero has changed over a span such as `1h`, as seen every 15 s. The zero of
+    /// what has just begun is no change.
     pub fn changes(&self, span: &str) -> Query {
-        Query(format!("changes(({self} > 0)[{span}:])"))
+        Query(format!("changes(({self} > 0)[{span}:15s])"))
     }
 
     /// The buckets of a histogram as they fill, for a heatmap.
