@@ -398,21 +398,22 @@ async fn an_answer_that_stops_coming_is_given_up_and_a_watch_may_be_silent() {
     let quiet = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n";
     let server = Scripted::answering(&[half, quiet]).await;
     let (_folder, options) = server.options();
-    let within = Duration::from_millis(300);
+    // More than a busy machine takes to answer.
+    let within = Duration::from_secs(3);
     let calls = CallOptions { timeout: within, ..CallOptions::default() };
     let client = connect(options.calls(calls)).await.unwrap();
     let error = get(&client, "/api/v1/pods").await.unwrap_err();
     let said = explain(&error);
     assert_eq!(said.reason, Reason::Timeout, "{said}");
-    assert_eq!(said.message, "the answer to GET /api/v1/pods stopped coming for 300ms");
+    assert_eq!(said.message, "the answer to GET /api/v1/pods stopped coming for 3s");
 
     let watch = Request::get("/api/v1/pods?watch=true").body(Vec::new()).unwrap();
     let stream = client.request_stream(watch).await.unwrap();
     let mut stream = std::pin::pin!(stream);
     let mut piece = [0; 1];
     let reading = futures::AsyncReadExt::read(&mut stream, &mut piece);
-    // Several times as long as another answer may be silent.
-    assert!(tokio::time::timeout(within * 4, reading).await.is_err(), "still there, still silent");
+    // Longer than another answer may be silent.
+    assert!(tokio::time::timeout(within * 2, reading).await.is_err(), "still there, still silent");
 }
 
 /// Lets attempts pass as long as it is open.
