@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod connect;
+mod crds;
 mod demo;
 mod exit;
 mod inspect;
@@ -74,6 +75,7 @@ enum Command {
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
+    Crds(crds::CrdsArgs),
 }
 
 impl Command {
@@ -155,6 +157,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Drain(args) => steer::drain(args).await.and(done),
         Command::Undrain(args) => steer::undrain(args).await.and(done),
         Command::Check(args) => check::check(args).await.and(done),
+        Command::Crds(args) => crds::crds(&args).and(done),
     }
 }
 
