@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod connect;
+mod crds;
 mod demo;
 mod exit;
 mod inspect;
@@ -75,6 +76,7 @@ enum Command {
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
+    Crds(crds::CrdsArgs),
     Dashboards(print::DashboardsArgs),
     Alerts(print::AlertsArgs),
 }
@@ -158,6 +160,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Drain(args) => steer::drain(args).await.and(done),
         Command::Undrain(args) => steer::undrain(args).await.and(done),
         Command::Check(args) => check::check(args).await.and(done),
+        Command::Crds(args) => crds::crds(&args).and(done),
         Command::Dashboards(_) => print::dashboards().and(done),
         Command::Alerts(args) => print::alerts(&args).and(done),
     }

@@ -241,9 +241,13 @@ pub enum JoinTick {
         modified: Revision,
     },
     /// It differs and nobody lives: compares `m(tick)` and range `c = 0` over `/C/nodes/`, and puts it.
+    /// The else branch gets that range too. Node keys that hang on no lease are nobody's: with them,
+    /// range `m < strays + 1` over `/C/nodes/` and `/C/state-data/tick/` instead.
     Replace {
         /// m(tick) as read.
         modified: Revision,
+        /// R of an else branch that showed only node keys without a lease.
+        strays: Option<Revision>,
     },
 }
 

@@ -32,7 +32,9 @@ pub enum Mutant {
     DChangedInTerm,
     /// T12: acts on a shard without a committed claim.
     ActWithoutClaim,
-    /// T12: an unanswered claim is not settled.
+    /// R6: an oldest candidate that is not in office is waited for, however long.
+    NoPatience,
+    /// T12: an unanswered claim is not settled: taken for one that failed.
     ClaimNotSettled,
     /// T12: CLAIM does not compare the plan.
     ClaimWithoutPlan,
@@ -44,6 +46,12 @@ pub enum Mutant {
     InexactCheck,
     /// T15: PLAN does not prove that the owner's held key lacks the shard.
     PlanWithoutProof,
+    /// T15: a draining shard is given away before its owner's held key lacks it.
+    DrainingFreedAtOnce,
+    /// T15: draining is taken back when the owner is wanted again.
+    DrainCalledOff,
+    /// T13: an epoch that was released is claimed again.
+    ReleasedClaimedAgain,
     /// T15: the shards of a vanished owner are free at once.
     VanishedOwnerFreedAtOnce,
     /// T15: a shard that the plan gives to nobody is free at once.

@@ -2,6 +2,8 @@
 //! library, files stay readable, and nothing of one machine is in them.
 
 mod arrows;
+mod crds;
+mod protocol;
 mod sources;
 
 use sources::Sources;
@@ -50,6 +52,11 @@ fn nothing_of_one_machine_is_in_the_repository() {
     let everything = Sources::of_the_repository();
     assert!(everything.files.len() > 20, "the repository was not found");
     complain("paths of one machine", &sources::machine_paths(&everything));
+}
+
+#[test]
+fn each_rule_each_transaction_and_each_attack_of_the_protocol_has_a_test_by_its_name() {
+    complain("write it", &protocol::without_a_test(&Sources::of_the_repository()));
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).expect("a path below the root").to_string_lossy().replace('\\', "/")
 }
 
-fn has_extension(path: &str, extension: &str) -> bool {
+pub(crate) fn has_extension(path: &str, extension: &str) -> bool {
     Path::new(path).extension().is_some_and(|it| it == extension)
 }
 

@@ -35,6 +35,8 @@ pub enum Broken {
     FenceByCreation,
     /// T10: END marks the record ended whoever is in office.
     EndOfForeignRecord,
+    /// T10: END does not compare the record.
+    EndWithoutRecord,
     /// T10: a living process is ended.
     EndOfLiving,
     /// T15: PLAN compares all held keys by a range.
@@ -54,7 +56,8 @@ impl Broken {
     pub fn alter(self, keys: &Keys, call: &Call, request: &mut Request) {
         let Request::Txn(txn) = request else { return };
         match (self, call) {
-            (Self::TakeWithoutRecord, Call::Take(_)) => {
+            (Self::TakeWithoutRecord, Call::Take(_))
+            | (Self::EndWithoutRecord, Call::End { .. }) => {
                 txn.compares.retain(|compare| compare.range.from != keys.record());
             }
             (Self::TakeWithoutHolder, Call::Take(_)) => {

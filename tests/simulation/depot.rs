@@ -43,6 +43,8 @@ pub struct Depot {
     /// How often it has been.
     pub replaced: u32,
     backups: VecDeque<(Model, History, Vec<Batch>)>,
+    /// Whether no other backup is made.
+    backed_up: bool,
 }
 
 impl Depot {
@@ -60,6 +62,7 @@ impl Depot {
             replacement: None,
             replaced: 0,
             backups: VecDeque::new(),
+            backed_up: false,
         }
     }
 
@@ -127,6 +130,11 @@ impl Depot {
         Some(batch)
     }
 
+    /// Whether all that was committed is on its way to whoever watches.
+    pub fn is_published(&self) -> bool {
+        self.published == self.log.len() && self.seen == self.model.revision()
+    }
+
     pub fn batches_from(&self, from: i64) -> Vec<Batch> {
         let first = self.log.partition_point(|batch| batch.0 < from);
         self.log[first.min(self.published)..self.published].to_vec()
@@ -182,7 +190,17 @@ impl Depot {
         self.collect();
     }
 
+    /// Makes a backup: the one that is restored.
+    pub fn only_backup(&mut self) {
+        self.backups.clear();
+        self.snapshot();
+        self.backed_up = true;
+    }
+
     pub fn snapshot(&mut self) {
+        if self.backed_up {
+            return;
+        }
         self.backups.push_back((self.model.clone(), self.history.clone(), self.log.clone()));
         if 8 < self.backups.len() {
             self.backups.pop_front();

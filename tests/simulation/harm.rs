@@ -164,6 +164,16 @@ impl World {
         }
     }
 
+    /// A rolling update has come to that node.
+    pub fn roll(&mut self, slot: usize) {
+        if let Some(p) = self.slots[slot].proc.filter(|p| self.procs[*p].alive)
+            && !self.healed
+            && !self.procs[p].stopping
+        {
+            self.stop(p);
+        }
+    }
+
     fn stop(&mut self, p: ProcId) {
         self.procs[p].stopping = true;
         self.ask(p, Input::Stop);
@@ -280,7 +290,7 @@ impl World {
     }
 
     /// The store is stopped, and started with nothing in it, or from a backup.
-    fn replace_store(&mut self, fault: Fault) {
+    pub fn replace_store(&mut self, fault: Fault) {
         if self.now < self.depot.down_until {
             return;
         }
@@ -303,6 +313,7 @@ impl World {
     pub fn on_store(&mut self) {
         let Some(fault) = self.depot.replacement.take() else { return };
         let bumped = self.chance.percent(40);
+        let bumped = self.restored_bumped.unwrap_or(bumped);
         let drawn = self.chance.bits();
         self.depot.replace(self.now, fault, bumped, drawn);
         note!(self, "the store is back ({fault:?}) at revision {}", self.depot.revision());

@@ -60,6 +60,9 @@ pub struct Proc {
     pub authority_until: Time,
     /// Until when it is inside shard authority, in true time.
     pub shard_until: Time,
+    /// The tick it is configured with, and the one it runs at.
+    pub offers: Duration,
+    pub tick: Duration,
     pub unfit: bool,
     pub draining: bool,
     pub stopping: bool,
@@ -130,6 +133,8 @@ impl Proc {
             state: OwnState::default(),
             authority_until: 0,
             shard_until: 0,
+            offers: Duration::ZERO,
+            tick: Duration::ZERO,
             unfit: false,
             draining: false,
             stopping: false,
@@ -302,15 +307,17 @@ impl World {
             }
             Effect::Announce { lease } => self.procs[p].announced.push(lease),
             Effect::Relist => self.list(p),
-            Effect::Joined { lease, .. } => {
+            Effect::Joined { lease, tick, .. } => {
                 self.stats.joins += 1;
+                self.procs[p].tick = tick;
                 let state = &mut self.procs[p].state;
                 *state =
                     OwnState { lease: Some(lease), wanted: state.wanted, ..OwnState::default() };
                 self.put_state(p);
             }
-            Effect::SessionLost { .. } => {
+            Effect::SessionLost { lease, reason } => {
                 self.stats.sessions_lost += 1;
+                self.check_lost(p, lease, reason);
                 self.procs[p].state.lease = None;
             }
             Effect::Refused(_) => {
@@ -320,7 +327,8 @@ impl World {
                 self.at(self.now + after, Event::StartAgain(p));
             }
             Effect::Left { clean } => self.on_left(p, clean),
-            Effect::Role(_) | Effect::TermClosed { .. } | Effect::TickChanged(_) => (),
+            Effect::TickChanged(tick) => self.procs[p].tick = tick,
+            Effect::Role(_) | Effect::TermClosed { .. } => (),
             Effect::StartWork { work, .. } => {
                 self.stats.works += 1;
                 let after = self.act_after();

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use bellwether::{
     engine::{
-        Call, Effect, Held, LeaseId, NodeId, PlanTable, Revision, ShardEpoch, Term, WorkType,
+        Call, Change, Effect, Held, LeaseId, NodeId, PlanTable, Revision, SessionEnd, ShardEpoch,
+        Term, WorkType,
     },
     store::{keys::Key, values},
 };
 
 use crate::{
-    chance::Time,
+    chance::{MILLIS, Time},
     host::{ProcId, Shard, ShardWork, Work},
     wire::Ask,
     world::World,
@@ -67,6 +68,12 @@ pub struct History {
     ended: bool,
     fenced: Term,
     planned: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
+    /// The assignments that the plan drains.
+    drained: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
+    /// By shard and lease, the epoch that was let go of last.
+    released: BTreeMap<(Shard, LeaseId), ShardEpoch>,
+    /// Whether somebody outside has changed a key.
+    meddled: bool,
     claimed: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
     written: BTreeMap<Shard, ShardEpoch>,
     state: BTreeMap<NodeId, u64>,
@@ -76,6 +83,8 @@ impl History {
     /// A key was changed from outside.
     pub fn meddled(&mut self) {
         self.ended = false;
+        self.meddled = true;
+        self.drained.clear();
     }
 }
 
@@ -276,6 +285,12 @@ impl World {
             let what = format!("{call:?} commits at {revision}, and its office does not stand");
             self.violate(Rule::I2, what);
         }
+        let held = match call {
+            Call::Join(join) => Some(join.lease),
+            Call::WriteHeld { lease, .. } | Call::Stop { lease, .. } => Some(*lease),
+            _ => None,
+        };
+        self.held_written.extend(held.map(|lease| (lease, revision)));
         let history = &mut self.depot.history;
         match call {
             Call::Take(take) => {
@@ -351,6 +366,8 @@ impl World {
         }
         for shard in before.shards.keys().filter(|shard| !content.shards.contains_key(shard)) {
             self.stats.releases += 1;
+            let epoch = before.shards[shard];
+            self.depot.history.released.insert((shard.clone(), lease), epoch);
             if self.procs[p].shards.contains_key(shard) {
                 let id = self.procs[p].id;
                 let what = format!("node {id} lets go of {shard:?}, and tasks of it run");
@@ -366,6 +383,11 @@ impl World {
                 continue;
             }
             self.stats.claims += 1;
+            let released = self.depot.history.released.get(&(shard.clone(), lease));
+            if released.is_some_and(|last| epoch <= last) {
+                let what = format!("{lease} claims {shard:?} at {epoch}, which it has released");
+                return self.violate(Rule::I4, what);
+            }
             let last = self.depot.history.claimed.insert(shard.clone(), (*epoch, lease));
             if falls(last, (*epoch, lease)) {
                 let what = format!("{lease} claims {shard:?} at {epoch}, after {last:?}");
@@ -377,17 +399,72 @@ impl World {
     /// I4, for plans.
     fn check_plan(&mut self, work: &WorkType, table: &PlanTable) {
         for (number, assignment) in table.shards.iter().enumerate() {
-            let Some(owner) = assignment.owner else { continue };
             let shard = (work.clone(), bellwether::engine::ShardId(number as u32));
+            let drained = self.depot.history.drained.remove(&shard);
+            let Some(owner) = assignment.owner else { continue };
             let next = (assignment.epoch, owner);
             let last = self.depot.history.planned.insert(shard.clone(), next);
-            if last.is_some_and(|last| last.1 != owner) {
+            if assignment.draining {
+                self.depot.history.drained.insert(shard.clone(), next);
+            } else if drained == Some(next) {
+                let what = format!("the plan takes back that {shard:?} is drained");
+                return self.violate(Rule::I4, what);
+            }
+            if let Some((_, before)) = last.filter(|last| last.1 != owner) {
                 self.stats.moves += 1;
+                if !self.is_free(&shard, before) {
+                    let what = format!("the plan gives {shard:?} away, and {before} may act on it");
+                    return self.violate(Rule::I3, what);
+                }
             }
             if falls(last, next) {
                 let what = format!("the plan gives {shard:?} to {next:?}, after {last:?}");
                 return self.violate(Rule::I4, what);
             }
+        }
+    }
+
+    /// T15: whether an owner's held key lacks the shard, or has been gone for long enough. Of keys that
+    /// were only touched by the protocol, in a store that was never replaced.
+    fn is_free(&self, shard: &Shard, owner: LeaseId) -> bool {
+        if self.depot.history.meddled || 0 < self.depot.replaced {
+            return true;
+        }
+        let kv = self.depot.get(&self.depot.keys.held(owner));
+        match kv.and_then(|kv| values::decode_held(&kv.value)) {
+            Some(held) => !held.shards.contains_key(shard),
+            None => self.gone.get(&owner).is_none_or(|(since, held)| {
+                !held.shards.contains_key(shard) || since + 2_900 * MILLIS < self.now
+            }),
+        }
+    }
+
+    /// What was in held keys that are gone now.
+    pub fn note_gone(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Held(lease, stored) = change {
+                match stored.as_ref().and_then(|stored| stored.value.clone()) {
+                    Some(held) => self.gone.insert(*lease, (Time::MAX, held)),
+                    None => self.gone.remove(lease).map(|(_, held)| {
+                        self.gone.insert(*lease, (self.now, held.clone()));
+                        (self.now, held)
+                    }),
+                };
+            }
+        }
+    }
+
+    /// T14: a node gives up its session for its held key only if somebody else has touched that.
+    pub fn check_lost(&mut self, p: ProcId, lease: LeaseId, reason: SessionEnd) {
+        if reason != SessionEnd::HeldLost || 0 < self.depot.replaced {
+            return;
+        }
+        let Some(kv) = self.depot.get(&self.depot.keys.held(lease)) else { return };
+        if self.held_written.get(&lease) == Some(&kv.modified) {
+            let id = self.procs[p].id;
+            let what =
+                format!("node {id} gives its session up, and its held key is as it wrote it");
+            self.violate(Rule::Contract, what);
         }
     }
 

@@ -119,6 +119,8 @@ pub struct Scenario {
     pub ttl: u64,
     /// Work types with their numbers of shards.
     pub works: Vec<(WorkType, u32)>,
+    /// A rolling update to this tick, and from when on.
+    pub new_tick: Option<(Duration, Time)>,
     /// Whether a cluster of that name had ended cleanly before: then nobody waits at first.
     pub used_before: bool,
     /// For how long faults are injected.
@@ -133,6 +135,8 @@ pub struct Scenario {
     pub lose_answer_ppm: u32,
     /// Of a million requests, so many arrive long after.
     pub late_ppm: u32,
+    /// Of a million messages, so many come twice.
+    pub duplicate_ppm: u32,
     /// Of a million messages, so many take long.
     pub slow_ppm: u32,
     /// Of a million steps of a process, so many are followed by a pause.
@@ -212,6 +216,10 @@ impl Scenario {
             call_timeout: Duration::from_millis(chance.between(200, 1_500)),
             supervised_percent: [0, 50, 100][chance.below(3) as usize],
             slow_join_percent: some(chance, 30, 1, 30),
+            duplicate_ppm: some(chance, 40, 100, 50_000),
+            new_tick: chance
+                .percent(10)
+                .then(|| (Duration::from_millis(80), chance.between(500, 4_000) * MILLIS)),
             script: &[],
         }
     }
@@ -223,6 +231,8 @@ impl Scenario {
             lose_request_ppm: 0,
             lose_answer_ppm: 0,
             late_ppm: 0,
+            duplicate_ppm: 0,
+            new_tick: None,
             slow_ppm: 0,
             pause_ppm: 0,
             slow_join_percent: 0,

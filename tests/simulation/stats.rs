@@ -70,7 +70,7 @@ stats! {
     terms, ended, works, acts, fenced, refused_raw, puts,
     shard_starts, shard_acts, shard_writes, claims, releases, moves,
     pauses, slow_joins, slow_messages, lost_requests, late_requests, cut_requests,
-    stale_renewals, lists, compacted_watches, late_watches, ends_by_parents,
+    stale_renewals, duplicates, big_runs, views_compared, lists, compacted_watches, late_watches, ends_by_parents,
 }
 
 impl Stats {

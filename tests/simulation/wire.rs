@@ -170,6 +170,18 @@ impl World {
             arrives += self.chance.log_between(50 * MILLIS, 12 * SECONDS);
         }
         arrives += self.latency();
+        // R12: a GRANT is never sent twice.
+        let once = matches!(flight.ask, Ask::Call(Call::Grant { .. }));
+        if !once && self.chance.ppm(self.duplicate_ppm()) {
+            self.stats.duplicates += 1;
+            let copy = InFlight { given_up: true, ..flight.clone() };
+            let after = self.chance.log_between(MILLIS, 3 * SECONDS);
+            self.at(arrives + after - MILLIS, Event::Arrive(Box::new(copy)));
+            // The answer to the copy is not heard, and it may be the one that comes first.
+            if self.chance.percent(50) {
+                arrives += after;
+            }
+        }
         self.wait_no_longer(&mut flight, arrives);
         self.at(arrives, Event::Arrive(Box::new(flight)));
     }
@@ -199,6 +211,12 @@ impl World {
         } else {
             (at, outcome)
         };
+        if self.chance.ppm(self.duplicate_ppm()) {
+            self.stats.duplicates += 1;
+            let again = Answered { flight: flight.clone(), outcome: outcome.clone() };
+            let after = self.chance.log_between(MILLIS, SECONDS);
+            self.at(at + after, Event::Answer(Box::new(again)));
+        }
         self.at(at, Event::Answer(Box::new(Answered { flight, outcome })));
     }
 
@@ -370,6 +388,7 @@ impl World {
     /// Sends what was committed since the last time to all watches.
     pub fn publish(&mut self) {
         while let Some((revision, changes)) = self.depot.next_batch() {
+            self.note_gone(&changes);
             for p in 0..self.procs.len() {
                 if self.procs[p].alive && self.procs[p].watch.open {
                     let number = self.procs[p].watch.number;

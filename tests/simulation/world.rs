@@ -7,7 +7,10 @@ use std::{
 };
 
 use bellwether::{
-    engine::{BootTime, Config, Dead, Input, LeaseId, NodeId, ShardEpoch, TickPolicy, WorkOffer},
+    engine::{
+        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, TickPolicy,
+        WorkOffer,
+    },
     store::protocol::Request,
 };
 
@@ -61,6 +64,7 @@ pub enum Event {
     StopNow(ProcId),
     Fit(ProcId),
     Undrain(ProcId),
+    Roll(usize),
     DeleteKey(Vec<u8>),
     Begin(usize, Proof),
     Parent(usize),
@@ -149,6 +153,12 @@ pub struct World {
     /// Which requests the network keeps, and those that it has kept.
     pub hold: Option<fn(&Self, &InFlight) -> bool>,
     pub held: Vec<InFlight>,
+    /// Whether the next restored backup has its revisions bumped; else it is drawn.
+    pub restored_bumped: Option<bool>,
+    /// When each held key was last written by its own node.
+    pub held_written: BTreeMap<LeaseId, Revision>,
+    /// Held keys that are gone, since when, and what was in them.
+    pub gone: BTreeMap<LeaseId, (Time, Held)>,
     pub broken: Option<Broken>,
     engine_break: Option<Break>,
     queue: BinaryHeap<Reverse<Entry>>,
@@ -250,6 +260,9 @@ impl World {
             since: 0,
             hold: None,
             held: Vec::new(),
+            restored_bumped: None,
+            held_written: BTreeMap::new(),
+            gone: BTreeMap::new(),
             broken,
             engine_break,
             queue: BinaryHeap::new(),
@@ -318,6 +331,9 @@ impl World {
     pub fn lose_answer_ppm(&self) -> u32 {
         if self.healed { 0 } else { self.scenario.lose_answer_ppm }
     }
+    pub fn duplicate_ppm(&self) -> u32 {
+        if self.healed { 0 } else { self.scenario.duplicate_ppm }
+    }
     pub fn late_ppm(&self) -> u32 {
         if self.healed { 0 } else { self.scenario.late_ppm }
     }
@@ -362,6 +378,9 @@ impl World {
             self.at(after, Event::Begin(slot, Proof::None));
             let after = self.chance.between(50, 400) * MILLIS;
             self.at(after, Event::NewState(slot));
+            if let Some((_, from)) = self.scenario.new_tick {
+                self.at(from + slot as u64 * SECONDS / 2, Event::Roll(slot));
+            }
         }
         self.at(250 * MILLIS, Event::Progress);
         self.at(100 * MILLIS, Event::Leases);
@@ -405,6 +424,7 @@ impl World {
             }
             Event::Fit(p) => self.on_fit(p),
             Event::Undrain(p) => self.on_undrain(p),
+            Event::Roll(slot) => self.roll(slot),
             Event::DeleteKey(key) => self.delete_key(&key),
             Event::Begin(slot, proof) => self.begin(slot, proof),
             Event::Parent(slot) => self.on_parent(slot),
@@ -446,7 +466,9 @@ impl World {
         let seed = self.chance.bits();
         self.procs.push(Proc::new(slot, config, seed));
         self.stats.lives += 1;
-        self.procs.len() - 1
+        let p = self.procs.len() - 1;
+        self.procs[p].offers = self.offered_tick();
+        p
     }
 
     fn config(&self, slot: usize, pod: String) -> Config {
@@ -462,8 +484,8 @@ impl World {
             address: format!("10.0.0.{slot}:80"),
             ttl: Duration::from_secs(self.scenario.ttl),
             failover: self.scenario.nodes[slot],
-            tick: Duration::from_millis(50),
-            tick_policy: TickPolicy::Strict,
+            tick: self.offered_tick(),
+            tick_policy: self.scenario.new_tick.map_or(TickPolicy::Strict, |_| TickPolicy::Adopt),
             pod_uid: Some(pod),
             work: offers.collect(),
             campaigns: true,
@@ -474,6 +496,12 @@ impl World {
                 _ => None,
             },
         }
+    }
+
+    /// What a process is configured with that begins now.
+    pub fn offered_tick(&self) -> Duration {
+        let new = self.scenario.new_tick.filter(|(_, from)| *from <= self.now);
+        new.map_or(Duration::from_millis(50), |(tick, _)| tick)
     }
 
     fn new_state(&mut self, slot: usize) {
@@ -596,7 +624,10 @@ impl World {
 
     fn finish(&mut self) {
         self.done = true;
+        self.check_views();
+        self.check_ticks();
         self.stats.runs += 1;
+        self.stats.big_runs += u64::from(16 <= self.slots.len());
         self.stats.true_seconds += self.now / SECONDS;
         self.stats.events += self.entries;
         self.mark(self.entries, self.depot.revision() as u64);

@@ -11,10 +11,9 @@
 
 use std::{
     fs,
-    io::{Read as _, Seek as _, SeekFrom},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Mutex,
     time::Duration,
 };
@@ -26,6 +25,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     eventually,
+    janitor::{Janitor, tail},
     pki::{Pki, Validity},
     tools,
 };
@@ -485,41 +485,6 @@ impl Drop for Etcd {
     }
 }
 
-/// A shell that outlives the test process: it ends the servers of a folder and removes the folder as
-/// soon as its standard input closes, which happens when this value, or the whole process, is gone.
-#[derive(Debug)]
-struct Janitor {
-    folder: PathBuf,
-    input: Option<ChildStdin>,
-    shell: Child,
-}
-
-impl Janitor {
-    fn start(folder: PathBuf) -> Self {
-        const SCRIPT: &str = r#"trap '' INT TERM HUP
-            cat >/dev/null
-            for pid in "$1"/*/pid; do [ -e "$pid" ] && kill -9 "$(cat "$pid")"; done
-            rm -rf "$1""#;
-        let mut shell = Command::new("sh")
-            .args(["-c", SCRIPT, "janitor"])
-            .arg(&folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a shell can be started");
-        let input = shell.stdin.take();
-        Self { folder, input, shell }
-    }
-}
-
-impl Drop for Janitor {
-    fn drop(&mut self) {
-        drop(self.input.take());
-        let _ = self.shell.wait();
-    }
-}
-
 fn folder_on(medium: Medium) -> PathBuf {
     let mut builder = tempfile::Builder::new();
     builder.prefix("bellwether-etcd-");
@@ -537,16 +502,6 @@ pub fn free_ports(count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<_> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect()
-}
-
-fn tail(log: &Path) -> String {
-    let mut text = String::new();
-    if let Ok(mut file) = fs::File::open(log) {
-        let length = file.metadata().map_or(0, |meta| meta.len());
-        let _ = file.seek(SeekFrom::Start(length.saturating_sub(4096)));
-        let _ = file.read_to_string(&mut text);
-    }
-    text
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

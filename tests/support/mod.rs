@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod etcd;
+pub mod janitor;
 pub mod pki;
 pub mod proxy;
 pub mod tools;

@@ -284,6 +284,9 @@ impl Engine {
         if leads {
             return Some(w + step);
         }
+        if self.config.breaks(Mutant::NoPatience) {
+            return None;
+        }
         let since = watched.oldest.map_or(self.now, |(_, _, since)| since);
         let d = watched.sound_record().map_or(SPAN_MAX, |record| record.d);
         let patience = self.config.wait(d.max(watched.d_of(*oldest)));

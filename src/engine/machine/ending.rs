@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Asked, Engine, Found, Work};
+use super::{Asked, Engine, Found};
 use crate::engine::{
     call::{Answer, Call, Outcome},
     types::{BootTime, LeaseId},
@@ -67,7 +67,7 @@ impl Engine {
         }
         let mut step = step;
         if let Proof::JoinedBy(by) = proof
-            && (self.work != Work::Idle || self.holding.is_running())
+            && self.is_working()
         {
             if !self.is_due(by) {
                 return;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     Asked, Engine, Found,
     ending::Ending,
-    session::{Granted, Incarnation, JoinPlan, Phase},
+    session::{Granted, Incarnation, Phase},
 };
 use crate::engine::{
     call::{Answer, Call, Effect, Join, JoinTick, Outcome, Refusal},
@@ -19,6 +19,22 @@ use crate::engine::{
 
 /// An operator's key under our id that hangs on no lease is deleted when it was seen so for this long.
 const SQUATTER_AFTER: Duration = Duration::from_secs(1);
+
+/// Who is there, though no tick key tells of anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Node keys on no lease, by this read: nobody.
+    Strays(Revision),
+    /// Somebody lives.
+    Alive,
+}
+
+/// What the read before a JOIN says.
+#[derive(Debug)]
+pub(super) struct JoinPlan {
+    pub(super) cluster_tick: JoinTick,
+    pub(super) tick: Duration,
+}
 
 /// What a look at the own id's keys says.
 enum Holder {
@@ -37,7 +53,11 @@ impl Engine {
             return;
         }
         if self.session.leaving.is_some() {
-            // The session was lost on the way out, and its lease is gone by now.
+            // The session was lost on the way out, and its lease is gone by now. Its work may be not: that is
+            // waited for until the deadline of the leaving.
+            if self.is_working() {
+                return;
+            }
             self.abandon_granted();
             self.come_to_rest();
             self.out.push(Effect::Left { clean: true });
@@ -123,7 +143,9 @@ impl Engine {
                 let found = Found(answer);
                 let lease = self.session.granted.as_ref().map(|granted| granted.lease);
                 if let (Some(lease), Some(member)) = (lease, found.member(self.config.id)) {
-                    let (joined, tick) = (member.created, self.config.tick);
+                    let own = found.tick_keys().find(|(id, _)| *id == self.config.id);
+                    let tick = own.and_then(|(_, stored)| stored.value).unwrap_or(self.config.tick);
+                    let joined = member.created;
                     let found = member.value.clone();
                     self.enter(lease, joined, tick);
                     self.own.found_member(found);
@@ -158,8 +180,9 @@ impl Engine {
         self.out.push(Effect::Refused(refusal));
     }
 
-    /// T2: what the cluster's tick and the live nodes' ticks mean for this node.
-    fn judge_tick(&self, answer: &Answer) -> Result<JoinPlan, Refusal> {
+    /// T2: what the cluster's tick and the live nodes' ticks mean for this node. Whoever has a tick key on
+    /// a lease counts as live, even if his node key is gone: he may go on without it, as a Go node does.
+    fn judge_tick(&mut self, answer: &Answer) -> Result<JoinPlan, Refusal> {
         let found = Found(answer);
         let own = self.config.tick;
         let others: Vec<Duration> = found
@@ -167,6 +190,7 @@ impl Engine {
             .filter(|(id, stored)| *id != self.config.id && stored.lease.is_some())
             .filter_map(|(_, stored)| stored.value)
             .collect();
+        let company = self.session.company.take();
         let disagreement = |cluster| Refusal::TickDisagreement { cluster, own };
         let adopts = self.config.tick_policy == TickPolicy::Adopt;
         let stored = found.tick();
@@ -186,8 +210,12 @@ impl Engine {
         let keep = JoinTick::Keep { modified };
         if cluster == own {
             Ok(JoinPlan { cluster_tick: keep, tick: own })
-        } else if others.is_empty() {
-            Ok(JoinPlan { cluster_tick: JoinTick::Replace { modified }, tick: own })
+        } else if others.is_empty() && company != Some(Company::Alive) {
+            let strays = company.and_then(|company| match company {
+                Company::Strays(read) => Some(read),
+                Company::Alive => None,
+            });
+            Ok(JoinPlan { cluster_tick: JoinTick::Replace { modified, strays }, tick: own })
         } else if adopts {
             Ok(JoinPlan { cluster_tick: keep, tick: cluster })
         } else {
@@ -272,6 +300,12 @@ impl Engine {
         };
         *asked = false;
         let tick = join.tick;
+        let replaces = matches!(join.cluster_tick, JoinTick::Replace { .. });
+        if let Outcome::Refused(answer) = &outcome
+            && replaces
+        {
+            self.note_company(answer);
+        }
         match outcome {
             Outcome::Done(answer) => self.enter(lease, answer.revision, tick),
             Outcome::Refused(answer) => self.on_join_refused(lease, tick, &answer),
@@ -307,6 +341,13 @@ impl Engine {
             Holder::Nobody | Holder::Ourselves => self.retry_join(),
             other => self.on_holder(other, answer),
         }
+    }
+
+    /// T2: whether the nodes that kept the cluster's tick from being replaced are any.
+    fn note_company(&mut self, answer: &Answer) {
+        let lives = Found(answer).nodes().any(|(_, stored)| stored.lease.is_some());
+        self.session.company =
+            Some(if lives { Company::Alive } else { Company::Strays(answer.revision) });
     }
 
     /// Joined.

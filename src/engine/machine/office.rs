@@ -350,6 +350,11 @@ impl Engine {
         self.out.push(Effect::TermClosed { term, reason: why });
     }
 
+    /// Whether any task of the leader's work or of a shard may still run.
+    pub(super) fn is_working(&self) -> bool {
+        self.work != Work::Idle || self.holding.is_running()
+    }
+
     fn stop_work(&mut self, reason: WorkEnd) {
         if let Work::Running(work) = self.work {
             self.work = Work::Stopping(work);

@@ -82,6 +82,7 @@ impl Engine {
             return;
         };
         self.note_own_node(lease);
+        self.note_own_member();
         self.node_rule(lease);
         self.member_rule(lease);
         self.tick_rule(lease);
@@ -103,6 +104,21 @@ impl Engine {
                 self.own.node.written = None;
             }
             Some(_) => (),
+        }
+    }
+
+    /// Somebody overwrote `member(id)` on its own lease: it is put right. (Deleted, or on another lease:
+    /// the session is over, R10.)
+    fn note_own_member(&mut self) {
+        let own = &mut self.own.member;
+        let is_seen = self.session.is_listed() && own.modified <= self.watched.revision;
+        if let Some(member) = self.watched.members.get(&self.config.id)
+            && is_seen
+            && own.writing.is_none()
+            && own.modified != member.modified
+        {
+            own.modified = member.modified;
+            own.written.clone_from(&member.value);
         }
     }
 
@@ -221,16 +237,23 @@ impl Engine {
             return;
         };
         let modified = stored.modified;
-        let mut offers = self
-            .watched
-            .members
+        // Keys that hang on no lease are nobody's, and would stand in the way for ever.
+        let lives = |lease: Option<LeaseId>| lease.is_some();
+        let members = &self.watched.members;
+        let mut offers = members
             .values()
+            .filter(|member| lives(member.lease))
             .map(|member| member.value.as_ref().map(|member| member.tick));
         let Some(Some(tick)) = offers.next() else {
             return;
         };
         let agreed = offers.all(|offer| offer == Some(tick))
-            && self.watched.nodes.keys().all(|id| self.watched.members.contains_key(id));
+            && self
+                .watched
+                .nodes
+                .iter()
+                .filter(|(_, node)| lives(node.lease))
+                .all(|(id, _)| members.get(id).is_some_and(|member| lives(member.lease)));
         if !agreed || stored.value == Some(tick) || !self.is_due(self.own.switch_at) {
             return;
         }

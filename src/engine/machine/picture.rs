@@ -107,6 +107,13 @@ impl Found<'_> {
         })
     }
 
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (NodeId, &Stored<NodeMetadata>)> {
+        self.0.changes.iter().filter_map(|change| match change {
+            Change::Node(id, Some(stored)) => Some((*id, stored)),
+            _ => None,
+        })
+    }
+
     pub(super) fn member(&self, id: NodeId) -> Option<&Stored<Member>> {
         self.0.changes.iter().find_map(|change| match change {
             Change::Member(of, stored) if *of == id => stored.as_ref(),

@@ -201,6 +201,8 @@ impl Engine {
                 Freedom::Held => {
                     if want.is_some() && want != assignment.owner {
                         assignment.draining = true;
+                    } else if want.is_some() && self.config.breaks(Mutant::DrainCalledOff) {
+                        assignment.draining = false;
                     }
                 }
                 Freedom::At(at) => again(at),
@@ -268,7 +270,8 @@ impl Engine {
             return self.free_at(since + self.config.wait(SPAN_MAX));
         };
         if let Some((revision, held)) = watched.sound_held(owner) {
-            return if held.shards.contains_key(&(work.clone(), shard)) {
+            let given = assignment.draining && self.config.breaks(Mutant::DrainingFreedAtOnce);
+            return if held.shards.contains_key(&(work.clone(), shard)) && !given {
                 Freedom::Held
             } else {
                 Freedom::Free(Some(revision))

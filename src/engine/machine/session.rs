@@ -8,10 +8,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Asked, Engine, Found, Work, ending::Ending};
+use super::{
+    Asked, Engine, Found,
+    ending::Ending,
+    join::{Company, JoinPlan},
+};
 use crate::engine::{
     backoff::Backoff,
-    call::{Answer, Call, Dead, Effect, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
+    call::{Answer, Call, Dead, Effect, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
     mutant::Mutant,
     timing::{F, RHO, margin},
     types::{BootTime, LeaseId, Revision},
@@ -38,6 +42,8 @@ pub(super) struct Session {
     pub(super) backoff: Backoff,
     pub(super) not_before: BootTime,
     pub(super) squatter: Option<(Revision, Revision, BootTime)>,
+    /// What a JOIN that would have replaced the cluster's tick has found.
+    pub(super) company: Option<Company>,
     pub(super) leaving: Option<Leaving>,
 }
 
@@ -67,13 +73,6 @@ pub(super) enum Phase {
         asked: bool,
     },
     In(Incarnation),
-}
-
-/// What the read before a JOIN says.
-#[derive(Debug)]
-pub(super) struct JoinPlan {
-    pub(super) cluster_tick: JoinTick,
-    pub(super) tick: Duration,
 }
 
 /// One life of the node id.
@@ -109,6 +108,7 @@ impl Default for Session {
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(3)),
             not_before: BootTime::default(),
             squatter: None,
+            company: None,
             leaving: None,
         }
     }
@@ -163,6 +163,7 @@ impl Engine {
         self.session.backoff.reset();
         self.session.not_before = self.now;
         self.session.squatter = None;
+        self.session.company = None;
         self.session.phase = Phase::Reading { asked: false };
         for lease in self.session.dead.leases.clone() {
             self.session.ending.push_back(Ending::proven(lease));
@@ -197,7 +198,7 @@ impl Engine {
             self.session.own.insert(lease);
             self.session.ending.push_back(Ending::proven(lease));
         }
-        if self.session.ending.is_empty() {
+        if self.session.ending.is_empty() && !self.is_working() {
             self.come_to_rest();
             self.out.push(Effect::Left { clean: true });
             return;
@@ -422,11 +423,7 @@ impl Engine {
         let Some(leaving) = &self.session.leaving else {
             return;
         };
-        if leaving.asked
-            || self.work != Work::Idle
-            || self.holding.is_running()
-            || self.holding.is_writing()
-        {
+        if leaving.asked || self.is_working() || self.holding.is_writing() {
             return;
         }
         if !self.is_due(leaving.again_at) {

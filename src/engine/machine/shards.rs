@@ -267,13 +267,18 @@ impl Engine {
 
     /// T13: whether a held shard is to be let go of.
     fn is_leaving_shard(&self, lease: LeaseId, shard: &Shard, epoch: ShardEpoch) -> bool {
-        let released = self.holding.released.get(shard).is_some_and(|last| epoch <= *last);
-        released
+        self.is_released(shard, epoch)
             || match self.says(lease, shard) {
                 Says::Nothing => false,
                 Says::Gone => true,
                 Says::Ours(now) => epoch < now,
             }
+    }
+
+    /// T13: irrevocably.
+    fn is_released(&self, shard: &Shard, epoch: ShardEpoch) -> bool {
+        let last = self.holding.released.get(shard);
+        last.is_some_and(|last| epoch <= *last) && !self.config.breaks(Mutant::ReleasedClaimedAgain)
     }
 
     /// T13: stop first.
@@ -312,12 +317,7 @@ impl Engine {
             }
         }
         let plans = self.add_claims(lease, &mut content);
-        let settle = self.holding.settle && !self.config.breaks(Mutant::ClaimNotSettled);
-        if content == self.holding.content && !settle {
-            if self.config.breaks(Mutant::ClaimNotSettled) {
-                self.holding.settle = false;
-                self.holding.unresolved = false;
-            }
+        if content == self.holding.content && !self.holding.settle {
             return;
         }
         if !self.is_due(self.holding.write_at) {
@@ -354,9 +354,8 @@ impl Engine {
                     continue;
                 }
                 let shard = (offer.work.clone(), ShardId(number));
-                let last = self.holding.released.get(&shard);
                 if content.contains_key(&shard)
-                    || last.is_some_and(|last| assignment.epoch <= *last)
+                    || self.is_released(&shard, assignment.epoch)
                     || self.holding.running.contains_key(&shard)
                     || self.is_held_elsewhere(lease, &shard)
                 {
@@ -399,14 +398,19 @@ impl Engine {
                 self.holding.check_at = self.holding.check_at.max(sent + CHECK_EVERY);
             }
             Outcome::Refused(answer) => {
+                // What was found may be this very write, by a copy of it that came first.
+                self.judge_held(sent, &answer);
                 self.holding.nonces.remove(&nonce);
                 self.holding.write_at = self.now + Duration::from_millis(5);
-                self.judge_held(sent, &answer);
             }
             Outcome::LeaseNotFound => {
                 if let Some(lease) = self.session.lease() {
                     self.on_lease_lost(lease);
                 }
+            }
+            Outcome::Unknown if self.config.breaks(Mutant::ClaimNotSettled) => {
+                self.holding.nonces.remove(&nonce);
+                self.holding.write_at = self.now + AGAIN_AFTER;
             }
             Outcome::Unknown => {
                 self.holding.unresolved = true;

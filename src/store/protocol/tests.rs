@@ -194,12 +194,25 @@ fn t2_join_sets_a_tick_only_if_no_live_node_can_differ() {
             vec![tick.clone()]
         )
     );
+    let replaced = |strays| txn(&join(JoinTick::Replace { modified: Revision(4), strays }, false));
+    let with_nodes = |mut txn: Txn| {
+        txn.otherwise.push(Op::Get(Get::range(keys().nodes())));
+        txn
+    };
     assert_eq!(
-        txn(&join(JoinTick::Replace { modified: Revision(4) }, false)),
-        joined(
+        replaced(None),
+        with_nodes(joined(
             vec![on(TICK, Modified, Equal, 4), over("/C/nodes/", Created, Equal, 0)],
+            vec![tick.clone()]
+        ))
+    );
+    let since = |prefix| over(prefix, Modified, Less, 12);
+    assert_eq!(
+        replaced(Some(Revision(11))),
+        with_nodes(joined(
+            vec![on(TICK, Modified, Equal, 4), since("/C/nodes/"), since("/C/state-data/tick/")],
             vec![tick]
-        )
+        ))
     );
 }
 

@@ -90,16 +90,18 @@ fn t2_join(keys: &Keys, join: &Join) -> Txn {
             txn.compares.push(before(keys.tick_keys(), Target::Modified, next(read)));
             txn.then.push(tick);
         }
-        JoinTick::Replace { modified: seen } => {
+        JoinTick::Replace { modified: seen, strays } => {
             txn.compares.push(modified(&keys.tick(), seen));
-            // Of a range, c = 0 holds only if nothing exists in it.
-            txn.compares.push(compare(
-                keys.nodes(),
-                Target::Created,
-                CompareOp::Equal,
-                Revision(0),
-            ));
+            if let Some(read) = strays {
+                txn.compares.push(before(keys.nodes(), Target::Modified, next(read)));
+                txn.compares.push(before(keys.tick_keys(), Target::Modified, next(read)));
+            } else {
+                // Of a range, c = 0 holds only if nothing exists in it.
+                let (target, op) = (Target::Created, CompareOp::Equal);
+                txn.compares.push(compare(keys.nodes(), target, op, Revision(0)));
+            }
             txn.then.push(tick);
+            txn.otherwise.push(Op::Get(Get::range(keys.nodes())));
         }
     }
     txn

@@ -55,6 +55,17 @@ fn libraries_that_handle_tokens_stay_above_debug_whatever_the_filter_says() {
 }
 
 #[test]
+fn answers_of_an_api_server_are_never_printed() {
+    let text = logged(LogFormat::Text, "trace", || {
+        tracing::warn!(target: "kube_client::client", "{{\"kind\":\"Secret\",\"data\":\"hush\"}}");
+        tracing::debug!(target: "kube_client::client::builder", "hush");
+        tracing::warn!(target: "kube_client::client::tls", "failed to reload CA bundle");
+    });
+    assert!(!text.contains("hush"), "{text}");
+    assert!(text.contains("failed to reload CA bundle"), "{text}");
+}
+
+#[test]
 fn text_cannot_steer_the_terminal() {
     let text = logged(LogFormat::Text, "info", || {
         tracing::info!(address = "\u{1b}[2Jgone", "joined");

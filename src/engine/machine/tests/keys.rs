@@ -78,6 +78,40 @@ fn t18_a_go_node_forbids_the_switch() {
 }
 
 #[test]
+fn t18_keys_on_no_lease_are_nobodys_and_forbid_nothing() {
+    let mut rig = Rig::leader();
+    let stray = |change| match change {
+        Change::Node(id, Some(stored)) => {
+            Some(Change::Node(id, Some(crate::engine::Stored { lease: None, ..stored })))
+        }
+        Change::Member(id, Some(stored)) => {
+            Some(Change::Member(id, Some(crate::engine::Stored { lease: None, ..stored })))
+        }
+        _ => None,
+    };
+    let mut keys: Vec<_> = offering(9, LeaseId(9), 80).into_iter().filter_map(stray).collect();
+    keys.push(Change::Tick(Some(written(90, 91, None, ms(80)))));
+    rig.see(keys);
+    rig.wait(ms(300));
+    assert!(rig.asks(is_switch));
+}
+
+#[test]
+fn t17_an_own_member_record_that_somebody_overwrote_on_its_lease_is_put_right() {
+    let mut rig = Rig::joined(config(), vec![seed(50)]);
+    let lease = rig.lease();
+    let mut junk = stored(101, lease, member(lease));
+    (junk.modified, junk.value) = (Revision(102), None);
+    rig.see(vec![Change::Member(ME, Some(junk))]);
+    let Some(Call::WriteMember { modified, member: written, .. }) =
+        rig.call(|call| matches!(call, Call::WriteMember { .. }))
+    else {
+        panic!("it stays junk")
+    };
+    assert_eq!((*modified, written), (Revision(102), &member(lease)));
+}
+
+#[test]
 fn t18_every_node_changes_its_tick_and_rewrites_its_tick_key() {
     let mut rig = Rig::joined(config(), vec![seed(50)]);
     rig.effects();

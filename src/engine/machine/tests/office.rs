@@ -94,6 +94,28 @@ fn t6_beats_are_sent_every_h_and_extend_authority_from_their_sending() {
 }
 
 #[test]
+fn t6_beats_that_commit_out_of_order_or_not_at_all_count_by_the_latest_sending() {
+    let mut rig = Rig::leader();
+    let mut beats = Vec::new();
+    for _ in 0..3 {
+        rig.wait(Failover::DEFAULT.h());
+        beats.push(rig.take_call(is_beat));
+    }
+    let (last, last_sent, _) = beats.pop().unwrap();
+    let (lost, lost_sent, _) = beats.pop().unwrap();
+    let (first, first_sent, _) = beats.pop().unwrap();
+    let until = last_sent + timing::span(Failover::DEFAULT.d());
+    for (beat, sent, outcome) in [
+        (last, last_sent, Outcome::Done(rig.header(Vec::new()))),
+        (lost, lost_sent, Outcome::Unknown),
+        (first, first_sent, Outcome::Done(rig.header(Vec::new()))),
+    ] {
+        rig.answer_as(beat, sent, outcome);
+        assert_eq!(rig.engine.authority().unwrap().until, until);
+    }
+}
+
+#[test]
 fn t6_an_unanswered_beat_extends_nothing_and_authority_lapses_by_the_own_clock() {
     let mut rig = Rig::leader();
     assert!(rig.is_acting());

@@ -213,8 +213,8 @@ fn judged(policy: TickPolicy, shows: Vec<Change>) -> Result<(JoinTick, Duration)
 #[test]
 fn t2_the_clusters_tick_is_created_kept_replaced_adopted_or_disagreed_with() {
     use TickPolicy::{Adopt, Strict};
-    let (keep, replace) =
-        (JoinTick::Keep { modified: Revision(41) }, JoinTick::Replace { modified: Revision(41) });
+    let keep = JoinTick::Keep { modified: Revision(41) };
+    let replace = JoinTick::Replace { modified: Revision(41), strays: None };
     let create = JoinTick::Create { read: Revision(100), modified: Revision(0) };
     let disagree = |tick| Refusal::TickDisagreement { cluster: ms(tick), own: ms(50) };
     assert_eq!(judged(Strict, ticks(None, &[])), Ok((create, ms(50))));
@@ -224,6 +224,98 @@ fn t2_the_clusters_tick_is_created_kept_replaced_adopted_or_disagreed_with() {
     assert_eq!(judged(Strict, ticks(Some(80), &[80])), Err(disagree(80)));
     assert_eq!(judged(Strict, ticks(Some(80), &[])), Ok((replace, ms(50))));
     assert_eq!(judged(Adopt, ticks(Some(80), &[80])), Ok((keep, ms(80))));
+}
+
+/// The cluster's tick is another, and no tick key tells of anybody; then JOIN finds these node keys.
+fn joins_beside(policy: TickPolicy, lease: Option<LeaseId>) -> Rig {
+    let mut own = config();
+    own.tick_policy = policy;
+    let mut rig = Rig::new(own);
+    rig.start(Dead::default());
+    let shows = Outcome::Done(rig.header(ticks(Some(80), &[])));
+    rig.answer(is_read, shows);
+    rig.answer(is_grant, granted());
+    let node = Change::Node(id(9), Some(written(60, 60, lease, metadata(9, "there:1"))));
+    rig.refused(is_join, vec![node]);
+    rig.wait(ms(400));
+    let shows = Outcome::Done(rig.header(ticks(Some(80), &[])));
+    rig.answer(is_read, shows);
+    rig
+}
+
+#[test]
+fn t2_a_stray_node_key_without_a_lease_does_not_keep_the_old_tick_for_ever() {
+    let rig = joins_beside(TickPolicy::Strict, None);
+    let Some(Call::Join(join)) = rig.call(is_join) else { panic!("not joined: {:?}", rig.calls) };
+    let strays = Some(Revision(100));
+    assert_eq!(join.cluster_tick, JoinTick::Replace { modified: Revision(41), strays });
+    assert_eq!(join.tick, ms(50));
+}
+
+#[test]
+fn t2_a_live_node_whose_tick_key_is_gone_counts_for_the_clusters_tick() {
+    let mut rig = joins_beside(TickPolicy::Strict, Some(OLD));
+    let refusal = Refusal::TickDisagreement { cluster: ms(80), own: ms(50) };
+    assert!(rig.effects().contains(&Effect::Refused(refusal)));
+
+    let rig = joins_beside(TickPolicy::Adopt, Some(OLD));
+    let Some(Call::Join(join)) = rig.call(is_join) else { panic!("not joined: {:?}", rig.calls) };
+    assert_eq!(join.cluster_tick, JoinTick::Keep { modified: Revision(41) });
+}
+
+#[test]
+fn t2_a_tick_key_without_a_lease_is_nobodys_and_one_on_a_lease_counts_while_that_lives() {
+    let stray = |lease| {
+        let mut changes = ticks(Some(80), &[]);
+        changes.push(Change::TickKey(id(9), Some(written(42, 42, lease, ms(80)))));
+        judged(TickPolicy::Strict, changes)
+    };
+    let replace = JoinTick::Replace { modified: Revision(41), strays: None };
+    assert_eq!(stray(None), Ok((replace, ms(50))));
+    let disagree = Refusal::TickDisagreement { cluster: ms(80), own: ms(50) };
+    assert_eq!(stray(Some(LeaseId(9))), Err(disagree));
+}
+
+/// The answer of a JOIN was lost, and the next try, with another offer, begins with a read.
+#[test]
+fn t2_an_own_join_found_by_a_read_is_joined_and_what_it_said_is_what_is_corrected() {
+    let mut rig = Rig::new(config());
+    to_grant(&mut rig);
+    rig.answer(is_grant, granted());
+    let Call::Join(first) = rig.answer(is_join, Outcome::Unknown) else { unreachable!() };
+    rig.wait(ms(100));
+    // Somebody changed the tick: refused, without a word about the own keys.
+    rig.refused(is_join, Vec::new());
+    rig.input(Input::Drain(true));
+    rig.wait(ms(400));
+    let mut found = joined_keys(ME, first.lease, 101);
+    found.push(Change::TickKey(ME, Some(stored(101, first.lease, ms(80)))));
+    rig.effects();
+    let shows = Outcome::Done(rig.header(found));
+    rig.answer(is_read, shows);
+    let joined = rig.effects().into_iter().find_map(|effect| match effect {
+        Effect::Joined { lease, tick, .. } => Some((lease, tick)),
+        _ => None,
+    });
+    assert_eq!(joined, Some((first.lease, ms(80))), "it had adopted that tick");
+    let Some(Call::WriteMember { modified, member, .. }) =
+        rig.call(|call| matches!(call, Call::WriteMember { .. }))
+    else {
+        panic!("what JOIN said is taken for what is wanted")
+    };
+    assert_eq!((*modified, member.draining), (Revision(101), true));
+}
+
+#[test]
+fn t11_a_revoke_that_finds_no_lease_is_done_and_one_without_an_answer_is_repeated() {
+    let mut rig = Rig::new(config());
+    rig.start(Dead { leases: vec![OLD, LeaseId(71)], pod_uid: None });
+    rig.done(|call| *call == Call::ReadEnd { lease: OLD });
+    rig.answer(is_revoke, Outcome::Unknown);
+    assert!(!rig.asks(|call| *call == Call::ReadEnd { lease: LeaseId(71) }), "not before");
+    rig.wait(ms(200));
+    rig.answer(|call| *call == Call::Revoke { lease: OLD }, Outcome::LeaseNotFound);
+    assert!(rig.asks(|call| *call == Call::ReadEnd { lease: LeaseId(71) }));
 }
 
 #[test]
@@ -270,6 +362,35 @@ fn r10_work_that_will_not_end_costs_the_clean_end_but_not_the_return() {
     rig.answer(is_grant, granted());
     let Some(Call::Join(join)) = rig.call(is_join) else { panic!("no join") };
     assert!(join.candidate);
+}
+
+#[test]
+fn r10_a_node_that_is_told_to_leave_without_a_session_has_not_left_while_its_work_runs() {
+    let left = |rig: &mut Rig| {
+        rig.effects().into_iter().find(|effect| matches!(effect, Effect::Left { .. }))
+    };
+    for told_late in [false, true] {
+        let mut rig = Rig::leader();
+        let old = rig.lease();
+        rig.wait(ms(1700));
+        rig.answer(is_renew, Outcome::Done(Answer::default()));
+        let stop = |rig: &mut Rig, now| {
+            if told_late == now {
+                rig.input(Input::Stop);
+            }
+        };
+        stop(&mut rig, false);
+        rig.wait(ms(3000));
+        rig.answer(|call| *call == Call::Revoke { lease: old }, Outcome::LeaseNotFound);
+        stop(&mut rig, true);
+        rig.wait(ms(3000));
+        assert_eq!(left(&mut rig), None);
+        rig.input(Input::WorkEnded { work: 1 });
+        while rig.asks(is_revoke) {
+            rig.done(is_revoke);
+        }
+        assert_eq!(left(&mut rig), Some(Effect::Left { clean: true }));
+    }
 }
 
 #[test]

@@ -1,0 +1,361 @@
+//! A request as its caller sees it: one deadline, and answers of an overloaded server tried again.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::RETRY_AFTER};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use tokio::time::Sleep;
+use tower::{BoxError, Service, ServiceExt as _};
+
+use super::{AnswerBody, metrics::HostMetrics};
+use crate::clock;
+
+/// An answer that is not wanted is read to its end up to this size, so that its connection can be used
+/// again; a larger one costs the connection.
+const READ_AWAY: usize = 64 * 1024;
+const READ_AWAY_WITHIN: Duration = Duration::from_millis(200);
+
+/// How long requests may take, and what is tried again.
+///
+/// Tried again are 429 (the server did nothing), and 503 and 504 for reads: after the time the server
+/// asks for, at least after a wait that doubles, plus a random part, so that clients which were turned
+/// away together do not come back together. A wait that would end after the deadline is not begun: the
+/// answer is handed on at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallOptions {
+    /// From the call to the answer's begin, all attempts and waits included; then between any two pieces
+    /// of the answer. Of a stream (a watch, a log that is followed) only its begin. Default 30 s.
+    pub timeout: Duration,
+    /// Attempts of one request at most; 1 tries nothing again. Default 6.
+    pub attempts: u32,
+    /// The wait before the second attempt where the server names none. Default 100 ms.
+    pub first_wait: Duration,
+    /// What that wait grows to. Default 5 s.
+    pub longest_wait: Duration,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            attempts: 6,
+            first_wait: Duration::from_millis(100),
+            longest_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+impl CallOptions {
+    /// How long to wait before the next attempt; `None` if there is none. `attempt` counts from 1,
+    /// `draw` is random in 0..1, `left` is what is left until the deadline.
+    fn wait(
+        &self,
+        answer: &TurnedAway,
+        attempt: u32,
+        left: Duration,
+        draw: f64,
+    ) -> Option<Duration> {
+        if attempt >= self.attempts || !answer.may_be_repeated() {
+            return None;
+        }
+        let doubled = self.first_wait.saturating_mul(1_u32 << (attempt - 1).min(20));
+        let own = doubled.min(self.longest_wait);
+        // Half to all of the own wait; never less than the server asks for.
+        let random = own.mul_f64(0.5 + draw / 2.0);
+        let wait = match answer.retry_after {
+            Some(asked) => asked.max(own) + random / 4,
+            None => random,
+        };
+        (wait < left).then_some(wait)
+    }
+}
+
+/// An answer that may be worth another attempt.
+struct TurnedAway {
+    method: Method,
+    status: StatusCode,
+    retry_after: Option<Duration>,
+}
+
+impl TurnedAway {
+    /// Whether nothing was done, or doing it twice is the same as once.
+    fn may_be_repeated(&self) -> bool {
+        let reads = self.method == Method::GET || self.method == Method::HEAD;
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => true,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => reads,
+            _ => false,
+        }
+    }
+}
+
+/// What a `Retry-After` of seconds says. API servers send no dates.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// Why a request ended without an answer of the server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No answer in time. A write may have been carried out or not.
+    #[error("no answer to {method} {path} within {within:?}")]
+    Unanswered {
+        /// The HTTP method.
+        method: Method,
+        /// The path, without the query.
+        path: String,
+        /// The deadline.
+        within: Duration,
+    },
+    /// The answer stopped coming.
+    #[error("the answer to {method} {path} stopped coming for {within:?}")]
+    Stalled {
+        /// The HTTP method.
+        method: Method,
+        /// The path, without the query.
+        path: String,
+        /// How long nothing came.
+        within: Duration,
+    },
+}
+
+/// Requests with a deadline, tried again where that helps.
+#[derive(Clone, Debug)]
+pub(super) struct Calls<S> {
+    attempts: S,
+    options: CallOptions,
+    metrics: Arc<HostMetrics>,
+}
+
+impl<S> Calls<S> {
+    pub(super) fn new(attempts: S, options: CallOptions, metrics: Arc<HostMetrics>) -> Self {
+        Self { attempts, options, metrics }
+    }
+}
+
+impl<S> Service<Request<Body>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<AnswerBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<AnswerBody>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
+
+    /// Always: what is beneath is asked for each attempt.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { attempts, options, metrics } = self.clone();
+        Box::pin(async move {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let within = options.timeout;
+            let streams = is_stream(&request);
+            let trying = tries(attempts, options, &metrics, request);
+            let Ok(answer) = tokio::time::timeout(within, trying).await else {
+                return Err(Box::new(CallError::Unanswered { method, path, within }) as BoxError);
+            };
+            if streams {
+                return answer;
+            }
+            let stalled = CallError::Stalled { method, path, within };
+            answer.map(|it| it.map(|body| Paced::new(body, stalled, within).boxed_unsync()))
+        })
+    }
+}
+
+/// Attempts until there is an answer that is not worth another one.
+async fn tries<S>(
+    attempts: S,
+    options: CallOptions,
+    metrics: &HostMetrics,
+    request: Request<Body>,
+) -> Result<Response<AnswerBody>, BoxError>
+where
+    S: Service<Request<Body>, Response = Response<AnswerBody>> + Clone,
+    S::Error: Into<BoxError>,
+{
+    let began = clock::boot_now();
+    let mut next = Some(request);
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let request = next.take().expect("set before each attempt");
+        next = copy(&request);
+        let method = request.method().clone();
+        let answer = match attempts.clone().oneshot(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(error.into()),
+        };
+        let away = TurnedAway {
+            method,
+            status: answer.status(),
+            retry_after: retry_after(answer.headers()),
+        };
+        let took = clock::boot_now().0.saturating_sub(began.0);
+        let left = options.timeout.saturating_sub(took);
+        let wait = options.wait(&away, attempt, left, rand::random());
+        let (Some(wait), Some(_)) = (wait, &next) else { return Ok(answer) };
+        metrics.retried(&away.method, away.status);
+        tracing::debug!(code = away.status.as_u16(), ?wait, attempt, "turned away, tried again");
+        let _ = tokio::time::timeout(READ_AWAY_WITHIN, read_away(answer.into_body())).await;
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn read_away(mut body: AnswerBody) {
+    let mut left = READ_AWAY;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        let Some(less) = left.checked_sub(length) else { return };
+        left = less;
+    }
+}
+
+/// The same request again; `None` if its body can be sent only once.
+pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut copy = Request::new(request.body().try_clone()?);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    Some(copy)
+}
+
+/// Whether the answer may be silent for long: watches, logs that are followed, upgraded connections.
+fn is_stream(request: &Request<Body>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    let mut asked = query.split('&').filter_map(|it| it.split_once('='));
+    request.headers().contains_key(http::header::UPGRADE)
+        || asked.any(|(name, value)| {
+            ["watch", "follow"].contains(&name) && ["1", "true"].contains(&value)
+        })
+}
+
+/// A body of which every piece comes in time.
+struct Paced {
+    body: AnswerBody,
+    within: Duration,
+    stalled: CallError,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Paced {
+    fn new(body: AnswerBody, stalled: CallError, within: Duration) -> Self {
+        Self { body, within, stalled, sleep: Box::pin(tokio::time::sleep(within)) }
+    }
+}
+
+impl http_body::Body for Paced {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            let within = self.within;
+            self.sleep = Box::pin(tokio::time::sleep(within));
+            return Poll::Ready(frame);
+        }
+        self.sleep.as_mut().poll(context).map(|()| Some(Err(self.stalled.clone().into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn away(method: Method, code: u16, seconds: Option<u64>) -> TurnedAway {
+        TurnedAway {
+            method,
+            status: StatusCode::from_u16(code).unwrap(),
+            retry_after: seconds.map(Duration::from_secs),
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn only_what_did_nothing_or_only_reads_is_tried_again() {
+        let tried = |method, code| {
+            CallOptions::default().wait(&away(method, code, None), 1, LONG, 0.5).is_some()
+        };
+        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            assert!(tried(method.clone(), 429), "{method} 429");
+            assert_eq!(tried(method.clone(), 503), method == Method::GET, "{method} 503");
+            assert_eq!(tried(method.clone(), 504), method == Method::GET, "{method} 504");
+            for code in [200, 400, 401, 403, 404, 409, 410, 422, 500, 502] {
+                assert!(!tried(method.clone(), code), "{method} {code}");
+            }
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_are_spread() {
+        let options = CallOptions { attempts: 100, ..CallOptions::default() };
+        let wait = |attempt, draw| options.wait(&away(Method::GET, 429, None), attempt, LONG, draw);
+        let ms = |attempt, draw| wait(attempt, draw).unwrap().as_millis();
+        assert_eq!([ms(1, 0.0), ms(2, 0.0), ms(3, 0.0)], [50, 100, 200]);
+        assert_eq!(ms(1, 1.0), 100);
+        assert_eq!(ms(99, 1.0), 5000);
+    }
+
+    #[test]
+    fn it_is_never_sooner_than_the_server_asks_and_never_after_the_deadline() {
+        let options = CallOptions::default();
+        for draw in [0.0, 0.5, 1.0] {
+            let wait = options.wait(&away(Method::POST, 429, Some(2)), 1, LONG, draw).unwrap();
+            assert!(
+                wait >= Duration::from_secs(2) && wait < Duration::from_millis(2100),
+                "{wait:?}"
+            );
+            let short = Duration::from_secs(2);
+            assert_eq!(options.wait(&away(Method::POST, 429, Some(2)), 1, short, draw), None);
+        }
+        let last = options.attempts;
+        assert_eq!(options.wait(&away(Method::GET, 429, None), last, LONG, 0.0), None);
+    }
+
+    #[test]
+    fn a_retry_after_that_is_junk_is_none() {
+        let of = |value: &str| {
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]))
+        };
+        assert_eq!(of("1"), Some(Duration::from_secs(1)));
+        for junk in ["", "soon", "-1", "99999999999999999999", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(of(junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn streams_are_told_from_other_requests() {
+        let is = |uri: &str| is_stream(&Request::get(uri).body(Body::empty()).unwrap());
+        assert!(is("/api/v1/pods?watch=true&resourceVersion=1") && is("/api/v1/pods?&watch=1"));
+        assert!(is("/api/v1/namespaces/a/pods/b/log?follow=true"));
+        assert!(!is("/api/v1/pods") && !is("/api/v1/pods?watch=false&labelSelector=watch"));
+    }
+}

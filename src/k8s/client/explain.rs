@@ -1,0 +1,248 @@
+//! What an error of the API server means, in words a person can act on.
+//!
+//! Pure: looks at the error alone. The texts of the server that it knows are those of Kubernetes 1.37; one
+//! it does not know is told as it is.
+
+mod rights;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{error::Error, fmt, io};
+
+use kube::core::Status;
+
+pub use self::rights::MissingRule;
+use super::{CallError, TransportError};
+
+/// What kind of error it is: a closed set, fit for a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The server does not know who is asking: the token is expired, wrong or missing.
+    Unauthorized,
+    /// No rule allows it.
+    Forbidden,
+    /// Admission denied it: a webhook, a policy, pod security.
+    Denied,
+    /// Admission could not be asked: a webhook is down.
+    WebhookFailed,
+    /// A quota is used up.
+    QuotaExceeded,
+    /// The namespace is being deleted.
+    Terminating,
+    /// The server has no such kind: its CRD is not installed.
+    KindMissing,
+    /// There is no such object.
+    NotFound,
+    /// There is one of that name.
+    AlreadyExists,
+    /// Somebody else wrote in between, or owns the field.
+    Conflict,
+    /// The object is not what its schema or its rules want.
+    Invalid,
+    /// The object or the request is larger than the server takes.
+    TooLarge,
+    /// The resource version or continue token is too old.
+    Gone,
+    /// The server wants fewer requests.
+    TooManyRequests,
+    /// The server is there and cannot serve now.
+    Unavailable,
+    /// No answer in time.
+    Timeout,
+    /// The server cannot be reached.
+    Unreachable,
+    /// The connection is not trusted.
+    Tls,
+    /// The answer cannot be read.
+    BadAnswer,
+    /// None of these.
+    Other,
+}
+
+impl Reason {
+    /// As a word: `too_many_requests`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Denied => "denied",
+            Self::WebhookFailed => "webhook_failed",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::Terminating => "terminating",
+            Self::KindMissing => "kind_missing",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::Gone => "gone",
+            Self::TooManyRequests => "too_many_requests",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::BadAnswer => "bad_answer",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether the same request may succeed later without anybody doing anything.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::WebhookFailed
+                | Self::TooManyRequests
+                | Self::Unavailable
+                | Self::Timeout
+                | Self::Unreachable
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// An error, explained. Its `Display` is the message and, on lines of its own, the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// What kind it is.
+    pub reason: Reason,
+    /// What happened, in one line.
+    pub message: String,
+    /// What to do about it, perhaps with YAML or a command; `None` if nobody has to do anything, or
+    /// nothing is known.
+    pub remedy: Option<String>,
+    /// The rule that would allow it, if it is [`Reason::Forbidden`].
+    pub rule: Option<MissingRule>,
+}
+
+impl Explained {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), remedy: None, rule: None }
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n{remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the error means.
+pub fn explain(error: &kube::Error) -> Explained {
+    match error {
+        kube::Error::Api(status) => explain_status(status),
+        kube::Error::SerdeError(source) => unreadable(&source.to_string()),
+        kube::Error::FromUtf8(source) => unreadable(&source.to_string()),
+        kube::Error::Auth(source) => {
+            Explained::new(Reason::Unauthorized, format!("no credentials: {source}"))
+                .remedy("see that the token file is there, or that the kubeconfig's plug-in works")
+        }
+        other => of_connection(other),
+    }
+}
+
+/// What a status of the server means, for instance one that a watch ends with.
+pub fn explain_status(status: &Status) -> Explained {
+    rights::explain(status).unwrap_or_else(|| status::explain(status))
+}
+
+fn unreadable(source: &str) -> Explained {
+    Explained::new(Reason::BadAnswer, format!("the answer is not what the type wants: {source}"))
+        .remedy(
+            "the object on the server and the program's type disagree: is another version of the \
+             CustomResourceDefinition installed? Apply this version's: \
+             bellwether crds | kubectl apply --server-side -f -",
+        )
+}
+
+/// What went wrong on the way, by the first cause in the chain that says so.
+fn of_connection(error: &kube::Error) -> Explained {
+    let transport = find::<TransportError>(error);
+    let whom = transport.map_or("the API server".to_owned(), |it| {
+        format!("the API server at {}", it.endpoint.trim_end_matches('/'))
+    });
+    if let Some(tls) = find::<rustls::Error>(error) {
+        return of_tls(&whom, tls);
+    }
+    if let Some(call) = find::<CallError>(error) {
+        return Explained::new(Reason::Timeout, call.to_string()).remedy(
+            "if this lasts, look at the server's load (apiserver_request_duration_seconds) and at the network; \
+             a write may have been carried out: read before it is repeated",
+        );
+    }
+    let io = find::<io::Error>(error);
+    if transport.is_none() && io.is_none() {
+        return Explained::new(Reason::Other, chain(error));
+    }
+    let why = io.map_or_else(|| chain(error), ToString::to_string);
+    Explained::new(Reason::Unreachable, format!("{whom} cannot be reached: {why}")).remedy(
+        "see that the address is right and the server runs (kubectl get --raw /readyz), and that no \
+         NetworkPolicy or firewall is in the way",
+    )
+}
+
+fn of_tls(whom: &str, error: &rustls::Error) -> Explained {
+    use rustls::{CertificateError as C, Error as E};
+    let remedy = match error {
+        E::InvalidCertificate(C::UnknownIssuer) => {
+            "its certificate is signed by an authority that is not the configured one: compare the \
+             kubeconfig's certificate-authority, or the pod's ca.crt, with the server's"
+        }
+        E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
+            "its certificate has expired, or this machine's clock is wrong"
+        }
+        E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            "its certificate is not valid yet: is this machine's clock behind?"
+        }
+        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
+            "its certificate is for other names: use one of them as the server's address, or set \
+             tls-server-name in the kubeconfig"
+        }
+        E::AlertReceived(_) => {
+            "it turned the connection down: does it want a client certificate, or another one?"
+        }
+        _ => "see that the address is that of an API server",
+    };
+    Explained::new(Reason::Tls, format!("{whom} is not trusted: {error}")).remedy(remedy)
+}
+
+/// The first error of a type in the chain of causes.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut causes = std::iter::successors(Some(error), |it| next(*it));
+    causes.find_map(|it| it.downcast_ref::<E>())
+}
+
+/// The cause. An `io::Error` that carries another error hides it from `source`.
+fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// The causes, each once, from the outside in.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(error), |it| next(*it)) {
+        let words = cause.to_string();
+        if said.last().is_none_or(|last| !last.ends_with(&words)) {
+            said.push(words);
+        }
+    }
+    said.join(": ")
+}

@@ -1,0 +1,195 @@
+//! What is measured of requests to API servers, under the names that client-go gave them.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response, StatusCode, Uri};
+use kube::client::Body;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, core::Collector};
+use tower::Service;
+
+use crate::{clock, engine::BootTime};
+
+/// client-go's bounds.
+const LATENCY: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
+
+/// The code of an attempt that got no answer, as client-go writes it.
+const NO_ANSWER: &str = "<error>";
+
+/// Counts requests to API servers. Cheap to clone; the label `host` is the configured server.
+#[derive(Clone)]
+pub struct ClientMetrics {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    retries: IntCounterVec,
+}
+
+impl fmt::Debug for ClientMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientMetrics").finish_non_exhaustive()
+    }
+}
+
+impl ClientMetrics {
+    /// Metrics that nobody collects (yet).
+    ///
+    /// # Panics
+    ///
+    /// Never: all names and labels are constants that a test registers.
+    pub fn unregistered() -> Self {
+        Self::build().expect("the names of the metrics are valid")
+    }
+
+    /// Metrics in `registry`.
+    ///
+    /// # Errors
+    ///
+    /// If the registry has metrics of these names already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self::build()?;
+        for collector in metrics.collectors() {
+            registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// All of them, for the table in the documentation.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![
+            Box::new(self.requests.clone()),
+            Box::new(self.seconds.clone()),
+            Box::new(self.retries.clone()),
+        ]
+    }
+
+    fn build() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            requests: IntCounterVec::new(
+                Opts::new(
+                    "rest_client_requests_total",
+                    "Attempts of requests to the API server, by the code of the answer, or as an error where none came.",
+                ),
+                &["code", "method", "host"],
+            )?,
+            seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "rest_client_request_duration_seconds",
+                    "From when an attempt is sent to when its answer begins.",
+                )
+                .buckets(LATENCY.to_vec()),
+                &["verb", "host"],
+            )?,
+            retries: IntCounterVec::new(
+                Opts::new(
+                    "rest_client_request_retries_total",
+                    "Requests that were tried again, by the code that they were tried again for.",
+                ),
+                &["code", "verb", "host"],
+            )?,
+        })
+    }
+
+    pub(super) fn of_host(self, endpoint: &Uri) -> Arc<HostMetrics> {
+        let host = endpoint.authority().map_or(String::new(), |it| {
+            // Without what may stand before an @.
+            it.port().map_or(it.host().to_owned(), |port| format!("{}:{port}", it.host()))
+        });
+        Arc::new(HostMetrics { metrics: self, host })
+    }
+}
+
+/// The metrics of one server.
+#[derive(Debug)]
+pub(super) struct HostMetrics {
+    metrics: ClientMetrics,
+    host: String,
+}
+
+impl HostMetrics {
+    fn attempted(&self, method: &'static str, began: BootTime, code: Option<StatusCode>) {
+        let took = clock::boot_now().0.saturating_sub(began.0);
+        let code = code.as_ref().map_or(NO_ANSWER, StatusCode::as_str);
+        self.metrics.requests.with_label_values(&[code, method, &self.host]).inc();
+        let seconds = self.metrics.seconds.with_label_values(&[method, self.host.as_str()]);
+        seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn retried(&self, method: &Method, code: StatusCode) {
+        let labels = [code.as_str(), verb(method), &self.host];
+        self.metrics.retries.with_label_values(&labels).inc();
+    }
+}
+
+/// A label value from a closed set.
+fn verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        _ => "OTHER",
+    }
+}
+
+/// Attempts that are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Measured<S> {
+    inner: S,
+    metrics: Arc<HostMetrics>,
+}
+
+impl<S> Measured<S> {
+    pub(super) fn new(inner: S, metrics: Arc<HostMetrics>) -> Self {
+        Self { inner, metrics }
+    }
+}
+
+impl<S, B> Service<Request<Body>> for Measured<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut attempt = InFlight {
+            metrics: Arc::clone(&self.metrics),
+            method: verb(request.method()),
+            began: clock::boot_now(),
+            code: None,
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            attempt.code = answer.as_ref().ok().map(Response::status);
+            drop(attempt);
+            answer
+        })
+    }
+}
+
+/// An attempt that is counted when it is over, also if nobody waits for it any longer.
+struct InFlight {
+    metrics: Arc<HostMetrics>,
+    method: &'static str,
+    began: BootTime,
+    code: Option<StatusCode>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.metrics.attempted(self.method, self.began, self.code);
+    }
+}

@@ -1,0 +1,17 @@
+//! Against a real kube-apiserver, with a real etcd behind it. One server serves all tests; each has a
+//! namespace of its own.
+
+#![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
+
+#[allow(dead_code, unreachable_pub, reason = "shared with other test binaries")]
+#[path = "../support/kube.rs"]
+mod kube;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod controllers;
+mod crds;
+mod explain;
+mod identity;
+mod rig;

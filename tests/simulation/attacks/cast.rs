@@ -1,0 +1,246 @@
+//! Who plays in a script, what each can do, and what can be seen of it.
+
+use bellwether::{
+    engine::{Call, LeaseId, PlanTable, ShardId},
+    store::{KeyRange, Op, Txn, protocol::Request, values},
+};
+
+use crate::{
+    chance::{SECONDS, Time},
+    host::{ProcId, Shard},
+    scenario::Fault,
+    wire::{Ask, InFlight},
+    world::{Event, World},
+};
+
+const LONG: Time = 15 * SECONDS;
+
+impl World {
+    /// Makes a move once it is so.
+    pub fn once(&mut self, is_so: bool, then: impl FnOnce(&mut Self)) -> bool {
+        if is_so {
+            then(self);
+        }
+        is_so
+    }
+
+    /// Makes the first move once all is settled: the leader is cast, then the two others.
+    pub fn opening(&mut self, then: impl FnOnce(&mut Self)) -> bool {
+        let ready = self.cast_all();
+        self.once(ready, then)
+    }
+
+    fn cast_all(&mut self) -> bool {
+        if !self.is_settled() {
+            return false;
+        }
+        let Some(leader) = self.leader() else { return false };
+        let others = (0..self.procs.len()).filter(|p| *p != leader && self.procs[*p].alive);
+        self.cast = std::iter::once(leader).chain(others).collect();
+        let shard = self.procs[self.cast[1]].shards.keys().next().cloned();
+        self.prop = shard;
+        self.cast.len() == 3 && self.prop.is_some()
+    }
+
+    /// Casts the next in line as the second, and the one after it as the third.
+    pub fn order_of_the_line(&mut self) {
+        let turn = |p: &ProcId| {
+            let key = self.depot.keys.candidate(self.lease(*p));
+            self.depot.get(&key).map_or(i64::MAX, |kv| kv.created.0)
+        };
+        if turn(&self.cast[2]) < turn(&self.cast[1]) {
+            self.cast.swap(1, 2);
+        }
+        self.prop = self.procs[self.cast[1]].shards.keys().next().cloned();
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.leader_problem().is_none() && self.shard_problem().is_none()
+    }
+
+    pub fn leader(&self) -> Option<ProcId> {
+        (0..self.procs.len()).find(|p| {
+            let proc = &self.procs[*p];
+            proc.alive && proc.work.is_some() && self.now < proc.authority_until
+        })
+    }
+
+    pub fn lease(&self, p: ProcId) -> LeaseId {
+        self.procs[p].engine.joined().expect("it has joined")
+    }
+
+    pub fn leads(&self, role: usize) -> bool {
+        self.leader() == Some(self.cast[role])
+    }
+
+    pub fn another_leads(&self) -> bool {
+        self.leader().is_some_and(|p| p != self.cast[0])
+    }
+
+    /// Whether the first has been deposed or has resigned, and is a candidate again.
+    pub fn first_is_back_in_line(&self) -> bool {
+        let key = self.depot.keys.candidate(self.lease(self.cast[0]));
+        self.another_leads() && self.depot.get(&key).is_some()
+    }
+
+    pub fn acts(&self, p: ProcId) -> bool {
+        self.prop.as_ref().is_some_and(|shard| self.may_act_on(p, shard))
+    }
+
+    /// Whether somebody else than that one acts on the shard it is about.
+    pub fn another_acts(&self, than: ProcId) -> bool {
+        let shard = self.the_shard();
+        (0..self.procs.len()).any(|q| q != than && self.may_act_on(q, shard))
+    }
+
+    pub fn the_shard(&self) -> &Shard {
+        self.prop.as_ref().expect("there is one")
+    }
+
+    /// Whether so long has passed since `since` was set.
+    pub fn passed(&self, time: Time) -> bool {
+        self.since + time < self.now
+    }
+
+    pub fn stall_watch(&mut self, p: ProcId) {
+        self.procs[p].watch.stalled_until = self.now + LONG;
+    }
+
+    pub fn unstall_watch(&mut self, p: ProcId) {
+        let now = self.now;
+        let watch = &mut self.procs[p].watch;
+        watch.stalled_until = now;
+        for (at, _) in &mut watch.under_way {
+            *at = now;
+        }
+        for _ in 0..self.procs[p].watch.under_way.len() {
+            self.at(now, Event::WatchArrive(p));
+        }
+    }
+
+    pub fn cut_off(&mut self, p: ProcId) {
+        let links = &mut self.slots[self.procs[p].slot];
+        links.up_cut_until = self.now + LONG;
+        links.down_cut_until = self.now + LONG;
+    }
+
+    pub fn reconnect(&mut self, p: ProcId) {
+        let links = &mut self.slots[self.procs[p].slot];
+        links.up_cut_until = self.now;
+        links.down_cut_until = self.now;
+    }
+
+    /// It is cut off, and somebody deletes its candidate key: an end as unclean as can be.
+    pub fn vanishes(&mut self, p: ProcId) {
+        self.cut_off(p);
+        let key = self.depot.keys.candidate(self.lease(p));
+        self.delete(&key);
+    }
+
+    /// It reaches a member of the store that has lost its quorum, and does not know.
+    pub fn only_reaches_a_deposed_leader(&mut self, p: ProcId) {
+        let slot = self.procs[p].slot;
+        self.slots[slot].stale_until = self.now + LONG;
+        self.slots[slot].minority_until = self.now + LONG;
+        self.stall_watch(p);
+    }
+
+    pub fn revoke(&mut self, lease: LeaseId) {
+        let _ = self.depot.serve(self.now, &Request::Revoke(lease));
+        self.publish();
+    }
+
+    pub fn overwrite(&mut self, key: Vec<u8>, lease: Option<LeaseId>) {
+        self.meddle_with(Op::Put { key, value: b"oops".to_vec(), lease });
+    }
+
+    pub fn delete(&mut self, key: &[u8]) {
+        self.meddle_with(Op::Delete(KeyRange::key(key)));
+    }
+
+    fn meddle_with(&mut self, op: Op) {
+        self.depot.history.meddled();
+        let txn = Txn { then: vec![op], ..Txn::default() };
+        let _ = self.depot.serve(self.now, &Request::Txn(txn));
+        self.publish();
+    }
+
+    /// From here on the store is what a backup brings back. No other backup is made.
+    pub fn back_up(&mut self) {
+        self.depot.only_backup();
+    }
+
+    /// The store is stopped, and comes back from the backup with its revisions bumped beyond all that were
+    /// handed out, as a good restore does it: nothing shows by going back.
+    pub fn restore(&mut self) {
+        self.restored_bumped = Some(true);
+        self.replace_store(Fault::Restore);
+    }
+
+    pub fn is_restored(&self) -> bool {
+        0 < self.depot.replaced && self.depot.down_until <= self.now
+    }
+
+    pub fn planned(&self) -> Option<PlanTable> {
+        let key = self.depot.keys.plan(&self.scenario.works[0].0);
+        values::decode_plan(&self.depot.get(&key)?.value)
+    }
+
+    /// Whether the plan drains the shard it is about.
+    pub fn drains(&self) -> bool {
+        let number = self.the_shard().1.0 as usize;
+        self.planned().is_some_and(|table| table.shards[number].draining)
+    }
+
+    /// Whether the plan gives the shard it is about to `p`, to stay.
+    pub fn plan_names(&self, p: ProcId) -> bool {
+        let (lease, number) = (self.lease(p), self.the_shard().1.0 as usize);
+        let table = self.planned();
+        let assignment = table.as_ref().and_then(|table| table.shards.get(number));
+        assignment.is_some_and(|a| a.owner == Some(lease) && !a.draining)
+    }
+
+    /// Picks a shard that the plan gives to `p` and nobody is seen to have.
+    pub fn pick_given(&mut self, p: ProcId) -> bool {
+        let lease = self.lease(p);
+        let Some(table) = self.planned() else { return false };
+        let work = self.scenario.works[0].0.clone();
+        let given = (0u32..).zip(&table.shards).find(|(number, assignment)| {
+            let shard = (work.clone(), ShardId(*number));
+            assignment.owner == Some(lease)
+                && !assignment.draining
+                && self.procs.iter().all(|proc| !proc.shards.contains_key(&shard))
+        });
+        self.prop = given.map(|(number, _)| (work, ShardId(number)));
+        self.prop.is_some()
+    }
+
+    /// Whether a PLAN is held back that gives the shard to another than `p`.
+    pub fn plan_held_back(&self, p: ProcId) -> bool {
+        let number = self.the_shard().1.0 as usize;
+        let lease = self.lease(p);
+        self.held.iter().any(|flight| match &flight.ask {
+            Ask::Call(Call::Plan { table, .. }) => {
+                let assignment = &table.shards[number];
+                assignment.owner.is_some_and(|owner| owner != lease) && !assignment.draining
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether such a request is held back.
+    pub fn keeps(&self, which: fn(&InFlight) -> bool) -> bool {
+        self.held.iter().any(which)
+    }
+
+    /// Lets what was held back arrive, in the order in which it was sent.
+    pub fn release(&mut self, which: fn(&InFlight) -> bool) {
+        for flight in std::mem::take(&mut self.held) {
+            if which(&flight) {
+                self.at(self.now, Event::Arrive(Box::new(flight)));
+            } else {
+                self.held.push(flight);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What all nodes must agree on once nothing happens any more: the view, and the tick.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bellwether::{
+    engine::{
+        Change, Engine, Held, LeaseId, Member, NodeId, NodeMetadata, PlanTable, Record, Stored,
+        WorkType,
+    },
+    store::{KeyValue, keys::Key, protocol::Decoded},
+};
+
+use crate::{rules::Rule, world::World};
+
+/// A view, whole.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    record: Option<Record>,
+    candidates: BTreeMap<LeaseId, Stored<NodeId>>,
+    nodes: BTreeMap<NodeId, Stored<NodeMetadata>>,
+    members: BTreeMap<NodeId, Stored<Member>>,
+    held: BTreeMap<LeaseId, Held>,
+    plans: BTreeMap<WorkType, PlanTable>,
+    tick: Option<std::time::Duration>,
+    drains: BTreeSet<NodeId>,
+}
+
+impl Seen {
+    fn by(engine: &Engine) -> Self {
+        let picture = engine.picture();
+        Self {
+            record: picture.record().cloned(),
+            candidates: picture.queue().map(|(lease, it)| (lease, it.clone())).collect(),
+            nodes: picture.nodes().clone(),
+            members: picture.members().clone(),
+            held: picture.held().map(|(lease, held)| (lease, held.clone())).collect(),
+            plans: picture.plans().map(|(work, table)| (work.clone(), table.clone())).collect(),
+            tick: picture.tick(),
+            drains: picture.drains().clone(),
+        }
+    }
+
+    fn in_the_store(changes: Vec<Change>) -> Self {
+        let mut seen = Self::default();
+        for change in changes {
+            match change {
+                Change::Record(Some(it)) => seen.record = it.value,
+                Change::Candidate(lease, Some(it)) => drop(seen.candidates.insert(lease, it)),
+                Change::Node(id, Some(it)) => drop(seen.nodes.insert(id, it)),
+                Change::Member(id, Some(it)) => drop(seen.members.insert(id, it)),
+                Change::Held(lease, Some(it)) if it.lease == Some(lease) => {
+                    seen.held.extend(it.value.map(|held| (lease, held)));
+                }
+                Change::Plan(work, Some(it)) => {
+                    seen.plans.extend(it.value.map(|table| (work, table)));
+                }
+                Change::Tick(Some(it)) => seen.tick = it.value,
+                Change::DrainRequest(id, Some(_)) => drop(seen.drains.insert(id)),
+                _ => (),
+            }
+        }
+        seen
+    }
+}
+
+impl World {
+    /// Each node that has received all there is sees what is in the store.
+    pub fn check_views(&mut self) {
+        if !self.depot.is_published() {
+            return;
+        }
+        let kvs = self.depot.all();
+        let there = Seen::in_the_store(Decoded::of_list(&self.depot.keys, &kvs).changes);
+        for p in 0..self.procs.len() {
+            let proc = &self.procs[p];
+            let has_all = proc.watch.open && proc.watch.under_way.is_empty();
+            if !proc.alive || !has_all || !proc.steps.is_empty() {
+                continue;
+            }
+            self.stats.views_compared += 1;
+            let seen = Seen::by(&proc.engine);
+            if there.members.get(&proc.id).is_none_or(|member| member.value.is_none()) {
+                let what = format!("the member record of node {} is not readable", proc.id);
+                return self.violate(Rule::I7, what);
+            }
+            if seen != there {
+                let what = format!("node {} sees {seen:#?}, and there is {there:#?}", proc.id);
+                return self.violate(Rule::I7, what);
+            }
+        }
+    }
+
+    /// T18: all run at the cluster's tick, which is the one that all offer, if they do.
+    pub fn check_ticks(&mut self) {
+        let key = self.depot.keys.tick();
+        let decoded = self.depot.get(&key).map(|kv| Decoded::of_list(&self.depot.keys, &[kv]));
+        let tick = decoded.and_then(|decoded| match decoded.changes.first() {
+            Some(Change::Tick(Some(stored))) => stored.value,
+            _ => None,
+        });
+        let Some(tick) = tick else { return };
+        let living = || self.procs.iter().filter(|proc| proc.alive);
+        let offered: BTreeSet<_> = living().map(|proc| proc.offers).collect();
+        let run: BTreeSet<_> = living().map(|proc| proc.tick).collect();
+        // The leases of Go nodes and of others that died may not have run out yet.
+        let is_of_the_living = |kv: &KeyValue| match self.depot.keys.parse(&kv.key) {
+            Some(Key::Node(_)) => {
+                kv.lease.is_none_or(|lease| living().any(|p| p.engine.joined() == Some(lease)))
+            }
+            _ => true,
+        };
+        let alone = self.depot.all().iter().all(is_of_the_living);
+        let agreed = alone && offered.len() == 1 && !offered.contains(&tick);
+        if run != BTreeSet::from([tick]) || agreed {
+            let what =
+                format!("the tick is {tick:?}, offered are {offered:?}, nodes run at {run:?}");
+            self.violate(Rule::I7, what);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Servers end with the test process, however that ends.
+
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+/// A shell that outlives the test process: it ends the servers of a folder (their process ids are in
+/// `<folder>/<server>/pid`) and removes the folder as soon as its standard input closes, which happens
+/// when this value, or the whole process, is gone.
+#[derive(Debug)]
+pub struct Janitor {
+    pub folder: PathBuf,
+    input: Option<ChildStdin>,
+    shell: Child,
+}
+
+impl Janitor {
+    pub fn start(folder: PathBuf) -> Self {
+        const SCRIPT: &str = r#"trap '' INT TERM HUP
+            cat >/dev/null
+            for pid in "$1"/*/pid; do [ -e "$pid" ] && kill -9 "$(cat "$pid")"; done
+            rm -rf "$1""#;
+        let mut shell = Command::new("sh")
+            .args(["-c", SCRIPT, "janitor"])
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell can be started");
+        let input = shell.stdin.take();
+        Self { folder, input, shell }
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// The end of a server's log.
+pub fn tail(log: &Path) -> String {
+    let mut text = String::new();
+    if let Ok(mut file) = fs::File::open(log) {
+        let length = file.metadata().map_or(0, |meta| meta.len());
+        let _ = file.seek(SeekFrom::Start(length.saturating_sub(4096)));
+        let _ = file.read_to_string(&mut text);
+    }
+    text
+}
