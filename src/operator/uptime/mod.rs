@@ -18,6 +18,7 @@
 //! * A manifest that cannot be read stops no check.
 
 pub mod aggregate;
+pub mod api;
 mod book;
 pub mod check;
 mod feed;
@@ -46,7 +47,7 @@ pub use node::{Uptime, UptimeOptions};
 pub use report::{CheckReport, ChecksReport};
 pub use resource::UptimeCheck;
 
-use crate::engine::WorkType;
+use crate::{engine::WorkType, node::WorkerOptions};
 
 /// The name of the work type whose shards these are.
 pub const WORK: &str = "uptime";
@@ -54,4 +55,9 @@ pub const WORK: &str = "uptime";
 /// The work type whose shards these are.
 pub fn work_type() -> WorkType {
     WorkType::new(WORK)
+}
+
+/// The work of that node's shards, as an option of the node.
+pub fn worker_options(uptime: &Uptime) -> WorkerOptions {
+    WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards())
 }
