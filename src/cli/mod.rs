@@ -3,11 +3,13 @@
 mod args;
 mod check;
 mod connect;
+mod crds;
 mod demo;
 mod exit;
 mod inspect;
 mod live;
 mod output;
+mod print;
 mod report;
 mod run;
 mod serve;
@@ -74,6 +76,9 @@ enum Command {
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
+    Crds(crds::CrdsArgs),
+    Dashboards(print::DashboardsArgs),
+    Alerts(print::AlertsArgs),
 }
 
 impl Command {
@@ -155,6 +160,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Drain(args) => steer::drain(args).await.and(done),
         Command::Undrain(args) => steer::undrain(args).await.and(done),
         Command::Check(args) => check::check(args).await.and(done),
+        Command::Crds(args) => crds::crds(&args).and(done),
+        Command::Dashboards(_) => print::dashboards().and(done),
+        Command::Alerts(args) => print::alerts(&args).and(done),
     }
 }
 

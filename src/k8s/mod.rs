@@ -4,8 +4,24 @@
 //! The only layer that names `kube`. It hands the crates on, so that an operator written with it uses
 //! the same versions: [`kube`], [`k8s_openapi`], [`schemars`].
 
+pub mod authority;
+pub mod cache;
+pub mod client;
+pub mod conditions;
+pub mod controller;
+pub mod crd;
+pub mod election;
+pub mod events;
+pub mod fence;
+pub mod finalizer;
+pub mod identity;
+pub mod key;
+pub mod metrics;
+pub mod operator;
+pub mod queue;
+pub mod shard;
+pub mod writes;
+
 pub use {k8s_openapi, kube, schemars};
 
-pub mod client;
-pub mod identity;
-pub mod queue;
+pub use self::key::ObjectKey;

@@ -2,26 +2,41 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use bellwether::{
-    engine::{NodeId, Role, ShardId, TickPolicy},
+    clock,
+    engine::{Failover, NodeId, Role, ShardId, TickPolicy},
     node::{
         EventType, Node, ShardContext, StartError, StateItem, Stopped, WatchFrom, WorkerOptions,
     },
-    store::values,
+    store::{KeyRange, Op, values},
 };
-use tokio::time::sleep;
+use prometheus::Registry;
 
 use crate::{
-    rig::{Rig, Running, SOON, Spec, leader_of},
+    rig::{Link, Rig, Running, SOON, Spec, leader_of},
     support::eventually,
 };
 
 async fn three(rig: &Rig) -> Vec<Running> {
     vec![rig.start(1).await, rig.start(2).await, rig.start(3).await]
+}
+
+/// Roles are written after they are taken.
+async fn roles_are_written(nodes: &[Running]) {
+    eventually("all roles are written", SOON, async || {
+        let known = nodes[0].get_nodes().await.unwrap();
+        let has =
+            |node: &Running| known.iter().any(|it| it.id == node.id() && it.role == node.role());
+        nodes.iter().all(|node| node.role() != Role::Unknown && has(node)).then_some(())
+    })
+    .await;
 }
 
 fn ids(ids: &[i64]) -> Vec<NodeId> {
@@ -319,13 +334,7 @@ pub async fn an_idle_cluster_writes_only_beats(rig: Rig) {
     let nodes = three(&rig).await;
     let leader = leader_of(&nodes).await;
     nodes[leader].until_led().await;
-    // Roles are written after they are taken.
-    eventually("all roles are written", SOON, async || {
-        let known = nodes[0].get_nodes().await.unwrap();
-        known.iter().all(|node| node.role != Role::Unknown).then_some(())
-    })
-    .await;
-    sleep(Duration::from_millis(300)).await;
+    roles_are_written(&nodes).await;
     let beats = |kvs: &[bellwether::store::KeyValue]| {
         let record = kvs.iter().find(|kv| kv.key == rig.keys().record()).unwrap();
         record.version
@@ -334,12 +343,24 @@ pub async fn an_idle_cluster_writes_only_beats(rig: Rig) {
         let others = kvs.into_iter().filter(|kv| kv.key != rig.keys().record());
         others.map(|kv| (kv.key, kv.modified.0)).collect()
     };
-    let (_, before) = rig.all().await;
-    let first = beats(&before);
-    eventually("ten beats", SOON, async || (first + 10 <= beats(&rig.all().await.1)).then_some(()))
+    let ten_beats = async || {
+        let (_, before) = rig.all().await;
+        let first = beats(&before);
+        let after = eventually("ten beats", SOON, async || {
+            let (_, after) = rig.all().await;
+            (first + 10 <= beats(&after)).then_some(after)
+        })
         .await;
-    let (_, after) = rig.all().await;
-    assert_eq!(all_but_beats(before), all_but_beats(after));
+        (all_but_beats(before), all_but_beats(after))
+    };
+    // Whatever the election left to write is written once nothing was for a while.
+    eventually("the cluster is idle", SOON, async || {
+        let (before, after) = ten_beats().await;
+        (before == after).then_some(())
+    })
+    .await;
+    let (before, after) = ten_beats().await;
+    assert_eq!(before, after);
     close(nodes).await;
 }
 
@@ -473,5 +494,169 @@ pub async fn a_drained_node_has_no_shards_and_no_office(rig: Rig) {
     })
     .await;
     assert_eq!(desk.lock().unwrap().clashes, []);
+    close(nodes).await;
+}
+
+pub async fn a_read_of_the_cluster_is_of_one_revision(rig: Rig) {
+    let node = rig.start(1).await;
+    let (keys, guest) = (rig.keys(), NodeId::new(9).unwrap());
+    let metadata = br#"{"ID":9,"Address":"a","Start":"2026-01-01T00:00:00Z","Role":2}"#;
+    let guests =
+        [(keys.node(guest), metadata.to_vec()), (keys.state("k", guest).unwrap(), b"v".to_vec())];
+    // Somebody whose metadata and state come and go together, as with one lease.
+    let coming = || {
+        let puts = guests.iter().cloned();
+        puts.map(|(key, value)| Op::Put { key, value, lease: None }).collect()
+    };
+    let going = || {
+        let keys = guests.iter().map(|(key, _)| key.clone());
+        keys.map(|key| Op::Delete(KeyRange::key(key))).collect()
+    };
+    let done = AtomicBool::new(false);
+    let churning = async {
+        while !done.load(Ordering::Relaxed) {
+            rig.write(coming()).await;
+            rig.write(going()).await;
+        }
+    };
+    let reading = async {
+        let (mut with, mut without) = (0, 0);
+        eventually("reads with and without the guest", SOON, async || {
+            let all = node.get_cluster("k").await.unwrap();
+            match all.get(&guest) {
+                Some(kvs) => {
+                    assert_eq!(kvs.len(), 1, "a node without its state: {all:?}");
+                    with += 1;
+                }
+                None => without += 1,
+            }
+            (20 <= with && 20 <= without).then_some(())
+        })
+        .await;
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(churning, reading);
+    node.close().await.unwrap();
+}
+
+pub async fn each_call_is_one_request(rig: Rig) {
+    // A follower asks the store for nothing by itself, but to renew its lease: unless the leader is
+    // silent, hence the longest span.
+    let (link, leaders) = (Arc::new(Link::default()), Arc::default());
+    let mut nodes = Vec::new();
+    for id in [1, 2] {
+        let builder =
+            rig.linked(id, if id == 2 { &link } else { &leaders }).failover(Failover::STABLE);
+        let node: Arc<dyn Node> = Arc::new(builder.build().unwrap());
+        let running = Running { node, probe: Arc::default(), registry: Registry::new() };
+        running.start().await.unwrap();
+        let wanted = if id == 1 { Role::Leader } else { Role::Follower };
+        running.until("its role", |now| now.role == wanted).await;
+        nodes.push(running);
+    }
+    roles_are_written(&nodes).await;
+    let node = &nodes[1];
+    let requests = || link.calls(&["txn", "get"]);
+    let mut before = requests();
+    let mut one_more = |call: &str| {
+        before += 1;
+        assert_eq!(requests(), before, "{call}");
+    };
+    node.put("k", b"1").await.unwrap();
+    one_more("the first put of a key");
+    node.put("k", b"2").await.unwrap();
+    one_more("a put over an own value");
+    assert_eq!(node.get("k").await.unwrap().as_deref(), Some(b"2".as_slice()));
+    one_more("get");
+    assert_eq!(node.get_as_node(nodes[0].id(), "k").await.unwrap(), None);
+    one_more("get_as_node");
+    assert_eq!(node.get_cluster("k").await.unwrap().len(), 2);
+    one_more("get_cluster");
+    assert_eq!(node.get_nodes().await.unwrap().len(), 2);
+    one_more("get_nodes");
+    assert!(node.get_node_metadata(nodes[0].id()).await.unwrap().is_some());
+    one_more("get_node_metadata");
+    assert_eq!(node.get_leader().await.unwrap(), Some(nodes[0].id()));
+    one_more("get_leader");
+    assert!(node.delete("k").await.unwrap());
+    one_more("delete");
+    close(nodes).await;
+}
+
+pub async fn a_lease_is_renewed_by_one_alone_and_not_too_often(rig: Rig) {
+    const TTL: Duration = Duration::from_secs(3);
+    let link = Arc::new(Link::default());
+    let node = rig.linked(1, &link).ttl(TTL).build().unwrap();
+    node.start().await.unwrap();
+    let renewals = || link.calls(&["keep_alive"]);
+    let renewed = async |times: u64| {
+        let before = renewals();
+        eventually("renewals", SOON, async || (before + times <= renewals()).then_some(())).await;
+    };
+    renewed(1).await;
+    let since = clock::boot_now();
+    renewed(4).await;
+    // Due each third of the TTL: however late each was, four cannot fit into two thirds.
+    let took = clock::boot_now().since(since);
+    assert!(TTL * 2 / 3 < took, "four renewals within {took:?}");
+    assert_eq!(node.membership().borrow().sessions_lost, 0);
+    node.close().await.unwrap();
+}
+
+pub async fn start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change(rig: Rig) {
+    let nodes = vec![rig.start(1).await, rig.start(2).await];
+    leader_of(&nodes).await;
+    let stored = async || {
+        roles_are_written(&nodes).await;
+        let nodes = nodes[0].get_nodes().await.unwrap();
+        nodes.into_iter().map(|node| (node.start, node.role)).unzip::<_, _, Vec<_>, Vec<_>>()
+    };
+    let (starts, before) = stored().await;
+    let leader = leader_of(&nodes).await;
+    nodes[leader].resign().await.unwrap();
+    nodes[1 - leader].until_leader().await;
+    let (same, after) = stored().await;
+    assert_eq!(same, starts, "another role is no other life");
+    assert_eq!(after, before.into_iter().rev().collect::<Vec<_>>());
+    // Nor is a session that was lost and regained: the node has worked all the while.
+    rig.raw().revoke(rig.lease_of(1).await, SOON).await.unwrap();
+    nodes[0].until("joined again", |now| now.joined && now.sessions_lost == 1).await;
+    assert_eq!(stored().await.0, starts);
+    // One that was stopped and started again has a new one.
+    nodes[0].stop(SOON).await.unwrap();
+    nodes[0].start().await.unwrap();
+    nodes[0].until("a role", |now| now.role != Role::Unknown).await;
+    let (next, _) = stored().await;
+    assert!(starts[0] < next[0], "{next:?}");
+    assert_eq!(starts[1], next[1]);
+    close(nodes).await;
+}
+
+pub async fn clusters_in_one_store_are_strangers(rig: Rig) {
+    // A name that begins like the other, and one that lies below it.
+    let others = ["b", "/b"].map(|more| rig.neighbour(format!("{}{more}", rig.cluster)));
+    let rigs: Vec<&Rig> = std::iter::once(&rig).chain(&others).collect();
+    let mut nodes = Vec::new();
+    for rig in &rigs {
+        nodes.push(rig.start(1).await);
+    }
+    for (node, rig) in nodes.iter().zip(&rigs) {
+        // Each leads its own cluster, under the same id.
+        node.until_leader().await;
+        node.put("k", rig.cluster.as_bytes()).await.unwrap();
+    }
+    for (node, rig) in nodes.iter().zip(&rigs) {
+        let all = node.get_cluster("k").await.unwrap();
+        let values: Vec<_> = all.into_values().flatten().map(|kv| kv.value).collect();
+        assert_eq!(values, [rig.cluster.as_bytes()]);
+        assert_eq!(node.get_nodes().await.unwrap().len(), 1);
+        assert_eq!(node.metric("bellwether_foreign_keys_total"), 0.0);
+    }
+    nodes.remove(0).close().await.unwrap();
+    for (node, rig) in nodes.iter().zip(&others) {
+        node.until_led().await;
+        assert_eq!(node.get("k").await.unwrap().as_deref(), Some(rig.cluster.as_bytes()));
+        assert_eq!(node.membership().borrow().sessions_lost, 0);
+    }
     close(nodes).await;
 }

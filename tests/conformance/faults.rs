@@ -182,6 +182,35 @@ pub async fn stop_returns_while_the_store_is_unreachable(rig: Rig) {
     node.close().await.unwrap();
 }
 
+pub async fn a_stop_that_failed_leaves_no_ghost_once_the_node_is_back(rig: Rig) {
+    let link = Arc::new(Link::default());
+    let node = rig.start_with(Spec::new(1).link(&link)).await;
+    node.until_led().await;
+    let old = rig.lease_of(1).await;
+    link.cut();
+    assert_eq!(node.stop(Duration::from_millis(300)).await.unwrap(), Stopped::Unclean);
+    assert_eq!(
+        node.role(),
+        Role::Unknown,
+        "nothing is left of the office, whatever the store says"
+    );
+    link.mend();
+    node.start().await.unwrap();
+    node.until_led().await;
+    let keys = rig.keys();
+    eventually("one candidate, one node key, one lease, and the role in it", SOON, async || {
+        let (_, kvs) = rig.all().await;
+        let mut candidates = kvs.iter().filter(|kv| keys.candidates().contains(&kv.key));
+        let (candidate, more) = (candidates.next()?, candidates.next());
+        let lease = rig.lease_of(1).await;
+        let role = node.get_node_metadata(node.id()).await.unwrap()?.role;
+        let whole = more.is_none() && candidate.lease == Some(lease) && lease != old;
+        (whole && role == Role::Leader).then_some(())
+    })
+    .await;
+    node.close().await.unwrap();
+}
+
 pub async fn calls_return_while_the_store_is_unreachable(rig: Rig) {
     let link = Arc::new(Link::default());
     let builder = rig.linked(1, &link).call_timeout(Duration::from_millis(700));

@@ -88,6 +88,10 @@ macro_rules! cases_of_clusters {
             a_leader_also_follows_if_it_was_built_so,
             shards_are_shared_and_move_without_two_owners,
             a_drained_node_has_no_shards_and_no_office,
+            each_call_is_one_request,
+            a_lease_is_renewed_by_one_alone_and_not_too_often,
+            start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change,
+            clusters_in_one_store_are_strangers,
         );
         run!($kind, faults:
             a_cut_off_leader_stops_before_another_leads,
@@ -96,6 +100,7 @@ macro_rules! cases_of_clusters {
             sessions_lost_again_and_again_are_regained,
             a_slow_store_costs_nobody_the_leadership,
             stop_returns_while_the_store_is_unreachable,
+            a_stop_that_failed_leaves_no_ghost_once_the_node_is_back,
             calls_return_while_the_store_is_unreachable,
             a_restarted_id_does_not_lead_on_its_old_key,
             a_watch_survives_a_cut_with_nothing_lost_or_repeated,
@@ -113,6 +118,8 @@ mod on_memory {
 mod on_etcd {
     cases_of_all!(Etcd);
     cases_of_clusters!(Etcd);
+    // Where reads and writes cross: a store in memory answers in one step.
+    run!(Etcd, clusters: a_read_of_the_cluster_is_of_one_revision,);
 }
 
 mod standalone {

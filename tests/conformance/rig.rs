@@ -1,9 +1,10 @@
 //! One cluster to test on, whatever it is kept in, and an operator's hand on its store.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Debug},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -73,6 +74,12 @@ impl Rig {
         rig
     }
 
+    /// Another cluster in the same store.
+    pub fn neighbour(&self, cluster: String) -> Self {
+        let (memory, raw) = (self.memory.clone(), self.raw.clone());
+        Self { kind: self.kind, cluster, memory, endpoints: self.endpoints.clone(), raw }
+    }
+
     pub fn keys(&self) -> Keys {
         Keys::new(&self.cluster).unwrap()
     }
@@ -139,13 +146,16 @@ impl Rig {
     }
 
     pub async fn put(&self, key: Vec<u8>, value: &[u8]) {
-        let op = Op::Put { key, value: value.to_vec(), lease: None };
-        self.raw().txn(Txn { then: vec![op], ..Txn::default() }, SOON).await.unwrap();
+        self.write(vec![Op::Put { key, value: value.to_vec(), lease: None }]).await;
     }
 
     pub async fn delete(&self, key: Vec<u8>) {
-        let op = Op::Delete(KeyRange::key(key));
-        self.raw().txn(Txn { then: vec![op], ..Txn::default() }, SOON).await.unwrap();
+        self.write(vec![Op::Delete(KeyRange::key(key))]).await;
+    }
+
+    /// All of it at one revision.
+    pub async fn write(&self, then: Vec<Op>) {
+        self.raw().txn(Txn { then, ..Txn::default() }, SOON).await.unwrap();
     }
 
     pub fn raw(&self) -> &dyn Store {
@@ -345,6 +355,7 @@ pub struct Link {
     delay_ms: AtomicU64,
     /// Breaks the watches that are open.
     breaks: watch::Sender<u64>,
+    calls: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Default for Link {
@@ -353,6 +364,7 @@ impl Default for Link {
             cut: watch::Sender::new(false),
             delay_ms: AtomicU64::new(0),
             breaks: watch::Sender::new(0),
+            calls: Mutex::default(),
         }
     }
 }
@@ -376,6 +388,12 @@ impl Link {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
+    /// How often these calls of the [`Store`] were made.
+    pub fn calls(&self, names: &[&str]) -> u64 {
+        let calls = self.calls.lock().unwrap();
+        names.iter().filter_map(|name| calls.get(name)).sum()
+    }
+
     fn is_cut(&self) -> bool {
         *self.cut.borrow()
     }
@@ -394,6 +412,7 @@ impl Link {
         timeout: Duration,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        *self.calls.lock().unwrap().entry(call).or_default() += 1;
         let unanswered = || StoreError::Unanswered { call, endpoint: "link".to_owned(), timeout };
         let through = async {
             if self.is_cut() {

@@ -10,6 +10,8 @@ mod kube;
 mod support;
 
 mod client;
+mod controllers;
+mod crds;
 mod explain;
 mod identity;
 mod rig;

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
@@ -90,8 +90,24 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Writes a line to its standard input, which must be piped.
+    pub(crate) fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("its input is piped");
+        writeln!(input, "{line}").expect("it reads its input");
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
+    /// What it has used of the processor, in user and kernel mode.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Fields 14 and 15, counted from before the name, which may hold anything; in ticks.
+        let after_name = stat.rsplit_once(')').unwrap().1;
+        let ticks = after_name.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -37,6 +37,8 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
         (&["put", "k", "v"], &["--node"]),
         (&["get", "tick"], &["tick", "reserved"]),
         (&["drain", "-5"], &["-5"]),
+        (&["crds", "Pod"], &["Pod", "Election", "UptimeCheck"]),
+        (&["crds", "-o", "table"], &["--output", "table", "yaml"]),
         (&["nonsense"], &["nonsense"]),
         (&[], &["Usage"]),
     ];
@@ -49,6 +51,23 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
         assert!(!ran.err.contains("secret"), "{args:?}: {}", ran.err);
         assert_eq!(ran.out, "", "{args:?}: errors go to standard error");
     }
+}
+
+#[test]
+fn the_definitions_are_printed_as_the_repository_keeps_them() {
+    let kept = |kind: &str| {
+        let path = format!("{}/crds/{kind}.yaml", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    let all = run(["crds"]);
+    assert_eq!((all.code, all.err.as_str()), (0, ""));
+    assert_eq!(all.out, kept("elections") + &kept("uptimechecks"));
+    for name in ["UptimeCheck", "uptimechecks", "uc", "uptimechecks.bellwether.dev"] {
+        assert_eq!(run(["crds", name]).out, kept("uptimechecks"), "{name}");
+    }
+    let json = run(["crds", "-o", "json"]).out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["kind"], json["items"].as_array().unwrap().len()), (&"List".into(), 2));
 }
 
 #[test]

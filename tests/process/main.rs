@@ -11,4 +11,5 @@ mod cluster;
 mod demo;
 mod etcd_faults;
 mod flags;
+mod go_node;
 mod supervise;

@@ -2,6 +2,7 @@
 //! library, files stay readable, and nothing of one machine is in them.
 
 mod arrows;
+mod crds;
 mod protocol;
 mod sources;
 

@@ -439,20 +439,32 @@ impl Space<'_> {
     /// What a user may do in this namespace: these rules and nothing else. Returns once the server
     /// goes by them.
     pub async fn user(&self, name: &str, rules: impl IntoIterator<Item = PolicyRule>) -> User {
-        let rules: Vec<_> = rules.into_iter().collect();
         let user = format!("{}-{name}", self.name);
-        let role = Role { metadata: named(name), rules: Some(rules.clone()) };
+        let config = self.here(self.api.config_as(&user, &["system:authenticated"]));
+        let user = User { config, name: user };
+        self.grant(&user, name, rules).await;
+        user
+    }
+
+    /// Lets a user do more in this namespace. Returns once the server goes by it.
+    pub async fn grant(
+        &self,
+        user: &User,
+        role: &str,
+        rules: impl IntoIterator<Item = PolicyRule>,
+    ) {
+        let rules: Vec<_> = rules.into_iter().collect();
+        let made = Role { metadata: named(role), rules: Some(rules.clone()) };
         let roles = Api::<Role>::default_namespaced(self.client());
-        roles.create(&PostParams::default(), &role).await.expect("the role is created");
+        roles.create(&PostParams::default(), &made).await.expect("the role is created");
         let binding = RoleBinding {
-            metadata: named(name),
-            role_ref: role_ref("Role", name),
-            subjects: Some(vec![subject(&user)]),
+            metadata: named(role),
+            role_ref: role_ref("Role", role),
+            subjects: Some(vec![subject(&user.name)]),
         };
         let bindings = Api::<RoleBinding>::default_namespaced(self.client());
         bindings.create(&PostParams::default(), &binding).await.expect("the role is bound");
-        self.until_allowed(&user, &rules, Some(&self.name)).await;
-        User { config: self.here(self.api.config_as(&user, &["system:authenticated"])), name: user }
+        self.until_allowed(&user.name, &rules, Some(&self.name)).await;
     }
 
     /// As [`Self::user`], with rules for all namespaces and for what belongs to none.

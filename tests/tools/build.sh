@@ -5,7 +5,7 @@
 #
 # One folder with a go.mod and a go.sum per tool stands beside this script. Each is built once into
 # ${BELLWETHER_CACHE:-$HOME/.cache/bellwether}/tools-<key>, where the key is the hash of all go.sum
-# files here: a changed version makes a new folder. A folder may bring a `build.sh` of its own, which
+# files and of our own sources here: a changed version makes a new folder. A folder may bring a `build.sh` of its own, which
 # is run in it with the target folder as its only argument; without one, every `tool` line of go.mod
 # is built. Only Go is needed. Safe to run several times at once.
 set -euo pipefail
@@ -43,7 +43,7 @@ build_tools() { # build_tools TARGET: builds the tools of the module in the curr
 command -v go >/dev/null || die "Go is not installed: get 1.26 or later from https://go.dev/dl and put it on the PATH"
 export GOFLAGS="-mod=readonly -buildvcs=false ${GOFLAGS:-}"
 
-key=$(cat "$here"/*/go.sum | sha256sum | cut -c1-12)
+key=$(cat "$here"/*/go.sum "$here"/*/*.go | sha256sum | cut -c1-12)
 target=${BELLWETHER_CACHE:-$HOME/.cache/bellwether}/tools-$key
 mkdir -p "$target/.built"
 

@@ -10,7 +10,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::browser;
+use super::{
+    browser,
+    served::{LONG, POLL},
+};
 
 /// One page of a browser of its own.
 pub(crate) struct Page {
@@ -72,21 +75,22 @@ impl Page {
         answer["result"]["value"].clone()
     }
 
-    /// Asks until `holds`; fails after 20 s with what was seen last.
+    /// Asks until `holds`; fails after [`LONG`] with what was seen last.
     pub(crate) async fn until(
         &mut self,
         expression: &str,
         holds: impl Fn(&Value) -> bool,
     ) -> Value {
-        let mut seen = Value::Null;
-        for _ in 0..400 {
-            seen = self.eval(expression).await;
+        let deadline = bellwether::clock::boot_now() + LONG;
+        loop {
+            let seen = self.eval(expression).await;
             if holds(&seen) {
                 return seen;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            let in_time = bellwether::clock::boot_now() < deadline;
+            assert!(in_time, "{expression} stays {seen} for {LONG:?}");
+            tokio::time::sleep(POLL).await;
         }
-        panic!("{expression} stays {seen}")
     }
 
     /// The text of the element of that id.

@@ -15,6 +15,12 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+/// A limit against hanging, far above what anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Between two looks at what is waited for.
+pub(crate) const POLL: Duration = Duration::from_millis(50);
+
 /// What the script's node does next.
 pub(crate) struct Script {
     pub(crate) status: Mutex<Value>,
@@ -164,20 +170,22 @@ pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap()
 }
 
-/// Asks until `holds`; fails after 20 s with what was seen last.
+/// Asks until `holds`; fails after [`LONG`] with what was seen last.
 pub(crate) async fn eventually<T, F>(mut ask: impl FnMut() -> F, holds: impl Fn(&T) -> bool) -> T
 where
     T: std::fmt::Debug,
     F: Future<Output = T>,
 {
-    for _ in 0..400 {
+    let deadline = bellwether::clock::boot_now() + LONG;
+    loop {
         let seen = ask().await;
         if holds(&seen) {
             return seen;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let in_time = bellwether::clock::boot_now() < deadline;
+        assert!(in_time, "it did not come about within {LONG:?}; seen last: {seen:?}");
+        tokio::time::sleep(POLL).await;
     }
-    panic!("it did not come about; seen last: {:?}", ask().await)
 }
 
 pub(crate) fn empty() -> Value {

@@ -54,18 +54,36 @@ const RETAIN_STEP: u32 = 1024;
 /// How a queue is made.
 #[derive(Clone, Debug)]
 pub struct QueueOptions {
-    /// How keys are held back that are added with a limit.
-    pub limits: Limits,
-    /// Whether keys are handed out from the beginning. They are.
-    pub gate: Gate,
-    /// The clock. [`clock::boot_now`].
-    pub clock: fn() -> BootTime,
+    limits: Limits,
+    gate: Gate,
+    clock: fn() -> BootTime,
     shown: Option<(QueueMetrics, Box<str>)>,
 }
 
 impl Default for QueueOptions {
+    /// An open gate, [`Limits::default`], this machine's boot clock, no metrics.
     fn default() -> Self {
         Self { limits: Limits::default(), gate: Gate::Open, clock: clock::boot_now, shown: None }
+    }
+}
+
+impl QueueOptions {
+    /// How keys are held back that are added with a limit.
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Whether keys are handed out from the beginning.
+    #[must_use]
+    pub fn gate(self, gate: Gate) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// What tells the time. It must not be behind tokio's when a sleep ends.
+    #[must_use]
+    pub fn clock(self, clock: fn() -> BootTime) -> Self {
+        Self { clock, ..self }
     }
 }
 
@@ -362,7 +380,10 @@ impl<K: Hash + Eq + Clone> Shared<K> {
             Take::Key(handed) => {
                 let wake = if inner.core.is_over() {
                     Wake::All
-                } else if inner.core.has_ready() {
+                } else if inner.core.has_ready()
+                    || inner.core.has_timers() && !inner.has_keeper && keeper.is_none()
+                {
+                    // Whoever was woken for both a key and a time goes away with the key.
                     Wake::Worker
                 } else {
                     Wake::Nobody
@@ -409,3 +430,6 @@ impl<K: Hash + Eq + Clone> Drop for Keeper<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

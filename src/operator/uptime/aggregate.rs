@@ -19,9 +19,12 @@ use super::{
     resource::{State, UptimeCheckStatus},
     result::{CheckResult, parse_result_key},
     schedule::Slot,
-    value::UnixMs,
+    value::{Span, UnixMs},
 };
-use crate::engine::{NodeId, ShardEpoch};
+use crate::{
+    engine::{NodeId, ShardEpoch},
+    k8s::crd::uptime_check::cut,
+};
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +35,7 @@ const FRESH_INTERVALS: u64 = 2;
 const FRESH_GRACE_MS: u64 = 5_000;
 
 /// A status with what is needed to go on from it: what the leader stores for each check.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stored {
     /// The status.
@@ -164,7 +167,7 @@ pub struct Change {
 }
 
 /// What all results together say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Aggregate {
     /// The status of every check.
     pub statuses: BTreeMap<CheckKey, Stored>,
@@ -239,6 +242,8 @@ fn status_of(
         }
         Some(_) => {}
     }
+    status.up = status.state.is_up();
+    status.target = cut(check.spec().target.to_string());
     if status.state == state_before {
         return (stored, None);
     }
@@ -273,14 +278,15 @@ fn of_result(check: &Check, Found { node, result }: &Found, state_before: State)
     };
     let status = UptimeCheckStatus {
         state,
-        latency_ms: result.latency_us.map(|latency_us| latency_us.div_ceil(1000)),
+        latency: result.latency_us.map(|latency_us| Span::millis(latency_us.div_ceil(1000))),
         last_change: None,
         last_run: Some(UnixMs(result.ran_unix_ms)),
         checked_by: Some(node.to_string()),
-        message,
+        message: cut(message),
         observed_generation: result.generation,
         consecutive_failures: result.failures,
         certificate_expires: result.certificate_expires,
+        ..UptimeCheckStatus::default()
     };
     Stored {
         status,

@@ -11,7 +11,7 @@ use super::{
     schedule::Timing,
     shard::{fnv1a, shard_of_hash},
 };
-use crate::engine::ShardId;
+use crate::{engine::ShardId, k8s::crd::election::ElectionChecks};
 
 mod validate;
 
@@ -227,5 +227,13 @@ impl Summary {
             State::Down => self.down += 1,
             State::Unknown => self.unknown += 1,
         }
+    }
+}
+
+impl From<Summary> for ElectionChecks {
+    fn from(summary: Summary) -> Self {
+        let count = |many: u32| i32::try_from(many).unwrap_or(i32::MAX);
+        let Summary { total, up, down, unknown } = summary;
+        Self { total: count(total), up: count(up), down: count(down), unknown: count(unknown) }
     }
 }

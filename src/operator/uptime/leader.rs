@@ -25,13 +25,14 @@ use super::{
 use crate::{
     clock,
     engine::{BootTime, ShardId},
+    k8s::crd::election::ElectionChecks,
     node::{FencedError, LeaderContext, work::LeaderTask, work::WorkError},
 };
 
 /// Statuses in which nothing but times and latencies changed are stored so often.
 const STORED_EVERY: Duration = Duration::from_secs(60);
 
-type Statuses = BTreeMap<CheckKey, Stored>;
+pub(super) type Statuses = BTreeMap<CheckKey, Stored>;
 
 /// Puts the results of all nodes together, while its node leads.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct UptimeLeader {
     pub(super) shards: u32,
     pub(super) report: watch::Sender<Arc<ChecksReport>>,
     pub(super) leading: watch::Sender<bool>,
+    pub(super) statuses: watch::Sender<Arc<Statuses>>,
+    pub(super) counts: watch::Sender<ElectionChecks>,
     pub(super) status_file: Option<PathBuf>,
     pub(super) metrics: UptimeMetrics,
 }
@@ -153,6 +156,8 @@ impl<'a> Desk<'a> {
         self.changes_are_told &= changes.is_empty();
         remember(&mut self.changes, changes);
         self.statuses = statuses;
+        self.leader.counts.send_replace(summary.into());
+        self.leader.statuses.send_replace(Arc::new(self.statuses.clone()));
         let report = Arc::new(report(checks, &self.statuses, &self.changes, self.leader.shards));
         // From now on this is what is shown, and no longer what the node sees as a follower.
         self.leader.leading.send_replace(true);

@@ -7,7 +7,8 @@
 //!                     └──────────────▶ aggregate, on the leader ◀───────┘ ──▶ statuses, changes, report
 //! ```
 //!
-//! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`].
+//! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`]. The
+//! resource is that of the Kubernetes API, [`crate::k8s::crd::uptime_check`].
 //!
 //! # Invariants
 //!
@@ -17,6 +18,7 @@
 //! * A manifest that cannot be read stops no check.
 
 pub mod aggregate;
+pub mod api;
 mod book;
 pub mod check;
 mod feed;
@@ -31,12 +33,12 @@ pub mod result;
 pub mod runner;
 pub mod samples;
 pub mod schedule;
-pub mod shard;
 pub mod status_file;
 #[cfg(test)]
 mod testing;
-pub mod value;
 pub mod worker;
+
+pub use crate::k8s::{crd::uptime_check::value, shard};
 
 pub use check::{Check, CheckKey, Checks};
 pub use manifests::{Folder, FolderError, Problem};
@@ -45,7 +47,7 @@ pub use node::{Uptime, UptimeOptions};
 pub use report::{CheckReport, ChecksReport};
 pub use resource::UptimeCheck;
 
-use crate::engine::WorkType;
+use crate::{engine::WorkType, node::WorkerOptions};
 
 /// The name of the work type whose shards these are.
 pub const WORK: &str = "uptime";
@@ -53,4 +55,9 @@ pub const WORK: &str = "uptime";
 /// The work type whose shards these are.
 pub fn work_type() -> WorkType {
     WorkType::new(WORK)
+}
+
+/// The work of that node's shards, as an option of the node.
+pub fn worker_options(uptime: &Uptime) -> WorkerOptions {
+    WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards())
 }

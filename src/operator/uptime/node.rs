@@ -23,13 +23,13 @@ use super::{
     aggregate::{Change, aggregate},
     check::Checks,
     feed::{CHANGES, Feed},
-    leader::UptimeLeader,
+    leader::{Statuses, UptimeLeader},
     metrics::UptimeMetrics,
     probe::{Probe, Prober},
     report::{ChecksReport, report},
     worker::UptimeWorker,
 };
-use crate::{clock, node::Node};
+use crate::{clock, k8s::crd::election::ElectionChecks, node::Node};
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +88,8 @@ impl Uptime {
             shards,
             report: watch::Sender::default(),
             leading: watch::Sender::new(false),
+            statuses: watch::Sender::default(),
+            counts: watch::Sender::default(),
             status_file,
             metrics: metrics.clone(),
         };
@@ -108,6 +110,16 @@ impl Uptime {
     /// What puts the results together while the node leads.
     pub fn leader_task(&self) -> UptimeLeader {
         self.leader.clone()
+    }
+
+    /// The statuses of all checks, as they change while this node leads.
+    pub(super) fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
+        self.leader.statuses.subscribe()
+    }
+
+    /// How many checks are in which state, as it changes while this node leads.
+    pub(super) fn counts(&self) -> watch::Receiver<ElectionChecks> {
+        self.leader.counts.subscribe()
     }
 
     /// What this node knows of all checks, as it changes: as leader what it stores, else what it sees.

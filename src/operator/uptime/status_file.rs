@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{
     aggregate::Stored,
     check::{CheckKey, Checks},
-    resource::{API_VERSION, Target, UptimeCheck, without_secrets},
+    resource::{API_VERSION, LAST_APPLIED, Target, UptimeCheck, without_secrets},
 };
 
 #[cfg(test)]
@@ -45,6 +45,7 @@ pub fn text(checks: &Checks, statuses: &BTreeMap<CheckKey, Stored>) -> String {
     let items = checks.checks.iter().map(|(key, check)| {
         let mut resource = check.resource().clone();
         resource.metadata.namespace = Some(key.namespace.to_string());
+        resource.metadata.annotations.remove(LAST_APPLIED);
         if let Target::Http(http) = &mut resource.spec.target {
             http.url = without_secrets(&http.url);
             http.headers.clear();

@@ -73,7 +73,9 @@ fn a_result_makes_a_status_that_says_who_when_and_why() {
         *status(&aggregate),
         UptimeCheckStatus {
             state: State::Up,
-            latency_ms: Some(2),
+            up: Some(true),
+            target: "tcp localhost:1".into(),
+            latency: Some(Span::millis(2)),
             last_change: Some(UnixMs(NOW + 1)),
             last_run: Some(UnixMs(NOW + 1)),
             checked_by: Some("7".into()),
@@ -81,6 +83,7 @@ fn a_result_makes_a_status_that_says_who_when_and_why() {
             observed_generation: None,
             consecutive_failures: 0,
             certificate_expires: None,
+            conditions: Vec::new(),
         }
     );
     let change = &aggregate.changes[0];

@@ -42,7 +42,7 @@ fn every_bad_field_is_named_with_its_value_and_a_remedy() {
         ("metadata.name", "a..b".into(), "metadata.name: `a..b`", "lower-case"),
         ("metadata.namespace", "a.b".into(), "metadata.namespace: `a.b`", "DNS label"),
         ("spec.interval", "10ms".into(), "spec.interval: `10ms`", "`1s` to `24h`"),
-        ("spec.interval", "25h".into(), "spec.interval: `1day1h`", "`1s` to `24h`"),
+        ("spec.interval", "25h".into(), "spec.interval: `25h`", "`1s` to `24h`"),
         ("spec.timeout", "31s".into(), "spec.timeout: `31s`", "the interval, `30s`"),
         ("spec.timeout", "0s".into(), "spec.timeout: `0s`", "`10ms`"),
         ("spec.failureThreshold", 0.into(), "spec.failureThreshold: `0`", "1 to 100"),

@@ -1,22 +1,24 @@
 //! What makes a resource good: each rule, with the words for the one who broke it.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use hickory_resolver::proto::rr::Name;
 use regex::{Regex, RegexBuilder};
 use reqwest::header::{HeaderName, HeaderValue};
 
-use crate::operator::uptime::{
-    probe,
-    resource::{
-        API_VERSION, DnsTarget, HttpTarget, KIND, Metadata, Method, RecordType, Target, TcpTarget,
-        UptimeCheck, UptimeCheckSpec,
+use crate::{
+    k8s::crd::uptime_check::forms::{
+        self, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_BODY_BYTES, MOST_CA_BYTES, MOST_CERTIFICATE_DAYS,
+        MOST_FAILURES, MOST_HEADER_BYTES, MOST_HEADERS, MOST_INTERVAL, MOST_STATUS_RANGES,
+        MOST_TEXT_BYTES, MOST_URL_BYTES,
     },
-    value::Span,
+    operator::uptime::{
+        probe,
+        resource::{
+            API_VERSION, DnsTarget, HttpTarget, KIND, Metadata, Method, RecordType, Target,
+            TcpTarget, UptimeCheck, UptimeCheckSpec,
+        },
+    },
 };
 
 /// What is wrong with one field: what it holds, why that cannot be, and what to write instead.
@@ -29,15 +31,8 @@ pub struct FieldError {
     pub message: String,
 }
 
-const INTERVALS: (Span, Span) = (Span::secs(1), Span::secs(24 * 60 * 60));
-const LEAST_TIMEOUT: Span = Span::millis(10);
-const MOST_URL_BYTES: usize = 2048;
-const MOST_HEADERS: usize = 64;
-const MOST_BODY_BYTES: usize = 64 * 1024;
-const MOST_TEXT_BYTES: usize = 4096;
+/// Largest regular expression, compiled.
 const MOST_REGEX_BYTES: usize = 1 << 20;
-const MOST_CERTIFICATE_DAYS: u32 = 3650;
-const MOST_FAILURES: u32 = 100;
 
 /// Looks at every field; gives the expression of `expect.bodyMatches`, if there is one.
 pub(super) fn resource(resource: &UptimeCheck) -> Result<Option<Regex>, Vec<FieldError>> {
@@ -68,6 +63,14 @@ pub(super) fn is_dns_label(text: &str) -> bool {
 /// A DNS subdomain of RFC 1123, as Kubernetes asks of a name.
 pub(super) fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// What to say of text that is no URL.
+fn not_a_url(url: &str, why: impl fmt::Display) -> String {
+    // What cannot be taken apart cannot be cleared of secrets either.
+    let shown = url.split(['?', '#']).next().filter(|url| !url.contains('@'));
+    let shown = shown.map(|url| format!("`{url}` is ")).unwrap_or_default();
+    format!("{shown}not a URL: {why}; write it like `https://shop.example/`")
 }
 
 /// What was found so far.
@@ -111,10 +114,12 @@ impl Errors {
     }
 
     fn times(&mut self, spec: &UptimeCheckSpec) {
-        let (least, most) = INTERVALS;
         let interval = spec.interval;
-        if !(least..=most).contains(&interval) {
-            self.add("spec.interval", format_args!("`{interval}` is outside `{least}` to `24h`"));
+        if !(LEAST_INTERVAL..=MOST_INTERVAL).contains(&interval) {
+            self.add(
+                "spec.interval",
+                format_args!("`{interval}` is outside `{LEAST_INTERVAL}` to `{MOST_INTERVAL}`"),
+            );
         }
         if let Some(timeout) =
             spec.timeout.filter(|timeout| !(LEAST_TIMEOUT..=interval).contains(timeout))
@@ -137,6 +142,7 @@ impl Errors {
     }
 
     fn http(&mut self, http: &HttpTarget) {
+        const BUNDLE: &str = "spec.target.http.caBundle";
         self.url(&http.url);
         if http.headers.len() > MOST_HEADERS {
             self.add(
@@ -152,10 +158,16 @@ impl Errors {
                 );
             }
             if HeaderValue::try_from(value).is_err() {
-                // The value itself may be a secret.
+                // The value itself may be a secret, here and below.
                 self.add(
                     format!("spec.target.http.headers.{name}"),
                     "the value holds a line break or another control character: leave it out",
+                );
+            }
+            if value.len() > MOST_HEADER_BYTES {
+                self.add(
+                    format!("spec.target.http.headers.{name}"),
+                    format_args!("longer than {MOST_HEADER_BYTES} bytes: shorten it"),
                 );
             }
         }
@@ -165,8 +177,19 @@ impl Errors {
                 format_args!("longer than {MOST_BODY_BYTES} bytes: shorten it"),
             );
         }
-        if let Some(problem) = http.ca_bundle.as_deref().and_then(|pem| probe::trusted(pem).err()) {
-            self.add("spec.target.http.caBundle", problem);
+        match http.ca_bundle.as_deref() {
+            Some(pem) if pem.len() > MOST_CA_BYTES => {
+                self.add(
+                    BUNDLE,
+                    format_args!("longer than {MOST_CA_BYTES} bytes: leave some certificates out"),
+                );
+            }
+            Some(pem) => {
+                if let Err(problem) = probe::trusted(pem) {
+                    self.add(BUNDLE, problem);
+                }
+            }
+            None => {}
         }
     }
 
@@ -177,15 +200,7 @@ impl Errors {
         }
         let parsed = match reqwest::Url::parse(url) {
             Ok(parsed) => parsed,
-            Err(error) => {
-                // What cannot be taken apart cannot be cleared of secrets either.
-                let shown = url.split(['?', '#']).next().filter(|url| !url.contains('@'));
-                let shown = shown.map(|url| format!("`{url}` is ")).unwrap_or_default();
-                let message = format_args!(
-                    "{shown}not a URL: {error}; write it like `https://shop.example/`"
-                );
-                return self.add(PATH, message);
-            }
+            Err(error) => return self.add(PATH, not_a_url(url, error)),
         };
         let scheme = parsed.scheme();
         if !matches!(scheme, "http" | "https") {
@@ -193,14 +208,15 @@ impl Errors {
                 PATH,
                 format_args!("`{scheme}` is neither http nor https: only these can be checked"),
             );
+        } else if !forms::is_url(url) {
+            // Browsers forgive this; what then is asked is not what is written.
+            self.add(PATH, not_a_url(url, "no `//` and host after the scheme, or a space in it"));
         }
     }
 
     fn tcp(&mut self, tcp: &TcpTarget) {
         let host = &tcp.host;
-        if host.parse::<IpAddr>().is_err()
-            && !is_dns_name(&host.trim_end_matches('.').to_ascii_lowercase())
-        {
+        if !forms::is_host(host) {
             self.add(
                 "spec.target.tcp.host",
                 format_args!(
@@ -216,16 +232,14 @@ impl Errors {
     fn dns(&mut self, dns: &DnsTarget) {
         let name = &dns.name;
         let is_address = dns.record_type == RecordType::Ptr && name.parse::<IpAddr>().is_ok();
-        if !is_address && (name.is_empty() || Name::from_utf8(name).is_err()) {
+        let is_name = is_address || Name::from_utf8(name).is_ok();
+        if !is_name || !forms::is_name(name) {
             self.add(
                 "spec.target.dns.name",
                 format_args!("`{name}` is no domain name: write it like `shop.example`"),
             );
         }
-        let is_server = |server: &&String| {
-            server.parse::<SocketAddr>().is_ok() || server.parse::<IpAddr>().is_ok()
-        };
-        if let Some(server) = dns.server.as_ref().filter(|server| !is_server(server)) {
+        if let Some(server) = dns.server.as_ref().filter(|server| !forms::is_server(server)) {
             self.add(
                 "spec.target.dns.server",
                 format_args!("`{server}` is no address: write it like `10.0.0.53` or `[::1]:5353`"),
@@ -292,6 +306,19 @@ impl Errors {
                 format_args!(
                     "`{days}` is more than {MOST_CERTIFICATE_DAYS}: no certificate lives so long"
                 ),
+            );
+        }
+        if expect.status.len() > MOST_STATUS_RANGES {
+            self.add(
+                "spec.expect.status",
+                format_args!("more than {MOST_STATUS_RANGES}: join some in ranges"),
+            );
+        }
+        for (at, range) in expect.status.iter().enumerate().filter(|(_, it)| it.from > it.to) {
+            let (from, to) = (range.from, range.to);
+            self.add(
+                format!("spec.expect.status[{at}]"),
+                format_args!("`{range}` holds no code: write `{to}-{from}`"),
             );
         }
         let texts = [

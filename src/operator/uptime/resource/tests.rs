@@ -1,4 +1,5 @@
 use super::*;
+use crate::operator::uptime::{Check, value::Span};
 
 const MANIFEST: &str = r#"
 apiVersion: bellwether.dev/v1alpha1
@@ -61,4 +62,39 @@ fn the_default_timeout_is_not_above_the_interval() {
     let mut check = shop();
     check.spec.interval = Span::secs(3);
     assert_eq!(check.spec.timeout(), Span::secs(3));
+}
+
+/// The same check as an object of the API.
+fn object() -> crd::UptimeCheck {
+    let mut object: crd::UptimeCheck = serde_saphyr::from_str(MANIFEST).unwrap();
+    object.metadata.uid = Some("0f6d".into());
+    object.metadata.generation = Some(3);
+    object
+}
+
+#[test]
+fn a_check_is_made_from_an_object_of_the_api_as_from_a_manifest() {
+    let from_api = Check::new(object().into()).unwrap();
+    let from_folder = Check::new(shop()).unwrap();
+    assert_eq!(from_api.key(), from_folder.key());
+    assert_eq!(from_api.spec_hash(), from_folder.spec_hash());
+    assert_eq!(from_api.resource().metadata.uid.as_deref(), Some("0f6d"));
+    assert_eq!(from_api.resource().metadata.generation, Some(3));
+}
+
+#[test]
+fn an_object_of_the_api_survives_being_made_a_check() {
+    let resource = UptimeCheck::from(object());
+    let back = crd::UptimeCheck::from(resource.clone());
+    assert_eq!(back.spec, object().spec);
+    assert_eq!(UptimeCheck::from(back), resource);
+}
+
+#[test]
+fn what_kubectl_noted_of_the_last_manifest_is_left_behind_with_its_secrets() {
+    let mut object = object();
+    let noted = [(LAST_APPLIED.to_owned(), "secret".to_owned()), ("a".to_owned(), "b".to_owned())];
+    object.metadata.annotations = Some(noted.into());
+    let annotations = UptimeCheck::from(object).metadata.annotations;
+    assert_eq!(annotations, [("a".to_owned(), "b".to_owned())].into());
 }

@@ -1,7 +1,7 @@
-//! Which shard a check belongs to.
+//! Which shard an object belongs to.
 //!
 //! The 64-bit FNV-1a hash of its UID, in contiguous ranges, so that one shard is one `shardRange` of the
-//! API server's selectors. A check without a UID, from a folder, is hashed by `namespace/name`.
+//! API server's selectors (KEP-5866).
 
 use crate::engine::ShardId;
 

@@ -3,19 +3,30 @@
 //! Each is read from text and written back as text that reads the same, so that a manifest survives a
 //! round trip through the API server.
 
-use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, marker::PhantomData, str::FromStr, time::Duration};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Unexpected, Visitor},
 };
 
+use super::rules;
+
 #[cfg(test)]
 mod tests;
 
-/// A span of time, written `500ms`, `30s` or `1m30s`.
+/// A span of time, written `500ms`, `30s` or `1m30s`: as in the Gateway API (GEP-2257), which CEL and Go
+/// read alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span(pub Duration);
+
+/// Exactly what [`Span::from_str`] reads.
+pub(super) const SPAN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// Four numbers of five digits with their units.
+const LONGEST_SPAN: usize = 4 * 7;
+/// A unit and how many milliseconds it has, the longest first.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl Span {
     /// So many seconds.
@@ -29,17 +40,70 @@ impl Span {
     }
 }
 
+/// In hours, minutes, seconds and milliseconds, rounded up: never zero for a span that is not.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = humantime::format_duration(self.0).to_string();
-        f.pad(&text.replace(' ', ""))
+        let mut rest = self.0.as_nanos().div_ceil(1_000_000);
+        if rest == 0 {
+            return f.pad("0s");
+        }
+        let mut text = String::new();
+        for (unit, millis) in UNITS {
+            let count = rest / u128::from(millis);
+            rest %= u128::from(millis);
+            if count > 0 {
+                text.push_str(&count.to_string());
+                text.push_str(unit);
+            }
+        }
+        f.pad(&text)
     }
 }
 
+/// Text that is no span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a span of time: write up to four numbers, each with its unit `h`, `m`, `s` or `ms`, like `1m30s`"
+)]
+pub struct NotASpan;
+
 impl FromStr for Span {
-    type Err = humantime::DurationError;
+    type Err = NotASpan;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        humantime::parse_duration(text).map(Self)
+        let mut rest = text;
+        let mut span = Duration::ZERO;
+        for _ in 0..4 {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, after) = rest.split_at(digits);
+            let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
+            let (unit, after) = after.split_at(letters);
+            let (_, millis) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or(NotASpan)?;
+            if !(1..=5).contains(&digits) {
+                return Err(NotASpan);
+            }
+            let number: u64 = number.parse().map_err(|_| NotASpan)?;
+            span += Duration::from_millis(number * millis);
+            if after.is_empty() {
+                return Ok(Self(span));
+            }
+            rest = after;
+        }
+        Err(NotASpan)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": LONGEST_SPAN,
+            "x-kubernetes-validations": rules::of_span(),
+            "example": "1m30s",
+        })
     }
 }
 
@@ -85,6 +149,22 @@ impl Serialize for UnixMs {
     }
 }
 
+impl JsonSchema for UnixMs {
+    fn schema_name() -> Cow<'static, str> {
+        "UnixMs".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Narrower than the format: what the type reads, and no more.
+        json_schema!({
+            "type": "string",
+            "format": "date-time",
+            "pattern": r"^(19[789]|[2-9][0-9]{2})[0-9]-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{1,9})?Z$",
+            "maxLength": 30,
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for UnixMs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(FromText::new("a time like `2026-03-01T12:00:00Z`"))
@@ -92,6 +172,8 @@ impl<'de> Deserialize<'de> for UnixMs {
 }
 
 /// One status code or a range of them, both ends included: `200`, `200-299` or `2xx`.
+///
+/// A range whose ends are the wrong way round can be read, and holds no code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StatusRange {
     /// The first code in it.
@@ -122,29 +204,40 @@ impl fmt::Display for StatusRange {
 #[error("not a status code from 100 to 599, nor a range like `200-299` or `2xx`")]
 pub struct NotAStatusRange;
 
+/// Exactly what [`StatusRange::from_str`] reads.
+const STATUS_RANGE: &str = "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$";
+
 impl FromStr for StatusRange {
     type Err = NotAStatusRange;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim();
-        if let Some(class) = text.strip_suffix("xx") {
-            let first = class.parse().unwrap_or(u16::MAX).saturating_mul(100);
-            return Self::checked(first, first.saturating_add(99));
+        let code = |text: &str| match text.as_bytes() {
+            [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'] => text.parse().map_err(|_| NotAStatusRange),
+            _ => Err(NotAStatusRange),
+        };
+        if let [class @ b'1'..=b'5', b'x', b'x'] = text.as_bytes() {
+            let from = u16::from(class - b'0') * 100;
+            return Ok(Self { from, to: from + 99 });
         }
-        let code = |text: &str| text.trim().parse::<u16>().map_err(|_| NotAStatusRange);
-        match text.split_once('-') {
-            Some((from, to)) => Self::checked(code(from)?, code(to)?),
-            None => Self::checked(code(text)?, code(text)?),
-        }
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        Ok(Self { from: code(from)?, to: code(to)? })
     }
 }
 
-impl StatusRange {
-    fn checked(from: u16, to: u16) -> Result<Self, NotAStatusRange> {
-        if (100..=599).contains(&from) && (from..=599).contains(&to) {
-            Ok(Self { from, to })
-        } else {
-            Err(NotAStatusRange)
-        }
+impl JsonSchema for StatusRange {
+    fn schema_name() -> Cow<'static, str> {
+        "StatusRange".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // The pattern is for texts, the bounds are for numbers.
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "pattern": STATUS_RANGE,
+            "maxLength": 7,
+            "minimum": 100,
+            "maximum": 599,
+            "example": "200-299",
+        })
     }
 }
 

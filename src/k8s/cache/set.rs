@@ -1,0 +1,237 @@
+//! The caches of a process: one for each kind and scope, however many controllers look at it.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    convert::Infallible,
+    fmt::{self, Debug},
+    hash::Hash,
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+use kube::{
+    Api, Client, Resource,
+    core::{ClusterResourceScope, DynamicResourceScope, NamespaceResourceScope},
+    runtime::watcher,
+};
+use serde::de::DeserializeOwned;
+
+use super::{Cache, Handler, link, source::Source};
+use crate::k8s::metrics::K8sMetrics;
+
+/// Which objects of a kind are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Those of one namespace; of all if none.
+    pub namespace: Option<String>,
+    /// Those that this label selector picks.
+    pub labels: Option<String>,
+    /// Those that this field selector picks.
+    pub fields: Option<String>,
+}
+
+impl Scope {
+    /// All there are.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Those of one namespace.
+    pub fn namespace(namespace: impl Into<String>) -> Self {
+        Self { namespace: Some(namespace.into()), ..Self::default() }
+    }
+
+    /// Those of these that a label selector picks.
+    #[must_use]
+    pub fn labels(mut self, selector: impl Into<String>) -> Self {
+        self.labels = Some(selector.into());
+        self
+    }
+
+    /// Those of these that a field selector picks.
+    #[must_use]
+    pub fn fields(mut self, selector: impl Into<String>) -> Self {
+        self.fields = Some(selector.into());
+        self
+    }
+}
+
+/// A kind as the API names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Which {
+    rust: TypeId,
+    api_version: String,
+    plural: String,
+    scope: Scope,
+}
+
+/// The caches of a process, before and while they are kept.
+#[derive(Default)]
+pub struct CacheSet {
+    caches: HashMap<Which, Kept>,
+}
+
+impl Debug for CacheSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.caches.keys()).finish()
+    }
+}
+
+/// One cache, its type erased.
+struct Kept {
+    /// A `Pending<K>`.
+    pending: Box<dyn Any + Send + Sync>,
+    begin: fn(Box<dyn Any + Send + Sync>, &Client, &K8sMetrics) -> Running,
+}
+
+/// A cache that is to be kept: what keeps it, and what tells when it is synced.
+pub(crate) struct Running {
+    pub(crate) kind: String,
+    pub(crate) run: BoxFuture<'static, Infallible>,
+    pub(crate) synced: BoxFuture<'static, ()>,
+    pub(crate) is_synced: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+struct Pending<K: Resource> {
+    kind: K::DynamicType,
+    scope: Scope,
+    cache: Cache<K>,
+    handlers: Vec<Handler<K>>,
+}
+
+/// The kinds that can be cached: every typed resource, and kube's `DynamicObject`.
+pub trait Cached:
+    Resource<DynamicType: Clone + Debug + Eq + Hash + Send + Sync, Scope: ApiScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Cached for K where
+    K: Resource<DynamicType: Clone + Debug + Eq + Hash + Send + Sync, Scope: ApiScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Whether the objects of a kind stand in namespaces.
+pub trait ApiScope {
+    /// The API of a kind: of one namespace, or of all.
+    fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<Scope = Self>;
+}
+
+impl ApiScope for ClusterResourceScope {
+    fn api<K>(client: Client, kind: &K::DynamicType, _: Option<&str>) -> Api<K>
+    where
+        K: Resource<Scope = Self>,
+    {
+        Api::all_with(client, kind)
+    }
+}
+
+impl ApiScope for NamespaceResourceScope {
+    fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<Scope = Self>,
+    {
+        Api::all_with(client, kind).constrain(namespace.unwrap_or_default())
+    }
+}
+
+impl ApiScope for DynamicResourceScope {
+    fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<Scope = Self>,
+    {
+        Api::all_with(client, kind).constrain(namespace.unwrap_or_default())
+    }
+}
+
+impl CacheSet {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The cache of that kind and scope. It is kept once the set runs.
+    pub fn of<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
+        self.pending(kind, scope).cache.clone()
+    }
+
+    /// Tells the handler of every change of that cache.
+    pub(crate) fn handle<K: Cached>(
+        &mut self,
+        kind: &K::DynamicType,
+        scope: &Scope,
+        handler: Handler<K>,
+    ) -> Cache<K> {
+        let pending = self.pending(kind, scope);
+        pending.handlers.push(handler);
+        pending.cache.clone()
+    }
+
+    /// What keeps them all.
+    pub(crate) fn begin(self, client: &Client, metrics: &K8sMetrics) -> Vec<Running> {
+        let caches = self.caches.into_values();
+        caches.map(|kept| (kept.begin)(kept.pending, client, metrics)).collect()
+    }
+
+    fn pending<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> &mut Pending<K> {
+        let which = Which {
+            rust: TypeId::of::<K>(),
+            api_version: K::api_version(kind).into_owned(),
+            plural: K::plural(kind).into_owned(),
+            scope: scope.clone(),
+        };
+        let kept = self.caches.entry(which).or_insert_with(|| {
+            let pending: Pending<K> = Pending {
+                kind: kind.clone(),
+                scope: scope.clone(),
+                cache: Cache::new(),
+                handlers: Vec::new(),
+            };
+            Kept { pending: Box::new(pending), begin: begin::<K> }
+        });
+        kept.pending.downcast_mut().expect("the type is part of the key")
+    }
+}
+
+fn begin<K: Cached>(
+    pending: Box<dyn Any + Send + Sync>,
+    client: &Client,
+    metrics: &K8sMetrics,
+) -> Running {
+    let pending: Box<Pending<K>> = pending.downcast().expect("the type is part of the key");
+    let Pending { kind, scope, cache, handlers } = *pending;
+    let client = link::listening(client, &cache);
+    let api: Api<K> = K::Scope::api(client, &kind, scope.namespace.as_deref());
+    let config = watcher::Config {
+        label_selector: scope.labels,
+        field_selector: scope.fields,
+        ..watcher::Config::default().streaming_lists()
+    };
+    let name = K::kind(&kind).into_owned();
+    let metrics = metrics.cache(&name, {
+        let cache = cache.clone();
+        move || cache.age()
+    });
+    let (synced, is_synced) = (cache.clone(), cache.clone());
+    let source = Source { api, config, cache, handlers, prune: None, metrics };
+    Running {
+        kind: name,
+        run: Box::pin(source.run()),
+        synced: Box::pin(async move { synced.synced().await }),
+        is_synced: Arc::new(move || is_synced.is_synced()),
+    }
+}

@@ -1,0 +1,84 @@
+//! Conditions of a status, as Kubernetes' API conventions ask for them.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::clock;
+
+#[cfg(test)]
+mod tests;
+
+/// What a condition says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Nobody can say.
+    Unknown,
+}
+
+impl Holds {
+    /// As the API writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for Holds {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+/// Sets one condition among others, by its type: its time changes only when what it says changes. Returns
+/// whether anything changed.
+///
+/// `reason` is one word in CamelCase, of letters and digits; `generation` is that of the object that was
+/// looked at.
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    holds: Holds,
+    (reason, message): (&str, &str),
+    generation: Option<i64>,
+) -> bool {
+    let now = || Time(now());
+    let new = Condition {
+        type_: type_.to_owned(),
+        status: holds.as_str().to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: generation,
+        last_transition_time: now(),
+    };
+    let Some(old) = conditions.iter_mut().find(|it| it.type_ == type_) else {
+        conditions.push(new);
+        return true;
+    };
+    let is_same_status = old.status == new.status;
+    let last_transition_time = if is_same_status {
+        old.last_transition_time.clone()
+    } else {
+        new.last_transition_time.clone()
+    };
+    let new = Condition { last_transition_time, ..new };
+    let is_new = *old != new;
+    *old = new;
+    is_new
+}
+
+/// The condition of that type.
+pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|it| it.type_ == type_)
+}
+
+/// The wall clock in whole seconds, as the API keeps times.
+fn now() -> k8s_openapi::jiff::Timestamp {
+    let seconds = i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+    k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap_or_default()
+}

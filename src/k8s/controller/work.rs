@@ -1,0 +1,333 @@
+//! The loop of a controller: what it takes from its queue, and what it does with it.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, future::BoxFuture};
+use kube::Client;
+use tokio::sync::Semaphore;
+
+use super::{
+    Context, Readable, Reconciler,
+    builder::Limits,
+    grants::{Grant, Grants, Lane},
+    reconcile::{Action, ReconcileError},
+};
+use crate::{
+    clock,
+    k8s::{
+        authority::{Authority, Refused, is_refused},
+        cache::{Cache, CacheSet, Cached},
+        fence::Fence,
+        key::ObjectKey,
+        metrics::{ControllerMetrics, K8sMetrics, Outcome},
+        queue::{Priority, Queue, QueueMetrics, Taken},
+        shard::{fnv1a, shard_of_hash},
+        writes::WriteError,
+    },
+    node::AuthorityLost,
+};
+
+/// What the controllers of a process share while they are set up.
+pub(crate) struct Setup<'a> {
+    pub(crate) caches: &'a mut CacheSet,
+    pub(crate) readable: &'a mut Readable,
+    pub(crate) metrics: &'a K8sMetrics,
+    pub(crate) queues: &'a QueueMetrics,
+}
+
+/// By what right a controller works, and on what.
+#[derive(Clone)]
+pub(crate) struct Right {
+    pub(crate) lane: Lane,
+    pub(crate) authority: Authority,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) client: Client,
+    pub(crate) readable: Readable,
+}
+
+/// A controller that has been set up.
+#[async_trait]
+pub(crate) trait Loop: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// Begins runs under the grants that stand, for as long as it is polled.
+    async fn dispatch(self: Arc<Self>);
+
+    /// Grants it a right until the right's token is cancelled; returns when all its runs have been joined.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, its runs are aborted.
+    async fn work(self: Arc<Self>, right: Right);
+}
+
+/// One controller.
+pub(crate) struct Desk<K: Cached> {
+    name: Arc<str>,
+    reconciler: Arc<dyn Reconciler<K>>,
+    cache: Cache<K>,
+    limits: Limits,
+    shards: Option<u32>,
+    queue: Queue<ObjectKey>,
+    grants: Arc<Grants>,
+    /// Resolve when the caches that it needs are synced.
+    needs: Mutex<Vec<Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>>,
+    places: Arc<Semaphore>,
+    metrics: ControllerMetrics,
+}
+
+impl<K: Cached> Desk<K> {
+    pub(super) fn new(
+        name: Arc<str>,
+        reconciler: Arc<dyn Reconciler<K>>,
+        cache: Cache<K>,
+        limits: Limits,
+        shards: Option<u32>,
+        setup: &Setup<'_>,
+    ) -> Self {
+        let metrics = setup.metrics.controller(&name);
+        let at_once = limits.at_once.get().min(Semaphore::MAX_PERMITS);
+        metrics.most_at_once.set(i64::try_from(at_once).unwrap_or(i64::MAX));
+        Self {
+            reconciler,
+            cache,
+            limits,
+            shards,
+            queue: Queue::new(setup.queues.queue(&name)),
+            grants: Arc::default(),
+            needs: Mutex::default(),
+            places: Arc::new(Semaphore::new(at_once)),
+            metrics,
+            name,
+        }
+    }
+
+    /// It works only when that cache is synced.
+    pub(super) fn needs<C: Cached>(&self, cache: &Cache<C>) {
+        let cache = cache.clone();
+        let wait = move || -> BoxFuture<'static, ()> {
+            let cache = cache.clone();
+            Box::pin(async move { cache.synced().await })
+        };
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(wait));
+    }
+
+    /// An object has changed, or something that it depends on.
+    pub(super) fn on_change(&self, key: ObjectKey, object: Option<&Arc<K>>, priority: Priority) {
+        if self.lane_of(&key, object).is_some_and(|lane| self.grants.has(lane)) {
+            self.queue.add(key, priority);
+        }
+    }
+
+    /// Whose an object is. None if that is not known: it is not kept here.
+    fn lane_of(&self, key: &ObjectKey, object: Option<&Arc<K>>) -> Option<Lane> {
+        let Some(shards) = self.shards else { return Some(Lane::All) };
+        let uid = |object: &K| object.meta().uid.as_ref().map(|uid| fnv1a(uid.as_bytes()));
+        let hash = match object {
+            Some(object) => uid(object),
+            None => self.cache.get(key).and_then(|object| uid(&object)),
+        }?;
+        Some(Lane::Shard(shard_of_hash(hash, shards)))
+    }
+
+    fn is_in(&self, lane: Lane, key: &ObjectKey) -> bool {
+        lane == Lane::All || self.lane_of(key, None).is_none_or(|it| it == lane)
+    }
+
+    async fn caches_are_synced(&self) {
+        let waits: Vec<_> = {
+            let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+            needs.iter().map(|wait| wait()).collect()
+        };
+        futures::future::join_all(waits).await;
+    }
+
+    /// All objects of a lane, to be looked at when nothing more urgent waits.
+    fn add_all(&self, lane: Lane) {
+        for key in self.cache.keys() {
+            if self.is_in(lane, &key) {
+                self.queue.add(key, Priority::Resync);
+            }
+        }
+    }
+
+    async fn one(&self, taken: Taken<ObjectKey>, grant: &Grant) {
+        let key = taken.key().clone();
+        let Some(object) = self.cache.get(&key) else {
+            self.queue.forget(&key);
+            return;
+        };
+        if grant.context.check().is_err() {
+            return;
+        }
+        self.metrics.active_workers.inc();
+        let _active = Active(&self.metrics);
+        let begun = clock::boot_now();
+        let ended = self.guarded(object, grant.context.child()).await;
+        self.metrics.time.observe(clock::boot_now().since(begun).as_secs_f64());
+        self.on_end(&key, taken.priority(), ended);
+    }
+
+    /// A run that ends in time and does not panic, or an error.
+    async fn guarded(&self, object: Arc<K>, ctx: Context) -> Result<Action, ReconcileError> {
+        let run = AssertUnwindSafe(self.reconciler.reconcile(object, ctx)).catch_unwind();
+        match tokio::time::timeout(self.limits.timeout, run).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(panic)) => {
+                self.metrics.panics.inc();
+                Err(ReconcileError::new(format!("the reconciler panicked: {}", words(&*panic))))
+            }
+            Err(_) => {
+                self.metrics.timeouts.inc();
+                let timeout = self.limits.timeout;
+                Err(ReconcileError::new(format!("took longer than {timeout:?} and was dropped")))
+            }
+        }
+    }
+
+    fn on_end(&self, key: &ObjectKey, priority: Priority, ended: Result<Action, ReconcileError>) {
+        let (controller, object) = (&*self.name, key);
+        match ended {
+            Ok(action) => {
+                self.queue.forget(key);
+                self.metrics.on_end(match action.delay() {
+                    None => Outcome::Success,
+                    Some(_) => Outcome::RequeueAfter,
+                });
+                if let Some(delay) = action.delay() {
+                    self.queue.add_after(key.clone(), delay, priority);
+                }
+            }
+            // The right is over: whoever has it now looks at the object.
+            Err(error) if is_for_want_of_right(&error) => {
+                tracing::debug!(controller, %object, error = error.source(), "left to the next owner");
+            }
+            Err(error) if error.is_terminal() => {
+                self.queue.forget(key);
+                self.metrics.on_error(true);
+                tracing::error!(
+                    controller, %object, error = error.source(),
+                    "reconciling failed, and trying again cannot mend it: left until it changes"
+                );
+            }
+            // Somebody wrote in between, as is usual. The cache has it soon.
+            Err(error) if is_conflict(&error) => {
+                self.metrics.on_end(Outcome::Requeue);
+                tracing::debug!(controller, %object, "the object has changed meanwhile: again");
+                self.queue.add_rate_limited(key.clone(), priority);
+            }
+            Err(error) => {
+                self.metrics.on_error(false);
+                let retries = self.queue.requeues(key);
+                tracing::warn!(
+                    controller, %object, retries, error = error.source(),
+                    "reconciling failed; it is tried again after a back-off"
+                );
+                self.queue.add_rate_limited(key.clone(), priority);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<K: Cached> Loop for Desk<K> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn dispatch(self: Arc<Self>) {
+        loop {
+            // First a place, then a key: what is taken is the most urgent at the time it is begun.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            let Some(taken) = self.queue.take().await else { return };
+            let grant = self.lane_of(taken.key(), None).and_then(|lane| self.grants.of(lane));
+            let Some(grant) = grant else {
+                self.queue.forget(taken.key());
+                continue;
+            };
+            let desk = Arc::clone(&self);
+            let held = Arc::clone(&grant);
+            grant.spawn(async move {
+                let _place = place;
+                desk.one(taken, &held).await;
+            });
+        }
+    }
+
+    async fn work(self: Arc<Self>, right: Right) {
+        let Right { lane, authority, fence, client, readable } = right;
+        let token = authority.token();
+        let context =
+            Context::new(&self.name, authority, fence, &client, readable, self.metrics.clone());
+        let hold = tokio::select! {
+            biased;
+            // Cancel safe: a token. Dropped, the other arm has granted nothing.
+            () = token.cancelled() => return,
+            hold = async {
+                self.caches_are_synced().await;
+                self.grants.hold(lane, context).await
+            } => hold,
+        };
+        self.metrics.gate_open.inc();
+        let _gate = Gate(&self.metrics);
+        self.add_all(lane);
+        let resync_every = self.limits.resync_every.unwrap_or(Duration::MAX);
+        while tokio::time::timeout(resync_every, token.cancelled()).await.is_err() {
+            self.add_all(lane);
+        }
+        let begun = clock::boot_now();
+        let closed = hold.close();
+        // What waits is the next owner's. What comes in from now on is not granted.
+        self.queue.retain(|key| !self.is_in(lane, key));
+        closed.joined().await;
+        self.metrics.gate_close_seconds.observe(clock::boot_now().since(begun).as_secs_f64());
+    }
+}
+
+struct Active<'a>(&'a ControllerMetrics);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active_workers.dec();
+    }
+}
+
+struct Gate<'a>(&'a ControllerMetrics);
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.0.gate_open.dec();
+    }
+}
+
+/// Whether a run failed because the right to act had ended.
+fn is_for_want_of_right(error: &ReconcileError) -> bool {
+    causes(error).any(|it| {
+        it.is::<AuthorityLost>()
+            || it.is::<Refused>()
+            || it.downcast_ref::<kube::Error>().is_some_and(is_refused)
+    })
+}
+
+/// Whether a run failed because the object was not as it had been seen.
+fn is_conflict(error: &ReconcileError) -> bool {
+    causes(error).any(|it| matches!(it.downcast_ref(), Some(WriteError::Conflict { .. })))
+}
+
+fn causes(error: &ReconcileError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = error.source();
+    std::iter::successors(Some(first), |it| it.source())
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&'static str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no words)")
+}

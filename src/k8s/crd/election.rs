@@ -1,0 +1,307 @@
+//! `Election`: who leads a cluster, who else is there and how the work is shared, for `kubectl get`.
+//!
+//! A picture for people and for other programs. Nobody's authority comes from it: that is the record's in
+//! the store. The one thing that is drawn from here is the fence number, by compare-and-swap on the
+//! object's resourceVersion.
+
+#![allow(clippy::duplicated_attributes, reason = "columns share their types and priorities")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{schema, uptime_check::value::UnixMs};
+use crate::store::keys::MAX_CLUSTER_BYTES;
+
+/// The kind of the resource.
+pub const KIND: &str = "Election";
+/// Most nodes that a status lists: the first by id. `nodeCount` counts them all.
+pub const MOST_NODES: usize = 1000;
+/// Most kinds of work whose shards a status lists.
+pub const MOST_WORKS: usize = 64;
+/// Longest name and address of a node, in characters.
+const MOST_NAME: usize = 253;
+
+/// Which cluster's election this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, JsonSchema)]
+#[kube(
+    group = "bellwether.dev",
+    version = "v1alpha1",
+    kind = "Election",
+    namespaced,
+    status = "ElectionStatus",
+    derive = "PartialEq",
+    shortname = "el",
+    category = "bellwether",
+    doc = "Who leads a bellwether cluster, which nodes it has and how its work is shared. One per cluster, in the \
+           namespace of its pods, written by the leader. It informs; the election itself is held in etcd.",
+    printcolumn(
+        name = "Leader",
+        type_ = "string",
+        json_path = ".status.leader.name",
+        description = "The pod that leads, or its node where it is no pod"
+    ),
+    printcolumn(
+        name = "Term",
+        type_ = "integer",
+        json_path = ".status.term",
+        description = "The term, which only grows"
+    ),
+    printcolumn(
+        name = "Nodes",
+        type_ = "integer",
+        json_path = ".status.nodeCount",
+        description = "How many nodes are live"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether somebody leads and the work goes on"
+    ),
+    printcolumn(
+        name = "Since",
+        type_ = "date",
+        json_path = ".status.since",
+        description = "How long the leader has been in office"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "How long ago it was created"
+    ),
+    printcolumn(
+        name = "Node",
+        type_ = "integer",
+        json_path = ".status.leader.node",
+        description = "The leader's node id",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        json_path = ".status.leader.address",
+        description = "The leader's address",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Fence",
+        type_ = "integer",
+        json_path = ".status.fence",
+        description = "The number that fences Kubernetes writes of this term",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Shards",
+        type_ = "integer",
+        json_path = ".status.shards.total",
+        description = "How many shards all work has",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Unowned",
+        type_ = "integer",
+        json_path = ".status.shards.unowned",
+        description = "How many shards nobody works on",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Checks",
+        type_ = "string",
+        json_path = ".status.summary",
+        description = "How many uptime checks there are, up and down",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionSpec {
+    /// The cluster's name, as its nodes are started with. Cannot be changed.
+    #[schemars(
+        length(min = 1, max = MAX_CLUSTER_BYTES),
+        extend("x-kubernetes-validations" = [schema::rule(
+            "self == oldSelf",
+            "cannot be changed: an Election belongs to one cluster, create another one"
+        )])
+    )]
+    pub cluster: String,
+}
+
+/// What the leader knows of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionStatus {
+    /// Who leads. Missing while nobody does, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<ElectionLeader>,
+    /// The term: the fencing token of everything that is written to the store. It only grows, unless the
+    /// store was wiped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub term: Option<i64>,
+    /// The number that this term's writes to Kubernetes carry in the annotation `bellwether.dev/fence`. It
+    /// only grows, even if the store was wiped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub fence: Option<i64>,
+    /// When the leader took office.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<UnixMs>,
+    /// How many nodes are live.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub node_count: i32,
+    /// The live nodes, by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = MOST_NODES),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"])
+    )]
+    pub nodes: Vec<ElectionNode>,
+    /// How the shards of all work are shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<ElectionShards>,
+    /// The uptime checks of the cluster in a line: `13 checks: 12 up, 1 down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub summary: Option<String>,
+    /// How many uptime checks the cluster runs, by state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<ElectionChecks>,
+    /// `metadata.generation` of the spec that this is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: somebody leads and the work goes on. `Stable`: the leader has not changed lately.
+    /// `ShardsOwned`: every shard has an owner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The node that leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionLeader {
+    /// Its node id.
+    #[schemars(range(min = 0))]
+    pub node: i64,
+    /// What people call it: its pod, or `node 3` where it runs in none.
+    #[schemars(length(max = MOST_NAME))]
+    pub name: String,
+    /// Its pod. Missing where it runs in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MOST_NAME))]
+    pub pod: Option<String>,
+    /// Where it is reached, with its port.
+    #[schemars(length(max = MOST_NAME))]
+    pub address: String,
+}
+
+/// A live node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionNode {
+    /// Its node id: the ordinal of a `StatefulSet`'s pod, else a number of up to 63 bits.
+    #[schemars(range(min = 0))]
+    pub id: i64,
+    /// Its pod. Missing where it runs in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MOST_NAME))]
+    pub pod: Option<String>,
+    /// Where it is reached, with its port.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = MOST_NAME))]
+    pub address: String,
+    /// `leader`, `follower`, or `unknown` while it joins.
+    #[serde(default)]
+    pub role: ElectionRole,
+    /// Which life of this node it is: its lease, in hexadecimal. Another one after each restart.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32))]
+    pub incarnation: String,
+    /// How many shards it works on.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub shards_owned: i32,
+    /// When the leader last saw it alive; written coarsely, as each change is a write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<UnixMs>,
+}
+
+/// The role of a node, in the API's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ElectionRole {
+    /// It joins, or has lost its session.
+    #[default]
+    Unknown,
+    /// It leads.
+    Leader,
+    /// It does the work of its shards.
+    Follower,
+}
+
+/// The shards of all work, and of each kind of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionShards {
+    /// How many there are.
+    #[schemars(range(min = 0))]
+    pub total: i32,
+    /// How many have an owner that works on them.
+    #[schemars(range(min = 0))]
+    pub owned: i32,
+    /// How many are being given up by their owner, to be another's.
+    #[schemars(range(min = 0))]
+    pub draining: i32,
+    /// How many nobody works on.
+    #[schemars(range(min = 0))]
+    pub unowned: i32,
+    /// The same for each kind of work, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = MOST_WORKS),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["work"])
+    )]
+    pub works: Vec<WorkShards>,
+}
+
+/// The shards of one kind of work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkShards {
+    /// The kind of work.
+    #[schemars(length(min = 1, max = MOST_NAME))]
+    pub work: String,
+    /// How many there are.
+    #[schemars(range(min = 0))]
+    pub total: i32,
+    /// How many have an owner that works on them.
+    #[schemars(range(min = 0))]
+    pub owned: i32,
+    /// How many are being given up by their owner, to be another's.
+    #[schemars(range(min = 0))]
+    pub draining: i32,
+    /// How many nobody works on.
+    #[schemars(range(min = 0))]
+    pub unowned: i32,
+}
+
+/// How many uptime checks are in which state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ElectionChecks {
+    /// All.
+    #[schemars(range(min = 0))]
+    pub total: i32,
+    /// Those that are up.
+    #[schemars(range(min = 0))]
+    pub up: i32,
+    /// Those that are down.
+    #[schemars(range(min = 0))]
+    pub down: i32,
+    /// Those of which nothing recent is known.
+    #[schemars(range(min = 0))]
+    pub unknown: i32,
+}

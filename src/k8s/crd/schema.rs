@@ -1,0 +1,106 @@
+//! What the schemas of all resources share: CEL rules, conditions, and the last touch.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// Formats that the API server knows; of others it warns.
+const FORMATS: &[&str] = &["int32", "int64", "double", "float", "date-time"];
+
+/// A CEL rule on the value beside which it stands: what must hold, and what to tell the one who broke it.
+pub(super) fn rule(holds: &str, message: &str) -> Value {
+    json!({"rule": holds, "message": message})
+}
+
+/// A CEL rule on an object that is about one of its fields, named like `.expect.status`.
+pub(super) fn rule_on(field: &str, holds: &str, message: &str) -> Value {
+    json!({"rule": holds, "message": message, "fieldPath": field})
+}
+
+/// The schema of a list of conditions, with the bounds that Kubernetes' own types have.
+pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "description": "One aspect of the state.",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": {
+                    "type": "string",
+                    "description": "Which aspect, in CamelCase.",
+                    "maxLength": 316,
+                    "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
+                                (([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+                },
+                "status": {
+                    "type": "string",
+                    "description": "Whether it holds: True, False or Unknown.",
+                    "enum": ["True", "False", "Unknown"],
+                },
+                "observedGeneration": {
+                    "type": "integer",
+                    "format": "int64",
+                    "minimum": 0,
+                    "description": "metadata.generation of the spec that it was made from.",
+                },
+                "lastTransitionTime": {
+                    "type": "string",
+                    "format": "date-time",
+                    "description": "When `status` last changed.",
+                },
+                "reason": {
+                    "type": "string",
+                    "description": "Why, in one word for machines.",
+                    "minLength": 1,
+                    "maxLength": 1024,
+                    "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                },
+                "message": {
+                    "type": "string",
+                    "description": "Why, in words for people.",
+                    "maxLength": 32768,
+                },
+            },
+        },
+    })
+}
+
+/// The definition with schemas as an administrator reads them: texts in one piece, nothing nullable, no
+/// formats that the API server does not know.
+pub(super) fn tidied(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|it| it.open_api_v3_schema.as_mut())
+        {
+            tidy(schema);
+        }
+    }
+    definition
+}
+
+fn tidy(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    if let Some(text) = &mut schema.description {
+        *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    if let Some(format) = schema.format.take_if(|format| !FORMATS.contains(&format.as_str()))
+        && format == "uint32"
+    {
+        // What the type cannot hold the API must not accept.
+        schema.maximum.get_or_insert(f64::from(u32::MAX));
+    }
+    schema.properties.iter_mut().flat_map(|it| it.values_mut()).for_each(tidy);
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        tidy(values);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(item)) => tidy(item),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
+        None => {}
+    }
+}

@@ -1,0 +1,244 @@
+//! What the leader tells Kubernetes of its cluster: the status of the `Election` object, an event at each
+//! take-over, and the label by which a Service selects the leader's pod.
+//!
+//! It informs. Nobody's authority comes from it, and that it cannot be written stops no work.
+
+mod labels;
+mod picture;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use kube::{
+    Api, Client, Resource as _,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::sync::watch;
+
+pub use self::labels::{CLUSTER_LABEL, ROLE_LABEL};
+use self::{
+    labels::Labels,
+    picture::{Pods, picture},
+};
+use super::{
+    authority::{Authority, gated},
+    client::explain,
+    crd::election::{Election, ElectionChecks, ElectionStatus},
+    events::{EventType, Events},
+    fence::ElectionRef,
+    metrics::K8sMetrics,
+};
+use crate::{
+    clock,
+    node::{
+        LeaderContext, Node, StateError,
+        status::{Reign, Status},
+        work::{LeaderTask, WorkError},
+    },
+};
+
+#[cfg(test)]
+mod tests;
+
+/// How often the leader looks at its cluster for this.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When nodes were last seen is written this often if nothing else has changed.
+const SEEN_EVERY: Duration = Duration::from_secs(30);
+/// What cannot be written is said this often.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+/// The owner of the status' fields.
+const MANAGER: &str = "bellwether-election";
+/// The key of a node's state that says which pod it runs in.
+const POD_KEY: &str = "bellwether-pod";
+
+/// Tells the cluster which pod this node runs in. It is kept over lost sessions, and gone when the node is.
+///
+/// # Errors
+///
+/// [`StateError`]: while it is not known, the node is listed without its pod.
+pub async fn tell_pod(node: &dyn Node, pod: &str, uid: &str) -> Result<(), StateError> {
+    let told = json!({ "name": pod, "uid": uid }).to_string();
+    node.put(POD_KEY, told.as_bytes()).await.map(|_| ())
+}
+
+/// Tells Kubernetes of the cluster while its node leads.
+#[derive(Clone, Debug)]
+pub struct ElectionTask {
+    client: DebugClient,
+    election: ElectionRef,
+    metrics: K8sMetrics,
+    checks: Option<watch::Receiver<ElectionChecks>>,
+}
+
+#[derive(Clone)]
+struct DebugClient(Client);
+
+impl std::fmt::Debug for DebugClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl ElectionTask {
+    pub(crate) fn new(client: Client, election: ElectionRef, metrics: K8sMetrics) -> Self {
+        Self { client: DebugClient(client), election, metrics, checks: None }
+    }
+
+    pub(crate) fn checks(mut self, checks: watch::Receiver<ElectionChecks>) -> Self {
+        self.checks = Some(checks);
+        self
+    }
+}
+
+#[async_trait]
+impl LeaderTask for ElectionTask {
+    fn name(&self) -> &'static str {
+        "election"
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        let authority = Authority::Leader(ctx.clone());
+        let client = gated(&self.client.0, &authority, &self.metrics.draws());
+        let mut herald = Herald {
+            api: self.election.api(client.clone()),
+            labels: Labels::new(client.clone(), &self.election),
+            events: Events::new(client, "election", std::env::var("POD_NAME").ok()),
+            task: self,
+            ctx: &ctx,
+            written: None,
+            said: None,
+            announced: false,
+        };
+        let token = ctx.token();
+        loop {
+            if token.run_until_cancelled(herald.look()).await.is_none() {
+                break;
+            }
+            if token.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+                break;
+            }
+        }
+        // While authority goes on, as it does at a planned end, the label is taken back.
+        herald.labels.step_down().await;
+        Ok(())
+    }
+}
+
+/// One term's telling.
+struct Herald<'a> {
+    task: &'a ElectionTask,
+    ctx: &'a LeaderContext,
+    api: Api<Election>,
+    labels: Labels,
+    events: Events,
+    /// What was last written, and when.
+    written: Option<(ElectionStatus, crate::engine::BootTime)>,
+    said: Option<crate::engine::BootTime>,
+    announced: bool,
+}
+
+impl Herald<'_> {
+    async fn look(&mut self) {
+        let node = Arc::clone(self.ctx.node());
+        let Ok(status) = node.status().await else { return };
+        let pods = match node.get_cluster(POD_KEY).await {
+            Ok(told) => Pods::read(&told),
+            Err(error) => {
+                tracing::debug!(%error, "which pods the nodes run in is not known");
+                Pods::default()
+            }
+        };
+        if let Err(error) = self.labels.show(node.id(), &pods).await {
+            self.say(&error, "the label of the leader's pod cannot be written");
+        }
+        if let Err(error) = self.write(&status, &pods).await {
+            self.say(&error, "the status of the Election cannot be written");
+        }
+    }
+
+    async fn write(&mut self, status: &Status, pods: &Pods) -> Result<(), kube::Error> {
+        let now = clock::boot_now();
+        let before = self.written.as_ref().map(|(status, _)| status);
+        let mut new = picture(status, pods, before, clock::unix_ms());
+        new.term = Some(self.ctx.term().0);
+        if let Some(checks) = &self.task.checks {
+            picture::count(&mut new, checks.borrow().clone());
+        }
+        if let Some((written, at)) = &self.written
+            && now.since(*at) < SEEN_EVERY
+            && picture::is_same_but_seen(written, &new)
+        {
+            return Ok(());
+        }
+        let name = self.task.election.name();
+        let Some(found) = self.api.get_opt(&name).await? else {
+            // The fence's draw makes it; until then there is nothing to tell in.
+            return Ok(());
+        };
+        if found.status.as_ref().and_then(|it| it.term) > new.term {
+            // Terms begin anew where the store was wiped: then the fence is what grows.
+            tracing::debug!("the Election has a later term: it is overwritten");
+        }
+        new.observed_generation = found.metadata.generation;
+        picture::carry_times(&mut new, found.status.as_ref());
+        let mut body = json!({
+            "apiVersion": Election::api_version(&()),
+            "kind": Election::kind(&()),
+            "metadata": {
+                "resourceVersion": found.metadata.resource_version,
+                "uid": found.metadata.uid,
+            },
+            "status": new,
+        });
+        // Drawn by compare-and-swap, never told.
+        if let Some(status) = body["status"].as_object_mut() {
+            status.remove("fence");
+        }
+        let params = PatchParams::apply(MANAGER).force();
+        match self.api.patch_status(&name, &params, &Patch::Apply(body)).await {
+            Ok(_) => {}
+            // Somebody wrote in between: next time.
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        if !self.announced {
+            self.announced = true;
+            self.announce(&found, status, &new).await;
+        }
+        self.written = Some((new, now));
+        Ok(())
+    }
+
+    /// The event of a take-over.
+    async fn announce(&self, election: &Election, status: &Status, new: &ElectionStatus) {
+        let who = new.leader.as_ref().map_or("nobody", |leader| leader.name.as_str());
+        let why = former_end(&status.timeline, &self.ctx.term().to_string());
+        let note = format!("{who} took office for term {}: {why}", self.ctx.term());
+        let said = ("LeaderElected", "TakeOffice");
+        self.events.say(election, &(), EventType::Normal, said, note).await;
+    }
+
+    fn say(&mut self, error: &kube::Error, what: &'static str) {
+        let now = clock::boot_now();
+        if self.said.is_some_and(|said| now.since(said) < SAID_EVERY) {
+            return;
+        }
+        self.said = Some(now);
+        tracing::warn!(election = %self.task.election, error = %explain(error), "{what}");
+    }
+}
+
+/// How the term before this one ended, in words.
+fn former_end(timeline: &[Reign], term: &str) -> String {
+    let before = timeline.iter().rev().find(|reign| reign.term != term);
+    match before {
+        None => "no earlier term is known".to_owned(),
+        Some(Reign { term, id, end, .. }) => match end.as_str() {
+            "ended" => format!("node {id} had ended term {term} cleanly"),
+            "silent" => format!("node {id} of term {term} was silent for too long"),
+            "replaced" => format!("node {id} of term {term} was replaced"),
+            _ => format!("node {id} had led in term {term}"),
+        },
+    }
+}

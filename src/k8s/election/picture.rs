@@ -1,0 +1,210 @@
+//! The status of the `Election` object, worked out from what the leader knows. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use serde::Deserialize;
+
+use crate::{
+    engine::NodeId,
+    k8s::{
+        conditions::{self, Holds},
+        crd::{
+            condition,
+            election::{
+                ElectionChecks, ElectionLeader, ElectionNode, ElectionRole, ElectionShards,
+                ElectionStatus, MOST_NODES, MOST_WORKS, WorkShards,
+            },
+            uptime_check::value::UnixMs,
+        },
+    },
+    node::{
+        KV,
+        status::{NodeStatus, Status, WorkStatus},
+    },
+};
+
+/// A leader counts as stable after this long.
+const STABLE_AFTER_MS: u64 = 5 * 60 * 1000;
+
+/// Which pods the nodes run in.
+#[derive(Debug, Default)]
+pub(super) struct Pods(BTreeMap<NodeId, Told>);
+
+#[derive(Debug, Deserialize)]
+struct Told {
+    name: String,
+    uid: String,
+}
+
+impl Pods {
+    /// As the nodes have told it. What cannot be read is passed over.
+    pub(super) fn read(told: &BTreeMap<NodeId, Vec<KV>>) -> Self {
+        let read = |(node, kvs): (&NodeId, &Vec<KV>)| {
+            let kv = kvs.iter().find(|kv| kv.key == super::POD_KEY)?;
+            Some((*node, serde_json::from_slice(&kv.value).ok()?))
+        };
+        Self(told.iter().filter_map(read).collect())
+    }
+
+    /// The name and UID of a node's pod.
+    pub(super) fn of(&self, node: NodeId) -> Option<(&str, &str)> {
+        self.0.get(&node).map(|told| (told.name.as_str(), told.uid.as_str()))
+    }
+
+    /// The node, name and UID of all.
+    pub(super) fn all(&self) -> impl Iterator<Item = (NodeId, &str, &str)> {
+        self.0.iter().map(|(node, told)| (*node, told.name.as_str(), told.uid.as_str()))
+    }
+
+    fn name_of(&self, id: &str) -> Option<String> {
+        let id = NodeId::new(id.parse().ok()?).ok()?;
+        self.of(id).map(|(name, _)| name.to_owned())
+    }
+}
+
+/// The status. When nodes were last seen is taken over from `before` where that is recent enough.
+pub(super) fn picture(
+    status: &Status,
+    pods: &Pods,
+    before: Option<&ElectionStatus>,
+    now_ms: u64,
+) -> ElectionStatus {
+    let leader = status.leader.as_ref().map(|leader| {
+        let pod = pods.name_of(&leader.id);
+        ElectionLeader {
+            node: leader.id.parse().unwrap_or_default(),
+            name: pod.clone().unwrap_or_else(|| format!("node {}", leader.id)),
+            pod,
+            address: leader.address.clone().unwrap_or_default(),
+        }
+    });
+    let since = status.timeline.last().map(|reign| UnixMs(reign.from_unix_ms));
+    let nodes = status.nodes.iter().take(MOST_NODES);
+    let mut new = ElectionStatus {
+        leader,
+        since,
+        node_count: count_of(status.nodes.len()),
+        nodes: nodes.map(|node| node_of(node, pods, now_ms)).collect(),
+        shards: shards_of(&status.work),
+        conditions: before.map(|it| it.conditions.clone()).unwrap_or_default(),
+        ..ElectionStatus::default()
+    };
+    judge(&mut new, now_ms);
+    new
+}
+
+fn node_of(node: &NodeStatus, pods: &Pods, now_ms: u64) -> ElectionNode {
+    ElectionNode {
+        id: node.id.parse().unwrap_or_default(),
+        pod: pods.name_of(&node.id),
+        address: node.address.clone(),
+        role: match node.role.as_str() {
+            "Leader" => ElectionRole::Leader,
+            "Follower" => ElectionRole::Follower,
+            _ => ElectionRole::Unknown,
+        },
+        incarnation: node.incarnation.clone().unwrap_or_default(),
+        shards_owned: i32::try_from(node.shards).unwrap_or(i32::MAX),
+        last_seen: Some(UnixMs(now_ms / 1000 * 1000)),
+    }
+}
+
+fn shards_of(works: &[WorkStatus]) -> Option<ElectionShards> {
+    if works.is_empty() {
+        return None;
+    }
+    let mut all = ElectionShards::default();
+    for work in works {
+        let total = count_of(work.held_by.len());
+        let unowned = i32::try_from(work.unowned).unwrap_or(i32::MAX);
+        let one = WorkShards {
+            work: work.work.clone(),
+            total,
+            owned: total.saturating_sub(unowned),
+            draining: count_of(work.draining.len()),
+            unowned,
+        };
+        all.total = all.total.saturating_add(one.total);
+        all.owned = all.owned.saturating_add(one.owned);
+        all.draining = all.draining.saturating_add(one.draining);
+        all.unowned = all.unowned.saturating_add(one.unowned);
+        if all.works.len() < MOST_WORKS {
+            all.works.push(one);
+        }
+    }
+    Some(all)
+}
+
+/// Sets the conditions.
+fn judge(status: &mut ElectionStatus, now_ms: u64) {
+    let led = status.leader.is_some();
+    let since = status.since.map_or(now_ms, |since| since.0);
+    let unowned = status.shards.as_ref().map_or(0, |shards| shards.unowned);
+    let (conditions, generation) = (&mut status.conditions, status.observed_generation);
+    let ready = if led {
+        ("LeaderInOffice", "a leader is in office".to_owned())
+    } else {
+        ("NoLeader", "nobody is in office".to_owned())
+    };
+    let stable = STABLE_AFTER_MS <= now_ms.saturating_sub(since);
+    let steady = if stable {
+        ("NoRecentChange", "the leader has not changed for five minutes".to_owned())
+    } else {
+        ("RecentlyChanged", "the leader took office less than five minutes ago".to_owned())
+    };
+    let owned = if unowned == 0 {
+        ("AllOwned", "every shard has an owner".to_owned())
+    } else {
+        ("Unowned", format!("{unowned} shards have no owner"))
+    };
+    for (type_, holds, (reason, message)) in [
+        (condition::READY, led, ready),
+        (condition::STABLE, led && stable, steady),
+        (condition::SHARDS_OWNED, unowned == 0, owned),
+    ] {
+        conditions::set(conditions, type_, Holds::from(holds), (reason, &message), generation);
+    }
+}
+
+/// Takes over the times of conditions that say what they said before, from whoever wrote them.
+pub(super) fn carry_times(new: &mut ElectionStatus, found: Option<&ElectionStatus>) {
+    let Some(found) = found else { return };
+    for condition in &mut new.conditions {
+        condition.observed_generation = new.observed_generation;
+        if let Some(old) = conditions::find(&found.conditions, &condition.type_)
+            && old.status == condition.status
+        {
+            condition.last_transition_time = old.last_transition_time.clone();
+        }
+    }
+}
+
+/// Adds the uptime checks.
+pub(super) fn count(status: &mut ElectionStatus, checks: ElectionChecks) {
+    let mut line = format!("{} checks: {} up, {} down", checks.total, checks.up, checks.down);
+    if checks.unknown > 0 {
+        line.push_str(&format!(", {} unknown", checks.unknown));
+    }
+    status.summary = Some(line);
+    status.checks = Some(checks);
+}
+
+/// Whether two say the same but for when nodes were last seen.
+pub(super) fn is_same_but_seen(old: &ElectionStatus, new: &ElectionStatus) -> bool {
+    let blind = |status: &ElectionStatus| {
+        let mut status = status.clone();
+        status.nodes.iter_mut().for_each(|node| node.last_seen = None);
+        status.observed_generation = None;
+        for condition in &mut status.conditions {
+            condition.observed_generation = None;
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        status
+    };
+    blind(old) == blind(new)
+}
+
+fn count_of(many: usize) -> i32 {
+    i32::try_from(many).unwrap_or(i32::MAX)
+}

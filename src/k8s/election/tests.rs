@@ -1,0 +1,132 @@
+use std::collections::BTreeMap;
+
+use super::{picture::*, *};
+use crate::{
+    engine::NodeId,
+    k8s::{
+        conditions,
+        crd::{condition, election::ElectionRole},
+    },
+    node::{
+        KV,
+        status::{LeaderStatus, NodeStatus, WorkStatus},
+    },
+};
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn node(id: i64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+/// Node 1 leads since an hour; node 2 follows and works on two of three shards, the third is nobody's.
+fn status() -> Status {
+    let live = |id: &str, role: &str, shards| NodeStatus {
+        id: id.into(),
+        address: format!("10.0.0.{id}:8080"),
+        role: role.into(),
+        incarnation: Some("a1".into()),
+        shards,
+        ..NodeStatus::default()
+    };
+    Status {
+        leader: Some(LeaderStatus {
+            id: "1".into(),
+            address: Some("10.0.0.1:8080".into()),
+            term: "7".into(),
+            ..LeaderStatus::default()
+        }),
+        nodes: vec![live("1", "Leader", 0), live("2", "Follower", 2)],
+        timeline: vec![Reign {
+            term: "7".into(),
+            id: "1".into(),
+            from_unix_ms: HOUR_MS,
+            to_unix_ms: None,
+            end: "running".into(),
+        }],
+        work: vec![WorkStatus {
+            work: "uptime".into(),
+            held_by: vec![Some("2".into()), Some("2".into()), None],
+            draining: vec![1],
+            unowned: 1,
+            ..WorkStatus::default()
+        }],
+        ..Status::default()
+    }
+}
+
+/// Only node 1 has told its pod; what node 2 has told is junk.
+fn pods() -> Pods {
+    let kv = |value: &str| vec![KV { key: POD_KEY.into(), value: value.into() }];
+    Pods::read(&BTreeMap::from([
+        (node(1), kv(r#"{"name":"web-1","uid":"u1"}"#)),
+        (node(2), kv("{")),
+    ]))
+}
+
+fn holds(status: &ElectionStatus, type_: &str) -> String {
+    conditions::find(&status.conditions, type_).unwrap().status.clone()
+}
+
+#[test]
+fn the_picture_names_leader_nodes_and_shards() {
+    let picture = picture(&status(), &pods(), None, 3 * HOUR_MS);
+    let leader = picture.leader.clone().unwrap();
+    assert_eq!(
+        (leader.node, leader.name.as_str(), leader.address.as_str()),
+        (1, "web-1", "10.0.0.1:8080")
+    );
+    assert_eq!(picture.node_count, 2);
+    assert_eq!(picture.nodes[0].role, ElectionRole::Leader);
+    assert_eq!(picture.nodes[1].pod, None);
+    assert_eq!(picture.nodes[1].shards_owned, 2);
+    let shards = picture.shards.clone().unwrap();
+    assert_eq!((shards.total, shards.owned, shards.draining, shards.unowned), (3, 2, 1, 1));
+    assert_eq!(holds(&picture, condition::READY), "True");
+    assert_eq!(holds(&picture, condition::STABLE), "True");
+    assert_eq!(holds(&picture, condition::SHARDS_OWNED), "False");
+}
+
+#[test]
+fn a_cluster_without_a_leader_is_not_ready() {
+    let nobody = Status { leader: None, ..status() };
+    let picture = picture(&nobody, &pods(), None, 3 * HOUR_MS);
+    assert_eq!(picture.leader, None);
+    assert_eq!(holds(&picture, condition::READY), "False");
+    assert_eq!(holds(&picture, condition::STABLE), "False");
+}
+
+#[test]
+fn a_leader_that_has_just_begun_is_not_stable() {
+    let picture = picture(&status(), &pods(), None, HOUR_MS + 1000);
+    assert_eq!(holds(&picture, condition::READY), "True");
+    assert_eq!(holds(&picture, condition::STABLE), "False");
+}
+
+#[test]
+fn that_time_has_passed_is_no_news() {
+    let before = picture(&status(), &pods(), None, 3 * HOUR_MS);
+    let after = picture(&status(), &pods(), Some(&before), 3 * HOUR_MS + 5000);
+    assert!(is_same_but_seen(&before, &after));
+    let moved = picture(
+        &Status { nodes: status().nodes[..1].to_vec(), ..status() },
+        &pods(),
+        Some(&before),
+        3 * HOUR_MS + 5000,
+    );
+    assert!(!is_same_but_seen(&before, &moved));
+}
+
+#[test]
+fn how_the_former_term_ended_is_told() {
+    let reign = |term: &str, id: &str, end: &str| Reign {
+        term: term.into(),
+        id: id.into(),
+        end: end.into(),
+        ..Reign::default()
+    };
+    let told = |end| former_end(&[reign("5", "2", end), reign("7", "1", "running")], "7");
+    assert_eq!(told("ended"), "node 2 had ended term 5 cleanly");
+    assert_eq!(told("silent"), "node 2 of term 5 was silent for too long");
+    assert_eq!(former_end(&[reign("7", "1", "running")], "7"), "no earlier term is known");
+}

@@ -1,0 +1,527 @@
+//! An operator: a node, caches, controllers on the leader, shard work on the followers, in one process.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    authority::{Authority, gated},
+    cache::{Cache, CacheSet, Cached, Delta, Running, Scope},
+    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded},
+    crd::election::ElectionChecks,
+    election::{ElectionTask, tell_pod},
+    fence::{self, ElectionRef},
+    identity::PodIdentity,
+    metrics::K8sMetrics,
+    queue::QueueMetrics,
+};
+use crate::{
+    engine::ShardId,
+    node::{
+        ClusterNodeBuilder, InvalidOption, LeaderContext, Node, NodeError, ShardContext,
+        StandaloneNodeBuilder, StartError, Stopped, WorkerOptions,
+        work::{LeaderTask, ShardWorker, WorkError},
+    },
+    tasks::{Ended, Tasks},
+};
+
+/// How long leaving may take by default: less than Kubernetes' default grace period of 30 s.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// How often it is said that caches are waited for.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// The builder of either kind of node.
+#[derive(Debug)]
+pub enum NodeBuilder {
+    /// A node of a cluster.
+    Cluster(ClusterNodeBuilder),
+    /// A cluster of one, in memory.
+    Standalone(StandaloneNodeBuilder),
+}
+
+impl From<ClusterNodeBuilder> for NodeBuilder {
+    fn from(builder: ClusterNodeBuilder) -> Self {
+        Self::Cluster(builder)
+    }
+}
+
+impl From<StandaloneNodeBuilder> for NodeBuilder {
+    fn from(builder: StandaloneNodeBuilder) -> Self {
+        Self::Standalone(builder)
+    }
+}
+
+impl NodeBuilder {
+    fn leader_task(self, task: impl LeaderTask) -> Self {
+        match self {
+            Self::Cluster(builder) => Self::Cluster(builder.leader_task(task)),
+            Self::Standalone(builder) => Self::Standalone(builder.leader_task(task)),
+        }
+    }
+
+    fn worker(self, worker: WorkerOptions) -> Self {
+        match self {
+            Self::Cluster(builder) => Self::Cluster(builder.worker(worker)),
+            Self::Standalone(builder) => Self::Standalone(builder.worker(worker)),
+        }
+    }
+
+    fn build(self) -> Result<Arc<dyn Node>, InvalidOption> {
+        Ok(match self {
+            Self::Cluster(builder) => Arc::new(builder.build()?),
+            Self::Standalone(builder) => Arc::new(builder.build()?),
+        })
+    }
+}
+
+/// Why an operator ended that was not asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// The node does not go together.
+    #[error("setting up the node")]
+    Options(#[source] InvalidOption),
+    /// The cluster does not let it in.
+    #[error("joining the cluster")]
+    Start(#[source] StartError),
+    /// It could not leave.
+    #[error("leaving the cluster")]
+    Stop(#[source] NodeError),
+    /// A part of it ended unasked.
+    #[error("{0}")]
+    Task(String),
+}
+
+/// An operator that is being put together.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use bellwether::{
+///     k8s::{
+///         controller::{Action, Context, Controller, ReconcileError},
+///         fence::ElectionRef,
+///         k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap},
+///         kube::Client,
+///         operator::Operator,
+///     },
+///     node::StandaloneNode,
+/// };
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// async fn reconcile(object: Arc<Deployment>, ctx: Context) -> Result<Action, ReconcileError> {
+///     Ok(Action::done())
+/// }
+///
+/// let node = StandaloneNode::builder().id(0).cluster("shop");
+/// let election = ElectionRef { namespace: "shop".into(), cluster: "shop".into() };
+/// Operator::new(node, client, election)
+///     .controller(Controller::<Deployment>::new(reconcile).owns::<ConfigMap>())
+///     .run(async { let _ = tokio::signal::ctrl_c().await; })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Operator {
+    node: NodeBuilder,
+    client: Client,
+    election: ElectionRef,
+    pod: Option<PodIdentity>,
+    checks: Option<watch::Receiver<ElectionChecks>>,
+    controllers: Vec<Box<dyn Prepare>>,
+    sharded: Vec<(Box<dyn Prepare>, u32)>,
+    metrics: Option<(K8sMetrics, QueueMetrics)>,
+    caches: CacheSet,
+    stop_within: Duration,
+}
+
+impl fmt::Debug for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.controllers.iter().map(|it| it.name()).collect();
+        let sharded: Vec<_> = self.sharded.iter().map(|(it, _)| it.name()).collect();
+        f.debug_struct("Operator")
+            .field("node", &self.node)
+            .field("election", &self.election)
+            .field("controllers", &names)
+            .field("sharded", &sharded)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Operator {
+    /// Of that node, by that client, with that `Election` object.
+    pub fn new(node: impl Into<NodeBuilder>, client: Client, election: ElectionRef) -> Self {
+        Self {
+            node: node.into(),
+            client,
+            election,
+            pod: None,
+            checks: None,
+            controllers: Vec::new(),
+            sharded: Vec::new(),
+            metrics: None,
+            caches: CacheSet::new(),
+            stop_within: STOP_WITHIN,
+        }
+    }
+
+    /// A controller whose reconciler runs on the leader.
+    #[must_use]
+    pub fn controller<K: Cached>(mut self, controller: Controller<K>) -> Self {
+        self.controllers.push(Box::new(controller));
+        self
+    }
+
+    /// A controller whose reconciler runs on the nodes that hold the objects' shards: on the followers.
+    #[must_use]
+    pub fn shards<K: Cached>(mut self, sharded: Sharded<K>) -> Self {
+        let shards = sharded.shards;
+        self.sharded.push((Box::new(sharded.into_controller()), shards));
+        self
+    }
+
+    /// What runs as long as the node leads, beside the controllers.
+    #[must_use]
+    pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
+        self.node = self.node.leader_task(task);
+        self
+    }
+
+    /// Work on shards of another kind.
+    #[must_use]
+    pub fn worker(mut self, worker: WorkerOptions) -> Self {
+        self.node = self.node.worker(worker);
+        self
+    }
+
+    /// The pod that it runs in: it is named in the `Election`, and labelled while its node leads.
+    #[must_use]
+    pub fn pod(mut self, pod: PodIdentity) -> Self {
+        self.pod = Some(pod);
+        self
+    }
+
+    /// How many uptime checks there are in which state, for the `Election`.
+    #[must_use]
+    pub(crate) fn checks(mut self, checks: watch::Receiver<ElectionChecks>) -> Self {
+        self.checks = Some(checks);
+        self
+    }
+
+    /// The cache of a kind, kept by this operator whether or not a controller looks at it.
+    pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
+        self.caches.of(kind, scope)
+    }
+
+    /// The same, and `handler` is told every change of it, on the task that keeps it: it must be quick and
+    /// must not wait.
+    pub fn on_change<K: Cached>(
+        &mut self,
+        kind: &K::DynamicType,
+        scope: &Scope,
+        handler: impl Fn(&Delta<K>) + Send + Sync + 'static,
+    ) -> Cache<K> {
+        self.caches.handle(kind, scope, Box::new(handler))
+    }
+
+    /// Where it counts. Default: nobody collects it.
+    #[must_use]
+    pub fn metrics(mut self, metrics: K8sMetrics, queues: QueueMetrics) -> Self {
+        self.metrics = Some((metrics, queues));
+        self
+    }
+
+    /// How long leaving may take. Default: 20 s.
+    #[must_use]
+    pub fn stop_within(mut self, limit: Duration) -> Self {
+        self.stop_within = limit;
+        self
+    }
+
+    /// Puts it together.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Options`] if the node's options do not go together.
+    pub fn build(self) -> Result<BuiltOperator, OperatorError> {
+        let Self {
+            mut node,
+            client,
+            election,
+            pod,
+            checks,
+            controllers,
+            sharded,
+            metrics,
+            mut caches,
+            stop_within,
+        } = self;
+        let (metrics, queues) = metrics.unwrap_or_else(|| {
+            (K8sMetrics::new().expect("the names are good"), QueueMetrics::unregistered())
+        });
+        let mut readable = Readable::default();
+        let mut setup = Setup {
+            caches: &mut caches,
+            readable: &mut readable,
+            metrics: &metrics,
+            queues: &queues,
+        };
+        let loops: Vec<_> = controllers.into_iter().map(|it| it.prepare(&mut setup)).collect();
+        let lanes: Vec<_> =
+            sharded.into_iter().map(|(it, shards)| (it.prepare(&mut setup), shards)).collect();
+        let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
+        let herald = ElectionTask::new(client.clone(), election.clone(), metrics.clone());
+        node = node.leader_task(match checks {
+            Some(checks) => herald.checks(checks),
+            None => herald,
+        });
+        {
+            let (client, readable, metrics) = (client.clone(), readable.clone(), metrics.clone());
+            node = node.leader_task(Reconciling { loops, client, readable, election, metrics });
+        }
+        for (lane, shards) in lanes {
+            let name = lane.name().to_owned();
+            let worker = OfShard { lane, client: client.clone(), readable: readable.clone() };
+            node = node.worker(WorkerOptions::new(name, worker).shards(shards));
+        }
+        Ok(BuiltOperator {
+            node: node.build().map_err(OperatorError::Options)?,
+            loops: all,
+            caches: caches.begin(&client, &metrics),
+            pod,
+            stop_within,
+        })
+    }
+
+    /// Puts it together and runs it: caches first, then the node, then the work; at the end the other way
+    /// round. When `shutdown` resolves it leaves: all work is ended and joined, office and shards are handed
+    /// over. Readiness on every node, leader or not, is that it has joined and its caches are synced.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the node goes on leaving in the background; work is aborted.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Stopped, OperatorError> {
+        self.build()?.run(shutdown).await
+    }
+}
+
+/// An operator that has been put together.
+pub struct BuiltOperator {
+    node: Arc<dyn Node>,
+    loops: Vec<Arc<dyn Loop>>,
+    caches: Vec<Running>,
+    pod: Option<PodIdentity>,
+    stop_within: Duration,
+}
+
+impl fmt::Debug for BuiltOperator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuiltOperator").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Which caches are not synced yet: a handle for readiness probes.
+#[derive(Clone)]
+pub struct CachesSynced(Arc<Vec<(String, Box<dyn Fn() -> bool + Send + Sync>)>>);
+
+impl fmt::Debug for CachesSynced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CachesSynced").field(&self.missing()).finish()
+    }
+}
+
+impl CachesSynced {
+    /// The kinds that have not been listed yet; none means ready.
+    pub fn missing(&self) -> Vec<&str> {
+        let missing = self.0.iter().filter(|(_, is_synced)| !is_synced());
+        missing.map(|(kind, _)| kind.as_str()).collect()
+    }
+}
+
+impl BuiltOperator {
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    /// Which caches are not synced yet, now and later.
+    pub fn caches_synced(&mut self) -> CachesSynced {
+        let mut all = Vec::new();
+        for cache in &mut self.caches {
+            let is_synced = Arc::clone(&cache.is_synced);
+            all.push((cache.kind.clone(), Box::new(move || is_synced()) as Box<_>));
+        }
+        CachesSynced(Arc::new(all))
+    }
+
+    /// As [`Operator::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Operator::run`].
+    pub async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Stopped, OperatorError> {
+        let synced = self.caches_synced();
+        let mut tasks = Tasks::new();
+        let mut waits = Vec::new();
+        for cache in self.caches {
+            let Running { run, synced, .. } = cache;
+            waits.push(synced);
+            tasks.spawn("cache", async move {
+                run.await;
+            });
+        }
+        for controller in self.loops {
+            tasks.spawn("controller", controller.dispatch());
+        }
+        let (node, pod) = (self.node, self.pod);
+        let live = async {
+            say_until(&synced, join_all(waits)).await;
+            live(&*node, pod.as_ref()).await
+        };
+        let lived = tokio::select! {
+            biased;
+            // Dropped with this future only.
+            () = shutdown => Ok(()),
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            ended = tasks.join_next() => Err(unasked(ended)),
+            // Dropped, what was begun goes on in the background until the node is stopped below.
+            ended = live => ended,
+        };
+        let stopped = node.stop(self.stop_within).await;
+        tasks.abort_all().await;
+        let closed = node.close().await;
+        lived?;
+        let stopped = stopped.map_err(OperatorError::Stop)?;
+        if let Err(error) = closed {
+            tracing::warn!(error = &error as &dyn std::error::Error, "closing the node");
+        }
+        Ok(stopped)
+    }
+}
+
+fn unasked(ended: Option<Ended>) -> OperatorError {
+    OperatorError::Task(match ended {
+        Some(Ended::Returned(name)) => format!("task `{name}` ended unasked"),
+        Some(Ended::Failed(why)) => format!("a task failed: {why}"),
+        None => "there is nothing to run: give the operator a controller".to_owned(),
+    })
+}
+
+/// Says now and then which caches are waited for.
+async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T {
+    let mut all = std::pin::pin!(all);
+    loop {
+        match tokio::time::timeout(SAID_EVERY, &mut all).await {
+            Ok(done) => return done,
+            Err(_) => {
+                tracing::info!(missing = ?synced.missing(), "waiting for caches before joining");
+            }
+        }
+    }
+}
+
+/// Joins, and joins again whenever the session is lost; returns when it cannot.
+async fn live(node: &dyn Node, pod: Option<&PodIdentity>) -> Result<(), OperatorError> {
+    let mut membership = node.membership();
+    loop {
+        // It joins again by itself; this waits, and finds out if it is refused.
+        node.start().await.map_err(OperatorError::Start)?;
+        if let Some(pod) = pod
+            && let Err(error) = tell_pod(node, pod.name(), pod.uid()).await
+        {
+            tracing::warn!(%error, "the other nodes are not told which pod this one runs in");
+        }
+        for joined in [true, false] {
+            if membership.wait_for(|it| it.joined == joined).await.is_err() {
+                return Err(OperatorError::Task("the node's driver has ended".to_owned()));
+            }
+        }
+    }
+}
+
+/// The reconcile loops, as what the leader runs.
+struct Reconciling {
+    loops: Vec<Arc<dyn Loop>>,
+    client: Client,
+    readable: Readable,
+    election: ElectionRef,
+    metrics: K8sMetrics,
+}
+
+#[async_trait]
+impl LeaderTask for Reconciling {
+    fn name(&self) -> &'static str {
+        "controllers"
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        let token: CancellationToken = ctx.token();
+        let authority = Authority::Leader(ctx.clone());
+        let client = gated(&self.client, &authority, &self.metrics.draws());
+        let draw = fence::draw(&client, &self.election, ctx.term());
+        let Some(drawn) = token.run_until_cancelled(draw).await else { return Ok(()) };
+        let drawn = drawn?;
+        self.metrics.fence().set(drawn.number());
+        let _fence = Withdrawn(&self.metrics);
+        tracing::info!(term = %ctx.term(), fence = drawn.number(), "controllers begin");
+        join_all(self.loops.iter().map(|controller| {
+            Arc::clone(controller).work(Right {
+                lane: Lane::All,
+                authority: authority.clone(),
+                fence: Some(drawn),
+                client: self.client.clone(),
+                readable: self.readable.clone(),
+            })
+        }))
+        .await;
+        tracing::info!(term = %ctx.term(), "controllers have ended: all runs are joined");
+        Ok(())
+    }
+}
+
+struct Withdrawn<'a>(&'a K8sMetrics);
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        self.0.fence().set(0);
+    }
+}
+
+/// The reconciler of one shard's objects, as what its owner runs.
+struct OfShard {
+    lane: Arc<dyn Loop>,
+    client: Client,
+    readable: Readable,
+}
+
+#[async_trait]
+impl ShardWorker for OfShard {
+    async fn run(&self, shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
+        let right = Right {
+            lane: Lane::Shard(shard),
+            authority: Authority::Shard(ctx),
+            fence: None,
+            client: self.client.clone(),
+            readable: self.readable.clone(),
+        };
+        Arc::clone(&self.lane).work(right).await;
+        Ok(())
+    }
+}

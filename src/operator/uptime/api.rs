@@ -1,0 +1,306 @@
+//! Uptime checks from the Kubernetes API: followers run those of their shards, the leader writes what came of
+//! each into its status.
+//!
+//! ```text
+//! API ──▶ cache ──▶ Checks (a snapshot) ──▶ the same work as with a folder ──▶ statuses, on the leader
+//!  ▲                                                                              │
+//!  └────────────── status writer (a controller, triggered by changes) ◀───────────┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    aggregate::Stored,
+    check::{Check, CheckKey, Checks, FieldError},
+    leader::Statuses,
+    manifests::Problem,
+    node::Uptime,
+    resource::{self, DEFAULT_NAMESPACE, State},
+};
+use crate::{
+    k8s::{
+        ObjectKey,
+        cache::{Delta, Scope},
+        conditions::{self, Holds},
+        controller::{
+            Action, Context, Controller, ReconcileError, Reconciler, Trigger, generation,
+        },
+        crd::{UptimeCheck, UptimeCheckStatus, condition},
+        events::EventType,
+        operator::Operator,
+        writes::Written,
+    },
+    node::{
+        LeaderContext,
+        work::{LeaderTask, WorkError},
+    },
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Changes that come within this are one snapshot.
+const SETTLES_WITHIN: Duration = Duration::from_millis(50);
+/// Times and latencies alone are written this often; a change of state is written at once.
+const WRITTEN_EVERY: Duration = Duration::from_secs(60);
+/// How many statuses are written at once.
+const AT_ONCE: usize = 8;
+
+/// The checks that the API has, as they change.
+#[derive(Debug)]
+pub struct ApiChecks {
+    book: Arc<Book>,
+    checks: watch::Sender<Arc<Checks>>,
+}
+
+/// Every object that was seen, and what it is good for.
+#[derive(Debug, Default)]
+struct Book {
+    objects: Mutex<BTreeMap<CheckKey, Result<Arc<Check>, Vec<FieldError>>>>,
+    changed: Notify,
+}
+
+impl Book {
+    fn on(&self, delta: &Delta<UptimeCheck>) {
+        if let Delta::Changed { old, new } = delta
+            && !generation(&**old, &**new)
+        {
+            return;
+        }
+        let object = delta.object();
+        let key = key_of(object);
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        match delta {
+            Delta::Deleted { .. } => {
+                objects.remove(&key);
+            }
+            Delta::Added { .. } | Delta::Changed { .. } => {
+                let check = Check::new(resource::UptimeCheck::from((**object).clone()));
+                objects.insert(key, check.map(Arc::new));
+            }
+        }
+        drop(objects);
+        self.changed.notify_one();
+    }
+
+    fn snapshot(&self) -> Checks {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut checks = Checks::default();
+        for (key, object) in &*objects {
+            match object {
+                Ok(check) => {
+                    checks.checks.insert(key.clone(), Arc::clone(check));
+                }
+                Err(errors) => checks.problems.extend(errors.iter().map(|error| Problem {
+                    file: key.to_string(),
+                    line: None,
+                    field: Some(error.path.clone()),
+                    message: error.message.clone(),
+                })),
+            }
+        }
+        checks
+    }
+}
+
+fn key_of(object: &UptimeCheck) -> CheckKey {
+    let meta = &object.metadata;
+    CheckKey::new(
+        meta.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE),
+        meta.name.as_deref().unwrap_or_default(),
+    )
+}
+
+impl ApiChecks {
+    /// Those of that scope, kept by that operator. [`run`](Self::run) must run beside it.
+    pub fn of(operator: &mut Operator, scope: &Scope) -> Self {
+        let book: Arc<Book> = Arc::default();
+        let told = Arc::clone(&book);
+        operator.on_change::<UptimeCheck>(&(), scope, move |delta| told.on(delta));
+        Self { book, checks: watch::Sender::default() }
+    }
+
+    /// What there is, as it changes.
+    pub fn checks(&self) -> watch::Receiver<Arc<Checks>> {
+        self.checks.subscribe()
+    }
+
+    /// Passes on what changes, until it is cancelled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, [`checks`](Self::checks) stays as it is.
+    pub async fn run(self, cancel: CancellationToken) {
+        while cancel.run_until_cancelled(self.book.changed.notified()).await.is_some() {
+            let settled = tokio::time::sleep(SETTLES_WITHIN);
+            if cancel.run_until_cancelled(settled).await.is_none() {
+                return;
+            }
+            self.checks.send_replace(Arc::new(self.book.snapshot()));
+        }
+    }
+}
+
+/// Adds to an operator what these checks need: the work on shards, the leader's aggregation, and what writes
+/// the statuses.
+#[must_use]
+pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
+    let writer = StatusWriter { statuses: uptime.statuses() };
+    let controller = Controller::<UptimeCheck>::new(writer)
+        .named("uptimecheck")
+        .scope(scope.clone())
+        .predicate(generation)
+        .at_once(AT_ONCE);
+    let teller = Teller { statuses: uptime.statuses(), trigger: controller.trigger() };
+    operator
+        .worker(super::worker_options(uptime))
+        .leader_task(uptime.leader_task())
+        .leader_task(teller)
+        .checks(uptime.counts())
+        .controller(controller)
+}
+
+/// Writes what is known of a check into its status.
+#[derive(Debug)]
+struct StatusWriter {
+    statuses: watch::Receiver<Arc<Statuses>>,
+}
+
+#[async_trait]
+impl Reconciler<UptimeCheck> for StatusWriter {
+    async fn reconcile(
+        &self,
+        object: Arc<UptimeCheck>,
+        ctx: Context,
+    ) -> Result<Action, ReconcileError> {
+        let key = key_of(&object);
+        let stored = self.statuses.borrow().get(&key).cloned();
+        let accepted = Check::new(resource::UptimeCheck::from((*object).clone())).map(|_| ());
+        let before = object.status.clone().unwrap_or_default();
+        let status = status_of(&object, accepted, stored.map(|stored| stored.status));
+        let writer = ctx.writer::<UptimeCheck>(object.metadata.namespace.as_deref());
+        if writer.status(&*object, &status).await? == Written::Changed {
+            tell(&object, &before, &status, &ctx).await;
+        }
+        Ok(Action::requeue_after(WRITTEN_EVERY))
+    }
+}
+
+/// The status that is to be written. Pure but for the time of new conditions.
+fn status_of(
+    object: &UptimeCheck,
+    accepted: Result<(), Vec<FieldError>>,
+    known: Option<UptimeCheckStatus>,
+) -> UptimeCheckStatus {
+    let before = object.status.clone().unwrap_or_default();
+    let generation = object.metadata.generation;
+    let mut status = match (&accepted, known) {
+        (Ok(()), Some(known)) => known,
+        // Nothing was found out yet under this leader: what was written stays.
+        (Ok(()), None) => before.clone(),
+        (Err(_), _) => UptimeCheckStatus {
+            observed_generation: generation,
+            last_change: before.last_change,
+            ..UptimeCheckStatus::default()
+        },
+    };
+    status.conditions = before.conditions;
+    status.up = match status.state {
+        State::Up => Some(true),
+        State::Down => Some(false),
+        State::Unknown => None,
+    };
+    let conditions = &mut status.conditions;
+    match &accepted {
+        Ok(()) => {
+            let said = ("Valid", "the check can be run");
+            conditions::set(conditions, condition::ACCEPTED, Holds::True, said, generation);
+        }
+        Err(errors) => {
+            let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let said = ("Invalid", message.as_str());
+            conditions::set(conditions, condition::ACCEPTED, Holds::False, said, generation);
+        }
+    }
+    let (holds, reason) = match status.state {
+        State::Up => (Holds::True, "Answered"),
+        State::Down => (Holds::False, "Failed"),
+        State::Unknown => (Holds::Unknown, "NoResult"),
+    };
+    let message = status.message.clone();
+    conditions::set(conditions, condition::UP, holds, (reason, &message), generation);
+    status
+}
+
+/// Says in an event what has changed.
+async fn tell(
+    object: &UptimeCheck,
+    before: &UptimeCheckStatus,
+    after: &UptimeCheckStatus,
+    ctx: &Context,
+) {
+    if before.state != after.state {
+        let (type_, reason) = match after.state {
+            State::Up => (EventType::Normal, "Up"),
+            State::Down => (EventType::Warning, "Down"),
+            State::Unknown => (EventType::Normal, "Unknown"),
+        };
+        let note = format!("{} → {}: {}", before.state, after.state, after.message);
+        ctx.events().say(object, &(), type_, (reason, "Check"), note).await;
+    }
+    let refused = |status: &UptimeCheckStatus| {
+        let accepted = conditions::find(&status.conditions, condition::ACCEPTED)?;
+        (accepted.status == "False").then(|| accepted.message.clone())
+    };
+    if let Some(why) = refused(after).filter(|why| refused(before).as_ref() != Some(why)) {
+        ctx.events().say(object, &(), EventType::Warning, ("NotAccepted", "Validate"), why).await;
+    }
+}
+
+/// Has the statuses written whose state has changed.
+#[derive(Debug)]
+struct Teller {
+    statuses: watch::Receiver<Arc<Statuses>>,
+    trigger: Trigger,
+}
+
+#[async_trait]
+impl LeaderTask for Teller {
+    fn name(&self) -> &'static str {
+        "uptime statuses"
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        let mut statuses = self.statuses.clone();
+        let mut told: Arc<Statuses> = Arc::default();
+        let token = ctx.token();
+        while let Some(Ok(())) = token.run_until_cancelled(statuses.changed()).await {
+            let now = Arc::clone(&statuses.borrow_and_update());
+            for (key, stored) in &*now {
+                let is_news = told.get(key).is_none_or(|before| essence(before) != essence(stored));
+                if is_news {
+                    self.trigger.look_at(ObjectKey::namespaced(
+                        Arc::clone(&key.namespace),
+                        Arc::clone(&key.name),
+                    ));
+                }
+            }
+            told = now;
+        }
+        Ok(())
+    }
+}
+
+/// What of a status is written as soon as it differs.
+fn essence(stored: &Stored) -> impl PartialEq {
+    let status = &stored.status;
+    (status.state, status.last_change, status.observed_generation, status.message.clone())
+}

@@ -1,0 +1,106 @@
+use serde_json::json;
+
+use super::*;
+
+fn object(name: &str, spec: serde_json::Value) -> UptimeCheck {
+    serde_json::from_value(json!({
+        "apiVersion": "bellwether.dev/v1alpha1",
+        "kind": "UptimeCheck",
+        "metadata": { "name": name, "namespace": "shop", "uid": name, "generation": 3 },
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn good() -> UptimeCheck {
+    object("good", json!({ "target": { "tcp": { "host": "db", "port": 5432 } } }))
+}
+
+/// Its schema is kept, and what it says cannot be run.
+fn bad() -> UptimeCheck {
+    object(
+        "bad",
+        json!({ "target": { "http": { "url": "http://a/" } }, "expect": { "bodyMatches": "(" } }),
+    )
+}
+
+fn verdict(object: &UptimeCheck) -> Result<(), Vec<FieldError>> {
+    Check::new(resource::UptimeCheck::from(object.clone())).map(|_| ())
+}
+
+fn added(object: UptimeCheck) -> Delta<UptimeCheck> {
+    Delta::Added { object: Arc::new(object), is_listed: true }
+}
+
+#[test]
+fn a_check_that_cannot_be_run_is_a_problem_and_the_rest_go_on() {
+    let book = Book::default();
+    book.on(&added(good()));
+    book.on(&added(bad()));
+    let checks = book.snapshot();
+    assert_eq!(checks.checks.keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/good"]);
+    let problem = &checks.problems[0];
+    assert_eq!(problem.file, "shop/bad");
+    assert_eq!(problem.field.as_deref(), Some("spec.expect.bodyMatches"));
+
+    book.on(&Delta::Deleted { object: Arc::new(bad()) });
+    book.on(&Delta::Deleted { object: Arc::new(good()) });
+    assert_eq!(book.snapshot(), Checks::default());
+}
+
+#[test]
+fn a_status_that_was_written_makes_no_new_snapshot() {
+    let book = Book::default();
+    book.on(&added(good()));
+    let mut touched = good();
+    touched.status = Some(UptimeCheckStatus::default());
+    touched.metadata.generation = Some(3);
+    // Of the same generation, though its spec differs here: were it looked at, the check would differ.
+    touched.spec = object("x", json!({ "target": { "tcp": { "host": "x", "port": 1 } } })).spec;
+    let before = book.snapshot();
+    book.on(&Delta::Changed { old: Arc::new(good()), new: Arc::new(touched) });
+    assert_eq!(book.snapshot(), before);
+}
+
+#[test]
+fn what_cannot_be_run_is_not_accepted_and_says_why() {
+    let status = status_of(&bad(), verdict(&bad()), None);
+    let accepted = conditions::find(&status.conditions, condition::ACCEPTED).unwrap();
+    assert_eq!((accepted.status.as_str(), accepted.observed_generation), ("False", Some(3)));
+    assert!(accepted.message.contains("spec.expect.bodyMatches"), "{}", accepted.message);
+    assert_eq!((status.up, status.state), (None, State::Unknown));
+}
+
+#[test]
+fn a_result_is_told_as_state_as_yes_or_no_and_as_condition() {
+    let known = |state| {
+        Some(UptimeCheckStatus {
+            state,
+            message: "said".into(),
+            observed_generation: Some(3),
+            ..UptimeCheckStatus::default()
+        })
+    };
+    for (state, up, holds) in [
+        (State::Up, Some(true), "True"),
+        (State::Down, Some(false), "False"),
+        (State::Unknown, None, "Unknown"),
+    ] {
+        let status = status_of(&good(), Ok(()), known(state));
+        assert_eq!(status.up, up);
+        let told = conditions::find(&status.conditions, condition::UP).unwrap();
+        assert_eq!((told.status.as_str(), told.message.as_str()), (holds, "said"));
+    }
+}
+
+#[test]
+fn a_new_leader_that_knows_nothing_yet_leaves_what_was_written() {
+    let mut object = good();
+    let first = status_of(
+        &object,
+        Ok(()),
+        Some(UptimeCheckStatus { state: State::Up, ..Default::default() }),
+    );
+    object.status = Some(first.clone());
+    assert_eq!(status_of(&object, Ok(()), None), first);
+}

@@ -1,0 +1,145 @@
+//! Writes of a leader whose time is over do no harm.
+
+use std::sync::{Arc, Mutex};
+
+use bellwether::{
+    engine::Role,
+    k8s::{
+        authority::is_refused,
+        cache::Scope,
+        controller::{Action, Context, Controller},
+        fence::{FENCE_ANNOTATION, Fence},
+        k8s_openapi::api::core::v1::ConfigMap,
+        kube::{
+            ResourceExt as _,
+            api::{Api, Patch, PatchParams, PostParams},
+        },
+        writes::WriteError,
+    },
+};
+use serde_json::json;
+
+use super::replicas::{Cluster, SOON, config_map};
+use crate::support::eventually;
+
+/// Hands out the contexts of reconciles.
+fn lending(cluster: &Cluster<'_>, lent: &Arc<Mutex<Vec<Context>>>) -> Controller<ConfigMap> {
+    let lent = Arc::clone(lent);
+    Controller::new(move |_: Arc<ConfigMap>, ctx: Context| {
+        lent.lock().unwrap().push(ctx);
+        async { Ok(Action::done()) }
+    })
+    .scope(Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes"))
+}
+
+async fn borrowed(lent: &Arc<Mutex<Vec<Context>>>, many: usize) -> Context {
+    eventually("a context is lent", SOON, async || lent.lock().unwrap().get(many - 1).cloned())
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_after_the_term_is_refused_and_never_reaches_the_server() {
+    let cluster = Cluster::new("late").await;
+    let lent = Arc::default();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    let seen = cluster.make("a").await;
+    let ctx = borrowed(&lent, 1).await;
+    replica.stop().await;
+
+    let maps: Api<ConfigMap> = Api::namespaced(ctx.client().clone(), &cluster.space.name);
+    let patch = Patch::Merge(json!({ "data": { "value": "late" } }));
+    let error = maps.patch("a", &PatchParams::default(), &patch).await.unwrap_err();
+    assert!(is_refused(&error), "{error}");
+    let writer = ctx.writer::<ConfigMap>(Some(&cluster.space.name));
+    assert!(matches!(writer.delete(&seen).await, Err(WriteError::Refused { .. })));
+    assert!(maps.get("a").await.is_ok(), "reads pass");
+    let late = cluster.space.writes().into_iter().any(|it| it.request["data"]["value"] == "late");
+    assert!(!late, "it reached the server");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_by_what_was_seen_before_fails_after_a_later_leader_has_written() {
+    let cluster = Cluster::new("stale").await;
+    let lent = Arc::default();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    let seen = cluster.make("a").await;
+    let ctx = borrowed(&lent, 1).await;
+    let writer = ctx.writer::<ConfigMap>(Some(&cluster.space.name));
+    cluster.change("a", "by another").await;
+
+    let mut desired = config_map("a");
+    desired.data = Some([("value".to_owned(), "by the stale one".to_owned())].into());
+    let error = writer.apply(&desired, Some(&seen)).await.unwrap_err();
+    assert!(matches!(error, WriteError::Conflict { .. }), "{error}");
+    let error = writer.delete(&seen).await.unwrap_err();
+    assert!(matches!(error, WriteError::Conflict { .. }), "{error}");
+    let now = cluster.maps().get("a").await.unwrap();
+    assert_eq!(now.data.unwrap()["value"], "by another");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_the_same_name_that_came_after_is_not_taken_for_the_one_seen() {
+    let cluster = Cluster::new("reborn").await;
+    let lent = Arc::default();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    let mut seen = cluster.make("a").await;
+    let ctx = borrowed(&lent, 1).await;
+    cluster.delete("a").await;
+    let reborn = cluster.make("a").await;
+    // As if the two had the same resource version: the UID alone tells them apart.
+    seen.metadata.resource_version = None;
+    let writer = ctx.writer::<ConfigMap>(Some(&cluster.space.name));
+    assert!(matches!(writer.delete(&seen).await, Err(WriteError::Conflict { .. })));
+    assert_eq!(cluster.maps().get("a").await.unwrap().uid(), reborn.uid());
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_leader_has_stamped_is_not_written_by_an_earlier_one() {
+    let cluster = Cluster::new("stamped").await;
+    let lent = Arc::default();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    cluster.make("a").await;
+    let ctx = borrowed(&lent, 1).await;
+    let ours = ctx.fence().unwrap();
+    let writer = ctx.writer::<ConfigMap>(Some(&cluster.space.name));
+    let made = writer.create(config_map("made")).await.unwrap();
+    assert_eq!(Fence::read(&made), Some(ours));
+
+    let later = Patch::Merge(json!({
+        "metadata": { "annotations": { FENCE_ANNOTATION: (ours.number() + 1).to_string() } },
+    }));
+    let seen = cluster.maps().patch("made", &PatchParams::default(), &later).await.unwrap();
+    let error = writer.apply(&config_map("made"), Some(&seen)).await.unwrap_err();
+    let WriteError::StaleFence { found, ours: told, .. } = error else { panic!("{error}") };
+    assert_eq!((found.number(), told), (ours.number() + 1, ours));
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fence_grows_even_if_the_store_was_wiped() {
+    let mut cluster = Cluster::new("wiped").await;
+    let lent = Arc::default();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    replica.is(Role::Leader).await;
+    cluster.make("a").await;
+    let before = borrowed(&lent, 1).await;
+    replica.stop().await;
+
+    // Terms begin anew in a store that knows nothing.
+    cluster.store = bellwether::store::memory::MemoryStore::new();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    let after = borrowed(&lent, 2).await;
+    assert!(before.fence().unwrap() < after.fence().unwrap());
+    assert!(after.term().unwrap() <= before.term().unwrap(), "the store was not wiped");
+    // Not needed any more but to show that it can be made by hand too.
+    let elections =
+        Api::<bellwether::k8s::crd::Election>::default_namespaced(cluster.space.client());
+    assert_eq!(
+        elections.get("test").await.unwrap().status.unwrap().fence,
+        Some(after.fence().unwrap().number())
+    );
+    let _ = PostParams::default();
+    replica.stop().await;
+}

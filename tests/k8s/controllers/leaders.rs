@@ -1,0 +1,188 @@
+//! Reconcilers run on the leader, on it alone, and end with its office.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bellwether::{
+    engine::Role,
+    k8s::{
+        cache::Scope,
+        controller::{Action, Context, Controller},
+        crd::Election,
+        k8s_openapi::api::core::v1::ConfigMap,
+        kube::Api,
+    },
+    node::Stopped,
+};
+
+use super::replicas::{Cluster, Ledger, SOON};
+use crate::support::eventually;
+
+/// A controller whose runs take a while, and end when they are told to.
+fn slow(
+    cluster: &Cluster<'_>,
+    ledger: &Ledger,
+    node: i64,
+    at_once: usize,
+) -> Controller<ConfigMap> {
+    let ledger = ledger.clone();
+    Controller::new(move |map: Arc<ConfigMap>, ctx: Context| {
+        let open = ledger.begin(node, &map);
+        async move {
+            let _ = ctx
+                .token()
+                .run_until_cancelled(tokio::time::sleep(Duration::from_millis(20)))
+                .await;
+            drop(open);
+            Ok(Action::requeue_after(Duration::from_millis(1)))
+        }
+    })
+    .scope(Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes"))
+    .at_once(at_once)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_looks_at_every_object_and_the_former_leader_at_none() {
+    let cluster = Cluster::new("successor").await;
+    let ledger = Ledger::default();
+    for name in ["a", "b", "c"] {
+        cluster.make(name).await;
+    }
+    let first = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 2))).await;
+    first.is(Role::Leader).await;
+    let second = cluster.replica(1, |it| it.controller(slow(&cluster, &ledger, 1, 2))).await;
+    ledger.until("c", 2).await;
+    assert!(ledger.runs().iter().all(|run| run.node == 0), "the follower works");
+
+    assert_eq!(first.stop().await, Stopped::Clean);
+    second.is(Role::Leader).await;
+    let before = ledger.count();
+    eventually("all are looked at by the second", SOON, async || {
+        let runs = ledger.runs().split_off(before);
+        ["a", "b", "c"].iter().all(|name| runs.iter().any(|run| run.object == *name)).then_some(())
+    })
+    .await;
+    let runs = ledger.runs();
+    let handed_over = runs.iter().position(|run| run.node == 1).unwrap();
+    assert!(runs[handed_over..].iter().all(|run| run.node == 1), "the former leader still works");
+    ledger.assert_no_overlap();
+    second.stop().await;
+}
+
+/// KEP-5366's plan, and more: 500 terms in one process, with runs in flight at the end of each.
+#[tokio::test(flavor = "multi_thread")]
+async fn office_lost_and_regained_500_times_leaves_one_loop_and_no_tasks() {
+    const TERMS: usize = 500;
+    let cluster = Cluster::new("again").await;
+    let ledger = Ledger::default();
+    for name in ["a", "b", "c", "d"] {
+        cluster.make(name).await;
+    }
+    let replicas = [
+        cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 3))).await,
+        cluster.replica(1, |it| it.controller(slow(&cluster, &ledger, 1, 3))).await,
+    ];
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let mut tasks_after_warming_up = 0;
+    for term in 0..TERMS {
+        let leader = eventually("somebody leads and works", SOON, async || {
+            (ledger.open() > 0).then_some(())?;
+            replicas.iter().find(|it| it.node.membership().borrow().role == Role::Leader)
+        })
+        .await;
+        let before = ledger.count();
+        leader.node.resign().await.unwrap();
+        let id = leader.node.id().get();
+        eventually("the other one works", SOON, async || {
+            ledger.runs()[before..].iter().find(|run| run.node != id).map(|_| ())
+        })
+        .await;
+        if term == TERMS / 10 {
+            tasks_after_warming_up = metrics.num_alive_tasks();
+        }
+    }
+    ledger.assert_no_overlap();
+    eventually("no task is left of former terms", SOON, async || {
+        (metrics.num_alive_tasks() <= tasks_after_warming_up + 8).then_some(())
+    })
+    .await;
+    for replica in replicas {
+        assert_eq!(replica.stop().await, Stopped::Clean);
+    }
+    assert_eq!(ledger.open(), 0, "runs go on after the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocking_run_of_a_lost_term_is_waited_for_before_the_next_begins() {
+    let cluster = Cluster::new("blocking").await;
+    cluster.make("a").await;
+    let (blocked, running) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (block, now) = (Arc::clone(&blocked), Arc::clone(&running));
+    let most = Arc::new(AtomicUsize::new(0));
+    let at_most = Arc::clone(&most);
+    let controller = Controller::<ConfigMap>::new(move |_: Arc<ConfigMap>, _: Context| {
+        let (block, now, most) = (Arc::clone(&block), Arc::clone(&now), Arc::clone(&at_most));
+        async move {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            if block.fetch_add(1, SeqCst) == 0 {
+                // Code that does not await cannot be aborted.
+                std::thread::sleep(Duration::from_millis(1500));
+            }
+            now.fetch_sub(1, SeqCst);
+            Ok(Action::requeue_after(Duration::from_millis(1)))
+        }
+    })
+    .scope(Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes"));
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    eventually("it blocks", SOON, async || (blocked.load(SeqCst) == 1).then_some(())).await;
+    replica.node.resign().await.unwrap();
+    eventually("the next term works", SOON, async || (blocked.load(SeqCst) > 2).then_some(()))
+        .await;
+    assert_eq!(most.load(SeqCst), 1);
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over() {
+    let cluster = Cluster::new("election").await;
+    let ledger = Ledger::default();
+    let first = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 1))).await;
+    first.is(Role::Leader).await;
+    let second = cluster.replica(1, |it| it.controller(slow(&cluster, &ledger, 1, 1))).await;
+    let elections = Api::<Election>::default_namespaced(cluster.space.client());
+    let led_by = async |node: i64, nodes: i32| {
+        eventually("the status is written", SOON, async || {
+            let status = elections.get_opt("test").await.unwrap()?.status?;
+            let leader = status.leader.as_ref()?.node;
+            (leader == node && status.node_count == nodes).then_some(status)
+        })
+        .await
+    };
+    let before = led_by(0, 2).await;
+    first.stop().await;
+    let after = led_by(1, 1).await;
+    assert!(before.fence < after.fence, "{:?} {:?}", before.fence, after.fence);
+    assert!(before.term < after.term);
+    let events = eventually("the event is written", SOON, async || {
+        let events = cluster.space.kubectl(&[
+            "get",
+            "events",
+            "--output=custom-columns=R:.reason,N:.note,M:.message",
+        ]);
+        events.contains("node 1 took office").then_some(events)
+    })
+    .await;
+    assert!(events.contains("LeaderElected"), "{events}");
+    assert!(events.contains("had ended term"), "{events}");
+    let table = cluster.space.kubectl(&["get", "elections"]);
+    assert!(
+        table.starts_with("NAME") && table.contains("LEADER") && table.contains("node 1"),
+        "{table}"
+    );
+    second.stop().await;
+}

@@ -1,0 +1,8 @@
+//! Controllers in clusters of nodes in one process, on a memory store, against the real API server.
+
+mod fences;
+mod leaders;
+mod objects;
+mod outages;
+mod replicas;
+mod shards;

@@ -1,0 +1,263 @@
+//! What makes a controller look at an object, and what becomes of a run.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bellwether::k8s::{
+    ObjectKey,
+    cache::Scope,
+    controller::{Action, Context, Controller, ReconcileError, generation},
+    finalizer::Finalize,
+    k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap, core::v1::Secret},
+    kube::{
+        Api, Resource as _, ResourceExt as _,
+        api::{DeleteParams, Patch, PatchParams, PostParams},
+    },
+    queue::QueueMetrics,
+};
+use bellwether::telemetry::metrics;
+use serde_json::{from_value, json};
+
+use super::replicas::{Cluster, Ledger, SOON, config_map};
+use crate::support::eventually;
+
+/// Of the config maps that are to be reconciled, in the cluster's namespace.
+fn scope(cluster: &Cluster<'_>) -> Scope {
+    Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes")
+}
+
+/// A controller that notes what it does.
+fn noting(cluster: &Cluster<'_>, ledger: &Ledger, node: i64) -> Controller<ConfigMap> {
+    let ledger = ledger.clone();
+    Controller::new(move |map: Arc<ConfigMap>, _: Context| {
+        let open = ledger.begin(node, &map);
+        async move {
+            drop(open);
+            Ok(Action::done())
+        }
+    })
+    .scope(scope(cluster))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_looked_at_when_they_are_there_are_new_or_change() {
+    let cluster = Cluster::new("objects").await;
+    let ledger = Ledger::default();
+    cluster.make("before").await;
+    let replica = cluster.replica(0, |it| it.controller(noting(&cluster, &ledger, 0))).await;
+    ledger.until("before", 1).await;
+    cluster.make("after").await;
+    ledger.until("after", 1).await;
+    cluster.change("after", "2").await;
+    ledger.until_value("after", "2").await;
+    // What its labels leave out is not looked at.
+    let mut other = config_map("other");
+    other.labels_mut().clear();
+    cluster.maps().create(&PostParams::default(), &other).await.unwrap();
+    cluster.make("last").await;
+    ledger.until("last", 1).await;
+    assert!(!ledger.last_values().contains_key("other"));
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owned_object_that_is_deleted_or_changed_is_put_right() {
+    let cluster = Cluster::new("owned").await;
+    let namespace = cluster.space.name.clone();
+    let reconcile = async |map: Arc<ConfigMap>, ctx: Context| {
+        let namespace = map.namespace().unwrap();
+        let secret: Secret = from_value(json!({
+            "metadata": {
+                "name": map.name_any(),
+                "namespace": namespace,
+                "ownerReferences": [map.controller_owner_ref(&())],
+            },
+            "stringData": { "key": "right" },
+        }))?;
+        ctx.writer::<Secret>(Some(&namespace)).apply(&secret, None).await?;
+        Ok(Action::done())
+    };
+    let controller = Controller::<ConfigMap>::new(move |map, ctx| reconcile(map, ctx))
+        .scope(scope(&cluster))
+        .owns_kind::<Secret>((), Scope::namespace(namespace));
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    cluster.make("a").await;
+    let secrets = Api::<Secret>::default_namespaced(cluster.space.client());
+    let value = async || {
+        let secret = secrets.get_opt("a").await.unwrap()?;
+        secret.data?.get("key").map(|it| String::from_utf8(it.0.clone()).unwrap())
+    };
+    let right =
+        || eventually("it is right", SOON, async || value().await.filter(|it| it == "right"));
+    right().await;
+    secrets.delete("a", &DeleteParams::default()).await.unwrap();
+    right().await;
+    let wrong = Patch::Merge(json!({ "stringData": { "key": "wrong" } }));
+    secrets.patch("a", &PatchParams::default(), &wrong).await.unwrap();
+    right().await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_object_says_who_is_to_be_looked_at() {
+    let cluster = Cluster::new("watched").await;
+    let ledger = Ledger::default();
+    let namespace = cluster.space.name.clone();
+    let map = |secret: &Secret| {
+        let name = secret.labels().get("of").cloned();
+        let namespace = secret.namespace().unwrap();
+        name.map(|name| ObjectKey::namespaced(namespace, name)).into_iter().collect::<Vec<_>>()
+    };
+    let controller =
+        noting(&cluster, &ledger, 0).watches_kind((), Scope::namespace(namespace), map);
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    cluster.make("a").await;
+    cluster.make("b").await;
+    ledger.until("a", 1).await;
+    ledger.until("b", 1).await;
+    let secret: Secret =
+        from_value(json!({ "metadata": { "name": "s", "labels": { "of": "a" } } })).unwrap();
+    let secrets = Api::<Secret>::default_namespaced(cluster.space.client());
+    secrets.create(&PostParams::default(), &secret).await.unwrap();
+    ledger.until("a", 2).await;
+    // Both whom it named and whom it names are looked at.
+    let moved = Patch::Merge(json!({ "metadata": { "labels": { "of": "b" } } }));
+    secrets.patch("s", &PatchParams::default(), &moved).await.unwrap();
+    ledger.until("a", 3).await;
+    ledger.until("b", 2).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_status_is_no_change_of_the_spec() {
+    let cluster = Cluster::new("generation").await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let controller = Controller::<Deployment>::new(move |_: Arc<Deployment>, _: Context| {
+        count.fetch_add(1, SeqCst);
+        async { Ok(Action::done()) }
+    })
+    .scope(Scope::namespace(cluster.space.name.clone()))
+    .predicate(generation);
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    let deployments = Api::<Deployment>::default_namespaced(cluster.space.client());
+    let new: Deployment = from_value(json!({
+        "metadata": { "name": "a" },
+        "spec": {
+            "replicas": 1,
+            "selector": { "matchLabels": { "app": "a" } },
+            "template": {
+                "metadata": { "labels": { "app": "a" } },
+                "spec": { "containers": [{ "name": "a", "image": "a" }] },
+            },
+        },
+    }))
+    .unwrap();
+    deployments.create(&PostParams::default(), &new).await.unwrap();
+    let reached = |many| {
+        let runs = Arc::clone(&runs);
+        eventually("it is looked at", SOON, async move || (runs.load(SeqCst) == many).then_some(()))
+    };
+    reached(1).await;
+    let status = Patch::Merge(json!({ "status": { "replicas": 1 } }));
+    deployments.patch_status("a", &PatchParams::default(), &status).await.unwrap();
+    let spec = Patch::Merge(json!({ "spec": { "replicas": 2 } }));
+    deployments.patch("a", &PatchParams::default(), &spec).await.unwrap();
+    // Events come in order: had the status counted, this would be the third.
+    reached(2).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_panics_or_hangs_is_tried_again_and_counted() {
+    let cluster = Cluster::new("failing").await;
+    let registry = metrics::registry().unwrap();
+    let k8s = bellwether::k8s::metrics::K8sMetrics::register(&registry).unwrap();
+    let queues = QueueMetrics::register(&registry).unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let controller = Controller::<ConfigMap>::new(move |_: Arc<ConfigMap>, _: Context| {
+        let run = count.fetch_add(1, SeqCst);
+        async move {
+            match run {
+                0 => Err(ReconcileError::new("it failed")),
+                1 => panic!("it panicked"),
+                2 => std::future::pending().await,
+                3 => Ok(Action::requeue_after(Duration::from_millis(1))),
+                _ => Err(ReconcileError::terminal("there is no use")),
+            }
+        }
+    })
+    .named("failing")
+    .timeout(Duration::from_millis(50))
+    .scope(scope(&cluster));
+    let replica = cluster.replica(0, |it| it.metrics(k8s, queues).controller(controller)).await;
+    cluster.make("a").await;
+    let told = async || {
+        let text = String::from_utf8(metrics::encode(&registry).unwrap()).unwrap();
+        let has = |line: &str| text.lines().any(|it| it == line);
+        [
+            "controller_runtime_reconcile_panics_total{controller=\"failing\"} 1",
+            "controller_runtime_reconcile_timeouts_total{controller=\"failing\"} 1",
+            "controller_runtime_terminal_reconcile_errors_total{controller=\"failing\"} 1",
+            "controller_runtime_reconcile_errors_total{controller=\"failing\"} 4",
+            "controller_runtime_reconcile_total{controller=\"failing\",result=\"requeue_after\"} 1",
+            "controller_runtime_active_workers{controller=\"failing\"} 0",
+            "workqueue_retries_total{controller=\"failing\",name=\"failing\"} 3",
+        ]
+        .into_iter()
+        .all(has)
+        .then_some(())
+    };
+    eventually("all of it is counted", SOON, told).await;
+    assert_eq!(runs.load(SeqCst), 5);
+    // A terminal error leaves it until it changes.
+    cluster.change("a", "2").await;
+    eventually("it is tried again", SOON, async || (runs.load(SeqCst) == 6).then_some(())).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_with_a_finalizer_goes_only_after_it_was_cleaned_up() {
+    let cluster = Cluster::new("finalizer").await;
+    let cleaned = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&cleaned);
+    let reconcile = move |map: Arc<ConfigMap>, ctx: Context| {
+        let count = Arc::clone(&count);
+        async move {
+            ctx.finalized("test.bellwether.dev/clean", map, |what| async move {
+                match what {
+                    Finalize::Apply(_) => {}
+                    // The first attempt fails: it must stay.
+                    Finalize::Cleanup(_) if count.fetch_add(1, SeqCst) == 0 => {
+                        return Err(ReconcileError::new("not now"));
+                    }
+                    Finalize::Cleanup(_) => {}
+                }
+                Ok(Action::done())
+            })
+            .await
+        }
+    };
+    let controller = Controller::<ConfigMap>::new(reconcile).scope(scope(&cluster));
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    cluster.make("a").await;
+    let maps = cluster.maps();
+    eventually("it has its finalizer", SOON, async || {
+        let map = maps.get("a").await.ok()?;
+        (map.finalizers() == ["test.bellwether.dev/clean"]).then_some(())
+    })
+    .await;
+    cluster.delete("a").await;
+    eventually("it is gone", SOON, async || {
+        maps.get_opt("a").await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert_eq!(cleaned.load(SeqCst), 2);
+    replica.stop().await;
+}

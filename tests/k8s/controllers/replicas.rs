@@ -1,0 +1,242 @@
+//! Replicas of an operator, and what their reconcilers do, written down.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bellwether::{
+    engine::{Failover, Role},
+    k8s::{
+        crd,
+        fence::ElectionRef,
+        k8s_openapi::{
+            api::core::v1::ConfigMap,
+            apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        },
+        kube::{
+            Api, ResourceExt as _,
+            api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+        },
+        operator::{Operator, OperatorError},
+    },
+    node::{ClusterNode, Node, Stopped},
+    store::memory::MemoryStore,
+};
+use serde_json::json;
+use tokio::{sync::OnceCell, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kube::{ApiServer, Space, named},
+    support::eventually,
+};
+
+/// Generous: the machine may be busy. Against hanging, not a bound to prove.
+pub(super) const SOON: Duration = Duration::from_secs(60);
+
+/// The shared server, with the custom resources.
+pub(super) async fn server() -> &'static ApiServer {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    let api = ApiServer::shared().await;
+    INSTALLED.get_or_init(|| install(api)).await;
+    api
+}
+
+/// Installs the custom resources and waits until the server serves them.
+pub(super) async fn install(api: &ApiServer) {
+    let crds = Api::<CustomResourceDefinition>::all(api.client());
+    for definition in crd::all() {
+        let name = definition.name_any();
+        let apply = PatchParams::apply("tests").force();
+        crds.patch(&name, &apply, &Patch::Apply(&definition)).await.unwrap();
+        eventually("the definition is established", SOON, async || {
+            let conditions = crds.get(&name).await.ok()?.status?.conditions?;
+            conditions
+                .iter()
+                .find(|it| it.type_ == "Established" && it.status == "True")
+                .map(|_| ())
+        })
+        .await;
+    }
+    let elections = Api::<crd::Election>::all(api.client());
+    eventually("elections are served", SOON, async || {
+        elections.list(&ListParams::default()).await.ok()
+    })
+    .await;
+}
+
+/// A cluster's nodes share a store, and its pods a namespace.
+pub(super) struct Cluster<'a> {
+    pub(super) store: MemoryStore,
+    pub(super) space: Space<'a>,
+}
+
+impl<'a> Cluster<'a> {
+    pub(super) async fn new(what: &str) -> Cluster<'static> {
+        Cluster { store: MemoryStore::new(), space: server().await.namespace(what).await }
+    }
+
+    pub(super) fn election(&self) -> ElectionRef {
+        ElectionRef { namespace: self.space.name.clone(), cluster: "test".into() }
+    }
+
+    /// Starts a replica; returns when it has joined.
+    pub(super) async fn replica(
+        &self,
+        id: i64,
+        work: impl FnOnce(Operator) -> Operator,
+    ) -> Replica {
+        let node = ClusterNode::builder()
+            .cluster("test")
+            .id(id)
+            .address(format!("10.0.0.{id}:8080"))
+            .failover(Failover::DEFAULT)
+            .memory(&self.store);
+        let operator = Operator::new(node, self.space.client(), self.election());
+        let operator = work(operator.stop_within(SOON)).build().unwrap();
+        let node = Arc::clone(operator.node());
+        let stop = CancellationToken::new();
+        let running =
+            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
+        let mut membership = node.membership();
+        tokio::time::timeout(SOON, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
+        Replica { node, stop, running }
+    }
+
+    pub(super) fn maps(&self) -> Api<ConfigMap> {
+        Api::default_namespaced(self.space.client())
+    }
+
+    /// Makes a config map whose label says that it is to be reconciled.
+    pub(super) async fn make(&self, name: &str) -> ConfigMap {
+        self.maps().create(&PostParams::default(), &config_map(name)).await.unwrap()
+    }
+
+    /// Changes its data.
+    pub(super) async fn change(&self, name: &str, value: &str) {
+        let patch = Patch::Merge(json!({ "data": { "value": value } }));
+        self.maps().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub(super) async fn delete(&self, name: &str) {
+        self.maps().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+pub(super) fn config_map(name: &str) -> ConfigMap {
+    let mut map = ConfigMap { metadata: named(name), ..ConfigMap::default() };
+    map.labels_mut().insert("reconciled".into(), "yes".into());
+    map.data = Some([("value".to_owned(), "1".to_owned())].into());
+    map
+}
+
+/// One replica of the operator.
+pub(super) struct Replica {
+    pub(super) node: Arc<dyn Node>,
+    stop: CancellationToken,
+    running: JoinHandle<Result<Stopped, OperatorError>>,
+}
+
+impl Replica {
+    pub(super) async fn is(&self, role: Role) {
+        let mut membership = self.node.membership();
+        let reached = membership.wait_for(|it| it.role == role);
+        tokio::time::timeout(SOON, reached).await.expect("the role is reached").unwrap();
+    }
+
+    pub(super) async fn stop(self) -> Stopped {
+        self.stop.cancel();
+        tokio::time::timeout(SOON, self.running).await.unwrap().unwrap().unwrap()
+    }
+}
+
+/// What reconcilers of all replicas have done.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger(Arc<Mutex<Book>>);
+
+#[derive(Debug, Default)]
+struct Book {
+    runs: Vec<Run>,
+    open: HashMap<String, i64>,
+    overlaps: Vec<String>,
+}
+
+/// A run that has begun.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Run {
+    pub(super) object: String,
+    pub(super) node: i64,
+    pub(super) value: String,
+}
+
+/// An object that is being reconciled, until this is dropped.
+pub(super) struct Open {
+    ledger: Ledger,
+    object: String,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.ledger.0.lock().unwrap().open.remove(&self.object);
+    }
+}
+
+impl Ledger {
+    /// Notes that a node begins with an object.
+    pub(super) fn begin(&self, node: i64, map: &ConfigMap) -> Open {
+        let object = map.name_any();
+        let value = map.data.as_ref().and_then(|it| it.get("value")).cloned().unwrap_or_default();
+        let mut book = self.0.lock().unwrap();
+        if let Some(other) = book.open.insert(object.clone(), node) {
+            book.overlaps.push(format!("{object} by {node} and {other}"));
+        }
+        book.runs.push(Run { object: object.clone(), node, value });
+        drop(book);
+        Open { ledger: self.clone(), object }
+    }
+
+    pub(super) fn runs(&self) -> Vec<Run> {
+        self.0.lock().unwrap().runs.clone()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().unwrap().runs.len()
+    }
+
+    /// The value that each object had when it was last begun.
+    pub(super) fn last_values(&self) -> BTreeMap<String, String> {
+        self.runs().into_iter().map(|run| (run.object, run.value)).collect()
+    }
+
+    /// How many are open now.
+    pub(super) fn open(&self) -> usize {
+        self.0.lock().unwrap().open.len()
+    }
+
+    /// # Panics
+    ///
+    /// If an object was ever reconciled by two at once.
+    pub(super) fn assert_no_overlap(&self) {
+        let overlaps = self.0.lock().unwrap().overlaps.clone();
+        assert!(overlaps.is_empty(), "reconciled by two at once: {overlaps:?}");
+    }
+
+    /// Waits until an object was begun that many times.
+    pub(super) async fn until(&self, object: &str, times: usize) {
+        eventually(&format!("{object} is reconciled {times} times"), SOON, async || {
+            let count = self.runs().iter().filter(|run| run.object == object).count();
+            (times <= count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until an object was begun with that value.
+    pub(super) async fn until_value(&self, object: &str, value: &str) {
+        eventually(&format!("{object} is reconciled with {value}"), SOON, async || {
+            self.runs().iter().find(|run| run.object == object && run.value == value).map(|_| ())
+        })
+        .await;
+    }
+}
