@@ -113,6 +113,14 @@ async fn a_kind_that_is_not_installed_is_told_from_an_object_that_is_not_there()
         Reason::KindMissing,
         &["bellwether crds | kubectl apply --server-side -f -"],
     );
+    // In a group that is there the server answers otherwise.
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Nothing"));
+    let kinds = Api::<DynamicObject>::default_namespaced_with(space.client(), &resource);
+    told(
+        &said(kinds.get("a").await),
+        Reason::KindMissing,
+        &["could not find the requested resource"],
+    );
     let object = said(maps(space.client()).get("nobody").await);
     told(&object, Reason::NotFound, &[r#"there is no configmaps "nobody""#]);
     assert_eq!(object.remedy, None);

@@ -93,6 +93,9 @@ struct Wish {
     place: Option<u64>,
 }
 
+/// Depths by priority with their ages, delayed, working, unfinished, longest, adds.
+type Shown = (Vec<(i8, usize, Duration)>, usize, usize, Duration, Duration, u64);
+
 struct Model {
     now: Duration,
     is_open: bool,
@@ -119,6 +122,10 @@ impl Model {
             counter: 0,
             adds: 0,
         }
+    }
+
+    const fn since(&self, earlier: Duration) -> Duration {
+        self.now.saturating_sub(earlier)
     }
 
     fn count(&mut self) -> u64 {
@@ -179,7 +186,7 @@ impl Model {
 
     fn token(&mut self) -> Duration {
         let (level, at) = self.level;
-        let level = (level + (self.now - at).as_nanos() as i128).min(300_000_000) - 100_000_000;
+        let level = (level + self.since(at).as_nanos() as i128).min(300_000_000) - 100_000_000;
         self.level = (level, self.now);
         Duration::from_nanos(u64::try_from(-level).unwrap_or(0))
     }
@@ -208,7 +215,7 @@ impl Model {
         };
         self.wishes.remove(&key);
         self.working.insert(key, self.now);
-        let waited = self.now - since.unwrap();
+        let waited = self.since(since.unwrap());
         Take::Key(Handed { id: 0, key, priority: priority.into(), waited })
     }
 
@@ -249,13 +256,13 @@ impl Model {
         self.failures.retain(|key, _| wishes.contains_key(key));
     }
 
-    fn snapshot(&self) -> (Vec<(i8, usize, Duration)>, usize, usize, Duration, Duration, u64) {
+    fn snapshot(&self) -> Shown {
         let mut depths = BTreeMap::<i8, Vec<Duration>>::new();
         for wish in self.wishes.values() {
             depths.entry(wish.priority).or_default().extend(wish.since);
         }
         let depth = |(priority, since): (i8, Vec<Duration>)| {
-            let oldest = since.iter().min().map_or(Duration::ZERO, |oldest| self.now - *oldest);
+            let oldest = since.iter().min().map_or(Duration::ZERO, |oldest| self.since(*oldest));
             (priority, since.len(), oldest)
         };
         let depths = depths.into_iter().rev().map(depth).filter(|(_, waiting, _)| *waiting != 0);
@@ -263,7 +270,7 @@ impl Model {
             .wishes
             .iter()
             .filter(|(key, wish)| wish.since.is_none() && !self.working.contains_key(key));
-        let running = self.working.values().map(|started| self.now - *started);
+        let running = self.working.values().map(|started| self.since(*started));
         (
             depths.collect(),
             delayed.count(),
