@@ -125,7 +125,7 @@ echo "   $first leads"
 begin 'kubectl get elections'
 if in_shop get elections --output name 2> /dev/null | grep -q .; then
   in_shop get elections
-  named() { in_shop get elections --output 'jsonpath={.items[0].status.leader.pod}' | grep -qx "$(leader)"; }
+  named() { in_shop get elections --output 'jsonpath={.items[0].status.leader.name}' | grep -qx "$(leader)"; }
   eventually 30 'the Election names the leader' named
   labelled() { [ "$(in_shop get pods --selector bellwether.dev/role=leader --output name)" = "pod/$(leader)" ]; }
   eventually 30 "the leader's pod is labelled" labelled
