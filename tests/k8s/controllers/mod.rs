@@ -6,3 +6,5 @@ mod objects;
 mod outages;
 mod replicas;
 mod shards;
+
+pub(crate) use replicas::server;

@@ -37,7 +37,7 @@ use crate::{
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
 /// The shared server, with the custom resources.
-pub(super) async fn server() -> &'static ApiServer {
+pub(crate) async fn server() -> &'static ApiServer {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     let api = ApiServer::shared().await;
     INSTALLED.get_or_init(|| install(api)).await;
