@@ -73,7 +73,7 @@ pub(super) struct Cluster<'a> {
     pub(super) space: Space<'a>,
 }
 
-impl<'a> Cluster<'a> {
+impl Cluster<'_> {
     pub(super) async fn new(what: &str) -> Cluster<'static> {
         Cluster { store: MemoryStore::new(), space: server().await.namespace(what).await }
     }
