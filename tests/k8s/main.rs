@@ -18,5 +18,6 @@ mod crds;
 mod explain;
 mod identity;
 mod processes;
+mod rbac;
 mod rig;
 mod website;
