@@ -19,5 +19,7 @@ mod explain;
 mod identity;
 mod processes;
 mod rbac;
+mod reads;
 mod rig;
+mod tour;
 mod website;

@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_secs(120);
 pub(crate) struct Pods {
     pub(crate) space: Space<'static>,
     pub(crate) user: User,
-    etcd: Etcd,
+    pub(crate) etcd: Etcd,
 }
 
 impl Pods {
