@@ -19,3 +19,4 @@ mod explain;
 mod identity;
 mod processes;
 mod rig;
+mod website;
