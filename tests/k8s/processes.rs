@@ -28,7 +28,7 @@ use crate::{
 const LONG: Duration = Duration::from_secs(120);
 
 /// What the chart lets a node do in its namespace.
-fn rights() -> Vec<PolicyRule> {
+pub(crate) fn rights() -> Vec<PolicyRule> {
     vec![
         rule("bellwether.dev", "uptimechecks", &["get", "list", "watch"]),
         rule("bellwether.dev", "uptimechecks/status", &["patch"]),

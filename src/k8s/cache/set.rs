@@ -17,7 +17,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Handler, link, source::Source};
+use super::{Cache, Handler, guard::Guarded, link, source::Source};
 use crate::k8s::metrics::K8sMetrics;
 
 /// Which objects of a kind are kept.
@@ -215,7 +215,7 @@ fn begin<K: Cached>(
     let pending: Box<Pending<K>> = pending.downcast().expect("the type is part of the key");
     let Pending { kind, scope, cache, handlers } = *pending;
     let client = link::listening(client, &cache);
-    let api: Api<K> = K::Scope::api(client, &kind, scope.namespace.as_deref());
+    let api: Api<Guarded<K>> = K::Scope::api(client, &kind, scope.namespace.as_deref());
     let config = watcher::Config {
         label_selector: scope.labels,
         field_selector: scope.fields,

@@ -13,13 +13,19 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Delta};
+use super::{
+    Cache, Delta,
+    guard::{Guarded, Unreadable},
+};
 use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
 
 /// Between attempts to list or watch: from this,
 const RETRY_LEAST: Duration = Duration::from_millis(200);
 /// up to this. Work resumes that long after the API server is back, at the latest.
 const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// So many objects that cannot be read are named in warnings; more are in the metric, and said on `debug`.
+const NAMED_MOST: usize = 10;
 
 /// Is told every change of what is kept, on the task that keeps it: it must be quick and must not wait.
 pub(crate) type Handler<K> = Box<dyn Fn(&Delta<K>) + Send + Sync>;
@@ -91,9 +97,25 @@ impl SourceError {
     }
 }
 
+/// What is known of the kind beside what is kept.
+struct Progress<K> {
+    /// What a list that is on its way has brought so far.
+    listed: HashMap<ObjectKey, Arc<K>>,
+    unreadable_listed: HashMap<ObjectKey, String>,
+    /// Objects that the type does not take, and why.
+    unreadable: HashMap<ObjectKey, String>,
+}
+
+impl<K> Default for Progress<K> {
+    fn default() -> Self {
+        let (listed, unreadable_listed) = (HashMap::new(), HashMap::new());
+        Self { listed, unreadable_listed, unreadable: HashMap::new() }
+    }
+}
+
 /// Keeps one cache.
 pub(super) struct Source<K> {
-    pub(super) api: Api<K>,
+    pub(super) api: Api<Guarded<K>>,
     pub(super) config: watcher::Config,
     pub(super) cache: Cache<K>,
     pub(super) handlers: Vec<Handler<K>>,
@@ -113,8 +135,9 @@ where
     /// Dropped, the cache stays as it is.
     pub(super) async fn run(self) -> Infallible {
         let mut config = self.config.clone();
+        let mut progress = Progress::default();
         loop {
-            let falls_back = self.watch(config.clone()).await;
+            let falls_back = self.watch(config.clone(), &mut progress).await;
             if falls_back {
                 tracing::info!(
                     kind = self.metrics.kind(),
@@ -126,14 +149,13 @@ where
     }
 
     /// Watches until the server refuses to stream lists.
-    async fn watch(&self, config: watcher::Config) -> bool {
+    async fn watch(&self, config: watcher::Config, progress: &mut Progress<K>) -> bool {
         let streams = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let retry = Retry(RETRY_LEAST);
         let mut events = watcher::watcher(self.api.clone(), config).backoff(retry).boxed();
-        let mut listed: HashMap<ObjectKey, Arc<K>> = HashMap::new();
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => self.on_event(event, &mut listed),
+                Ok(event) => self.on_event(event, progress),
                 Err(error) => {
                     if streams && is_no_streaming(&error) {
                         return true;
@@ -159,37 +181,85 @@ where
         }
     }
 
-    fn on_event(&self, event: Event<K>, listed: &mut HashMap<ObjectKey, Arc<K>>) {
+    fn on_event(&self, event: Event<Guarded<K>>, progress: &mut Progress<K>) {
         self.cache.heard();
         match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(object) => {
-                let object = self.pruned(object);
-                listed.insert(ObjectKey::of(&*object), object);
+            Event::Init => {
+                progress.listed.clear();
+                progress.unreadable_listed.clear();
             }
-            Event::InitDone => self.on_list(std::mem::take(listed)),
-            Event::Apply(object) => {
-                let object = self.pruned(object);
-                let old = self.cache.put(ObjectKey::of(&*object), Arc::clone(&object));
-                self.metrics.on_event("apply");
-                match old {
-                    Some(old) if is_same(&*old, &*object) => {}
-                    Some(old) if old.meta().uid != object.meta().uid => {
-                        self.tell(&Delta::Deleted { object: old });
-                        self.tell(&Delta::Added { object, is_listed: false });
+            Event::InitApply(object) => {
+                let key = ObjectKey::of(&object);
+                match object.0 {
+                    Ok(object) => {
+                        progress.listed.insert(key, self.pruned(object));
                     }
-                    Some(old) => self.tell(&Delta::Changed { old, new: object }),
-                    None => self.tell(&Delta::Added { object, is_listed: false }),
+                    Err(Unreadable { why, .. }) => {
+                        self.say_unreadable(&key, &why, &progress.unreadable);
+                        progress.unreadable.insert(key.clone(), why.clone());
+                        progress.unreadable_listed.insert(key, why);
+                    }
+                }
+            }
+            Event::InitDone => {
+                progress.unreadable = std::mem::take(&mut progress.unreadable_listed);
+                self.on_list(std::mem::take(&mut progress.listed));
+            }
+            Event::Apply(object) => {
+                self.metrics.on_event("apply");
+                let key = ObjectKey::of(&object);
+                match object.0 {
+                    Ok(object) => {
+                        progress.unreadable.remove(&key);
+                        self.on_apply(key, self.pruned(object));
+                    }
+                    // What it was is not what it is: it is not kept until it can be read again.
+                    Err(Unreadable { why, .. }) => {
+                        self.say_unreadable(&key, &why, &progress.unreadable);
+                        if let Some(object) = self.cache.remove(&key) {
+                            self.tell(&Delta::Deleted { object });
+                        }
+                        progress.unreadable.insert(key, why);
+                    }
                 }
             }
             Event::Delete(object) => {
                 self.metrics.on_event("delete");
-                if self.cache.remove(&ObjectKey::of(&object)).is_some() {
-                    self.tell(&Delta::Deleted { object: self.pruned(object) });
+                let key = ObjectKey::of(&object);
+                progress.unreadable.remove(&key);
+                if let Some(old) = self.cache.remove(&key) {
+                    let object = object.0.map_or(old, |object| self.pruned(object));
+                    self.tell(&Delta::Deleted { object });
                 }
             }
         }
-        self.metrics.show(self.cache.len());
+        self.metrics.show(self.cache.len(), progress.unreadable.len());
+    }
+
+    fn on_apply(&self, key: ObjectKey, object: Arc<K>) {
+        match self.cache.put(key, Arc::clone(&object)) {
+            Some(old) if is_same(&*old, &*object) => {}
+            Some(old) if old.meta().uid != object.meta().uid => {
+                self.tell(&Delta::Deleted { object: old });
+                self.tell(&Delta::Added { object, is_listed: false });
+            }
+            Some(old) => self.tell(&Delta::Changed { old, new: object }),
+            None => self.tell(&Delta::Added { object, is_listed: false }),
+        }
+    }
+
+    /// Says once of an object that it cannot be read, and again if the reason changes.
+    fn say_unreadable(&self, key: &ObjectKey, why: &str, known: &HashMap<ObjectKey, String>) {
+        if known.get(key).is_some_and(|it| it == why) {
+            return;
+        }
+        let kind = self.metrics.kind();
+        let said = "an object is left out: this version of the program cannot read it";
+        if known.len() < NAMED_MOST {
+            tracing::warn!(kind, object = %key, error = why, "{said}");
+        } else {
+            tracing::debug!(kind, object = %key, error = why, "{said}");
+        }
     }
 
     /// A whole list has come: what differs from what was kept has changed meanwhile.
