@@ -12,6 +12,7 @@ mod kube;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod badinput;
 mod chaos;
 mod client;
 mod controllers;
