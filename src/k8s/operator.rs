@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     authority::{Authority, gated},
-    cache::{Cache, CacheSet, Cached, Delta, Running, Scope},
+    cache::{Cache, CacheSet, Cached, Delta, IsSynced, Running, Scope},
     controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded},
     crd::election::ElectionChecks,
     election::{ElectionTask, tell_pod},
@@ -104,6 +104,12 @@ pub enum OperatorError {
     /// A part of it ended unasked.
     #[error("{0}")]
     Task(String),
+    /// The system does not let it listen for signals.
+    #[error("listening for signals")]
+    Signals(#[source] std::io::Error),
+    /// A second signal has cut the leaving short.
+    #[error("ended at once: the lease has to run out, and others wait for that")]
+    Aborted,
 }
 
 /// An operator that is being put together.
@@ -257,6 +263,10 @@ impl Operator {
     /// # Errors
     ///
     /// [`OperatorError::Options`] if the node's options do not go together.
+    ///
+    /// # Panics
+    ///
+    /// Never: the names of the metrics that nobody collects are good.
     pub fn build(self) -> Result<BuiltOperator, OperatorError> {
         let Self {
             mut node,
@@ -343,7 +353,7 @@ impl fmt::Debug for BuiltOperator {
 
 /// Which caches are not synced yet: a handle for readiness probes.
 #[derive(Clone)]
-pub struct CachesSynced(Arc<Vec<(String, Box<dyn Fn() -> bool + Send + Sync>)>>);
+pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
 
 impl fmt::Debug for CachesSynced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -369,8 +379,7 @@ impl BuiltOperator {
     pub fn caches_synced(&self) -> CachesSynced {
         let mut all = Vec::new();
         for cache in &self.caches {
-            let is_synced = Arc::clone(&cache.is_synced);
-            all.push((cache.kind.clone(), Box::new(move || is_synced()) as Box<_>));
+            all.push((cache.kind.clone(), Arc::clone(&cache.is_synced)));
         }
         CachesSynced(Arc::new(all))
     }
@@ -542,7 +551,7 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
         }
     }
     // The node was closed: there is nobody to tell any more.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The reconcile loops, as what the leader runs.

@@ -21,3 +21,4 @@ mod explain;
 mod identity;
 mod processes;
 mod rig;
+mod website;

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
-    set::Running,
+    set::{IsSynced, Running},
     source::{Handler, SourceError},
 };
 use super::key::ObjectKey;

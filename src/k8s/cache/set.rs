@@ -85,12 +85,15 @@ struct Kept {
     begin: fn(Box<dyn Any + Send + Sync>, &Client, &K8sMetrics) -> Running,
 }
 
+/// Whether a cache is synced.
+pub(crate) type IsSynced = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A cache that is to be kept: what keeps it, and what tells when it is synced.
 pub(crate) struct Running {
     pub(crate) kind: String,
     pub(crate) run: BoxFuture<'static, Infallible>,
     pub(crate) synced: BoxFuture<'static, ()>,
-    pub(crate) is_synced: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) is_synced: IsSynced,
 }
 
 struct Pending<K: Resource> {
@@ -227,7 +230,7 @@ fn begin<K: Cached>(
         move || cache.age()
     });
     let (synced, is_synced) = (cache.clone(), cache.clone());
-    let source = Source { api, config, cache, handlers, prune: None, metrics };
+    let source = Source { api, config, cache, handlers, metrics };
     Running {
         kind: name,
         run: Box::pin(source.run()),

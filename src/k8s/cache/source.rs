@@ -80,13 +80,17 @@ impl SourceError {
     }
 
     fn of(error: &watcher::Error) -> Self {
-        let code = match error {
-            watcher::Error::WatchError(status) => status.code,
-            watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
-            _ => 0,
+        let status = match error {
+            watcher::Error::WatchError(status) => Some(status),
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => match error {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            watcher::Error::NoResourceVersion => None,
         };
+        let code = status.map_or(0, |status| status.code);
         match code {
             410 => Self::Expired,
             401 | 403 => Self::Denied,
@@ -119,8 +123,6 @@ pub(super) struct Source<K> {
     pub(super) config: watcher::Config,
     pub(super) cache: Cache<K>,
     pub(super) handlers: Vec<Handler<K>>,
-    /// Takes out what need not be kept in memory.
-    pub(super) prune: Option<Arc<dyn Fn(&mut K) + Send + Sync>>,
     pub(super) metrics: CacheMetrics,
 }
 
@@ -192,7 +194,7 @@ where
                 let key = ObjectKey::of(&object);
                 match object.0 {
                     Ok(object) => {
-                        progress.listed.insert(key, self.pruned(object));
+                        progress.listed.insert(key, Self::pruned(object));
                     }
                     Err(Unreadable { why, .. }) => {
                         self.say_unreadable(&key, &why, &progress.unreadable);
@@ -211,7 +213,7 @@ where
                 match object.0 {
                     Ok(object) => {
                         progress.unreadable.remove(&key);
-                        self.on_apply(key, self.pruned(object));
+                        self.on_apply(key, Self::pruned(object));
                     }
                     // What it was is not what it is: it is not kept until it can be read again.
                     Err(Unreadable { why, .. }) => {
@@ -228,7 +230,7 @@ where
                 let key = ObjectKey::of(&object);
                 progress.unreadable.remove(&key);
                 if let Some(old) = self.cache.remove(&key) {
-                    let object = object.0.map_or(old, |object| self.pruned(object));
+                    let object = object.0.map_or(old, |object| Self::pruned(object));
                     self.tell(&Delta::Deleted { object });
                 }
             }
@@ -283,10 +285,9 @@ where
         }
     }
 
-    fn pruned(&self, mut object: K) -> Arc<K> {
-        if let Some(prune) = &self.prune {
-            prune(&mut object);
-        }
+    fn pruned(mut object: K) -> Arc<K> {
+        // A third of a small object, and nobody's to reconcile.
+        object.meta_mut().managed_fields = None;
         Arc::new(object)
     }
 
