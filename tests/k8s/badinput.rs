@@ -23,7 +23,7 @@ use crate::{
     binary::{Process, bellwether},
     controllers::server,
     kube::{Space, User},
-    processes::rights,
+    rbac::documented_rules,
     support::eventually,
 };
 
@@ -102,7 +102,7 @@ fn tcp() -> Value {
 
 /// Every right but that one.
 fn all_but(verb: &str, resource: &str) -> Vec<PolicyRule> {
-    let mut rules = rights();
+    let mut rules = documented_rules();
     for rule in &mut rules {
         if rule.resources.as_ref().unwrap().contains(&resource.to_owned()) {
             rule.verbs.retain(|it| it != verb);
@@ -122,7 +122,7 @@ async fn a_right_is_missing(verb: &str, resource: &str) {
     lone.says(&format!("user {name} may not {verb} {resource}")).await;
     lone.says(&format!("resources: [{resource:?}]")).await;
 
-    space.grant(&user, "later", rights()).await;
+    space.grant(&user, "later", documented_rules()).await;
     assert_eq!(lone.accepted("check").await, "True");
     let elections = Api::<Election>::default_namespaced(space.client());
     eventually(&format!("{what}: the Election is told"), LONG, async || {
@@ -165,7 +165,7 @@ async fn a_token_that_expires_is_named_and_the_next_one_in_its_file_is_taken() {
         name: format!("system:serviceaccount:{}:default", space.name),
         config: space.api.config(),
     };
-    space.grant(&account, "bellwether", rights()).await;
+    space.grant(&account, "bellwether", documented_rules()).await;
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     fs::write(&token, space.bound_token("first").await).unwrap();
@@ -230,7 +230,7 @@ async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_i
     let clean = Patch::Merge(json!({ "status": null }));
     let _ = checks.patch_status("check", &PatchParams::default(), &clean).await;
 
-    let user = space.user("bellwether", rights()).await;
+    let user = space.user("bellwether", documented_rules()).await;
     let lone = Lone::run(&space, space.api.kubeconfig(name, Some(&user.name))).await;
     lone.says("nothing is written on a Sunday").await;
     // Others are not concerned: the Election is written.
@@ -246,7 +246,7 @@ async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_that_is_not_accepted_says_so_in_a_condition_and_an_event_and_others_are_run() {
     let space = server().await.namespace("refused").await;
-    let user = space.user("bellwether", rights()).await;
+    let user = space.user("bellwether", documented_rules()).await;
     let lone = Lone::run(&space, space.api.kubeconfig(&space.name, Some(&user.name))).await;
     let http = json!({ "http": { "url": "http://127.0.0.1:1/" } });
     // The server cannot compile it, and lets it pass.

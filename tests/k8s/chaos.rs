@@ -56,7 +56,7 @@ use crate::{
     binary::{Process, bellwether},
     controllers::server,
     kube::{Space, User, Written},
-    processes::rights,
+    rbac::documented_rules,
     support::{
         etcd::{Etcd, free_ports},
         proxy::{Fault, Proxy},
@@ -172,7 +172,7 @@ impl Scene {
             .unwrap();
             let pods = Api::<Pod>::default_namespaced(scene.client.clone());
             let made = pods.create(&PostParams::default(), &pod).await.unwrap();
-            let user = scene.space.user(&name, rights()).await;
+            let user = scene.space.user(&name, documented_rules()).await;
             let replica = Replica {
                 ordinal,
                 uid: made.uid().unwrap(),

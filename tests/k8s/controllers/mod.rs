@@ -8,4 +8,4 @@ mod outages;
 mod replicas;
 mod shards;
 
-pub(crate) use replicas::{Replica, SOON, server};
+pub(crate) use replicas::{Replica, SOON, install, server};

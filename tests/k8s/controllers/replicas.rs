@@ -45,7 +45,7 @@ pub(crate) async fn server() -> &'static ApiServer {
 }
 
 /// Installs the custom resources and waits until the server serves them.
-pub(super) async fn install(api: &ApiServer) {
+pub(crate) async fn install(api: &ApiServer) {
     let crds = Api::<CustomResourceDefinition>::all(api.client());
     for definition in crd::all() {
         let name = definition.name_any();
