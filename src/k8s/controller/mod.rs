@@ -21,7 +21,7 @@ mod trigger;
 mod work;
 
 pub(crate) use self::{
-    builder::Prepare,
+    builder::{Prepare, Share},
     context::Readable,
     grants::Lane,
     work::{Loop, Right, Setup},
