@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     authority::{Authority, gated},
-    cache::{Cache, CacheSet, Cached, Delta, Running, Scope},
-    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Share, Sharded},
+    cache::{Cache, CacheSet, Cached, Delta, IsSynced, Running, Scope},
+    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded, Share},
     crd::election::ElectionChecks,
     election::{ElectionTask, tell_pod},
     fence::{self, ElectionRef},
@@ -258,6 +258,10 @@ impl Operator {
     /// # Errors
     ///
     /// [`OperatorError::Options`] if the node's options do not go together.
+    ///
+    /// # Panics
+    ///
+    /// Never: the names of the metrics that nobody collects are good.
     pub fn build(self) -> Result<BuiltOperator, OperatorError> {
         let Self {
             mut node,
@@ -345,7 +349,7 @@ impl fmt::Debug for BuiltOperator {
 
 /// Which caches are not synced yet: a handle for readiness probes.
 #[derive(Clone)]
-pub struct CachesSynced(Arc<Vec<(String, Box<dyn Fn() -> bool + Send + Sync>)>>);
+pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
 
 impl fmt::Debug for CachesSynced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -371,8 +375,7 @@ impl BuiltOperator {
     pub fn caches_synced(&self) -> CachesSynced {
         let mut all = Vec::new();
         for cache in &self.caches {
-            let is_synced = Arc::clone(&cache.is_synced);
-            all.push((cache.kind.clone(), Box::new(move || is_synced()) as Box<_>));
+            all.push((cache.kind.clone(), Arc::clone(&cache.is_synced)));
         }
         CachesSynced(Arc::new(all))
     }
@@ -544,7 +547,7 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
         }
     }
     // The node was closed: there is nobody to tell any more.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The reconcile loops, as what the leader runs.

@@ -93,6 +93,7 @@ fn the_cases_notice_an_alert_that_is_wrong() {
 #[test]
 fn alerts_name_metrics_that_exist_and_labels_that_their_alerts_carry() {
     let rows = catalogue();
+    let label_told = Regex::new(r"\$labels\.(\w+)").unwrap();
     for alert in monitoring::alerts().alerts {
         let broken = lint::broken_in_query(&alert.query, &rows, false);
         assert_eq!(broken, Vec::<String>::new(), "{}: {}", alert.name, alert.query);
@@ -100,7 +101,7 @@ fn alerts_name_metrics_that_exist_and_labels_that_their_alerts_carry() {
             CASES.lines().find(|it| it.contains("labels: ALERTS") && it.contains(alert.name));
         let fired = fired.unwrap();
         for told in [alert.summary, alert.description] {
-            for label in Regex::new(r"\$labels\.(\w+)").unwrap().captures_iter(told) {
+            for label in label_told.captures_iter(told) {
                 assert!(fired.contains(&format!(" {}=", &label[1])), "{}: {told}", alert.name);
             }
             assert!(told.ends_with('.'), "{}: {told}", alert.name);

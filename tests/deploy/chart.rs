@@ -219,6 +219,8 @@ fn find_lost(before: &Value, after: &Value, path: String, lost: &mut Vec<String>
                 find_lost(value, after, format!("{path}[{index}]"), lost);
             }
         }
+        // 0 and 0.0 are one number.
+        Value::Number(number) if number.as_f64() == after.as_f64() => (),
         value if value != after => lost.push(path),
         _ => (),
     }

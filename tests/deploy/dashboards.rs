@@ -21,6 +21,9 @@ fn dashboards_keep_every_rule() {
     }
 }
 
+/// Makes a dashboard wrong.
+type Break = &'static dyn Fn(&mut Value);
+
 #[test]
 fn the_rules_are_looked_at() {
     let rows = catalogue();
@@ -29,7 +32,7 @@ fn the_rules_are_looked_at() {
         change(&mut dashboard);
         lint::broken_rules(&dashboard, &rows)
     };
-    let breaks: &[(&str, &dyn Fn(&mut Value))] = &[
+    let breaks: &[(&str, Break)] = &[
         ("can be edited", &|it| it["editable"] = json!(true)),
         ("data source", &|it| it["templating"]["list"][0]["type"] = json!("query")),
         ("variable job", &|it| it["templating"]["list"][3]["refresh"] = json!(1)),

@@ -104,6 +104,7 @@ pub(crate) fn broken_rules(dashboard: &Value, catalogue: &[MetricRow]) -> Vec<St
 pub(crate) fn broken_in_query(query: &str, catalogue: &[MetricRow], narrowed: bool) -> Vec<String> {
     let mut broken = Vec::new();
     let series = Regex::new(r"\b((?:bellwether|leader_election|process|workqueue|controller_runtime|rest_client)_\w+)(\{[^}]*\})?").unwrap();
+    let matcher = Regex::new(r"(\w+)\s*(?:=|!)").unwrap();
     let mut labels: Vec<String> = OF_THE_TARGET.map(str::to_owned).to_vec();
     let mut found = false;
     for one in series.captures_iter(query) {
@@ -115,7 +116,7 @@ pub(crate) fn broken_in_query(query: &str, catalogue: &[MetricRow], narrowed: bo
         };
         labels.extend(row.labels.iter().cloned());
         let matchers = one.get(2).map_or("", |it| it.as_str());
-        for label in Regex::new(r#"(\w+)\s*(?:=|!)"#).unwrap().captures_iter(matchers) {
+        for label in matcher.captures_iter(matchers) {
             let known =
                 OF_THE_TARGET.contains(&&label[1]) || row.labels.contains(&label[1].to_owned());
             if !known {

@@ -2,6 +2,7 @@
 //! read it: promtool, Prometheus, helm.
 
 #![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
+#![allow(clippy::float_cmp, reason = "what Prometheus counts is exact")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,7 +8,7 @@ use bellwether::k8s::{
     election::ROLE_LABEL,
     k8s_openapi::api::{core::v1::Pod, rbac::v1::PolicyRule},
     kube::{
-        Api, ResourceExt as _,
+        Api, ResourceExt,
         api::{ListParams, PostParams},
     },
 };
@@ -103,7 +103,7 @@ impl Pods {
     async fn labelled(&self) -> Vec<String> {
         let pods = Api::<Pod>::default_namespaced(self.space.client());
         let leaders = ListParams::default().labels(&format!("{ROLE_LABEL}=leader"));
-        pods.list(&leaders).await.unwrap().iter().map(|pod| pod.name_any()).collect()
+        pods.list(&leaders).await.unwrap().iter().map(ResourceExt::name_any).collect()
     }
 
     async fn is_labelled(&self, pod: &str) {

@@ -57,7 +57,7 @@ pub(crate) struct KubeArgs {
     #[arg(long, value_name = "NAME", env = "BELLWETHER_NAMESPACE")]
     namespace: Option<String>,
 
-    /// Take the checks of all namespaces; needs a ClusterRole
+    /// Take the checks of all namespaces; needs a `ClusterRole`
     #[arg(long, env = "BELLWETHER_ALL_NAMESPACES")]
     all_namespaces: bool,
 }

@@ -8,18 +8,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::pending,
     sync::Arc,
     time::Duration,
 };
 
 use kube::Resource;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
-    clock,
     engine::ShardId,
     k8s::shard::{fnv1a, shard_of_hash},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Shards move many at a time. A new watch is begun when no more has come for this long,
 const GATHERED_AFTER: Duration = Duration::from_millis(50);
@@ -121,12 +127,15 @@ impl HeldShards {
         });
     }
 
-    /// The present watch is to keep only what is held.
-    pub(super) fn let_go(&self) {
+    /// The present watch is to keep only what is held; whether that is anything.
+    pub(super) fn let_go(&self) -> bool {
+        let mut is_any = false;
         self.state.send_modify(|state| {
+            is_any = !state.wanted.is_empty();
             state.watched.retain(|shard| state.wanted.contains_key(shard));
             state.covered.retain(|shard| state.wanted.contains_key(shard));
         });
+        is_any
     }
 
     /// What is called for, once shards have stopped moving.
@@ -136,21 +145,28 @@ impl HeldShards {
     /// Only waits.
     pub(super) async fn called(&self) -> Call {
         let mut state = self.state.subscribe();
-        let mut gaining_since = None;
+        let mut at_last = None;
         loop {
             let call = state.borrow_and_update().call();
             let quiet = match call {
                 Call::Rest => Duration::MAX,
-                Call::Gain => {
-                    let since = *gaining_since.get_or_insert_with(clock::boot_now);
-                    let passed = clock::boot_now().since(since);
-                    GATHERED_AFTER.min(GATHERED_AT_LAST.saturating_sub(passed))
-                }
+                Call::Gain => GATHERED_AFTER,
                 Call::LetGo => LET_GO_AFTER,
             };
-            // The sender is ours.
-            if tokio::time::timeout(quiet, state.changed()).await.is_err() {
-                return call;
+            let is_late = async {
+                match call {
+                    Call::Gain => {
+                        at_last.get_or_insert_with(|| Box::pin(sleep(GATHERED_AT_LAST))).await;
+                    }
+                    Call::Rest | Call::LetGo => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                // Cancel safe: a sleep that is kept.
+                () = is_late => return call,
+                // Cancel safe: waits. The sender is ours.
+                changed = timeout(quiet, state.changed()) => if changed.is_err() { return call },
             }
         }
     }

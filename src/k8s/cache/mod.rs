@@ -31,7 +31,7 @@ use tokio::sync::watch;
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
     held::{HeldShards, Wanted},
-    set::{Need, Running},
+    set::{IsSynced, Need, Running},
     source::{Handler, SourceError},
 };
 use super::key::ObjectKey;

@@ -102,8 +102,7 @@ async fn outgrown<K>(source: &Source<K>, held: &HeldShards, filters: Filters)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    while held.called().await == Call::LetGo && filters == Filters::No {
-        held.let_go();
+    while held.called().await == Call::LetGo && filters == Filters::No && held.let_go() {
         source.cache.retain(|object| held.keeps(object));
         source.metrics.show(source.cache.len());
     }

@@ -88,12 +88,15 @@ struct Kept {
     begin: fn(Box<dyn Any + Send + Sync>, &Client, &K8sMetrics) -> Running,
 }
 
+/// Whether a cache is synced.
+pub(crate) type IsSynced = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A cache that is to be kept: what keeps it, and what tells when it is synced.
 pub(crate) struct Running {
     pub(crate) kind: String,
     pub(crate) run: BoxFuture<'static, Infallible>,
     pub(crate) synced: BoxFuture<'static, ()>,
-    pub(crate) is_synced: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) is_synced: IsSynced,
 }
 
 /// What somebody needs of a cache.
@@ -259,7 +262,7 @@ fn begin<K: Cached>(
         move || cache.age()
     });
     let (synced, is_synced) = (cache.clone(), cache.clone());
-    let source = Source { api, config, cache, handlers, held, prune: None, metrics };
+    let source = Source { api, config, cache, handlers, held, metrics };
     Running {
         kind: name,
         run: Box::pin(source.run()),

@@ -80,13 +80,17 @@ impl SourceError {
     }
 
     fn of(error: &watcher::Error) -> Self {
-        let code = match error {
-            watcher::Error::WatchError(status) => status.code,
-            watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
-            _ => 0,
+        let status = match error {
+            watcher::Error::WatchError(status) => Some(status),
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => match error {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            watcher::Error::NoResourceVersion => None,
         };
+        let code = status.map_or(0, |status| status.code);
         match code {
             410 => Self::Expired,
             401 | 403 => Self::Denied,
@@ -108,8 +112,6 @@ pub(super) struct Source<K> {
     pub(super) handlers: Vec<Handler<K>>,
     /// Only the objects of these are kept; all if none.
     pub(super) held: Option<Arc<HeldShards>>,
-    /// Takes out what need not be kept in memory.
-    pub(super) prune: Option<Arc<dyn Fn(&mut K) + Send + Sync>>,
     pub(super) metrics: CacheMetrics,
 }
 
@@ -183,13 +185,13 @@ where
             Event::Init => listed.clear(),
             Event::InitApply(object) if !self.keeps(&object) => {}
             Event::InitApply(object) => {
-                let object = self.pruned(object);
+                let object = Self::pruned(object);
                 listed.insert(ObjectKey::of(&*object), object);
             }
             Event::InitDone => self.on_list(std::mem::take(listed)),
             Event::Apply(object) if !self.keeps(&object) => self.metrics.on_event("apply"),
             Event::Apply(object) => {
-                let object = self.pruned(object);
+                let object = Self::pruned(object);
                 let old = self.cache.put(ObjectKey::of(&*object), Arc::clone(&object));
                 self.metrics.on_event("apply");
                 match old {
@@ -205,7 +207,7 @@ where
             Event::Delete(object) => {
                 self.metrics.on_event("delete");
                 if self.cache.remove(&ObjectKey::of(&object)).is_some() {
-                    self.tell(&Delta::Deleted { object: self.pruned(object) });
+                    self.tell(&Delta::Deleted { object: Self::pruned(object) });
                 }
             }
         }
@@ -243,10 +245,9 @@ where
         self.held.as_ref().is_none_or(|held| held.keeps(object))
     }
 
-    fn pruned(&self, mut object: K) -> Arc<K> {
-        if let Some(prune) = &self.prune {
-            prune(&mut object);
-        }
+    fn pruned(mut object: K) -> Arc<K> {
+        // A third of a small object, and nobody's to reconcile.
+        object.meta_mut().managed_fields = None;
         Arc::new(object)
     }
 

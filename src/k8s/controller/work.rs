@@ -68,6 +68,9 @@ pub(crate) trait Loop: Send + Sync {
     async fn work(self: Arc<Self>, right: Right);
 }
 
+/// Begins to wait for a cache.
+type Wait = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// One controller.
 pub(crate) struct Desk<K: Cached> {
     name: Arc<str>,
@@ -79,7 +82,7 @@ pub(crate) struct Desk<K: Cached> {
     queue: Queue<ObjectKey>,
     grants: Arc<Grants>,
     /// Resolve when the caches that it needs are synced.
-    needs: Mutex<Vec<Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>>,
+    needs: Mutex<Vec<Wait>>,
     places: Arc<Semaphore>,
     metrics: ControllerMetrics,
 }
