@@ -1,5 +1,6 @@
 //! The command line: what is asked, and which code answers it.
 
+mod apiserver;
 mod args;
 mod check;
 mod connect;

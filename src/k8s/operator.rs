@@ -104,6 +104,12 @@ pub enum OperatorError {
     /// A part of it ended unasked.
     #[error("{0}")]
     Task(String),
+    /// The system does not let it listen for signals.
+    #[error("listening for signals")]
+    Signals(#[source] std::io::Error),
+    /// A second signal has cut the leaving short.
+    #[error("ended at once: the lease has to run out, and others wait for that")]
+    Aborted,
 }
 
 /// An operator that is being put together.

@@ -124,15 +124,40 @@ first=$(leader)
 echo "   $first leads"
 
 begin 'kubectl get elections'
-if in_shop get elections --output name 2> /dev/null | grep -q .; then
-  in_shop get elections
-  named() { in_shop get elections --output 'jsonpath={.items[0].status.leader.name}' | grep -qx "$(leader)"; }
-  eventually 30 'the Election names the leader' named
-  labelled() { [ "$(in_shop get pods --selector bellwether.dev/role=leader --output name)" = "pod/$(leader)" ]; }
-  eventually 30 "the leader's pod is labelled" labelled
-else
-  echo '   there are none: the nodes do not write them yet; asked the nodes instead'
-fi
+named() { [ -n "$(leader)" ] && in_shop get elections --output 'jsonpath={.items[0].status.leader.name}' | grep -qx "$(leader)"; }
+labelled() { [ "$(in_shop get pods --selector bellwether.dev/role=leader --output name)" = "pod/$(leader)" ]; }
+eventually 30 'the Election names the leader' named
+eventually 30 "the leader's pod is labelled" labelled
+in_shop get elections
+selected=$(in_shop get endpointslices --selector "kubernetes.io/service-name=$full-leader" --output 'jsonpath={.items[*].endpoints[*].targetRef.name}')
+[ "$selected" = "$(leader)" ] || fail "the leader's Service selects '$selected'"
+
+begin 'uptime checks from the API: run by followers, told by the leader'
+checks() { # what each check's status says, by name
+  in_shop get uptimechecks --output 'jsonpath={range .items[*]}{.metadata.name}={.status.state} {end}'
+}
+in_shop apply --server-side --validate=strict --filename - > /dev/null <<MANIFESTS
+apiVersion: bellwether.dev/v1alpha1
+kind: UptimeCheck
+metadata: {name: page}
+spec: {interval: 1s, target: {http: {url: "http://$full:8080/livez"}}}
+---
+apiVersion: bellwether.dev/v1alpha1
+kind: UptimeCheck
+metadata: {name: name}
+spec: {interval: 1s, target: {dns: {name: kubernetes.default.svc.cluster.local}}}
+---
+apiVersion: bellwether.dev/v1alpha1
+kind: UptimeCheck
+metadata: {name: nobody}
+spec: {interval: 1s, target: {tcp: {host: $full, port: 9}}}
+MANIFESTS
+told() { [ "$(checks)" = 'name=up nobody=down page=up ' ]; }
+eventually 60 'all checks have their state' told
+in_shop get uptimechecks
+by=$(in_shop get uptimechecks --output 'jsonpath={.items[*].status.checkedBy}')
+grep -qw "${first##*-}" <<< "$by" && fail "the leader $first runs checks itself: $by"
+latest() { in_shop get uptimecheck page --output 'jsonpath={.status.lastRun}'; }
 
 begin 'helm test'
 helm test "$release" --timeout 60s > /dev/null || fail 'bellwether check found something'
@@ -163,10 +188,47 @@ replaced() { [ "$(uid "$second")" != "$was" ]; }
 eventually 60 'the pod is replaced' replaced
 eventually 60 'three pods Ready' ready
 
+begin "the leader's pod is cut off from everything: another node leads, and it comes back as a follower"
+third=$(leader)
+inside=$(node_of "$third")
+cut() { nsenter --target "$inside" --net iptables "$1" OUTPUT ! --out-interface lo --jump DROP; }
+at=$(date +%s%N)
+cut --insert
+eventually 30 'another leader' leads_other "$third"
+echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
+eventually 30 'the Election names the new leader' named
+eventually 30 "the new leader's pod alone is labelled" labelled
+cut --delete
+eventually 60 'three pods Ready' ready
+
+begin 'the API server is killed and comes back: nobody restarts, and what was changed meanwhile is seen'
+pids=${BELLWETHER_CLUSTER:-/run/bellwether-cluster}/pid
+counts() { in_shop get pods --output 'jsonpath={.items[*].status.containerStatuses[*].restartCount}'; }
+restarted_before=$(counts)
+mapfile -d '' -t server < "/proc/$(cat "$pids/apiserver")/cmdline"
+kill -9 "$(cat "$pids/apiserver")"
+sleep 5
+setsid nohup "${server[@]}" > "$scratch/apiserver.log" 2>&1 < /dev/null &
+echo $! > "$pids/apiserver"
+answers() { kubectl get --raw /readyz > /dev/null 2>&1; }
+eventually 60 'the API server answers' answers
+in_shop patch uptimecheck nobody --type merge --patch "{\"spec\": {\"target\": {\"tcp\": {\"host\": \"$full\", \"port\": 8080}}}}" > /dev/null
+all_up() { [ "$(checks)" = 'name=up nobody=up page=up ' ]; }
+eventually 90 'a check that was changed is up' all_up
+eventually 60 'three pods Ready' ready
+[ "$(counts)" = "$restarted_before" ] || fail "containers were restarted: $(counts), before: $restarted_before"
+
 begin 'etcd is restarted and has lost everything: the nodes begin anew by themselves'
+fence() { in_shop get elections --output 'jsonpath={.items[0].status.fence}'; }
+fence_before=$(fence)
 in_shop delete pod "$full-evaluation-etcd-0" > /dev/null
 eventually 60 'three pods Ready' ready
 eventually 60 'a leader' leads_other nobody
+grown() { [ "$(fence)" -gt "$fence_before" ]; }
+eventually 60 'the fence has grown, although terms begin anew' grown
+seen=$(latest)
+again() { [ "$(latest)" != "$seen" ] && all_up; }
+eventually 90 'checks are run and told again' again
 
 begin 'an upgrade goes through pod by pod'
 helm upgrade "$release" charts/bellwether "${install[@]}" --set node.profile=stable > /dev/null

@@ -18,4 +18,8 @@ mod crds;
 mod explain;
 mod identity;
 mod processes;
+mod rbac;
+mod reads;
 mod rig;
+mod tour;
+mod website;

@@ -6,7 +6,7 @@ use std::{process::Command, time::Duration};
 use bellwether::k8s::{
     crd::{Election, UptimeCheck, uptime_check::State},
     election::ROLE_LABEL,
-    k8s_openapi::api::{core::v1::Pod, rbac::v1::PolicyRule},
+    k8s_openapi::api::core::v1::Pod,
     kube::{
         Api, ResourceExt,
         api::{ListParams, PostParams},
@@ -18,7 +18,8 @@ use serde_json::{from_value, json};
 use crate::{
     binary::{Process, bellwether},
     controllers::server,
-    kube::{Space, User, rule},
+    kube::{Space, User},
+    rbac::documented_rules,
     support::{
         etcd::{Etcd, free_ports},
         eventually,
@@ -27,34 +28,22 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// What the chart lets a node do in its namespace.
-fn rights() -> Vec<PolicyRule> {
-    vec![
-        rule("bellwether.dev", "uptimechecks", &["get", "list", "watch"]),
-        rule("bellwether.dev", "uptimechecks/status", &["patch"]),
-        rule("bellwether.dev", "elections", &["get", "create"]),
-        rule("bellwether.dev", "elections/status", &["patch"]),
-        rule("", "pods", &["list", "patch"]),
-        rule("events.k8s.io", "events", &["create", "patch"]),
-    ]
-}
-
 /// The pods of a cluster, without anything that would run them.
-struct Pods {
-    space: Space<'static>,
-    user: User,
-    etcd: Etcd,
+pub(crate) struct Pods {
+    pub(crate) space: Space<'static>,
+    pub(crate) user: User,
+    pub(crate) etcd: Etcd,
 }
 
 impl Pods {
-    async fn new(what: &str) -> Self {
+    pub(crate) async fn new(what: &str) -> Self {
         let space = server().await.namespace(what).await;
-        let user = space.user("bellwether", rights()).await;
+        let user = space.user("bellwether", documented_rules()).await;
         Self { space, user, etcd: Etcd::start().await }
     }
 
     /// Makes a pod, and runs what its container would.
-    async fn start(&self, ordinal: u32) -> Process {
+    pub(crate) async fn start(&self, ordinal: u32) -> Process {
         let name = format!("bellwether-{ordinal}");
         let pods = Api::<Pod>::default_namespaced(self.space.client());
         let pod: Pod = from_value(json!({
@@ -89,7 +78,7 @@ impl Pods {
         command
     }
 
-    async fn leader(&self, not: Option<&str>) -> Election {
+    pub(crate) async fn leader(&self, not: Option<&str>) -> Election {
         let elections = Api::<Election>::default_namespaced(self.space.client());
         eventually(&format!("a leader other than {not:?}"), LONG, async || {
             let election = elections.get_opt("shop").await.unwrap()?;
@@ -106,14 +95,14 @@ impl Pods {
         pods.list(&leaders).await.unwrap().iter().map(ResourceExt::name_any).collect()
     }
 
-    async fn is_labelled(&self, pod: &str) {
+    pub(crate) async fn is_labelled(&self, pod: &str) {
         eventually(&format!("{pod} alone is labelled"), LONG, async || {
             (self.labelled().await == [pod]).then_some(())
         })
         .await;
     }
 
-    async fn check(&self, name: &str, port: u16) {
+    pub(crate) async fn check(&self, name: &str, port: u16) {
         let check: UptimeCheck = from_value(json!({
             "apiVersion": "bellwether.dev/v1alpha1",
             "kind": "UptimeCheck",
@@ -125,7 +114,7 @@ impl Pods {
         checks.create(&PostParams::default(), &check).await.unwrap();
     }
 
-    async fn until(
+    pub(crate) async fn until(
         &self,
         name: &str,
         what: &str,
@@ -139,7 +128,7 @@ impl Pods {
     }
 }
 
-fn state(check: &UptimeCheck) -> State {
+pub(crate) fn state(check: &UptimeCheck) -> State {
     check.status.as_ref().map(|it| it.state).unwrap_or_default()
 }
 

@@ -1,11 +1,11 @@
 //! A node in Kubernetes: who its pod is, and uptime checks from the API.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{env, sync::Arc};
 
 use bellwether::{
     k8s::{
         cache::Scope,
-        client::{ClientMetrics, ClientOptions, Connection},
+        client::ClientMetrics,
         fence::ElectionRef,
         identity::PodIdentity,
         metrics::K8sMetrics,
@@ -15,12 +15,13 @@ use bellwether::{
     operator::uptime::api::{self, ApiChecks},
     tasks::Tasks,
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::{RunArgs, Work, WorkArgs, metric_twice, wrong_node};
 use crate::cli::{
+    apiserver::{ApiArgs, When},
     exit::{Exit, Failure},
     serve::work,
 };
@@ -45,29 +46,12 @@ pub(crate) struct KubeArgs {
     )]
     kubernetes: When,
 
-    /// kubeconfig to use outside of a pod (default: KUBECONFIG, then ~/.kube/config)
-    #[arg(long, value_name = "FILE", env = "BELLWETHER_KUBECONFIG")]
-    kubeconfig: Option<PathBuf>,
-
-    /// Context of the kubeconfig (default: its current one)
-    #[arg(long, value_name = "NAME", env = "BELLWETHER_KUBE_CONTEXT")]
-    context: Option<String>,
-
-    /// Namespace of the Election and of the checks (default: the pod's, or the context's)
-    #[arg(long, value_name = "NAME", env = "BELLWETHER_NAMESPACE")]
-    namespace: Option<String>,
+    #[command(flatten)]
+    api: ApiArgs,
 
     /// Take the checks of all namespaces; needs a `ClusterRole`
     #[arg(long, env = "BELLWETHER_ALL_NAMESPACES")]
     all_namespaces: bool,
-}
-
-/// Whether to work on Kubernetes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum When {
-    Auto,
-    On,
-    Off,
 }
 
 /// The pod this process runs in, if it runs in one.
@@ -107,10 +91,9 @@ pub(super) async fn work(
     pod: Option<PodIdentity>,
     registry: &Registry,
 ) -> Result<Work, Failure> {
-    let connection = connect(&args.kube, registry).await?;
-    let own = pod.as_ref().map(PodIdentity::namespace);
-    let namespace =
-        args.kube.namespace.as_deref().or(own).unwrap_or(connection.namespace()).to_owned();
+    let metrics = ClientMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+    let connection = args.kube.api.connect(Some(metrics)).await?;
+    let namespace = args.kube.api.namespace(&connection);
     let scope =
         if args.kube.all_namespaces { Scope::all() } else { Scope::namespace(namespace.clone()) };
     let cluster = args.cluster.cluster.cluster().to_owned();
@@ -142,17 +125,4 @@ pub(super) async fn work(
         _beside: vec![reading, following],
         _manifests: None,
     })
-}
-
-async fn connect(kube: &KubeArgs, registry: &Registry) -> Result<Connection, Failure> {
-    let metrics = ClientMetrics::register(registry).map_err(|error| metric_twice(&error))?;
-    let mut options = ClientOptions::default().metrics(metrics);
-    if let Some(file) = &kube.kubeconfig {
-        options = options.kubeconfig(file);
-    }
-    if let Some(context) = &kube.context {
-        options = options.context(context);
-    }
-    let failed = |error| Failure::caused(Exit::Usage, "finding the Kubernetes API server", &error);
-    Connection::open(options).await.map_err(failed)
 }

@@ -8,4 +8,4 @@ mod replicas;
 mod selectors;
 mod shards;
 
-pub(crate) use replicas::server;
+pub(crate) use replicas::{Replica, SOON, install, server};

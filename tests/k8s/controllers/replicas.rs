@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Generous: the machine may be busy. Against hanging, not a bound to prove.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The shared server, with the custom resources.
 pub(crate) async fn server() -> &'static ApiServer {
@@ -45,7 +45,7 @@ pub(crate) async fn server() -> &'static ApiServer {
 }
 
 /// Installs the custom resources and waits until the server serves them.
-pub(super) async fn install(api: &ApiServer) {
+pub(crate) async fn install(api: &ApiServer) {
     let crds = Api::<CustomResourceDefinition>::all(api.client());
     for definition in crd::all() {
         let name = definition.name_any();
@@ -111,14 +111,7 @@ impl Cluster<'_> {
             .failover(Failover::DEFAULT)
             .memory(&self.store);
         let operator = Operator::new(node, client, self.election());
-        let operator = work(operator.stop_within(SOON)).build().unwrap();
-        let node = Arc::clone(operator.node());
-        let stop = CancellationToken::new();
-        let running =
-            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
-        let mut membership = node.membership();
-        tokio::time::timeout(SOON, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
-        Replica { node, stop, running }
+        Replica::start(work(operator)).await
     }
 
     pub(super) fn maps(&self) -> Api<ConfigMap> {
@@ -149,20 +142,32 @@ pub(super) fn config_map(name: &str) -> ConfigMap {
 }
 
 /// One replica of the operator.
-pub(super) struct Replica {
-    pub(super) node: Arc<dyn Node>,
+pub(crate) struct Replica {
+    pub(crate) node: Arc<dyn Node>,
     stop: CancellationToken,
     running: JoinHandle<Result<Stopped, OperatorError>>,
 }
 
 impl Replica {
-    pub(super) async fn is(&self, role: Role) {
+    /// Starts an operator; returns when it has joined.
+    pub(crate) async fn start(operator: Operator) -> Self {
+        let operator = operator.stop_within(SOON).build().unwrap();
+        let node = Arc::clone(operator.node());
+        let stop = CancellationToken::new();
+        let running =
+            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
+        let mut membership = node.membership();
+        tokio::time::timeout(SOON, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
+        Self { node, stop, running }
+    }
+
+    pub(crate) async fn is(&self, role: Role) {
         let mut membership = self.node.membership();
         let reached = membership.wait_for(|it| it.role == role);
         tokio::time::timeout(SOON, reached).await.expect("the role is reached").unwrap();
     }
 
-    pub(super) async fn stop(self) -> Stopped {
+    pub(crate) async fn stop(self) -> Stopped {
         self.stop.cancel();
         tokio::time::timeout(SOON, self.running).await.unwrap().unwrap().unwrap()
     }
