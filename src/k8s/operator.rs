@@ -13,7 +13,7 @@ pub use self::node::{NodeBuilder, OperatorError};
 use self::work::{OfShard, Reconciling};
 use super::{
     cache::{Cache, CacheSet, Cached, Delta, IsSynced, Running, Scope},
-    controller::{Controller, Loop, Prepare, Readable, Setup, Sharded},
+    controller::{Controller, Loop, Prepare, Readable, Setup, Sharded, Share},
     crd::election::ElectionChecks,
     election::{ElectionTask, tell_pod},
     fence::ElectionRef,
@@ -70,7 +70,7 @@ pub struct Operator {
     pod: Option<PodIdentity>,
     checks: Option<watch::Receiver<ElectionChecks>>,
     controllers: Vec<Box<dyn Prepare>>,
-    sharded: Vec<(Box<dyn Prepare>, u32)>,
+    sharded: Vec<(Box<dyn Prepare>, Share)>,
     metrics: Option<(K8sMetrics, QueueMetrics)>,
     caches: CacheSet,
     stop_within: Duration,
@@ -116,8 +116,8 @@ impl Operator {
     /// A controller whose reconciler runs on the nodes that hold the objects' shards: on the followers.
     #[must_use]
     pub fn shards<K: Cached>(mut self, sharded: Sharded<K>) -> Self {
-        let shards = sharded.shards;
-        self.sharded.push((Box::new(sharded.into_controller()), shards));
+        let share = sharded.share.clone();
+        self.sharded.push((Box::new(sharded.into_controller()), share));
         self
     }
 
@@ -162,7 +162,8 @@ impl Operator {
         scope: &Scope,
         handler: impl Fn(&Delta<K>) + Send + Sync + 'static,
     ) -> Cache<K> {
-        self.caches.handle(kind, scope, Box::new(handler))
+        self.caches.handle(kind, scope, Box::new(handler));
+        self.caches.of(kind, scope)
     }
 
     /// Where it counts. Default: nobody collects it.
@@ -213,7 +214,7 @@ impl Operator {
         };
         let loops: Vec<_> = controllers.into_iter().map(|it| it.prepare(&mut setup)).collect();
         let lanes: Vec<_> =
-            sharded.into_iter().map(|(it, shards)| (it.prepare(&mut setup), shards)).collect();
+            sharded.into_iter().map(|(it, share)| (it.prepare(&mut setup), share)).collect();
         let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
         let herald = ElectionTask::new(client.clone(), election.clone(), metrics.clone());
         node = node.leader_task(match checks {
@@ -224,10 +225,11 @@ impl Operator {
             let (client, readable, metrics) = (client.clone(), readable.clone(), metrics.clone());
             node = node.leader_task(Reconciling { loops, client, readable, election, metrics });
         }
-        for (lane, shards) in lanes {
+        for (lane, Share { shards, as_leader, .. }) in lanes {
             let name = lane.name().to_owned();
             let worker = OfShard { lane, client: client.clone(), readable: readable.clone() };
-            node = node.worker(WorkerOptions::new(name, worker).shards(shards));
+            let worker = WorkerOptions::new(name, worker).shards(shards).as_leader(as_leader);
+            node = node.worker(worker);
         }
         Ok(BuiltOperator {
             node: node.build().map_err(OperatorError::Options)?,

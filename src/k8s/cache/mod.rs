@@ -8,10 +8,16 @@
 //!
 //! * Once it is [synced](Cache::is_synced) it stays readable: while the API server is away it holds what
 //!   was last seen, and [`Cache::age`] grows.
+//! * A cache that only the work on shards looks at keeps the objects of the shards that are held here, see
+//!   [`narrow`]: others leave it without being told as deleted.
 //! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
 //!   changes of one object may arrive as one.
+//! * An object that the type cannot read is left out, said once and counted; the others are kept.
 
+mod guard;
+mod held;
 mod link;
+mod narrow;
 mod set;
 mod source;
 
@@ -26,7 +32,8 @@ use tokio::sync::watch;
 
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
-    set::{IsSynced, Running},
+    held::{HeldShards, Wanted},
+    set::{IsSynced, Need, Running},
     source::{Handler, SourceError},
 };
 use super::key::ObjectKey;
@@ -49,7 +56,7 @@ pub enum Delta<K> {
         /// As it is.
         new: Arc<K>,
     },
-    /// It is gone.
+    /// It is gone, or has become what this program's type cannot read.
     Deleted {
         /// As it was last seen.
         object: Arc<K>,
@@ -173,6 +180,13 @@ impl<K> Cache<K> {
     fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
         let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.remove(key)
+    }
+
+    /// Lets go of all that the predicate does not pick.
+    fn retain(&self, mut pick: impl FnMut(&K) -> bool) {
+        let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
+        objects.retain(|_, object| pick(object));
+        objects.shrink_to_fit();
     }
 
     /// Puts a whole list in the place of all; what was there before.

@@ -1,10 +1,12 @@
 //! Controllers in clusters of nodes in one process, on a memory store, against the real API server.
 
+mod badinput;
 mod fences;
 mod leaders;
 mod objects;
 mod outages;
 mod replicas;
+mod selectors;
 mod shards;
 
 pub(crate) use replicas::{Replica, SOON, install, server};

@@ -16,7 +16,7 @@ use bellwether::{
             apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
         },
         kube::{
-            Api, ResourceExt as _,
+            Api, Client, ResourceExt as _,
             api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
         },
         operator::{Operator, OperatorError},
@@ -78,6 +78,12 @@ impl Cluster<'_> {
         Cluster { store: MemoryStore::new(), space: server().await.namespace(what).await }
     }
 
+    /// On a server of its own kind.
+    pub(super) async fn on<'b>(api: &'b ApiServer, what: &str) -> Cluster<'b> {
+        install(api).await;
+        Cluster { store: MemoryStore::new(), space: api.namespace(what).await }
+    }
+
     pub(super) fn election(&self) -> ElectionRef {
         ElectionRef { namespace: self.space.name.clone(), cluster: "test".into() }
     }
@@ -88,13 +94,23 @@ impl Cluster<'_> {
         id: i64,
         work: impl FnOnce(Operator) -> Operator,
     ) -> Replica {
+        self.replica_through(self.space.client(), id, work).await
+    }
+
+    /// As [`Self::replica`], by that client.
+    pub(super) async fn replica_through(
+        &self,
+        client: Client,
+        id: i64,
+        work: impl FnOnce(Operator) -> Operator,
+    ) -> Replica {
         let node = ClusterNode::builder()
             .cluster("test")
             .id(id)
             .address(format!("10.0.0.{id}:8080"))
             .failover(Failover::DEFAULT)
             .memory(&self.store);
-        let operator = Operator::new(node, self.space.client(), self.election());
+        let operator = Operator::new(node, client, self.election());
         Replica::start(work(operator)).await
     }
 
