@@ -150,7 +150,7 @@ spec: {interval: 1s, target: {dns: {name: kubernetes.default.svc.cluster.local}}
 apiVersion: bellwether.dev/v1alpha1
 kind: UptimeCheck
 metadata: {name: nobody}
-spec: {interval: 1s, target: {tcp: {host: $full, port: 9}}}
+spec: {interval: 1s, target: {tcp: {host: $full-0.$full-headless.$namespace.svc.cluster.local, port: 9}}}
 MANIFESTS
 told() { [ "$(checks)" = 'name=up nobody=down page=up ' ]; }
 eventually 60 'all checks have their state' told
@@ -212,7 +212,7 @@ setsid nohup "${server[@]}" > "$scratch/apiserver.log" 2>&1 < /dev/null &
 echo $! > "$pids/apiserver"
 answers() { kubectl get --raw /readyz > /dev/null 2>&1; }
 eventually 60 'the API server answers' answers
-in_shop patch uptimecheck nobody --type merge --patch "{\"spec\": {\"target\": {\"tcp\": {\"host\": \"$full\", \"port\": 8080}}}}" > /dev/null
+in_shop patch uptimecheck nobody --type merge --patch "{\"spec\": {\"target\": {\"tcp\": {\"port\": 8080}}}}" > /dev/null
 all_up() { [ "$(checks)" = 'name=up nobody=up page=up ' ]; }
 eventually 90 'a check that was changed is up' all_up
 eventually 60 'three pods Ready' ready
