@@ -16,7 +16,6 @@ mod cases;
 mod clusters;
 mod defects;
 mod faults;
-mod leaks;
 mod rig;
 
 /// Defines one test per case and kind.

@@ -215,27 +215,6 @@ async fn a_watch_without_a_quorum_behind_it_is_left_for_another() {
     assert_eq!(store.faults().members_avoided(), 1);
 }
 
-#[tokio::test]
-async fn a_watch_that_delivers_is_kept_while_a_busy_store_does_not_answer() {
-    let store = MemoryStore::new();
-    let mut list_watch = follow(&store, OPTIONS);
-    said(&mut list_watch).await;
-    let asked = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&asked);
-    store.faults().set(move |seen| {
-        let get = matches!(seen, Seen::Get(_));
-        counted.fetch_add(u64::from(get), Ordering::Relaxed);
-        get.then_some(Fault::LostRequest)
-    });
-    // Each probe comes to nothing, but events come meanwhile.
-    while asked.load(Ordering::Relaxed) < 3 {
-        let revision = put(&store, "k", "v");
-        assert_eq!(said(&mut list_watch).await, changed(revision.0, "k=v"));
-        time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(list_watch.counters().stats().losses, 0);
-}
-
 #[test]
 fn a_watch_is_stale_if_it_does_not_get_to_where_the_store_was_not_to_where_it_is() {
     let at = |ms| BootTime(Duration::from_millis(ms));
