@@ -9,7 +9,7 @@ use bellwether::{
         supervision,
     },
     operator::uptime::{self, Uptime},
-    store::{Get, Store, etcd::EtcdStore},
+    store::Get,
     telemetry::{Action, ServerConfig, metrics},
 };
 use clap::{Args, ValueEnum};
@@ -364,7 +364,7 @@ fn build(
         .call_timeout(args.cluster.timeout)
         .campaigns(!it.never_lead)
         .metrics(metrics)
-        .store_from(move || Ok(Arc::new(EtcdStore::new(&config)?) as Arc<dyn Store>));
+        .etcd(config);
     if let Some(uid) = &it.pod_uid {
         node = node.pod_uid(uid);
     }

@@ -22,16 +22,17 @@ use tokio::{
     task::JoinHandle,
     time::sleep,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     calls::Calls,
-    picture::Picture,
-    report::{concerns_shards, reason_label, refused, session_label},
+    picture::{Picture, Shards},
+    report::{reason_label, refused, session_label},
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
 };
 use super::{
-    Node, NodeOptions, StartError, Stopped,
+    Node, NodeOptions, StartError, Stopped, compaction,
     core::{Command, Core, Session, abandoned_deadline},
     gate::HeldGate,
     pod_lock::PodLock,
@@ -97,6 +98,8 @@ struct Driver {
     standing: Standing,
     lease: Option<LeaseId>,
     putting_back: Option<JoinHandle<()>>,
+    /// Looks whether somebody compacts the store, if it is one that needs it.
+    _compaction: Option<AbortOnDropHandle<()>>,
     rejoin_at: Option<BootTime>,
     rejoin_after: Duration,
     fit_at: Option<BootTime>,
@@ -134,6 +137,11 @@ impl Driver {
                 }
             }
         }
+        let compaction = (options.env.store.kind() == "etcd").then(|| {
+            let membership = core.published.membership.subscribe();
+            let looking = compaction::watch_over(options.env.clone(), membership);
+            AbortOnDropHandle::new(tasks::spawn("compaction", async { match looking.await {} }))
+        });
         let node: Arc<dyn Node> = Arc::clone(&core) as Arc<dyn Node>;
         let work = UserWork::new(
             options.env.clone(),
@@ -163,6 +171,7 @@ impl Driver {
             standing: Standing { role: Role::Unknown, term: None },
             lease: None,
             putting_back: None,
+            _compaction: compaction,
             rejoin_at: None,
             rejoin_after: REJOIN_AFTER,
             fit_at: None,
@@ -281,7 +290,8 @@ impl Driver {
             feed.relist();
         } else {
             let (store, keys) = (Arc::clone(&env.store), env.keys.clone());
-            self.feed = Some(Feed::start(store, keys, Options::VIEW));
+            self.feed =
+                Some(Feed::start(store, keys, Options::view(self.options.engine.failover.h())));
         }
     }
 
@@ -296,13 +306,14 @@ impl Driver {
     }
 
     fn on_change(&mut self, input: Input) {
+        let mut shards = Shards::AsBefore;
         match &input {
             Input::Listed { received_at, revision, changes, .. } => {
-                self.picture.on_list(*revision, *received_at, changes);
+                shards = self.picture.on_list(*revision, *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Changed { received_at, revision, changes } => {
-                self.picture.apply(*revision, *received_at, changes);
+                shards = self.picture.apply(*revision, *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Progress { revision } => {
@@ -322,7 +333,7 @@ impl Driver {
         metrics.view_age.set(self.picture.fresh_at);
         metrics.members.set(self.picture.members() as i64);
         metrics.term.set(self.picture.term().map_or(0, |term| term.0));
-        if concerns_shards(&input) {
+        if shards == Shards::Changed {
             for (work, unowned) in self.picture.unowned() {
                 metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
             }
