@@ -35,19 +35,19 @@ impl Handover {
         let lease = etcd.client().await.lease_grant(3600, None).await.unwrap().id();
         let on_lease = Some(PutOptions::new().with_lease(lease));
         let put = |key, options| TxnOp::put(key, vec![b'x'; 120], options);
-        let (held, record, cand) = ("plain/held", "plain/record", "plain/cand");
+        let (held, record, cand) = ("cluster/held", "cluster/record", "cluster/cand");
         let stop = guarded().and_then([
             put(held, on_lease.clone()),
             put(record, None),
             TxnOp::delete(cand, None),
         ]);
         let take = guarded().and_then([put(cand, on_lease), put(record, None)]);
-        let mut handover = Self::of(etcd, "plain/", stop, take).await;
+        let mut handover = Self::of(etcd, "cluster/", stop, take).await;
         handover.echoes = true;
         for _ in 1..nodes {
             let mut client = etcd.client().await;
             let prefix = WatchOptions::new().with_prefix();
-            let mut watch = client.watch("plain/", Some(prefix)).await.unwrap();
+            let mut watch = client.watch("cluster/", Some(prefix)).await.unwrap();
             watch.message().await.unwrap();
             handover.others.spawn("plain watcher", async move {
                 while let Ok(Some(_)) = watch.message().await {}
