@@ -257,7 +257,10 @@ fn t9_revoke_gives_way_to_the_take_of_the_successor() {
         rig.see(joined_keys(id(2), LeaseId(77), 104));
         rig.input(Input::Stop);
         rig.input(Input::WorkEnded { work: 1 });
-        rig.done(|call| matches!(call, Call::Stop { .. }));
+        let (stop, sent, _) = rig.take_call(|call| matches!(call, Call::Stop { .. }));
+        rig.revision += 1;
+        let header = rig.header(Vec::new());
+        rig.answer_as(stop, sent, Outcome::Done(header));
         assert!(!rig.asks(is_revoke), "the successor goes first");
         // The view still shows what STOP has taken away.
         assert!(!rig.asks(|call| matches!(call, Call::Withdraw { .. })));
