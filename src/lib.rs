@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod engine;
+pub mod k8s;
 pub mod node;
 pub mod operator;
 pub mod store;

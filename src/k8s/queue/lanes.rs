@@ -1,0 +1,133 @@
+//! What waits, by priority: a lane for each, and a bit for each that says whether anything is ready.
+
+use super::slots::{Again, At, Chain, Id, List, Slots, State};
+
+const LANES: usize = 256;
+
+/// Waiting keys of one priority.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    /// Those that may be handed out, first come first served.
+    order: List,
+    /// Those, and those that wait for the end of the work on them; the oldest first.
+    age: List,
+    /// How many `age` has.
+    waiting: u32,
+}
+
+const EMPTY: Lane = Lane { order: List::EMPTY, age: List::EMPTY, waiting: 0 };
+
+/// All lanes of a queue.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    all: Box<[Lane; LANES]>,
+    ready: Bits,
+    seen: Bits,
+    waiting: u32,
+}
+
+impl Lanes {
+    pub(super) fn new() -> Self {
+        let mut seen = Bits::default();
+        for priority in [-100, 0] {
+            seen.set(lane_of(priority));
+        }
+        Self { all: Box::new([EMPTY; LANES]), ready: Bits::default(), seen, waiting: 0 }
+    }
+
+    /// A key begins to wait. Its state says since when.
+    pub(super) fn enter<K>(&mut self, slots: &mut Slots<K>, id: Id) {
+        let at = lane_of(slots[id].priority);
+        let lane = &mut self.all[at];
+        slots.append(&mut lane.age, Chain::Age, id);
+        lane.waiting += 1;
+        self.waiting += 1;
+        self.seen.set(at);
+    }
+
+    /// A key that waits may be handed out.
+    pub(super) fn offer<K>(&mut self, slots: &mut Slots<K>, id: Id) {
+        let at = lane_of(slots[id].priority);
+        slots.append(&mut self.all[at].order, Chain::Order, id);
+        self.ready.set(at);
+    }
+
+    /// A key that waits must not be handed out any more.
+    pub(super) fn withdraw<K>(&mut self, slots: &mut Slots<K>, id: Id) {
+        let at = lane_of(slots[id].priority);
+        let order = &mut self.all[at].order;
+        slots.detach(order, Chain::Order, id);
+        if order.first().is_none() {
+            self.ready.clear(at);
+        }
+    }
+
+    /// A key, which has been withdrawn if it was offered, waits no longer.
+    pub(super) fn leave<K>(&mut self, slots: &mut Slots<K>, id: Id) {
+        let lane = &mut self.all[lane_of(slots[id].priority)];
+        slots.detach(&mut lane.age, Chain::Age, id);
+        lane.waiting -= 1;
+        self.waiting -= 1;
+    }
+
+    /// Which one is next.
+    pub(super) fn next(&self) -> Option<Id> {
+        self.all[self.ready.highest()?].order.first()
+    }
+
+    /// Whether any is ready.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.highest().is_some()
+    }
+
+    /// How many wait.
+    pub(super) const fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// Priority, how many wait, and since when the oldest does: of each priority there ever was.
+    pub(super) fn depths<'a, K>(
+        &'a self,
+        slots: &'a Slots<K>,
+    ) -> impl Iterator<Item = (i8, u32, Option<At>)> {
+        let seen = (0..LANES).rev().filter(|at| self.seen.has(*at));
+        seen.map(|at| {
+            let lane = &self.all[at];
+            let since = lane.age.first().map(|id| match slots[id].state {
+                State::Ready { since } | State::Working { again: Again::Ready { since }, .. } => {
+                    since
+                }
+                state => unreachable!("a key that waits is in the state {state:?}"),
+            });
+            ((at as i16 - 128) as i8, lane.waiting, since)
+        })
+    }
+}
+
+/// Priorities in the order of their numbers.
+const fn lane_of(priority: i8) -> usize {
+    (priority as i16 + 128) as usize
+}
+
+/// One for each lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bits([u64; LANES / 64]);
+
+impl Bits {
+    const fn set(&mut self, at: usize) {
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    const fn clear(&mut self, at: usize) {
+        self.0[at / 64] &= !(1 << (at % 64));
+    }
+
+    const fn has(&self, at: usize) -> bool {
+        self.0[at / 64] & (1 << (at % 64)) != 0
+    }
+
+    fn highest(&self) -> Option<usize> {
+        let word = (0..self.0.len()).rev().find(|word| self.0[*word] != 0)?;
+        Some(word * 64 + 63 - self.0[word].leading_zeros() as usize)
+    }
+}
