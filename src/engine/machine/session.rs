@@ -24,6 +24,9 @@ use crate::engine::{
 /// A session that lasted this long was a good one: the next loss starts from the first wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
+/// REVOKE after the end of an office waits so long at most for somebody to take it.
+const GIVE_WAY: Duration = Duration::from_millis(20);
+
 /// Old work that does not end keeps the incarnation from a clean END for no longer than this.
 const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
 
@@ -94,6 +97,14 @@ pub(super) struct Leaving {
     /// STOP is done: REVOKE is next.
     stopped: bool,
     again_at: BootTime,
+    /// REVOKE lets the successor's TAKE go first until then.
+    give_way_until: BootTime,
+}
+
+impl Leaving {
+    fn new(stopped: bool, now: BootTime) -> Self {
+        Self { asked: false, stopped, again_at: now, give_way_until: now }
+    }
 }
 
 impl Default for Session {
@@ -178,7 +189,7 @@ impl Engine {
             self.leave_unjoined();
             return;
         }
-        self.session.leaving = Some(Leaving { asked: false, stopped: false, again_at: self.now });
+        self.session.leaving = Some(Leaving::new(false, self.now));
         self.give_up(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
     }
@@ -204,7 +215,7 @@ impl Engine {
             return;
         }
         self.session.phase = Phase::Reading { asked: false };
-        self.session.leaving = Some(Leaving { asked: false, stopped: true, again_at: self.now });
+        self.session.leaving = Some(Leaving::new(true, self.now));
     }
 
     pub(super) fn on_stop_now(&mut self) {
@@ -272,8 +283,7 @@ impl Engine {
         self.delay_join();
         if self.session.leaving.is_some() {
             // The old lease is ended all the same, then the node has left.
-            self.session.leaving =
-                Some(Leaving { asked: false, stopped: true, again_at: self.now });
+            self.session.leaving = Some(Leaving::new(true, self.now));
         }
     }
 
@@ -426,18 +436,28 @@ impl Engine {
         if leaving.asked || self.is_working() || self.holding.is_writing() {
             return;
         }
-        if !self.is_due(leaving.again_at) {
+        let (stopped, again_at, give_way_until) =
+            (leaving.stopped, leaving.again_at, leaving.give_way_until);
+        if !self.is_due(again_at) {
             return;
         }
         let Some(lease) = self.session.lease() else {
             return;
         };
-        let stopped = self.session.leaving.as_ref().is_some_and(|leaving| leaving.stopped);
+        if stopped && !self.is_succeeded(lease) && !self.is_due(give_way_until) {
+            return;
+        }
         let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
         self.send(Asked::Stop, call);
         if let Some(leaving) = &mut self.session.leaving {
             leaving.asked = true;
         }
+    }
+
+    /// Whether another node is in office by the view, or none is there to be.
+    fn is_succeeded(&self, lease: LeaseId) -> bool {
+        let seated = self.watched.seated().is_some_and(|(_, seated)| seated != lease);
+        seated || self.watched.queue.values().all(|candidate| *candidate == lease)
     }
 
     fn stop_call(&mut self, lease: LeaseId) -> Call {
@@ -454,9 +474,14 @@ impl Engine {
         };
         leaving.asked = false;
         match outcome {
-            Outcome::Done(_) if !leaving.stopped => {
+            Outcome::Done(answer) if !leaving.stopped => {
                 leaving.stopped = true;
-                self.candidacy.resign = None;
+                // It took the candidate key away, and the view need not show that yet.
+                self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
+                if self.candidacy.resign.take().is_some() {
+                    // The successor's TAKE is on its way, and the store commits one after the other.
+                    leaving.give_way_until = self.now + GIVE_WAY;
+                }
             }
             Outcome::Done(_) | Outcome::LeaseNotFound => {
                 self.session.granted = None;

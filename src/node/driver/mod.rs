@@ -85,6 +85,9 @@ struct Driver {
     fed: Stats,
     work: UserWork,
     picture: Picture,
+    /// The metrics lag behind the picture; those of the shards do.
+    unmeasured: bool,
+    shards_unmeasured: bool,
     parent: Parent,
     /// Held as long as the process may have an incarnation that names the pod's UID.
     pod_lock: Option<PodLock>,
@@ -160,6 +163,8 @@ impl Driver {
             fed: Stats::default(),
             work,
             picture: Picture::default(),
+            unmeasured: false,
+            shards_unmeasured: false,
             parent: Parent::from_env(),
             pod_lock,
             proven_dead,
@@ -209,6 +214,9 @@ impl Driver {
         }
         self.on_time();
         self.settle();
+        if std::mem::take(&mut self.unmeasured) {
+            self.measure_picture();
+        }
     }
 
     /// How long nothing needs to be done if nothing happens.
@@ -259,8 +267,9 @@ impl Driver {
             Effect::Role(standing) => self.on_role(standing, now),
             Effect::StartWork { work, office } => {
                 let until = self.engine.authority().map_or(now, |authority| authority.until);
-                tracing::info!(node = %self.node.id(), term = %office.term, work, "leader's work starts");
+                // First: the log may be slow.
                 self.work.start_leader(work, office, until);
+                tracing::info!(node = %self.node.id(), term = %office.term, work, "leader's work starts");
             }
             Effect::StopWork { work, reason } => {
                 let label = reason_label(reason);
@@ -322,6 +331,13 @@ impl Driver {
             }
             _ => (),
         }
+        self.unmeasured = true;
+        self.shards_unmeasured |= shards == Shards::Changed;
+        self.inputs.push_back(input);
+    }
+
+    /// After the engine has had what changed: a handoff does not wait for it.
+    fn measure_picture(&mut self) {
         let metrics = &self.core.env.metrics;
         if let Some(stats) = self.feed.as_ref().map(Feed::stats) {
             // The first list of a session is none anew.
@@ -333,12 +349,11 @@ impl Driver {
         metrics.view_age.set(self.picture.fresh_at);
         metrics.members.set(self.picture.members() as i64);
         metrics.term.set(self.picture.term().map_or(0, |term| term.0));
-        if shards == Shards::Changed {
+        if std::mem::take(&mut self.shards_unmeasured) {
             for (work, unowned) in self.picture.unowned() {
                 metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
             }
         }
-        self.inputs.push_back(input);
     }
 
     fn on_joined(&mut self, lease: LeaseId, tick: Duration) {
