@@ -397,9 +397,9 @@ impl ListWatch {
                     following.probe = None;
                     let answer = match answer {
                         Ok(answer) => answer,
-                        // What the watch has shown since needed a quorum: it is not the watch that lacks
-                        // one, but the store or this process that is busy.
-                        Err(_) if following.probed_at < following.heard_at => continue,
+                        // It has got further since: it is not the watch that lacks a quorum, but the store
+                        // or this process that is busy. If that was a backlog, the next probe tells.
+                        Err(_) if following.probed_from < place.delivered => continue,
                         Err(_) => return Err(Break::Stale("no quorum behind it")),
                     };
                     if answer.revision < following.probed_from || answer.cluster != place.cluster {

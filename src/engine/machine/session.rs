@@ -9,13 +9,14 @@ use std::{
 };
 
 use super::{
-    Asked, Engine, Found,
+    Asked, Engine,
     ending::Ending,
     join::{Company, JoinPlan},
+    leaving::Leaving,
 };
 use crate::engine::{
     backoff::Backoff,
-    call::{Answer, Call, Dead, Effect, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
+    call::{Call, Dead, Effect, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
     mutant::Mutant,
     timing::{F, RHO, margin},
     types::{BootTime, LeaseId, Revision},
@@ -23,9 +24,6 @@ use crate::engine::{
 
 /// A session that lasted this long was a good one: the next loss starts from the first wait again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-
-/// REVOKE after the end of an office waits so long at most for somebody to take it.
-const GIVE_WAY: Duration = Duration::from_millis(20);
 
 /// Old work that does not end keeps the incarnation from a clean END for no longer than this.
 const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
@@ -87,24 +85,6 @@ pub(super) struct Incarnation {
     pub(super) since: BootTime,
     /// Whether a list that was sent after JOIN is in the view.
     pub(super) listed: bool,
-}
-
-/// On the way out.
-#[derive(Debug)]
-pub(super) struct Leaving {
-    /// STOP is in flight.
-    asked: bool,
-    /// STOP is done: REVOKE is next.
-    stopped: bool,
-    again_at: BootTime,
-    /// REVOKE lets the successor's TAKE go first until then.
-    give_way_until: BootTime,
-}
-
-impl Leaving {
-    fn new(stopped: bool, now: BootTime) -> Self {
-        Self { asked: false, stopped, again_at: now, give_way_until: now }
-    }
 }
 
 impl Default for Session {
@@ -336,7 +316,7 @@ impl Engine {
         }
         // STOP takes the own keys away, and their events may come before its answer, which counts.
         let leaving = self.session.leaving.as_ref();
-        if leaving.is_some_and(|leaving| leaving.asked || leaving.stopped) {
+        if leaving.is_some_and(Leaving::has_begun) {
             return;
         }
         let (lease, joined) = (incarnation.lease, incarnation.joined);
@@ -426,97 +406,5 @@ impl Engine {
     /// When the last renewal that was answered was sent, and what was granted.
     pub fn lease_renewed(&self) -> Option<(BootTime, Duration)> {
         self.session.granted.as_ref().map(|granted| (granted.renewed, granted.ttl))
-    }
-
-    /// T9, T11: STOP when all work has been joined, then REVOKE.
-    fn leave_rule(&mut self) {
-        let Some(leaving) = &self.session.leaving else {
-            return;
-        };
-        if leaving.asked || self.is_working() || self.holding.is_writing() {
-            return;
-        }
-        let (stopped, again_at, give_way_until) =
-            (leaving.stopped, leaving.again_at, leaving.give_way_until);
-        if !self.is_due(again_at) {
-            return;
-        }
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
-        if stopped && !self.is_succeeded(lease) && !self.is_due(give_way_until) {
-            return;
-        }
-        let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
-        self.send(Asked::Stop, call);
-        if let Some(leaving) = &mut self.session.leaving {
-            leaving.asked = true;
-        }
-    }
-
-    /// Whether another node is in office by the view, or none is there to be.
-    fn is_succeeded(&self, lease: LeaseId) -> bool {
-        let seated = self.watched.seated().is_some_and(|(_, seated)| seated != lease);
-        seated || self.watched.queue.values().all(|candidate| *candidate == lease)
-    }
-
-    fn stop_call(&mut self, lease: LeaseId) -> Call {
-        let office = self.end_office_for_stop();
-        let nonce = self.draws.draw();
-        self.holding.note_nonce(nonce);
-        Call::Stop { lease, held: self.holding.h, nonce, office }
-    }
-
-    pub(super) fn on_stopped(&mut self, outcome: Outcome) {
-        let again_at = self.now + Duration::from_millis(100);
-        let Some(leaving) = &mut self.session.leaving else {
-            return;
-        };
-        leaving.asked = false;
-        match outcome {
-            Outcome::Done(answer) if !leaving.stopped => {
-                leaving.stopped = true;
-                // It took the candidate key away, and the view need not show that yet.
-                self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
-                if self.candidacy.resign.take().is_some() {
-                    // The successor's TAKE is on its way, and the store commits one after the other.
-                    leaving.give_way_until = self.now + GIVE_WAY;
-                }
-            }
-            Outcome::Done(_) | Outcome::LeaseNotFound => {
-                self.session.granted = None;
-                self.candidacy.resign = None;
-                self.come_to_rest();
-                self.out.push(Effect::Left { clean: true });
-            }
-            Outcome::Refused(answer) => {
-                leaving.again_at = self.now;
-                self.on_stop_refused(&answer);
-            }
-            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                leaving.again_at = again_at;
-            }
-        }
-    }
-
-    /// A late held write of ours came between, or the office was over already.
-    fn on_stop_refused(&mut self, answer: &Answer) {
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
-        let found = Found(answer);
-        let adopted = found.held(lease).is_some_and(|stored| self.holding.adopt(stored));
-        if let Some(resign) = &self.candidacy.resign {
-            let stands = found
-                .candidate(lease)
-                .is_some_and(|candidate| candidate.modified == resign.office.revision);
-            if !stands {
-                self.candidacy.resign = None;
-            }
-        }
-        if !adopted && let Some(leaving) = &mut self.session.leaving {
-            // The held key is not what this node left: only REVOKE is left, unclean for its shards.
-            leaving.stopped = true;
-        }
     }
 }

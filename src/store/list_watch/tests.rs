@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
@@ -211,6 +212,45 @@ async fn a_watch_without_a_quorum_behind_it_is_left_for_another() {
     let mut list_watch = follow(&store, OPTIONS);
     said(&mut list_watch).await;
     store.faults().set(|seen| matches!(seen, Seen::Get(_)).then_some(Fault::LostRequest));
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(store.faults().members_avoided(), 1);
+}
+
+/// Puts a probe on the way that fails when that is said.
+fn probe_that_fails(list_watch: &mut ListWatch) -> oneshot::Sender<()> {
+    let (fail, failed) = oneshot::channel::<()>();
+    let delivered = list_watch.place.expect("it has listed").delivered;
+    let following = list_watch.watch.as_mut().expect("it has delivered");
+    following.probed_from = delivered;
+    following.probed_at = clock::boot_now();
+    following.probe = Some(Box::pin(async move {
+        failed.await.expect("it is told");
+        let (call, endpoint) = ("get", "memory".to_owned());
+        Err(StoreError::Unanswered { call, endpoint, timeout: LONG })
+    }));
+    fail
+}
+
+#[tokio::test]
+async fn a_watch_that_delivers_outlives_a_probe_that_is_not_answered() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, PATIENT);
+    said(&mut list_watch).await;
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    let fail = probe_that_fails(&mut list_watch);
+    put(&store, "k", "2");
+    assert_eq!(said(&mut list_watch).await, changed(3, "k=2"));
+    fail.send(()).unwrap();
+    let quiet = time::timeout(Duration::from_millis(50), list_watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    assert!(list_watch.watch.as_ref().is_some_and(|following| following.probe.is_none()));
+    put(&store, "k", "3");
+    assert_eq!(said(&mut list_watch).await, changed(4, "k=3"));
+    assert_eq!(store.faults().members_avoided(), 0);
+    // One that has shown nothing since the probe was sent is left.
+    let fail = probe_that_fails(&mut list_watch);
+    fail.send(()).unwrap();
     assert_eq!(said(&mut list_watch).await, Said::Lost);
     assert_eq!(store.faults().members_avoided(), 1);
 }
