@@ -5,13 +5,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench sim mutants tools e2e
+.PHONY: help run test lint bench sim mutants tools image e2e
 
 # Test servers and tools are built once, outside the tree.
 export BELLWETHER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bellwether
 NEED := tests/tools/need.sh
 # Recursive on purpose: built when a target first asks for it.
-TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd gonode kubernetes prometheus)"; export BELLWETHER_TOOLS
+TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd gonode helm kubernetes prometheus)"; export BELLWETHER_TOOLS
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -22,7 +22,7 @@ run: ## three nodes in one process: an election to look at (bellwether demo)
 
 tools: ## test servers and tools (etcd, kube-apiserver, promtool, …), into the cache
 	@$(NEED) protoc cc chromium
-	@tests/tools/build.sh etcd gonode kubernetes prometheus
+	@tests/tools/build.sh etcd gonode helm kubernetes prometheus
 
 # More tests at once than cores: most of them wait for leases and timers most of the time.
 test: ## every test
@@ -45,6 +45,10 @@ sim: ## the simulation: SEEDS=100000 FROM=0; a failing seed prints how to replay
 mutants: ## breaks each rule of the protocol on purpose, and sees the simulation find it
 	@$(NEED) protoc cc
 	cargo test --locked --release --features mutants --test simulation -- --nocapture break mutant
+
+image: ## the container image; ARGS="--prebuilt" needs no registry
+	@$(NEED) protoc cc
+	@tests/tools/image.sh $(ARGS)
 
 e2e: ## the end-to-end tests on a real cluster
 	@tests/e2e/run.sh

@@ -4,34 +4,21 @@
 //! finalizer for what Kubernetes cannot clean up by itself, and checks of the sites on the followers.
 //!
 //! ```text
-//! cargo run --example website -- crd | kubectl apply -f -     # the custom resource
-//! cargo run --example website -- run                          # the operator, by your kubeconfig, in memory
-//! BELLWETHER_ETCD=http://127.0.0.1:2379 BELLWETHER_ID=0 cargo run --example website -- run    # one of several
+//! cargo run --example website -- crd | kubectl apply --server-side -f -     # its own custom resource
+//! bellwether crds | kubectl apply --server-side -f -                        # Election: who leads
+//! cargo run --example website -- run        # by your kubeconfig, in your context's namespace; no etcd
+//! BELLWETHER_ETCD=http://127.0.0.1:2379 BELLWETHER_ID=0 cargo run --example website -- run   # one of several
 //! ```
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, env, error::Error, sync::Arc, time::Duration};
 
 use bellwether::{
     k8s::{
-        client::{ClientOptions, connect},
-        conditions::{self, Holds},
-        controller::{Action, Context, Controller, ReconcileError, Sharded, generation},
-        events::EventType,
-        fence::ElectionRef,
-        finalizer::Finalize,
-        k8s_openapi::{
-            api::{
-                apps::v1::Deployment,
-                core::v1::{ConfigMap, Service},
-            },
-            apimachinery::pkg::apis::meta::v1::Condition,
+        k8s_openapi::api::{
+            apps::v1::Deployment,
+            core::v1::{ConfigMap, Service},
         },
-        kube::{
-            Api, Client, CustomResource, CustomResourceExt as _, Resource as _, ResourceExt as _,
-            api::{Patch, PatchParams, PostParams},
-        },
-        operator::{NodeBuilder, Operator},
-        schemars::{self, JsonSchema},
+        prelude::*,
     },
     node::{ClusterNode, StandaloneNode},
     store::etcd::EtcdConfig,
@@ -39,6 +26,7 @@ use bellwether::{
 use serde::{Deserialize, Serialize};
 use serde_json::{from_value, json};
 
+// README: begin
 /// A page that is served.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -46,10 +34,12 @@ use serde_json::{from_value, json};
     version = "v1",
     kind = "Website",
     namespaced,
+    shortname = "site",
     status = "WebsiteStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
-    printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".status.readyReplicas"}"#,
+    printcolumn = r#"{"name":"Pods","type":"integer","jsonPath":".status.readyReplicas"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     crates(
         kube_core = "bellwether::k8s::kube::core",
         k8s_openapi = "bellwether::k8s::k8s_openapi",
@@ -85,196 +75,171 @@ pub struct WebsiteStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: as many pods serve the page as were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "conditions_schema")]
+    #[schemars(schema_with = "conditions::schema")]
     pub conditions: Vec<Condition>,
-}
-
-fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["type"],
-        "items": {
-            "type": "object",
-            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
-            "properties": {
-                "type": { "type": "string" },
-                "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
-                "observedGeneration": { "type": "integer", "format": "int64" },
-                "lastTransitionTime": { "type": "string", "format": "date-time" },
-                "reason": { "type": "string" },
-                "message": { "type": "string" }
-            }
-        }
-    })
 }
 
 /// Kept until the site's line is out of the index, which no owner reference can clean up.
 const FINALIZER: &str = "example.bellwether.dev/index";
-/// One per namespace: the sites in it.
-const INDEX: &str = "websites";
 
 /// Brings one site to what its spec says. On the leader.
 pub async fn reconcile(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
     ctx.finalized(FINALIZER, site, |what| async {
         match what {
             Finalize::Apply(site) => serve(&site, &ctx).await,
-            Finalize::Cleanup(site) => unlist(&site, &ctx).await,
+            Finalize::Cleanup(site) => index(&site, None, &ctx).await,
         }
     })
     .await
 }
 
+/// What a site owns is applied at every run: what somebody has changed or deleted is put right.
 async fn serve(site: &Website, ctx: &Context) -> Result<Action, ReconcileError> {
-    let (name, namespace) = (site.name_any(), site.namespace().unwrap_or_default());
-    let owned = json!({
-        "name": name,
-        "namespace": namespace,
-        "labels": { "app": name },
-        "ownerReferences": [site.controller_owner_ref(&())],
-    });
-    let page: ConfigMap =
-        from_value(json!({ "metadata": owned, "data": { "index.html": site.spec.html } }))?;
-    let pods = json!({
-        "metadata": { "labels": { "app": name } },
-        "spec": {
-            "containers": [{
-                "name": "web",
-                "image": "nginx:stable",
-                "ports": [{ "containerPort": 80 }],
-                "volumeMounts": [{ "name": "page", "mountPath": "/usr/share/nginx/html" }],
-            }],
-            "volumes": [{ "name": "page", "configMap": { "name": name } }],
-        },
-    });
-    let deployment: Deployment = from_value(json!({
-        "metadata": owned,
+    let name = site.name_any();
+    let app = json!({ "app": name });
+    let page: ConfigMap = from_value(json!({
+        "metadata": { "name": name, "labels": app },
+        "data": { "index.html": site.spec.html },
+    }))?;
+    let pods: Deployment = from_value(json!({
+        "metadata": { "name": name, "labels": app },
         "spec": {
             "replicas": site.spec.replicas,
-            "selector": { "matchLabels": { "app": name } },
-            "template": pods,
+            "selector": { "matchLabels": app },
+            "template": {
+                "metadata": { "labels": app },
+                "spec": {
+                    "containers": [{
+                        "name": "web",
+                        "image": "nginx:stable",
+                        "ports": [{ "containerPort": 80 }],
+                        "volumeMounts": [{ "name": "page", "mountPath": "/usr/share/nginx/html" }],
+                    }],
+                    "volumes": [{ "name": "page", "configMap": { "name": name } }],
+                },
+            },
         },
     }))?;
     let service: Service = from_value(json!({
-        "metadata": owned,
-        "spec": { "selector": { "app": name }, "ports": [{ "port": 80 }] },
+        "metadata": { "name": name, "labels": app },
+        "spec": { "selector": app, "ports": [{ "port": 80 }] },
     }))?;
-    ctx.writer::<ConfigMap>(Some(&namespace)).apply(&page, None).await?;
-    let deployment = ctx.writer::<Deployment>(Some(&namespace)).apply(&deployment, None).await?;
-    ctx.writer::<Service>(Some(&namespace)).apply(&service, None).await?;
-    list(&namespace, &name, json!(format!("http://{name}.{namespace}.svc")), ctx).await?;
-    tell(site, &deployment, ctx).await
+    ctx.apply_owned(site, page).await?;
+    let pods = ctx.apply_owned(site, pods).await?;
+    ctx.apply_owned(site, service).await?;
+    index(site, Some(address(site)), ctx).await?;
+    tell(site, &pods, ctx).await
 }
 
 /// Writes the status, and an event when the site has become ready.
-async fn tell(
-    site: &Website,
-    deployment: &Deployment,
-    ctx: &Context,
-) -> Result<Action, ReconcileError> {
+async fn tell(site: &Website, pods: &Deployment, ctx: &Context) -> Result<Action, ReconcileError> {
     let before = site.status.clone().unwrap_or_default();
-    let ready = deployment.status.as_ref().and_then(|it| it.ready_replicas).unwrap_or(0);
+    let ready = pods.status.as_ref().and_then(|it| it.ready_replicas).unwrap_or(0);
     let is_ready = ready >= site.spec.replicas;
-    let generation = site.metadata.generation;
-    let mut status = WebsiteStatus {
-        ready_replicas: ready,
-        observed_generation: generation,
-        conditions: before.conditions.clone(),
-    };
     let message = format!("{ready} of {} pods are ready", site.spec.replicas);
     let said = (if is_ready { "Serving" } else { "Starting" }, message.as_str());
-    conditions::set(&mut status.conditions, "Ready", Holds::from(is_ready), said, generation);
-    let was_ready =
-        conditions::find(&before.conditions, "Ready").is_some_and(|it| it.status == "True");
-    let namespace = site.namespace().unwrap_or_default();
-    ctx.writer::<Website>(Some(&namespace)).status(site, &status).await?;
-    if is_ready && !was_ready {
-        let said = ("Serving", "Deploy");
-        ctx.events().say(site, &(), EventType::Normal, said, message).await;
+    let generation = site.metadata.generation;
+    let mut conditions = before.conditions.clone();
+    conditions::set(&mut conditions, "Ready", Holds::from(is_ready), said, generation);
+    let status =
+        WebsiteStatus { ready_replicas: ready, observed_generation: generation, conditions };
+    ctx.write_status(site, &status).await?;
+    if is_ready && !conditions::holds(&before.conditions, "Ready") {
+        ctx.events().normal(site, "Serving", "Deploy", message).await;
     }
     Ok(Action::done())
 }
 
-/// Puts the site's line into the index, or takes it out where it is null.
-async fn list(
-    namespace: &str,
-    name: &str,
-    line: serde_json::Value,
-    ctx: &Context,
-) -> Result<Action, ReconcileError> {
-    let api: Api<ConfigMap> = Api::namespaced(ctx.client().clone(), namespace);
-    let index = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": INDEX }, "data": { name: line },
-    });
-    match api.patch(INDEX, &PatchParams::default(), &Patch::Merge(&index)).await {
-        Ok(_) => Ok(Action::done()),
-        Err(bellwether::k8s::kube::Error::Api(status)) if status.code == 404 => {
-            let mut index = index;
-            if index["data"][name].is_null() {
-                return Ok(Action::done());
-            }
-            index["metadata"]["namespace"] = json!(namespace);
-            api.create(&PostParams::default(), &from_value(index)?).await?;
-            Ok(Action::done())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn unlist(site: &Website, ctx: &Context) -> Result<Action, ReconcileError> {
-    list(&site.namespace().unwrap_or_default(), &site.name_any(), json!(null), ctx).await
-}
-
-/// Looks whether a site answers. On the node that holds the site's shard.
+/// Looks whether a site that should answer does. On the node that holds the site's shard.
 pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
-    let address = format!("{}.{}.svc:80", site.name_any(), site.namespace().unwrap_or_default());
-    let connected =
-        tokio::time::timeout(Duration::from_secs(2), tokio::net::TcpStream::connect(&address))
-            .await;
-    if !matches!(connected, Ok(Ok(_))) && site.metadata.deletion_timestamp.is_none() {
-        let said = ("Unreachable", "Check");
+    let status = site.status.clone().unwrap_or_default();
+    if site.metadata.deletion_timestamp.is_some() || !conditions::holds(&status.conditions, "Ready")
+    {
+        return Ok(Action::done());
+    }
+    let address = address(&site);
+    let connecting = tokio::net::TcpStream::connect(&address);
+    if !matches!(tokio::time::timeout(Duration::from_secs(2), connecting).await, Ok(Ok(_))) {
         let note = format!("{address} does not accept connections");
-        ctx.events().say(&*site, &(), EventType::Warning, said, note).await;
+        ctx.events().warning(&*site, "Unreachable", "Check", note).await;
     }
     Ok(Action::requeue_after(Duration::from_secs(30)))
 }
 
-/// The operator, on that node.
+/// The operator, on that node, for the sites of a namespace.
 pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -> Operator {
-    let election = ElectionRef { namespace: namespace.into(), cluster: "websites".into() };
+    let election = ElectionRef { namespace: namespace.into(), cluster: CLUSTER.into() };
+    let here = Scope::namespace(namespace);
     let sites = Controller::<Website>::new(reconcile)
+        .scope(here.clone())
         .owns::<ConfigMap>()
         .owns::<Deployment>()
         .owns::<Service>()
         .at_once(4);
-    let checks =
-        Controller::<Website>::new(check).named("website-checks").predicate(generation).at_once(16);
+    let checks = Controller::<Website>::new(check).named("website-checks").scope(here).at_once(16);
     Operator::new(node, client, election).controller(sites).shards(Sharded::new(checks))
+}
+// README: end
+
+/// The nodes that form one cluster, and its `Election`.
+const CLUSTER: &str = "websites";
+/// One per namespace: the addresses of its sites, a line each.
+const INDEX: &str = "websites";
+
+/// Puts a site's line into the index, or takes it out. Each line has a field manager of its own, so that one
+/// that is not applied any more is gone.
+async fn index(
+    site: &Website,
+    line: Option<String>,
+    ctx: &Context,
+) -> Result<Action, ReconcileError> {
+    let (name, namespace) = (site.name_any(), site.namespace().unwrap_or_default());
+    let lines: BTreeMap<_, _> = line.map(|line| (name.clone(), line)).into_iter().collect();
+    let index: ConfigMap = from_value(json!({
+        "metadata": { "name": INDEX, "namespace": namespace },
+        "data": lines,
+    }))?;
+    let writer = ctx.writer::<ConfigMap>(Some(&namespace)).field_manager(format!("website-{name}"));
+    writer.apply(&index, ctx.seen(&index).as_deref()).await?;
+    Ok(Action::done())
+}
+
+fn address(site: &Website) -> String {
+    format!("{}.{}.svc:80", site.name_any(), site.namespace().unwrap_or_default())
+}
+
+/// A node on etcd, if one is named: of this pod, or with an id by hand. Else a cluster of one, in memory.
+fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
+    let Ok(etcd) = env::var("BELLWETHER_ETCD") else {
+        return Ok(StandaloneNode::builder().cluster(CLUSTER).id(0).into());
+    };
+    let node = ClusterNode::builder().cluster(CLUSTER).etcd(EtcdConfig::new(etcd.split(',')));
+    Ok(match pod {
+        Some(pod) => pod.apply(node).into(),
+        None => node.id(env::var("BELLWETHER_ID")?.parse()?).into(),
+    })
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    match std::env::args().nth(1).as_deref() {
-        Some("crd") => println!("{}", serde_json::to_string_pretty(&Website::crd())?),
+    match env::args().nth(1).as_deref() {
+        Some("crd") => print!("{}", crd::yaml(&[crd::tidied(Website::crd())])),
         Some("run") => {
             tracing_subscriber::fmt().with_env_filter("info").init();
+            let pod = match env::var("POD_NAME") {
+                Ok(_) => Some(PodIdentity::from_env()?),
+                Err(_) => None,
+            };
             let client = connect(ClientOptions::default()).await?;
             let namespace = client.default_namespace().to_owned();
-            let node: NodeBuilder = match std::env::var("BELLWETHER_ETCD") {
-                Ok(etcd) => ClusterNode::builder()
-                    .cluster("websites")
-                    .id(std::env::var("BELLWETHER_ID")?.parse()?)
-                    .etcd(EtcdConfig::new([etcd]))
-                    .into(),
-                Err(_) => StandaloneNode::builder().cluster("websites").id(0).into(),
+            let operator = operator(node(pod.as_ref())?, client, &namespace);
+            let operator = match pod {
+                Some(pod) => operator.pod(pod),
+                None => operator,
             };
-            operator(node, client, &namespace)
-                .run(async {
-                    let _ = tokio::signal::ctrl_c().await;
-                })
-                .await?;
+            operator.run_until_signalled().await?;
         }
-        _ => eprintln!("usage: website crd|run"),
+        _ => return Err("usage: website crd|run".into()),
     }
     Ok(())
 }

@@ -9,3 +9,16 @@ pub mod operator;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+
+/// The code in these files is compiled as that in doc comments is.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/reconcilers.md")]
+    struct Reconcilers;
+    #[doc = include_str!("../docs/sharding.md")]
+    struct Sharding;
+    #[doc = include_str!("../docs/testing.md")]
+    struct Testing;
+}

@@ -15,6 +15,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
+    apiserver::{self, When},
     connect::{self, NodeClient},
     exit::{Exit, Failure},
     inspect::ReadArgs,
@@ -27,12 +28,23 @@ use super::{
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \
-whether every shard is held. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
+whether every shard is held; in a pod or with --kubernetes on also whether the API server answers, knows \
+our kinds and is told who leads. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
 only a warning does not fail. With --url: whether that node's /livez and /readyz pass, for a container's \
 probe without curl.")]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     read: ReadArgs,
+
+    /// Whether to look at the Kubernetes API server too: auto means where a service account is at hand
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "BELLWETHER_KUBERNETES",
+        value_enum,
+        default_value_t = When::Auto
+    )]
+    kubernetes: When,
 
     /// Only etcd itself: for before the first node runs
     #[arg(long, env = "BELLWETHER_ETCD_ONLY")]
@@ -137,11 +149,60 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     }
     findings.push(compaction(&store, keys, cluster.timeout).await);
     if !args.etcd_only {
+        if is_kubernetes_wanted(args.kubernetes) {
+            findings.extend(of_kubernetes(&args.read).await?);
+        }
         let live = Live::open(store, keys.clone(), cluster.timeout)
             .await
             .map_err(|error| Failure::of_store("reading the cluster", &error))?;
         findings.extend(of_nodes(live).await);
     }
+    Ok(findings)
+}
+
+/// kubelet puts a pod's credentials there.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+fn is_kubernetes_wanted(when: When) -> bool {
+    match when {
+        When::On => true,
+        When::Off => false,
+        When::Auto => std::path::Path::new(SERVICE_ACCOUNT).exists(),
+    }
+}
+
+/// Whether the API server answers, has our kinds, and is told who leads.
+async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
+    let connection = read.api.connect(None).await?;
+    let missing = apiserver::missing_kinds(&connection).await?;
+    let says = format!("{} answers", connection.endpoint());
+    let mut findings = vec![Finding::new("apiserver", Verdict::Ok, says)];
+    if !missing.is_empty() {
+        let says = format!("the server does not know {}", missing.join(", "));
+        findings.push(
+            Finding::new("crds", Verdict::Failed, says)
+                .try_this("bellwether crds | kubectl apply --server-side -f -"),
+        );
+        return Ok(findings);
+    }
+    findings.push(Finding::new("crds", Verdict::Ok, "elections and uptimechecks are served"));
+    findings.push(match read.api.election(read.cluster.cluster.cluster()).await {
+        Ok((election, place)) => match election.status.and_then(|it| it.leader) {
+            Some(it) => Finding::new(
+                "election",
+                Verdict::Ok,
+                format!("{place} says that {} leads", it.name),
+            ),
+            None => {
+                Finding::new("election", Verdict::Warning, format!("{place} knows of no leader"))
+            }
+        },
+        Err(failure) if failure.exit == Exit::NotThere => {
+            let finding = Finding::new("election", Verdict::Failed, failure.what);
+            finding.try_this("a leader makes it; see what the log of the leader's pod says of it")
+        }
+        Err(failure) => return Err(failure),
+    });
     Ok(findings)
 }
 

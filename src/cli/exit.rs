@@ -11,8 +11,8 @@ Exit codes:
   1    failed, for a reason that is none of these
   2    a flag, an argument or an environment variable is wrong
   3    not there: no leader, no such node, no such key
-  4    etcd (or the node) cannot be reached or does not answer
-  5    etcd refuses: credentials, permissions, certificates
+  4    etcd (or the node, or the API server) cannot be reached or does not answer
+  5    etcd (or the API server) refuses: credentials, permissions, certificates
   6    the cluster refuses: the id is taken, the ticks differ, somebody else's write came first
   7    a port or a file of this machine cannot be had
   8    reached, but not healthy (check)

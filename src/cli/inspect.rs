@@ -7,11 +7,12 @@ use std::{
 };
 
 use bellwether::{clock, store::Store, tasks::Tasks};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use reqwest::Url;
 use tokio::sync::watch;
 
 use super::{
+    apiserver::ApiArgs,
     args::ClusterArgs,
     connect::{self, NodeClient},
     exit::{Exit, Failure},
@@ -31,6 +32,18 @@ pub(crate) struct ReadArgs {
     #[arg(long, value_name = "URL", env = "BELLWETHER_URL", value_parser = connect::node_url)]
     pub(crate) url: Option<Url>,
 
+    /// Whom to ask: etcd, or the Kubernetes API server, where the leader keeps a picture of the cluster in
+    /// its Election
+    #[arg(
+        long,
+        value_name = "WHERE",
+        env = "BELLWETHER_FROM",
+        value_enum,
+        default_value_t,
+        conflicts_with = "url"
+    )]
+    pub(crate) from: Origin,
+
     /// How to print
     #[arg(
         long,
@@ -41,12 +54,26 @@ pub(crate) struct ReadArgs {
         default_value_t
     )]
     pub(crate) output: Format,
+
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+}
+
+/// Who keeps what is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Origin {
+    /// The cluster itself.
+    #[default]
+    Etcd,
+    /// A picture of it, where there is only kubectl's access.
+    Election,
 }
 
 /// Where answers come from.
 pub(crate) enum Source {
     Store(Arc<dyn Store>),
     Node(NodeClient),
+    Election,
 }
 
 impl ReadArgs {
@@ -56,9 +83,10 @@ impl ReadArgs {
     ///
     /// A [`Failure`] if a flag is wrong.
     pub(crate) fn source(&self) -> Result<Source, Failure> {
-        match &self.url {
-            Some(url) => Ok(Source::Node(NodeClient::new(url, self.cluster.timeout)?)),
-            None => Ok(Source::Store(connect::store(&self.cluster)?)),
+        match (&self.url, self.from) {
+            (Some(url), _) => Ok(Source::Node(NodeClient::new(url, self.cluster.timeout)?)),
+            (None, Origin::Election) => Ok(Source::Election),
+            (None, Origin::Etcd) => Ok(Source::Store(connect::store(&self.cluster)?)),
         }
     }
 
@@ -70,6 +98,10 @@ impl ReadArgs {
     pub(crate) async fn report(&self) -> Result<Report, Failure> {
         match self.source()? {
             Source::Node(node) => Ok(Report::of_status(node.status().await?)),
+            Source::Election => {
+                let (election, place) = self.api.election(self.cluster.cluster.cluster()).await?;
+                Ok(Report::of_election(&place, election))
+            }
             Source::Store(store) => {
                 let keys = &self.cluster.cluster;
                 let snapshot = Snapshot::read(&*store, keys, self.cluster.timeout)
@@ -104,12 +136,19 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
     }
     match args.read.source()? {
         Source::Store(store) => follow_store(&args.read, store).await,
-        Source::Node(node) => follow_node(&args.read, &node).await,
+        Source::Node(node) => {
+            follow(&args.read, REDRAW_EVERY, async || Ok(Report::of_status(node.status().await?)))
+                .await
+        }
+        Source::Election => follow(&args.read, ASK_EVERY, async || args.read.report().await).await,
     }
 }
 
 /// Not faster than an eye can follow.
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// The leader looks for something new to write into the Election as often.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is shown next.
 struct Seen {
@@ -160,15 +199,18 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
     }
 }
 
-async fn follow_node(read: &ReadArgs, node: &NodeClient) -> Result<(), Failure> {
+async fn follow(
+    read: &ReadArgs,
+    every: Duration,
+    ask: impl AsyncFn() -> Result<Report, Failure>,
+) -> Result<(), Failure> {
     let screen = Screen::new(read.output);
-    let mut last = Report::of_status(node.status().await?);
+    let mut last = ask().await?;
     screen.show(&last, None, true)?;
     loop {
-        tokio::time::sleep(REDRAW_EVERY).await;
-        match node.status().await {
-            Ok(status) => {
-                let report = Report::of_status(status);
+        tokio::time::sleep(every).await;
+        match ask().await {
+            Ok(report) => {
                 let changed = Report { revision: last.revision.clone(), ..report.clone() } != last;
                 screen.show(&report, None, changed)?;
                 last = report;
@@ -268,6 +310,12 @@ pub(crate) struct ShardsArgs {
 pub(crate) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
     let mut report = args.read.report().await?;
     if let Some(name) = &args.work {
+        if report.election.is_some() {
+            return Err(Failure::new(Exit::NotThere, "an Election does not tell of single shards")
+                .try_this(
+                    "leave --from election out, to ask etcd, or name no work, for their numbers",
+                ));
+        }
         let known: Vec<String> = report.work.iter().map(|it| it.work.clone()).collect();
         report.work.retain(|it| it.work == *name);
         if report.work.is_empty() {
@@ -279,6 +327,9 @@ pub(crate) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
         }
     }
     match (args.read.output, args.work) {
+        (Format::Json, _) if report.election.is_some() => {
+            output::print_json(&report.work_counts, Layout::Pretty)
+        }
         (Format::Json, _) => output::print_json(&report.work, Layout::Pretty),
         (Format::Table, None) => output::print(&report.render_work()),
         (Format::Table, Some(_)) => output::print(&shard_by_shard(&report)),

@@ -1,5 +1,6 @@
 //! The command line: what is asked, and which code answers it.
 
+mod apiserver;
 mod args;
 mod check;
 mod connect;
@@ -9,6 +10,7 @@ mod exit;
 mod inspect;
 mod live;
 mod output;
+mod print;
 mod report;
 mod run;
 mod serve;
@@ -76,6 +78,8 @@ enum Command {
     Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
     Crds(crds::CrdsArgs),
+    Dashboards(print::DashboardsArgs),
+    Alerts(print::AlertsArgs),
 }
 
 impl Command {
@@ -158,6 +162,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Undrain(args) => steer::undrain(args).await.and(done),
         Command::Check(args) => check::check(args).await.and(done),
         Command::Crds(args) => crds::crds(&args).and(done),
+        Command::Dashboards(_) => print::dashboards().and(done),
+        Command::Alerts(args) => print::alerts(&args).and(done),
     }
 }
 

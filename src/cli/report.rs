@@ -4,6 +4,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bellwether::{
     engine::{NodeId, NodeMetadata, Role, Stored, WorkType},
+    k8s::{
+        crd::election::{Election, ElectionNode, ElectionRole, WorkShards},
+        fence::ElectionRef,
+    },
     node::status::{LeaderStatus, NodeStatus, Status, WorkStatus},
 };
 use serde::Serialize;
@@ -32,7 +36,35 @@ pub(crate) struct Report {
     pub(crate) resigning: bool,
     pub(crate) nodes: Vec<NodeStatus>,
     pub(crate) work: Vec<WorkStatus>,
+    /// Where it was told by an `Election` in Kubernetes: which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) election: Option<Picture>,
+    /// The shards of each work in numbers, where single ones are not told: from an `Election`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) work_counts: Vec<WorkCounts>,
 }
+
+/// An `Election`, as the leader last wrote it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Picture {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// When the leader last said that it is so; it says it twice a minute if nothing changes.
+    pub(crate) told_unix_ms: Option<u64>,
+}
+
+/// The shards of one work type in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct WorkCounts {
+    pub(crate) work: String,
+    pub(crate) shards: u32,
+    pub(crate) held: u32,
+    pub(crate) draining: u32,
+    pub(crate) unowned: u32,
+}
+
+/// A leader that has said nothing for that long has likely gone, and nobody has taken its place.
+const TOLD_WITHIN_MS: u64 = 120_000;
 
 impl Report {
     /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched.
@@ -65,6 +97,8 @@ impl Report {
             resigning: leader.is_some_and(|it| Some(it.term) == asked),
             nodes: nodes(snapshot),
             work: work(snapshot),
+            election: None,
+            work_counts: Vec::new(),
         }
     }
 
@@ -84,21 +118,54 @@ impl Report {
             resigning: false,
             nodes,
             work: status.work,
+            election: None,
+            work_counts: Vec::new(),
+        }
+    }
+
+    /// As an `Election` shows it, as far as that goes: a picture, written by the leader.
+    pub(crate) fn of_election(place: &ElectionRef, election: Election) -> Self {
+        let status = election.status.unwrap_or_default();
+        let told = status.nodes.iter().filter_map(|it| it.last_seen).map(|it| it.0).max();
+        let works = status.shards.map(|it| it.works).unwrap_or_default();
+        Self {
+            cluster: place.cluster.clone(),
+            // The store's is not told.
+            revision: "0".into(),
+            leader: status.leader.map(|it| LeaderStatus {
+                id: it.node.to_string(),
+                address: Some(it.address).filter(|it| !it.is_empty()),
+                term: status.term.unwrap_or_default().to_string(),
+                last_beat_unix_ms: None,
+            }),
+            failover_d_ms: None,
+            tick_ms: None,
+            resigning: false,
+            nodes: status.nodes.into_iter().map(pictured).collect(),
+            work: Vec::new(),
+            election: Some(Picture {
+                namespace: place.namespace.clone(),
+                name: place.name(),
+                told_unix_ms: told,
+            }),
+            work_counts: works.into_iter().map(counted).collect(),
         }
     }
 
     /// All of it, for people.
     pub(crate) fn render(&self, now_unix_ms: u64) -> String {
         let tick = self.tick_ms.map(|it| format!("   tick {it}ms")).unwrap_or_default();
-        let mut parts =
-            vec![format!("cluster {}   revision {}{tick}\n", self.cluster, self.revision)];
+        let mut parts = vec![match &self.election {
+            None => format!("cluster {}   revision {}{tick}\n", self.cluster, self.revision),
+            Some(it) => format!("cluster {}   {}\n", self.cluster, it.render(now_unix_ms)),
+        }];
         parts.push(self.render_leader(now_unix_ms));
         parts.push("\n".into());
         parts.push(match self.nodes.as_slice() {
             [] => "no nodes\n".into(),
             _ => self.render_nodes(now_unix_ms),
         });
-        if !self.work.is_empty() {
+        if !self.work.is_empty() || !self.work_counts.is_empty() {
             parts.push("\n".into());
             parts.push(self.render_work());
         }
@@ -133,7 +200,10 @@ impl Report {
                 node.address.clone(),
                 node.role.clone(),
                 node.kind.clone(),
-                span(now_unix_ms.saturating_sub(node.start_unix_ms)),
+                match node.start_unix_ms {
+                    0 => "-".into(),
+                    start => span(now_unix_ms.saturating_sub(start)),
+                },
                 node.queue.map_or_else(|| "-".into(), |it| it.to_string()),
                 node.shards.to_string(),
                 if node.draining { "draining".into() } else { String::new() },
@@ -160,8 +230,56 @@ impl Report {
                 per_node.collect::<Vec<_>>().join(" "),
             ]);
         }
+        for it in &self.work_counts {
+            let counts = [it.shards, it.held, it.draining, it.unowned].map(|it| it.to_string());
+            let [shards, held, draining, unowned] = counts;
+            table.row([it.work.clone(), shards, held, draining, unowned, "-".into()]);
+        }
         table.render()
     }
+}
+
+impl Picture {
+    fn render(&self, now_unix_ms: u64) -> String {
+        let object = format!("election {}/{}", self.namespace, self.name);
+        let Some(told) = self.told_unix_ms else { return format!("{object}, nothing told yet") };
+        let ago = now_unix_ms.saturating_sub(told);
+        let doubt = if ago > TOLD_WITHIN_MS { ": NOT CURRENT, nobody keeps it" } else { "" };
+        format!("{object}, told {} ago{doubt}", span(ago))
+    }
+}
+
+fn pictured(node: ElectionNode) -> NodeStatus {
+    NodeStatus {
+        id: node.id.to_string(),
+        address: node.address,
+        role: match node.role {
+            ElectionRole::Leader => LEADER.into(),
+            ElectionRole::Follower => Role::Follower.to_string(),
+            ElectionRole::Unknown => UNKNOWN.into(),
+        },
+        start_unix_ms: 0,
+        incarnation: Some(node.incarnation).filter(|it| !it.is_empty()),
+        kind: "-".into(),
+        shards: count(node.shards_owned),
+        draining: false,
+        queue: None,
+    }
+}
+
+fn counted(work: WorkShards) -> WorkCounts {
+    WorkCounts {
+        work: work.work,
+        shards: count(work.total),
+        held: count(work.owned),
+        draining: count(work.draining),
+        unowned: count(work.unowned),
+    }
+}
+
+/// The API has no unsigned numbers.
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
 }
 
 /// A span in whole milliseconds.

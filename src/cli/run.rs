@@ -1,21 +1,29 @@
-//! `run`: one node, on etcd or standalone, with the reference work.
+//! `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
+
+mod kubernetes;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
+    k8s::{
+        identity::PodIdentity,
+        operator::{Begun, NodeBuilder, OperatorError},
+    },
     node::{
-        ClusterNode, Node, NodeMetrics, StandaloneNode, StartError, Stopped, WorkerOptions,
+        ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
         supervision,
     },
     operator::uptime::{self, Uptime},
     store::Get,
+    tasks::Tasks,
     telemetry::{Action, ServerConfig, metrics},
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use self::kubernetes::KubeArgs;
 use super::{
     args::{self, ClusterArgs, node_id},
     connect,
@@ -23,7 +31,7 @@ use super::{
     serve::{
         page::Page,
         signals::Signals,
-        source::{Extra, NodeSource},
+        source::{Extra, NodeSource, NotReady},
         work::{self, Manifests},
     },
 };
@@ -44,19 +52,21 @@ pub(crate) struct RunArgs {
     node: NodeArgs,
     #[command(flatten)]
     work: WorkArgs,
+    #[command(flatten)]
+    kube: KubeArgs,
 }
 
 /// How the node behaves.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Node")]
 pub(crate) struct NodeArgs {
-    /// This node's id: a whole number from 0, unique among the live nodes of the cluster
+    /// This node's id: a whole number from 0, unique among the live nodes of the cluster (default in a pod:
+    /// its ordinal, or a hash of its UID)
     #[arg(
         long,
         value_name = "ID",
         env = "BELLWETHER_ID",
-        value_parser = node_id, allow_negative_numbers = true,
-        required_unless_present = "standalone"
+        value_parser = node_id, allow_negative_numbers = true
     )]
     id: Option<NodeId>,
 
@@ -213,36 +223,143 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     leave_with_parent();
     let listen = ServerConfig { listen: args.node.listen.clone(), ..ServerConfig::default() };
     let mut page = Page::bind(listen).await?;
-    let address = args.node.address.clone().unwrap_or_else(|| own_address(page.address));
+    let pod = kubernetes::pod(page.address.port())?;
+    let identity = Identity::of(&args, pod.as_ref(), page.address)?;
     let registry = metrics::registry().map_err(|error| metric_twice(&error))?;
-    let manifests = match &args.work.checks {
-        Some(folder) => Some(Manifests::of(folder).await?),
-        None => None,
+    let builder = builder(&args, identity, &registry)?;
+    let mut work = if kubernetes::is_wanted(&args.kube, &args.work) {
+        kubernetes::work(&args, builder, pod, &registry).await?
+    } else {
+        Work::of_folder(&args, builder, &registry).await?
     };
-    let uptime = match &manifests {
-        Some(it) => Some(it.work(&registry, args.work.status_file.clone())?),
-        None => None,
-    };
-    let node = build(&args, address, &registry, uptime.as_ref())?;
-    let _following = uptime.as_ref().map(|it| work::follow(it, Arc::clone(&node)));
-    let extra: Extra = match uptime {
-        Some(uptime) => Arc::new(move |status| work::show(&uptime, status)),
-        None => Arc::new(|_| {}),
-    };
+    let node = Arc::clone(&work.node);
     let actions = if args.node.allow_actions { vec![Action::Resign] } else { Vec::new() };
-    page.serve(Arc::new(NodeSource::new(Arc::clone(&node), extra, actions)), registry);
+    let source = NodeSource::new(Arc::clone(&node), work.extra(), actions);
+    let source = match work.not_ready() {
+        Some(not_ready) => source.unless(not_ready),
+        None => source,
+    };
+    page.serve(Arc::new(source), registry);
 
     let lived = tokio::select! {
         biased;
         // Cancel safe: a token.
         () = signals.leave.cancelled() => Ok(()),
         // Dropped, what was begun goes on in the background until the node is stopped below.
-        ended = live(&*node, &args) => ended,
+        ended = work.live(live(&*node, &args)) => ended,
     };
     let left = signals.unless_aborted(leave(&*node, args.node.grace)).await;
+    work.end().await;
     page.close().await;
     // Why it had to end tells more than how the leaving went.
     lived.and(left.and_then(|it| it)).map(|()| ExitCode::SUCCESS)
+}
+
+/// What a node of this process does, and what goes on beside it.
+struct Work {
+    node: Arc<dyn Node>,
+    uptime: Option<Uptime>,
+    /// Caches and controllers, in Kubernetes.
+    begun: Option<Begun>,
+    /// Ends when it is dropped.
+    _beside: Vec<Tasks>,
+    _manifests: Option<Manifests>,
+}
+
+impl Work {
+    /// Checks from a folder, if one is given.
+    async fn of_folder(
+        args: &RunArgs,
+        mut builder: NodeBuilder,
+        registry: &Registry,
+    ) -> Result<Self, Failure> {
+        let manifests = match &args.work.checks {
+            Some(folder) => Some(Manifests::of(folder).await?),
+            None => None,
+        };
+        let uptime = match &manifests {
+            Some(it) => Some(it.work(registry, args.work.status_file.clone())?),
+            None => None,
+        };
+        if let Some(uptime) = &uptime {
+            let worker = uptime::worker_options(uptime);
+            builder = builder.worker(worker).leader_task(uptime.leader_task());
+        }
+        let node = builder.build().map_err(|error| wrong_node(&error))?;
+        let beside = uptime.as_ref().map(|it| work::follow(it, Arc::clone(&node)));
+        let beside = beside.into_iter().collect();
+        Ok(Self { node, uptime, begun: None, _beside: beside, _manifests: manifests })
+    }
+
+    /// What it adds to the JSON of `/status`.
+    fn extra(&self) -> Extra {
+        match self.uptime.clone() {
+            Some(uptime) => Arc::new(move |status| work::show(&uptime, status)),
+            None => Arc::new(|_| {}),
+        }
+    }
+
+    /// What must be ready beside the node.
+    fn not_ready(&self) -> Option<NotReady> {
+        let synced = self.begun.as_ref()?.synced().clone();
+        Some(Box::new(move || {
+            let missing = synced.missing();
+            (!missing.is_empty()).then(|| format!("caches are not synced: {}", missing.join(", ")))
+        }))
+    }
+
+    async fn live(
+        &mut self,
+        life: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        match &mut self.begun {
+            Some(begun) => begun.live(life).await,
+            None => life.await,
+        }
+    }
+
+    async fn end(self) {
+        if let Some(begun) = self.begun {
+            begun.end().await;
+        }
+    }
+}
+
+impl From<OperatorError> for Failure {
+    fn from(error: OperatorError) -> Self {
+        Self::caused(Exit::Failed, "running the operator", &error)
+    }
+}
+
+/// Who this node is.
+struct Identity {
+    id: i64,
+    address: String,
+    pod_uid: Option<String>,
+}
+
+impl Identity {
+    /// As the flags say; what they do not say, as the pod does.
+    fn of(args: &RunArgs, pod: Option<&PodIdentity>, listen: SocketAddr) -> Result<Self, Failure> {
+        let flags = &args.node;
+        let given = flags.id.map(NodeId::get).or_else(|| pod.map(PodIdentity::id));
+        let id = match given {
+            Some(id) => id,
+            None if flags.standalone => 0,
+            None => {
+                return Err(Failure::new(Exit::Usage, "the node has no id").try_this(
+                    "give it one with --id (BELLWETHER_ID), or run it in a pod with the downward API's \
+                     variables, or alone with --standalone",
+                ));
+            }
+        };
+        let address = flags.address.clone().or_else(|| pod.map(PodIdentity::address));
+        Ok(Self {
+            id,
+            address: address.unwrap_or_else(|| own_address(listen)),
+            pod_uid: flags.pod_uid.clone().or_else(|| pod.map(|pod| pod.uid().to_owned())),
+        })
+    }
 }
 
 /// Under `supervise` the node does not outlive its parent: nobody would end its incarnation. A parent
@@ -327,34 +444,34 @@ async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {
     }
 }
 
-fn build(
+fn wrong_node(error: &InvalidOption) -> Failure {
+    Failure::caused(Exit::Usage, "setting up the node", error)
+}
+
+fn builder(
     args: &RunArgs,
-    address: String,
+    identity: Identity,
     registry: &Registry,
-    uptime: Option<&Uptime>,
-) -> Result<Arc<dyn Node>, Failure> {
+) -> Result<NodeBuilder, Failure> {
     let metrics = NodeMetrics::register(registry).map_err(|error| metric_twice(&error))?;
-    let wrong = |error| Failure::caused(Exit::Usage, "setting up the node", &error);
+    let Identity { id, address, pod_uid } = identity;
     let it = &args.node;
     if it.standalone {
-        let mut node = StandaloneNode::builder()
-            .id(it.id.map_or(0, NodeId::get))
+        let node = StandaloneNode::builder()
+            .id(id)
             .address(address)
             .cluster(args.cluster.cluster.cluster())
             .tick(it.tick)
             .ttl(it.ttl)
             .failover(it.profile.into())
             .metrics(metrics);
-        if let Some(uptime) = uptime {
-            node = node.worker(worker(uptime)).leader_task(uptime.leader_task());
-        }
-        return Ok(Arc::new(node.build().map_err(wrong)?));
+        return Ok(node.into());
     }
     // Once more inside the node's own thread: this one only finds what is wrong with the flags.
     let config = connect::etcd_config(&args.cluster)?;
     connect::store(&args.cluster)?;
-    let mut node = ClusterNode::builder()
-        .id(it.id.map_or(-1, NodeId::get))
+    let node = ClusterNode::builder()
+        .id(id)
         .address(address)
         .cluster(args.cluster.cluster.cluster())
         .tick(it.tick)
@@ -365,18 +482,10 @@ fn build(
         .campaigns(!it.never_lead)
         .metrics(metrics)
         .etcd(config);
-    if let Some(uid) = &it.pod_uid {
-        node = node.pod_uid(uid);
-    }
-    if let Some(uptime) = uptime {
-        node = node.worker(worker(uptime)).leader_task(uptime.leader_task());
-    }
-    Ok(Arc::new(node.build().map_err(wrong)?))
-}
-
-/// The uptime checks, as work that is spread over the nodes.
-pub(crate) fn worker(uptime: &Uptime) -> WorkerOptions {
-    WorkerOptions::new(uptime::WORK, uptime.worker()).shards(uptime.shards())
+    Ok(match pod_uid {
+        Some(uid) => node.pod_uid(uid).into(),
+        None => node.into(),
+    })
 }
 
 fn metric_twice(error: &prometheus::Error) -> Failure {

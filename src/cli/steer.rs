@@ -14,7 +14,7 @@ use super::{
     args::{self, ClusterArgs, node_id},
     connect::{self, NodeClient},
     exit::{Exit, Failure},
-    inspect::ReadArgs,
+    inspect::{Origin, ReadArgs},
     live::Live,
     output::{self, Format, Layout, span},
     report::ms,
@@ -94,6 +94,13 @@ pub(crate) struct UndrainArgs {
 /// A [`Failure`] if there is no leader, it cannot be asked, or nobody succeeds it in time.
 pub(crate) async fn resign(args: ResignArgs) -> Result<(), Failure> {
     let cluster = &args.read.cluster;
+    if args.read.from == Origin::Election {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--from election: an Election can only be looked at",
+        )
+        .try_this("ask etcd, or the leader's status server with --url"));
+    }
     if let Some(url) = &args.read.url {
         let done = NodeClient::new(url, cluster.timeout.max(args.wait))?.act("resign").await?;
         return told(args.read.output, &done, &serde_json::json!({ "done": done }));

@@ -138,7 +138,7 @@ pub struct NodeMetadata {
     pub id: NodeId,
     /// Where it can be reached, as it was configured; not interpreted.
     pub address: String,
-    /// When this incarnation joined, by the node's wall clock.
+    /// When the node was started, by its wall clock: kept over sessions that it lost and regained.
     pub start: SystemTime,
     /// The role it last took.
     pub role: Role,

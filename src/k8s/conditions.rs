@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+pub use super::crd::conditions_schema as schema;
 use crate::clock;
 
 #[cfg(test)]
@@ -75,6 +76,11 @@ pub fn set(
 /// The condition of that type.
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|it| it.type_ == type_)
+}
+
+/// Whether the condition of that type is there and `True`.
+pub fn holds(conditions: &[Condition], type_: &str) -> bool {
+    find(conditions, type_).is_some_and(|it| it.status == Holds::True.as_str())
 }
 
 /// The wall clock in whole seconds, as the API keeps times.

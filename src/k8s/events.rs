@@ -38,6 +38,38 @@ impl Events {
         Self { recorder: Recorder::new(client, reporter), controller: controller.to_owned() }
     }
 
+    /// Says something that is as it should be: see [`say`](Self::say).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not be written.
+    pub async fn normal<K: Resource<DynamicType: Default>>(
+        &self,
+        object: &K,
+        reason: &str,
+        action: &str,
+        note: impl Into<String>,
+    ) {
+        let kind = K::DynamicType::default();
+        self.say(object, &kind, EventType::Normal, (reason, action), note).await;
+    }
+
+    /// Says something that somebody should look at: see [`say`](Self::say).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not be written.
+    pub async fn warning<K: Resource<DynamicType: Default>>(
+        &self,
+        object: &K,
+        reason: &str,
+        action: &str,
+        note: impl Into<String>,
+    ) {
+        let kind = K::DynamicType::default();
+        self.say(object, &kind, EventType::Warning, (reason, action), note).await;
+    }
+
     /// Says something about an object: `reason` is one word in CamelCase that says what happened, `action`
     /// one that says what was done, `note` is for people. An event that cannot be written is logged: nothing
     /// hangs on it.

@@ -144,16 +144,15 @@ pub async fn draw(
         source: Box::new(source),
     };
     for _ in 0..DRAWS {
-        let found = match api.get_opt(&election.name()).await.map_err(failed)? {
-            Some(found) => found,
-            None => {
-                let spec = ElectionSpec { cluster: election.cluster.clone() };
-                let new = Election::new(&election.name(), spec);
-                match api.create(&PostParams::default(), &new).await {
-                    Ok(made) => made,
-                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
-                    Err(error) => return Err(failed(error)),
-                }
+        let found = if let Some(found) = api.get_opt(&election.name()).await.map_err(failed)? {
+            found
+        } else {
+            let spec = ElectionSpec { cluster: election.cluster.clone() };
+            let new = Election::new(&election.name(), spec);
+            match api.create(&PostParams::default(), &new).await {
+                Ok(made) => made,
+                Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                Err(error) => return Err(failed(error)),
             }
         };
         let last = found.status.as_ref().and_then(|status| status.fence).unwrap_or(0);

@@ -18,8 +18,11 @@ pub mod identity;
 pub mod key;
 pub mod metrics;
 pub mod operator;
+mod owners;
+pub mod prelude;
 pub mod queue;
 pub mod shard;
+mod signals;
 pub mod writes;
 
 pub use {k8s_openapi, kube, schemars};

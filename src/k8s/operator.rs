@@ -3,15 +3,15 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     authority::{Authority, gated},
-    cache::{Cache, CacheSet, Cached, Delta, Running, Scope},
-    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded},
+    cache::{Cache, CacheSet, Cached, Delta, IsSynced, Running, Scope},
+    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded, Share},
     crd::election::ElectionChecks,
     election::{ElectionTask, tell_pod},
     fence::{self, ElectionRef},
@@ -31,6 +31,8 @@ use crate::{
 
 /// How long leaving may take by default: less than Kubernetes' default grace period of 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// The pod is told again after this long where that failed.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often it is said that caches are waited for.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
@@ -56,21 +58,30 @@ impl From<StandaloneNodeBuilder> for NodeBuilder {
 }
 
 impl NodeBuilder {
-    fn leader_task(self, task: impl LeaderTask) -> Self {
+    /// What runs as long as the node leads.
+    #[must_use]
+    pub fn leader_task(self, task: impl LeaderTask) -> Self {
         match self {
             Self::Cluster(builder) => Self::Cluster(builder.leader_task(task)),
             Self::Standalone(builder) => Self::Standalone(builder.leader_task(task)),
         }
     }
 
-    fn worker(self, worker: WorkerOptions) -> Self {
+    /// What works on the shards of a work type.
+    #[must_use]
+    pub fn worker(self, worker: WorkerOptions) -> Self {
         match self {
             Self::Cluster(builder) => Self::Cluster(builder.worker(worker)),
             Self::Standalone(builder) => Self::Standalone(builder.worker(worker)),
         }
     }
 
-    fn build(self) -> Result<Arc<dyn Node>, InvalidOption> {
+    /// The node.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] names the option and what would do.
+    pub fn build(self) -> Result<Arc<dyn Node>, InvalidOption> {
         Ok(match self {
             Self::Cluster(builder) => Arc::new(builder.build()?),
             Self::Standalone(builder) => Arc::new(builder.build()?),
@@ -93,6 +104,12 @@ pub enum OperatorError {
     /// A part of it ended unasked.
     #[error("{0}")]
     Task(String),
+    /// The system does not let it listen for signals.
+    #[error("listening for signals")]
+    Signals(#[source] std::io::Error),
+    /// A second signal has cut the leaving short.
+    #[error("ended at once: the lease has to run out, and others wait for that")]
+    Aborted,
 }
 
 /// An operator that is being put together.
@@ -132,7 +149,7 @@ pub struct Operator {
     pod: Option<PodIdentity>,
     checks: Option<watch::Receiver<ElectionChecks>>,
     controllers: Vec<Box<dyn Prepare>>,
-    sharded: Vec<(Box<dyn Prepare>, u32)>,
+    sharded: Vec<(Box<dyn Prepare>, Share)>,
     metrics: Option<(K8sMetrics, QueueMetrics)>,
     caches: CacheSet,
     stop_within: Duration,
@@ -178,8 +195,8 @@ impl Operator {
     /// A controller whose reconciler runs on the nodes that hold the objects' shards: on the followers.
     #[must_use]
     pub fn shards<K: Cached>(mut self, sharded: Sharded<K>) -> Self {
-        let shards = sharded.shards;
-        self.sharded.push((Box::new(sharded.into_controller()), shards));
+        let share = sharded.share.clone();
+        self.sharded.push((Box::new(sharded.into_controller()), share));
         self
     }
 
@@ -224,7 +241,8 @@ impl Operator {
         scope: &Scope,
         handler: impl Fn(&Delta<K>) + Send + Sync + 'static,
     ) -> Cache<K> {
-        self.caches.handle(kind, scope, Box::new(handler))
+        self.caches.handle(kind, scope, Box::new(handler));
+        self.caches.of(kind, scope)
     }
 
     /// Where it counts. Default: nobody collects it.
@@ -246,6 +264,10 @@ impl Operator {
     /// # Errors
     ///
     /// [`OperatorError::Options`] if the node's options do not go together.
+    ///
+    /// # Panics
+    ///
+    /// Never: the names of the metrics that nobody collects are good.
     pub fn build(self) -> Result<BuiltOperator, OperatorError> {
         let Self {
             mut node,
@@ -271,7 +293,7 @@ impl Operator {
         };
         let loops: Vec<_> = controllers.into_iter().map(|it| it.prepare(&mut setup)).collect();
         let lanes: Vec<_> =
-            sharded.into_iter().map(|(it, shards)| (it.prepare(&mut setup), shards)).collect();
+            sharded.into_iter().map(|(it, share)| (it.prepare(&mut setup), share)).collect();
         let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
         let herald = ElectionTask::new(client.clone(), election.clone(), metrics.clone());
         node = node.leader_task(match checks {
@@ -282,10 +304,11 @@ impl Operator {
             let (client, readable, metrics) = (client.clone(), readable.clone(), metrics.clone());
             node = node.leader_task(Reconciling { loops, client, readable, election, metrics });
         }
-        for (lane, shards) in lanes {
+        for (lane, Share { shards, as_leader, .. }) in lanes {
             let name = lane.name().to_owned();
             let worker = OfShard { lane, client: client.clone(), readable: readable.clone() };
-            node = node.worker(WorkerOptions::new(name, worker).shards(shards));
+            let worker = WorkerOptions::new(name, worker).shards(shards).as_leader(as_leader);
+            node = node.worker(worker);
         }
         Ok(BuiltOperator {
             node: node.build().map_err(OperatorError::Options)?,
@@ -332,7 +355,7 @@ impl fmt::Debug for BuiltOperator {
 
 /// Which caches are not synced yet: a handle for readiness probes.
 #[derive(Clone)]
-pub struct CachesSynced(Arc<Vec<(String, Box<dyn Fn() -> bool + Send + Sync>)>>);
+pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
 
 impl fmt::Debug for CachesSynced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -355,13 +378,33 @@ impl BuiltOperator {
     }
 
     /// Which caches are not synced yet, now and later.
-    pub fn caches_synced(&mut self) -> CachesSynced {
+    pub fn caches_synced(&self) -> CachesSynced {
         let mut all = Vec::new();
-        for cache in &mut self.caches {
-            let is_synced = Arc::clone(&cache.is_synced);
-            all.push((cache.kind.clone(), Box::new(move || is_synced()) as Box<_>));
+        for cache in &self.caches {
+            all.push((cache.kind.clone(), Arc::clone(&cache.is_synced)));
         }
         CachesSynced(Arc::new(all))
+    }
+
+    /// Keeps its caches and lets its controllers work whenever the node has the right to; the node is not
+    /// started. For programs that start and stop the node themselves; others call [`run`](Self::run).
+    pub fn begin(self) -> Begun {
+        let synced = self.caches_synced();
+        let mut tasks = Tasks::new();
+        let mut waits = Vec::new();
+        for Running { run, synced, .. } in self.caches {
+            waits.push(synced);
+            tasks.spawn("cache", async move {
+                run.await;
+            });
+        }
+        for controller in self.loops {
+            tasks.spawn("controller", controller.dispatch());
+        }
+        if let Some(pod) = self.pod {
+            tasks.spawn("pod", keep_told(Arc::clone(&self.node), pod));
+        }
+        Begun { node: self.node, synced, waits, tasks }
     }
 
     /// As [`Operator::run`].
@@ -374,38 +417,21 @@ impl BuiltOperator {
     ///
     /// As [`Operator::run`].
     pub async fn run(
-        mut self,
+        self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Stopped, OperatorError> {
-        let synced = self.caches_synced();
-        let mut tasks = Tasks::new();
-        let mut waits = Vec::new();
-        for cache in self.caches {
-            let Running { run, synced, .. } = cache;
-            waits.push(synced);
-            tasks.spawn("cache", async move {
-                run.await;
-            });
-        }
-        for controller in self.loops {
-            tasks.spawn("controller", controller.dispatch());
-        }
-        let (node, pod) = (self.node, self.pod);
-        let live = async {
-            say_until(&synced, join_all(waits)).await;
-            live(&*node, pod.as_ref()).await
-        };
+        let stop_within = self.stop_within;
+        let mut begun = self.begin();
+        let node = Arc::clone(begun.node());
         let lived = tokio::select! {
             biased;
             // Dropped with this future only.
             () = shutdown => Ok(()),
-            // Cancel safe: what ended is handed out next time, and there is no next time.
-            ended = tasks.join_next() => Err(unasked(ended)),
             // Dropped, what was begun goes on in the background until the node is stopped below.
-            ended = live => ended,
+            ended = begun.live(live(&*node)) => ended,
         };
-        let stopped = node.stop(self.stop_within).await;
-        tasks.abort_all().await;
+        let stopped = node.stop(stop_within).await;
+        begun.end().await;
         let closed = node.close().await;
         lived?;
         let stopped = stopped.map_err(OperatorError::Stop)?;
@@ -413,6 +439,67 @@ impl BuiltOperator {
             tracing::warn!(error = &error as &dyn std::error::Error, "closing the node");
         }
         Ok(stopped)
+    }
+}
+
+/// An operator whose caches are kept and whose controllers work when they may. Dropped, all of it is aborted.
+pub struct Begun {
+    node: Arc<dyn Node>,
+    synced: CachesSynced,
+    waits: Vec<BoxFuture<'static, ()>>,
+    tasks: Tasks,
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Begun")
+            .field("node", &self.node)
+            .field("synced", &self.synced)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Begun {
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    /// Which caches are not synced yet.
+    pub fn synced(&self) -> &CachesSynced {
+        &self.synced
+    }
+
+    /// Waits until all caches are synced and then for the node's life; whatever ends first ends this.
+    ///
+    /// # Errors
+    ///
+    /// That of the node's life, or [`OperatorError::Task`] if a part of the operator has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the node's life is dropped; caches and controllers go on until [`end`](Self::end).
+    pub async fn live<E: From<OperatorError>>(
+        &mut self,
+        life: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let waits = std::mem::take(&mut self.waits);
+        let (synced, tasks) = (&self.synced, &mut self.tasks);
+        tokio::select! {
+            biased;
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            ended = tasks.join_next() => Err(unasked(ended).into()),
+            // Dropped with this future only.
+            ended = async {
+                say_until(synced, join_all(waits)).await;
+                life.await
+            } => ended,
+        }
+    }
+
+    /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work.
+    pub async fn end(mut self) {
+        self.tasks.abort_all().await;
     }
 }
 
@@ -438,22 +525,35 @@ async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T 
 }
 
 /// Joins, and joins again whenever the session is lost; returns when it cannot.
-async fn live(node: &dyn Node, pod: Option<&PodIdentity>) -> Result<(), OperatorError> {
+async fn live(node: &dyn Node) -> Result<(), OperatorError> {
     let mut membership = node.membership();
     loop {
         // It joins again by itself; this waits, and finds out if it is refused.
         node.start().await.map_err(OperatorError::Start)?;
-        if let Some(pod) = pod
-            && let Err(error) = tell_pod(node, pod.name(), pod.uid()).await
-        {
-            tracing::warn!(%error, "the other nodes are not told which pod this one runs in");
-        }
         for joined in [true, false] {
             if membership.wait_for(|it| it.joined == joined).await.is_err() {
                 return Err(OperatorError::Task("the node's driver has ended".to_owned()));
             }
         }
     }
+}
+
+/// Tells the cluster which pod this node runs in, whenever it has joined.
+async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
+    let mut membership = node.membership();
+    while membership.wait_for(|it| it.joined).await.is_ok() {
+        match tell_pod(&*node, pod.name(), pod.uid()).await {
+            Ok(()) => {
+                let _ = membership.wait_for(|it| !it.joined).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the others are not told which pod this node runs in");
+                tokio::time::sleep(TOLD_AGAIN_AFTER).await;
+            }
+        }
+    }
+    // The node was closed: there is nobody to tell any more.
+    std::future::pending::<()>().await;
 }
 
 /// The reconcile loops, as what the leader runs.

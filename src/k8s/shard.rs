@@ -3,6 +3,8 @@
 //! The 64-bit FNV-1a hash of its UID, in contiguous ranges, so that one shard is one `shardRange` of the
 //! API server's selectors (KEP-5866).
 
+use std::{collections::BTreeSet, fmt::Write as _, ops::Range};
+
 use crate::engine::ShardId;
 
 #[cfg(test)]
@@ -40,6 +42,50 @@ pub const fn hashes_of_shard(shard: ShardId, shards: u32) -> (u64, Option<u64>) 
     let first = first_hash(shard.0, shards) as u64;
     let end = first_hash(shard.0 + 1, shards);
     (first, if end > u64::MAX as u128 { None } else { Some(end as u64) })
+}
+
+/// A selector names at most this many ranges: what lies in a URL stays below 8 KiB, which every proxy takes.
+const MOST_RANGES: usize = 64;
+
+/// The `shardSelector` that picks the objects of these shards, and as few others as [`MOST_RANGES`] ranges
+/// allow. Whoever sends it must filter what comes.
+///
+/// # Panics
+///
+/// If it is of no shard, which no selector can say, or if there is no such shard.
+pub fn shard_selector(held: &BTreeSet<ShardId>, shards: u32) -> String {
+    assert!(!held.is_empty(), "a selector picks at least one shard");
+    let mut selector = String::new();
+    for range in few_ranges(held) {
+        let (start, _) = hashes_of_shard(ShardId(range.start), shards);
+        let (_, end) = hashes_of_shard(ShardId(range.end - 1), shards);
+        let end = end.map_or(1 << 64, u128::from);
+        let or = if selector.is_empty() { "" } else { " || " };
+        let _ = write!(
+            selector,
+            "{or}shardRange(object.metadata.uid, '0x{start:016x}', '0x{end:016x}')"
+        );
+    }
+    selector
+}
+
+/// Ranges that cover these shards: neighbours are one, and the narrowest gaps are closed where there are too
+/// many.
+fn few_ranges(held: &BTreeSet<ShardId>) -> Vec<Range<u32>> {
+    let mut gaps: Vec<u32> =
+        held.iter().zip(held.iter().skip(1)).map(|(one, next)| next.0 - one.0 - 1).collect();
+    gaps.retain(|&gap| gap > 0);
+    gaps.sort_unstable();
+    // So many gaps stay that there is one range more; equal ones are closed together.
+    let closed = gaps.len().checked_sub(MOST_RANGES).map_or(0, |last| gaps[last]);
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for shard in held {
+        match ranges.last_mut() {
+            Some(last) if shard.0 - last.end <= closed => last.end = shard.0 + 1,
+            _ => ranges.push(shard.0..shard.0 + 1),
+        }
+    }
+    ranges
 }
 
 /// The least hash whose shard is not below `shard`.

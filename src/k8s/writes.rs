@@ -68,6 +68,14 @@ pub enum WriteError {
         /// What the client said.
         source: Box<kube::Error>,
     },
+    /// Another object controls it. Nothing was sent.
+    #[error("{object} belongs to {owner}: choose another name, or delete it")]
+    NotOurs {
+        /// Which object.
+        object: String,
+        /// Whose it is.
+        owner: String,
+    },
     /// The object has no name, or cannot be written as JSON.
     #[error("{object} cannot be sent: {why}")]
     Malformed {

@@ -1,5 +1,7 @@
 //! What a node measures. Base units; labels only from closed sets and from the program's own options.
 
+pub(crate) mod names;
+
 use std::{
     cell::RefCell,
     fmt,
@@ -46,6 +48,7 @@ pub struct NodeMetrics {
     pub(crate) tick_lateness: HistogramVec,
     pub(crate) tick_overruns: IntCounterVec,
     pub(crate) ticks_skipped: IntCounterVec,
+    pub(crate) tick_period: Gauge,
     pub(crate) last_tick: GaugeVec,
     pub(crate) panics: IntCounterVec,
     pub(crate) members: IntGauge,
@@ -110,140 +113,138 @@ impl NodeMetrics {
     fn build(b: &Build<'_>) -> Result<Self, prometheus::Error> {
         Ok(Self {
             lease_remaining: b.add(Remaining::new(
-                "bellwether_lease_remaining_seconds",
+                names::LEASE_REMAINING,
                 "What is left of the node's lease, counted from when the last renewal was sent.",
             )?)?,
             authority_remaining: b.add(Remaining::new(
-                "bellwether_authority_remaining_seconds",
+                names::AUTHORITY_REMAINING,
                 "What is left of the node's authority as leader; 0 if it is not in office.",
             )?)?,
             shard_authority_remaining: b.add(Remaining::new(
-                "bellwether_shard_authority_remaining_seconds",
+                names::SHARD_AUTHORITY_REMAINING,
                 "What is left of the node's authority over its shards.",
             )?)?,
             view_age: b.add(Age::new(
-                "bellwether_view_age_seconds",
+                names::VIEW_AGE,
                 "How long ago the watch last delivered anything.",
             )?)?,
             keepalive_seconds: b
-                .histogram("bellwether_keepalive_seconds", "Round trip of lease renewals.")?,
-            beat_seconds: b
-                .histogram("bellwether_beat_seconds", "Round trip of the leader's beats.")?,
+                .histogram(names::KEEPALIVE_SECONDS, "Round trip of lease renewals.")?,
+            beat_seconds: b.histogram(names::BEAT_SECONDS, "Round trip of the leader's beats.")?,
             authority_margin: b.histogram(
-                "bellwether_authority_margin_seconds",
+                names::AUTHORITY_MARGIN,
                 "Authority that was left when the answer of a beat arrived.",
             )?,
-            term: b.gauge("bellwether_term", "The term of the record as this node sees it.")?,
-            role: b
-                .gauge("bellwether_role", "The node's role: 0 unknown, 1 leader, 2 follower.")?,
+            term: b.gauge(names::TERM, "The term of the record as this node sees it.")?,
+            role: b.gauge(names::ROLE, "The node's role: 0 unknown, 1 leader, 2 follower.")?,
             master: b.gauges(
-                "leader_election_master_status",
+                names::MASTER,
                 "Whether this node is the leader of the cluster of that name: 1 or 0.",
                 &["name"],
             )?,
             transitions: b.counters(
-                "bellwether_transitions_total",
+                names::TRANSITIONS,
                 "Changes of the node's role and stops of the leader's work, by reason.",
                 &["to", "reason"],
             )?,
             sessions_lost: b.counters(
-                "bellwether_sessions_lost_total",
+                names::SESSIONS_LOST,
                 "Incarnations that ended unasked.",
                 &["reason"],
             )?,
             ticks: b.counters(
-                "bellwether_ticks_total",
+                names::TICKS,
                 "Runs of a routine, by how they ended.",
                 &["routine", "result"],
             )?,
             tick_seconds: b.histograms(
-                "bellwether_tick_duration_seconds",
+                names::TICK_SECONDS,
                 "How long a run of a routine took.",
                 &["routine"],
             )?,
             tick_lateness: b.histograms(
-                "bellwether_tick_lateness_seconds",
+                names::TICK_LATENESS,
                 "How much later than due a run of a routine began.",
                 &["routine"],
             )?,
             tick_overruns: b.counters(
-                "bellwether_tick_overruns_total",
+                names::TICK_OVERRUNS,
                 "Runs of a routine that passed their limit and were cancelled.",
                 &["routine"],
             )?,
             ticks_skipped: b.counters(
-                "bellwether_ticks_skipped_total",
+                names::TICKS_SKIPPED,
                 "Ticks that were left out because the run before had not ended.",
                 &["routine"],
             )?,
+            tick_period: b.add(Gauge::new(
+                names::TICK_PERIOD,
+                "The time between runs of the routines, as this node keeps it.",
+            )?)?,
             last_tick: b.gauge_times(
-                "bellwether_last_tick_timestamp_seconds",
+                names::LAST_TICK,
                 "When a run of a routine last ended well, in Unix time.",
                 &["routine"],
             )?,
             panics: b.counters(
-                "bellwether_panics_total",
+                names::PANICS,
                 "Panics of user work, by kind of work.",
                 &["work"],
             )?,
-            members: b.gauge("bellwether_members", "Live nodes as this node sees them.")?,
+            members: b.gauge(names::MEMBERS, "Live nodes as this node sees them.")?,
             watch_lag: b.histogram(
-                "bellwether_watch_lag_seconds",
+                names::WATCH_LAG,
                 "From sending an own beat to receiving it by the watch.",
             )?,
             watch_resyncs: b.counter(
-                "bellwether_watch_resyncs_total",
+                names::WATCH_RESYNCS,
                 "How often the view was listed anew after it was first listed.",
             )?,
             store_calls: b.counters(
-                "bellwether_store_calls_total",
+                names::STORE_CALLS,
                 "Calls of the protocol, by kind and result.",
                 &["kind", "result"],
             )?,
             store_call_seconds: b.histograms(
-                "bellwether_store_call_seconds",
+                names::STORE_CALL_SECONDS,
                 "Round trip of calls of the protocol.",
                 &["kind"],
             )?,
-            shards_owned: b.gauges(
-                "bellwether_shards_owned",
-                "Shards this node works on.",
-                &["work"],
-            )?,
+            shards_owned: b.gauges(names::SHARDS_OWNED, "Shards this node works on.", &["work"])?,
             shards_draining: b.gauges(
-                "bellwether_shards_draining",
+                names::SHARDS_DRAINING,
                 "Shards this node is letting go of.",
                 &["work"],
             )?,
             shards_unowned: b.gauges(
-                "bellwether_shards_unowned",
+                names::SHARDS_UNOWNED,
                 "Shards that no node holds, as this node sees it.",
                 &["work"],
             )?,
             shard_moves: b.counters(
-                "bellwether_shard_moves_total",
+                names::SHARD_MOVES,
                 "Shards this node has gained or lost.",
                 &["work", "direction"],
             )?,
             drain_seconds: b.histograms(
-                "bellwether_shard_drain_seconds",
+                names::DRAIN_SECONDS,
                 "From asking the work of a shard to end to its end.",
                 &["work"],
             )?,
             drains_overdue: b.gauges(
-                "bellwether_shard_drains_overdue",
+                names::DRAINS_OVERDUE,
                 "Shards whose work has not ended within the drain deadline.",
                 &["work"],
             )?,
             stale_rejections: b.counter(
-                "bellwether_stale_term_rejections_total",
+                names::STALE_REJECTIONS,
                 "Fenced writes that were refused because the term or the shard's epoch was over.",
             )?,
             foreign_keys: b.counter(
-                "bellwether_foreign_keys_total",
+                names::FOREIGN_KEYS,
                 "Keys in the nodes' state that no node wrote, skipped.",
             )?,
-            driver_steps: b.counter("bellwether_driver_steps_total", "Steps of the driver.")?,
+            driver_steps: b.counter(names::DRIVER_STEPS, "Steps of the driver.")?,
             store: StoreMetrics::build(b)?,
         })
     }

@@ -93,7 +93,7 @@ mod fenced;
 mod gate;
 mod guarded;
 mod host;
-mod metrics;
+pub(crate) mod metrics;
 mod nodes;
 mod options;
 mod own_state;

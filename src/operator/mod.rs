@@ -1,3 +1,4 @@
 //! The reference operator: work that shows what a cluster can carry, and is useful by itself.
 
+pub mod monitoring;
 pub mod uptime;

@@ -14,6 +14,9 @@ use prometheus::{
 
 use super::process::ProcessCollector;
 
+/// The metric that every process has.
+pub(crate) const BUILD_INFO: &str = "bellwether_build_info";
+
 /// What `/metrics` is served as: the text format, which every Prometheus reads.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -37,7 +40,7 @@ pub fn registry() -> prometheus::Result<Registry> {
 /// As there.
 pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let build = GaugeVec::new(
-        Opts::new("bellwether_build_info", "Always 1; the labels say what is running."),
+        Opts::new(BUILD_INFO, "Always 1; the labels say what is running."),
         &["version", "commit"],
     )?;
     let commit = option_env!("BELLWETHER_COMMIT").unwrap_or("unknown");

@@ -3,10 +3,12 @@
 //! Telemetry knows nobody. Every module makes and registers its own metrics struct; what the server
 //! tells about a node it is told through [`StatusSource`].
 
+pub mod grafana;
 pub mod logs;
 pub mod metrics;
 mod page;
-mod process;
+pub(crate) mod process;
+pub mod rules;
 pub mod server;
 pub mod source;
 

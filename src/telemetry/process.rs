@@ -8,6 +8,14 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+pub(crate) const CPU_SECONDS: &str = "process_cpu_seconds_total";
+pub(crate) const OPEN_FDS: &str = "process_open_fds";
+pub(crate) const MAX_FDS: &str = "process_max_fds";
+pub(crate) const VIRTUAL_MEMORY: &str = "process_virtual_memory_bytes";
+pub(crate) const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
+pub(crate) const START_TIME: &str = "process_start_time_seconds";
+pub(crate) const THREADS: &str = "process_threads";
+
 /// Reads `/proc/self` at each scrape. What cannot be read keeps its last value.
 pub(super) struct ProcessCollector {
     cpu: Counter,
@@ -39,18 +47,15 @@ impl ProcessCollector {
         let gauge = |name: &str, help: &str| Gauge::with_opts(Opts::new(name, help));
         let collector = Self {
             cpu: Counter::with_opts(Opts::new(
-                "process_cpu_seconds_total",
+                CPU_SECONDS,
                 "Processor time this process has used, in user and system mode, in seconds.",
             ))?,
-            open_fds: gauge("process_open_fds", "File descriptors that are open.")?,
-            max_fds: gauge("process_max_fds", "File descriptors that may be open.")?,
-            virtual_memory: gauge("process_virtual_memory_bytes", "Virtual memory, in bytes.")?,
-            resident_memory: gauge("process_resident_memory_bytes", "Resident memory, in bytes.")?,
-            start_time: gauge(
-                "process_start_time_seconds",
-                "When this process started, in seconds of Unix time.",
-            )?,
-            threads: gauge("process_threads", "Threads of this process.")?,
+            open_fds: gauge(OPEN_FDS, "File descriptors that are open.")?,
+            max_fds: gauge(MAX_FDS, "File descriptors that may be open.")?,
+            virtual_memory: gauge(VIRTUAL_MEMORY, "Virtual memory, in bytes.")?,
+            resident_memory: gauge(RESIDENT_MEMORY, "Resident memory, in bytes.")?,
+            start_time: gauge(START_TIME, "When this process started, in seconds of Unix time.")?,
+            threads: gauge(THREADS, "Threads of this process.")?,
             scrape: Mutex::new(()),
         };
         Ok(collector)

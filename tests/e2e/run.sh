@@ -1,11 +1,247 @@
 #!/usr/bin/env bash
-# The end-to-end tests: bellwether in a real Kubernetes cluster. The cluster's kit is a folder beside the
-# repository; without it there is nothing to run them on.
+# The end-to-end tests: bellwether in a real Kubernetes cluster, from the image and the chart that are in
+# this tree. The cluster's kit is a folder beside the repository; without it there is nothing to run them
+# on. Needs root. Whatever happens, the cluster is gone afterwards.
+#
+#   KEEP_CLUSTER=1   leaves the cluster up, to look into it
+#   CLUSTER_KIT=DIR  the kit, if it is elsewhere
+#   E2E_IMAGE=FILE   an image archive to use instead of building one
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-kit=../shared/cluster
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+kit=${CLUSTER_KIT:-$PWD/../shared/cluster}
 if [ ! -d "$kit" ]; then
-  echo "end to end: SKIPPED, there is no $kit here"
+  echo "end to end: SKIPPED, there is no cluster kit at $kit"
   exit 0
 fi
-echo "end to end: there is nothing yet that runs in Kubernetes"
+[ "$(id -u)" = 0 ] || { echo "end to end: a cluster needs root: run it as root"; exit 1; }
+
+# Not more than this, unpacked: what is pulled by every machine that runs a pod.
+most_mib=25
+namespace=shop release=bw full=bw-bellwether
+image=localhost/bellwether:e2e etcd_image=localhost/etcd:e2e
+
+scratch=$(mktemp -d)
+started=$SECONDS step='setting up'
+kubectl() { command kubectl --kubeconfig "$kubeconfig" "$@"; }
+in_shop() { kubectl --namespace "$namespace" "$@"; }
+helm() { HELM_CACHE_HOME=$scratch HELM_CONFIG_HOME=$scratch HELM_DATA_HOME=$scratch "$tools/helm" --kubeconfig "$kubeconfig" --namespace "$namespace" "$@"; }
+begin() { step=$1; echo "== $step ($((SECONDS - started)) s)"; }
+fail() { echo "end to end: FAILED at '$step': $*" >&2; exit 1; }
+
+tell() { # what a person needs to find out why
+  [ -n "${kubeconfig:-}" ] || return 0
+  in_shop get pods,statefulsets,services,endpointslices --output wide || true
+  in_shop get events --sort-by .lastTimestamp | tail -n 40 || true
+  for pod in $(in_shop get pods --output name); do
+    echo "--- $pod"
+    in_shop logs "$pod" --tail 40 || true
+    in_shop logs "$pod" --previous --tail 40 2> /dev/null || true
+  done
+}
+
+finish() {
+  local code=$?
+  trap - EXIT
+  [ "$code" = 0 ] || { echo "end to end: FAILED at '$step' after $((SECONDS - started)) s"; tell; }
+  if [ -n "${KEEP_CLUSTER:-}" ]; then
+    echo "the cluster stays: kubectl --kubeconfig ${kubeconfig:-}; $kit/cluster down ends it"
+  elif [ -n "${up:-}" ]; then
+    "$kit/cluster" down || true
+  fi
+  rm -rf "$scratch"
+  exit "$code"
+}
+trap finish EXIT
+# Interrupted, it ends as on any failure.
+trap 'exit 130' INT TERM
+
+# eventually SECONDS WHAT COMMAND...: until it succeeds
+eventually() {
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@"; do
+    [ $SECONDS -lt $end ] || fail "$what: not in time"
+    sleep 0.3
+  done
+}
+
+# The leader's pod as the nodes see it: node ids are ordinals. Empty while nobody leads.
+leader() {
+  local pod id
+  for pod in 0 1 2; do
+    if id=$(in_shop exec "$full-$pod" --container bellwether -- bellwether leader --output json 2> /dev/null | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])' 2> /dev/null); then
+      echo "$full-$id"
+      return
+    fi
+  done
+}
+leads_other() { # leads_other POD: somebody else than POD leads
+  local now
+  now=$(leader)
+  [ -n "$now" ] && [ "$now" != "$1" ]
+}
+ready() { [ "$(in_shop get statefulset "$full" --output 'jsonpath={.status.readyReplicas}')" = 3 ]; }
+# The process of a pod's node on this machine; process 1 of the container is its parent.
+node_of() {
+  local proc
+  for proc in $(pgrep -x bellwether); do
+    if { tr '\0' ' ' < "/proc/$proc/cmdline"; } 2> /dev/null | grep -qx 'bellwether run ' &&
+      { tr '\0' '\n' < "/proc/$proc/environ"; } 2> /dev/null | grep -qx "POD_NAME=$1"; then
+      echo "$proc"
+    fi
+  done
+}
+uid() { in_shop get pod "$1" --output 'jsonpath={.metadata.uid}' 2> /dev/null || true; }
+restarts() { in_shop get pod "$1" --output 'jsonpath={.status.containerStatuses[0].restartCount}'; }
+
+begin 'tools and image'
+tests/tools/need.sh runc iptables conntrack openssl ip python3
+tools=$(tests/tools/build.sh helm etcd prometheus)
+bin=$("$kit/build.sh")
+export PATH="$bin:$PATH"
+archive=${E2E_IMAGE:-$scratch/image.tar}
+[ -n "${E2E_IMAGE:-}" ] || tests/tools/image.sh --prebuilt --archive "$archive" "$image" > /dev/null
+# etcd's image, as if pulled: the program in the place where the published one has it.
+install -D "$tools/etcd" "$scratch/etcd/usr/local/bin/etcd"
+"$kit/cluster" image "$scratch/etcd" "$etcd_image" /usr/local/bin/etcd > "$scratch/etcd.tar"
+
+begin 'the cluster'
+up=1
+kubeconfig=$("$kit/cluster" up)
+for tar in "$archive" "$scratch/etcd.tar"; do "$kit/cluster" load "$tar" > /dev/null; done
+
+begin 'a namespace that takes restricted pods only, and the chart'
+kubectl create namespace "$namespace" > /dev/null
+kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted > /dev/null
+install=(--set "image.repository=${image%:*}" --set "image.tag=${image##*:}"
+  --set etcd.evaluation.enabled=true --set "etcd.evaluation.image.repository=${etcd_image%:*}"
+  --set "etcd.evaluation.image.tag=${etcd_image##*:}")
+helm install "$release" charts/bellwether "${install[@]}" > "$scratch/notes"
+grep -q 'WARNING: etcd.evaluation.enabled' "$scratch/notes" || fail 'the notes do not warn of the evaluation etcd'
+eventually 180 'three pods Ready' ready
+eventually 30 'a leader' leads_other nobody
+first=$(leader)
+echo "   $first leads"
+
+begin 'kubectl get elections'
+named() { [ -n "$(leader)" ] && in_shop get elections --output 'jsonpath={.items[0].status.leader.name}' | grep -qx "$(leader)"; }
+labelled() { [ "$(in_shop get pods --selector bellwether.dev/role=leader --output name)" = "pod/$(leader)" ]; }
+eventually 30 'the Election names the leader' named
+eventually 30 "the leader's pod is labelled" labelled
+in_shop get elections
+selected=$(in_shop get endpointslices --selector "kubernetes.io/service-name=$full-leader" --output 'jsonpath={.items[*].endpoints[*].targetRef.name}')
+[ "$selected" = "$(leader)" ] || fail "the leader's Service selects '$selected'"
+
+begin 'uptime checks from the API: run by followers, told by the leader'
+checks() { # what each check's status says, by name
+  in_shop get uptimechecks --output 'jsonpath={range .items[*]}{.metadata.name}={.status.state} {end}'
+}
+in_shop apply --server-side --validate=strict --filename - > /dev/null <<MANIFESTS
+apiVersion: bellwether.dev/v1alpha1
+kind: UptimeCheck
+metadata: {name: page}
+spec: {interval: 1s, target: {http: {url: "http://$full:8080/livez"}}}
+---
+apiVersion: bellwether.dev/v1alpha1
+kind: UptimeCheck
+metadata: {name: name}
+spec: {interval: 1s, target: {dns: {name: kubernetes.default.svc.cluster.local}}}
+---
+apiVersion: bellwether.dev/v1alpha1
+kind: UptimeCheck
+metadata: {name: nobody}
+spec: {interval: 1s, target: {tcp: {host: $full, port: 9}}}
+MANIFESTS
+told() { [ "$(checks)" = 'name=up nobody=down page=up ' ]; }
+eventually 60 'all checks have their state' told
+in_shop get uptimechecks
+by=$(in_shop get uptimechecks --output 'jsonpath={.items[*].status.checkedBy}')
+grep -qw "${first##*-}" <<< "$by" && fail "the leader $first runs checks itself: $by"
+latest() { in_shop get uptimecheck page --output 'jsonpath={.status.lastRun}'; }
+
+begin 'helm test'
+helm test "$release" --timeout 60s > /dev/null || fail 'bellwether check found something'
+
+begin 'metrics through the service'
+kubectl get --raw "/api/v1/namespaces/$namespace/services/$full:http/proxy/metrics" > "$scratch/metrics"
+"$tools/promtool" check metrics < "$scratch/metrics" || fail 'promtool does not like the metrics'
+grep -q '^leader_election_master_status{name="bw-bellwether"} [01]$' "$scratch/metrics" || fail 'no master status'
+
+begin "the leader's process is killed: another node leads, the container is restarted in place"
+before=$(restarts "$first")
+at=$(date +%s%N)
+kill -9 "$(node_of "$first")"
+eventually 30 'another leader' leads_other "$first"
+echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
+restarted() { [ "$(restarts "$first")" -gt "$before" ]; }
+eventually 60 'the container is restarted' restarted
+eventually 60 'three pods Ready' ready
+
+begin "the leader's pod is deleted: another node leads, the pod comes back"
+second=$(leader)
+was=$(uid "$second")
+at=$(date +%s%N)
+in_shop delete pod "$second" --wait=false > /dev/null
+eventually 30 'another leader' leads_other "$second"
+echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
+replaced() { [ "$(uid "$second")" != "$was" ]; }
+eventually 60 'the pod is replaced' replaced
+eventually 60 'three pods Ready' ready
+
+begin "the leader's pod is cut off from everything: another node leads, and it comes back as a follower"
+third=$(leader)
+inside=$(node_of "$third")
+cut() { nsenter --target "$inside" --net iptables "$1" OUTPUT ! --out-interface lo --jump DROP; }
+at=$(date +%s%N)
+cut --insert
+eventually 30 'another leader' leads_other "$third"
+echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
+eventually 30 'the Election names the new leader' named
+eventually 30 "the new leader's pod alone is labelled" labelled
+cut --delete
+eventually 60 'three pods Ready' ready
+
+begin 'the API server is killed and comes back: nobody restarts, and what was changed meanwhile is seen'
+pids=${BELLWETHER_CLUSTER:-/run/bellwether-cluster}/pid
+counts() { in_shop get pods --output 'jsonpath={.items[*].status.containerStatuses[*].restartCount}'; }
+restarted_before=$(counts)
+mapfile -d '' -t server < "/proc/$(cat "$pids/apiserver")/cmdline"
+kill -9 "$(cat "$pids/apiserver")"
+sleep 5
+setsid nohup "${server[@]}" > "$scratch/apiserver.log" 2>&1 < /dev/null &
+echo $! > "$pids/apiserver"
+answers() { kubectl get --raw /readyz > /dev/null 2>&1; }
+eventually 60 'the API server answers' answers
+in_shop patch uptimecheck nobody --type merge --patch "{\"spec\": {\"target\": {\"tcp\": {\"host\": \"$full\", \"port\": 8080}}}}" > /dev/null
+all_up() { [ "$(checks)" = 'name=up nobody=up page=up ' ]; }
+eventually 90 'a check that was changed is up' all_up
+eventually 60 'three pods Ready' ready
+[ "$(counts)" = "$restarted_before" ] || fail "containers were restarted: $(counts), before: $restarted_before"
+
+begin 'etcd is restarted and has lost everything: the nodes begin anew by themselves'
+fence() { in_shop get elections --output 'jsonpath={.items[0].status.fence}'; }
+fence_before=$(fence)
+in_shop delete pod "$full-evaluation-etcd-0" > /dev/null
+eventually 60 'three pods Ready' ready
+eventually 60 'a leader' leads_other nobody
+grown() { [ "$(fence)" -gt "$fence_before" ]; }
+eventually 60 'the fence has grown, although terms begin anew' grown
+seen=$(latest)
+again() { [ "$(latest)" != "$seen" ] && all_up; }
+eventually 90 'checks are run and told again' again
+
+begin 'an upgrade goes through pod by pod'
+helm upgrade "$release" charts/bellwether "${install[@]}" --set node.profile=stable > /dev/null
+in_shop rollout status "statefulset/$full" --timeout 180s > /dev/null
+eventually 30 'a leader' leads_other nobody
+
+begin 'the image'
+size=$(($(tar -xOf "$archive" --wildcards 'blobs/sha256/*' 2> /dev/null | wc -c) / 1048576))
+echo "   $size MiB packed"
+[ -n "${E2E_IMAGE:-}" ] || [ "$size" -lt "$most_mib" ] || fail "the image has $size MiB, more than $most_mib"
+
+begin 'removal'
+helm uninstall "$release" > /dev/null
+gone() { [ -z "$(in_shop get statefulsets,services,roles,rolebindings,serviceaccounts --selector app.kubernetes.io/instance=$release --output name)" ]; }
+eventually 60 'everything of the release is gone' gone
+echo "end to end: all good after $((SECONDS - started)) s"

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
 
+#[allow(dead_code, unreachable_pub, reason = "shared with another test binary")]
+#[path = "../process/binary.rs"]
+mod binary;
 #[allow(dead_code, unreachable_pub, reason = "shared with other test binaries")]
 #[path = "../support/kube.rs"]
 mod kube;
@@ -14,4 +17,9 @@ mod controllers;
 mod crds;
 mod explain;
 mod identity;
+mod processes;
+mod rbac;
+mod reads;
 mod rig;
+mod tour;
+mod website;

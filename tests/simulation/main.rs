@@ -125,6 +125,7 @@ fn the_invariants_hold_over_all_seeds() {
 fn seeds_that_once_broke_a_rule_break_none() {
     for (seed, what) in [
         (1268, "node keys on no lease forbade the switch of the tick for ever"),
+        (17_890, "a deleted tick stayed lost, and a joiner was refused for ever"),
         (4190, "a node said that it had left cleanly while work of a lost session ran"),
         (1191, "a backup brought back a held key with a shard that its node had let go of"),
         (8364, "an operator hit the very revision of an office of the lost history"),

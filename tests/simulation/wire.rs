@@ -530,6 +530,8 @@ impl World {
 
     /// Tells all watches how far they are.
     pub fn send_progress(&mut self) {
+        // A notice never overtakes what it tells of.
+        self.publish();
         let revision = self.depot.revision();
         for p in 0..self.procs.len() {
             if self.procs[p].alive && self.procs[p].watch.open {

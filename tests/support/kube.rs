@@ -18,6 +18,7 @@
 //! a deleted namespace stays.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     net::SocketAddr,
@@ -61,6 +62,9 @@ const ADMIN: &str = "token-of-the-administrator";
 /// As [`ADMIN`], but nothing of it is kept in the audit log: for filling a server with objects.
 const BULK: &str = "token-for-bulk";
 
+/// As [`ADMIN`], but reads are kept in the audit log too, without bodies: [`Space::used`].
+const RECORDED: &str = "token-that-is-recorded";
+
 /// Every write is kept with its body and its answer, before the client gets that answer.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
@@ -71,6 +75,9 @@ rules:
     userGroups: ["test:bulk"]
   - level: None
     users: ["system:apiserver"]
+  - level: Metadata
+    userGroups: ["test:recorded"]
+    verbs: [get, list, watch]
   - level: RequestResponse
     verbs: [create, update, patch, delete, deletecollection]
   - level: None
@@ -208,7 +215,7 @@ impl ApiServer {
 
     /// What a client of that user needs; no such user need exist. [`Space::user`] gives it rights.
     pub fn config_as(&self, user: &str, groups: &[&str]) -> Config {
-        let mut config = self.config_with_token(ADMIN);
+        let mut config = self.config_with_token(RECORDED);
         config.auth_info = AuthInfo {
             impersonate: Some(user.to_owned()),
             impersonate_groups: Some(groups.iter().map(|&group| group.to_owned()).collect()),
@@ -219,6 +226,8 @@ impl ApiServer {
 
     /// A kubeconfig file: the administrator, or somebody else whose name is given.
     pub fn kubeconfig(&self, namespace: &str, user: Option<&str>) -> PathBuf {
+        // Nobody asks what the administrator reads.
+        let token = if user.is_some() { RECORDED } else { ADMIN };
         let file = user.unwrap_or("admin").replace(|it: char| !it.is_alphanumeric(), "-");
         let path = self.folder().join(format!("{namespace}-{file}.kubeconfig"));
         let acting = user.map_or(String::new(), |user| format!(", as: {user:?}"));
@@ -231,7 +240,7 @@ impl ApiServer {
              contexts:\n\
              - {{name: test, context: {{cluster: test, user: test, namespace: {namespace:?}}}}}\n\
              users:\n\
-             - {{name: test, user: {{token: {ADMIN:?}{acting}}}}}\n",
+             - {{name: test, user: {{token: {token:?}{acting}}}}}\n",
             self.url(),
             self.pki.ca.display(),
         );
@@ -256,6 +265,13 @@ impl ApiServer {
 
     /// Everything that was written, in the order of the answers.
     pub fn writes(&self) -> Vec<Written> {
+        let mut all = self.requests();
+        all.retain(|it| !matches!(it.verb.as_str(), "get" | "list" | "watch"));
+        all
+    }
+
+    /// The same, and what users with rules of their own have read.
+    fn requests(&self) -> Vec<Written> {
         let text = fs::read_to_string(self.audit_log()).unwrap_or_default();
         // The server may be at its last line.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -318,7 +334,8 @@ impl ApiServer {
         let signing = rcgen::KeyPair::generate().expect("a key");
         let tokens = format!(
             "{ADMIN},admin,admin,\"system:masters\"\n\
-             {BULK},bulk,bulk,\"system:masters,test:bulk\"\n"
+             {BULK},bulk,bulk,\"system:masters,test:bulk\"\n\
+             {RECORDED},recorded,recorded,\"system:masters,test:recorded\"\n"
         );
         for (file, text) in [
             ("signing.key", signing.serialize_pem()),
@@ -606,6 +623,38 @@ impl Space<'_> {
         all.retain(|it| it.namespace == self.name);
         all
     }
+
+    /// Which rights a user has made use of, anywhere: verb, API group and resource of each request that was
+    /// let through.
+    pub fn used(&self, user: &User) -> BTreeSet<Right> {
+        let mut all = self.api.requests();
+        all.retain(|it| it.user == user.name && it.code != 403 && !it.resource.is_empty());
+        all.into_iter().map(|it| (it.group, it.resource, it.verb)).collect()
+    }
+
+    /// What it was refused.
+    pub fn refused(&self, user: &User) -> BTreeSet<Right> {
+        let mut all = self.api.requests();
+        all.retain(|it| it.user == user.name && it.code == 403 && !it.resource.is_empty());
+        all.into_iter().map(|it| (it.group, it.resource, it.verb)).collect()
+    }
+}
+
+/// API group (`""` is the core), resource, verb.
+pub type Right = (String, String, String);
+
+/// The rights that rules give.
+pub fn rights_of(rules: &[PolicyRule]) -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for rule in rules {
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                let right = |verb: &String| (group.clone(), resource.clone(), verb.clone());
+                rights.extend(rule.verbs.iter().map(right));
+            }
+        }
+    }
+    rights
 }
 
 /// Somebody with rules of their own.
@@ -630,6 +679,8 @@ pub struct Written {
     pub user: String,
     /// The client's own name for itself.
     pub agent: String,
+    /// Its API group; empty is the core.
+    pub group: String,
     /// The plural, with the subresource if any: `pods`, `pods/status`.
     pub resource: String,
     pub namespace: String,
@@ -663,6 +714,7 @@ impl Written {
             verb: text("/verb"),
             user: if acting.is_empty() { text("/user/username") } else { acting },
             agent: text("/userAgent"),
+            group: text("/objectRef/apiGroup"),
             resource,
             namespace: text("/objectRef/namespace"),
             name: text("/objectRef/name"),

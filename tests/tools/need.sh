@@ -12,6 +12,13 @@ declare -A packages=(
   [chromium]="chromium"
   [cc]="gcc libc6-dev"
   [shellcheck]="shellcheck"
+  [buildah]="buildah"
+  [runc]="runc"
+  [iptables]="iptables"
+  [conntrack]="conntrack"
+  [openssl]="openssl"
+  [ip]="iproute2"
+  [python3]="python3"
 )
 
 # The browser has several names; any will do.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bellwether::{
-    k8s::{client::ClientMetrics, queue::QueueMetrics},
+    k8s::{client::ClientMetrics, metrics::K8sMetrics, queue::QueueMetrics},
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
     telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
@@ -62,6 +62,7 @@ async fn promtool_has_nothing_to_say_about_a_live_scrape() {
 fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
     vec![
         ("Node", describe(&NodeMetrics::collectors())),
+        ("Controllers", describe(&K8sMetrics::new().unwrap().collectors())),
         ("Work queues", describe(&QueueMetrics::unregistered().collectors())),
         ("Uptime checks", describe(&UptimeMetrics::unregistered().collectors())),
         ("Kubernetes client", describe(&ClientMetrics::unregistered().collectors())),

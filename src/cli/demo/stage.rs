@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
     node::{ClusterNode, Node, NodeMetrics, StartError, status::Status},
-    operator::uptime::Uptime,
+    operator::uptime::{self, Uptime},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     telemetry::{Action, ActionError, Leadership, Probe, StatusSource},
 };
@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
 use crate::cli::{
     exit::{Exit, Failure},
-    run::worker,
     serve::{
         cut::CutStore,
         source::{leadership, picture, readiness},
@@ -153,7 +152,7 @@ impl Stage {
             .failover(self.failover)
             .metrics(place.metrics.clone())
             .store(store)
-            .worker(worker(&place.uptime))
+            .worker(uptime::worker_options(&place.uptime))
             .leader_task(place.uptime.leader_task())
             .build()
             .map_err(|error| Failure::caused(Exit::Failed, "setting up a node", &error))?;

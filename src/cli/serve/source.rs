@@ -32,13 +32,25 @@ pub(crate) struct NodeSource {
     node: Arc<dyn Node>,
     extra: Extra,
     actions: Vec<Action>,
+    /// What is not ready beside the node, in words.
+    not_ready: NotReady,
     /// Since when this process has seen no leader.
     leaderless: Mutex<Option<BootTime>>,
 }
 
+/// What else must be ready, and is not.
+pub(crate) type NotReady = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 impl NodeSource {
     pub(crate) fn new(node: Arc<dyn Node>, extra: Extra, actions: Vec<Action>) -> Self {
-        Self { node, extra, actions, leaderless: Mutex::new(None) }
+        let (not_ready, leaderless): (NotReady, _) = (Box::new(|| None), Mutex::new(None));
+        Self { node, extra, actions, not_ready, leaderless }
+    }
+
+    /// The same, which is not ready as long as this says why.
+    pub(crate) fn unless(mut self, not_ready: NotReady) -> Self {
+        self.not_ready = not_ready;
+        self
     }
 
     /// How long nobody has been in office, as far as this process knows.
@@ -111,6 +123,9 @@ impl StatusSource for NodeSource {
     }
 
     async fn readiness(&self) -> Probe {
+        if let Some(why) = (self.not_ready)() {
+            return Probe::Fail(why);
+        }
         match self.node.status().await {
             Ok(status) => readiness(&status, self.leaderless_for(&status)),
             Err(error) => Probe::Fail(error.to_string()),

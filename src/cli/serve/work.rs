@@ -68,11 +68,24 @@ impl Manifests {
         registry: &Registry,
         status_file: Option<PathBuf>,
     ) -> Result<Uptime, Failure> {
-        let metrics = UptimeMetrics::register(registry)
-            .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
-        let options = UptimeOptions { status_file, metrics, ..UptimeOptions::default() };
-        Ok(Uptime::new(self.checks.clone(), options))
+        uptime(self.checks.clone(), registry, status_file)
     }
+}
+
+/// The work of one node on checks, counted in `registry`.
+///
+/// # Errors
+///
+/// A [`Failure`] if the registry has such metrics already.
+pub(crate) fn uptime(
+    checks: watch::Receiver<Arc<Checks>>,
+    registry: &Registry,
+    status_file: Option<PathBuf>,
+) -> Result<Uptime, Failure> {
+    let metrics = UptimeMetrics::register(registry)
+        .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
+    let options = UptimeOptions { status_file, metrics, ..UptimeOptions::default() };
+    Ok(Uptime::new(checks, options))
 }
 
 /// Follows the results beside a node, until it is dropped.

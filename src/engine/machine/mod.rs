@@ -9,7 +9,6 @@ mod election;
 mod ending;
 mod headers;
 mod join;
-mod leaving;
 mod office;
 mod own_keys;
 mod picture;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Asked, Engine, Found, Planning};
 use crate::engine::{
     call::{Call, Effect, Join, Outcome},
-    types::{BootTime, LeaseId, NodeMetadata, Revision, Role},
+    types::{BootTime, LeaseId, NodeId, NodeMetadata, Revision, Role},
     view::Member,
 };
 
@@ -225,7 +225,7 @@ impl Engine {
         }
     }
 
-    /// T18, for the leader: every live node offers another tick than the cluster's.
+    /// T18, for the leader: every live node offers another tick than the cluster's, or there is none.
     fn switch_rule(&mut self) {
         let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
             return;
@@ -233,10 +233,28 @@ impl Engine {
         if self.own.switching || !self.session.is_listed() {
             return;
         }
-        let Some(stored) = &self.watched.tick else {
-            return;
+        let stored = self.watched.tick.as_ref();
+        let modified = stored.map_or(Revision(0), |stored| stored.modified);
+        let tick = match stored.and_then(|stored| stored.value) {
+            // An operator's doing: it is again what the leader runs at, else nobody could ever join whose
+            // tick key differs from any other.
+            None => self.own.tick,
+            Some(now) => match self.agreed_tick() {
+                Some(agreed) if agreed != now => agreed,
+                _ => return,
+            },
         };
-        let modified = stored.modified;
+        if !self.is_due(self.own.switch_at) {
+            return;
+        }
+        self.own.switching = true;
+        let view = self.watched.revision;
+        let office = (office.lease, office.revision);
+        self.send(Asked::SwitchTick, Call::SwitchTick { office, modified, view, tick });
+    }
+
+    /// The tick that every live node offers.
+    fn agreed_tick(&self) -> Option<Duration> {
         // Keys that hang on no lease are nobody's, and would stand in the way for ever.
         let lives = |lease: Option<LeaseId>| lease.is_some();
         let members = &self.watched.members;
@@ -244,23 +262,11 @@ impl Engine {
             .values()
             .filter(|member| lives(member.lease))
             .map(|member| member.value.as_ref().map(|member| member.tick));
-        let Some(Some(tick)) = offers.next() else {
-            return;
-        };
-        let agreed = offers.all(|offer| offer == Some(tick))
-            && self
-                .watched
-                .nodes
-                .iter()
-                .filter(|(_, node)| lives(node.lease))
-                .all(|(id, _)| members.get(id).is_some_and(|member| lives(member.lease)));
-        if !agreed || stored.value == Some(tick) || !self.is_due(self.own.switch_at) {
-            return;
-        }
-        self.own.switching = true;
-        let view = self.watched.revision;
-        let office = (office.lease, office.revision);
-        self.send(Asked::SwitchTick, Call::SwitchTick { office, modified, view, tick });
+        let tick = offers.next()??;
+        let mut nodes = self.watched.nodes.iter().filter(|(_, node)| lives(node.lease));
+        let is_ours = |id: &NodeId| members.get(id).is_some_and(|member| lives(member.lease));
+        let agreed = offers.all(|offer| offer == Some(tick)) && nodes.all(|(id, _)| is_ours(id));
+        agreed.then_some(tick)
     }
 
     pub(super) fn on_tick_switched(&mut self, _outcome: &Outcome) {

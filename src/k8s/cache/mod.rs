@@ -8,10 +8,14 @@
 //!
 //! * Once it is [synced](Cache::is_synced) it stays readable: while the API server is away it holds what
 //!   was last seen, and [`Cache::age`] grows.
+//! * A cache that only the work on shards looks at keeps the objects of the shards that are held here, see
+//!   [`narrow`]: others leave it without being told as deleted.
 //! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
 //!   changes of one object may arrive as one.
 
+mod held;
 mod link;
+mod narrow;
 mod set;
 mod source;
 
@@ -26,7 +30,8 @@ use tokio::sync::watch;
 
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
-    set::Running,
+    held::{HeldShards, Wanted},
+    set::{IsSynced, Need, Running},
     source::{Handler, SourceError},
 };
 use super::key::ObjectKey;
@@ -173,6 +178,13 @@ impl<K> Cache<K> {
     fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
         let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.remove(key)
+    }
+
+    /// Lets go of all that the predicate does not pick.
+    fn retain(&self, mut pick: impl FnMut(&K) -> bool) {
+        let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
+        objects.retain(|_, object| pick(object));
+        objects.shrink_to_fit();
     }
 
     /// Puts a whole list in the place of all; what was there before.

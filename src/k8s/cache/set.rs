@@ -17,7 +17,10 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Handler, link, source::Source};
+use super::{
+    Cache, Handler, HeldShards, link,
+    source::{ApiOf, Source},
+};
 use crate::k8s::metrics::K8sMetrics;
 
 /// Which objects of a kind are kept.
@@ -85,12 +88,24 @@ struct Kept {
     begin: fn(Box<dyn Any + Send + Sync>, &Client, &K8sMetrics) -> Running,
 }
 
+/// Whether a cache is synced.
+pub(crate) type IsSynced = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A cache that is to be kept: what keeps it, and what tells when it is synced.
 pub(crate) struct Running {
     pub(crate) kind: String,
     pub(crate) run: BoxFuture<'static, Infallible>,
     pub(crate) synced: BoxFuture<'static, ()>,
-    pub(crate) is_synced: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) is_synced: IsSynced,
+}
+
+/// What somebody needs of a cache.
+#[derive(Clone, Debug)]
+pub(crate) enum Need {
+    /// All objects of its scope.
+    Whole,
+    /// Those whose shards are held here.
+    Held(Arc<HeldShards>),
 }
 
 struct Pending<K: Resource> {
@@ -98,6 +113,7 @@ struct Pending<K: Resource> {
     scope: Scope,
     cache: Cache<K>,
     handlers: Vec<Handler<K>>,
+    needs: Vec<Need>,
 }
 
 /// The kinds that can be cached: every typed resource, and kube's `DynamicObject`.
@@ -166,10 +182,22 @@ impl CacheSet {
 
     /// The cache of that kind and scope. It is kept once the set runs.
     pub fn of<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
-        self.pending(kind, scope).cache.clone()
+        self.needed(kind, scope, Need::Whole)
     }
 
-    /// Tells the handler of every change of that cache.
+    /// The same, where not all of it may be needed. It keeps all if anybody needs all.
+    pub(crate) fn needed<K: Cached>(
+        &mut self,
+        kind: &K::DynamicType,
+        scope: &Scope,
+        need: Need,
+    ) -> Cache<K> {
+        let pending = self.pending(kind, scope);
+        pending.needs.push(need);
+        pending.cache.clone()
+    }
+
+    /// Tells the handler of every change of that cache. That alone keeps nothing in it.
     pub(crate) fn handle<K: Cached>(
         &mut self,
         kind: &K::DynamicType,
@@ -200,6 +228,7 @@ impl CacheSet {
                 scope: scope.clone(),
                 cache: Cache::new(),
                 handlers: Vec::new(),
+                needs: Vec::new(),
             };
             Kept { pending: Box::new(pending), begin: begin::<K> }
         });
@@ -213,25 +242,46 @@ fn begin<K: Cached>(
     metrics: &K8sMetrics,
 ) -> Running {
     let pending: Box<Pending<K>> = pending.downcast().expect("the type is part of the key");
-    let Pending { kind, scope, cache, handlers } = *pending;
-    let client = link::listening(client, &cache);
-    let api: Api<K> = K::Scope::api(client, &kind, scope.namespace.as_deref());
+    let Pending { kind, scope, cache, handlers, needs } = *pending;
+    let held = held_alone(needs);
     let config = watcher::Config {
         label_selector: scope.labels,
         field_selector: scope.fields,
         ..watcher::Config::default().streaming_lists()
     };
     let name = K::kind(&kind).into_owned();
+    let api: ApiOf<K> = Box::new({
+        let (client, cache) = (client.clone(), cache.clone());
+        move |selector| {
+            let client = link::listening(&client, &cache, selector);
+            K::Scope::api(client, &kind, scope.namespace.as_deref())
+        }
+    });
     let metrics = metrics.cache(&name, {
         let cache = cache.clone();
         move || cache.age()
     });
     let (synced, is_synced) = (cache.clone(), cache.clone());
-    let source = Source { api, config, cache, handlers, prune: None, metrics };
+    let source = Source { api, config, cache, handlers, held, metrics };
     Running {
         kind: name,
         run: Box::pin(source.run()),
         synced: Box::pin(async move { synced.synced().await }),
         is_synced: Arc::new(move || is_synced.is_synced()),
     }
+}
+
+/// The shards whose objects are enough for everybody; none if somebody needs others.
+fn held_alone(mut needs: Vec<Need>) -> Option<Arc<HeldShards>> {
+    if needs.len() == 1
+        && let Some(Need::Held(held)) = needs.pop()
+    {
+        return Some(held);
+    }
+    for need in needs {
+        if let Need::Held(held) = need {
+            held.keep_whole();
+        }
+    }
+    None
 }

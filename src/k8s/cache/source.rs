@@ -13,7 +13,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Delta};
+use super::{Cache, Delta, HeldShards, narrow};
 use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
 
 /// Between attempts to list or watch: from this,
@@ -26,7 +26,13 @@ pub(crate) type Handler<K> = Box<dyn Fn(&Delta<K>) + Send + Sync>;
 
 /// Doubles from attempt to attempt, and is shortened by chance: a restarted server is not asked by all at once.
 #[derive(Debug)]
-struct Retry(Duration);
+pub(super) struct Retry(Duration);
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self(RETRY_LEAST)
+    }
+}
 
 impl Iterator for Retry {
     type Item = Duration;
@@ -74,13 +80,17 @@ impl SourceError {
     }
 
     fn of(error: &watcher::Error) -> Self {
-        let code = match error {
-            watcher::Error::WatchError(status) => status.code,
-            watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
-            _ => 0,
+        let status = match error {
+            watcher::Error::WatchError(status) => Some(status),
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => match error {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            watcher::Error::NoResourceVersion => None,
         };
+        let code = status.map_or(0, |status| status.code);
         match code {
             410 => Self::Expired,
             401 | 403 => Self::Denied,
@@ -91,14 +101,17 @@ impl SourceError {
     }
 }
 
+/// Hands out the API of a kind; with a selector, that of the objects it picks.
+pub(super) type ApiOf<K> = Box<dyn Fn(Option<&str>) -> Api<K> + Send + Sync>;
+
 /// Keeps one cache.
 pub(super) struct Source<K> {
-    pub(super) api: Api<K>,
+    pub(super) api: ApiOf<K>,
     pub(super) config: watcher::Config,
     pub(super) cache: Cache<K>,
     pub(super) handlers: Vec<Handler<K>>,
-    /// Takes out what need not be kept in memory.
-    pub(super) prune: Option<Arc<dyn Fn(&mut K) + Send + Sync>>,
+    /// Only the objects of these are kept; all if none.
+    pub(super) held: Option<Arc<HeldShards>>,
     pub(super) metrics: CacheMetrics,
 }
 
@@ -112,24 +125,31 @@ where
     ///
     /// Dropped, the cache stays as it is.
     pub(super) async fn run(self) -> Infallible {
+        if let Some(held) = &self.held {
+            return narrow::run(&self, held).await;
+        }
         let mut config = self.config.clone();
         loop {
-            let falls_back = self.watch(config.clone()).await;
+            let falls_back = self.watch((self.api)(None), config.clone()).await;
             if falls_back {
-                tracing::info!(
-                    kind = self.metrics.kind(),
-                    "the API server does not stream lists: lists are paged"
-                );
+                self.say_no_streaming();
                 config.initial_list_strategy = InitialListStrategy::ListWatch;
             }
         }
     }
 
+    pub(super) fn say_no_streaming(&self) {
+        tracing::info!(
+            kind = self.metrics.kind(),
+            "the API server does not stream lists: lists are paged"
+        );
+    }
+
     /// Watches until the server refuses to stream lists.
-    async fn watch(&self, config: watcher::Config) -> bool {
+    pub(super) async fn watch(&self, api: Api<K>, config: watcher::Config) -> bool {
         let streams = config.initial_list_strategy == InitialListStrategy::StreamingList;
-        let retry = Retry(RETRY_LEAST);
-        let mut events = watcher::watcher(self.api.clone(), config).backoff(retry).boxed();
+        let retry = Retry::default();
+        let mut events = watcher::watcher(api, config).backoff(retry).boxed();
         let mut listed: HashMap<ObjectKey, Arc<K>> = HashMap::new();
         while let Some(event) = events.next().await {
             match event {
@@ -146,7 +166,7 @@ where
         false
     }
 
-    fn on_error(&self, error: &watcher::Error) {
+    pub(super) fn on_error(&self, error: &watcher::Error) {
         let kind = SourceError::of(error);
         self.metrics.on_restart(kind);
         let what = in_words(error);
@@ -163,13 +183,15 @@ where
         self.cache.heard();
         match event {
             Event::Init => listed.clear(),
+            Event::InitApply(object) if !self.keeps(&object) => {}
             Event::InitApply(object) => {
-                let object = self.pruned(object);
+                let object = Self::pruned(object);
                 listed.insert(ObjectKey::of(&*object), object);
             }
             Event::InitDone => self.on_list(std::mem::take(listed)),
+            Event::Apply(object) if !self.keeps(&object) => self.metrics.on_event("apply"),
             Event::Apply(object) => {
-                let object = self.pruned(object);
+                let object = Self::pruned(object);
                 let old = self.cache.put(ObjectKey::of(&*object), Arc::clone(&object));
                 self.metrics.on_event("apply");
                 match old {
@@ -185,7 +207,7 @@ where
             Event::Delete(object) => {
                 self.metrics.on_event("delete");
                 if self.cache.remove(&ObjectKey::of(&object)).is_some() {
-                    self.tell(&Delta::Deleted { object: self.pruned(object) });
+                    self.tell(&Delta::Deleted { object: Self::pruned(object) });
                 }
             }
         }
@@ -193,10 +215,13 @@ where
     }
 
     /// A whole list has come: what differs from what was kept has changed meanwhile.
-    fn on_list(&self, listed: HashMap<ObjectKey, Arc<K>>) {
+    fn on_list(&self, mut listed: HashMap<ObjectKey, Arc<K>>) {
+        listed.retain(|_, object| self.keeps(&**object));
         let now: Vec<(ObjectKey, Arc<K>)> =
             listed.iter().map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
         let mut old = self.cache.replace(listed);
+        // What is not kept any more may be there still.
+        old.retain(|_, object| self.keeps(&**object));
         for (key, object) in now {
             match old.remove(&key) {
                 Some(old) if is_same(&*old, &*object) => {}
@@ -211,12 +236,18 @@ where
         for (_, object) in old {
             self.tell(&Delta::Deleted { object });
         }
+        if let Some(held) = &self.held {
+            held.on_listed();
+        }
     }
 
-    fn pruned(&self, mut object: K) -> Arc<K> {
-        if let Some(prune) = &self.prune {
-            prune(&mut object);
-        }
+    fn keeps(&self, object: &K) -> bool {
+        self.held.as_ref().is_none_or(|held| held.keeps(object))
+    }
+
+    fn pruned(mut object: K) -> Arc<K> {
+        // A third of a small object, and nobody's to reconcile.
+        object.meta_mut().managed_fields = None;
         Arc::new(object)
     }
 

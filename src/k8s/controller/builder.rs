@@ -10,7 +10,7 @@ use super::{
     work::{Desk, Loop, Setup},
 };
 use crate::k8s::{
-    cache::{Cache, Cached, Delta, Scope},
+    cache::{Cache, Cached, Delta, HeldShards, Need, Scope},
     key::ObjectKey,
     queue::Priority,
 };
@@ -83,7 +83,7 @@ pub struct Controller<K: Cached> {
     watches: Vec<Watch<K>>,
     trigger: Trigger,
     limits: Limits,
-    shards: Option<u32>,
+    share: Option<Share>,
 }
 
 impl<K: Cached> fmt::Debug for Controller<K> {
@@ -120,7 +120,7 @@ impl<K: Cached> Controller<K> {
             watches: Vec::new(),
             trigger: Trigger::default(),
             limits,
-            shards: None,
+            share: None,
         }
     }
 
@@ -197,7 +197,8 @@ impl<K: Cached> Controller<K> {
                     map(object).into_iter().for_each(|key| told.on_change(key, None, priority));
                 }
             };
-            let cache: Cache<W> = setup.caches.handle(&kind, &scope, Box::new(handler));
+            setup.caches.handle(&kind, &scope, Box::new(handler));
+            let cache: Cache<W> = setup.caches.of(&kind, &scope);
             setup.readable.add(&cache);
             desk.needs(&cache);
         }));
@@ -243,12 +244,22 @@ impl<K: Cached> Prepare for Controller<K> {
     }
 
     fn prepare(self: Box<Self>, setup: &mut Setup<'_>) -> Arc<dyn Loop> {
-        let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, shards } =
+        let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, share } =
             *self;
-        let cache = setup.caches.of::<K>(&kind, &scope);
+        let held = share.map(|share| (Arc::new(HeldShards::new(share.shards)), share.keeps_all));
+        let need = match &held {
+            Some((held, false)) => Need::Held(Arc::clone(held)),
+            Some((_, true)) | None => Need::Whole,
+        };
+        let held = held.map(|(held, keeps_all)| {
+            if keeps_all {
+                held.keep_whole();
+            }
+            held
+        });
+        let cache = setup.caches.needed::<K>(&kind, &scope, need);
         setup.readable.add(&cache);
-        let desk =
-            Arc::new(Desk::new(name.into(), reconciler, cache.clone(), limits, shards, setup));
+        let desk = Arc::new(Desk::new(name.into(), reconciler, cache.clone(), limits, held, setup));
         desk.needs(&cache);
         let told = Arc::clone(&desk);
         let handler = move |delta: &Delta<K>| {
@@ -270,30 +281,58 @@ impl<K: Cached> Prepare for Controller<K> {
     }
 }
 
+/// How the work on shards is spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) shards: u32,
+    pub(crate) as_leader: bool,
+    pub(crate) keeps_all: bool,
+}
+
 /// Work on the objects of a kind that is spread over the followers, by the shard of each object's UID.
 ///
 /// The reconciler runs on the node that holds the shard; else it is like a [`Controller`].
+///
+/// Unless something else in the process looks at the same objects, each node keeps only those of the shards
+/// it holds in memory, and where the API server filters by shard it is sent only those. A shard that moves is
+/// listed before its work begins.
 #[derive(Debug)]
 pub struct Sharded<K: Cached> {
     pub(crate) controller: Controller<K>,
-    pub(crate) shards: u32,
+    pub(crate) share: Share,
 }
 
 impl<K: Cached> Sharded<K> {
     /// With 256 shards. The controller's name is that of the work type.
     pub fn new(controller: Controller<K>) -> Self {
-        Self { controller, shards: 256 }
+        Self { controller, share: Share { shards: 256, as_leader: false, keeps_all: false } }
     }
 
     /// Into how many shards the objects are cut: 1 to 65,536. All nodes of a cluster must agree.
     #[must_use]
     pub fn shards(mut self, shards: u32) -> Self {
-        self.shards = shards;
+        self.share.shards = shards;
+        self
+    }
+
+    /// Whether the node takes shards even while it leads others. When it is alone it always does.
+    /// Default: no.
+    #[must_use]
+    pub fn as_leader(mut self, yes: bool) -> Self {
+        self.share.as_leader = yes;
+        self
+    }
+
+    /// Whether every node keeps the objects of all shards in memory: work on a shard that moves begins
+    /// without a list, for the memory and traffic of all objects on each node. Default: no.
+    #[must_use]
+    pub fn keeps_all(mut self, yes: bool) -> Self {
+        self.share.keeps_all = yes;
         self
     }
 
     pub(crate) fn into_controller(self) -> Controller<K> {
-        Controller { shards: Some(self.shards), ..self.controller }
+        Controller { share: Some(self.share), ..self.controller }
     }
 }
 

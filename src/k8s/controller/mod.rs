@@ -20,15 +20,15 @@ mod reconcile;
 mod trigger;
 mod work;
 
-pub(crate) use self::{
-    builder::Prepare,
-    context::Readable,
-    grants::Lane,
-    work::{Loop, Right, Setup},
-};
 pub use self::{
     builder::{Controller, Predicate, Sharded, annotations, generation, labels},
     context::Context,
     reconcile::{Action, ReconcileError, Reconciler},
     trigger::Trigger,
+};
+pub(crate) use self::{
+    builder::{Prepare, Share},
+    context::Readable,
+    grants::Lane,
+    work::{Loop, Right, Setup},
 };

@@ -22,7 +22,7 @@ use crate::{
     clock,
     k8s::{
         authority::{Authority, Refused, is_refused},
-        cache::{Cache, CacheSet, Cached},
+        cache::{Cache, CacheSet, Cached, HeldShards, Wanted},
         fence::Fence,
         key::ObjectKey,
         metrics::{ControllerMetrics, K8sMetrics, Outcome},
@@ -68,17 +68,21 @@ pub(crate) trait Loop: Send + Sync {
     async fn work(self: Arc<Self>, right: Right);
 }
 
+/// Begins to wait for a cache.
+type Wait = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// One controller.
 pub(crate) struct Desk<K: Cached> {
     name: Arc<str>,
     reconciler: Arc<dyn Reconciler<K>>,
     cache: Cache<K>,
     limits: Limits,
-    shards: Option<u32>,
+    /// The shards of its objects that are held here, if its work is spread over nodes.
+    held: Option<Arc<HeldShards>>,
     queue: Queue<ObjectKey>,
     grants: Arc<Grants>,
     /// Resolve when the caches that it needs are synced.
-    needs: Mutex<Vec<Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>>,
+    needs: Mutex<Vec<Wait>>,
     places: Arc<Semaphore>,
     metrics: ControllerMetrics,
 }
@@ -89,7 +93,7 @@ impl<K: Cached> Desk<K> {
         reconciler: Arc<dyn Reconciler<K>>,
         cache: Cache<K>,
         limits: Limits,
-        shards: Option<u32>,
+        held: Option<Arc<HeldShards>>,
         setup: &Setup<'_>,
     ) -> Self {
         let metrics = setup.metrics.controller(&name);
@@ -99,7 +103,7 @@ impl<K: Cached> Desk<K> {
             reconciler,
             cache,
             limits,
-            shards,
+            held,
             queue: Queue::new(setup.queues.queue(&name)),
             grants: Arc::default(),
             needs: Mutex::default(),
@@ -128,13 +132,13 @@ impl<K: Cached> Desk<K> {
 
     /// Whose an object is. None if that is not known: it is not kept here.
     fn lane_of(&self, key: &ObjectKey, object: Option<&Arc<K>>) -> Option<Lane> {
-        let Some(shards) = self.shards else { return Some(Lane::All) };
+        let Some(held) = &self.held else { return Some(Lane::All) };
         let uid = |object: &K| object.meta().uid.as_ref().map(|uid| fnv1a(uid.as_bytes()));
         let hash = match object {
             Some(object) => uid(object),
             None => self.cache.get(key).and_then(|object| uid(&object)),
         }?;
-        Some(Lane::Shard(shard_of_hash(hash, shards)))
+        Some(Lane::Shard(shard_of_hash(hash, held.count())))
     }
 
     fn is_in(&self, lane: Lane, key: &ObjectKey) -> bool {
@@ -147,6 +151,14 @@ impl<K: Cached> Desk<K> {
             needs.iter().map(|wait| wait()).collect()
         };
         futures::future::join_all(waits).await;
+    }
+
+    /// Has the objects of a lane kept here, where not all are.
+    fn want(&self, lane: Lane) -> Option<Wanted> {
+        match (lane, &self.held) {
+            (Lane::Shard(shard), Some(held)) => Some(held.want(shard)),
+            _ => None,
+        }
     }
 
     /// All objects of a lane, to be looked at when nothing more urgent waits.
@@ -266,12 +278,17 @@ impl<K: Cached> Loop for Desk<K> {
         let token = authority.token();
         let context =
             Context::new(&self.name, authority, fence, &client, readable, self.metrics.clone());
+        // Let go last, when all runs have ended.
+        let wanted = self.want(lane);
         let hold = tokio::select! {
             biased;
             // Cancel safe: a token. Dropped, the other arm has granted nothing.
             () = token.cancelled() => return,
             hold = async {
                 self.caches_are_synced().await;
+                if let Some(wanted) = &wanted {
+                    wanted.covered().await;
+                }
                 self.grants.hold(lane, context).await
             } => hold,
         };

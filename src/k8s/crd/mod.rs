@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     election::{Election, ElectionSpec, ElectionStatus},
+    schema::{conditions as conditions_schema, tidied},
     uptime_check::{UptimeCheck, UptimeCheckSpec, UptimeCheckStatus},
 };
 

@@ -20,7 +20,7 @@ pub(super) fn rule_on(field: &str, holds: &str, message: &str) -> Value {
 }
 
 /// The schema of a list of conditions, with the bounds that Kubernetes' own types have.
-pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
+pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 16,
@@ -73,7 +73,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
 
 /// The definition with schemas as an administrator reads them: texts in one piece, nothing nullable, no
 /// formats that the API server does not know.
-pub(super) fn tidied(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+pub fn tidied(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut definition.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|it| it.open_api_v3_schema.as_mut())
         {

@@ -1,6 +1,6 @@
 //! The status of the `Election` object, worked out from what the leader knows. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde::Deserialize;
@@ -184,7 +184,8 @@ pub(super) fn carry_times(new: &mut ElectionStatus, found: Option<&ElectionStatu
 pub(super) fn count(status: &mut ElectionStatus, checks: ElectionChecks) {
     let mut line = format!("{} checks: {} up, {} down", checks.total, checks.up, checks.down);
     if checks.unknown > 0 {
-        line.push_str(&format!(", {} unknown", checks.unknown));
+        // Writing to a string cannot fail.
+        let _ = write!(line, ", {} unknown", checks.unknown);
     }
     status.summary = Some(line);
     status.checks = Some(checks);

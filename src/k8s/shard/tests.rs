@@ -43,3 +43,33 @@ proptest! {
         }
     }
 }
+
+fn set(shards: impl IntoIterator<Item = u32>) -> BTreeSet<ShardId> {
+    shards.into_iter().map(ShardId).collect()
+}
+
+#[test]
+fn a_selector_names_each_run_of_shards_once() {
+    assert_eq!(
+        shard_selector(&set([0, 1, 3]), 4),
+        "shardRange(object.metadata.uid, '0x0000000000000000', '0x8000000000000000') || \
+         shardRange(object.metadata.uid, '0xc000000000000000', '0x10000000000000000')"
+    );
+    assert_eq!(
+        shard_selector(&set(0..256), 256),
+        "shardRange(object.metadata.uid, '0x0000000000000000', '0x10000000000000000')"
+    );
+}
+
+proptest! {
+    #[test]
+    fn ranges_cover_what_is_held_and_are_few(
+        held in proptest::collection::btree_set(0..4096_u32, 1..2000)
+    ) {
+        let held = set(held);
+        let ranges = few_ranges(&held);
+        prop_assert!(ranges.len() <= MOST_RANGES);
+        prop_assert!(held.iter().all(|shard| ranges.iter().any(|range| range.contains(&shard.0))));
+        prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
+    }
+}

@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     calls::Calls,
     picture::{Picture, Shards},
-    report::{reason_label, refused, session_label},
+    report::{reason_label, refused, role_label, session_label},
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
 };
@@ -117,6 +117,7 @@ pub(super) async fn run(
     options: NodeOptions,
     mut commands: mpsc::Receiver<Command>,
 ) {
+    report::show_zeros(&options);
     let mut driver = Driver::new(core, options);
     while !driver.is_over() {
         driver.turn(&mut commands).await;
@@ -424,12 +425,7 @@ impl Driver {
         metrics.role.set(role as i64);
         let leads = role == Role::Leader;
         metrics.master.with_label_values(&[self.node.cluster()]).set(i64::from(leads));
-        let to = match role {
-            Role::Unknown => "unknown",
-            Role::Leader => "leader",
-            Role::Follower => "follower",
-        };
-        metrics.transitions.with_label_values(&[to, "role"]).inc();
+        metrics.transitions.with_label_values(&[role_label(role), "role"]).inc();
         let published = &self.core.published;
         published.metadata.send_modify(|metadata| metadata.role = role);
         published.membership.send_modify(|membership| {

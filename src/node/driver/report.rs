@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Driver;
 use crate::{
     clock,
-    engine::{BootTime, Refusal, SessionEnd, WorkEnd},
+    engine::{BootTime, Refusal, Role, SessionEnd, WorkEnd},
     node::{
         NodeOptions, StartError,
         status::{SelfStatus, Status, StoreStatus},
@@ -78,6 +78,43 @@ pub(super) fn refused(options: &NodeOptions, refusal: &Refusal) -> StartError {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Series that are not there cannot be alerted on, and a counter that begins at 1 has not grown.
+pub(super) fn show_zeros(options: &NodeOptions) {
+    let metrics = &options.env.metrics;
+    metrics.master.with_label_values(&[options.env.keys.cluster()]);
+    for work in options.work.workers.keys() {
+        let work = &[work.as_str()];
+        metrics.shards_owned.with_label_values(work);
+        metrics.shards_draining.with_label_values(work);
+        metrics.shards_unowned.with_label_values(work);
+        metrics.drains_overdue.with_label_values(work);
+        for direction in ["gained", "lost"] {
+            metrics.shard_moves.with_label_values(&[work[0], direction]);
+        }
+    }
+    metrics.transitions.with_label_values(&["joined", "joined"]);
+    for role in [Role::Unknown, Role::Leader, Role::Follower] {
+        metrics.transitions.with_label_values(&[role_label(role), "role"]);
+    }
+    for end in [
+        SessionEnd::LeaseLost,
+        SessionEnd::MemberLost,
+        SessionEnd::HeldLost,
+        SessionEnd::StoreReplaced,
+        SessionEnd::JoinFailed,
+    ] {
+        metrics.sessions_lost.with_label_values(&[session_label(end)]);
+    }
+}
+
+pub(super) const fn role_label(role: Role) -> &'static str {
+    match role {
+        Role::Unknown => "unknown",
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+    }
 }
 
 pub(super) const fn reason_label(reason: WorkEnd) -> &'static str {

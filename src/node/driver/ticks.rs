@@ -142,6 +142,11 @@ pub(super) struct TickMetrics {
 
 impl TickMetrics {
     pub(super) fn new(metrics: &NodeMetrics, name: &'static str) -> Self {
+        // A counter that begins at 1 has not grown.
+        for result in ["ok", "error", "panic", "cut", "overrun"] {
+            metrics.ticks.with_label_values(&[name, result]);
+        }
+        metrics.panics.with_label_values(&[name]);
         Self {
             name,
             all: metrics.clone(),

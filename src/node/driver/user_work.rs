@@ -123,6 +123,7 @@ impl UserWork {
     }
 
     pub(super) fn set_tick(&self, tick: Duration) {
+        self.env.metrics.tick_period.set(tick.as_secs_f64());
         self.tick.send_replace(tick);
     }
 

@@ -61,10 +61,13 @@ pub struct ApiChecks {
     checks: watch::Sender<Arc<Checks>>,
 }
 
+/// A check that can be run, or what is wrong with it.
+type Verdict = Result<Arc<Check>, Vec<FieldError>>;
+
 /// Every object that was seen, and what it is good for.
 #[derive(Debug, Default)]
 struct Book {
-    objects: Mutex<BTreeMap<CheckKey, Result<Arc<Check>, Vec<FieldError>>>>,
+    objects: Mutex<BTreeMap<CheckKey, Verdict>>,
     changed: Notify,
 }
 
@@ -183,7 +186,8 @@ impl Reconciler<UptimeCheck> for StatusWriter {
     ) -> Result<Action, ReconcileError> {
         let key = key_of(&object);
         let stored = self.statuses.borrow().get(&key).cloned();
-        let accepted = Check::new(resource::UptimeCheck::from((*object).clone())).map(|_| ());
+        let verdict = Check::new(resource::UptimeCheck::from((*object).clone()));
+        let accepted = verdict.as_ref().map(|_| ()).map_err(Vec::as_slice);
         let before = object.status.clone().unwrap_or_default();
         let status = status_of(&object, accepted, stored.map(|stored| stored.status));
         let writer = ctx.writer::<UptimeCheck>(object.metadata.namespace.as_deref());
@@ -197,12 +201,12 @@ impl Reconciler<UptimeCheck> for StatusWriter {
 /// The status that is to be written. Pure but for the time of new conditions.
 fn status_of(
     object: &UptimeCheck,
-    accepted: Result<(), Vec<FieldError>>,
+    accepted: Result<(), &[FieldError]>,
     known: Option<UptimeCheckStatus>,
 ) -> UptimeCheckStatus {
     let before = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
-    let mut status = match (&accepted, known) {
+    let mut status = match (accepted, known) {
         (Ok(()), Some(known)) => known,
         // Nothing was found out yet under this leader: what was written stays.
         (Ok(()), None) => before.clone(),
@@ -219,7 +223,7 @@ fn status_of(
         State::Unknown => None,
     };
     let conditions = &mut status.conditions;
-    match &accepted {
+    match accepted {
         Ok(()) => {
             let said = ("Valid", "the check can be run");
             conditions::set(conditions, condition::ACCEPTED, Holds::True, said, generation);

@@ -5,4 +5,7 @@ mod leaders;
 mod objects;
 mod outages;
 mod replicas;
+mod selectors;
 mod shards;
+
+pub(crate) use replicas::{Replica, SOON, install, server};

@@ -82,7 +82,7 @@ async fn an_owned_object_that_is_deleted_or_changed_is_put_right() {
         ctx.writer::<Secret>(Some(&namespace)).apply(&secret, None).await?;
         Ok(Action::done())
     };
-    let controller = Controller::<ConfigMap>::new(move |map, ctx| reconcile(map, ctx))
+    let controller = Controller::<ConfigMap>::new(reconcile)
         .scope(scope(&cluster))
         .owns_kind::<Secret>((), Scope::namespace(namespace));
     let replica = cluster.replica(0, |it| it.controller(controller)).await;
@@ -232,14 +232,12 @@ async fn an_object_with_a_finalizer_goes_only_after_it_was_cleaned_up() {
         async move {
             ctx.finalized("test.bellwether.dev/clean", map, |what| async move {
                 match what {
-                    Finalize::Apply(_) => {}
                     // The first attempt fails: it must stay.
                     Finalize::Cleanup(_) if count.fetch_add(1, SeqCst) == 0 => {
-                        return Err(ReconcileError::new("not now"));
+                        Err(ReconcileError::new("not now"))
                     }
-                    Finalize::Cleanup(_) => {}
+                    Finalize::Apply(_) | Finalize::Cleanup(_) => Ok(Action::done()),
                 }
-                Ok(Action::done())
             })
             .await
         }

@@ -79,7 +79,7 @@ async fn without_rights_nothing_dies_and_work_begins_when_they_are_given() {
     let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
     let operator =
         Operator::new(node, user.client(), election).controller(noting(&cluster, &ledger));
-    let mut operator = operator.build().unwrap();
+    let operator = operator.build().unwrap();
     let synced = operator.caches_synced();
     let stop = tokio_util::sync::CancellationToken::new();
     let running =

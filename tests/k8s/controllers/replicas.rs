@@ -16,7 +16,7 @@ use bellwether::{
             apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
         },
         kube::{
-            Api, ResourceExt as _,
+            Api, Client, ResourceExt as _,
             api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
         },
         operator::{Operator, OperatorError},
@@ -34,10 +34,10 @@ use crate::{
 };
 
 /// Generous: the machine may be busy. Against hanging, not a bound to prove.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The shared server, with the custom resources.
-pub(super) async fn server() -> &'static ApiServer {
+pub(crate) async fn server() -> &'static ApiServer {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     let api = ApiServer::shared().await;
     INSTALLED.get_or_init(|| install(api)).await;
@@ -45,7 +45,7 @@ pub(super) async fn server() -> &'static ApiServer {
 }
 
 /// Installs the custom resources and waits until the server serves them.
-pub(super) async fn install(api: &ApiServer) {
+pub(crate) async fn install(api: &ApiServer) {
     let crds = Api::<CustomResourceDefinition>::all(api.client());
     for definition in crd::all() {
         let name = definition.name_any();
@@ -73,9 +73,15 @@ pub(super) struct Cluster<'a> {
     pub(super) space: Space<'a>,
 }
 
-impl<'a> Cluster<'a> {
+impl Cluster<'_> {
     pub(super) async fn new(what: &str) -> Cluster<'static> {
         Cluster { store: MemoryStore::new(), space: server().await.namespace(what).await }
+    }
+
+    /// On a server of its own kind.
+    pub(super) async fn on<'b>(api: &'b ApiServer, what: &str) -> Cluster<'b> {
+        install(api).await;
+        Cluster { store: MemoryStore::new(), space: api.namespace(what).await }
     }
 
     pub(super) fn election(&self) -> ElectionRef {
@@ -88,21 +94,24 @@ impl<'a> Cluster<'a> {
         id: i64,
         work: impl FnOnce(Operator) -> Operator,
     ) -> Replica {
+        self.replica_through(self.space.client(), id, work).await
+    }
+
+    /// As [`Self::replica`], by that client.
+    pub(super) async fn replica_through(
+        &self,
+        client: Client,
+        id: i64,
+        work: impl FnOnce(Operator) -> Operator,
+    ) -> Replica {
         let node = ClusterNode::builder()
             .cluster("test")
             .id(id)
             .address(format!("10.0.0.{id}:8080"))
             .failover(Failover::DEFAULT)
             .memory(&self.store);
-        let operator = Operator::new(node, self.space.client(), self.election());
-        let operator = work(operator.stop_within(SOON)).build().unwrap();
-        let node = Arc::clone(operator.node());
-        let stop = CancellationToken::new();
-        let running =
-            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
-        let mut membership = node.membership();
-        tokio::time::timeout(SOON, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
-        Replica { node, stop, running }
+        let operator = Operator::new(node, client, self.election());
+        Replica::start(work(operator)).await
     }
 
     pub(super) fn maps(&self) -> Api<ConfigMap> {
@@ -133,20 +142,32 @@ pub(super) fn config_map(name: &str) -> ConfigMap {
 }
 
 /// One replica of the operator.
-pub(super) struct Replica {
-    pub(super) node: Arc<dyn Node>,
+pub(crate) struct Replica {
+    pub(crate) node: Arc<dyn Node>,
     stop: CancellationToken,
     running: JoinHandle<Result<Stopped, OperatorError>>,
 }
 
 impl Replica {
-    pub(super) async fn is(&self, role: Role) {
+    /// Starts an operator; returns when it has joined.
+    pub(crate) async fn start(operator: Operator) -> Self {
+        let operator = operator.stop_within(SOON).build().unwrap();
+        let node = Arc::clone(operator.node());
+        let stop = CancellationToken::new();
+        let running =
+            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
+        let mut membership = node.membership();
+        tokio::time::timeout(SOON, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
+        Self { node, stop, running }
+    }
+
+    pub(crate) async fn is(&self, role: Role) {
         let mut membership = self.node.membership();
         let reached = membership.wait_for(|it| it.role == role);
         tokio::time::timeout(SOON, reached).await.expect("the role is reached").unwrap();
     }
 
-    pub(super) async fn stop(self) -> Stopped {
+    pub(crate) async fn stop(self) -> Stopped {
         self.stop.cancel();
         tokio::time::timeout(SOON, self.running).await.unwrap().unwrap().unwrap()
     }

@@ -66,6 +66,17 @@ fn t18_the_tick_is_switched_when_every_live_node_offers_the_new_one() {
 }
 
 #[test]
+fn t18_a_tick_that_somebody_deleted_is_again_what_the_leader_runs_at() {
+    let mut rig = Rig::leader();
+    assert!(!rig.asks(is_switch));
+    rig.see(vec![Change::Tick(None)]);
+    let Some(Call::SwitchTick { modified, tick, .. }) = rig.call(is_switch) else {
+        panic!("it stays lost")
+    };
+    assert_eq!((*modified, *tick), (Revision(0), ms(50)));
+}
+
+#[test]
 fn t18_a_go_node_forbids_the_switch() {
     let mut rig = Rig::leader();
     let go = LeaseId(9);

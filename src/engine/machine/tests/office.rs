@@ -272,39 +272,6 @@ fn t9_stop_ends_the_office_and_empties_held_in_one_transaction_then_revokes() {
 }
 
 #[test]
-fn t9_revoke_gives_way_to_the_take_of_the_successor() {
-    let is_revoke = |call: &Call| matches!(call, Call::Revoke { .. });
-    let stopped = || {
-        let mut rig = Rig::leader();
-        rig.see(joined_keys(id(2), LeaseId(77), 104));
-        rig.input(Input::Stop);
-        rig.input(Input::WorkEnded { work: 1 });
-        let (stop, sent, _) = rig.take_call(|call| matches!(call, Call::Stop { .. }));
-        rig.revision += 1;
-        let header = rig.header(Vec::new());
-        rig.answer_as(stop, sent, Outcome::Done(header));
-        assert!(!rig.asks(is_revoke), "the successor goes first");
-        // The view still shows what STOP has taken away.
-        assert!(!rig.asks(|call| matches!(call, Call::Withdraw { .. })));
-        rig
-    };
-    let other = LeaseId(77);
-    let mut rig = stopped();
-    rig.see(vec![
-        Change::Record(Some(written(50, 106, None, record(104, other, id(2), 1)))),
-        Change::Candidate(other, Some(written(104, 106, Some(other), id(2)))),
-    ]);
-    assert!(rig.asks(is_revoke), "another is in office");
-    let mut rig = stopped();
-    let lease = rig.lease();
-    rig.see(vec![Change::Candidate(lease, None), Change::Candidate(other, None)]);
-    assert!(rig.asks(is_revoke), "nobody is left to wait for");
-    let mut rig = stopped();
-    rig.wait(ms(20));
-    assert!(rig.asks(is_revoke), "nobody takes office");
-}
-
-#[test]
 fn t9_the_event_of_an_own_stop_that_comes_before_its_answer_is_no_lost_session() {
     let mut rig = Rig::leader();
     let lease = rig.lease();

@@ -195,6 +195,7 @@ impl Rig {
     /// Lists the own keys as JOIN left them, and `others`.
     pub(super) fn list(&mut self, others: Vec<Change>) {
         let mut changes = joined_keys(ME, self.lease(), 101);
+        changes.push(Change::Tick(Some(written(40, 40, None, config().tick))));
         changes.extend(others);
         self.list_exactly(changes);
     }

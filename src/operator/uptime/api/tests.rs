@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-fn object(name: &str, spec: serde_json::Value) -> UptimeCheck {
+fn object(name: &str, spec: &serde_json::Value) -> UptimeCheck {
     serde_json::from_value(json!({
         "apiVersion": "bellwether.dev/v1alpha1",
         "kind": "UptimeCheck",
@@ -13,19 +13,19 @@ fn object(name: &str, spec: serde_json::Value) -> UptimeCheck {
 }
 
 fn good() -> UptimeCheck {
-    object("good", json!({ "target": { "tcp": { "host": "db", "port": 5432 } } }))
+    object("good", &json!({ "target": { "tcp": { "host": "db", "port": 5432 } } }))
 }
 
 /// Its schema is kept, and what it says cannot be run.
 fn bad() -> UptimeCheck {
     object(
         "bad",
-        json!({ "target": { "http": { "url": "http://a/" } }, "expect": { "bodyMatches": "(" } }),
+        &json!({ "target": { "http": { "url": "http://a/" } }, "expect": { "bodyMatches": "(" } }),
     )
 }
 
-fn verdict(object: &UptimeCheck) -> Result<(), Vec<FieldError>> {
-    Check::new(resource::UptimeCheck::from(object.clone())).map(|_| ())
+fn errors(object: &UptimeCheck) -> Vec<FieldError> {
+    Check::new(resource::UptimeCheck::from(object.clone())).unwrap_err()
 }
 
 fn added(object: UptimeCheck) -> Delta<UptimeCheck> {
@@ -56,7 +56,7 @@ fn a_status_that_was_written_makes_no_new_snapshot() {
     touched.status = Some(UptimeCheckStatus::default());
     touched.metadata.generation = Some(3);
     // Of the same generation, though its spec differs here: were it looked at, the check would differ.
-    touched.spec = object("x", json!({ "target": { "tcp": { "host": "x", "port": 1 } } })).spec;
+    touched.spec = object("x", &json!({ "target": { "tcp": { "host": "x", "port": 1 } } })).spec;
     let before = book.snapshot();
     book.on(&Delta::Changed { old: Arc::new(good()), new: Arc::new(touched) });
     assert_eq!(book.snapshot(), before);
@@ -64,7 +64,7 @@ fn a_status_that_was_written_makes_no_new_snapshot() {
 
 #[test]
 fn what_cannot_be_run_is_not_accepted_and_says_why() {
-    let status = status_of(&bad(), verdict(&bad()), None);
+    let status = status_of(&bad(), Err(&errors(&bad())), None);
     let accepted = conditions::find(&status.conditions, condition::ACCEPTED).unwrap();
     assert_eq!((accepted.status.as_str(), accepted.observed_generation), ("False", Some(3)));
     assert!(accepted.message.contains("spec.expect.bodyMatches"), "{}", accepted.message);

@@ -1,0 +1,142 @@
+{{/* The chart's name, or what is to be used instead. */}}
+{{- define "bellwether.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/*
+The release's full name. Cut so that the longest suffix, the one of an etcd pod ("-evaluation-etcd-0"), still
+fits into a label of DNS.
+*/}}
+{{- define "bellwether.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "bellwether.clusterName" -}}
+{{- default (include "bellwether.fullname" .) .Values.clusterName -}}
+{{- end -}}
+
+{{/* What selects a pod of ours: never a version, since a selector cannot be changed. */}}
+{{- define "bellwether.selector" -}}
+app.kubernetes.io/name: {{ include "bellwether.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node
+{{- end -}}
+
+{{- define "bellwether.etcdSelector" -}}
+app.kubernetes.io/name: {{ include "bellwether.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: evaluation-etcd
+{{- end -}}
+
+{{/* Labels of every object, beside a component's own. */}}
+{{- define "bellwether.common" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: bellwether
+{{- end -}}
+
+{{- define "bellwether.labels" -}}
+{{ include "bellwether.common" . }}
+{{ include "bellwether.selector" . }}
+{{- end -}}
+
+{{- define "bellwether.etcdLabels" -}}
+{{ include "bellwether.common" . }}
+{{ include "bellwether.etcdSelector" . }}
+{{- end -}}
+
+{{- define "bellwether.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "bellwether.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "bellwether.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "bellwether.etcdName" -}}
+{{ include "bellwether.fullname" . }}-evaluation-etcd
+{{- end -}}
+
+{{- define "bellwether.etcdEndpoints" -}}
+{{- if .Values.etcd.evaluation.enabled -}}
+http://{{ include "bellwether.etcdName" . }}:2379
+{{- else -}}
+{{ join "," .Values.etcd.endpoints }}
+{{- end -}}
+{{- end -}}
+
+{{/* What every program of ours needs to know of the cluster and its etcd. */}}
+{{- define "bellwether.clusterEnv" -}}
+- {name: BELLWETHER_CLUSTER, value: {{ include "bellwether.clusterName" . | quote }}}
+- {name: BELLWETHER_ETCD, value: {{ include "bellwether.etcdEndpoints" . | quote }}}
+- {name: BELLWETHER_ETCD_TIMEOUT, value: {{ .Values.etcd.timeout | quote }}}
+{{- with .Values.etcd.tls }}
+{{- if .existingSecret }}
+{{- if .caKey }}
+- {name: BELLWETHER_ETCD_CA_FILE, value: {{ printf "/etc/bellwether/etcd-tls/%s" .caKey | quote }}}
+{{- end }}
+{{- if .certKey }}
+- {name: BELLWETHER_ETCD_CERT_FILE, value: {{ printf "/etc/bellwether/etcd-tls/%s" .certKey | quote }}}
+- {name: BELLWETHER_ETCD_KEY_FILE, value: {{ printf "/etc/bellwether/etcd-tls/%s" .keyKey | quote }}}
+{{- end }}
+{{- end }}
+{{- if .serverName }}
+- {name: BELLWETHER_ETCD_SERVER_NAME, value: {{ .serverName | quote }}}
+{{- end }}
+{{- end }}
+{{- with .Values.etcd.auth }}
+{{- if .user }}
+- {name: BELLWETHER_ETCD_USER, value: {{ .user | quote }}}
+- {name: BELLWETHER_ETCD_PASSWORD_FILE, value: {{ printf "/etc/bellwether/etcd-auth/%s" .passwordKey | quote }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Secrets come as files, which can change under a running process; an environment cannot. */}}
+{{- define "bellwether.clusterMounts" -}}
+{{- if .Values.etcd.tls.existingSecret }}
+- {name: etcd-tls, mountPath: /etc/bellwether/etcd-tls, readOnly: true}
+{{- end }}
+{{- if .Values.etcd.auth.user }}
+- {name: etcd-auth, mountPath: /etc/bellwether/etcd-auth, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "bellwether.clusterVolumes" -}}
+{{- with .Values.etcd.tls.existingSecret }}
+- name: etcd-tls
+  secret: {secretName: {{ . | quote }}, defaultMode: 288}
+{{- end }}
+{{- if .Values.etcd.auth.user }}
+- name: etcd-auth
+  secret: {secretName: {{ .Values.etcd.auth.existingSecret | quote }}, defaultMode: 288}
+{{- end }}
+{{- end -}}
+
+{{/* The restricted pod security standard. */}}
+{{- define "bellwether.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "bellwether.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}

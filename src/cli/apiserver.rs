@@ -1,0 +1,123 @@
+//! The Kubernetes API server as the commands ask it: where it is, and what it keeps of the cluster.
+
+use std::{env, path::PathBuf};
+
+use bellwether::k8s::{
+    client::{ClientMetrics, ClientOptions, Connection, Explained, Reason, explain},
+    crd::{self, Election},
+    fence::ElectionRef,
+};
+use clap::{Args, ValueEnum};
+
+use super::exit::{Exit, Failure};
+
+/// Which API server, as whom, and where in it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub(crate) struct ApiArgs {
+    /// kubeconfig to use outside of a pod (default: KUBECONFIG, then ~/.kube/config)
+    #[arg(long, value_name = "FILE", env = "BELLWETHER_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig (default: its current one)
+    #[arg(long, value_name = "NAME", env = "BELLWETHER_KUBE_CONTEXT")]
+    context: Option<String>,
+
+    /// Namespace of the cluster's Election and of its checks (default: the pod's, or the context's)
+    #[arg(long, value_name = "NAME", env = "BELLWETHER_NAMESPACE")]
+    namespace: Option<String>,
+}
+
+/// Whether to work with Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    Auto,
+    On,
+    Off,
+}
+
+impl ApiArgs {
+    /// A connection to the server; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if nothing leads to a server.
+    pub(crate) async fn connect(
+        &self,
+        metrics: Option<ClientMetrics>,
+    ) -> Result<Connection, Failure> {
+        let mut options = ClientOptions::default();
+        if let Some(metrics) = metrics {
+            options = options.metrics(metrics);
+        }
+        if let Some(file) = &self.kubeconfig {
+            options = options.kubeconfig(file);
+        }
+        if let Some(context) = &self.context {
+            options = options.context(context);
+        }
+        let failed =
+            |error| Failure::caused(Exit::Usage, "finding the Kubernetes API server", &error);
+        Connection::open(options).await.map_err(failed)
+    }
+
+    /// Where the cluster's objects are: as the flag says, else the pod, else the credentials.
+    pub(crate) fn namespace(&self, connection: &Connection) -> String {
+        let own = env::var("POD_NAMESPACE").ok().filter(|it| !it.is_empty());
+        self.namespace.clone().or(own).unwrap_or_else(|| connection.namespace().to_owned())
+    }
+
+    /// The `Election` of a cluster, and its namespace and name.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if there is none, or if the server does not tell.
+    pub(crate) async fn election(&self, cluster: &str) -> Result<(Election, ElectionRef), Failure> {
+        let connection = self.connect(None).await?;
+        let namespace = self.namespace(&connection);
+        let election = ElectionRef { namespace, cluster: cluster.to_owned() };
+        match election.api(connection.client()).get(&election.name()).await {
+            Ok(found) => Ok((found, election)),
+            Err(error) => Err(failure(&format!("reading election {election}"), explain(&error))),
+        }
+    }
+}
+
+/// Whether the server has both of our kinds, in the version of this binary.
+///
+/// # Errors
+///
+/// A [`Failure`] if the server does not tell.
+pub(crate) async fn missing_kinds(connection: &Connection) -> Result<Vec<&'static str>, Failure> {
+    let kinds = ["elections", "uptimechecks"];
+    let client = connection.client();
+    let served = match client.list_api_group_resources(crd::API_VERSION).await {
+        Ok(list) => list.resources.into_iter().map(|it| it.name).collect(),
+        Err(error) => match explain(&error) {
+            // No kind of the group is there.
+            it if matches!(it.reason, Reason::NotFound | Reason::KindMissing) => Vec::new(),
+            it => return Err(failure("asking the API server for our kinds", it)),
+        },
+    };
+    Ok(kinds.into_iter().filter(|kind| !served.iter().any(|it| it == kind)).collect())
+}
+
+fn failure(doing: &str, explained: Explained) -> Failure {
+    let exit = match explained.reason {
+        Reason::NotFound => Exit::NotThere,
+        Reason::Unauthorized | Reason::Forbidden | Reason::Tls => Exit::Denied,
+        Reason::Unreachable | Reason::Timeout | Reason::Unavailable | Reason::TooManyRequests => {
+            Exit::Unreachable
+        }
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, format!("{doing}: {}", explained.message));
+    match (explained.remedy, exit) {
+        (Some(remedy), _) => failure.try_this(remedy),
+        (None, Exit::NotThere) => failure.try_this(
+            "`kubectl get elections -A` lists them: its namespace is --namespace, its name --cluster; a \
+             leader makes it when it takes office",
+        ),
+        (None, _) => failure,
+    }
+}

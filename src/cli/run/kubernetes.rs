@@ -1,0 +1,128 @@
+//! A node in Kubernetes: who its pod is, and uptime checks from the API.
+
+use std::{env, sync::Arc};
+
+use bellwether::{
+    k8s::{
+        cache::Scope,
+        client::ClientMetrics,
+        fence::ElectionRef,
+        identity::PodIdentity,
+        metrics::K8sMetrics,
+        operator::{NodeBuilder, Operator, OperatorError},
+        queue::QueueMetrics,
+    },
+    operator::uptime::api::{self, ApiChecks},
+    tasks::Tasks,
+};
+use clap::Args;
+use prometheus::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::{RunArgs, Work, WorkArgs, metric_twice, wrong_node};
+use crate::cli::{
+    apiserver::{ApiArgs, When},
+    exit::{Exit, Failure},
+    serve::work,
+};
+
+/// Set by the downward API in every pod of the chart.
+const POD_NAME: &str = "POD_NAME";
+/// Set by kubelet in every pod.
+const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Which API server, and which of its objects.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub(crate) struct KubeArgs {
+    /// Whether the checks come from the Kubernetes API, and statuses go there: auto means in a pod, unless
+    /// --checks names a folder
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "BELLWETHER_KUBERNETES",
+        value_enum,
+        default_value_t = When::Auto
+    )]
+    kubernetes: When,
+
+    #[command(flatten)]
+    api: ApiArgs,
+
+    /// Take the checks of all namespaces; needs a `ClusterRole`
+    #[arg(long, env = "BELLWETHER_ALL_NAMESPACES")]
+    all_namespaces: bool,
+}
+
+/// The pod this process runs in, if it runs in one.
+///
+/// # Errors
+///
+/// A [`Failure`] with the manifest lines that mend it, if the pod does not say enough of itself.
+pub(super) fn pod(port: u16) -> Result<Option<PodIdentity>, Failure> {
+    if env::var_os(POD_NAME).is_none() {
+        return Ok(None);
+    }
+    let pod =
+        PodIdentity::from_env().map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    Ok(Some(pod.or_port(port)))
+}
+
+/// Whether this node works on Kubernetes.
+pub(super) fn is_wanted(kube: &KubeArgs, work: &WorkArgs) -> bool {
+    match kube.kubernetes {
+        When::On => true,
+        When::Off => false,
+        When::Auto => {
+            let in_pod = env::var_os(POD_NAME).is_some() && env::var_os(SERVICE_HOST).is_some();
+            in_pod && work.checks.is_none()
+        }
+    }
+}
+
+/// The operator: uptime checks from the API, and the cluster's `Election`.
+///
+/// # Errors
+///
+/// A [`Failure`] if it cannot be set up. That the API server does not answer is none.
+pub(super) async fn work(
+    args: &RunArgs,
+    builder: NodeBuilder,
+    pod: Option<PodIdentity>,
+    registry: &Registry,
+) -> Result<Work, Failure> {
+    let metrics = ClientMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+    let connection = args.kube.api.connect(Some(metrics)).await?;
+    let namespace = args.kube.api.namespace(&connection);
+    let scope =
+        if args.kube.all_namespaces { Scope::all() } else { Scope::namespace(namespace.clone()) };
+    let cluster = args.cluster.cluster.cluster().to_owned();
+    let election = ElectionRef { namespace, cluster };
+    tracing::info!(endpoint = %connection.endpoint(), %election, "working on Kubernetes");
+
+    let metrics = K8sMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+    let queues = QueueMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+    let mut operator =
+        Operator::new(builder, connection.client(), election).metrics(metrics, queues);
+    if let Some(pod) = pod {
+        operator = operator.pod(pod);
+    }
+    let checks = ApiChecks::of(&mut operator, &scope);
+    let uptime = work::uptime(checks.checks(), registry, args.work.status_file.clone())?;
+    let built = api::add(operator, &uptime, &scope).build().map_err(|error| match error {
+        OperatorError::Options(error) => wrong_node(&error),
+        error => Failure::from(error),
+    })?;
+    let mut reading = Tasks::new();
+    reading.spawn("checks", checks.run(CancellationToken::new()));
+    let begun = built.begin();
+    let node = Arc::clone(begun.node());
+    let following = work::follow(&uptime, Arc::clone(&node));
+    Ok(Work {
+        node,
+        uptime: Some(uptime),
+        begun: Some(begun),
+        _beside: vec![reading, following],
+        _manifests: None,
+    })
+}

@@ -1,0 +1,134 @@
+//! A cache of the objects whose shards are held here, and of no others.
+//!
+//! Where the API server filters lists and watches by shard (KEP-5866), only those objects are sent.
+//! Elsewhere all are, and the others are dropped as they come: that saves the memory, not the traffic. What
+//! comes is filtered here in both cases. Whether the server filters is asked anew for every watch: it shows
+//! in what a list echoes.
+//!
+//! When shards are gained, all that are held are listed anew, for another selector is another watch; work on
+//! a shard begins when its objects have been listed.
+
+use std::{collections::HashMap, convert::Infallible, fmt::Debug, time::Duration};
+
+use http::Request;
+use kube::{
+    Resource,
+    runtime::watcher::{self, InitialListStrategy},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    held::{Call, HeldShards},
+    source::{Retry, Source},
+};
+use crate::k8s::shard::shard_selector;
+
+/// What is empty is fresh, and said to be this often.
+const HEARD_EVERY: Duration = Duration::from_secs(5);
+
+/// Whether the API server sends the objects of some shards only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filters {
+    Yes,
+    No,
+}
+
+/// A list, of which only matters whether it was filtered.
+#[derive(Debug, Deserialize)]
+struct Probed {
+    metadata: ProbedMeta,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProbedMeta {
+    shard_info: Option<ShardInfo>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ShardInfo {
+    selector: String,
+}
+
+/// Keeps what is held for as long as it is polled.
+pub(super) async fn run<K>(source: &Source<K>, held: &HeldShards) -> Infallible
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let mut config = source.config.clone();
+    let mut said = None;
+    // Shows at once, and not when the first shard comes, whether objects can be listed at all.
+    ask(source, None).await;
+    loop {
+        let shards = held.begin_watch();
+        if shards.is_empty() {
+            source.cache.replace(HashMap::new());
+            source.metrics.show(0);
+            held.on_listed();
+            while tokio::time::timeout(HEARD_EVERY, held.called()).await.is_err() {
+                source.cache.heard();
+            }
+            continue;
+        }
+        let selector = shard_selector(&shards, held.count());
+        let filters = ask(source, Some(&selector)).await;
+        if said.replace(filters) != Some(filters) {
+            tracing::info!(
+                kind = source.metrics.kind(),
+                by = match filters {
+                    Filters::Yes => "the API server",
+                    Filters::No => "this node: the API server does not offer it",
+                },
+                "objects are filtered by shard"
+            );
+        }
+        let sent = (filters == Filters::Yes).then_some(&*selector);
+        let is_over = tokio::select! {
+            biased;
+            // Cancel safe: only waits. What it lets go meanwhile is let go.
+            () = outgrown(source, held, filters) => true,
+            // Dropped, the cache stays as it is, and the next watch lists all.
+            falls_back = source.watch((source.api)(sent), config.clone()) => !falls_back,
+        };
+        if !is_over {
+            source.say_no_streaming();
+            config.initial_list_strategy = InitialListStrategy::ListWatch;
+        }
+    }
+}
+
+/// Lets go of what needs no other watch; resolves when something needs one.
+async fn outgrown<K>(source: &Source<K>, held: &HeldShards, filters: Filters)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    while held.called().await == Call::LetGo && filters == Filters::No && held.let_go() {
+        source.cache.retain(|object| held.keeps(object));
+        source.metrics.show(source.cache.len());
+    }
+}
+
+/// Whether the server filters by that selector. It is asked until it answers.
+async fn ask<K>(source: &Source<K>, selector: Option<&str>) -> Filters
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let api = (source.api)(selector);
+    let mut retry = Retry::default();
+    loop {
+        let path = format!("{}?limit=1", api.resource_url());
+        let request = Request::get(path).body(Vec::new()).expect("the path of a kind is one");
+        match api.clone().into_client().request::<Probed>(request).await {
+            Ok(list) => {
+                let echo = list.metadata.shard_info.filter(|it| !it.selector.is_empty());
+                return if echo.is_some() { Filters::Yes } else { Filters::No };
+            }
+            // It knows the parameter, in another form.
+            Err(kube::Error::Api(status)) if selector.is_some() && status.code == 400 => {
+                return Filters::No;
+            }
+            Err(error) => source.on_error(&watcher::Error::InitialListFailed(error)),
+        }
+        tokio::time::sleep(retry.next().unwrap_or_default()).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! What an object owns: objects that are brought to what they should be, and go when it goes.
+//!
+//! Kubernetes' garbage collector takes away what has no owner left; a controller that
+//! [`owns`](super::controller::Controller::owns) the kind is told of every change of it.
+
+use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
+
+use super::{
+    ObjectKey,
+    cache::Cached,
+    controller::Context,
+    writes::{WriteError, Written},
+};
+
+impl Context {
+    /// Brings an object to what `desired` says, as its owner's: it gets the owner's namespace unless it
+    /// names one, and an owner reference. If a cache of this process has the object, the write fails where
+    /// it has changed since, as [`Writer::apply`](super::writes::Writer::apply) says.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; [`WriteError::NotOurs`] if somebody else controls the object.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not take effect.
+    pub async fn apply_owned<O, C>(&self, owner: &O, mut desired: C) -> Result<C, WriteError>
+    where
+        O: Resource<DynamicType: Default>,
+        C: Cached + Serialize + Resource<DynamicType: Default>,
+    {
+        let meta = desired.meta_mut();
+        if meta.namespace.is_none() {
+            meta.namespace.clone_from(&owner.meta().namespace);
+        }
+        let Some(reference) = owner.controller_owner_ref(&O::DynamicType::default()) else {
+            let object = ObjectKey::of(&desired).to_string();
+            let why = "its owner was not read from the API: it has no name or no UID".to_owned();
+            return Err(WriteError::Malformed { object, why });
+        };
+        let uid = reference.uid.clone();
+        let references = meta.owner_references.get_or_insert_default();
+        references.retain(|it| it.uid != uid);
+        references.push(reference);
+        let seen = self.seen(&desired);
+        if let Some(seen) = &seen
+            && let Some(other) =
+                seen.owner_references().iter().find(|it| it.controller == Some(true))
+            && other.uid != uid
+        {
+            return Err(WriteError::NotOurs {
+                object: ObjectKey::of(&desired).to_string(),
+                owner: format!("{} {}", other.kind.to_lowercase(), other.name),
+            });
+        }
+        let writer = self.writer::<C>(desired.namespace().as_deref());
+        writer.apply(&desired, seen.as_deref()).await
+    }
+
+    /// Writes the status of the object as it was seen, unless it says that already: as
+    /// [`Writer::status`](super::writes::Writer::status).
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not take effect.
+    pub async fn write_status<K>(
+        &self,
+        seen: &K,
+        status: &(impl Serialize + Sync),
+    ) -> Result<Written, WriteError>
+    where
+        K: Cached + Serialize + Resource<DynamicType: Default>,
+    {
+        self.writer::<K>(seen.namespace().as_deref()).status(seen, status).await
+    }
+
+    /// The object of that kind, namespace and name as a cache of this process has it: asking costs nothing.
+    /// None if it is not there, or if no controller looks at its kind.
+    pub fn seen<K: Cached>(&self, like: &K) -> Option<std::sync::Arc<K>> {
+        self.cache::<K>()?.get(&ObjectKey::of(like))
+    }
+}

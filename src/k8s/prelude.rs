@@ -1,0 +1,22 @@
+//! What an operator's source names again and again: `use bellwether::k8s::prelude::*`.
+
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+pub use kube::{Api, Client, CustomResource, CustomResourceExt, Resource, ResourceExt};
+pub use schemars::JsonSchema;
+
+pub use super::{
+    ObjectKey,
+    cache::Scope,
+    client::{ClientOptions, connect},
+    conditions::{self, Holds},
+    controller::{Action, Context, Controller, ReconcileError, Reconciler, Sharded},
+    crd,
+    events::EventType,
+    fence::ElectionRef,
+    finalizer::Finalize,
+    identity::PodIdentity,
+    k8s_openapi, kube,
+    operator::{NodeBuilder, Operator},
+    schemars,
+    writes::WriteError,
+};

@@ -1,0 +1,623 @@
+//! The chart: rendered by the real helm over many values, read back as the types of Kubernetes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use bellwether::k8s::k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use regex::Regex;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{files::root, support::tools};
+
+const CHART: &str = "charts/bellwether";
+/// The least that a release needs.
+const ETCD: &str = "etcd.endpoints={http://etcd:2379}";
+const EVALUATION: &str = "etcd.evaluation.enabled=true";
+
+/// A release's values, as arguments of `--set`.
+type Values = &'static [&'static str];
+
+/// What people set, one at a time and together.
+const MATRIX: &[(&str, Values)] = &[
+    ("the least", &[ETCD]),
+    ("evaluation", &[EVALUATION]),
+    (
+        "evaluation with a claim",
+        &[
+            EVALUATION,
+            "etcd.evaluation.persistence.enabled=true",
+            "etcd.evaluation.persistence.storageClassName=fast",
+        ],
+    ),
+    (
+        "TLS and a user",
+        &[
+            "etcd.endpoints={https://a:2379,https://b:2379,https://[fd00::1]:2380}",
+            "etcd.tls.existingSecret=etcd-client",
+            "etcd.tls.serverName=etcd.example",
+            "etcd.auth.user=shop",
+            "etcd.auth.existingSecret=etcd-user",
+        ],
+    ),
+    (
+        "TLS without a client certificate",
+        &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=etcd-client", "etcd.tls.certKey="],
+    ),
+    ("all namespaces", &[ETCD, "watch.allNamespaces=true"]),
+    (
+        "nothing of ours in RBAC",
+        &[ETCD, "rbac.create=false", "serviceAccount.create=false", "serviceAccount.name=mine"],
+    ),
+    ("no CRDs", &[ETCD, "crds.enabled=false"]),
+    ("CRDs that go with the release", &[ETCD, "crds.keep=false"]),
+    (
+        "all that Prometheus and Grafana can have",
+        &[
+            ETCD,
+            "metrics.serviceMonitor.enabled=true",
+            "metrics.serviceMonitor.labels.release=prometheus",
+            "metrics.prometheusRule.enabled=true",
+            "metrics.prometheusRule.runbooks=https://books.example/bw/",
+            "metrics.prometheusRule.alertLabels.team=ours",
+            "metrics.prometheusRule.disabled={BellwetherTickStuck}",
+            "metrics.dashboards.enabled=true",
+            "metrics.dashboards.namespace=monitoring",
+            "metrics.dashboards.annotations.folder=Controllers",
+        ],
+    ),
+    ("a network policy", &[ETCD, "networkPolicy.enabled=true"]),
+    (
+        "a network policy around the evaluation etcd",
+        &[
+            EVALUATION,
+            "networkPolicy.enabled=true",
+            "networkPolicy.ingressFrom[0].podSelector.matchLabels.app=prometheus",
+            "networkPolicy.egress[0].ports[0].port=8443",
+        ],
+    ),
+    (
+        "every extra",
+        &[
+            ETCD,
+            "extraArgs={--never-lead}",
+            "extraEnv[0].name=A,extraEnv[0].value=b",
+            "extraEnvFrom[0].configMapRef.name=more",
+            "extraVolumes[0].name=tmp,extraVolumes[0].emptyDir.medium=Memory",
+            "extraVolumeMounts[0].name=tmp,extraVolumeMounts[0].mountPath=/tmp",
+            "extraContainers[0].name=side,extraContainers[0].image=side:1",
+            "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=of-{{ .Release.Name }}",
+            "podAnnotations.a=b",
+            "podLabels.c=d",
+            "nodeSelector.disk=ssd",
+            "tolerations[0].operator=Exists",
+            "priorityClassName=high",
+            "imagePullSecrets[0].name=registry",
+            "topologySpreadConstraints[0].maxSkew=2,topologySpreadConstraints[0].topologyKey=rack,topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
+            "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "service.annotations.e=f",
+            "serviceAccount.annotations.g=h",
+            "node.allowActions=true",
+        ],
+    ),
+    (
+        "a name that is too long",
+        &[EVALUATION, "fullnameOverride=a-name-that-goes-on-and-on-and-on-until-it-is-too-long"],
+    ),
+    ("one node, no budget", &[EVALUATION, "replicaCount=1", "podDisruptionBudget.enabled=false"]),
+];
+
+/// Runs helm on the chart: whether it is content, its output, and what it says.
+fn helm(command: &[&str], values: &[&str]) -> (bool, String, String) {
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(tools::program("helm", "helm"))
+        .args(command)
+        .args(values.iter().flat_map(|it| ["--set", it]))
+        .current_dir(root())
+        .env("HOME", home.path())
+        .env("HELM_CACHE_HOME", home.path())
+        .env("HELM_CONFIG_HOME", home.path())
+        .env("HELM_DATA_HOME", home.path())
+        .env_remove("KUBECONFIG")
+        .output()
+        .unwrap();
+    let text = |it: Vec<u8>| String::from_utf8(it).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+/// The objects of a release `shop` in the namespace `sales`.
+fn rendered(values: &[&str]) -> Vec<Value> {
+    let (fine, out, err) = helm(&["template", "shop", CHART, "--namespace", "sales"], values);
+    assert!(fine, "{values:?}: {err}");
+    let documents = out.split("\n---").map(|it| it.trim_start_matches("---"));
+    documents
+        .map(|it| {
+            serde_saphyr::from_str::<Value>(it).unwrap_or_else(|error| panic!("{error}:\n{it}"))
+        })
+        .filter(|it| !it.is_null())
+        .collect()
+}
+
+fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|it| it["kind"] == kind).collect()
+}
+
+/// The one object of that kind and name.
+#[track_caller]
+fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = of_kind(objects, kind).into_iter().find(|it| text(it, "/metadata/name") == name);
+    found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// Fields of an object that its type does not know: the API server would refuse or drop them.
+fn unknown_fields(object: &Value) -> Vec<String> {
+    fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, String> {
+        let typed: T = serde_path_to_error::deserialize(object).map_err(|it| it.to_string())?;
+        serde_json::to_value(typed).map_err(|it| it.to_string())
+    }
+    let kind = text(object, "/kind");
+    let back = match (text(object, "/apiVersion"), kind) {
+        ("v1", "ConfigMap") => through::<ConfigMap>(object),
+        ("v1", "Pod") => through::<Pod>(object),
+        ("v1", "Service") => through::<Service>(object),
+        ("v1", "ServiceAccount") => through::<ServiceAccount>(object),
+        ("apps/v1", "StatefulSet") => through::<StatefulSet>(object),
+        ("policy/v1", "PodDisruptionBudget") => through::<PodDisruptionBudget>(object),
+        ("networking.k8s.io/v1", "NetworkPolicy") => through::<NetworkPolicy>(object),
+        ("rbac.authorization.k8s.io/v1", "Role") => through::<Role>(object),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => through::<RoleBinding>(object),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole") => through::<ClusterRole>(object),
+        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
+            through::<ClusterRoleBinding>(object)
+        }
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
+            through::<CustomResourceDefinition>(object)
+        }
+        // Not Kubernetes' own; looked at by tests of their own.
+        ("monitoring.coreos.com/v1", "ServiceMonitor" | "PrometheusRule") => Ok(object.clone()),
+        (version, kind) => Err(format!("nobody expects a {kind} of {version}")),
+    };
+    let mut lost = Vec::new();
+    match back {
+        Ok(back) => find_lost(object, &back, kind.to_owned(), &mut lost),
+        Err(error) => lost.push(format!("{kind}: {error}")),
+    }
+    lost
+}
+
+fn find_lost(before: &Value, after: &Value, path: String, lost: &mut Vec<String>) {
+    match before {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = format!("{path}.{name}");
+                match after.get(name) {
+                    Some(after) => find_lost(value, after, path, lost),
+                    None => lost.push(path),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                let after = after.get(index).unwrap_or(&Value::Null);
+                find_lost(value, after, format!("{path}[{index}]"), lost);
+            }
+        }
+        // 0 and 0.0 are one number.
+        Value::Number(number) if number.as_f64() == after.as_f64() => (),
+        value if value != after => lost.push(path),
+        _ => (),
+    }
+}
+
+/// The specs of all pods: of templates and of themselves.
+fn pod_specs(objects: &[Value]) -> Vec<(String, &Value)> {
+    objects
+        .iter()
+        .filter_map(|it| {
+            let spec = match text(it, "/kind") {
+                "Pod" => it.pointer("/spec"),
+                "StatefulSet" => it.pointer("/spec/template/spec"),
+                _ => None,
+            };
+            spec.map(|spec| (text(it, "/metadata/name").to_owned(), spec))
+        })
+        .collect()
+}
+
+fn variables(spec: &Value) -> BTreeMap<String, Value> {
+    let list = spec.pointer("/containers/0/env").and_then(Value::as_array).unwrap();
+    list.iter().map(|it| (text(it, "/name").to_owned(), it.clone())).collect()
+}
+
+#[test]
+fn helm_lint_is_content_with_every_release_of_the_matrix() {
+    for (name, values) in MATRIX {
+        let (fine, out, err) = helm(&["lint", "--strict", CHART], values);
+        assert!(fine, "{name}: {out}{err}");
+    }
+}
+
+#[test]
+fn kubernetes_knows_every_field_of_every_object() {
+    for (name, values) in MATRIX {
+        for object in rendered(values) {
+            assert_eq!(unknown_fields(&object), Vec::<String>::new(), "{name}");
+        }
+    }
+    let mut object = rendered(&[ETCD]).into_iter().find(|it| it["kind"] == "StatefulSet").unwrap();
+    object["spec"]["replica"] = 3.into();
+    assert_eq!(unknown_fields(&object), ["StatefulSet.spec.replica"], "a typo is seen");
+}
+
+#[test]
+fn names_are_unique_short_enough_and_in_the_releases_namespace() {
+    for (name, values) in MATRIX {
+        let mut seen = BTreeSet::new();
+        for object in rendered(values) {
+            let (kind, called) = (text(&object, "/kind"), text(&object, "/metadata/name"));
+            assert!(called.len() <= 63, "{name}: {kind} {called}");
+            assert!(seen.insert(format!("{kind}/{called}")), "{name}: two of {kind} {called}");
+            let cluster_wide = kind.starts_with("Cluster") || kind == "CustomResourceDefinition";
+            let elsewhere = called.ends_with("-dashboards") || called.starts_with("of-");
+            let expected = if cluster_wide { "" } else { "sales" };
+            if !elsewhere {
+                assert_eq!(
+                    text(&object, "/metadata/namespace"),
+                    expected,
+                    "{name}: {kind} {called}"
+                );
+            }
+            // A pod's name is its StatefulSet's and an ordinal, and is its host name.
+            assert!(kind != "StatefulSet" || called.len() <= 61, "{name}: {called}");
+        }
+    }
+}
+
+#[test]
+fn every_pod_keeps_the_restricted_standard_with_a_read_only_root() {
+    for (name, values) in MATRIX {
+        let objects = rendered(values);
+        for (pod, spec) in pod_specs(&objects) {
+            let at = |path: &str| spec.pointer(path).cloned().unwrap_or_default();
+            assert_eq!(at("/securityContext/runAsNonRoot"), true, "{name}: {pod}");
+            assert_eq!(at("/securityContext/runAsUser"), 65532, "{name}: {pod}");
+            assert_eq!(
+                at("/securityContext/seccompProfile/type"),
+                "RuntimeDefault",
+                "{name}: {pod}"
+            );
+            assert_eq!(at("/enableServiceLinks"), false, "{name}: {pod}");
+            assert!(at("/automountServiceAccountToken").is_boolean(), "{name}: {pod}");
+            assert!(at("/hostNetwork").is_null() && at("/hostPID").is_null(), "{name}: {pod}");
+            let containers = at("/containers");
+            let ours = containers.as_array().unwrap().iter().filter(|it| it["name"] != "side");
+            for container in ours {
+                let at = |path: &str| container.pointer(path).cloned().unwrap_or_default();
+                assert_eq!(at("/securityContext/allowPrivilegeEscalation"), false, "{name}: {pod}");
+                assert_eq!(at("/securityContext/readOnlyRootFilesystem"), true, "{name}: {pod}");
+                assert_eq!(at("/securityContext/capabilities/drop/0"), "ALL", "{name}: {pod}");
+                assert!(at("/resources/limits/memory").is_string(), "{name}: {pod}");
+                assert!(at("/resources/limits/cpu").is_null(), "{name}: {pod} would be throttled");
+                assert!(at("/resources/requests").is_object(), "{name}: {pod}");
+            }
+        }
+    }
+}
+
+#[test]
+fn selectors_find_their_pods_and_never_carry_a_version() {
+    for (name, values) in MATRIX {
+        let objects = rendered(values);
+        let pods: Vec<&Value> = objects
+            .iter()
+            .filter(|it| it["kind"] == "StatefulSet")
+            .map(|it| it.pointer("/spec/template/metadata/labels").unwrap())
+            .collect();
+        for object in &objects {
+            let selector = match text(object, "/kind") {
+                "StatefulSet" | "PodDisruptionBudget" => {
+                    object.pointer("/spec/selector/matchLabels")
+                }
+                "Service" => object.pointer("/spec/selector"),
+                "NetworkPolicy" => object.pointer("/spec/podSelector/matchLabels"),
+                _ => continue,
+            };
+            let mut selector = selector.and_then(Value::as_object).unwrap().clone();
+            for label in selector.keys() {
+                let fixed =
+                    ["name", "instance", "component"].map(|it| format!("app.kubernetes.io/{it}"));
+                assert!(fixed.contains(label) || label == "bellwether.dev/role", "{name}: {label}");
+            }
+            // The leader's label comes when it leads.
+            selector.remove("bellwether.dev/role");
+            let found =
+                |pod: &&Value| selector.iter().all(|(label, value)| pod.get(label) == Some(value));
+            assert_eq!(pods.iter().filter(|it| found(it)).count(), 1, "{name}: {selector:?}");
+        }
+        for labels in pods {
+            let with_version = ["helm.sh/chart", "app.kubernetes.io/version"];
+            assert!(
+                with_version.iter().all(|it| labels.get(it).is_none()),
+                "{name}: it would restart"
+            );
+        }
+    }
+}
+
+#[test]
+fn bad_values_are_refused_with_a_sentence_that_names_them() {
+    for (values, sentence) in [
+        (&[][..], "no etcd is named. Set etcd.endpoints"),
+        (&[ETCD, EVALUATION], "choose one, a cluster has one etcd"),
+        (&["etcd.endpoints={http://a:2379,https://b:2379}"], "all http:// or all https://"),
+        (&[ETCD, "etcd.tls.existingSecret=x"], "write https:// to use the certificates"),
+        (&[EVALUATION, "etcd.tls.existingSecret=x"], "the evaluation etcd has no TLS"),
+        (
+            &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=x", "etcd.tls.keyKey="],
+            "needs its key",
+        ),
+        (&[ETCD, "etcd.auth.user=x"], "name the Secret with its password"),
+        (&[ETCD, "etcd.auth.existingSecret=x"], "name the user in etcd.auth.user"),
+        (&[ETCD, "node.graceSeconds=30"], "Set 35 or more"),
+        (&[ETCD, "serviceAccount.create=false"], "Name an account, or set rbac.create=false"),
+        (
+            &[
+                ETCD,
+                "metrics.prometheusRule.enabled=true",
+                "metrics.prometheusRule.disabled={Nope}",
+            ],
+            "there is no alert \"Nope\"",
+        ),
+        // What the schema refuses: a typo, a wrong kind, a value out of bounds.
+        (&[ETCD, "replicas=3"], "additional properties 'replicas' not allowed"),
+        (&[ETCD, "node.tik=50ms"], "additional properties 'tik' not allowed"),
+        (&["etcd.endpoints={etcd:2379}"], "/etcd/endpoints/0"),
+        (&["etcd.endpoints=http://etcd:2379"], "/etcd/endpoints"),
+        (&[ETCD, "node.profile=quick"], "/node/profile"),
+        (&[ETCD, "node.tick=50"], "/node/tick"),
+        (&[ETCD, "node.ttl=500ms"], "/node/ttl"),
+        (&[ETCD, "node.port=80"], "/node/port"),
+        (&[ETCD, "clusterName=a/b"], "/clusterName"),
+        (&[ETCD, "image.digest=abc"], "/image/digest"),
+    ] {
+        let (fine, _, err) = helm(&["template", "shop", CHART], values);
+        assert!(!fine && err.contains(sentence), "{values:?} should say {sentence:?}: {err}");
+    }
+}
+
+#[test]
+fn the_pods_know_who_they_are_and_only_flags_that_exist() {
+    let known = |command: &str| {
+        let help =
+            Command::new(env!("CARGO_BIN_EXE_bellwether")).args([command, "--help"]).output();
+        let help = String::from_utf8(help.unwrap().stdout).unwrap();
+        let name = Regex::new(r"\[env:\s+(BELLWETHER_\w+)").unwrap();
+        name.captures_iter(&help).map(|it| it[1].to_owned()).collect::<BTreeSet<String>>()
+    };
+    let (run, check) = (known("run"), known("check"));
+    assert!(run.contains("BELLWETHER_ETCD") && check.contains("BELLWETHER_ETCD"), "{run:?}");
+    for (name, values) in MATRIX {
+        let objects = rendered(values);
+        for (pod, spec) in pod_specs(&objects).iter().filter(|(pod, _)| !pod.ends_with("-etcd")) {
+            let known = if pod.ends_with("-check") { &check } else { &run };
+            for variable in variables(spec).keys().filter(|it| it.starts_with("BELLWETHER_")) {
+                assert!(
+                    known.contains(variable),
+                    "{name}: {pod} sets {variable}, which nobody reads"
+                );
+            }
+        }
+    }
+    let objects = rendered(&[ETCD]);
+    let node = object(&objects, "StatefulSet", "shop-bellwether");
+    let variables = variables(node.pointer("/spec/template/spec").unwrap());
+    for (variable, field) in [
+        ("POD_NAME", "metadata.name"),
+        ("POD_NAMESPACE", "metadata.namespace"),
+        ("POD_UID", "metadata.uid"),
+        ("POD_IP", "status.podIP"),
+        ("POD_IPS", "status.podIPs"),
+        ("NODE_NAME", "spec.nodeName"),
+        ("POD_INDEX", "metadata.labels['apps.kubernetes.io/pod-index']"),
+    ] {
+        assert_eq!(text(&variables[variable], "/valueFrom/fieldRef/fieldPath"), field);
+    }
+}
+
+#[test]
+fn secrets_come_as_files_and_never_as_variables() {
+    let (_, values) = MATRIX[3];
+    let objects = rendered(values);
+    for name in ["shop-bellwether", "shop-bellwether-check"] {
+        let specs = pod_specs(&objects);
+        let (_, spec) = specs.iter().find(|(pod, _)| pod == name).unwrap();
+        let variables = variables(spec);
+        assert!(variables.values().all(|it| it.pointer("/valueFrom/secretKeyRef").is_none()));
+        let password = text(&variables["BELLWETHER_ETCD_PASSWORD_FILE"], "/value");
+        assert_eq!(password, "/etc/bellwether/etcd-auth/password");
+        let secrets: Vec<&str> = spec["volumes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| text(it, "/secret/secretName"))
+            .collect();
+        assert_eq!(secrets, ["etcd-client", "etcd-user"], "{name}");
+    }
+}
+
+#[test]
+fn roles_are_no_wider_than_what_is_watched() {
+    let of_one = rendered(&[ETCD]);
+    assert!(of_kind(&of_one, "ClusterRole").is_empty(), "one namespace needs no ClusterRole");
+    let of_all = rendered(&[ETCD, "watch.allNamespaces=true"]);
+    let wide = object(&of_all, "ClusterRole", "sales-shop-bellwether");
+    assert!(!wide.to_string().contains("pods"), "the pods are the release's own");
+    for objects in [&of_one, &of_all] {
+        for role in [of_kind(objects, "Role"), of_kind(objects, "ClusterRole")].concat() {
+            let rules = role["rules"].to_string();
+            for wide in ["*", "secrets", "delete", "update", "escalate", "bind", "impersonate"] {
+                assert!(!rules.contains(&format!("\"{wide}\"")), "{wide} in {rules}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_leaders_service_selects_by_the_label_that_moves_with_the_office() {
+    let objects = rendered(&[ETCD]);
+    let leader = object(&objects, "Service", "shop-bellwether-leader");
+    assert_eq!(leader["spec"]["selector"]["bellwether.dev/role"], "leader");
+    let headless = object(&objects, "Service", "shop-bellwether-headless");
+    assert_eq!(headless["spec"]["clusterIP"], "None");
+    assert_eq!(headless["spec"]["publishNotReadyAddresses"], true);
+    let node = object(&objects, "StatefulSet", "shop-bellwether");
+    assert_eq!(node["spec"]["serviceName"], "shop-bellwether-headless");
+    assert_eq!(node["spec"]["podManagementPolicy"], "Parallel");
+    let container = &node["spec"]["template"]["spec"]["containers"][0];
+    for (probe, path) in
+        [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+    {
+        assert_eq!(container[probe]["httpGet"]["path"], path);
+    }
+}
+
+#[test]
+fn what_prometheus_and_grafana_get_is_what_was_asked_for() {
+    let (_, values) = MATRIX[9];
+    let objects = rendered(values);
+    let rule = object(&objects, "PrometheusRule", "shop-bellwether");
+    let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap();
+    let names: Vec<&str> = rules.iter().map(|it| text(it, "/alert")).collect();
+    assert!(names.contains(&"BellwetherNoLeader") && !names.contains(&"BellwetherTickStuck"));
+    assert_eq!(rules[0]["annotations"]["runbook_url"], "https://books.example/bw/no-leader");
+    assert_eq!(rules[0]["labels"]["team"], "ours");
+    assert_eq!(rules[0]["labels"]["severity"], "critical");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yaml");
+    fs::write(&file, rule["spec"].to_string()).unwrap();
+    let promtool = Command::new(tools::program("prometheus", "promtool"))
+        .args(["check", "rules"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(promtool.status.success(), "{}", String::from_utf8_lossy(&promtool.stderr));
+
+    let monitor = object(&objects, "ServiceMonitor", "shop-bellwether");
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    let selector =
+        monitor.pointer("/spec/selector/matchLabels").and_then(Value::as_object).unwrap();
+    let chosen: Vec<&str> = of_kind(&objects, "Service")
+        .into_iter()
+        .filter(|it| {
+            selector.iter().all(|(name, value)| it["metadata"]["labels"].get(name) == Some(value))
+        })
+        .map(|it| text(it, "/metadata/name"))
+        .collect();
+    assert_eq!(chosen, ["shop-bellwether"], "each node is scraped once");
+
+    let dashboards = object(&objects, "ConfigMap", "shop-bellwether-dashboards");
+    assert_eq!(dashboards["metadata"]["namespace"], "monitoring");
+    assert_eq!(dashboards["metadata"]["labels"]["grafana_dashboard"], "1");
+    let board: Value =
+        serde_json::from_str(dashboards["data"]["bellwether-elections.json"].as_str().unwrap())
+            .unwrap();
+    assert_eq!(board["uid"], "bellwether-elections");
+}
+
+/// The files of a folder by name; none if there is no such folder.
+fn contents(folder: &Path) -> BTreeMap<String, String> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
+    entries
+        .map(|it| it.unwrap().path())
+        .filter(|it| it.extension().is_some_and(|it| it == "yaml"))
+        .map(|it| {
+            let name = it.file_name().unwrap().to_string_lossy().into_owned();
+            (name, fs::read_to_string(it).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_chart_installs_the_custom_resources_of_this_version() {
+    let kept = contents(&root().join("crds"));
+    let folder = root().join(CHART).join("files/crds");
+    if std::env::var_os("BELLWETHER_UPDATE").is_some() {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        for (name, text) in &kept {
+            fs::write(folder.join(name), text).unwrap();
+        }
+    }
+    assert!(
+        contents(&folder) == kept,
+        "{CHART}/files/crds is not crds/: run `BELLWETHER_UPDATE=1 cargo test --test deploy`"
+    );
+    let policy = "/metadata/annotations/helm.sh~1resource-policy";
+    let objects = rendered(&[ETCD, "crds.annotations.a=b"]);
+    let crds = of_kind(&objects, "CustomResourceDefinition");
+    assert_eq!(crds.len(), kept.len());
+    for crd in crds {
+        assert_eq!(text(crd, policy), "keep", "its objects outlive the release");
+        assert_eq!(text(crd, "/metadata/annotations/a"), "b");
+    }
+    for crd in of_kind(&rendered(&[ETCD, "crds.keep=false"]), "CustomResourceDefinition") {
+        assert_eq!(text(crd, policy), "");
+    }
+    assert!(
+        of_kind(&rendered(&[ETCD, "crds.enabled=false"]), "CustomResourceDefinition").is_empty()
+    );
+}
+
+#[test]
+fn every_value_is_explained() {
+    let values = fs::read_to_string(root().join(CHART).join("values.yaml")).unwrap();
+    let lines: Vec<&str> = values.lines().collect();
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    for (at, line) in lines.iter().enumerate().filter(|(_, it)| !it.trim().is_empty()) {
+        let code = line.trim_start();
+        if code.starts_with('#') || code.starts_with('-') {
+            continue;
+        }
+        let group =
+            lines.get(at + 1).is_some_and(|next| depth(line) < depth(next)) && code.ends_with(':');
+        let explained = at > 0 && lines[at - 1].trim_start().starts_with("# -- ");
+        let under_explained = lines[..at]
+            .iter()
+            .rposition(|it| !it.trim().is_empty() && depth(it) < depth(line))
+            .is_some_and(|parent| {
+                0 < parent && lines[parent - 1].trim_start().starts_with("# -- ")
+            });
+        assert!(group || explained || under_explained, "values.yaml:{}: {code}", at + 1);
+    }
+}
+
+#[test]
+fn the_notes_warn_of_what_is_only_for_a_look() {
+    let notes = |values: &[&str]| {
+        let command = ["install", "shop", CHART, "--dry-run=client", "--namespace", "sales"];
+        let (fine, out, err) = helm(&command, values);
+        assert!(fine, "{err}");
+        out.split_once("NOTES:").map(|(_, notes)| notes.to_owned()).expect("there are notes")
+    };
+    let said = notes(&[EVALUATION, "replicaCount=1"]);
+    assert!(said.contains("WARNING") && said.contains("lost with the pod"), "{said}");
+    assert!(said.contains("nobody to take over"), "{said}");
+    assert!(!notes(&[ETCD]).contains("WARNING"));
+}

@@ -1,0 +1,69 @@
+//! The dashboards keep the rules of dashboards, and the chart has them as they are printed.
+
+use bellwether::operator::monitoring;
+use serde_json::{Value, json};
+
+use crate::{
+    files::{assert_kept, catalogue},
+    lint,
+};
+
+fn elections() -> Value {
+    monitoring::dashboards()[0].to_json()
+}
+
+#[test]
+fn dashboards_keep_every_rule() {
+    let rows = catalogue();
+    for dashboard in monitoring::dashboards() {
+        let broken = lint::broken_rules(&dashboard.to_json(), &rows);
+        assert_eq!(broken, Vec::<String>::new(), "{}", dashboard.uid());
+    }
+}
+
+/// Makes a dashboard wrong.
+type Break = &'static dyn Fn(&mut Value);
+
+#[test]
+fn the_rules_are_looked_at() {
+    let rows = catalogue();
+    let broken_by = |change: &dyn Fn(&mut Value)| {
+        let mut dashboard = elections();
+        change(&mut dashboard);
+        lint::broken_rules(&dashboard, &rows)
+    };
+    let breaks: &[(&str, Break)] = &[
+        ("can be edited", &|it| it["editable"] = json!(true)),
+        ("data source", &|it| it["templating"]["list"][0]["type"] = json!("query")),
+        ("variable job", &|it| it["templating"]["list"][3]["refresh"] = json!(1)),
+        ("no unit", &|it| it["panels"][1]["fieldConfig"]["defaults"]["unit"] = json!("")),
+        ("describes", &|it| it["panels"][1]["description"] = json!("")),
+        ("no query", &|it| it["panels"][1]["targets"] = json!([])),
+        ("a fixed data source", &|it| it["panels"][1]["datasource"]["uid"] = json!("abc")),
+    ];
+    for (word, change) in breaks {
+        let broken = broken_by(*change);
+        assert!(broken.iter().any(|it| it.contains(word)), "{word}: {broken:?}");
+    }
+    let narrow =
+        r#"{cluster=~"$cluster", namespace=~"$namespace", job=~"$job", instance=~"$instance"}"#;
+    for (word, query) in [
+        ("no metric of ours", format!("rate(bellwether_gone_total{narrow}[$__rate_interval])")),
+        ("counters are looked at as rates", format!("bellwether_driver_steps_total{narrow}")),
+        ("does not fit", format!("rate(bellwether_driver_steps_total{narrow}[5m])")),
+        ("not narrowed by $job", "bellwether_term".to_owned()),
+        ("has a label pod", format!("sum by (pod) (bellwether_term{narrow})")),
+        ("no label colour", "bellwether_term{colour=\"red\"}".to_owned()),
+    ] {
+        let broken = lint::broken_in_query(&query, &rows, true);
+        assert!(broken.iter().any(|it| it.contains(word)), "{query}: {broken:?}");
+    }
+}
+
+#[test]
+fn the_chart_carries_the_dashboards_as_they_are_printed() {
+    for dashboard in monitoring::dashboards() {
+        let text = serde_json::to_string_pretty(&dashboard.to_json()).unwrap() + "\n";
+        assert_kept(&format!("charts/bellwether/files/dashboards/{}.json", dashboard.uid()), &text);
+    }
+}

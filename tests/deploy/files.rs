@@ -1,0 +1,34 @@
+//! Files that are written by a command and kept in the repository.
+
+use std::{fs, path::PathBuf};
+
+use bellwether::{
+    node::NodeMetrics,
+    operator::uptime::metrics::UptimeMetrics,
+    telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
+};
+
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Asserts that the file holds this; with `BELLWETHER_UPDATE` in the environment it is written first.
+#[track_caller]
+pub(crate) fn assert_kept(path: &str, wanted: &str) {
+    let file = root().join(path);
+    if std::env::var_os("BELLWETHER_UPDATE").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, wanted).unwrap();
+    }
+    let kept = fs::read_to_string(&file).unwrap_or_default();
+    assert!(kept == wanted, "{path} is behind: run `BELLWETHER_UPDATE=1 cargo test --test deploy`");
+}
+
+/// All metrics that a process of ours has.
+pub(crate) fn catalogue() -> Vec<MetricRow> {
+    let mut rows = describe(&NodeMetrics::collectors());
+    rows.extend(describe(&UptimeMetrics::unregistered().collectors()));
+    rows.extend(describe(&ServerMetrics::new().unwrap().collectors()));
+    rows.extend(describe(&metrics::base_collectors().unwrap()));
+    rows
+}

@@ -1,0 +1,15 @@
+//! What the deployment kit carries: dashboards, alerts, the chart. Held against the programs that will
+//! read it: promtool, Prometheus, helm.
+
+#![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
+#![allow(clippy::float_cmp, reason = "what Prometheus counts is exact")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod alerts;
+mod chart;
+mod dashboards;
+mod files;
+mod lint;
+mod live;

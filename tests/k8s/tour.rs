@@ -1,0 +1,73 @@
+//! What the README's tour says about Kubernetes, as it is printed there.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::{controllers::server, support::tools};
+
+/// The block of commands under the heading.
+fn commands() -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let (_, rest) = text.split_once("**4. Kubernetes.**").unwrap();
+    let (_, rest) = rest.split_once("```sh\n").unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+fn folder(program: impl Into<PathBuf>) -> OsString {
+    program.into().parent().unwrap().into()
+}
+
+/// Ends all that a shell has started, whatever becomes of the test.
+struct Group(Pid);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = kill_process_group(self.0, Signal::TERM);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tours_commands_do_what_the_readme_says() {
+    use std::os::unix::process::CommandExt as _;
+    let space = server().await.namespace("tour").await;
+    let path = env::join_paths(
+        [folder(env!("CARGO_BIN_EXE_bellwether")), folder(tools::program("kubernetes", "kubectl"))]
+            .into_iter()
+            .map(PathBuf::from)
+            .chain(env::split_paths(&env::var_os("PATH").unwrap())),
+    );
+    let output = space.api.folder().join("tour.out");
+    let file = std::fs::File::create(&output).unwrap();
+    let mut shell = Command::new("sh")
+        .args(["-ex", "-c", &commands()])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("PATH", path.unwrap())
+        .env("KUBECONFIG", space.api.kubeconfig(&space.name, None))
+        .env("KUBECACHEDIR", space.api.folder().join("kubectl-cache"))
+        // The port of the tour may be taken here.
+        .env("BELLWETHER_LISTEN", "127.0.0.1:0")
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let _group = Group(Pid::from_child(&shell));
+    let status = tokio::task::spawn_blocking(move || shell.wait()).await.unwrap().unwrap();
+    let said = std::fs::read_to_string(&output).unwrap();
+    assert!(status.success(), "{said}");
+    for word in [
+        "election.bellwether.dev/bellwether",
+        "uptimecheck.bellwether.dev/down-on-purpose",
+        &format!("election {}/bellwether", space.name),
+        "leader 0 at ",
+    ] {
+        assert!(said.contains(word), "{word} in\n{said}");
+    }
+}

@@ -1,0 +1,206 @@
+//! The example that the README tells of, as it is, on two replicas and with no more rights than it needs.
+
+use std::collections::BTreeSet;
+
+use bellwether::{
+    engine::Failover,
+    k8s::{
+        crd::{tidied, yaml},
+        k8s_openapi::api::{
+            apps::v1::Deployment,
+            core::v1::{ConfigMap, Service},
+            rbac::v1::PolicyRule,
+        },
+        kube::{
+            Api, CustomResourceExt as _, ResourceExt as _,
+            api::{DeleteParams, Patch, PatchParams},
+        },
+    },
+    node::{ClusterNode, Stopped},
+    store::memory::MemoryStore,
+};
+use serde_json::json;
+
+use crate::{
+    controllers::{Replica, SOON, server},
+    kube::{Space, User, rights_of, rule},
+    support::eventually,
+};
+
+#[allow(dead_code, unreachable_pub, reason = "a program of its own")]
+#[path = "../../examples/website.rs"]
+mod example;
+
+use example::Website;
+
+/// What the operator may do: what it calls, and nothing more.
+fn rights() -> Vec<PolicyRule> {
+    let owned = &["list", "watch", "create", "patch"];
+    vec![
+        rule("example.bellwether.dev", "websites", &["list", "watch", "patch"]),
+        rule("example.bellwether.dev", "websites/status", &["patch"]),
+        rule("", "configmaps", owned),
+        rule("apps", "deployments", owned),
+        rule("", "services", owned),
+        rule("bellwether.dev", "elections", &["get", "create"]),
+        rule("bellwether.dev", "elections/status", &["patch"]),
+        rule("events.k8s.io", "events", &["create", "patch"]),
+    ]
+}
+
+/// A namespace with the operator's custom resource, and an account for it.
+struct Sites {
+    space: Space<'static>,
+    user: User,
+    store: MemoryStore,
+}
+
+impl Sites {
+    async fn new() -> Self {
+        let space = server().await.namespace("website").await;
+        space.kubectl_apply(&yaml(&[tidied(Website::crd())]));
+        space.kubectl(&["wait", "--for=condition=Established", "crd", Website::crd_name()]);
+        let user = space.user("operator", rights()).await;
+        Self { space, user, store: MemoryStore::new() }
+    }
+
+    async fn replica(&self, id: i64) -> Replica {
+        let node = ClusterNode::builder()
+            .cluster("websites")
+            .id(id)
+            .address(format!("10.0.0.{id}:8080"))
+            .failover(Failover::DEFAULT)
+            .memory(&self.store);
+        Replica::start(example::operator(node, self.user.client(), &self.space.name)).await
+    }
+
+    fn sites(&self) -> Api<Website> {
+        Api::default_namespaced(self.space.client())
+    }
+
+    fn maps(&self) -> Api<ConfigMap> {
+        Api::default_namespaced(self.space.client())
+    }
+
+    fn pods(&self) -> Api<Deployment> {
+        Api::default_namespaced(self.space.client())
+    }
+
+    async fn page_is(&self, html: &str) {
+        eventually(&format!("the page is {html}"), SOON, async || {
+            let page = self.maps().get_opt("home").await.unwrap()?;
+            (page.data?.get("index.html")? == html).then_some(())
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Website) -> bool) -> Website {
+        eventually(what, SOON, async || self.sites().get_opt("home").await.unwrap().filter(&is))
+            .await
+    }
+
+    /// What the index says of the site.
+    async fn indexed(&self, wanted: Option<&str>) {
+        eventually(&format!("the index says {wanted:?}"), SOON, async || {
+            let index = self.maps().get_opt("websites").await.unwrap();
+            let said = index.and_then(|it| it.data?.remove("home"));
+            (said.as_deref() == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// What the deployment controller would do.
+    async fn report_ready(&self, ready: i32) {
+        let status = json!({ "status": { "replicas": 2, "readyReplicas": ready } });
+        let params = PatchParams::default();
+        self.pods().patch_status("home", &params, &Patch::Merge(&status)).await.unwrap();
+    }
+
+    async fn told(&self, reason: &str) -> String {
+        eventually(&format!("{reason} is told"), SOON, async || {
+            let events = self.space.kubectl(&["events", "--for", "website/home"]);
+            events.lines().find(|line| line.contains(reason)).map(str::to_owned)
+        })
+        .await
+    }
+}
+
+fn condition(site: &Website) -> Option<(&str, &str)> {
+    let ready = site.status.as_ref()?.conditions.iter().find(|it| it.type_ == "Ready")?;
+    Some((&ready.status, &ready.message))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_cleans_up() {
+    let it = Sites::new().await;
+    let (first, second) = (it.replica(0).await, it.replica(1).await);
+    it.space.kubectl_apply(
+        "apiVersion: example.bellwether.dev/v1\nkind: Website\nmetadata: {name: home}\n\
+         spec: {html: <h1>hello</h1>, replicas: 2}\n",
+    );
+
+    // What it owns is there, belongs to it, and is put right.
+    it.page_is("<h1>hello</h1>").await;
+    it.indexed(Some(&format!("home.{}.svc:80", it.space.name))).await;
+    let site = it
+        .until("it is starting", |site| condition(site) == Some(("False", "0 of 2 pods are ready")))
+        .await;
+    let pods = it.pods().get("home").await.unwrap();
+    let owner = &pods.owner_references()[0];
+    assert_eq!((owner.kind.as_str(), Some(&owner.uid)), ("Website", site.uid().as_ref()));
+    let services = Api::<Service>::default_namespaced(it.space.client());
+    services.delete("home", &DeleteParams::default()).await.unwrap();
+    eventually("the service is back", SOON, async || services.get_opt("home").await.unwrap()).await;
+    let damage = Patch::Merge(json!({ "data": { "index.html": "hacked" } }));
+    it.maps().patch("home", &PatchParams::default(), &damage).await.unwrap();
+    it.page_is("<h1>hello</h1>").await;
+
+    // Its status follows, and is told; the followers look at what should answer.
+    it.report_ready(2).await;
+    it.until("it is ready", |site| condition(site) == Some(("True", "2 of 2 pods are ready")))
+        .await;
+    let table = it.space.kubectl(&["get", "websites"]);
+    let columns: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(columns[0], ["NAME", "READY", "PODS", "AGE"], "{table}");
+    assert_eq!(columns[1][..3], ["home", "True", "2"], "{table}");
+    assert!(it.told("Serving").await.contains("2 of 2 pods are ready"));
+    assert!(it.told("Unreachable").await.contains("does not accept connections"));
+    let election = it.space.kubectl(&["get", "elections"]);
+    assert!(election.contains("websites"), "{election}");
+
+    // The leader goes; its successor serves what changes.
+    let (leader, left) = match first.node.membership().borrow().role {
+        bellwether::engine::Role::Leader => (first, second),
+        _ => (second, first),
+    };
+    assert_eq!(leader.stop().await, Stopped::Clean);
+    let change = Patch::Merge(json!({ "spec": { "html": "<h1>again</h1>", "replicas": 3 } }));
+    it.sites().patch("home", &PatchParams::default(), &change).await.unwrap();
+    it.page_is("<h1>again</h1>").await;
+    let site = it
+        .until("it is starting again", |site| {
+            condition(site) == Some(("False", "2 of 3 pods are ready"))
+        })
+        .await;
+    assert_eq!(site.status.as_ref().unwrap().observed_generation, site.metadata.generation);
+
+    // It goes only when its line is out of the index.
+    assert_eq!(site.finalizers(), ["example.bellwether.dev/index"]);
+    it.sites().delete("home", &DeleteParams::default()).await.unwrap();
+    eventually("the site is gone", SOON, async || {
+        it.sites().get_opt("home").await.unwrap().is_none().then_some(())
+    })
+    .await;
+    it.indexed(None).await;
+    assert_eq!(left.stop().await, Stopped::Clean);
+
+    // It tried nothing that it may not, and may nothing that it does not need. (An apply that makes an object
+    // is recorded as a patch; lists are not asked for where they are streamed; an event is patched if it repeats.)
+    assert_eq!(it.space.refused(&it.user), BTreeSet::new());
+    let used = it.space.used(&it.user);
+    let mut idle = rights_of(&rights());
+    idle.retain(|right| !used.contains(right) && !matches!(right.2.as_str(), "list" | "create"));
+    idle.retain(|right| right.1 != "events");
+    assert_eq!(idle, BTreeSet::new());
+}
