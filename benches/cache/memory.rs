@@ -53,7 +53,7 @@ pub(crate) async fn measure(what: &str) {
             begun.end().await;
             after
         }
-        _ => {
+        "reflector" => {
             let (store, writer) = reflector::store::<ConfigMap>();
             let config = watcher::Config::default().streaming_lists();
             let mut events =
@@ -64,6 +64,7 @@ pub(crate) async fn measure(what: &str) {
             }
             resident()
         }
+        other => panic!("nothing is called {other}"),
     };
     println!("{}", (after - before) / OBJECTS as f64);
 }
