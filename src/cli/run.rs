@@ -8,7 +8,7 @@ use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
     k8s::{
         identity::PodIdentity,
-        operator::{Begun, NodeBuilder, OperatorError},
+        operator::{Begun, NodeBuilder},
     },
     node::{
         ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
@@ -322,12 +322,6 @@ impl Work {
         if let Some(begun) = self.begun {
             begun.end().await;
         }
-    }
-}
-
-impl From<OperatorError> for Failure {
-    fn from(error: OperatorError) -> Self {
-        Self::caused(Exit::Failed, "running the operator", &error)
     }
 }
 

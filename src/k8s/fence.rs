@@ -162,7 +162,8 @@ pub async fn draw(
             .max(term.0);
         let patch = serde_json::json!({
             "metadata": { "resourceVersion": found.resource_version() },
-            "status": { "fence": next, "term": term.0 },
+            // Not the term: it is told with the leader's name, so that the two always belong together.
+            "status": { "fence": next },
         });
         let name = election.name();
         match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {

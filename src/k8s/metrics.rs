@@ -64,6 +64,7 @@ struct Families {
     gate_close_seconds: HistogramVec,
     refused_writes: IntCounterVec,
     cache_objects: IntGaugeVec,
+    cache_unreadable: IntGaugeVec,
     watch_restarts: IntCounterVec,
     watch_events: IntCounterVec,
     fence: IntGauge,
@@ -108,6 +109,7 @@ impl K8sMetrics {
             Box::new(it.gate_close_seconds.clone()),
             Box::new(it.refused_writes.clone()),
             Box::new(it.cache_objects.clone()),
+            Box::new(it.cache_unreadable.clone()),
             Box::new(it.watch_restarts.clone()),
             Box::new(it.watch_events.clone()),
             Box::new(it.fence.clone()),
@@ -154,6 +156,7 @@ impl K8sMetrics {
         CacheMetrics {
             kind: kind.to_owned(),
             objects: it.cache_objects.with_label_values(&[kind]),
+            unreadable: it.cache_unreadable.with_label_values(&[kind]),
             restarts: SourceError::ALL.map(restarts),
             events: ["apply", "delete"].map(event),
             _age: age,
@@ -248,6 +251,11 @@ impl Families {
                 "Objects kept in memory, by kind.",
                 &["kind"],
             )?,
+            cache_unreadable: gauge(
+                "bellwether_cache_unreadable_objects",
+                "Objects that are left out because this version of the program cannot read them, by kind.",
+                &["kind"],
+            )?,
             watch_restarts: counter(
                 "bellwether_watch_restarts_total",
                 "Watches that were begun anew, by kind and reason.",
@@ -320,6 +328,7 @@ impl ControllerMetrics {
 pub(crate) struct CacheMetrics {
     kind: String,
     objects: IntGauge,
+    unreadable: IntGauge,
     restarts: [(SourceError, IntCounter); 5],
     events: [(&'static str, IntCounter); 2],
     _age: Arc<AgeOf>,
@@ -330,8 +339,9 @@ impl CacheMetrics {
         &self.kind
     }
 
-    pub(crate) fn show(&self, objects: usize) {
+    pub(crate) fn show(&self, objects: usize, unreadable: usize) {
         self.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
+        self.unreadable.set(i64::try_from(unreadable).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn on_restart(&self, why: SourceError) {

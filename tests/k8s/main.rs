@@ -12,6 +12,8 @@ mod kube;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod badinput;
+mod chaos;
 mod client;
 mod controllers;
 mod crds;

@@ -12,7 +12,9 @@
 //!   [`narrow`]: others leave it without being told as deleted.
 //! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
 //!   changes of one object may arrive as one.
+//! * An object that the type cannot read is left out, said once and counted; the others are kept.
 
+mod guard;
 mod held;
 mod link;
 mod narrow;
@@ -54,7 +56,7 @@ pub enum Delta<K> {
         /// As it is.
         new: Arc<K>,
     },
-    /// It is gone.
+    /// It is gone, or has become what this program's type cannot read.
     Deleted {
         /// As it was last seen.
         object: Arc<K>,

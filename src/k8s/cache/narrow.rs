@@ -8,7 +8,7 @@
 //! When shards are gained, all that are held are listed anew, for another selector is another watch; work on
 //! a shard begins when its objects have been listed.
 
-use std::{collections::HashMap, convert::Infallible, fmt::Debug, time::Duration};
+use std::{convert::Infallible, fmt::Debug, time::Duration};
 
 use http::Request;
 use kube::{
@@ -62,8 +62,7 @@ where
     loop {
         let shards = held.begin_watch();
         if shards.is_empty() {
-            source.cache.replace(HashMap::new());
-            source.metrics.show(0);
+            source.clear();
             held.on_listed();
             while tokio::time::timeout(HEARD_EVERY, held.called()).await.is_err() {
                 source.cache.heard();
@@ -104,7 +103,7 @@ where
 {
     while held.called().await == Call::LetGo && filters == Filters::No && held.let_go() {
         source.cache.retain(|object| held.keeps(object));
-        source.metrics.show(source.cache.len());
+        source.show();
     }
 }
 

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Cache, Handler, HeldShards, link,
-    source::{ApiOf, Source},
+    source::{ApiOf, Source, UnreadableSet},
 };
 use crate::k8s::metrics::K8sMetrics;
 
@@ -262,7 +262,8 @@ fn begin<K: Cached>(
         move || cache.age()
     });
     let (synced, is_synced) = (cache.clone(), cache.clone());
-    let source = Source { api, config, cache, handlers, held, metrics };
+    let unreadable = UnreadableSet::default();
+    let source = Source { api, config, cache, handlers, held, unreadable, metrics };
     Running {
         kind: name,
         run: Box::pin(source.run()),

@@ -1,6 +1,12 @@
 //! What keeps a cache as the API server has it: kube-runtime's watcher, applied.
 
-use std::{collections::HashMap, convert::Infallible, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use kube::{
@@ -13,13 +19,20 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Cache, Delta, HeldShards, narrow};
+use super::{
+    Cache, Delta, HeldShards,
+    guard::{Guarded, Unreadable},
+    narrow,
+};
 use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
 
 /// Between attempts to list or watch: from this,
 const RETRY_LEAST: Duration = Duration::from_millis(200);
 /// up to this. Work resumes that long after the API server is back, at the latest.
 const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// So many objects that cannot be read are named in warnings; more are in the metric, and said on `debug`.
+const NAMED_MOST: usize = 10;
 
 /// Is told every change of what is kept, on the task that keeps it: it must be quick and must not wait.
 pub(crate) type Handler<K> = Box<dyn Fn(&Delta<K>) + Send + Sync>;
@@ -101,8 +114,24 @@ impl SourceError {
     }
 }
 
+/// Objects that the type does not take, and why: each is said once.
+#[derive(Debug, Default)]
+pub(super) struct UnreadableSet(Mutex<HashMap<ObjectKey, String>>);
+
+impl UnreadableSet {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a list that is on its way has brought so far.
+struct Listed<K> {
+    objects: HashMap<ObjectKey, Arc<K>>,
+    unreadable: HashMap<ObjectKey, String>,
+}
+
 /// Hands out the API of a kind; with a selector, that of the objects it picks.
-pub(super) type ApiOf<K> = Box<dyn Fn(Option<&str>) -> Api<K> + Send + Sync>;
+pub(super) type ApiOf<K> = Box<dyn Fn(Option<&str>) -> Api<Guarded<K>> + Send + Sync>;
 
 /// Keeps one cache.
 pub(super) struct Source<K> {
@@ -112,6 +141,7 @@ pub(super) struct Source<K> {
     pub(super) handlers: Vec<Handler<K>>,
     /// Only the objects of these are kept; all if none.
     pub(super) held: Option<Arc<HeldShards>>,
+    pub(super) unreadable: UnreadableSet,
     pub(super) metrics: CacheMetrics,
 }
 
@@ -146,11 +176,11 @@ where
     }
 
     /// Watches until the server refuses to stream lists.
-    pub(super) async fn watch(&self, api: Api<K>, config: watcher::Config) -> bool {
+    pub(super) async fn watch(&self, api: Api<Guarded<K>>, config: watcher::Config) -> bool {
         let streams = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let retry = Retry::default();
         let mut events = watcher::watcher(api, config).backoff(retry).boxed();
-        let mut listed: HashMap<ObjectKey, Arc<K>> = HashMap::new();
+        let mut listed = Listed { objects: HashMap::new(), unreadable: HashMap::new() };
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.on_event(event, &mut listed),
@@ -179,39 +209,99 @@ where
         }
     }
 
-    fn on_event(&self, event: Event<K>, listed: &mut HashMap<ObjectKey, Arc<K>>) {
+    fn on_event(&self, event: Event<Guarded<K>>, listed: &mut Listed<K>) {
         self.cache.heard();
         match event {
-            Event::Init => listed.clear(),
+            Event::Init => {
+                listed.objects.clear();
+                listed.unreadable.clear();
+            }
             Event::InitApply(object) if !self.keeps(&object) => {}
             Event::InitApply(object) => {
-                let object = Self::pruned(object);
-                listed.insert(ObjectKey::of(&*object), object);
-            }
-            Event::InitDone => self.on_list(std::mem::take(listed)),
-            Event::Apply(object) if !self.keeps(&object) => self.metrics.on_event("apply"),
-            Event::Apply(object) => {
-                let object = Self::pruned(object);
-                let old = self.cache.put(ObjectKey::of(&*object), Arc::clone(&object));
-                self.metrics.on_event("apply");
-                match old {
-                    Some(old) if is_same(&*old, &*object) => {}
-                    Some(old) if old.meta().uid != object.meta().uid => {
-                        self.tell(&Delta::Deleted { object: old });
-                        self.tell(&Delta::Added { object, is_listed: false });
+                let key = ObjectKey::of(&object);
+                match object.0 {
+                    Ok(object) => {
+                        listed.objects.insert(key, Self::pruned(object));
                     }
-                    Some(old) => self.tell(&Delta::Changed { old, new: object }),
-                    None => self.tell(&Delta::Added { object, is_listed: false }),
+                    Err(Unreadable { why, .. }) => {
+                        self.on_unreadable(key.clone(), why.clone());
+                        listed.unreadable.insert(key, why);
+                    }
+                }
+            }
+            Event::InitDone => {
+                *self.unreadable.lock() = std::mem::take(&mut listed.unreadable);
+                self.on_list(std::mem::take(&mut listed.objects));
+            }
+            Event::Apply(object) => {
+                self.metrics.on_event("apply");
+                if self.keeps(&object) {
+                    self.on_apply(object);
                 }
             }
             Event::Delete(object) => {
                 self.metrics.on_event("delete");
-                if self.cache.remove(&ObjectKey::of(&object)).is_some() {
-                    self.tell(&Delta::Deleted { object: Self::pruned(object) });
+                let key = ObjectKey::of(&object);
+                self.unreadable.lock().remove(&key);
+                if let Some(old) = self.cache.remove(&key) {
+                    let object = object.0.map_or(old, Self::pruned);
+                    self.tell(&Delta::Deleted { object });
                 }
             }
         }
-        self.metrics.show(self.cache.len());
+        self.show();
+    }
+
+    /// Shows how many there are.
+    pub(super) fn show(&self) {
+        self.metrics.show(self.cache.len(), self.unreadable.lock().len());
+    }
+
+    /// None is kept any more.
+    pub(super) fn clear(&self) {
+        self.cache.replace(HashMap::new());
+        self.unreadable.lock().clear();
+        self.show();
+    }
+
+    fn on_apply(&self, object: Guarded<K>) {
+        let key = ObjectKey::of(&object);
+        let object = match object.0 {
+            Ok(object) => Self::pruned(object),
+            // What it was is not what it is: it is not kept until it can be read again.
+            Err(Unreadable { why, .. }) => {
+                if let Some(object) = self.cache.remove(&key) {
+                    self.tell(&Delta::Deleted { object });
+                }
+                return self.on_unreadable(key, why);
+            }
+        };
+        self.unreadable.lock().remove(&key);
+        match self.cache.put(key, Arc::clone(&object)) {
+            Some(old) if is_same(&*old, &*object) => {}
+            Some(old) if old.meta().uid != object.meta().uid => {
+                self.tell(&Delta::Deleted { object: old });
+                self.tell(&Delta::Added { object, is_listed: false });
+            }
+            Some(old) => self.tell(&Delta::Changed { old, new: object }),
+            None => self.tell(&Delta::Added { object, is_listed: false }),
+        }
+    }
+
+    /// Says once of an object that it cannot be read, and again if the reason changes.
+    fn on_unreadable(&self, key: ObjectKey, why: String) {
+        let mut known = self.unreadable.lock();
+        if known.get(&key).is_some_and(|it| *it == why) {
+            return;
+        }
+        let kind = self.metrics.kind();
+        let said = "an object is left out: this version of the program cannot read it";
+        if known.len() < NAMED_MOST {
+            tracing::warn!(kind, object = %key, error = why, "{said}");
+        } else {
+            tracing::debug!(kind, object = %key, error = why, "{said}");
+        }
+        known.insert(key, why);
     }
 
     /// A whole list has come: what differs from what was kept has changed meanwhile.
@@ -241,7 +331,7 @@ where
         }
     }
 
-    fn keeps(&self, object: &K) -> bool {
+    fn keeps(&self, object: &impl Resource) -> bool {
         self.held.as_ref().is_none_or(|held| held.keeps(object))
     }
 

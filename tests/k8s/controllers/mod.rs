@@ -1,5 +1,6 @@
 //! Controllers in clusters of nodes in one process, on a memory store, against the real API server.
 
+mod badinput;
 mod fences;
 mod leaders;
 mod objects;

@@ -1,0 +1,262 @@
+//! Bad input of the binary: rights that are missing, a token that expires, an admission policy that denies,
+//! an object that is not accepted. Each is visible, and all goes on when it is mended.
+//!
+//! What controllers do about objects, reconcilers and answers is in `controllers/badinput.rs`.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use bellwether::k8s::{
+    crd::{Election, UptimeCheck},
+    election::ROLE_LABEL,
+    k8s_openapi::api::{
+        core::v1::{Pod, Secret},
+        rbac::v1::PolicyRule,
+    },
+    kube::{
+        Api, ResourceExt as _,
+        api::{DeleteParams, Patch, PatchParams, PostParams},
+    },
+};
+use serde_json::{Value, from_value, json};
+
+use crate::{
+    binary::{Process, bellwether},
+    controllers::server,
+    kube::{Space, User},
+    rbac::documented_rules,
+    support::eventually,
+};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// A namespace with a pod whose process is a cluster of one: no etcd is needed for what is shown here.
+struct Lone {
+    space: Space<'static>,
+    process: Process,
+}
+
+impl Lone {
+    async fn run(space: &Space<'static>, kubeconfig: PathBuf) -> Self {
+        let pod: Pod = from_value(json!({
+            "metadata": { "name": "bellwether-0" },
+            "spec": { "containers": [{ "name": "bellwether", "image": "bellwether" }] },
+        }))
+        .unwrap();
+        let pods = Api::<Pod>::default_namespaced(space.client());
+        let pod = pods.create(&PostParams::default(), &pod).await.unwrap();
+        let mut command = bellwether(["run", "--standalone"]);
+        command
+            .env("BELLWETHER_CLUSTER", "shop")
+            .env("BELLWETHER_LISTEN", "127.0.0.1:0")
+            .env("BELLWETHER_KUBERNETES", "on")
+            .env("BELLWETHER_KUBECONFIG", kubeconfig)
+            .env("POD_NAME", "bellwether-0")
+            .env("POD_NAMESPACE", &space.name)
+            .env("POD_UID", pod.uid().unwrap())
+            .env("POD_IP", "127.0.0.1")
+            .env("NODE_NAME", "machine")
+            .env("POD_INDEX", "0");
+        Self { space: space.clone(), process: Process::of(command) }
+    }
+
+    async fn makes(&self, name: &str, target: Value, more: Value) {
+        make(&self.space, name, target, more).await;
+    }
+
+    /// The condition `Accepted` of a check, once it is written.
+    async fn accepted(&self, name: &str) -> String {
+        let checks = Api::<UptimeCheck>::default_namespaced(self.space.client());
+        eventually(&format!("{name} is told of"), LONG, async || {
+            let status = checks.get(name).await.unwrap().status?;
+            let accepted = status.conditions.into_iter().find(|it| it.type_ == "Accepted")?;
+            Some(accepted.status)
+        })
+        .await
+    }
+
+    async fn says(&self, words: &str) {
+        eventually(&format!("{words:?} in the log"), LONG, async || {
+            self.process.err().contains(words).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn make(space: &Space<'_>, name: &str, target: Value, more: Value) {
+    let mut spec = json!({ "interval": "1s", "target": target });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let check: UptimeCheck = from_value(json!({
+        "apiVersion": "bellwether.dev/v1alpha1",
+        "kind": "UptimeCheck",
+        "metadata": { "name": name },
+        "spec": spec,
+    }))
+    .unwrap();
+    let checks = Api::<UptimeCheck>::default_namespaced(space.client());
+    checks.create(&PostParams::default(), &check).await.unwrap();
+}
+
+fn tcp() -> Value {
+    json!({ "tcp": { "host": "127.0.0.1", "port": 1 } })
+}
+
+/// Every right but that one.
+fn all_but(verb: &str, resource: &str) -> Vec<PolicyRule> {
+    let mut rules = documented_rules();
+    for rule in &mut rules {
+        if rule.resources.as_ref().unwrap().contains(&resource.to_owned()) {
+            rule.verbs.retain(|it| it != verb);
+        }
+    }
+    rules.retain(|it| !it.verbs.is_empty());
+    rules
+}
+
+async fn a_right_is_missing(verb: &str, resource: &str) {
+    let what = format!("without-{verb}-{}", resource.replace('/', "-"));
+    let space = server().await.namespace(&what).await;
+    make(&space, "check", tcp(), json!({})).await;
+    let user = space.user("bellwether", all_but(verb, resource)).await;
+    let lone = Lone::run(&space, space.api.kubeconfig(&space.name, Some(&user.name))).await;
+    let name = &user.name;
+    lone.says(&format!("user {name} may not {verb} {resource}")).await;
+    lone.says(&format!("resources: [{resource:?}]")).await;
+
+    space.grant(&user, "later", documented_rules()).await;
+    assert_eq!(lone.accepted("check").await, "True");
+    let elections = Api::<Election>::default_namespaced(space.client());
+    eventually(&format!("{what}: the Election is told"), LONG, async || {
+        elections.get_opt("shop").await.unwrap()?.status?.leader?.pod
+    })
+    .await;
+    let pods = Api::<Pod>::default_namespaced(space.client());
+    eventually(&format!("{what}: the pod is labelled"), LONG, async || {
+        let pod = pods.get("bellwether-0").await.unwrap();
+        pod.labels().get(ROLE_LABEL).filter(|it| *it == "leader").map(|_| ())
+    })
+    .await;
+    let lines = lone.process.err().lines().filter(|it| it.contains("may not")).count();
+    assert!(lines < 60, "{what}: it is said {lines} times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_right_that_is_missing_is_named_with_its_rule_and_work_goes_on_when_it_is_given() {
+    // What is asked for at all: lists come by watches here, and events are patched from the second on.
+    let used = [
+        ("watch", "uptimechecks"),
+        ("patch", "uptimechecks/status"),
+        ("get", "elections"),
+        ("create", "elections"),
+        ("patch", "elections/status"),
+        ("list", "pods"),
+        ("patch", "pods"),
+        ("create", "events"),
+    ];
+    for few in used.chunks(4) {
+        let all = few.iter().map(|(verb, resource)| a_right_is_missing(verb, resource));
+        futures::future::join_all(all).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expires_is_named_and_the_next_one_in_its_file_is_taken() {
+    let space = server().await.namespace("expiring").await;
+    let account = User {
+        name: format!("system:serviceaccount:{}:default", space.name),
+        config: space.api.config(),
+    };
+    space.grant(&account, "bellwether", documented_rules()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, space.bound_token("first").await).unwrap();
+    let file = folder.path().join("config");
+    let admin = fs::read_to_string(space.api.kubeconfig(&space.name, None)).unwrap();
+    let before = admin.split("users:").next().unwrap();
+    let users = format!("users:\n- {{name: test, user: {{tokenFile: {token:?}}}}}\n");
+    fs::write(&file, format!("{before}{users}")).unwrap();
+
+    let lone = Lone::run(&space, file).await;
+    lone.makes("before", tcp(), json!({})).await;
+    assert_eq!(lone.accepted("before").await, "True");
+
+    let secrets = Api::<Secret>::default_namespaced(space.client());
+    secrets.delete("first", &DeleteParams::default()).await.unwrap();
+    // The server may take a token for good that it has seen a few seconds ago.
+    let mut made = 0;
+    eventually("the token is refused", LONG, async || {
+        made += 1;
+        lone.makes(&format!("after-{made}"), tcp(), json!({})).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        lone.process.err().contains("does not know who is asking").then_some(())
+    })
+    .await;
+    fs::write(&token, space.bound_token("second").await).unwrap();
+    for number in 1..=made {
+        assert_eq!(lone.accepted(&format!("after-{number}")).await, "True");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_it_is_lifted() {
+    let space = server().await.namespace("admission").await;
+    let name = &space.name;
+    space.kubectl_apply(&format!(
+        "apiVersion: admissionregistration.k8s.io/v1\n\
+         kind: ValidatingAdmissionPolicy\n\
+         metadata: {{name: {name}}}\n\
+         spec:\n\
+         \x20 failurePolicy: Fail\n\
+         \x20 matchConstraints:\n\
+         \x20   resourceRules:\n\
+         \x20   - {{apiGroups: [bellwether.dev], apiVersions: ['*'], operations: [UPDATE], resources: [uptimechecks/status]}}\n\
+         \x20 validations:\n\
+         \x20 - {{expression: 'false', message: nothing is written on a Sunday}}\n\
+         ---\n\
+         apiVersion: admissionregistration.k8s.io/v1\n\
+         kind: ValidatingAdmissionPolicyBinding\n\
+         metadata: {{name: {name}}}\n\
+         spec:\n\
+         \x20 policyName: {name}\n\
+         \x20 validationActions: [Deny]\n\
+         \x20 matchResources: {{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}}}\n",
+    ));
+    make(&space, "check", tcp(), json!({})).await;
+    let checks = Api::<UptimeCheck>::default_namespaced(space.client());
+    let patch = Patch::Merge(json!({ "status": { "message": "?" } }));
+    eventually("the policy is in force", LONG, async || {
+        checks.patch_status("check", &PatchParams::default(), &patch).await.err()
+    })
+    .await;
+    let clean = Patch::Merge(json!({ "status": null }));
+    let _ = checks.patch_status("check", &PatchParams::default(), &clean).await;
+
+    let user = space.user("bellwether", documented_rules()).await;
+    let lone = Lone::run(&space, space.api.kubeconfig(name, Some(&user.name))).await;
+    lone.says("nothing is written on a Sunday").await;
+    // Others are not concerned: the Election is written.
+    let elections = Api::<Election>::default_namespaced(space.client());
+    eventually("the Election is told", LONG, async || {
+        elections.get_opt("shop").await.unwrap()?.status?.leader
+    })
+    .await;
+    space.kubectl(&["delete", "validatingadmissionpolicybinding", name]);
+    assert_eq!(lone.accepted("check").await, "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_is_not_accepted_says_so_in_a_condition_and_an_event_and_others_are_run() {
+    let space = server().await.namespace("refused").await;
+    let user = space.user("bellwether", documented_rules()).await;
+    let lone = Lone::run(&space, space.api.kubeconfig(&space.name, Some(&user.name))).await;
+    let http = json!({ "http": { "url": "http://127.0.0.1:1/" } });
+    // The server cannot compile it, and lets it pass.
+    lone.makes("refused", http, json!({ "expect": { "bodyMatches": "(" } })).await;
+    lone.makes("fine", tcp(), json!({})).await;
+    assert_eq!(lone.accepted("refused").await, "False");
+    assert_eq!(lone.accepted("fine").await, "True");
+    eventually("the event is there", LONG, async || {
+        let said = space.kubectl(&["describe", "uptimecheck", "refused"]);
+        (said.contains("NotAccepted") && said.contains("bodyMatches")).then_some(())
+    })
+    .await;
+}

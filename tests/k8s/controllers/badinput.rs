@@ -1,0 +1,501 @@
+//! Bad input: what a controller meets in objects, in its own reconciler, and in what the API server says.
+//! Each is visible, nothing spins, nothing dies.
+//!
+//! | met | seen in |
+//! | --- | --- |
+//! | an object that the type cannot read | `bellwether_cache_unreadable_objects`, the log |
+//! | a kind that is not installed (yet) | `bellwether_watch_restarts_total{reason="no_kind"}`, readiness |
+//! | a reconciler that always fails | `controller_runtime_reconcile_errors_total`, back-off |
+//! | a conflict | `controller_runtime_reconcile_total{result="requeue"}`: no error |
+//! | a status that is too large | `controller_runtime_reconcile_errors_total`, back-off |
+//! | 410 of a watch | `bellwether_watch_restarts_total{reason="expired"}` |
+//! | 429, 5xx of lists, watches and writes | the same with `throttled`, `unavailable`; errors of reconciles |
+//!
+//! What the binary does about rights, tokens and admission is in `badinput.rs` one level up.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use ::kube::client::Body;
+use bellwether::{
+    clock,
+    k8s::{
+        cache::Scope,
+        client::{AnswerBody, Attempt, ClientOptions, Connection},
+        controller::{Action, Context, Controller, ReconcileError},
+        k8s_openapi::{
+            api::core::v1::ConfigMap,
+            apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        },
+        kube::{
+            Api, Client, CustomResource, CustomResourceExt as _, Resource,
+            api::{ObjectMeta, Patch, PatchParams, PostParams},
+        },
+        metrics::K8sMetrics,
+        operator::{BuiltOperator, CachesSynced, Operator, OperatorError},
+        queue::QueueMetrics,
+        schemars::{self, JsonSchema},
+    },
+    node::{ClusterNode, Stopped},
+};
+use http::{Method, Request, Response};
+use prometheus::{Registry, proto::MetricFamily};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, Service};
+
+use super::replicas::{Cluster, Ledger, SOON};
+use crate::{kube::named, support::eventually};
+
+/// An operator under a client of the test's choice, and what it counts.
+struct Under {
+    registry: Registry,
+    synced: CachesSynced,
+    stop: CancellationToken,
+    running: JoinHandle<Result<Stopped, OperatorError>>,
+}
+
+impl Under {
+    fn begin(
+        cluster: &Cluster<'_>,
+        client: Client,
+        work: impl FnOnce(Operator) -> Operator,
+    ) -> Self {
+        let registry = Registry::new();
+        let metrics = K8sMetrics::register(&registry).unwrap();
+        let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
+        let operator = Operator::new(node, client, cluster.election())
+            .metrics(metrics, QueueMetrics::unregistered());
+        let built: BuiltOperator = work(operator).build().unwrap();
+        let synced = built.caches_synced();
+        let stop = CancellationToken::new();
+        let running =
+            bellwether::tasks::spawn("operator", built.run(stop.clone().cancelled_owned()));
+        Self { registry, synced, stop, running }
+    }
+
+    /// The value of the one series of that name which has these labels.
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let families = self.registry.gather();
+        let found =
+            families.iter().filter(|it| it.name() == name).flat_map(MetricFamily::get_metric);
+        let mut values = found.filter_map(|it| {
+            let has = |&(name, value): &(&str, &str)| {
+                it.get_label().iter().any(|it| it.name() == name && it.value() == value)
+            };
+            let value = it.get_counter().get_value() + it.get_gauge().get_value();
+            labels.iter().all(has).then(|| whole(value))
+        });
+        values.next().unwrap_or(0)
+    }
+
+    fn restarts(&self, reason: &str) -> u64 {
+        self.value("bellwether_watch_restarts_total", &[("reason", reason)])
+    }
+
+    async fn until(&self, name: &str, labels: &[(&str, &str)], holds: impl Fn(u64) -> bool) {
+        eventually(&format!("{name} {labels:?}"), SOON, async || {
+            holds(self.value(name, labels)).then_some(())
+        })
+        .await;
+    }
+
+    /// It has lived until now, and ends as it should.
+    async fn end(self) {
+        assert!(!self.running.is_finished(), "it died");
+        self.stop.cancel();
+        tokio::time::timeout(SOON, self.running).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+fn scope(cluster: &Cluster<'_>) -> Scope {
+    Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes")
+}
+
+fn noting(cluster: &Cluster<'_>, ledger: &Ledger) -> Controller<ConfigMap> {
+    let ledger = ledger.clone();
+    Controller::new(move |map: Arc<ConfigMap>, _: Context| {
+        drop(ledger.begin(0, &map));
+        async { Ok(Action::done()) }
+    })
+    .scope(scope(cluster))
+}
+
+/// Config maps as a program has them that knows one key only.
+#[derive(Clone, Debug, Serialize, Deserialize, Resource)]
+#[resource(inherit = ConfigMap)]
+struct Narrow {
+    metadata: ObjectMeta,
+    data: Known,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    value: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_hides_none_of_the_others() {
+    let cluster = Cluster::new("unreadable").await;
+    let extra = async |name: &str, value: Option<&str>| {
+        let patch = Patch::Merge(json!({ "data": { "from-the-future": value } }));
+        cluster.maps().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    };
+    cluster.make("good").await;
+    cluster.make("bad").await;
+    extra("bad", Some("?")).await;
+
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&seen);
+    let controller = Controller::new(move |map: Arc<Narrow>, _: Context| {
+        let name = map.metadata.name.clone().unwrap();
+        noted.lock().unwrap().push(format!("{name}={}", map.data.value));
+        async { Ok(Action::done()) }
+    });
+    let under = Under::begin(&cluster, cluster.space.client(), |it| {
+        it.controller(controller.scope(scope(&cluster)))
+    });
+    let sees = async |what: &str| {
+        eventually(what, SOON, async || {
+            seen.lock().unwrap().iter().any(|it| it == what).then_some(())
+        })
+        .await;
+    };
+    let counts = async |kept: u64, unreadable: u64| {
+        let kind = [("kind", "ConfigMap")];
+        under.until("bellwether_cache_objects", &kind, |it| it == kept).await;
+        under.until("bellwether_cache_unreadable_objects", &kind, |it| it == unreadable).await;
+    };
+    // By the first list,
+    sees("good=1").await;
+    counts(1, 1).await;
+    // by changes, there
+    extra("good", Some("?")).await;
+    counts(0, 2).await;
+    cluster.make("later").await;
+    sees("later=1").await;
+    // and back,
+    extra("bad", None).await;
+    sees("bad=1").await;
+    counts(2, 1).await;
+    // and gone.
+    cluster.delete("good").await;
+    counts(2, 0).await;
+    assert_eq!(under.restarts("unavailable"), 0, "no watch was begun anew for it");
+    under.end().await;
+}
+
+/// A kind that is installed late.
+#[derive(Clone, Debug, Serialize, Deserialize, CustomResource, JsonSchema)]
+#[kube(
+    group = "late.bellwether.dev",
+    version = "v1",
+    kind = "Late",
+    namespaced,
+    status = "LateStatus",
+    crates(
+        kube_core = "bellwether::k8s::kube::core",
+        k8s_openapi = "bellwether::k8s::k8s_openapi",
+        schemars = "bellwether::k8s::schemars"
+    )
+)]
+struct LateSpec {
+    size: usize,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+struct LateStatus {
+    text: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_is_installed_later_is_worked_on_then_and_a_status_that_is_too_large_stops_nobody()
+ {
+    let cluster = Cluster::new("late-kind").await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let namespace = cluster.space.name.clone();
+    let reconciler = move |late: Arc<Late>, ctx: Context| {
+        if late.metadata.name.as_deref() == Some("large") {
+            counted.fetch_add(1, SeqCst);
+        }
+        async move {
+            let writer = ctx.writer::<Late>(late.metadata.namespace.as_deref());
+            writer.status(&*late, &LateStatus { text: "x".repeat(late.spec.size) }).await?;
+            Ok::<_, ReconcileError>(Action::done())
+        }
+    };
+    let controller = Controller::new(reconciler).scope(Scope::namespace(namespace));
+    let under = Under::begin(&cluster, cluster.space.client(), |it| it.controller(controller));
+    let restarts = "bellwether_watch_restarts_total";
+    under.until(restarts, &[("kind", "Late"), ("reason", "no_kind")], |it| it > 2).await;
+    assert_eq!(under.synced.missing(), ["Late"]);
+
+    let crds = Api::<CustomResourceDefinition>::all(cluster.space.client());
+    crds.create(&PostParams::default(), &Late::crd()).await.unwrap();
+    let lates = Api::<Late>::default_namespaced(cluster.space.client());
+    let make = async |name: &str, size: usize| {
+        let late = Late::new(name, LateSpec { size });
+        eventually("the kind is served", SOON, async || {
+            lates.create(&PostParams::default(), &late).await.ok()
+        })
+        .await;
+    };
+    let begun = clock::boot_now();
+    make("large", 3 << 20).await;
+    make("small", 10).await;
+    eventually("the small one has its status", SOON, async || {
+        lates.get("small").await.unwrap().status.filter(|it| it.text.len() == 10)
+    })
+    .await;
+    let failed = "controller_runtime_reconcile_errors_total";
+    under.until(failed, &[("controller", "late")], |it| it >= 5).await;
+    assert_few(runs.load(SeqCst), begun);
+    assert!(lates.get("large").await.unwrap().status.is_none());
+    // Mended, it is written.
+    let smaller = Patch::Merge(json!({ "spec": { "size": 20 } }));
+    lates.patch("large", &PatchParams::default(), &smaller).await.unwrap();
+    eventually("the large one has its status", SOON, async || {
+        lates.get("large").await.unwrap().status
+    })
+    .await;
+    under.end().await;
+}
+
+/// # Panics
+///
+/// If an object was tried more often since `begun` than its back-off allows: 5 ms, then twice as long each
+/// time; two runs for its changes are beside them. A busy machine only makes it fewer.
+fn assert_few(runs: usize, begun: bellwether::engine::BootTime) {
+    let passed = clock::boot_now().since(begun);
+    let waits = |n: u32| Duration::from_millis(5) * ((1 << n) - 1);
+    let most = (1..20).take_while(|n| waits(*n) <= passed).count() + 3;
+    assert!(runs <= most, "{runs} runs within {passed:?}, at most {most} by the back-off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconciler_that_always_fails_is_tried_ever_less_often_and_others_go_on() {
+    let cluster = Cluster::new("failing").await;
+    let ledger = Ledger::default();
+    let noted = ledger.clone();
+    let controller = Controller::new(move |map: Arc<ConfigMap>, _: Context| {
+        drop(noted.begin(0, &map));
+        let fails = map.metadata.name.as_deref() == Some("failing");
+        async move {
+            if fails { Err(ReconcileError::new("it cannot be done")) } else { Ok(Action::done()) }
+        }
+    });
+    let begun = clock::boot_now();
+    let under = Under::begin(&cluster, cluster.space.client(), |it| {
+        it.controller(controller.scope(scope(&cluster)))
+    });
+    cluster.make("failing").await;
+    ledger.until("failing", 9).await;
+    cluster.make("fine").await;
+    ledger.until("fine", 1).await;
+    let times = ledger.runs().iter().filter(|it| it.object == "failing").count();
+    assert_few(times, begun);
+    let failed = [("controller", "configmap")];
+    under.until("controller_runtime_reconcile_errors_total", &failed, |it| it >= 8).await;
+    under.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_is_tried_again_with_what_is_there_and_is_no_error() {
+    let cluster = Cluster::new("conflict").await;
+    let disturbed = Arc::new(AtomicUsize::new(0));
+    let maps = cluster.maps();
+    let reconciler = move |map: Arc<ConfigMap>, ctx: Context| {
+        let (disturbed, maps) = (Arc::clone(&disturbed), maps.clone());
+        async move {
+            // Somebody else is quicker, three times.
+            let at = disturbed.fetch_add(1, SeqCst);
+            if at < 3 {
+                let patch = Patch::Merge(json!({ "data": { "of-another": at.to_string() } }));
+                maps.patch("a", &PatchParams::default(), &patch).await?;
+            }
+            let desired = ConfigMap {
+                metadata: named("a"),
+                data: Some([("ours".to_owned(), "y".to_owned())].into()),
+                ..ConfigMap::default()
+            };
+            let writer = ctx.writer::<ConfigMap>(map.metadata.namespace.as_deref());
+            writer.apply(&desired, Some(&map)).await?;
+            Ok::<_, ReconcileError>(Action::done())
+        }
+    };
+    let controller = Controller::new(reconciler).scope(scope(&cluster));
+    cluster.make("a").await;
+    let under = Under::begin(&cluster, cluster.space.client(), |it| it.controller(controller));
+    let data = eventually("it is written", SOON, async || {
+        cluster.maps().get("a").await.unwrap().data.filter(|it| it.contains_key("ours"))
+    })
+    .await;
+    assert_eq!(data["of-another"], "2", "what the other wrote stays");
+    let ended = "controller_runtime_reconcile_total";
+    under.until(ended, &[("result", "requeue")], |it| it >= 3).await;
+    assert_eq!(under.value(ended, &[("result", "error")]), 0);
+    under.end().await;
+}
+
+/// Answers in the server's place, a number of times, to the requests that it is meant for.
+#[derive(Clone)]
+struct Sick(Arc<SickBed>);
+
+struct SickBed {
+    left: AtomicUsize,
+    meant: fn(&Request<Body>) -> bool,
+    code: u16,
+    given: Mutex<Vec<bellwether::engine::BootTime>>,
+}
+
+impl Sick {
+    fn new(times: usize, code: u16, meant: fn(&Request<Body>) -> bool) -> Self {
+        let (left, given) = (AtomicUsize::new(times), Mutex::default());
+        Self(Arc::new(SickBed { left, meant, code, given }))
+    }
+
+    fn answer(&self, request: &Request<Body>) -> Option<Response<AnswerBody>> {
+        let bed = &self.0;
+        let less = |left: usize| left.checked_sub(1);
+        if !(bed.meant)(request) || bed.left.fetch_update(SeqCst, SeqCst, less).is_err() {
+            return None;
+        }
+        bed.given.lock().unwrap().push(clock::boot_now());
+        let body = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": bed.code,
+            "reason": match bed.code { 410 => "Expired", 429 => "TooManyRequests", _ => "InternalError" },
+            "message": "as the test wants it",
+        });
+        let body = http_body_util::Full::from(body.to_string());
+        let body = http_body_util::BodyExt::map_err(body, |never| match never {});
+        let mut answer =
+            Response::builder().status(bed.code).header("content-type", "application/json");
+        if bed.code == 429 {
+            answer = answer.header("retry-after", "1");
+        }
+        Some(answer.body(AnswerBody::new(body)).unwrap())
+    }
+
+    async fn client(&self, cluster: &Cluster<'_>) -> Client {
+        let file = cluster.space.api.kubeconfig(&cluster.space.name, None);
+        let options = ClientOptions::default().environment(|_| None).kubeconfig(file);
+        Connection::open(options).await.unwrap().client_through(self.clone())
+    }
+
+    fn given(&self) -> usize {
+        self.0.given.lock().unwrap().len()
+    }
+}
+
+impl Layer<Attempt> for Sick {
+    type Service = Beside;
+
+    fn layer(&self, inner: Attempt) -> Beside {
+        Beside { inner, sick: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+struct Beside {
+    inner: Attempt,
+    sick: Sick,
+}
+
+impl Service<Request<Body>> for Beside {
+    type Response = Response<AnswerBody>;
+    type Error = tower::BoxError;
+    type Future = futures::future::BoxFuture<'static, Result<Self::Response, tower::BoxError>>;
+
+    fn poll_ready(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), tower::BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.sick.answer(&request) {
+            Some(answer) => Box::pin(async { Ok(answer) }),
+            None => Box::pin(self.inner.call(request)),
+        }
+    }
+}
+
+fn is_of_maps(request: &Request<Body>) -> bool {
+    request.method() == Method::GET && request.uri().path().ends_with("/configmaps")
+}
+
+fn is_write_of_maps(request: &Request<Body>) -> bool {
+    request.method() == Method::PATCH && request.uri().path().contains("/configmaps/")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_watches_that_are_answered_badly_are_begun_anew_and_miss_nothing() {
+    for (code, reason) in [(410, "expired"), (429, "throttled"), (500, "unavailable")] {
+        let cluster = Cluster::new(reason).await;
+        let ledger = Ledger::default();
+        cluster.make("a").await;
+        // More often than one request is tried again by itself.
+        let sick = Sick::new(8, code, is_of_maps);
+        let client = sick.client(&cluster).await;
+        let under = Under::begin(&cluster, client, |it| it.controller(noting(&cluster, &ledger)));
+        ledger.until("a", 1).await;
+        assert_eq!(sick.given(), 8, "{reason}");
+        assert!(under.restarts(reason) >= 1, "{reason}");
+        cluster.change("a", "2").await;
+        ledger.until_value("a", "2").await;
+        under.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_held_back_after_429_as_long_as_asked_and_tried_by_the_queue_after_500() {
+    for (code, times) in [(429, 2), (500, 6)] {
+        let cluster = Cluster::new(&format!("answered-{code}")).await;
+        let reconciler = move |map: Arc<ConfigMap>, ctx: Context| async move {
+            let desired = ConfigMap {
+                metadata: named("a"),
+                data: Some([("ours".to_owned(), "y".to_owned())].into()),
+                ..ConfigMap::default()
+            };
+            let writer = ctx.writer::<ConfigMap>(map.metadata.namespace.as_deref());
+            writer.apply(&desired, Some(&map)).await?;
+            Ok::<_, ReconcileError>(Action::done())
+        };
+        let controller = Controller::new(reconciler).scope(scope(&cluster));
+        let sick = Sick::new(times, code, is_write_of_maps);
+        let client = sick.client(&cluster).await;
+        cluster.make("a").await;
+        let under = Under::begin(&cluster, client, |it| it.controller(controller));
+        eventually("it is written", SOON, async || {
+            cluster.maps().get("a").await.unwrap().data.filter(|it| it.contains_key("ours"))
+        })
+        .await;
+        let errors = under
+            .value("controller_runtime_reconcile_errors_total", &[("controller", "configmap")]);
+        let given = sick.0.given.lock().unwrap().clone();
+        assert_eq!(given.len(), times);
+        if code == 429 {
+            // The client itself has waited: no run has failed.
+            assert_eq!(errors, 0);
+            assert!(given[1].since(given[0]) >= Duration::from_secs(1), "sooner than asked");
+        } else {
+            assert!(errors >= 6, "{errors}");
+        }
+        under.end().await;
+    }
+}
