@@ -59,10 +59,16 @@ pub struct Found {
     pub result: CheckResult,
 }
 
-impl Found {
-    fn order(&self) -> (ShardEpoch, u64, NodeId) {
-        (self.result.epoch, self.result.due_unix_ms, self.node)
-    }
+/// Which of two results counts: the greater.
+///
+/// Among recent ones that of the newer owner, whatever the clocks of others say. But epochs begin anew when the
+/// store was wiped, and what a node had found before is put back into its state then: one that is stale
+/// gives way to any that is not.
+type Rank = (bool, ShardEpoch, u64, NodeId);
+
+fn rank(check: &Check, node: NodeId, result: &CheckResult, now_unix_ms: u64) -> Rank {
+    let is_recent = !is_stale(check, UnixMs(result.ran_unix_ms), now_unix_ms);
+    (is_recent, result.epoch, result.due_unix_ms, node)
 }
 
 /// The results of all nodes, as they are in their state.
@@ -123,24 +129,30 @@ impl Results {
     }
 
     /// The newest result of the check as it is specified now.
-    pub fn newest(&self, check: &Check) -> Option<Found> {
+    pub fn newest(&self, check: &Check, now_unix_ms: u64) -> Option<Found> {
         let of_check = self.by_check.get(check.key())?.iter();
         of_check
             .filter(|(_, result)| result.spec == check.spec_hash())
+            .max_by_key(|((node, _), result)| rank(check, *node, result, now_unix_ms))
             .map(|((node, _), result)| Found { node: *node, result: result.clone() })
-            .max_by_key(Found::order)
     }
 
     /// The keys in this node's state that nobody needs any more: of checks that are gone, and of those
     /// that a newer owner has run since. A result is kept until then, so that no check is without one
     /// while it moves.
-    pub fn outlived(&self, node: NodeId, checks: &Checks) -> Vec<String> {
+    pub fn outlived(&self, node: NodeId, checks: &Checks, now_unix_ms: u64) -> Vec<String> {
         let mut outlived = Vec::new();
-        for (check, results) in &self.by_check {
-            let newest = results.values().map(|result| result.epoch).max();
-            let is_gone = !checks.checks.contains_key(check);
+        for (key, results) in &self.by_check {
+            let check = checks.checks.get(key);
+            let age = |of: NodeId, result: &CheckResult| {
+                check.map(|check| {
+                    let (is_recent, epoch, ..) = rank(check, of, result, now_unix_ms);
+                    (is_recent, epoch)
+                })
+            };
+            let newest = results.iter().map(|((of, _), result)| age(*of, result)).max().flatten();
             for ((of, key), result) in results {
-                if *of == node && (is_gone || Some(result.epoch) < newest) {
+                if *of == node && (check.is_none() || age(*of, result) < newest) {
                     outlived.push(key.clone());
                 }
             }
@@ -191,7 +203,7 @@ pub fn aggregate(
     let mut aggregate = Aggregate::default();
     for (key, check) in &checks.checks {
         let before = previous.get(key);
-        let found = results.newest(check);
+        let found = results.newest(check, now_unix_ms);
         if let Some(found) = &found {
             aggregate.missed += missed(check, found, before);
         }

@@ -172,7 +172,7 @@ impl Uptime {
     /// Takes what nobody needs any more out of the node's state. What cannot be taken out now is tried
     /// again next time.
     async fn tidy(&self, node: &dyn Node, feed: &Feed, checks: &Checks) {
-        let mut outlived = feed.results().outlived(node.id(), checks);
+        let mut outlived = feed.results().outlived(node.id(), checks, clock::unix_ms());
         if feed.has_told(node.id()) && !*self.leader.leading.borrow() {
             outlived.push(CHANGES.to_owned());
         }

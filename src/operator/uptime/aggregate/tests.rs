@@ -131,6 +131,19 @@ fn the_newest_owner_counts_whatever_the_clocks_of_others_say() {
     );
 }
 
+/// Epochs begin anew in a store that was wiped, and each node puts back what it had found.
+#[test]
+fn a_stale_result_of_a_wiped_history_gives_way_whatever_its_epoch() {
+    let (checks, later) = (Checks::of([check()]), NOW + 3_600_000);
+    let before = CheckResult { epoch: ShardEpoch(400), ..result(NOW, 0) };
+    let after = CheckResult { epoch: ShardEpoch(1), ..result(later, 0) };
+    let both = results(&[(1, before), (2, after)]);
+    let aggregate = now(&both, &BTreeMap::new(), later);
+    assert_eq!(status(&aggregate).checked_by.as_deref(), Some("2"));
+    assert_eq!(both.outlived(node(1), &checks, later).len(), 1);
+    assert!(both.outlived(node(2), &checks, later).is_empty(), "the new owner takes its own away");
+}
+
 #[test]
 fn a_state_that_no_recent_result_supports_is_unknown_and_says_since_when() {
     let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
@@ -206,12 +219,12 @@ fn a_result_is_outlived_when_a_newer_owner_has_published_or_the_check_is_gone() 
     let former = CheckResult { epoch: ShardEpoch(4), ..result(NOW, 0) };
     let checks = Checks::of([check()]);
     let alone = results(&[(1, former.clone())]);
-    assert!(alone.outlived(node(1), &checks).is_empty(), "nobody has run it since");
+    assert!(alone.outlived(node(1), &checks, NOW).is_empty(), "nobody has run it since");
     let key = result_key(ShardId(3), &key());
-    assert_eq!(alone.outlived(node(1), &Checks::default()), std::slice::from_ref(&key));
+    assert_eq!(alone.outlived(node(1), &Checks::default(), NOW), std::slice::from_ref(&key));
     let both = results(&[(1, former), (2, CheckResult { epoch: ShardEpoch(5), ..result(NOW, 0) })]);
-    assert_eq!(both.outlived(node(1), &checks), [key]);
-    assert!(both.outlived(node(2), &checks).is_empty());
+    assert_eq!(both.outlived(node(1), &checks, NOW), [key]);
+    assert!(both.outlived(node(2), &checks, NOW).is_empty());
 }
 
 proptest! {
