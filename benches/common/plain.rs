@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bellwether::clock::boot_now;
-use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, WatchStream};
+use bellwether::{clock::boot_now, tasks::Tasks};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions, WatchStream};
 
 use crate::support::etcd::Etcd;
 
@@ -13,35 +13,85 @@ pub struct Handover {
     giver: Client,
     taker: Client,
     heard: WatchStream,
+    given: Txn,
+    taken: Txn,
+    /// Whether the second commit shows in the watch too.
+    echoes: bool,
+    others: Tasks,
 }
 
 const GIVEN: &str = "plain/given";
 const TAKEN: &str = "plain/taken";
 
 impl Handover {
+    /// One key each, and nobody else watches.
     pub async fn new(etcd: &Etcd) -> Self {
+        Self::of(etcd, GIVEN, guarded_put(GIVEN), guarded_put(TAKEN)).await
+    }
+
+    /// What a cluster of so many nodes asks of etcd: each watches, and the transactions are as large as
+    /// STOP and TAKE.
+    pub async fn of_a_cluster(etcd: &Etcd, nodes: usize) -> Self {
+        let lease = etcd.client().await.lease_grant(3600, None).await.unwrap().id();
+        let on_lease = Some(PutOptions::new().with_lease(lease));
+        let put = |key, options| TxnOp::put(key, vec![b'x'; 120], options);
+        let (held, record, cand) = ("cluster/held", "cluster/record", "cluster/cand");
+        let stop = guarded().and_then([
+            put(held, on_lease.clone()),
+            put(record, None),
+            TxnOp::delete(cand, None),
+        ]);
+        let take = guarded().and_then([put(cand, on_lease), put(record, None)]);
+        let mut handover = Self::of(etcd, "cluster/", stop, take).await;
+        handover.echoes = true;
+        for _ in 1..nodes {
+            let mut client = etcd.client().await;
+            let prefix = WatchOptions::new().with_prefix();
+            let mut watch = client.watch("cluster/", Some(prefix)).await.unwrap();
+            watch.message().await.unwrap();
+            handover.others.spawn("plain watcher", async move {
+                while let Ok(Some(_)) = watch.message().await {}
+            });
+        }
+        handover
+    }
+
+    async fn of(etcd: &Etcd, watched: &str, given: Txn, taken: Txn) -> Self {
         let (giver, mut taker) = (etcd.client().await, etcd.client().await);
-        let mut heard = taker.watch(GIVEN, None).await.unwrap();
+        let prefix = WatchOptions::new().with_prefix();
+        let mut heard = taker.watch(watched, Some(prefix)).await.unwrap();
         heard.message().await.unwrap();
-        Self { giver, taker, heard }
+        Self { giver, taker, heard, given, taken, echoes: false, others: Tasks::new() }
     }
 
     /// From sending the first commit to the answer of the second.
     pub async fn once(&mut self) -> Duration {
+        let (heard, taken) = self.stages().await;
+        heard + taken
+    }
+
+    /// From sending the first commit to the event, and from there to the answer of the second.
+    pub async fn stages(&mut self) -> (Duration, Duration) {
         let began = boot_now();
-        let (given, taken) = tokio::join!(self.giver.txn(guarded_put(GIVEN)), async {
+        let (given, (heard, taken)) = tokio::join!(self.giver.txn(self.given.clone()), async {
             self.heard.message().await.unwrap();
-            self.taker.txn(guarded_put(TAKEN)).await.unwrap();
-            boot_now()
+            let heard = boot_now();
+            self.taker.txn(self.taken.clone()).await.unwrap();
+            (heard, boot_now())
         });
         given.unwrap();
-        taken.since(began)
+        if self.echoes {
+            self.heard.message().await.unwrap();
+        }
+        (heard.since(began), taken.since(heard))
     }
 }
 
 /// A put that is made conditional, as every write of an election must be.
 pub fn guarded_put(key: &str) -> Txn {
-    Txn::new()
-        .when([Compare::mod_revision("plain/fence", CompareOp::Equal, 0)])
-        .and_then([TxnOp::put(key, vec![b'x'; 100], None)])
+    guarded().and_then([TxnOp::put(key, vec![b'x'; 100], None)])
+}
+
+fn guarded() -> Txn {
+    Txn::new().when([Compare::mod_revision("plain/fence", CompareOp::Equal, 0)])
 }

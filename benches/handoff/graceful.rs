@@ -3,14 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bellwether::{
     clock::boot_now,
-    engine::{BootTime, Term},
+    engine::{BootTime, Failover, Term},
     node::{ClusterNode, LeaderContext, Node, Stopped},
     store::{etcd::EtcdConfig, keys::Keys},
 };
@@ -18,52 +18,87 @@ use etcd_client::{Client, GetOptions};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    common::{self, CLUSTER, LONG, Samples, plain::Handover},
-    support::{
-        etcd::{Etcd, Medium},
-        eventually,
-    },
+    common::{self, Aim, Bench, CLUSTER, LONG, Samples, plain::Handover},
+    stages::Stages,
+    support::{etcd::Medium, eventually},
 };
 
-const NODES: usize = 3;
+pub(crate) const NODES: usize = 3;
 const WARM_UP: usize = 5;
 
 /// The first tick of a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FirstTick {
-    node: usize,
-    term: Term,
-    at: BootTime,
+pub(crate) struct FirstTick {
+    pub(crate) node: usize,
+    pub(crate) term: Term,
+    pub(crate) at: BootTime,
 }
 
-/// Handoffs by nodes, and by the plain client.
-pub(crate) async fn measure(medium: Medium, rounds: usize) -> (Samples, Samples) {
+/// Handoffs by nodes and by the plain client, in turn.
+#[derive(Default)]
+pub(crate) struct Handoffs {
+    pub(crate) ours: Samples,
+    pub(crate) stages: Stages,
+    pub(crate) plain: Plain,
+    /// With as many watchers and as large transactions as ours.
+    pub(crate) plain_cluster: Plain,
+}
+
+/// Handovers by the plain client: all of it, to the event, and from there to the second commit.
+#[derive(Default)]
+pub(crate) struct Plain {
+    pub(crate) all: Samples,
+    pub(crate) heard: Samples,
+    pub(crate) taken: Samples,
+}
+
+impl Plain {
+    fn push(&mut self, (heard, taken): (Duration, Duration)) {
+        self.all.push(heard + taken);
+        self.heard.push(heard);
+        self.taken.push(taken);
+    }
+}
+
+/// So many of each.
+pub(crate) async fn measure(medium: Medium, rounds: usize) -> Handoffs {
     let etcd = common::etcd_with_cluster(medium).await;
     let mut client = etcd.client().await;
     let (sender, mut first_ticks) = mpsc::channel(64);
-    let nodes: Vec<_> = (0..NODES).map(|id| node(id, &etcd, sender.clone())).collect();
+    let config = EtcdConfig::new(etcd.endpoints());
+    let node = |id| node(id, config.clone(), Failover::DEFAULT, sender.clone()).0;
+    let nodes: Vec<_> = (0..NODES).map(node).collect();
     for node in &nodes {
         node.start().await.unwrap();
     }
     let mut leader = timeout(LONG, first_ticks.recv()).await.unwrap().unwrap();
     let mut plain = Handover::new(&etcd).await;
-    let mut samples = (Samples::default(), Samples::default());
+    let mut plain_cluster = Handover::of_a_cluster(&etcd, NODES).await;
+    let mut handoffs = Handoffs::default();
     for round in 0..WARM_UP + rounds {
         all_are_candidates(&mut client).await;
         // In no step with beats and ticks.
         common::pause_up_to(Duration::from_millis(60)).await;
+        Stages::begin();
         let called_at = boot_now();
         let (stopped, next) =
             tokio::join!(nodes[leader.node].stop(LONG), timeout(LONG, first_ticks.recv()));
         let next = next.unwrap().unwrap();
         assert_eq!(stopped.unwrap(), Stopped::Clean);
         assert!(leader.term < next.term && leader.node != next.node, "{leader:?}, {next:?}");
+        if WARM_UP <= round {
+            handoffs.ours.push(next.at.since(called_at));
+            handoffs.stages.add(called_at, next.at);
+        }
         nodes[leader.node].start().await.unwrap();
         leader = next;
-        let by_plain = plain.once().await;
+        common::pause_up_to(Duration::from_millis(60)).await;
+        let by_plain = plain.stages().await;
+        common::pause_up_to(Duration::from_millis(60)).await;
+        let by_plain_cluster = plain_cluster.stages().await;
         if WARM_UP <= round {
-            samples.0.push(next.at.since(called_at));
-            samples.1.push(by_plain);
+            handoffs.plain.push(by_plain);
+            handoffs.plain_cluster.push(by_plain_cluster);
         }
         // One change of role for one handoff: nobody else has taken office, now or before.
         assert_eq!(first_ticks.try_recv().ok(), None);
@@ -71,30 +106,41 @@ pub(crate) async fn measure(medium: Medium, rounds: usize) -> (Samples, Samples)
     for node in &nodes {
         node.close().await.unwrap();
     }
-    samples
+    handoffs
 }
 
-fn node(node: usize, etcd: &Etcd, first_ticks: mpsc::Sender<FirstTick>) -> ClusterNode {
-    let last = Arc::new(AtomicI64::new(-1));
-    ClusterNode::builder()
+/// A node that says when a term of its begins, and the boot clock of its last tick in nanoseconds.
+pub(crate) fn node(
+    node: usize,
+    etcd: EtcdConfig,
+    failover: Failover,
+    first_ticks: mpsc::Sender<FirstTick>,
+) -> (ClusterNode, Arc<AtomicU64>) {
+    let last_term = AtomicI64::new(-1);
+    let last_tick = Arc::new(AtomicU64::new(0));
+    let ticks = Arc::clone(&last_tick);
+    let built = ClusterNode::builder()
         .cluster(CLUSTER)
         .id(node as i64)
-        .etcd(EtcdConfig::new(etcd.endpoints()))
+        .etcd(etcd)
+        .failover(failover)
         .leader(move |ctx: LeaderContext| {
             let at = boot_now();
+            ticks.store(at.0.as_nanos() as u64, Ordering::SeqCst);
             let term = ctx.term();
-            if last.swap(term.0, Ordering::Relaxed) != term.0 {
+            if last_term.swap(term.0, Ordering::Relaxed) != term.0 {
                 // Room for many more than are ever under way.
                 first_ticks.try_send(FirstTick { node, term, at }).unwrap();
             }
             async { Ok(()) }
         })
         .build()
-        .unwrap()
+        .unwrap();
+    (built, last_tick)
 }
 
 /// A handoff needs somebody to hand over to.
-async fn all_are_candidates(client: &mut Client) {
+pub(crate) async fn all_are_candidates(client: &mut Client) {
     let keys = Keys::new(CLUSTER).unwrap().candidates();
     let count = GetOptions::new().with_range(keys.to).with_count_only();
     eventually("all are candidates", LONG, async || {
@@ -102,4 +148,19 @@ async fn all_are_candidates(client: &mut Client) {
         (answer.count() == NODES as i64).then_some(())
     })
     .await;
+}
+
+/// One table: all of it, then by stage.
+pub(crate) fn report(bench: &mut Bench, handoffs: Handoffs, aims: &[Aim]) {
+    let Handoffs { ours, stages, plain, plain_cluster } = handoffs;
+    Bench::times();
+    bench.row("stop called → first tick", ours, Some(plain.all), aims);
+    bench.row("of this: stop called → STOP sent", stages.leaving, None, &[]);
+    bench.row("STOP sent → TAKE sent by the successor", stages.heard, Some(plain.heard), &[]);
+    bench.row("TAKE sent → in office", stages.taken, Some(plain.taken), &[]);
+    bench.row("in office → first tick", stages.started, None, &[]);
+    let what = format!("plain client, {NODES} watchers, transactions as large as STOP and TAKE");
+    bench.row(&what, plain_cluster.all, None, &[]);
+    bench.row("of this: sent → heard", plain_cluster.heard, None, &[]);
+    bench.row("heard → taken", plain_cluster.taken, None, &[]);
 }

@@ -15,11 +15,13 @@
     reason = "a measurement, not a library"
 )]
 
+mod blackhole;
 #[path = "../common/mod.rs"]
 mod common;
 mod graceful;
 mod node;
 mod processes;
+mod stages;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -36,19 +38,14 @@ async fn main() -> ExitCode {
         node::run().await;
         return ExitCode::SUCCESS;
     }
+    stages::listen();
     let mut bench = Bench::start("Handoff");
     for (medium, p50) in [(Medium::Memory, 1.5), (Medium::Disk, 4.0)] {
         let name = format!("graceful stop, {}", common::named(medium));
         if bench.section(&name) {
             let rounds = bench.rounds(200, 30);
-            let (ours, plain) = graceful::measure(medium, rounds).await;
-            Bench::times();
-            bench.row(
-                "stop called → first tick",
-                ours,
-                Some(plain),
-                &[Aim::P50(p50), Aim::P99(15.0)],
-            );
+            let handoffs = graceful::measure(medium, rounds).await;
+            graceful::report(&mut bench, handoffs, &[Aim::P50(p50), Aim::P99(15.0)]);
         }
     }
     if bench.section("crash: kill -9 under `bellwether supervise`") {
@@ -57,13 +54,20 @@ async fn main() -> ExitCode {
         Bench::times();
         bench.row("SIGKILL → first tick", ours, Some(plain), &[Aim::P50(20.0)]);
     }
+    let profiles = [("default", Failover::DEFAULT, 1100.0), ("fast", Failover::FAST, 450.0)];
+    let rounds = bench.rounds(20, 4);
     if bench.section("silence: SIGSTOP of supervisor and node") {
-        let profiles = [("default", Failover::DEFAULT, 1100.0), ("fast", Failover::FAST, 450.0)];
-        let rounds = bench.rounds(20, 4);
         Bench::times();
         for (profile, failover, most) in profiles {
             let ours = processes::silences(profile, failover, rounds).await;
             bench.row(&format!("SIGSTOP → first tick, `{profile}`"), ours, None, &[Aim::P50(most)]);
+        }
+    }
+    if bench.section("silence: the leader's link to etcd swallows all") {
+        Bench::times();
+        for (profile, failover, most) in profiles {
+            let ours = blackhole::measure(failover, rounds).await;
+            bench.row(&format!("cut → first tick, `{profile}`"), ours, None, &[Aim::P50(most)]);
         }
     }
     bench.end()

@@ -1,13 +1,16 @@
-//! Whether a node leaks: the same node started and stopped, and its session lost and regained, very
-//! often, in one process on one etcd. A tenth as many losses: a node whose sessions do not last waits up to
-//! 3 s before it joins again, on purpose.
+//! Whether a node leaks: the same node started and stopped, and sessions lost and regained, very often, in
+//! one process on one etcd.
+//!
+//! A node whose sessions do not last waits up to 3 s before it joins again, on purpose: [`LOSERS`] nodes
+//! of one process lose theirs at the same time, so that the waits overlap.
 
 use std::{fs, time::Duration};
 
 use bellwether::{
-    node::{ClusterNode, Node, Stopped},
+    node::{ClusterNode, DriverHost, Node, Stopped},
     store::etcd::EtcdConfig,
 };
+use futures::future::join_all;
 
 use crate::{
     common::{self, Bench, CLUSTER},
@@ -20,6 +23,8 @@ use crate::{
 const LONG: Duration = Duration::from_secs(60);
 /// What pools and caches grow to is not counted.
 const WARM_UP: usize = 50;
+/// That many nodes lose their sessions in turn.
+const LOSERS: usize = 50;
 
 /// What a process holds.
 #[derive(Clone, Copy)]
@@ -32,26 +37,23 @@ struct Held {
 
 pub(crate) async fn measure(bench: &mut Bench, cycles: usize) {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
-    let node = ClusterNode::builder()
-        .cluster(CLUSTER)
-        .id(1)
-        .address("cycles")
-        .etcd(EtcdConfig::new(etcd.endpoints()))
-        .build()
-        .unwrap();
-
+    let host = DriverHost::new("cycles").unwrap();
+    let node = cluster_node(1, &etcd, &host);
     starts_and_stops(&node, WARM_UP).await;
-    let before = held();
+    let before = held(&host);
     starts_and_stops(&node, cycles).await;
     Bench::values();
-    grown(bench, "start and stop", before).await;
+    grown(bench, "start and stop", &host, before).await;
 
-    node.start().await.unwrap();
-    losses(&node, &etcd, WARM_UP / 10).await;
-    let before = held();
-    losses(&node, &etcd, cycles / 10).await;
-    grown(bench, "lose and regain", before).await;
-    assert_eq!(node.stop(LONG).await.unwrap(), Stopped::Clean);
+    let losers: Vec<_> = (2..).take(LOSERS).map(|id| cluster_node(id, &etcd, &host)).collect();
+    join_all(losers.iter().map(|node| async { node.start().await.unwrap() })).await;
+    losses(&losers, &etcd, 1).await;
+    let before = held(&host);
+    losses(&losers, &etcd, cycles / LOSERS).await;
+    grown(bench, "lose and regain", &host, before).await;
+    for loser in &losers {
+        assert_eq!(loser.stop(LONG).await.unwrap(), Stopped::Clean);
+    }
     let leases = etcd.etcdctl(&["lease", "list"]);
     let left = leases.lines().filter(|line| !line.contains("found")).count();
     bench.value("leases left in etcd", left as f64, "", Some(0.0));
@@ -64,22 +66,37 @@ async fn starts_and_stops(node: &ClusterNode, cycles: usize) {
     }
 }
 
-async fn losses(node: &ClusterNode, etcd: &Etcd, cycles: usize) {
-    let mut membership = node.membership();
-    let mut client = etcd.client().await;
-    for _ in 0..cycles {
-        let lost = membership.wait_for(|now| now.joined).await.unwrap().sessions_lost;
-        let lease = node.status().await.unwrap().node.incarnation.unwrap();
-        client.lease_revoke(i64::from_str_radix(&lease, 16).unwrap()).await.unwrap();
-        membership.wait_for(|now| lost < now.sessions_lost).await.unwrap();
-    }
-    membership.wait_for(|now| now.joined).await.unwrap();
+/// All nodes at the same time, each that often. Every loss is of a session that stood.
+async fn losses(nodes: &[ClusterNode], etcd: &Etcd, each: usize) {
+    let client = etcd.client().await;
+    let all = nodes.iter().map(|node| async {
+        let (mut membership, mut client) = (node.membership(), client.clone());
+        for _ in 0..each {
+            let lost = membership.wait_for(|now| now.joined).await.unwrap().sessions_lost;
+            let lease = node.status().await.unwrap().node.incarnation.unwrap();
+            client.lease_revoke(i64::from_str_radix(&lease, 16).unwrap()).await.unwrap();
+            membership.wait_for(|now| lost < now.sessions_lost).await.unwrap();
+        }
+        membership.wait_for(|now| now.joined).await.unwrap();
+    });
+    join_all(all).await;
 }
 
-async fn grown(bench: &mut Bench, what: &str, before: Held) {
+fn cluster_node(id: i64, etcd: &Etcd, host: &DriverHost) -> ClusterNode {
+    ClusterNode::builder()
+        .cluster(CLUSTER)
+        .id(id)
+        .address("cycles")
+        .etcd(EtcdConfig::new(etcd.endpoints()))
+        .host(host.clone())
+        .build()
+        .unwrap()
+}
+
+async fn grown(bench: &mut Bench, what: &str, host: &DriverHost, before: Held) {
     // What is being dropped may still be counted.
     let settled = eventually("as few tasks and files as before", LONG, async || {
-        let now = held();
+        let now = held(host);
         (now.tasks <= before.tasks && now.files <= before.files).then_some(now)
     });
     let now = settled.await;
@@ -91,14 +108,15 @@ async fn grown(bench: &mut Bench, what: &str, before: Held) {
     bench.value(&format!("{what}: more memory"), memory, "MiB", Some(2.0));
 }
 
-fn held() -> Held {
+/// Of the whole process; its tasks are those of the bench and of the drivers.
+fn held(host: &DriverHost) -> Held {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().parse::<f64>().unwrap()
     };
     Held {
-        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() + host.tasks(),
         files: fs::read_dir("/proc/self/fd").unwrap().count(),
         threads: field("Threads:") as usize,
         resident_kib: field("VmRSS:"),

@@ -235,7 +235,7 @@ async fn cost(etcd: &Etcd, span: Duration) -> (f64, Writes) {
     (busy.as_secs_f64() / span.as_secs_f64(), writes)
 }
 
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }

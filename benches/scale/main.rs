@@ -29,14 +29,16 @@ use common::{Aim, Bench};
 async fn main() -> ExitCode {
     let mut bench = Bench::start("Scale");
     // First: what other sections have allocated and freed would be counted short.
-    let count = bench.rounds(1000, 200);
+    // Fewer or more of them: BELLWETHER_NODES=500.
+    let asked = std::env::var("BELLWETHER_NODES").ok().map(|nodes| nodes.parse().unwrap());
+    let count = asked.unwrap_or(bench.rounds(1000, 200));
     if bench.section(&format!("many: {count} nodes in one process, on one etcd")) {
         many::measure(&mut bench, count).await;
     }
     let cycles = bench.rounds(1000, 100);
-    if bench.section(&format!(
-        "cycles: {cycles} starts and stops, a tenth of sessions lost and regained"
-    )) {
+    if bench
+        .section(&format!("cycles: {cycles} starts and stops, {cycles} sessions lost and regained"))
+    {
         cycles::measure(&mut bench, cycles).await;
     }
     if bench.section("peers: put → event at all of 10 peers") {

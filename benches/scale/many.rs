@@ -1,4 +1,5 @@
-//! Very many nodes in one process: all join, one leads, one takes over, all know each other.
+//! Very many nodes in one process: all join, one leads, all know each other; the leader is cut off, later
+//! one stops, and each time another one takes over.
 //!
 //! Two threads carry all drivers; each node has its own connection to etcd, its own watch and its own
 //! picture of all others, as it would have in a process of its own.
@@ -23,9 +24,11 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     common::{self, Bench, CLUSTER},
+    few::cpu_time,
     support::{
         etcd::{Etcd, Medium},
         eventually,
+        proxy::{Fault, Proxy},
     },
 };
 
@@ -38,18 +41,27 @@ const AT_ONCE: usize = 32;
 /// The routines are not what is measured.
 const TICK: Duration = Duration::from_secs(1);
 
+/// For so long it is measured what they cost that have nothing to do.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// Who began a term, and when.
 type FirstTick = (usize, BootTime);
 
 pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
+    // The first leader is reached through it, to be cut off.
+    let proxy = Proxy::to(etcd.address(0)).await;
     let hosts: Vec<_> =
         (0..HOSTS).map(|host| DriverHost::new(&format!("host-{host}")).unwrap()).collect();
     let (sender, mut first_ticks) = mpsc::channel(count);
     let runs = Arc::new(AtomicUsize::new(0));
     let before = resident();
     let nodes: Vec<ClusterNode> = (0..count)
-        .map(|id| node(id, &etcd, hosts[id % HOSTS].clone(), sender.clone(), &runs))
+        .map(|id| {
+            let endpoint =
+                if id == 0 { format!("http://{}", proxy.address()) } else { etcd.endpoint(0) };
+            node(id, endpoint, hosts[id % HOSTS].clone(), sender.clone(), &runs)
+        })
         .collect();
 
     let began = boot_now();
@@ -64,6 +76,25 @@ pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     let each = (resident() - before) / 1024.0 / count as f64;
     assert_one_leads(&nodes, leader);
 
+    let (began, ours, theirs) = (boot_now(), cpu_time(), cpu_time_of(&etcd));
+    tokio::time::sleep(IDLE).await;
+    let span = boot_now().since(began);
+    let part = |now: Duration, before| {
+        100.0 * now.saturating_sub(before).as_secs_f64() / span.as_secs_f64()
+    };
+    let (ours, theirs) = (part(cpu_time(), ours), part(cpu_time_of(&etcd), theirs));
+
+    assert_eq!(leader, 0, "the first one leads");
+    let cut_at = boot_now();
+    proxy.set(Fault::Blackhole);
+    let (next, silent_until) = timeout(LONG, first_ticks.recv()).await.unwrap().unwrap();
+    assert_ne!(leader, next);
+    leader = next;
+    proxy.set(Fault::None);
+    proxy.reset();
+    all_know(&nodes, count).await;
+    assert_one_leads(&nodes, leader);
+
     let stopped_at = boot_now();
     let (stopped, next) = tokio::join!(nodes[leader].stop(LONG), timeout(LONG, first_ticks.recv()));
     let (next, at) = next.unwrap().unwrap();
@@ -73,14 +104,20 @@ pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     all_know(&nodes, count - 1).await;
     assert_one_leads(&nodes, leader);
     assert_eq!(first_ticks.try_recv().ok(), None, "one handoff, one change of role");
-    let lost: u64 = nodes.iter().map(|node| node.membership().borrow().sessions_lost).sum();
+    // The one that was cut off may have lost its own.
+    let lost = nodes[1..].iter().map(|node| node.membership().borrow().sessions_lost);
+    let lost: u64 = lost.sum();
 
     Bench::values();
     bench.value("all have joined after", joined.as_secs_f64(), "s", None);
     bench.value("all know all after", known.as_secs_f64(), "s", None);
     bench.value("memory of each node", each, "MiB", Some(1.0));
+    bench.value("all of them idle, of one core", ours, "%", None);
+    bench.value("their etcd, of one core", theirs, "%", None);
+    let cut_off = ms(silent_until.since(cut_at));
+    bench.value("leader cut off → first tick of the next", cut_off, "ms", None);
     bench.value("stop of the leader → first tick", ms(at.since(stopped_at)), "ms", None);
-    bench.value("sessions lost", lost as f64, "", Some(0.0));
+    bench.value("sessions lost, but of the one cut off", lost as f64, "", Some(0.0));
     stream::iter(&nodes)
         .for_each_concurrent(AT_ONCE, async |node| {
             let _ = node.stop(Duration::from_secs(5)).await;
@@ -94,7 +131,7 @@ fn ms(span: Duration) -> f64 {
 
 fn node(
     id: usize,
-    etcd: &Etcd,
+    endpoint: String,
     host: DriverHost,
     first_ticks: mpsc::Sender<FirstTick>,
     runs: &Arc<AtomicUsize>,
@@ -104,7 +141,7 @@ fn node(
         .cluster(CLUSTER)
         .id(id as i64)
         .address(format!("10.0.{}.{}:8080", id / 256, id % 256))
-        .etcd(EtcdConfig::new(etcd.endpoints()))
+        .etcd(EtcdConfig::new([endpoint]))
         .host(host)
         .tick(TICK)
         .leader(move |ctx: LeaderContext| {
@@ -143,6 +180,16 @@ fn assert_one_leads(nodes: &[ClusterNode], leader: usize) {
         .filter(|id| nodes[*id].membership().borrow().role == Role::Leader)
         .collect();
     assert_eq!(leaders, [leader]);
+}
+
+/// What the first member of an etcd has used of the processors.
+fn cpu_time_of(etcd: &Etcd) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", etcd.pid(0))).unwrap();
+    // After the name, which may hold anything.
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let ticks = rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+    // Linux counts them in hundredths of a second, whatever its own clock does.
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// Resident memory of this process in KiB.

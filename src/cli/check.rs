@@ -5,8 +5,9 @@ use std::time::Duration;
 use bellwether::{
     engine::timing,
     store::{
-        Get, Store as _, StoreError,
+        Get, OLD_REVISIONS, Store as _, StoreError,
         etcd::{EtcdStore, MemberStatus},
+        holds_revisions_back,
         keys::Keys,
     },
 };
@@ -22,9 +23,6 @@ use super::{
     output::{self, Format, Layout, Table, span},
     report::ms,
 };
-
-/// A store in which a revision that old can still be read is compacted by nobody.
-const OLD_REVISIONS: u32 = 1_000_000;
 
 /// Says whether a cluster and its etcd are well
 #[derive(Args, Debug)]
@@ -257,7 +255,7 @@ fn is_stale_reader(version: &str) -> bool {
 /// A1: a leader adds 1/H revisions a second for ever, and etcd's compaction is off by default.
 async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Finding {
     const WHAT: &str = "compaction";
-    match store.holds_revisions_back(&keys.record(), OLD_REVISIONS, timeout).await {
+    match holds_revisions_back(store, &keys.record(), OLD_REVISIONS, timeout).await {
         Ok(false) => Finding::new(WHAT, Verdict::Ok, "no sign that it is off"),
         Ok(true) => Finding::new(
             WHAT,

@@ -8,14 +8,14 @@ use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
     k8s::{
         identity::PodIdentity,
-        operator::{Begun, NodeBuilder, OperatorError},
+        operator::{Begun, NodeBuilder},
     },
     node::{
         ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
         supervision,
     },
     operator::uptime::{self, Uptime},
-    store::{Get, Store, etcd::EtcdStore},
+    store::Get,
     tasks::Tasks,
     telemetry::{Action, ServerConfig, metrics},
 };
@@ -325,12 +325,6 @@ impl Work {
     }
 }
 
-impl From<OperatorError> for Failure {
-    fn from(error: OperatorError) -> Self {
-        Self::caused(Exit::Failed, "running the operator", &error)
-    }
-}
-
 /// Who this node is.
 struct Identity {
     id: i64,
@@ -481,7 +475,7 @@ fn builder(
         .call_timeout(args.cluster.timeout)
         .campaigns(!it.never_lead)
         .metrics(metrics)
-        .store_from(move || Ok(Arc::new(EtcdStore::new(&config)?) as Arc<dyn Store>));
+        .etcd(config);
     Ok(match pod_uid {
         Some(uid) => node.pod_uid(uid).into(),
         None => node.into(),

@@ -1,31 +1,28 @@
 //! An operator: a node, caches, controllers on the leader, shard work on the followers, in one process.
 
+mod node;
+mod work;
+
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 use kube::Client;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
+pub use self::node::{NodeBuilder, OperatorError};
+use self::work::{OfShard, Reconciling};
 use super::{
-    authority::{Authority, gated},
     cache::{Cache, CacheSet, Cached, Delta, IsSynced, Running, Scope},
-    controller::{Controller, Lane, Loop, Prepare, Readable, Right, Setup, Sharded, Share},
+    controller::{Controller, Loop, Prepare, Readable, Setup, Sharded, Share},
     crd::election::ElectionChecks,
     election::{ElectionTask, tell_pod},
-    fence::{self, ElectionRef},
+    fence::ElectionRef,
     identity::PodIdentity,
     metrics::K8sMetrics,
     queue::QueueMetrics,
 };
 use crate::{
-    engine::ShardId,
-    node::{
-        ClusterNodeBuilder, InvalidOption, LeaderContext, Node, NodeError, ShardContext,
-        StandaloneNodeBuilder, StartError, Stopped, WorkerOptions,
-        work::{LeaderTask, ShardWorker, WorkError},
-    },
+    node::{Node, Stopped, WorkerOptions, work::LeaderTask},
     tasks::{Ended, Tasks},
 };
 
@@ -35,82 +32,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often it is said that caches are waited for.
 const SAID_EVERY: Duration = Duration::from_secs(10);
-
-/// The builder of either kind of node.
-#[derive(Debug)]
-pub enum NodeBuilder {
-    /// A node of a cluster.
-    Cluster(ClusterNodeBuilder),
-    /// A cluster of one, in memory.
-    Standalone(StandaloneNodeBuilder),
-}
-
-impl From<ClusterNodeBuilder> for NodeBuilder {
-    fn from(builder: ClusterNodeBuilder) -> Self {
-        Self::Cluster(builder)
-    }
-}
-
-impl From<StandaloneNodeBuilder> for NodeBuilder {
-    fn from(builder: StandaloneNodeBuilder) -> Self {
-        Self::Standalone(builder)
-    }
-}
-
-impl NodeBuilder {
-    /// What runs as long as the node leads.
-    #[must_use]
-    pub fn leader_task(self, task: impl LeaderTask) -> Self {
-        match self {
-            Self::Cluster(builder) => Self::Cluster(builder.leader_task(task)),
-            Self::Standalone(builder) => Self::Standalone(builder.leader_task(task)),
-        }
-    }
-
-    /// What works on the shards of a work type.
-    #[must_use]
-    pub fn worker(self, worker: WorkerOptions) -> Self {
-        match self {
-            Self::Cluster(builder) => Self::Cluster(builder.worker(worker)),
-            Self::Standalone(builder) => Self::Standalone(builder.worker(worker)),
-        }
-    }
-
-    /// The node.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidOption`] names the option and what would do.
-    pub fn build(self) -> Result<Arc<dyn Node>, InvalidOption> {
-        Ok(match self {
-            Self::Cluster(builder) => Arc::new(builder.build()?),
-            Self::Standalone(builder) => Arc::new(builder.build()?),
-        })
-    }
-}
-
-/// Why an operator ended that was not asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum OperatorError {
-    /// The node does not go together.
-    #[error("setting up the node")]
-    Options(#[source] InvalidOption),
-    /// The cluster does not let it in.
-    #[error("joining the cluster")]
-    Start(#[source] StartError),
-    /// It could not leave.
-    #[error("leaving the cluster")]
-    Stop(#[source] NodeError),
-    /// A part of it ended unasked.
-    #[error("{0}")]
-    Task(String),
-    /// The system does not let it listen for signals.
-    #[error("listening for signals")]
-    Signals(#[source] std::io::Error),
-    /// A second signal has cut the leaving short.
-    #[error("ended at once: the lease has to run out, and others wait for that")]
-    Aborted,
-}
 
 /// An operator that is being put together.
 ///
@@ -554,74 +475,4 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
     }
     // The node was closed: there is nobody to tell any more.
     std::future::pending::<()>().await;
-}
-
-/// The reconcile loops, as what the leader runs.
-struct Reconciling {
-    loops: Vec<Arc<dyn Loop>>,
-    client: Client,
-    readable: Readable,
-    election: ElectionRef,
-    metrics: K8sMetrics,
-}
-
-#[async_trait]
-impl LeaderTask for Reconciling {
-    fn name(&self) -> &'static str {
-        "controllers"
-    }
-
-    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
-        let token: CancellationToken = ctx.token();
-        let authority = Authority::Leader(ctx.clone());
-        let client = gated(&self.client, &authority, &self.metrics.draws());
-        let draw = fence::draw(&client, &self.election, ctx.term());
-        let Some(drawn) = token.run_until_cancelled(draw).await else { return Ok(()) };
-        let drawn = drawn?;
-        self.metrics.fence().set(drawn.number());
-        let _fence = Withdrawn(&self.metrics);
-        tracing::info!(term = %ctx.term(), fence = drawn.number(), "controllers begin");
-        join_all(self.loops.iter().map(|controller| {
-            Arc::clone(controller).work(Right {
-                lane: Lane::All,
-                authority: authority.clone(),
-                fence: Some(drawn),
-                client: self.client.clone(),
-                readable: self.readable.clone(),
-            })
-        }))
-        .await;
-        tracing::info!(term = %ctx.term(), "controllers have ended: all runs are joined");
-        Ok(())
-    }
-}
-
-struct Withdrawn<'a>(&'a K8sMetrics);
-
-impl Drop for Withdrawn<'_> {
-    fn drop(&mut self) {
-        self.0.fence().set(0);
-    }
-}
-
-/// The reconciler of one shard's objects, as what its owner runs.
-struct OfShard {
-    lane: Arc<dyn Loop>,
-    client: Client,
-    readable: Readable,
-}
-
-#[async_trait]
-impl ShardWorker for OfShard {
-    async fn run(&self, shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
-        let right = Right {
-            lane: Lane::Shard(shard),
-            authority: Authority::Shard(ctx),
-            fence: None,
-            client: self.client.clone(),
-            readable: self.readable.clone(),
-        };
-        Arc::clone(&self.lane).work(right).await;
-        Ok(())
-    }
 }

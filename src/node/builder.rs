@@ -58,7 +58,8 @@ pub struct NodeOptions {
     pub(crate) host: DriverHost,
 }
 
-type StoreFactory = Box<dyn FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send>;
+type StoreFactory =
+    Box<dyn FnOnce(&Keys, &NodeMetrics) -> Result<Arc<dyn Store>, WorkError> + Send>;
 
 /// What both kinds of nodes are built from.
 struct Options {
@@ -117,11 +118,11 @@ impl Options {
             Some(host) => host,
             None => DriverHost::new(&format!("bw-{id}")).map_err(InvalidOption::Thread)?,
         };
+        let metrics = self.metrics.take().unwrap_or_default();
         let store = {
             let _inside = host.handle().enter();
-            factory().map_err(InvalidOption::Store)?
+            factory(&keys, &metrics).map_err(InvalidOption::Store)?
         };
-        let metrics = self.metrics.take().unwrap_or_default();
         Ok(NodeOptions {
             engine: engine::Config {
                 id,
@@ -329,14 +330,19 @@ impl ClusterNodeBuilder {
     /// tasks should not live on a busy runtime (connect it through [`store_from`](Self::store_from)).
     #[must_use]
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
-        self.options.store = Some(Box::new(move || Ok(store)));
+        self.options.store = Some(Box::new(move |_, _| Ok(store)));
         self
     }
 
-    /// Keeps the cluster in an etcd, reached from the driver's own runtime.
+    /// Keeps the cluster in an etcd, reached from the driver's own runtime and counted in the node's
+    /// metrics.
     #[must_use]
-    pub fn etcd(self, config: EtcdConfig) -> Self {
-        self.store_from(move || Ok(Arc::new(EtcdStore::new(&config)?)))
+    pub fn etcd(mut self, config: EtcdConfig) -> Self {
+        self.options.store = Some(Box::new(move |keys, metrics| {
+            let config = config.of_node(keys.record(), Arc::new(metrics.store.clone()));
+            Ok(Arc::new(EtcdStore::new(&config)?))
+        }));
+        self
     }
 
     /// Keeps the cluster in a memory store, which nodes of one process can share. If this process has
@@ -353,7 +359,7 @@ impl ClusterNodeBuilder {
         mut self,
         factory: impl FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send + 'static,
     ) -> Self {
-        self.options.store = Some(Box::new(factory));
+        self.options.store = Some(Box::new(|_, _| factory()));
         self
     }
 
@@ -433,7 +439,7 @@ impl StandaloneNodeBuilder {
         self.options.cluster.get_or_insert_with(|| "standalone".to_owned());
         self.options.own_store = true;
         self.options.work.also_follow = true;
-        self.options.store = Some(Box::new(|| Ok(Arc::new(MemoryStore::new()))));
+        self.options.store = Some(Box::new(|_, _| Ok(Arc::new(MemoryStore::new()))));
         Ok(StandaloneNode::from_options(self.options.build()?))
     }
 }

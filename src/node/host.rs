@@ -58,6 +58,11 @@ impl DriverHost {
         Ok(Self { inner: Arc::new(Inner { handle, end, thread }) })
     }
 
+    /// How many tasks live on the thread, to see that none is left behind.
+    pub fn tasks(&self) -> usize {
+        self.inner.handle.metrics().num_alive_tasks()
+    }
+
     /// Runs a future on the thread.
     pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where

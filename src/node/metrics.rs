@@ -19,6 +19,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use super::store_metrics::StoreMetrics;
 use crate::{clock, engine::BootTime};
 
 /// From a tenth of a millisecond to ten seconds: round trips and routines.
@@ -64,6 +65,7 @@ pub struct NodeMetrics {
     pub(crate) stale_rejections: IntCounter,
     pub(crate) foreign_keys: IntCounter,
     pub(crate) driver_steps: IntCounter,
+    pub(crate) store: StoreMetrics,
 }
 
 impl fmt::Debug for NodeMetrics {
@@ -243,12 +245,13 @@ impl NodeMetrics {
                 "Keys in the nodes' state that no node wrote, skipped.",
             )?,
             driver_steps: b.counter(names::DRIVER_STEPS, "Steps of the driver.")?,
+            store: StoreMetrics::build(b)?,
         })
     }
 }
 
 #[derive(Default)]
-struct Build<'a> {
+pub(super) struct Build<'a> {
     registry: Option<&'a Registry>,
     made: RefCell<Vec<Box<dyn Collector>>>,
 }
@@ -277,7 +280,7 @@ impl Build<'_> {
         self.add(HistogramVec::new(opts, labels)?)
     }
 
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         self.add(IntGauge::new(name, help)?)
     }
 
@@ -299,11 +302,11 @@ impl Build<'_> {
         self.add(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
         self.add(IntCounter::new(name, help)?)
     }
 
-    fn counters(
+    pub(super) fn counters(
         &self,
         name: &str,
         help: &str,

@@ -82,6 +82,7 @@ pub mod work;
 
 mod builder;
 mod claim;
+mod compaction;
 mod context;
 mod core;
 mod driver;
@@ -99,6 +100,7 @@ mod own_state;
 mod pod_lock;
 mod state;
 mod state_watch;
+mod store_metrics;
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 

@@ -44,8 +44,9 @@ use crate::{
 pub use feed::{Feed, Update};
 pub use state::{Delta, StateItem, StateStart, StateWatch};
 
-/// How many keys are read at once; the pages of a list are of one revision.
-const PAGE: i64 = 500;
+/// How many keys are read at once; the pages of a list are of one revision. A thousand nodes have four
+/// thousand keys, and what is listed must be followed before [`SAME_STORE_FOR`] is over.
+const PAGE: i64 = 2000;
 /// How long to wait before the second attempt; doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest wait between attempts.
@@ -72,7 +73,8 @@ pub enum AfterBreak {
 /// How a range is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Deadline of a list's page and of opening a watch.
+    /// Deadline of a list's page and of opening a watch; doubled by each failure in a row, up to eight
+    /// times this, since a store that is too busy for it is not helped by being asked again.
     pub timeout: Duration,
     /// A watch that was silent for so long must prove itself.
     pub probe_after: Duration,
@@ -83,6 +85,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// For the view of a cluster whose leader beats every `h`: while it beats, hardly anything is asked.
+    pub fn view(h: Duration) -> Self {
+        Self { probe_after: Self::VIEW.probe_after.max(h * 3 / 2), ..Self::VIEW }
+    }
+
     /// For the view of the cluster: a stale one is noticed within half a second of silence.
     pub const VIEW: Self = Self {
         timeout: Duration::from_secs(1),
@@ -205,8 +212,9 @@ struct Following {
     /// Where the watch was when the probe was sent: no linearizable answer may show less.
     probed_from: Revision,
     asked_at: BootTime,
-    /// Since when the watch has not been where the store is known to be.
-    behind_since: Option<BootTime>,
+    /// Since when the watch has not been where the store was known to be then, and where that is. Not
+    /// where the store has got to since: one that is written to all the time is never caught up with.
+    behind: Option<(BootTime, Revision)>,
 }
 
 /// Why a watch was given up.
@@ -304,20 +312,24 @@ impl ListWatch {
         self.pause().await;
         let sent_at = clock::boot_now();
         let mut get = Get { limit: PAGE, ..Get::range(self.range.clone()) };
-        let mut answer = self.store.get(get.clone(), self.options.timeout).await?;
+        let timeout = self.timeout();
+        let mut answer = self.store.get(get.clone(), timeout).await?;
         let (revision, cluster) = (answer.revision, answer.cluster);
         let mut kvs = std::mem::take(&mut answer.kvs);
         get.at = Some(revision);
         while answer.more {
             let Some(last) = kvs.last() else { break };
             get.range.from = KeyRange::key(last.key.clone()).to;
-            answer = self.store.get(get.clone(), self.options.timeout).await?;
+            answer = self.store.get(get.clone(), timeout).await?;
             kvs.append(&mut answer.kvs);
         }
         let received_at = clock::boot_now();
         self.place = Some(Place { delivered: revision, cluster });
         self.listed_at = sent_at;
+        // Not yet a success: if the watch cannot be opened in time, the next list is not to come at once.
+        let failures = self.failures;
         self.delivered(revision);
+        self.failures = failures;
         self.counters.lists.fetch_add(1, Ordering::Relaxed);
         Ok(Item::Listed { sent_at, received_at, revision, cluster, kvs })
     }
@@ -326,10 +338,14 @@ impl ListWatch {
         self.pause().await;
         let from = Revision(place.delivered.0 + 1);
         let request = WatchRequest { range: self.range.clone(), from, previous: false };
-        let watch = self.store.watch(request, self.options.timeout).await?;
+        if self.is_list_too_old() {
+            self.place = None;
+            return Ok(());
+        }
+        let watch = self.store.watch(request, self.timeout()).await?;
         let now = clock::boot_now();
-        let lists = self.options.after_break == AfterBreak::List;
-        if lists && SAME_STORE_FOR < now.since(self.listed_at) {
+        if self.is_list_too_old() {
+            self.failures = self.failures.saturating_add(1);
             self.place = None;
             return Ok(());
         }
@@ -343,7 +359,7 @@ impl ListWatch {
             probe: None,
             probed_from: place.delivered,
             asked_at: BootTime::default(),
-            behind_since: None,
+            behind: None,
         });
         Ok(())
     }
@@ -379,7 +395,13 @@ impl ListWatch {
                 }
                 answer = answer_of(probe) => {
                     following.probe = None;
-                    let answer = answer.map_err(|_| Break::Stale("no quorum behind it"))?;
+                    let answer = match answer {
+                        Ok(answer) => answer,
+                        // It has got further since: it is not the watch that lacks a quorum, but the store
+                        // or this process that is busy. If that was a backlog, the next probe tells.
+                        Err(_) if following.probed_from < place.delivered => continue,
+                        Err(_) => return Err(Break::Stale("no quorum behind it")),
+                    };
                     if answer.revision < following.probed_from || answer.cluster != place.cluster {
                         return Err(Break::Replaced);
                     }
@@ -426,7 +448,8 @@ impl ListWatch {
     fn lost(&mut self, why: &Break) -> Option<Item> {
         let following = self.watch.take();
         self.failures = self.failures.saturating_add(1);
-        if self.options.after_break == AfterBreak::List {
+        // One that could not be opened may be tried again for as long as the list serves.
+        if self.options.after_break == AfterBreak::List && following.is_some() {
             self.place = None;
             self.expected.store(0, Ordering::Relaxed);
         }
@@ -453,6 +476,16 @@ impl ListWatch {
         Some(Item::Lost)
     }
 
+    /// Whether a watch that is opened now may be of another store than the list.
+    fn is_list_too_old(&self) -> bool {
+        self.options.after_break == AfterBreak::List
+            && SAME_STORE_FOR < clock::boot_now().since(self.listed_at)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.options.timeout * 2_u32.pow(self.failures.min(3))
+    }
+
     /// Waits before another attempt: not before the first after something was delivered, then longer
     /// each time, so that nothing spins.
     async fn pause(&mut self) {
@@ -465,25 +498,25 @@ impl ListWatch {
 
 impl Following {
     fn note(&mut self, now: BootTime, delivered: Revision, expected: Revision) {
-        if delivered < expected {
-            self.behind_since.get_or_insert(now);
-        } else {
-            self.behind_since = None;
+        if self.behind.is_none_or(|(_, goal)| goal <= delivered) {
+            self.behind = (delivered < expected).then_some((now, expected));
         }
     }
 
     /// Whether it has proven itself in time.
     fn judge(&self, now: BootTime, options: Options) -> Result<(), Break> {
-        match self.behind_since {
-            Some(since) if since + options.stale_after <= now => Err(Break::Stale("it is behind")),
+        match self.behind {
+            Some((since, _)) if since + options.stale_after <= now => {
+                Err(Break::Stale("it is behind"))
+            }
             _ => Ok(()),
         }
     }
 
     /// When something is to be done or judged next.
     fn next_due(&self, options: Options) -> BootTime {
-        let stale = self.behind_since.map(|since| since + options.stale_after);
-        let ask = self.behind_since.map(|_| self.asked_at + ASK_AGAIN);
+        let stale = self.behind.map(|(since, _)| since + options.stale_after);
+        let ask = self.behind.map(|_| self.asked_at + ASK_AGAIN);
         let probe = self.probe.is_none().then(|| self.probe_due(options));
         let due = [stale, ask, probe].into_iter().flatten().min();
         due.unwrap_or(self.probed_at + options.probe_after * BUSY_FACTOR)
@@ -515,7 +548,7 @@ impl Following {
     }
 
     fn is_to_be_asked(&self, now: BootTime) -> bool {
-        self.behind_since.is_some() && self.asked_at + ASK_AGAIN <= now
+        self.behind.is_some() && self.asked_at + ASK_AGAIN <= now
     }
 }
 

@@ -338,3 +338,20 @@ pub async fn an_incarnation_that_is_proven_dead_is_ended_at_once(rig: Rig) {
     second.until_led().await;
     second.close().await.unwrap();
 }
+
+pub async fn a_leader_between_two_ticks_leaves_cleanly_while_its_runtime_stands_still(rig: Rig) {
+    let node = rig.build(Spec::new(1)).node;
+    let started = Arc::clone(&node);
+    let standing_still = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            started.start().await.unwrap();
+            let mut membership = started.membership();
+            membership.wait_for(|now| now.role == Role::Leader).await.unwrap();
+        });
+        runtime
+    });
+    let runtime = standing_still.await.unwrap();
+    assert_eq!(node.stop(SOON).await.unwrap(), Stopped::Clean);
+    runtime.shutdown_background();
+}

@@ -16,6 +16,7 @@ mod cases;
 mod clusters;
 mod defects;
 mod faults;
+mod leaks;
 mod rig;
 
 /// Defines one test per case and kind.
@@ -106,6 +107,7 @@ macro_rules! cases_of_clusters {
             a_watch_survives_a_cut_with_nothing_lost_or_repeated,
             junk_under_every_key_stops_nobody,
             an_incarnation_that_is_proven_dead_is_ended_at_once,
+            a_leader_between_two_ticks_leaves_cleanly_while_its_runtime_stands_still,
         );
     };
 }

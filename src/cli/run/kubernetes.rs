@@ -126,3 +126,9 @@ pub(super) async fn work(
         _manifests: None,
     })
 }
+
+impl From<OperatorError> for Failure {
+    fn from(error: OperatorError) -> Self {
+        Self::caused(Exit::Failed, "running the operator", &error)
+    }
+}

@@ -273,8 +273,11 @@ impl Engine {
             return None;
         }
         let others: Vec<&LeaseId> = older.map(|(_, lease)| lease).take(OLDER_MOST).collect();
+        if OLDER_MOST <= others.len() {
+            return None;
+        }
         let rank = others.iter().filter(|lease| watched.is_ours(***lease)).count();
-        if RANK_MOST < rank || OLDER_MOST <= others.len() {
+        if RANK_MOST < rank {
             return None;
         }
         let step = RANK_STEP * u32::try_from(rank).unwrap_or(u32::MAX);

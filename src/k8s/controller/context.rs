@@ -149,7 +149,8 @@ impl Context {
     }
 
     /// The cache of a type that some controller of the process looks at: reading it asks nobody. None if
-    /// no controller reconciles, owns or watches that type.
+    /// no controller reconciles, owns or watches that type. Of a type that only [sharded](super::Sharded) work
+    /// looks at, it has the objects of the shards that are held here.
     pub fn cache<C: Cached>(&self) -> Option<Cache<C>> {
         self.inner.readable.find()
     }

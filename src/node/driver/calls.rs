@@ -79,6 +79,7 @@ impl Calls {
         self.on_the_way.spawn(async move {
             // R1: before it is handed to the transport, and after the answer was taken from it.
             let sent_at = clock::boot_now();
+            tracing::trace!(call = protocol::name(&call), "sent");
             let sent = protocol::send(env.store.as_ref(), &env.keys, &call, timeout);
             // The engine has no deadlines of its own: every call comes back to it, whatever happens.
             let outcome = AssertUnwindSafe(sent).catch_unwind().await.unwrap_or(Outcome::Unknown);

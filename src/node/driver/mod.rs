@@ -22,16 +22,17 @@ use tokio::{
     task::JoinHandle,
     time::sleep,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     calls::Calls,
-    picture::Picture,
-    report::{concerns_shards, reason_label, refused, role_label, session_label},
+    picture::{Picture, Shards},
+    report::{reason_label, refused, role_label, session_label},
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
 };
 use super::{
-    Node, NodeOptions, StartError, Stopped,
+    Node, NodeOptions, StartError, Stopped, compaction,
     core::{Command, Core, Session, abandoned_deadline},
     gate::HeldGate,
     pod_lock::PodLock,
@@ -84,6 +85,9 @@ struct Driver {
     fed: Stats,
     work: UserWork,
     picture: Picture,
+    /// The metrics lag behind the picture; those of the shards do.
+    unmeasured: bool,
+    shards_unmeasured: bool,
     parent: Parent,
     /// Held as long as the process may have an incarnation that names the pod's UID.
     pod_lock: Option<PodLock>,
@@ -97,6 +101,8 @@ struct Driver {
     standing: Standing,
     lease: Option<LeaseId>,
     putting_back: Option<JoinHandle<()>>,
+    /// Looks whether somebody compacts the store, if it is one that needs it.
+    _compaction: Option<AbortOnDropHandle<()>>,
     rejoin_at: Option<BootTime>,
     rejoin_after: Duration,
     fit_at: Option<BootTime>,
@@ -135,6 +141,11 @@ impl Driver {
                 }
             }
         }
+        let compaction = (options.env.store.kind() == "etcd").then(|| {
+            let membership = core.published.membership.subscribe();
+            let looking = compaction::watch_over(options.env.clone(), membership);
+            AbortOnDropHandle::new(tasks::spawn("compaction", async { match looking.await {} }))
+        });
         let node: Arc<dyn Node> = Arc::clone(&core) as Arc<dyn Node>;
         let work = UserWork::new(
             options.env.clone(),
@@ -153,6 +164,8 @@ impl Driver {
             fed: Stats::default(),
             work,
             picture: Picture::default(),
+            unmeasured: false,
+            shards_unmeasured: false,
             parent: Parent::from_env(),
             pod_lock,
             proven_dead,
@@ -164,6 +177,7 @@ impl Driver {
             standing: Standing { role: Role::Unknown, term: None },
             lease: None,
             putting_back: None,
+            _compaction: compaction,
             rejoin_at: None,
             rejoin_after: REJOIN_AFTER,
             fit_at: None,
@@ -201,6 +215,9 @@ impl Driver {
         }
         self.on_time();
         self.settle();
+        if std::mem::take(&mut self.unmeasured) {
+            self.measure_picture();
+        }
     }
 
     /// How long nothing needs to be done if nothing happens.
@@ -251,8 +268,9 @@ impl Driver {
             Effect::Role(standing) => self.on_role(standing, now),
             Effect::StartWork { work, office } => {
                 let until = self.engine.authority().map_or(now, |authority| authority.until);
-                tracing::info!(node = %self.node.id(), term = %office.term, work, "leader's work starts");
+                // First: the log may be slow.
                 self.work.start_leader(work, office, until);
+                tracing::info!(node = %self.node.id(), term = %office.term, work, "leader's work starts");
             }
             Effect::StopWork { work, reason } => {
                 let label = reason_label(reason);
@@ -282,7 +300,8 @@ impl Driver {
             feed.relist();
         } else {
             let (store, keys) = (Arc::clone(&env.store), env.keys.clone());
-            self.feed = Some(Feed::start(store, keys, Options::VIEW));
+            self.feed =
+                Some(Feed::start(store, keys, Options::view(self.options.engine.failover.h())));
         }
     }
 
@@ -297,13 +316,14 @@ impl Driver {
     }
 
     fn on_change(&mut self, input: Input) {
+        let mut shards = Shards::AsBefore;
         match &input {
             Input::Listed { received_at, revision, changes, .. } => {
-                self.picture.on_list(*revision, *received_at, changes);
+                shards = self.picture.on_list(*revision, *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Changed { received_at, revision, changes } => {
-                self.picture.apply(*revision, *received_at, changes);
+                shards = self.picture.apply(*revision, *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Progress { revision } => {
@@ -312,6 +332,13 @@ impl Driver {
             }
             _ => (),
         }
+        self.unmeasured = true;
+        self.shards_unmeasured |= shards == Shards::Changed;
+        self.inputs.push_back(input);
+    }
+
+    /// After the engine has had what changed: a handoff does not wait for it.
+    fn measure_picture(&mut self) {
         let metrics = &self.core.env.metrics;
         if let Some(stats) = self.feed.as_ref().map(Feed::stats) {
             // The first list of a session is none anew.
@@ -323,12 +350,11 @@ impl Driver {
         metrics.view_age.set(self.picture.fresh_at);
         metrics.members.set(self.picture.members() as i64);
         metrics.term.set(self.picture.term().map_or(0, |term| term.0));
-        if concerns_shards(&input) {
+        if std::mem::take(&mut self.shards_unmeasured) {
             for (work, unowned) in self.picture.unowned() {
                 metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
             }
         }
-        self.inputs.push_back(input);
     }
 
     fn on_joined(&mut self, lease: LeaseId, tick: Duration) {

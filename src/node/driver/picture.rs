@@ -10,7 +10,7 @@ use crate::{
     clock,
     engine::{
         BootTime, Change, DrainRequest, Held, LeaseId, Member, NodeId, NodeMetadata, PlanTable,
-        Record, Revision, Stored, Term, WorkType,
+        Record, Revision, ShardId, Stored, Term, WorkType,
     },
     node::status::{LeaderStatus, NodeStatus, Reign, WorkStatus},
 };
@@ -28,11 +28,21 @@ pub(super) struct Picture {
     members: BTreeMap<NodeId, Stored<Member>>,
     candidates: BTreeMap<LeaseId, Stored<NodeId>>,
     held: BTreeMap<LeaseId, Stored<Held>>,
+    /// How many held keys have each shard: kept up to date, since going through a thousand held keys
+    /// for each of a thousand that join is too much.
+    holders: BTreeMap<WorkType, BTreeMap<ShardId, u32>>,
     plans: BTreeMap<WorkType, Stored<PlanTable>>,
     drains: BTreeMap<NodeId, Stored<DrainRequest>>,
     record: Option<Stored<Record>>,
     record_at_ms: u64,
     reigns: VecDeque<Reigned>,
+}
+
+/// Whether a change may have changed who holds which shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shards {
+    AsBefore,
+    Changed,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +56,12 @@ struct Reigned {
 
 impl Picture {
     /// A list replaces all but the timeline.
-    pub(super) fn on_list(&mut self, revision: Revision, at: BootTime, changes: &[Change]) {
+    pub(super) fn on_list(
+        &mut self,
+        revision: Revision,
+        at: BootTime,
+        changes: &[Change],
+    ) -> Shards {
         let reigns = std::mem::take(&mut self.reigns);
         let record = self.record.take();
         let candidates = std::mem::take(&mut self.candidates);
@@ -60,10 +75,12 @@ impl Picture {
         self.on_record(listed.flatten());
         self.candidates.clear();
         self.apply(revision, at, changes);
+        Shards::Changed
     }
 
     /// All changes of one revision.
-    pub(super) fn apply(&mut self, revision: Revision, at: BootTime, changes: &[Change]) {
+    pub(super) fn apply(&mut self, revision: Revision, at: BootTime, changes: &[Change]) -> Shards {
+        let mut shards = Shards::AsBefore;
         self.revision = revision;
         self.fresh_at = at;
         // First, while the candidates are as they were: TAKE deletes them in the same revision.
@@ -79,8 +96,15 @@ impl Picture {
                 }
                 Change::Node(id, stored) => set(&mut self.nodes, id, stored.as_ref()),
                 Change::Member(id, stored) => set(&mut self.members, id, stored.as_ref()),
-                Change::Held(lease, stored) => set(&mut self.held, lease, stored.as_ref()),
-                Change::Plan(work, stored) => set(&mut self.plans, work, stored.as_ref()),
+                Change::Held(lease, stored) => {
+                    if self.on_held(*lease, stored.as_ref()) {
+                        shards = Shards::Changed;
+                    }
+                }
+                Change::Plan(work, stored) => {
+                    set(&mut self.plans, work, stored.as_ref());
+                    shards = Shards::Changed;
+                }
                 Change::DrainRequest(id, stored) => set(&mut self.drains, id, stored.as_ref()),
                 Change::Record(_)
                 | Change::Tick(_)
@@ -88,6 +112,37 @@ impl Picture {
                 | Change::ResignRequest(_) => (),
             }
         }
+        shards
+    }
+
+    /// Whether the shards in a held key are others than before.
+    fn on_held(&mut self, lease: LeaseId, now: Option<&Stored<Held>>) -> bool {
+        let before = match now {
+            Some(now) => self.held.insert(lease, now.clone()),
+            None => self.held.remove(&lease),
+        };
+        let shards = |stored: Option<&Stored<Held>>| {
+            let held = stored.and_then(|stored| stored.value.as_ref());
+            held.map_or_else(Vec::new, |held| held.shards.keys().cloned().collect())
+        };
+        let (before, now): (Vec<_>, Vec<_>) = (shards(before.as_ref()), shards(now));
+        if before == now {
+            return false;
+        }
+        for (work, shard) in now {
+            *self.holders.entry(work).or_default().entry(shard).or_default() += 1;
+        }
+        for (work, shard) in before {
+            if let Some(holders) = self.holders.get_mut(&work)
+                && let Some(count) = holders.get_mut(&shard)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    holders.remove(&shard);
+                }
+            }
+        }
+        true
     }
 
     fn on_record(&mut self, now: Option<Stored<Record>>) {
@@ -127,7 +182,13 @@ impl Picture {
 
     /// How many shards of each work type nobody holds.
     pub(super) fn unowned(&self) -> Vec<(WorkType, u32)> {
-        self.work().into_iter().map(|work| (WorkType::new(work.work), work.unowned)).collect()
+        let unowned = self.plans.iter().map(|(work, stored)| {
+            let planned = stored.value.as_ref().map_or(0, |table| table.shards.len());
+            let all = ..ShardId(u32::try_from(planned).unwrap_or(u32::MAX));
+            let held = self.holders.get(work).map_or(0, |holders| holders.range(all).count());
+            (work.clone(), (planned - held) as u32)
+        });
+        unowned.collect()
     }
 
     /// The term of the record.
@@ -264,3 +325,6 @@ fn unix_ms(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

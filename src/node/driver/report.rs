@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Driver;
 use crate::{
     clock,
-    engine::{BootTime, Change, Input, Refusal, Role, SessionEnd, WorkEnd},
+    engine::{BootTime, Refusal, Role, SessionEnd, WorkEnd},
     node::{
         NodeOptions, StartError,
         status::{SelfStatus, Status, StoreStatus},
@@ -61,13 +61,6 @@ impl Driver {
             at_unix_ms: clock::unix_ms(),
         }
     }
-}
-
-pub(super) fn concerns_shards(input: &Input) -> bool {
-    let (Input::Listed { changes, .. } | Input::Changed { changes, .. }) = input else {
-        return false;
-    };
-    changes.iter().any(|change| matches!(change, Change::Held(..) | Change::Plan(..)))
 }
 
 pub(super) fn refused(options: &NodeOptions, refusal: &Refusal) -> StartError {

@@ -11,7 +11,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -64,6 +64,39 @@ impl Pulse {
     /// The last moment.
     pub(super) fn due(&self) -> BootTime {
         BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire)))
+    }
+}
+
+/// Whether a routine runs right now.
+///
+/// Between two runs nothing of the user's code exists, so there is nothing to wait for: the driver
+/// ends the routine here and now, and need not ask its runtime, which may be busy or asleep.
+#[derive(Debug, Default)]
+pub(super) struct Turn(AtomicU8);
+
+impl Turn {
+    const BETWEEN: u8 = 0;
+    const RUNNING: u8 = 1;
+    const OVER: u8 = 2;
+
+    /// Begins a run; false if there is to be none any more.
+    fn begin(&self) -> bool {
+        self.set(Self::BETWEEN, Self::RUNNING).is_ok()
+    }
+
+    /// The run has returned, and all of it was dropped.
+    fn end(&self) {
+        let ended = self.set(Self::RUNNING, Self::BETWEEN);
+        assert!(ended.is_ok(), "a run that is under way is ended by nobody else");
+    }
+
+    /// Whether there is no run, and never will be one again.
+    pub(super) fn close(&self) -> bool {
+        self.set(Self::BETWEEN, Self::OVER) != Err(Self::RUNNING)
+    }
+
+    fn set(&self, from: u8, to: u8) -> Result<u8, u8> {
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
     }
 }
 
@@ -155,6 +188,7 @@ pub(super) struct Ticker {
     pub(super) ending: Ending,
     pub(super) limits: RoutineLimits,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) turn: Arc<Turn>,
     pub(super) metrics: TickMetrics,
     /// For the leader's routine: whom to tell, and about which work.
     pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64)>,
@@ -165,7 +199,7 @@ impl Ticker {
     pub(super) async fn run(mut self) {
         let mut due = clock::boot_now();
         let mut panics = 0;
-        while self.wait_until(&mut due).await {
+        while self.wait_until(&mut due).await && self.turn.begin() {
             let started = clock::boot_now();
             self.metrics.lateness.observe(started.since(due).as_secs_f64());
             self.pulse.expect_by(started + self.limits.run + OVERRUN_GRACE + PULSE_EVERY);
@@ -192,8 +226,10 @@ impl Ticker {
                     tracing::error!(routine = self.metrics.name, limit = ?self.limits.run, "tick dropped for its length");
                     self.tell_unfit(UnfitBecause::Overrun).await;
                 }
+                // It stays under way: who waits for it waits until this task is joined.
                 Run::Cut => return,
             }
+            self.turn.end();
             due = self.after(due, now);
         }
     }
@@ -347,3 +383,6 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! All user work of a node: what runs, how it is ended, and what is still to be joined.
 //!
-//! The one rule: the engine hears that work has ended only after every task of it was joined.
+//! The one rule: the engine hears that work has ended only after every task of it was joined, or is a
+//! routine that does not run and never will again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +18,9 @@ use tokio::{
 
 use super::{
     group::{Group, WEDGED_AFTER},
-    ticks::{Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, UnfitBecause, WorkEvent},
+    ticks::{
+        Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, Turn, UnfitBecause, WorkEvent,
+    },
 };
 use crate::{
     clock,
@@ -58,6 +61,14 @@ struct LeaderWork {
     gate: Arc<LeaderGate>,
     pulse: Arc<Pulse>,
     silent: bool,
+    /// Whether its routine runs, and the task that runs it.
+    turn: (Arc<Turn>, Id),
+    group: Group,
+}
+
+#[derive(Debug)]
+struct FollowerWork {
+    turn: (Arc<Turn>, Id),
     group: Group,
 }
 
@@ -80,7 +91,7 @@ pub(super) struct UserWork {
     whose: HashMap<Id, Whose>,
     events: (mpsc::Sender<WorkEvent>, mpsc::Receiver<WorkEvent>),
     leader: Option<LeaderWork>,
-    follower: Option<Group>,
+    follower: Option<FollowerWork>,
     follower_wanted: bool,
     held: Option<Arc<HeldGate>>,
     shards: BTreeMap<(WorkType, ShardId), ShardWork>,
@@ -170,9 +181,10 @@ impl UserWork {
         let cancel = group.ending.cancel.clone();
         let context =
             LeaderContext::new(Arc::clone(&gate), Arc::clone(&self.node), self.env.clone(), cancel);
-        let pulse = Arc::new(Pulse::default());
-        let ticker = self.leader_ticker(work, &context, &group.ending, &pulse);
+        let ticker = self.leader_ticker(work, &context, &group.ending);
+        let (pulse, turn) = (Arc::clone(&ticker.pulse), Arc::clone(&ticker.turn));
         let mut aborts = vec![self.spawn(Whose::Leader(work), ticker.run())];
+        let turn = (turn, aborts[0].id());
         for task in self.work.tasks.clone() {
             let (name, context) = (task.name(), context.clone());
             let keeper = Keeper {
@@ -190,16 +202,10 @@ impl UserWork {
         }
         group.tasks = aborts.len();
         group.aborts = aborts;
-        self.leader = Some(LeaderWork { work, gate, pulse, silent: false, group });
+        self.leader = Some(LeaderWork { work, gate, pulse, silent: false, turn, group });
     }
 
-    fn leader_ticker(
-        &self,
-        work: u64,
-        context: &LeaderContext,
-        ending: &Ending,
-        pulse: &Arc<Pulse>,
-    ) -> Ticker {
+    fn leader_ticker(&self, work: u64, context: &LeaderContext, ending: &Ending) -> Ticker {
         let (routine, context) = (self.work.leader.clone(), context.clone());
         // Without a routine it still shows that the runtime is not starved.
         let job: Job = Box::new(move |token| {
@@ -212,13 +218,14 @@ impl UserWork {
             tick: self.tick.subscribe(),
             ending: ending.clone(),
             limits: self.limits,
-            pulse: Arc::clone(pulse),
+            pulse: Arc::default(),
+            turn: Arc::default(),
             metrics: TickMetrics::new(&self.env.metrics, "leader"),
             unfit: Some((self.events.0.clone(), work)),
         }
     }
 
-    /// Cancels the leader's work.
+    /// Cancels the leader's work. A routine that does not run right now has ended with this.
     pub(super) fn stop_leader(&mut self, work: u64, reason: WorkEnd, now: BootTime) {
         let grace = self.limits.cancel_grace;
         let Some(leader) = self.leader.as_mut().filter(|leader| leader.work == work) else {
@@ -233,13 +240,23 @@ impl UserWork {
                 leader.group.cancel(now, LOST_GRACE);
             }
         }
+        let (turn, ticker) = &leader.turn;
+        if turn.close() && self.whose.remove(ticker).is_some() {
+            leader.group.tasks -= 1;
+        }
     }
 
-    /// Says whether the follower routine should run.
+    /// Says whether the follower routine should run. One that is between two runs ends at once.
     pub(super) fn want_follower(&mut self, wanted: bool, now: BootTime) {
         self.follower_wanted = wanted && self.work.follower.is_some();
         match &mut self.follower {
-            Some(group) if !self.follower_wanted => group.cancel(now, self.limits.cancel_grace),
+            Some(follower) if !self.follower_wanted => {
+                follower.group.cancel(now, self.limits.cancel_grace);
+                let (turn, ticker) = &follower.turn;
+                if turn.close() && self.whose.remove(ticker).is_some() {
+                    self.follower = None;
+                }
+            }
             None if self.follower_wanted => self.start_follower(),
             Some(_) | None => (),
         }
@@ -260,12 +277,15 @@ impl UserWork {
             ending: group.ending.clone(),
             limits: self.limits,
             pulse: Arc::default(),
+            turn: Arc::default(),
             metrics: TickMetrics::new(&self.env.metrics, "follower"),
             unfit: None,
         };
+        let turn = Arc::clone(&ticker.turn);
         group.aborts = vec![self.spawn(Whose::Follower, ticker.run())];
         group.tasks = 1;
-        self.follower = Some(group);
+        let turn = (turn, group.aborts[0].id());
+        self.follower = Some(FollowerWork { turn, group });
     }
 
     /// A new incarnation: its shards are claimed under this gate.
@@ -349,7 +369,8 @@ impl UserWork {
     fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
         let leader = self.leader.as_mut().map(|leader| &mut leader.group);
         let shards = self.shards.values_mut().map(|shard| &mut shard.group);
-        leader.into_iter().chain(self.follower.as_mut()).chain(shards)
+        let follower = self.follower.as_mut().map(|follower| &mut follower.group);
+        leader.into_iter().chain(follower).chain(shards)
     }
 
     /// Cuts what is due, and finds out what is silent.
@@ -362,7 +383,7 @@ impl UserWork {
             }
         }
         if let Some(follower) = &mut self.follower
-            && follower.on_time(now)
+            && follower.group.on_time(now)
         {
             tracing::error!("the follower routine does not end");
         }
@@ -393,7 +414,7 @@ impl UserWork {
             let lapse = lapse.filter(|_| leader.gate.is_open());
             [leader.group.deadline(), pulse, lapse].into_iter().flatten()
         });
-        let follower = self.follower.iter().filter_map(Group::deadline);
+        let follower = self.follower.iter().filter_map(|follower| follower.group.deadline());
         let shards = self.shards.values().filter_map(|shard| shard.group.deadline());
         leader.chain(follower).chain(shards).min()
     }
@@ -435,7 +456,7 @@ impl UserWork {
             Whose::Follower => {
                 let ended = self.follower.take();
                 // It ends uncancelled only if its runtime has shut down: there is no starting anew.
-                let asked = ended.is_some_and(|group| group.cancelled_at.is_some());
+                let asked = ended.is_some_and(|follower| follower.group.cancelled_at.is_some());
                 if self.follower_wanted && asked {
                     self.start_follower();
                     return None;
@@ -475,8 +496,7 @@ impl UserWork {
         }
     }
 
-    /// Whether the leader's work of that number has nothing left to join: its tasks had all returned
-    /// before it was stopped.
+    /// Whether the leader's work of that number, which was stopped, has nothing left to join.
     pub(super) fn leader_has_ended(&mut self, work: u64) -> bool {
         let over = self.leader.as_ref().is_some_and(|leader| {
             leader.work == work && leader.group.tasks == 0 && leader.group.cancelled_at.is_some()

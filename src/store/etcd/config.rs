@@ -98,8 +98,8 @@ pub struct EtcdConfig {
     pub(super) suspect_after: Duration,
     pub(super) survey_every: Duration,
     pub(super) reload_every: Duration,
-    pub(super) probe_key: Vec<u8>,
-    pub(super) metrics: Arc<dyn CallMetrics>,
+    pub(super) probe_key: Option<Vec<u8>>,
+    pub(super) metrics: Option<Arc<dyn CallMetrics>>,
 }
 
 impl Debug for EtcdConfig {
@@ -128,8 +128,8 @@ impl EtcdConfig {
             suspect_after: Duration::from_millis(150),
             survey_every: Duration::from_secs(10),
             reload_every: Duration::from_secs(5),
-            probe_key: b"bellwether".to_vec(),
-            metrics: Arc::new(Counters::default()),
+            probe_key: None,
+            metrics: None,
         }
     }
 
@@ -189,18 +189,35 @@ impl EtcdConfig {
     }
 
     /// The key that is read to see whether a member answers. It need not exist, but reading it should
-    /// be allowed: to be refused proves as much, and fills etcd's log. Default `bellwether`.
+    /// be allowed: to be refused proves as much, and fills etcd's log. Default: a key of the node's
+    /// cluster, else `bellwether`.
     #[must_use]
     pub fn probe_key(mut self, key: impl Into<Vec<u8>>) -> Self {
-        self.probe_key = key.into();
+        self.probe_key = Some(key.into());
         self
     }
 
-    /// Who is told about every call.
+    /// Who is told about every call. Default: the metrics of the node that uses it, else nobody.
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<dyn CallMetrics>) -> Self {
-        self.metrics = metrics;
+        self.metrics = Some(metrics);
         self
+    }
+
+    /// As the node that uses it wants it, where nothing else was said: a role that is limited to the
+    /// cluster's prefix suffices for `probe_key`.
+    pub(crate) fn of_node(mut self, probe_key: Vec<u8>, metrics: Arc<dyn CallMetrics>) -> Self {
+        self.probe_key.get_or_insert(probe_key);
+        self.metrics.get_or_insert(metrics);
+        self
+    }
+
+    pub(super) fn key_to_probe(&self) -> Vec<u8> {
+        self.probe_key.clone().unwrap_or_else(|| b"bellwether".to_vec())
+    }
+
+    pub(super) fn call_metrics(&self) -> Arc<dyn CallMetrics> {
+        self.metrics.clone().unwrap_or_else(|| Arc::new(Counters::default()))
     }
 
     /// The endpoints as URLs, if everything can be used as it is. Reads no file.
@@ -231,7 +248,7 @@ impl EtcdConfig {
                 ));
             }
         }
-        if self.probe_key.is_empty() {
+        if self.probe_key.as_ref().is_some_and(Vec::is_empty) {
             return Err(ConfigError::new(
                 "probe_key",
                 "",

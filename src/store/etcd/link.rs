@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
     time::Duration,
@@ -28,6 +28,7 @@ use tower::{BoxError, Service, util::BoxCloneSyncService};
 
 use super::{
     connector::{Connector, Trouble},
+    pool::now,
     tls::Material,
 };
 
@@ -55,6 +56,8 @@ pub(super) struct Link {
     abandoned: CancellationToken,
     warm: AtomicBool,
     streams: AtomicUsize,
+    /// Boot clock in microseconds of the last events that a watch on it delivered.
+    heard: AtomicU64,
     trouble: Trouble,
 }
 
@@ -99,6 +102,7 @@ impl Link {
             abandoned: CancellationToken::new(),
             warm: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            heard: AtomicU64::new(0),
             trouble,
         })
     }
@@ -162,6 +166,16 @@ impl Link {
     /// What ended its last connection, if TLS did.
     pub(super) fn tls_trouble(&self) -> Option<rustls::Error> {
         self.trouble.last()
+    }
+
+    /// A watch on it delivered events.
+    pub(super) fn heard(&self) {
+        self.heard.store(now(), SeqCst);
+    }
+
+    /// When a watch on it last delivered events, by the boot clock in microseconds.
+    pub(super) fn heard_at(&self) -> u64 {
+        self.heard.load(SeqCst)
     }
 
     /// How many watches are open on it.

@@ -102,6 +102,9 @@ pub trait CallMetrics: Send + Sync + Debug + 'static {
 
     /// A login was answered.
     fn logged_in(&self, _accepted: bool) {}
+
+    /// The TLS files have changed; whether they can be used.
+    fn certificates_changed(&self, _usable: bool) {}
 }
 
 /// Counts in atomics; what is used if nothing else is registered.

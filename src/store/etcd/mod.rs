@@ -122,8 +122,8 @@ impl EtcdStore {
             endpoints,
             files.as_ref().map(Watched::material),
             auth.clone(),
-            config.probe_key.clone(),
-            config.metrics.clone(),
+            config.key_to_probe(),
+            config.call_metrics(),
         )?);
         let mut tasks = Tasks::new();
         tasks.spawn("etcd suspicions", never(referee::decide(pool.clone(), config.suspect_after)));
@@ -153,7 +153,7 @@ impl EtcdStore {
     pub async fn connect(config: &EtcdConfig) -> Result<Self, ConnectError> {
         let store = Self::new(config).map_err(ConnectError::Config)?;
         referee::first_look(&store.pool).await;
-        let get = Get::key(config.probe_key.clone());
+        let get = Get::key(config.key_to_probe());
         match store.get(get, config.connect_within).await {
             Ok(_) => Ok(store),
             // The user may not read that key; it was logged in, so it is known.
@@ -161,32 +161,6 @@ impl EtcdStore {
                 Ok(store)
             }
             Err(error) => Err(ConnectError::Store(error)),
-        }
-    }
-
-    /// Whether the store still holds a revision that old, so that nobody compacts it: a leader adds a
-    /// few revisions a second for ever, and etcd's `--auto-compaction-retention` is off by default.
-    /// `key` is any that may be read.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::get`].
-    pub async fn holds_revisions_back(
-        &self,
-        key: &[u8],
-        revisions: u32,
-        timeout: Duration,
-    ) -> Result<bool, StoreError> {
-        let newest = self.get(Get::key(key), timeout).await?.revision;
-        let old = Revision(newest.0 - i64::from(revisions));
-        if old.0 < 1 {
-            return Ok(false);
-        }
-        let get = Get { keys_only: true, limit: 1, at: Some(old), ..Get::key(key) };
-        match self.get(get, timeout).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Compacted { .. }) => Ok(false),
-            Err(error) => Err(error),
         }
     }
 

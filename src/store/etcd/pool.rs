@@ -75,6 +75,8 @@ pub(super) struct Pool {
     suspects: AtomicU32,
     /// Somebody is suspected.
     pub(super) suspicion: Notify,
+    /// A member was found to be down.
+    pub(super) fallen: Notify,
     probe_key: Vec<u8>,
     material: RwLock<Option<Arc<Material>>>,
     auth: Option<Arc<Auth>>,
@@ -87,7 +89,7 @@ fn micros(at: BootTime) -> u64 {
     u64::try_from(at.0.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     micros(clock::boot_now())
 }
 
@@ -121,6 +123,7 @@ impl Pool {
             members,
             suspects: AtomicU32::new(0),
             suspicion: Notify::new(),
+            fallen: Notify::new(),
             probe_key,
             material: RwLock::new(material),
             auth,
@@ -208,6 +211,7 @@ impl Pool {
             let endpoint = &state.endpoint;
             tracing::warn!(%endpoint, error = problem, "etcd member failed");
         }
+        self.fallen.notify_one();
         self.leave(member, Switch::Failed);
     }
 
@@ -311,6 +315,13 @@ impl Pool {
     /// How long ago a member last answered.
     pub(super) fn silent_for(&self, member: usize) -> Duration {
         Duration::from_micros(now().saturating_sub(self.last_answer(member)))
+    }
+
+    /// How long ago a member last answered with a quorum, or showed by an event that it is in one: a
+    /// member that is cut off delivers none, but for those that it had not delivered yet.
+    pub(super) fn unproven_for(&self, member: usize) -> Duration {
+        let proven = self.last_answer(member).max(self.link(member).heard_at());
+        Duration::from_micros(now().saturating_sub(proven))
     }
 
     pub(super) fn is_up(&self, member: usize) -> bool {

@@ -15,8 +15,12 @@ use super::{
     tls::Watched,
 };
 
-/// How often open watches and failed members are looked at.
+/// How often failed members are looked at, and members with watches that do not prove themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A member that serves a watch must prove itself after so much silence. Above the default period of a
+/// leader's beats by half: the watch of a cluster that has a leader needs no probes.
+const GUARD_AFTER: Duration = Duration::from_millis(300);
 
 /// How long a probe for a survey or of a member that failed may take.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
@@ -42,7 +46,9 @@ pub(super) async fn decide(pool: Arc<Pool>, suspect_after: Duration) -> Infallib
             // Cancel safe: a permit that was not taken stays.
             () = pool.suspicion.notified() => {}
             // Cancel safe: nothing but time.
-            () = tokio::time::sleep(LOOK_EVERY) => guard_watches(&pool, suspect_after).await,
+            () = tokio::time::sleep(until_silent(&pool, suspect_after)) => {
+                guard_watches(&pool, suspect_after).await;
+            }
         }
         while let Some(member) = pool.next_suspect() {
             investigate(&pool, member, suspect_after).await;
@@ -52,10 +58,8 @@ pub(super) async fn decide(pool: Arc<Pool>, suspect_after: Duration) -> Infallib
 
 /// Probes members that serve a watch and have not proven for a while that they are in a quorum.
 async fn guard_watches(pool: &Pool, suspect_after: Duration) {
-    let silent = (0..pool.len()).filter(|&member| {
-        pool.link(member).streams() > 0
-            && pool.silent_for(member) + LOOK_EVERY > suspect_after.max(Duration::from_millis(250))
-    });
+    let after = suspect_after.max(GUARD_AFTER);
+    let silent = watched(pool).filter(|&member| after <= pool.unproven_for(member));
     let probes = silent.map(|member| async move {
         let link = pool.link(member);
         if pool.probe(member, &link, suspect_after).await.is_err() {
@@ -63,6 +67,18 @@ async fn guard_watches(pool: &Pool, suspect_after: Duration) {
         }
     });
     join_all(probes).await;
+}
+
+fn watched(pool: &Pool) -> impl Iterator<Item = usize> + '_ {
+    (0..pool.len()).filter(|&member| pool.link(member).streams() > 0)
+}
+
+/// How long until a member that serves a watch may have been silent for too long.
+fn until_silent(pool: &Pool, suspect_after: Duration) -> Duration {
+    let after = suspect_after.max(GUARD_AFTER);
+    let left = watched(pool).map(|member| after.saturating_sub(pool.unproven_for(member)));
+    // One that was probed in vain just now is probed again, but not at once.
+    left.min().filter(|left| !left.is_zero()).unwrap_or(LOOK_EVERY)
 }
 
 /// Finds out whether a member is silent alone. Returns when it answers, or when something else did and
@@ -158,6 +174,10 @@ async fn first_answer(pool: &Pool, suspect: usize, within: Duration) -> Option<W
 /// Cancel safe: a probe changes nothing.
 pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
     loop {
+        if (0..pool.len()).all(|member| pool.is_up(member)) {
+            // Cancel safe: a permit that was not taken stays.
+            pool.fallen.notified().await;
+        }
         tokio::time::sleep(LOOK_EVERY).await;
         let due = (0..pool.len()).filter(|&member| pool.is_due(member));
         let probes = due.map(|member| {
@@ -260,12 +280,14 @@ pub(super) async fn follow_files(
             Ok(None) => complained = false,
             Ok(Some(material)) => {
                 tracing::info!("TLS files changed, etcd is connected anew");
+                pool.metrics().certificates_changed(true);
                 pool.set_material(material);
                 join_all((0..pool.len()).map(|member| reconnect(&pool, member))).await;
                 complained = false;
             }
             Err(error) if complained => tracing::debug!(%error, "TLS files cannot be used"),
             Err(error) => {
+                pool.metrics().certificates_changed(false);
                 tracing::warn!(%error, "TLS files changed and cannot be used, the old ones stay");
                 complained = true;
             }

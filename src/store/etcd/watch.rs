@@ -107,6 +107,9 @@ impl EtcdWatch {
             return Ok(());
         }
         let revision = Revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision));
+        if !answer.0.events.is_empty() {
+            self.stream.link().heard();
+        }
         self.assembly.add(revision, answer.0.events, answer.0.fragment);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
@@ -99,7 +100,7 @@ async fn a_list_is_followed_by_every_later_revision_that_touches_the_range() {
 #[tokio::test]
 async fn a_long_list_is_read_in_pages_of_one_revision() {
     let store = MemoryStore::new();
-    for key in 0..1203 {
+    for key in 0..4203 {
         put(&store, &format!("k{key:04}"), "");
     }
     // Between the first page and the second something is added in front and at the end.
@@ -113,10 +114,10 @@ async fn a_long_list_is_read_in_pages_of_one_revision() {
         None
     });
     let mut list_watch = follow(&store, PATIENT);
-    let Said::Listed(1204, keys) = said(&mut list_watch).await else { panic!("a list") };
-    assert_eq!(keys.len(), 1203);
-    assert_eq!(said(&mut list_watch).await, changed(1205, "k="));
-    assert_eq!(said(&mut list_watch).await, changed(1206, "k9="));
+    let Said::Listed(4204, keys) = said(&mut list_watch).await else { panic!("a list") };
+    assert_eq!(keys.len(), 4203);
+    assert_eq!(said(&mut list_watch).await, changed(4205, "k="));
+    assert_eq!(said(&mut list_watch).await, changed(4206, "k9="));
 }
 
 #[tokio::test]
@@ -213,6 +214,69 @@ async fn a_watch_without_a_quorum_behind_it_is_left_for_another() {
     store.faults().set(|seen| matches!(seen, Seen::Get(_)).then_some(Fault::LostRequest));
     assert_eq!(said(&mut list_watch).await, Said::Lost);
     assert_eq!(store.faults().members_avoided(), 1);
+}
+
+/// Puts a probe on the way that fails when that is said.
+fn probe_that_fails(list_watch: &mut ListWatch) -> oneshot::Sender<()> {
+    let (fail, failed) = oneshot::channel::<()>();
+    let delivered = list_watch.place.expect("it has listed").delivered;
+    let following = list_watch.watch.as_mut().expect("it has delivered");
+    following.probed_from = delivered;
+    following.probed_at = clock::boot_now();
+    following.probe = Some(Box::pin(async move {
+        failed.await.expect("it is told");
+        let (call, endpoint) = ("get", "memory".to_owned());
+        Err(StoreError::Unanswered { call, endpoint, timeout: LONG })
+    }));
+    fail
+}
+
+#[tokio::test]
+async fn a_watch_that_delivers_outlives_a_probe_that_is_not_answered() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, PATIENT);
+    said(&mut list_watch).await;
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    let fail = probe_that_fails(&mut list_watch);
+    put(&store, "k", "2");
+    assert_eq!(said(&mut list_watch).await, changed(3, "k=2"));
+    fail.send(()).unwrap();
+    let quiet = time::timeout(Duration::from_millis(50), list_watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    assert!(list_watch.watch.as_ref().is_some_and(|following| following.probe.is_none()));
+    put(&store, "k", "3");
+    assert_eq!(said(&mut list_watch).await, changed(4, "k=3"));
+    assert_eq!(store.faults().members_avoided(), 0);
+    // One that has shown nothing since the probe was sent is left.
+    let fail = probe_that_fails(&mut list_watch);
+    fail.send(()).unwrap();
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(store.faults().members_avoided(), 1);
+}
+
+#[test]
+fn a_watch_is_stale_if_it_does_not_get_to_where_the_store_was_not_to_where_it_is() {
+    let at = |ms| BootTime(Duration::from_millis(ms));
+    let mut following = Following {
+        watch: Box::new(OddWatch { items: VecDeque::new() }),
+        endpoint: String::new(),
+        heard_at: at(0),
+        probed_at: at(0),
+        probe: None,
+        probed_from: Revision(1),
+        asked_at: at(0),
+        behind: None,
+    };
+    let is_stale = |following: &Following, ms| following.judge(at(ms), OPTIONS).is_err();
+    following.note(at(0), Revision(1), Revision(2));
+    // It got to 2 in time; that the store is at 9 by now has a time of its own.
+    following.note(at(150), Revision(2), Revision(9));
+    assert!(!is_stale(&following, 349));
+    following.note(at(349), Revision(8), Revision(20));
+    assert!(is_stale(&following, 350));
+    following.note(at(351), Revision(20), Revision(20));
+    assert!(!is_stale(&following, 10_000));
 }
 
 #[tokio::test]

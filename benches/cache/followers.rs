@@ -1,0 +1,119 @@
+//! What a follower's warm cache costs beside the leader that reconciles: each replica on threads of its own.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bellwether::{
+    k8s::{
+        controller::{Action, Context, Controller},
+        k8s_openapi::api::core::v1::ConfigMap,
+        kube::{
+            Api, ResourceExt as _,
+            api::{Patch, PatchParams, PostParams},
+        },
+    },
+    store::memory::MemoryStore,
+};
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    kube::named,
+    replicas::{Replica, server},
+};
+
+const OBJECTS: usize = 200;
+const PER_SECOND: u32 = 200;
+
+pub(crate) struct Cpu {
+    pub(crate) leader: f64,
+    pub(crate) follower: f64,
+    pub(crate) per_second: f64,
+}
+
+fn runtime(name: &str) -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().unwrap()
+}
+
+/// Seconds of CPU that the threads of that name have used.
+pub(crate) fn cpu_of(name: &str) -> f64 {
+    let mut ticks = 0.0;
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+        if head.ends_with(&format!("({name}")) {
+            let fields: Vec<&str> = tail.split(' ').collect();
+            ticks += fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+        }
+    }
+    ticks / rustix::param::clock_ticks_per_second() as f64
+}
+
+pub(crate) async fn measure(span: Duration) -> Cpu {
+    let api = server().await;
+    let space = api.namespace("followers").await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(space.bulk_client());
+    for number in 0..OBJECTS {
+        let map = ConfigMap { metadata: named(&format!("map-{number}")), ..ConfigMap::default() };
+        maps.create(&PostParams::default(), &map).await.unwrap();
+    }
+    let (store, runs) = (MemoryStore::new(), Arc::new(AtomicU64::new(0)));
+    let runtimes = ["bench-leader", "bench-follower"].map(runtime);
+    let mut replicas = Vec::new();
+    for (id, runtime) in runtimes.iter().enumerate() {
+        let (store, runs, config) =
+            (store.clone(), Arc::clone(&runs), api.config_with_token("token-for-bulk"));
+        let started = runtime.spawn(async move {
+            let controller = Controller::new(move |map: Arc<ConfigMap>, ctx: Context| {
+                let runs = Arc::clone(&runs);
+                async move {
+                    let value = map.data.as_ref().and_then(|it| it.get("value")).cloned();
+                    if map.annotations().get("seen") == value.as_ref() {
+                        return Ok(Action::done());
+                    }
+                    runs.fetch_add(1, Relaxed);
+                    let namespace = map.namespace().unwrap_or_default();
+                    let maps = Api::<ConfigMap>::namespaced(ctx.client().clone(), &namespace);
+                    let seen = json!({ "metadata": { "annotations": { "seen": value } } });
+                    let params = PatchParams::default();
+                    maps.patch(&map.name_any(), &params, &Patch::Merge(seen)).await?;
+                    Ok(Action::done())
+                }
+            })
+            .at_once(4);
+            let client = config.try_into().unwrap();
+            Replica::start(&store, client, id as i64, |it| it.controller(controller)).await
+        });
+        replicas.push(started.await.unwrap());
+    }
+    let names = ["bench-leader", "bench-follower"];
+    let before = (names.map(cpu_of), runs.load(Relaxed));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / PER_SECOND);
+    let changes = (span.as_secs_f64() * f64::from(PER_SECOND)) as usize;
+    for change in 0..changes {
+        ticks.tick().await;
+        let value = json!({ "data": { "value": change.to_string() } });
+        let name = format!("map-{}", change % OBJECTS);
+        maps.patch(&name, &PatchParams::default(), &Patch::Merge(value)).await.unwrap();
+    }
+    let after = (names.map(cpu_of), runs.load(Relaxed));
+    let spent = |at: usize| (after.0[at] - before.0[at]) / span.as_secs_f64();
+    let cpu = Cpu {
+        leader: spent(0),
+        follower: spent(1),
+        per_second: (after.1 - before.1) as f64 / span.as_secs_f64(),
+    };
+    for replica in replicas {
+        replica.stop().await;
+    }
+    for runtime in runtimes {
+        runtime.shutdown_background();
+    }
+    cpu
+}

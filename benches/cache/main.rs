@@ -1,0 +1,103 @@
+//! What caches and controllers cost: memory per object, how fast work begins and ends with many objects
+//! cached, what a follower's warm cache costs beside the leader, and how work on shards scales out.
+//!
+//! ```text
+//! cargo bench --bench cache                       # all, in full
+//! cargo bench --bench cache -- --quick hand-over  # fewer rounds, one section only
+//! ```
+//!
+//! 100,000 objects are served by a scripted API: a real one would need minutes to take them in. All else,
+//! and what is written, is asked of a real kube-apiserver. The nodes share a store in memory: what etcd
+//! takes is measured by `handoff`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::large_futures,
+    reason = "a measurement, not a library"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod followers;
+mod hand_over;
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests")]
+#[path = "../../tests/support/kube.rs"]
+mod kube;
+mod memory;
+mod replicas;
+mod scripted;
+mod spread;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::{process::ExitCode, time::Duration};
+
+use common::{Aim, Bench};
+
+const OBJECTS: usize = 100_000;
+
+fn main() -> ExitCode {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Some(what) = memory::asked() {
+        runtime.block_on(memory::measure(&what));
+        return ExitCode::SUCCESS;
+    }
+    let ended = runtime.block_on(measure());
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
+}
+
+async fn measure() -> ExitCode {
+    let mut bench = Bench::start("Caches and controllers");
+    if bench.section("memory: resident bytes per cached object, a process each") {
+        let [ours, plain] = ["ours", "reflector"].map(memory::in_a_process);
+        Bench::values();
+        bench.value("kube-runtime's reflector, 100,000 config maps", plain, "B", None);
+        bench.value("ours, 100,000 config maps", ours, "B", Some(plain));
+    }
+    if bench.section("hand-over: two replicas, each with 100,000 objects cached") {
+        let rounds = bench.rounds(20, 5);
+        let times = hand_over::measure(rounds).await;
+        Bench::times();
+        bench.row("leader's work begins → first reconcile", times.first, None, &[Aim::P99(100.0)]);
+        bench.row("resign → 16 runs joined, office given up", times.closed, None, &[]);
+    }
+    if bench.section("followers: 200 changes per second, each answered by a write of the leader") {
+        let span = Duration::from_secs(bench.rounds(20, 5) as u64);
+        let cpu = followers::measure(span).await;
+        Bench::values();
+        bench.value("reconciled", cpu.per_second, "per second", None);
+        bench.value("the leader, of one core", cpu.leader * 100.0, "%", None);
+        bench.value("a follower, of one core", cpu.follower * 100.0, "%", None);
+        let ratio = cpu.follower / cpu.leader * 100.0;
+        bench.value("a follower, of the leader", ratio, "%", Some(10.0));
+    }
+    if bench.section("spread: work on shards that waits 5 ms and writes, one object at once each") {
+        let span = Duration::from_secs(bench.rounds(10, 4) as u64);
+        Bench::values();
+        let mut alone = 0.0;
+        for replicas in [1, 2, 3, 5] {
+            let spread = spread::measure(replicas, span).await;
+            if replicas == 1 {
+                alone = spread.per_second;
+            }
+            let what = format!("{replicas} replicas, handled");
+            bench.value(&what, spread.per_second, "per second", None);
+            bench.value(
+                &format!("{replicas} replicas, times one"),
+                spread.per_second / alone,
+                "×",
+                None,
+            );
+            bench.value(
+                &format!("{replicas} replicas, CPU of this process"),
+                spread.cpu,
+                "cores",
+                None,
+            );
+        }
+    }
+    bench.end()
+}

@@ -1,0 +1,81 @@
+//! Replicas of an operator in this process.
+
+use std::sync::Arc;
+
+use bellwether::{
+    engine::{Failover, Role},
+    k8s::{
+        crd,
+        fence::ElectionRef,
+        k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        kube::{
+            Api, Client, ResourceExt as _,
+            api::{ListParams, Patch, PatchParams},
+        },
+        operator::{Operator, OperatorError},
+    },
+    node::{ClusterNode, Node, Stopped},
+    store::memory::MemoryStore,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{common::LONG, kube::ApiServer, support::eventually};
+
+/// A server with the custom resources.
+pub(crate) async fn server() -> ApiServer {
+    let api = ApiServer::options().start().await;
+    let crds = Api::<CustomResourceDefinition>::all(api.client());
+    for definition in crd::all() {
+        let apply = PatchParams::apply("bench").force();
+        crds.patch(&definition.name_any(), &apply, &Patch::Apply(&definition)).await.unwrap();
+    }
+    let elections = Api::<crd::Election>::all(api.client());
+    eventually("elections are served", LONG, async || {
+        elections.list(&ListParams::default()).await.ok()
+    })
+    .await;
+    api
+}
+
+pub(crate) struct Replica {
+    pub(crate) node: Arc<dyn Node>,
+    stop: CancellationToken,
+    running: JoinHandle<Result<Stopped, OperatorError>>,
+}
+
+impl Replica {
+    /// Starts it; returns when it has joined.
+    pub(crate) async fn start(
+        store: &MemoryStore,
+        client: Client,
+        id: i64,
+        work: impl FnOnce(Operator) -> Operator,
+    ) -> Self {
+        let node = ClusterNode::builder()
+            .cluster("bench")
+            .id(id)
+            .address(format!("10.0.0.{id}:8080"))
+            .failover(Failover::STABLE)
+            .memory(store);
+        let election = ElectionRef { namespace: "default".into(), cluster: "bench".into() };
+        let operator = work(Operator::new(node, client, election)).build().unwrap();
+        let node = Arc::clone(operator.node());
+        let stop = CancellationToken::new();
+        let running =
+            bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
+        let mut membership = node.membership();
+        // 100,000 objects are listed first.
+        tokio::time::timeout(LONG * 5, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
+        Self { node, stop, running }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.node.membership().borrow().role == Role::Leader
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(LONG, self.running).await.unwrap().unwrap().unwrap();
+    }
+}

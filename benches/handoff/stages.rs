@@ -1,0 +1,116 @@
+//! Where the time of a handoff goes, by what the drivers of both nodes log of their steps.
+
+use std::{
+    fmt::{self, Write as _},
+    sync::Mutex,
+};
+
+use bellwether::{clock::boot_now, engine::BootTime};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{LevelFilter, Targets},
+    layer::{Context, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
+
+use crate::common::Samples;
+
+/// The marks of a handoff, in their order.
+static MARKS: Mutex<Vec<(Mark, BootTime)>> = Mutex::new(Vec::new());
+
+/// A step of the node that leaves, or of its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// STOP leaves.
+    StopSent,
+    /// TAKE leaves: the successor has heard of it.
+    TakeSent,
+    /// TAKE has committed, and the leader's work is started.
+    WorkStarts,
+}
+
+impl Mark {
+    fn of(message: &str, call: &str) -> Option<Self> {
+        match (message, call) {
+            ("sent", "stop") => Some(Self::StopSent),
+            ("sent", "take") => Some(Self::TakeSent),
+            ("leader's work starts", _) => Some(Self::WorkStarts),
+            _ => None,
+        }
+    }
+}
+
+/// Listens from now on, and logs what `RUST_LOG` wants.
+pub(crate) fn listen() {
+    let driver = Targets::new().with_target("bellwether::node::driver", LevelFilter::TRACE);
+    let log = tracing_subscriber::fmt::layer().with_filter(EnvFilter::from_default_env());
+    tracing_subscriber::registry().with(log).with(Listener.with_filter(driver)).init();
+}
+
+struct Listener;
+
+impl<S: Subscriber> Layer<S> for Listener {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut said = Said::default();
+        event.record(&mut said);
+        if let Some(mark) = Mark::of(&said.message, said.call) {
+            MARKS.lock().unwrap().push((mark, boot_now()));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Said {
+    message: String,
+    call: &'static str,
+}
+
+impl Visit for Said {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "call" {
+            self.call = ["stop", "take"].into_iter().find(|call| *call == value).unwrap_or("");
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let _ = write!(self.message, "{value:?}");
+        }
+    }
+}
+
+/// The stages of many handoffs.
+#[derive(Default)]
+pub(crate) struct Stages {
+    /// STOP was sent after the call.
+    pub(crate) leaving: Samples,
+    /// The successor heard of it and sent its TAKE.
+    pub(crate) heard: Samples,
+    /// TAKE was answered.
+    pub(crate) taken: Samples,
+    /// The leader routine runs.
+    pub(crate) started: Samples,
+}
+
+impl Stages {
+    /// Forgets what was heard so far.
+    pub(crate) fn begin() {
+        MARKS.lock().unwrap().clear();
+    }
+
+    /// Adds the handoff that was heard since [`begin`](Self::begin).
+    pub(crate) fn add(&mut self, called: BootTime, first_tick: BootTime) {
+        let marks = MARKS.lock().unwrap().clone();
+        let at = |wanted: Mark| marks.iter().find(|(mark, _)| *mark == wanted).unwrap().1;
+        let places =
+            [called, at(Mark::StopSent), at(Mark::TakeSent), at(Mark::WorkStarts), first_tick];
+        let stages = [&mut self.leaving, &mut self.heard, &mut self.taken, &mut self.started];
+        for (stage, ends) in stages.into_iter().zip(places.windows(2)) {
+            stage.push(ends[1].since(ends[0]));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What an operator gives its node to run: the reconcile loops on the leader, those of a shard on its owner.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    engine::ShardId,
+    k8s::{
+        authority::{Authority, gated},
+        controller::{Lane, Loop, Readable, Right},
+        fence::{self, ElectionRef},
+        metrics::K8sMetrics,
+    },
+    node::{
+        LeaderContext, ShardContext,
+        work::{LeaderTask, ShardWorker, WorkError},
+    },
+};
+
+/// The reconcile loops, as what the leader runs.
+pub(super) struct Reconciling {
+    pub(super) loops: Vec<Arc<dyn Loop>>,
+    pub(super) client: Client,
+    pub(super) readable: Readable,
+    pub(super) election: ElectionRef,
+    pub(super) metrics: K8sMetrics,
+}
+
+#[async_trait]
+impl LeaderTask for Reconciling {
+    fn name(&self) -> &'static str {
+        "controllers"
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        let token: CancellationToken = ctx.token();
+        let authority = Authority::Leader(ctx.clone());
+        let client = gated(&self.client, &authority, &self.metrics.draws());
+        let draw = fence::draw(&client, &self.election, ctx.term());
+        let Some(drawn) = token.run_until_cancelled(draw).await else { return Ok(()) };
+        let drawn = drawn?;
+        self.metrics.fence().set(drawn.number());
+        let _fence = Withdrawn(&self.metrics);
+        tracing::info!(term = %ctx.term(), fence = drawn.number(), "controllers begin");
+        join_all(self.loops.iter().map(|controller| {
+            Arc::clone(controller).work(Right {
+                lane: Lane::All,
+                authority: authority.clone(),
+                fence: Some(drawn),
+                client: self.client.clone(),
+                readable: self.readable.clone(),
+            })
+        }))
+        .await;
+        tracing::info!(term = %ctx.term(), "controllers have ended: all runs are joined");
+        Ok(())
+    }
+}
+
+struct Withdrawn<'a>(&'a K8sMetrics);
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        self.0.fence().set(0);
+    }
+}
+
+/// The reconciler of one shard's objects, as what its owner runs.
+pub(super) struct OfShard {
+    pub(super) lane: Arc<dyn Loop>,
+    pub(super) client: Client,
+    pub(super) readable: Readable,
+}
+
+#[async_trait]
+impl ShardWorker for OfShard {
+    async fn run(&self, shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
+        let right = Right {
+            lane: Lane::Shard(shard),
+            authority: Authority::Shard(ctx),
+            fence: None,
+            client: self.client.clone(),
+            readable: self.readable.clone(),
+        };
+        Arc::clone(&self.lane).work(right).await;
+        Ok(())
+    }
+}

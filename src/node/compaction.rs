@@ -1,0 +1,72 @@
+//! Says so if nobody compacts the store (protocol, A1): until etcd has taken its quota, nothing else shows
+//! that it will stop to take writes one day. The leader looks, now and then.
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{Membership, env::Env};
+use crate::{engine::Role, store};
+
+/// A leader's first look comes when the first rush is over.
+const FIRST_AFTER: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(1800);
+
+/// Looks for as long as the node leads, and again when it leads again.
+///
+/// # Cancel safety
+///
+/// Cancel safe: it only reads.
+pub(super) async fn watch_over(
+    env: Env,
+    mut membership: watch::Receiver<Membership>,
+) -> Infallible {
+    let mut said = false;
+    loop {
+        let mut wait = FIRST_AFTER;
+        if membership.wait_for(|now| now.role == Role::Leader).await.is_err() {
+            // The node is gone, and ends this.
+            std::future::pending::<()>().await;
+        }
+        while is_leader_for(&mut membership, wait).await {
+            wait = LOOK_EVERY;
+            look(&env, store::OLD_REVISIONS, &mut said).await;
+        }
+        // The next leader tells it.
+        env.metrics.store.uncompacted.set(0);
+    }
+}
+
+/// Whether the node still leads after so long.
+async fn is_leader_for(membership: &mut watch::Receiver<Membership>, span: Duration) -> bool {
+    tokio::select! {
+        biased;
+        // Cancel safe, as is the sleep.
+        _ = membership.wait_for(|now| now.role != Role::Leader) => false,
+        () = sleep(span) => true,
+    }
+}
+
+async fn look(env: &Env, revisions: u32, said: &mut bool) {
+    let key = env.keys.record();
+    let held = store::holds_revisions_back(env.store.as_ref(), &key, revisions, env.call_timeout);
+    match held.await {
+        Ok(held) => {
+            env.metrics.store.uncompacted.set(i64::from(held));
+            if held && !*said {
+                tracing::warn!(
+                    revisions,
+                    "nobody compacts the store: start etcd with --auto-compaction-mode=periodic \
+                     --auto-compaction-retention=1h and defragment it once, else it fills and stops to \
+                     take writes"
+                );
+            }
+            *said = held;
+        }
+        // The protocol's own calls tell that the store is away.
+        Err(error) => tracing::debug!(%error, "no look at the compaction of the store"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
