@@ -67,6 +67,8 @@ const LONG: Duration = Duration::from_secs(90);
 /// Between looks at the API: these tests share two cores with what they watch.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TTL: Duration = Duration::from_secs(3);
+/// Far longer than it takes to depose a leader.
+const MISSED_AFTER: Duration = Duration::from_secs(10);
 /// Of the checks that nobody changes.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// What may pass beyond the interval when the leader is lost: until it is deposed (1.1 s), until its keys
@@ -89,6 +91,9 @@ enum Blow {
     CutApi(Duration),
     /// Both; the API server comes back first, with all that was sent to it meanwhile.
     CutBoth(Duration),
+    /// What it writes is held on its way; it is frozen, deposed, and only then does the API server get what it
+    /// had written: a write that is late for certain, and that nobody calls back.
+    Late,
     /// SIGTERM.
     End,
 }
@@ -105,7 +110,8 @@ impl Blow {
             58..68 => Self::CutEtcd(beyond_d),
             68..72 => Self::CutEtcd(beyond_ttl),
             72..80 => Self::CutApi(beyond_d),
-            80..90 => Self::CutBoth(beyond_d),
+            80..84 => Self::CutBoth(beyond_d),
+            84..93 => Self::Late,
             _ => Self::End,
         }
     }
@@ -270,21 +276,60 @@ impl Scene {
                 tokio::time::sleep(span).await;
                 self.replicas[at].api.set(Fault::None);
             }
+            Blow::Late => {
+                self.replicas[at].api.set(Fault::CutToServer);
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                self.replicas[at].both(Signal::STOP);
+                self.successor(before.term).await;
+                // It writes what it finds undone, among it what is held.
+                tokio::time::sleep(Duration::from_millis(1_000)).await;
+                self.replicas[at].api.set(Fault::None);
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                self.replicas[at].both(Signal::CONT);
+            }
             Blow::CutBoth(span) => {
                 self.replicas[at].api.set(Fault::Blackhole);
                 // What it writes from now on is on its way when it is deposed.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 self.replicas[at].etcd.set(Fault::Blackhole);
-                self.election("a successor", |now| before.term < now.term).await;
+                self.successor(before.term).await;
                 self.replicas[at].api.set(Fault::None);
                 tokio::time::sleep(span / 2).await;
                 self.replicas[at].etcd.set(Fault::None);
             }
         }
-        self.election("all are there", |now| {
-            now.nodes == 3 && (!blow.deposes() || before.term < now.term)
-        })
-        .await
+        if blow.deposes() {
+            self.successor(before.term).await;
+        }
+        self.all_are_there().await
+    }
+
+    /// What has ended by itself (its id was still taken by its earlier life, say) is started again, as kubelet
+    /// does.
+    async fn all_are_there(&mut self) -> Told {
+        let begun = clock::boot_now();
+        loop {
+            for at in 0..self.replicas.len() {
+                let process = self.replicas[at].process.as_mut().unwrap();
+                let ended = tokio::time::timeout(LOOK_EVERY, process.status()).await.is_ok();
+                if ended {
+                    self.ended(at).await;
+                    self.start(at);
+                }
+            }
+            let waiting = self.election("all are there", |now| now.nodes == 3);
+            if let Ok(told) = tokio::time::timeout(Duration::from_secs(2), waiting).await {
+                return told;
+            }
+            assert!(clock::boot_now().since(begun) < LONG, "not all are there again");
+        }
+    }
+
+    /// Waits for a later term. If the office had changed hands just before, by itself, the blow has met a
+    /// follower and there is none: such misses are few, which is asserted in the end.
+    async fn successor(&self, term: i64) {
+        let later = self.election("a successor", |now| term < now.term);
+        let _ = tokio::time::timeout(MISSED_AFTER, later).await;
     }
 
     /// In the end the leader's pod, and no other, is what a Service for the leader selects.
@@ -532,7 +577,7 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
     println!("BELLWETHER_CHAOS_SEED={seed} BELLWETHER_CHAOS_ROUNDS={rounds}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut scene = Scene::new().await;
-    let mut told = scene.election("three nodes", |it| it.nodes == 3).await;
+    scene.election("three nodes", |it| it.nodes == 3).await;
 
     let mut steady = Vec::new();
     for at in 0..4 {
@@ -549,7 +594,8 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
     for round in 0..rounds {
         let blow = Blow::draw(&mut rng);
         let begun = clock::boot_now();
-        told = scene.disturb(blow, told).await;
+        let told = scene.all_are_there().await;
+        let told = scene.disturb(blow, told).await;
         let took = clock::boot_now().since(begun);
         println!("{round}: {blow:?} in {took:?}; term {}, {} leads", told.term, told.leader);
         let name = format!("{blow:?}");
@@ -575,6 +621,6 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
     }
     // Something has happened.
     let deposed = rounds - u64::try_from(blows.get("CutApi").copied().unwrap_or(0)).unwrap();
-    assert!(deposed <= u64::try_from(draws).unwrap(), "{draws} terms for {deposed} blows");
+    assert!(deposed * 4 / 5 <= u64::try_from(draws).unwrap(), "{draws} terms for {deposed} blows");
     assert!(usize::try_from(rounds).unwrap() < writes, "{writes} writes");
 }
