@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bellwether::{
     clock::boot_now,
-    engine::BootTime,
+    engine::{BootTime, Term},
     k8s::{
-        controller::{Action, Context, Controller},
+        controller::{Action, Context, Controller, ReconcileError},
         k8s_openapi::api::core::v1::ConfigMap,
     },
     node::{
@@ -23,19 +23,28 @@ use crate::{
     common::{LONG, Samples},
     replicas::{Replica, server},
     scripted::Objects,
-    support::eventually,
 };
 
 const AT_ONCE: usize = 16;
 
+/// What is said of one term.
 #[derive(Debug)]
-enum Said {
-    Leads(BootTime),
-    Runs(BootTime),
+struct Said {
+    node: i64,
+    term: Term,
+    at: BootTime,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    Leads,
+    Runs,
+    Ended,
 }
 
 /// Says when a leader's work begins.
-struct Begins(mpsc::Sender<Said>);
+struct Begins(i64, mpsc::Sender<Said>);
 
 #[async_trait]
 impl LeaderTask for Begins {
@@ -44,7 +53,8 @@ impl LeaderTask for Begins {
     }
 
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
-        self.0.send(Said::Leads(boot_now())).await?;
+        let said = Said { node: self.0, term: ctx.term(), at: boot_now(), what: What::Leads };
+        self.1.send(said).await?;
         ctx.token().cancelled().await;
         Ok(())
     }
@@ -60,16 +70,19 @@ pub(crate) async fn measure(rounds: usize) -> Times {
     let api = server().await;
     let objects = Objects::new(OBJECTS);
     let store = MemoryStore::new();
-    // Each leader says one, and each of its runs one.
-    let (says, mut said) = mpsc::channel(64);
+    // Each leader says one, and each of its runs two.
+    let (says, mut said) = mpsc::channel(256);
     let mut replicas = Vec::new();
     for id in 0..2 {
-        let (says, begins) = (says.clone(), Begins(says.clone()));
+        let (says, begins) = (says.clone(), Begins(id, says.clone()));
         let controller = Controller::new(move |_: Arc<ConfigMap>, ctx: Context| {
             let says = says.clone();
             async move {
-                says.send(Said::Runs(boot_now())).await?;
+                let term = ctx.term().ok_or_else(|| ReconcileError::new("not the leader's"))?;
+                let said = |what| Said { node: id, term, at: boot_now(), what };
+                says.send(said(What::Runs)).await?;
                 ctx.cancelled().await;
+                says.send(said(What::Ended)).await?;
                 Ok(Action::done())
             }
         })
@@ -81,23 +94,38 @@ pub(crate) async fn measure(rounds: usize) -> Times {
         );
     }
     let mut times = Times::default();
+    let mut last = None;
     for _ in 0..=rounds {
-        let (mut leads, mut first, mut runs) = (None, None, 0);
-        while leads.is_none() || runs < AT_ONCE {
-            match tokio::time::timeout(LONG, said.recv()).await.unwrap().unwrap() {
-                Said::Leads(at) => leads = Some(at),
-                Said::Runs(at) => {
-                    runs += 1;
-                    first.get_or_insert(at);
-                }
+        let mut of_term: Vec<Said> = Vec::new();
+        let count = |of_term: &[Said], what| of_term.iter().filter(|it| it.what == what).count();
+        let mut next = async || tokio::time::timeout(LONG, said.recv()).await.unwrap().unwrap();
+        while count(&of_term, What::Leads) < 1 || count(&of_term, What::Runs) < AT_ONCE {
+            let said = next().await;
+            // What is left to say of earlier terms is not this one's.
+            if last < Some(said.term) {
+                of_term.push(said);
             }
         }
-        times.first.push(first.unwrap().since(leads.unwrap()));
-        let leader =
-            eventually("one leads", LONG, async || replicas.iter().find(|it| it.leads())).await;
+        let at = |what| of_term.iter().filter(|it| it.what == what).map(|it| it.at).min().unwrap();
+        times.first.push(at(What::Runs).since(at(What::Leads)));
+        let (node, term) = (of_term[0].node, of_term[0].term);
+        assert!(of_term.iter().all(|it| it.term == term), "two terms at once");
+        last = Some(term);
+        let leader = replicas.iter().find(|it| it.node.id().get() == node).unwrap();
         let began = boot_now();
         leader.node.resign().await.unwrap();
-        times.closed.push(boot_now().since(began));
+        let mut ended = 0;
+        while ended < AT_ONCE {
+            let said = next().await;
+            if said.term == term && said.what == What::Ended {
+                ended += 1;
+                if ended == AT_ONCE {
+                    times.closed.push(said.at.since(began));
+                }
+            } else if said.term > term {
+                panic!("the next term runs before the last run of this one has ended: {said:?}");
+            }
+        }
     }
     for replica in replicas {
         replica.stop().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bellwether::{
-    engine::{Failover, Role},
+    engine::Failover,
     k8s::{
         crd,
         fence::ElectionRef,
@@ -68,10 +68,6 @@ impl Replica {
         // 100,000 objects are listed first.
         tokio::time::timeout(LONG * 5, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
         Self { node, stop, running }
-    }
-
-    pub(crate) fn leads(&self) -> bool {
-        self.node.membership().borrow().role == Role::Leader
     }
 
     pub(crate) async fn stop(self) {

@@ -347,8 +347,8 @@ cluster shop   revision 99
 leader 1 at host-1:80, term 10, deposed after 1.1s of silence, last beat 2.5s ago
 
 NODE   ADDRESS     ROLE       KIND         AGE    QUEUE   SHARDS   NOTE
-1      host-1:80   Leader     bellwether   3.5s   1       0
-2      host-2:80   Follower   bellwether   3.5s   2       1
+1      host-1:80   Leader     bellwether   3.0s   1       0
+2      host-2:80   Follower   bellwether   3.0s   2       1
 
 WORK     SHARDS   HELD   DRAINING   UNOWNED   PER NODE
 checks   2        1      0          1         2:1
