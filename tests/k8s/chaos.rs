@@ -282,7 +282,7 @@ impl Scene {
                 self.replicas[at].both(Signal::STOP);
                 self.successor(before.term).await;
                 // It writes what it finds undone, among it what is held.
-                tokio::time::sleep(Duration::from_millis(1_000)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 self.replicas[at].api.set(Fault::None);
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 self.replicas[at].both(Signal::CONT);
@@ -448,7 +448,8 @@ async fn stream(
             if rng.random_bool(0.5) { (open, State::Up) } else { (closed, State::Down) };
         let one = rng.random_range(0..12).to_string();
         let one = format!("check-{one}");
-        if !live.contains_key(&one) {
+        let is_new = !live.contains_key(&one);
+        if is_new {
             make(&checks, &one, port).await;
             live.insert(one, state);
         } else if rng.random_bool(0.2) {
@@ -576,7 +577,7 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
     let rounds = number("BELLWETHER_CHAOS_ROUNDS", 50);
     println!("BELLWETHER_CHAOS_SEED={seed} BELLWETHER_CHAOS_ROUNDS={rounds}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut scene = Scene::new().await;
+    let mut scene = Box::pin(Scene::new()).await;
     scene.election("three nodes", |it| it.nodes == 3).await;
 
     let mut steady = Vec::new();

@@ -11,6 +11,7 @@ use sources::Sources;
 /// Files that may be longer than [`sources::MOST_LINES`], each with the reason.
 const LONG_FILES: &[(&str, &str)] = &[
     ("src/engine/call.rs", "a catalogue of the protocol's calls, mostly their documentation"),
+    ("src/node/driver/user_work.rs", "how every kind of user work begins and ends, side by side"),
     ("src/node/driver/mod.rs", "one loop over all inputs and effects of the engine, by name"),
     ("src/store/keys.rs", "the one catalogue of keys, with its table"),
     ("src/store/list_watch.rs", "one state machine with what proves it fresh"),

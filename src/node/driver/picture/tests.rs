@@ -1,16 +1,16 @@
 use super::*;
 use crate::engine::{Assignment, ShardEpoch};
 
-fn stored<T>(value: T) -> Option<Stored<T>> {
+fn stored<T>(value: T) -> Stored<T> {
     let (created, modified) = (Revision(1), Revision(1));
-    Some(Stored { created, modified, lease: None, value: Some(value) })
+    Stored { created, modified, lease: None, value: Some(value) }
 }
 
 fn held(lease: i64, shards: &[u32]) -> Change {
     let work = WorkType::new("checks");
     let shards =
         shards.iter().map(|shard| ((work.clone(), ShardId(*shard)), ShardEpoch::default()));
-    Change::Held(LeaseId(lease), stored(Held { nonce: 0, shards: shards.collect() }))
+    Change::Held(LeaseId(lease), Some(stored(Held { nonce: 0, shards: shards.collect() })))
 }
 
 fn apply(picture: &mut Picture, change: Change) -> Shards {
@@ -22,7 +22,10 @@ fn unowned_shards_are_those_of_the_plan_that_no_held_key_has() {
     let work = WorkType::new("checks");
     let mut picture = Picture::default();
     let table = PlanTable { shards: vec![Assignment::default(); 4] };
-    assert_eq!(apply(&mut picture, Change::Plan(work.clone(), stored(table))), Shards::Changed);
+    assert_eq!(
+        apply(&mut picture, Change::Plan(work.clone(), Some(stored(table)))),
+        Shards::Changed
+    );
     let unowned = |picture: &Picture| picture.unowned()[0].1;
     assert_eq!(unowned(&picture), 4);
     // Of those that join, none has anything yet.
