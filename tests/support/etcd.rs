@@ -329,9 +329,11 @@ impl Etcd {
         }
     }
 
-    /// Freezes a member (SIGSTOP): its connections stay open and silent.
+    /// Freezes a member (SIGSTOP): its connections stay open and silent. Returns when all of its threads
+    /// stand still: a busy one goes on for a moment after the signal was sent.
     pub fn freeze(&self, member: usize) {
         self.signal(member, Signal::STOP);
+        until_stopped(self.pid(member));
     }
 
     /// Lets a frozen member go on (SIGCONT).
@@ -506,4 +508,20 @@ pub fn free_ports(count: usize) -> Vec<SocketAddr> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Waits until every thread of a process that was sent SIGSTOP has stopped.
+pub fn until_stopped(pid: u32) {
+    let is_stopped = || {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state stands after the name, which may hold anything.
+            let state = stat.rsplit_once(')').map_or("T", |(_, rest)| rest.trim_start());
+            state.starts_with('T')
+        })
+    };
+    while !is_stopped() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -46,7 +46,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::OnceCell;
 
 use crate::support::{
-    etcd::{Etcd, free_ports},
+    etcd::{Etcd, free_ports, until_stopped},
     eventually,
     janitor::{Janitor, tail},
     pki::{Pki, Validity},
@@ -306,6 +306,7 @@ impl ApiServer {
     /// Freezes it (SIGSTOP): its connections stay open and silent.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        until_stopped(self.process().as_ref().expect("the server runs").id());
     }
 
     /// Lets it go on (SIGCONT).
