@@ -19,8 +19,13 @@ const LONG: Duration = Duration::from_secs(60);
 /// Longer than any test runs: only a proof ends such a life sooner.
 const TTL: Duration = Duration::from_secs(600);
 
-const FIRST_UID: &str = "3f2a9c1e-8f0b-4a6d-9d55-0c1b2a3d4e5f";
-const OTHER_UID: &str = "7b1d0e52-11aa-4c0e-8c7d-5e4f3a2b1c0d";
+// A pod's lives exclude each other by a lock of the machine's network, whatever etcd they are in: tests that
+// run at once have pods of their own.
+const RESTARTED_UID: &str = "3f2a9c1e-8f0b-4a6d-9d55-0c1b2a3d4e5f";
+const LIVE_UIDS: [&str; 2] =
+    ["7b1d0e52-11aa-4c0e-8c7d-5e4f3a2b1c0d", "d0a4c1b2-5c1e-4f63-8a17-2b9e6f0c7d11"];
+const DEAD_UIDS: [&str; 2] =
+    ["5c8e7f90-6d2b-4b1a-9e34-8f7a6b5c4d3e", "a91b3c5d-7e8f-4012-b345-6c7d8e9f0a1b"];
 
 /// Pod `web-1` of a `StatefulSet`.
 fn pod(uid: &str, ip: &str) -> PodIdentity {
@@ -89,7 +94,7 @@ async fn life(etcd: &Etcd) -> i64 {
 #[tokio::test]
 async fn a_restarted_container_is_a_new_incarnation_of_the_same_id_at_once() {
     let etcd = Etcd::start().await;
-    let web = pod(FIRST_UID, "10.1.2.3");
+    let web = pod(RESTARTED_UID, "10.1.2.3");
     let mut first = Container::start(&etcd, &web);
     let before = life(&etcd).await;
     first.kill();
@@ -107,9 +112,9 @@ async fn a_restarted_container_is_a_new_incarnation_of_the_same_id_at_once() {
 #[tokio::test]
 async fn a_second_pod_with_a_live_id_is_refused_and_told_who_has_it() {
     let etcd = Etcd::start().await;
-    let holder = node(&etcd, &pod(FIRST_UID, "10.1.2.3"));
+    let holder = node(&etcd, &pod(LIVE_UIDS[0], "10.1.2.3"));
     holder.start().await.unwrap();
-    let second = node(&etcd, &pod(OTHER_UID, "10.9.9.9"));
+    let second = node(&etcd, &pod(LIVE_UIDS[1], "10.9.9.9"));
     let refused = second.start().await.unwrap_err();
     assert!(matches!(refused, StartError::DuplicateId { .. }));
     assert_eq!(
@@ -124,11 +129,11 @@ async fn a_second_pod_with_a_live_id_is_refused_and_told_who_has_it() {
 #[tokio::test]
 async fn another_pods_dead_life_is_not_taken_for_a_life_of_ones_own() {
     let etcd = Etcd::start().await;
-    let mut first = Container::start(&etcd, &pod(FIRST_UID, "10.1.2.3"));
+    let mut first = Container::start(&etcd, &pod(DEAD_UIDS[0], "10.1.2.3"));
     let before = life(&etcd).await;
     first.kill();
     // A pod that was made anew has another UID: it cannot know that the old one is dead.
-    let second = node(&etcd, &pod(OTHER_UID, "10.9.9.9"));
+    let second = node(&etcd, &pod(DEAD_UIDS[1], "10.9.9.9"));
     let refused = second.start().await.unwrap_err();
     assert!(matches!(refused, StartError::DuplicateId { .. }), "{refused}");
     assert_eq!(life(&etcd).await, before);
