@@ -39,6 +39,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 
 pub use self::problem::{IdentityError, Problem};
+use super::shard::fnv1a;
 use crate::node::ClusterNodeBuilder;
 
 /// The variables that are read.
@@ -331,8 +332,6 @@ fn is_uid(text: &str) -> bool {
 
 /// The lower 63 bits of the 64-bit FNV-1a hash (RFC 9923): ids are not negative.
 fn hash(uid: &str) -> i64 {
-    let hash = uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a(uid.as_bytes());
     (hash & (u64::MAX >> 1)).cast_signed()
 }

@@ -8,16 +8,17 @@ use bellwether::{
         authority::is_refused,
         cache::Scope,
         controller::{Action, Context, Controller},
+        crd::{UptimeCheck, UptimeCheckStatus},
         fence::{FENCE_ANNOTATION, Fence},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::{
             ResourceExt as _,
             api::{Api, Patch, PatchParams, PostParams},
         },
-        writes::WriteError,
+        writes::{WriteError, Written},
     },
 };
-use serde_json::json;
+use serde_json::{from_value, json};
 
 use super::replicas::{Cluster, SOON, config_map};
 use crate::support::eventually;
@@ -79,6 +80,39 @@ async fn a_write_by_what_was_seen_before_fails_after_a_later_leader_has_written(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_status_by_what_was_seen_before_fails_after_another_one_was_written() {
+    let cluster = Cluster::new("stale-status").await;
+    let lent = Arc::default();
+    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    cluster.make("a").await;
+    let ctx = borrowed(&lent, 1).await;
+    let checks = Api::<UptimeCheck>::default_namespaced(cluster.space.client());
+    let check: UptimeCheck = from_value(json!({
+        "apiVersion": "bellwether.dev/v1alpha1",
+        "kind": "UptimeCheck",
+        "metadata": { "name": "a" },
+        "spec": { "target": { "tcp": { "host": "a", "port": 1 } } },
+    }))
+    .unwrap();
+    let seen = checks.create(&PostParams::default(), &check).await.unwrap();
+    let later = Patch::Merge(json!({ "status": { "message": "of the later leader" } }));
+    checks.patch_status("a", &PatchParams::default(), &later).await.unwrap();
+
+    let writer = ctx.writer::<UptimeCheck>(Some(&cluster.space.name));
+    let late = UptimeCheckStatus { message: "too late".to_owned(), ..UptimeCheckStatus::default() };
+    let error = writer.status(&seen, &late).await.unwrap_err();
+    assert!(matches!(error, WriteError::Conflict { .. }), "{error}");
+    let now = checks.get("a").await.unwrap().status.unwrap();
+    assert_eq!(now.message, "of the later leader");
+    // By what is seen now it is written, and not twice.
+    let seen = checks.get("a").await.unwrap();
+    assert_eq!(writer.status(&seen, &late).await.unwrap(), Written::Changed);
+    let seen = checks.get("a").await.unwrap();
+    assert_eq!(writer.status(&seen, &late).await.unwrap(), Written::Unchanged);
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_the_same_name_that_came_after_is_not_taken_for_the_one_seen() {
     let cluster = Cluster::new("reborn").await;
     let lent = Arc::default();
@@ -133,13 +167,11 @@ async fn the_fence_grows_even_if_the_store_was_wiped() {
     let after = borrowed(&lent, 2).await;
     assert!(before.fence().unwrap() < after.fence().unwrap());
     assert!(after.term().unwrap() <= before.term().unwrap(), "the store was not wiped");
-    // Not needed any more but to show that it can be made by hand too.
     let elections =
         Api::<bellwether::k8s::crd::Election>::default_namespaced(cluster.space.client());
     assert_eq!(
         elections.get("test").await.unwrap().status.unwrap().fence,
         Some(after.fence().unwrap().number())
     );
-    let _ = PostParams::default();
     replica.stop().await;
 }
