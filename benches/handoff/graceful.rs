@@ -39,6 +39,8 @@ pub(crate) struct FirstTick {
 pub(crate) struct Handoffs {
     pub(crate) ours: Samples,
     pub(crate) stages: Stages,
+    /// Until the node that was stopped had left: work joined, lease revoked.
+    pub(crate) left: Samples,
     pub(crate) plain: Plain,
     /// With as many watchers and as large transactions as ours.
     pub(crate) plain_cluster: Plain,
@@ -81,14 +83,15 @@ pub(crate) async fn measure(medium: Medium, rounds: usize) -> Handoffs {
         common::pause_up_to(Duration::from_millis(60)).await;
         Stages::begin();
         let called_at = boot_now();
-        let (stopped, next) =
-            tokio::join!(nodes[leader.node].stop(LONG), timeout(LONG, first_ticks.recv()));
+        let leaving = async { (nodes[leader.node].stop(LONG).await, boot_now()) };
+        let ((stopped, left_at), next) = tokio::join!(leaving, timeout(LONG, first_ticks.recv()));
         let next = next.unwrap().unwrap();
         assert_eq!(stopped.unwrap(), Stopped::Clean);
         assert!(leader.term < next.term && leader.node != next.node, "{leader:?}, {next:?}");
         if WARM_UP <= round {
             handoffs.ours.push(next.at.since(called_at));
-            handoffs.stages.add(called_at, next.at);
+            handoffs.stages.add(called_at, next.at).await;
+            handoffs.left.push(left_at.since(called_at));
         }
         nodes[leader.node].start().await.unwrap();
         leader = next;
@@ -152,13 +155,14 @@ pub(crate) async fn all_are_candidates(client: &mut Client) {
 
 /// One table: all of it, then by stage.
 pub(crate) fn report(bench: &mut Bench, handoffs: Handoffs, aims: &[Aim]) {
-    let Handoffs { ours, stages, plain, plain_cluster } = handoffs;
+    let Handoffs { ours, stages, left, plain, plain_cluster } = handoffs;
     Bench::times();
     bench.row("stop called → first tick", ours, Some(plain.all), aims);
     bench.row("of this: stop called → STOP sent", stages.leaving, None, &[]);
     bench.row("STOP sent → TAKE sent by the successor", stages.heard, Some(plain.heard), &[]);
     bench.row("TAKE sent → in office", stages.taken, Some(plain.taken), &[]);
     bench.row("in office → first tick", stages.started, None, &[]);
+    bench.row("stop called → left, lease revoked", left, None, &[Aim::P50(20.0)]);
     let what = format!("plain client, {NODES} watchers, transactions as large as STOP and TAKE");
     bench.row(&what, plain_cluster.all, None, &[]);
     bench.row("of this: sent → heard", plain_cluster.heard, None, &[]);

@@ -17,7 +17,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::common::Samples;
+use crate::{
+    common::{LONG, Samples},
+    support::eventually,
+};
 
 /// The marks of a handoff, in their order.
 static MARKS: Mutex<Vec<(Mark, BootTime)>> = Mutex::new(Vec::new());
@@ -29,7 +32,8 @@ enum Mark {
     StopSent,
     /// TAKE leaves: the successor has heard of it.
     TakeSent,
-    /// TAKE has committed, and the leader's work is started.
+    /// TAKE has committed, and the leader's work is started. Said just after it, so that the log takes
+    /// nobody's time: the first tick may come before.
     WorkStarts,
 }
 
@@ -103,11 +107,16 @@ impl Stages {
     }
 
     /// Adds the handoff that was heard since [`begin`](Self::begin).
-    pub(crate) fn add(&mut self, called: BootTime, first_tick: BootTime) {
-        let marks = MARKS.lock().unwrap().clone();
-        let at = |wanted: Mark| marks.iter().find(|(mark, _)| *mark == wanted).unwrap().1;
-        let places =
-            [called, at(Mark::StopSent), at(Mark::TakeSent), at(Mark::WorkStarts), first_tick];
+    pub(crate) async fn add(&mut self, called: BootTime, first_tick: BootTime) {
+        let at = async |wanted: Mark| {
+            eventually("the handoff is told whole", LONG, async || {
+                let marks = MARKS.lock().unwrap();
+                marks.iter().find(|(mark, _)| *mark == wanted).map(|(_, at)| *at)
+            })
+            .await
+        };
+        let [stop, take, works] = [Mark::StopSent, Mark::TakeSent, Mark::WorkStarts];
+        let places = [called, at(stop).await, at(take).await, at(works).await, first_tick];
         let stages = [&mut self.leaving, &mut self.heard, &mut self.taken, &mut self.started];
         for (stage, ends) in stages.into_iter().zip(places.windows(2)) {
             stage.push(ends[1].since(ends[0]));

@@ -237,11 +237,18 @@ impl Driver {
     /// Hands all inputs to the engine and carries out what it says.
     fn settle(&mut self) {
         self.core.env.metrics.driver_steps.inc();
-        while let Some(input) = self.inputs.pop_front() {
-            let effects = self.engine.step(clock::boot_now(), input);
-            self.publish();
-            for effect in effects {
-                self.carry_out(effect);
+        loop {
+            while let Some(input) = self.inputs.pop_front() {
+                let effects = self.engine.step(clock::boot_now(), input);
+                self.publish();
+                for effect in effects {
+                    self.carry_out(effect);
+                }
+            }
+            // At once: nothing else may happen that would wake the driver.
+            self.finish_leaving();
+            if self.inputs.is_empty() {
+                return;
             }
         }
     }
@@ -547,7 +554,6 @@ impl Driver {
                 }
             }
         }
-        self.finish_leaving();
     }
 
     /// Ends what is left: the node is closed.
