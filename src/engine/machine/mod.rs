@@ -9,6 +9,7 @@ mod election;
 mod ending;
 mod headers;
 mod join;
+mod leaving;
 mod office;
 mod own_keys;
 mod picture;

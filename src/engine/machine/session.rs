@@ -9,13 +9,14 @@ use std::{
 };
 
 use super::{
-    Asked, Engine, Found,
+    Asked, Engine,
     ending::Ending,
     join::{Company, JoinPlan},
+    leaving::Leaving,
 };
 use crate::engine::{
     backoff::Backoff,
-    call::{Answer, Call, Dead, Effect, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
+    call::{Call, Dead, Effect, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd},
     mutant::Mutant,
     timing::{F, RHO, margin},
     types::{BootTime, LeaseId, Revision},
@@ -84,16 +85,6 @@ pub(super) struct Incarnation {
     pub(super) since: BootTime,
     /// Whether a list that was sent after JOIN is in the view.
     pub(super) listed: bool,
-}
-
-/// On the way out.
-#[derive(Debug)]
-pub(super) struct Leaving {
-    /// STOP is in flight.
-    asked: bool,
-    /// STOP is done: REVOKE is next.
-    stopped: bool,
-    again_at: BootTime,
 }
 
 impl Default for Session {
@@ -178,7 +169,7 @@ impl Engine {
             self.leave_unjoined();
             return;
         }
-        self.session.leaving = Some(Leaving { asked: false, stopped: false, again_at: self.now });
+        self.session.leaving = Some(Leaving::new(false, self.now));
         self.give_up(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
     }
@@ -204,7 +195,7 @@ impl Engine {
             return;
         }
         self.session.phase = Phase::Reading { asked: false };
-        self.session.leaving = Some(Leaving { asked: false, stopped: true, again_at: self.now });
+        self.session.leaving = Some(Leaving::new(true, self.now));
     }
 
     pub(super) fn on_stop_now(&mut self) {
@@ -272,8 +263,7 @@ impl Engine {
         self.delay_join();
         if self.session.leaving.is_some() {
             // The old lease is ended all the same, then the node has left.
-            self.session.leaving =
-                Some(Leaving { asked: false, stopped: true, again_at: self.now });
+            self.session.leaving = Some(Leaving::new(true, self.now));
         }
     }
 
@@ -326,7 +316,7 @@ impl Engine {
         }
         // STOP takes the own keys away, and their events may come before its answer, which counts.
         let leaving = self.session.leaving.as_ref();
-        if leaving.is_some_and(|leaving| leaving.asked || leaving.stopped) {
+        if leaving.is_some_and(Leaving::has_begun) {
             return;
         }
         let (lease, joined) = (incarnation.lease, incarnation.joined);
@@ -416,82 +406,5 @@ impl Engine {
     /// When the last renewal that was answered was sent, and what was granted.
     pub fn lease_renewed(&self) -> Option<(BootTime, Duration)> {
         self.session.granted.as_ref().map(|granted| (granted.renewed, granted.ttl))
-    }
-
-    /// T9, T11: STOP when all work has been joined, then REVOKE.
-    fn leave_rule(&mut self) {
-        let Some(leaving) = &self.session.leaving else {
-            return;
-        };
-        if leaving.asked || self.is_working() || self.holding.is_writing() {
-            return;
-        }
-        if !self.is_due(leaving.again_at) {
-            return;
-        }
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
-        let stopped = self.session.leaving.as_ref().is_some_and(|leaving| leaving.stopped);
-        let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
-        self.send(Asked::Stop, call);
-        if let Some(leaving) = &mut self.session.leaving {
-            leaving.asked = true;
-        }
-    }
-
-    fn stop_call(&mut self, lease: LeaseId) -> Call {
-        let office = self.end_office_for_stop();
-        let nonce = self.draws.draw();
-        self.holding.note_nonce(nonce);
-        Call::Stop { lease, held: self.holding.h, nonce, office }
-    }
-
-    pub(super) fn on_stopped(&mut self, outcome: Outcome) {
-        let again_at = self.now + Duration::from_millis(100);
-        let Some(leaving) = &mut self.session.leaving else {
-            return;
-        };
-        leaving.asked = false;
-        match outcome {
-            Outcome::Done(_) if !leaving.stopped => {
-                leaving.stopped = true;
-                self.candidacy.resign = None;
-            }
-            Outcome::Done(_) | Outcome::LeaseNotFound => {
-                self.session.granted = None;
-                self.candidacy.resign = None;
-                self.come_to_rest();
-                self.out.push(Effect::Left { clean: true });
-            }
-            Outcome::Refused(answer) => {
-                leaving.again_at = self.now;
-                self.on_stop_refused(&answer);
-            }
-            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                leaving.again_at = again_at;
-            }
-        }
-    }
-
-    /// A late held write of ours came between, or the office was over already.
-    fn on_stop_refused(&mut self, answer: &Answer) {
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
-        let found = Found(answer);
-        let adopted = found.held(lease).is_some_and(|stored| self.holding.adopt(stored));
-        if let Some(resign) = &self.candidacy.resign {
-            let stands = found
-                .candidate(lease)
-                .is_some_and(|candidate| candidate.modified == resign.office.revision);
-            if !stands {
-                self.candidacy.resign = None;
-            }
-        }
-        if !adopted && let Some(leaving) = &mut self.session.leaving {
-            // The held key is not what this node left: only REVOKE is left, unclean for its shards.
-            leaving.stopped = true;
-        }
     }
 }

@@ -1,0 +1,132 @@
+//! The way out: STOP when all work has been joined, then REVOKE (T9, T11).
+//!
+//! The one rule to keep: an office is given back in STOP's own transaction, or not at all. What comes
+//! after that is cleaning up, and hurries nobody.
+
+use std::time::Duration;
+
+use super::{Asked, Engine, Found};
+use crate::engine::{
+    call::{Answer, Call, Effect, Outcome},
+    types::{BootTime, LeaseId},
+};
+
+/// REVOKE after the end of an office waits so long at most for somebody to take it.
+const GIVE_WAY: Duration = Duration::from_millis(20);
+
+/// On the way out.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// STOP is in flight.
+    asked: bool,
+    /// STOP is done: REVOKE is next.
+    stopped: bool,
+    again_at: BootTime,
+    /// REVOKE lets the successor's TAKE go first until then.
+    give_way_until: BootTime,
+}
+
+impl Leaving {
+    pub(super) fn new(stopped: bool, now: BootTime) -> Self {
+        Self { asked: false, stopped, again_at: now, give_way_until: now }
+    }
+
+    /// Whether STOP is on its way or done: what it takes away is no loss.
+    pub(super) fn has_begun(&self) -> bool {
+        self.asked || self.stopped
+    }
+}
+
+impl Engine {
+    /// T9, T11: STOP when all work has been joined, then REVOKE.
+    pub(super) fn leave_rule(&mut self) {
+        let Some(leaving) = &self.session.leaving else {
+            return;
+        };
+        if leaving.asked || self.is_working() || self.holding.is_writing() {
+            return;
+        }
+        let (stopped, again_at, give_way_until) =
+            (leaving.stopped, leaving.again_at, leaving.give_way_until);
+        if !self.is_due(again_at) {
+            return;
+        }
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        if stopped && !self.is_succeeded(lease) && !self.is_due(give_way_until) {
+            return;
+        }
+        let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
+        self.send(Asked::Stop, call);
+        if let Some(leaving) = &mut self.session.leaving {
+            leaving.asked = true;
+        }
+    }
+
+    /// Whether another node is in office by the view, or none is there to be.
+    fn is_succeeded(&self, lease: LeaseId) -> bool {
+        let seated = self.watched.seated().is_some_and(|(_, seated)| seated != lease);
+        seated || self.watched.queue.values().all(|candidate| *candidate == lease)
+    }
+
+    fn stop_call(&mut self, lease: LeaseId) -> Call {
+        let office = self.end_office_for_stop();
+        let nonce = self.draws.draw();
+        self.holding.note_nonce(nonce);
+        Call::Stop { lease, held: self.holding.h, nonce, office }
+    }
+
+    pub(super) fn on_stopped(&mut self, outcome: Outcome) {
+        let again_at = self.now + Duration::from_millis(100);
+        let Some(leaving) = &mut self.session.leaving else {
+            return;
+        };
+        leaving.asked = false;
+        match outcome {
+            Outcome::Done(answer) if !leaving.stopped => {
+                leaving.stopped = true;
+                // It took the candidate key away, and the view need not show that yet.
+                self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
+                if self.candidacy.resign.take().is_some() {
+                    // The successor's TAKE is on its way, and the store commits one after the other.
+                    leaving.give_way_until = self.now + GIVE_WAY;
+                }
+            }
+            Outcome::Done(_) | Outcome::LeaseNotFound => {
+                self.session.granted = None;
+                self.candidacy.resign = None;
+                self.come_to_rest();
+                self.out.push(Effect::Left { clean: true });
+            }
+            Outcome::Refused(answer) => {
+                leaving.again_at = self.now;
+                self.on_stop_refused(&answer);
+            }
+            Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
+                leaving.again_at = again_at;
+            }
+        }
+    }
+
+    /// A late held write of ours came between, or the office was over already.
+    fn on_stop_refused(&mut self, answer: &Answer) {
+        let Some(lease) = self.session.lease() else {
+            return;
+        };
+        let found = Found(answer);
+        let adopted = found.held(lease).is_some_and(|stored| self.holding.adopt(stored));
+        if let Some(resign) = &self.candidacy.resign {
+            let stands = found
+                .candidate(lease)
+                .is_some_and(|candidate| candidate.modified == resign.office.revision);
+            if !stands {
+                self.candidacy.resign = None;
+            }
+        }
+        if !adopted && let Some(leaving) = &mut self.session.leaving {
+            // The held key is not what this node left: only REVOKE is left, unclean for its shards.
+            leaving.stopped = true;
+        }
+    }
+}
