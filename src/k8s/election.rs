@@ -16,7 +16,7 @@ use kube::{
 use serde_json::json;
 use tokio::sync::watch;
 
-pub use self::labels::{CLUSTER_LABEL, ROLE_LABEL};
+pub use self::labels::{CLUSTER_LABEL, ROLE_LABEL, TERM_ANNOTATION};
 use self::{
     labels::Labels,
     picture::{Pods, picture},
@@ -102,7 +102,7 @@ impl LeaderTask for ElectionTask {
         let client = gated(&self.client.0, &authority, &self.metrics.draws());
         let mut herald = Herald {
             api: self.election.api(client.clone()),
-            labels: Labels::new(client.clone(), &self.election),
+            labels: Labels::new(client.clone(), &self.election, ctx.term()),
             events: Events::new(client, "election", std::env::var("POD_NAME").ok()),
             task: self,
             ctx: &ctx,
@@ -149,7 +149,7 @@ impl Herald<'_> {
                 Pods::default()
             }
         };
-        if let Err(error) = self.labels.show(node.id(), &pods).await {
+        if let Err(error) = self.labels.show(node.id(), &pods, clock::boot_now()).await {
             self.say(&error, "the label of the leader's pod cannot be written");
         }
         if let Err(error) = self.write(&status, &pods).await {
