@@ -19,7 +19,7 @@ use bellwether::k8s::k8s_openapi::{
 };
 use regex::Regex;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{files::root, support::tools};
 
@@ -476,6 +476,46 @@ fn roles_are_no_wider_than_what_is_watched() {
                 assert!(!rules.contains(&format!("\"{wide}\"")), "{wide} in {rules}");
             }
         }
+    }
+}
+
+#[test]
+fn helm_test_asks_the_api_server_with_a_token_that_may_read_the_election_and_nothing_else() {
+    let name = "shop-bellwether-check";
+    for values in [&[ETCD][..], &[ETCD, "watch.allNamespaces=true"]] {
+        let objects = rendered(values);
+        let pod = object(&objects, "Pod", name);
+        assert_eq!(text(pod, "/spec/serviceAccountName"), name);
+        assert_eq!(pod["spec"]["automountServiceAccountToken"], true);
+        assert_eq!(text(&variables(&pod["spec"])["BELLWETHER_KUBERNETES"], "/value"), "on");
+
+        let rules = json!([
+            { "apiGroups": ["bellwether.dev"], "resources": ["elections"], "verbs": ["get"] },
+        ]);
+        assert_eq!(object(&objects, "Role", name)["rules"], rules);
+        let binding = object(&objects, "RoleBinding", name);
+        assert_eq!(text(binding, "/roleRef/name"), name);
+        let account = json!([{ "kind": "ServiceAccount", "name": name, "namespace": "sales" }]);
+        assert_eq!(binding["subjects"], account);
+        for kind in ["ServiceAccount", "Role", "RoleBinding"] {
+            let annotations = &object(&objects, kind, name)["metadata"]["annotations"];
+            assert_eq!(annotations["helm.sh/hook"], "test", "{kind}");
+            assert_eq!(annotations["helm.sh/hook-weight"], "-1", "{kind}: it must come first");
+        }
+        let bound = of_kind(&objects, "ClusterRoleBinding");
+        assert!(bound.iter().all(|it| !it["subjects"].to_string().contains(name)));
+    }
+
+    // Where accounts or roles are others' business, it is one of those that they have made.
+    for (more, account) in [
+        (&["rbac.create=false"][..], "shop-bellwether"),
+        (&["serviceAccount.create=false", "serviceAccount.name=mine"], "mine"),
+    ] {
+        let objects = rendered(&[&[ETCD], more].concat());
+        let pod = object(&objects, "Pod", name);
+        assert_eq!(text(pod, "/spec/serviceAccountName"), account);
+        let hooks = objects.iter().filter(|it| text(it, "/metadata/name") == name).count();
+        assert_eq!(hooks, 1, "the pod alone");
     }
 }
 

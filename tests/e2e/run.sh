@@ -160,7 +160,10 @@ grep -qw "${first##*-}" <<< "$by" && fail "the leader $first runs checks itself:
 latest() { in_shop get uptimecheck page --output 'jsonpath={.status.lastRun}'; }
 
 begin 'helm test'
-helm test "$release" --timeout 60s > /dev/null || fail 'bellwether check found something'
+helm test "$release" --timeout 60s --logs > "$scratch/check" || fail "bellwether check found something: $(cat "$scratch/check")"
+for what in etcd apiserver crds election leader nodes; do
+  grep -Eq "^$what +ok " "$scratch/check" || fail "bellwether check does not say that $what is well: $(cat "$scratch/check")"
+done
 
 begin 'metrics through the service'
 kubectl get --raw "/api/v1/namespaces/$namespace/services/$full:http/proxy/metrics" > "$scratch/metrics"

@@ -43,8 +43,8 @@ pub(crate) fn documented_rules() -> Vec<PolicyRule> {
     documented().iter().map(|(group, resource, verb)| rule(group, resource, &[verb])).collect()
 }
 
-/// What the chart's roles of that kind allow, with these values.
-fn charted(kind: &str, values: &[&str]) -> BTreeSet<Right> {
+/// The chart's roles of that kind, with these values: names and rules.
+fn roles(kind: &str, values: &[&str]) -> Vec<(String, Vec<PolicyRule>)> {
     let mut helm = Command::new(tools::program("helm", "helm"));
     helm.args(["template", "shop", "charts/bellwether", "--set", "etcd.endpoints={http://etcd}"])
         .current_dir(root());
@@ -54,16 +54,28 @@ fn charted(kind: &str, values: &[&str]) -> BTreeSet<Right> {
     let output = helm.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    let mut rights = BTreeSet::new();
+    let mut found = Vec::new();
     for document in text.split("\n---") {
         let document = document.trim_start_matches("---");
         let object: serde_json::Value = serde_saphyr::from_str(document).unwrap();
         if object["kind"] == kind {
-            let rules: Vec<PolicyRule> = serde_json::from_value(object["rules"].clone()).unwrap();
-            rights.extend(rights_of(&rules));
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            found.push((name, serde_json::from_value(object["rules"].clone()).unwrap()));
         }
     }
-    rights
+    found
+}
+
+/// What the roles of that kind allow the nodes.
+fn charted(kind: &str, values: &[&str]) -> BTreeSet<Right> {
+    let of_nodes = roles(kind, values).into_iter().filter(|(name, _)| !name.ends_with("-check"));
+    of_nodes.flat_map(|(_, rules)| rights_of(&rules)).collect()
+}
+
+/// What the chart allows the pod of `helm test`.
+pub(crate) fn charted_check() -> Vec<PolicyRule> {
+    let found = roles("Role", &[]).into_iter().find(|(name, _)| name.ends_with("-check"));
+    found.expect("the chart has a role for it").1
 }
 
 fn of_resources(rights: &BTreeSet<Right>, resources: &[&str]) -> BTreeSet<Right> {

@@ -8,6 +8,7 @@ use crate::{
     binary::bellwether,
     kube::{User, rule},
     processes::Pods,
+    rbac::charted_check,
     support::eventually,
 };
 
@@ -98,7 +99,8 @@ async fn check_looks_at_etcd_the_leader_the_api_server_and_its_kinds() {
         found.map(|it| it["verdict"].as_str().unwrap().to_owned())
     };
     let api = pods.space.api;
-    let own = Some(pods.user.name.as_str());
+    let helm_test = pods.space.user("helm-test", charted_check()).await;
+    let own = Some(helm_test.name.as_str());
 
     let before = check(api, own);
     let findings: Value = serde_json::from_slice(&before.stdout).unwrap();
@@ -108,7 +110,7 @@ async fn check_looks_at_etcd_the_leader_the_api_server_and_its_kinds() {
 
     let _first = pods.start(0).await;
     pods.leader(None).await;
-    eventually("all is well, with the rights of a node", LONG, async || {
+    eventually("all is well, with the rights that the chart gives its test", LONG, async || {
         let output = check(api, own);
         let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
         let all = ["etcd", "apiserver", "crds", "election", "leader", "nodes"];

@@ -48,6 +48,13 @@ app.kubernetes.io/part-of: bellwether
 {{ include "bellwether.etcdSelector" . }}
 {{- end -}}
 
+{{- define "bellwether.testLabels" -}}
+{{ include "bellwether.common" . }}
+app.kubernetes.io/name: {{ include "bellwether.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end -}}
+
 {{- define "bellwether.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "bellwether.fullname" .) .Values.serviceAccount.name -}}
