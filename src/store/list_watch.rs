@@ -531,7 +531,8 @@ impl Following {
         self.probe.is_none() && self.probe_due(options) <= now
     }
 
-    /// Asks the store, by whichever member it is reached, how far it is.
+    /// Asks the store, by whichever member it is reached, how far it is. By one key: etcd counts a range to
+    /// its end whatever the limit, and a thousand nodes ask at once when their leader falls silent.
     fn probe(
         &mut self,
         now: BootTime,
@@ -540,7 +541,7 @@ impl Following {
         range: &KeyRange,
         options: Options,
     ) {
-        let get = Get { keys_only: true, limit: 1, ..Get::range(range.clone()) };
+        let get = Get { keys_only: true, ..Get::key(range.from.clone()) };
         let store = Arc::clone(store);
         self.probe = Some(Box::pin(async move { store.get(get, options.stale_after).await }));
         self.probed_from = delivered;

@@ -17,8 +17,8 @@ use crate::{rules::Rule, world::World};
 struct Seen {
     record: Option<Record>,
     candidates: BTreeMap<LeaseId, Stored<NodeId>>,
-    nodes: BTreeMap<NodeId, Stored<NodeMetadata>>,
-    members: BTreeMap<NodeId, Stored<Member>>,
+    nodes: BTreeMap<NodeId, Box<Stored<NodeMetadata>>>,
+    members: BTreeMap<NodeId, Box<Stored<Member>>>,
     held: BTreeMap<LeaseId, Held>,
     plans: BTreeMap<WorkType, PlanTable>,
     tick: Option<std::time::Duration>,
@@ -46,8 +46,8 @@ impl Seen {
             match change {
                 Change::Record(Some(it)) => seen.record = it.value,
                 Change::Candidate(lease, Some(it)) => drop(seen.candidates.insert(lease, it)),
-                Change::Node(id, Some(it)) => drop(seen.nodes.insert(id, it)),
-                Change::Member(id, Some(it)) => drop(seen.members.insert(id, it)),
+                Change::Node(id, Some(it)) => drop(seen.nodes.insert(id, Box::new(it))),
+                Change::Member(id, Some(it)) => drop(seen.members.insert(id, Box::new(it))),
                 Change::Held(lease, Some(it)) if it.lease == Some(lease) => {
                     seen.held.extend(it.value.map(|held| (lease, held)));
                 }

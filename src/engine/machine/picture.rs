@@ -47,6 +47,11 @@ impl<'a> Picture<'a> {
         self.record().and_then(|record| record.node).map(|id| (Some(term), id))
     }
 
+    /// The candidate key of an incarnation.
+    pub fn candidate(&self, lease: LeaseId) -> Option<&'a Stored<NodeId>> {
+        self.watched.candidates.get(&lease)
+    }
+
     /// The candidates, oldest first.
     pub fn queue(&self) -> impl Iterator<Item = (LeaseId, &'a Stored<NodeId>)> + use<'a> {
         let candidates = &self.watched.candidates;
@@ -54,18 +59,23 @@ impl<'a> Picture<'a> {
     }
 
     /// What the live nodes tell about themselves.
-    pub fn nodes(&self) -> &'a BTreeMap<NodeId, Stored<NodeMetadata>> {
+    pub fn nodes(&self) -> &'a BTreeMap<NodeId, Box<Stored<NodeMetadata>>> {
         &self.watched.nodes
     }
 
     /// The members' records.
-    pub fn members(&self) -> &'a BTreeMap<NodeId, Stored<Member>> {
+    pub fn members(&self) -> &'a BTreeMap<NodeId, Box<Stored<Member>>> {
         &self.watched.members
     }
 
     /// Which node an incarnation is of.
     pub fn node_of(&self, lease: LeaseId) -> Option<NodeId> {
         self.watched.by_lease.get(&lease).copied()
+    }
+
+    /// What an incarnation's held key says, whatever lease that key hangs on.
+    pub fn held_by(&self, lease: LeaseId) -> Option<&'a Held> {
+        self.watched.held.get(&lease)?.value.as_ref()
     }
 
     /// What each live incarnation holds.

@@ -33,10 +33,11 @@ pub(super) struct Watched {
     pub(super) go_gone_at: Option<BootTime>,
     /// Candidate keys on a lease that is not their name, since when they were seen so.
     pub(super) broken: BTreeMap<LeaseId, (Revision, BootTime)>,
-    pub(super) members: BTreeMap<NodeId, Stored<Member>>,
+    /// Boxed, as the nodes: ids that are counted up leave the nodes of a tree half empty.
+    pub(super) members: BTreeMap<NodeId, Box<Stored<Member>>>,
     /// The members by the lease that their record hangs on.
     pub(super) by_lease: BTreeMap<LeaseId, NodeId>,
-    pub(super) nodes: BTreeMap<NodeId, Stored<NodeMetadata>>,
+    pub(super) nodes: BTreeMap<NodeId, Box<Stored<NodeMetadata>>>,
     pub(super) held: BTreeMap<LeaseId, Stored<Held>>,
     /// Held keys that are gone (or as good as gone), or were not there when a plan named them.
     pub(super) vanished: BTreeMap<LeaseId, Vanished>,
@@ -108,15 +109,16 @@ impl Watched {
         self.revision = self.revision.max(revision);
         let oldest = self.oldest;
         let was_ours = oldest.is_none_or(|(_, lease, _)| self.by_lease.contains_key(&lease));
-        // Of a thousand nodes each sees a thousand join: nothing is gone through that they cannot change.
-        let can_lack = changes.iter().any(|change| match change {
-            Change::Plan(..) => true,
-            Change::Held(lease, now) => !now.as_ref().is_some_and(|now| is_sound(*lease, now)),
-            _ => false,
-        });
+        // Of a thousand nodes each sees a thousand join and leave: only what that can change is looked at.
+        let mut unsound = Vec::new();
+        let mut planned = false;
         for change in &changes {
+            planned |= matches!(change, Change::Plan(..));
             if let Change::Held(lease, now) = change {
                 self.note_held(at, *lease, now.as_ref());
+                if !now.as_ref().is_some_and(|now| is_sound(*lease, now)) {
+                    unsound.push(*lease);
+                }
             }
         }
         let none = BTreeMap::new();
@@ -124,8 +126,10 @@ impl Watched {
             self.set(at, change, &none);
         }
         self.follow_oldest(at, oldest, |_| was_ours);
-        if can_lack {
+        if planned {
             self.note_absent_owners(at);
+        } else if !unsound.is_empty() {
+            self.note_unsound(at, &unsound);
         }
     }
 
@@ -171,7 +175,7 @@ impl Watched {
     fn set(&mut self, at: BootTime, change: Change, plans: &BTreeMap<WorkType, SeenPlan>) {
         match change {
             Change::Candidate(lease, stored) => self.set_candidate(at, lease, stored),
-            Change::Node(id, stored) => put(&mut self.nodes, id, stored),
+            Change::Node(id, stored) => put(&mut self.nodes, id, stored.map(Box::new)),
             Change::Member(id, stored) => {
                 if let Some(lease) = self.members.get(&id).and_then(|before| before.lease)
                     && self.by_lease.get(&lease) == Some(&id)
@@ -181,7 +185,7 @@ impl Watched {
                 if let Some(lease) = stored.as_ref().and_then(|now| now.lease) {
                     self.by_lease.insert(lease, id);
                 }
-                put(&mut self.members, id, stored);
+                put(&mut self.members, id, stored.map(Box::new));
             }
             Change::Held(lease, stored) => {
                 if stored.as_ref().is_some_and(|stored| is_sound(lease, stored)) {
@@ -276,7 +280,26 @@ impl Watched {
                 absent.insert(*lease);
             }
         }
-        for lease in absent {
+        self.vanish_unseen(at, absent);
+    }
+
+    /// [`note_absent_owners`](Self::note_absent_owners), for held keys that went or lost their sense while
+    /// the plans stayed as they were.
+    fn note_unsound(&mut self, at: BootTime, leases: &[LeaseId]) {
+        let unseen = leases.iter().copied().filter(|lease| !self.vanished.contains_key(lease));
+        let absent = unseen.filter(|lease| self.held.contains_key(lease) || self.is_named(*lease));
+        let absent = absent.collect();
+        self.vanish_unseen(at, absent);
+    }
+
+    /// Whether a plan names that incarnation as an owner.
+    fn is_named(&self, lease: LeaseId) -> bool {
+        let tables = self.plans.values().filter_map(|plan| plan.stored.value.as_ref());
+        tables.flat_map(|table| &table.shards).any(|shard| shard.owner == Some(lease))
+    }
+
+    fn vanish_unseen(&mut self, at: BootTime, leases: BTreeSet<LeaseId>) {
+        for lease in leases {
             let f = self.f_of(lease);
             self.vanish(lease, Vanished { at, last: None, f });
         }

@@ -325,18 +325,15 @@ impl Driver {
     fn on_change(&mut self, input: Input) {
         let mut shards = Shards::AsBefore;
         match &input {
-            Input::Listed { received_at, revision, changes, .. } => {
-                shards = self.picture.on_list(*revision, *received_at, changes);
+            Input::Listed { received_at, changes, .. } => {
+                shards = self.picture.on_list(self.engine.picture(), *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
-            Input::Changed { received_at, revision, changes } => {
-                shards = self.picture.apply(*revision, *received_at, changes);
+            Input::Changed { received_at, changes, .. } => {
+                shards = self.picture.apply(self.engine.picture(), *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
-            Input::Progress { revision } => {
-                self.picture.revision = (*revision).max(self.picture.revision);
-                self.picture.fresh_at = clock::boot_now();
-            }
+            Input::Progress { .. } => self.picture.fresh_at = clock::boot_now(),
             _ => (),
         }
         self.unmeasured = true;
@@ -355,10 +352,11 @@ impl Driver {
             self.fed = stats;
         }
         metrics.view_age.set(self.picture.fresh_at);
-        metrics.members.set(self.picture.members() as i64);
-        metrics.term.set(self.picture.term().map_or(0, |term| term.0));
+        let view = self.engine.picture();
+        metrics.members.set(view.nodes().len() as i64);
+        metrics.term.set(view.record().map_or(0, |record| record.term.0));
         if std::mem::take(&mut self.shards_unmeasured) {
-            for (work, unowned) in self.picture.unowned() {
+            for (work, unowned) in self.picture.unowned(view) {
                 metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
             }
         }

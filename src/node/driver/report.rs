@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Driver;
+use super::{Driver, picture};
 use crate::{
     clock,
     engine::{BootTime, Refusal, Role, SessionEnd, WorkEnd},
@@ -21,6 +21,7 @@ impl Driver {
         let left = |until: BootTime| Some(millis(until.since(now)));
         let config = &self.options.engine;
         let health = env.store.health();
+        let view = self.engine.picture();
         let last_tick = env.metrics.last_tick.with_label_values(&["leader"]).get();
         let last_tick = last_tick.max(env.metrics.last_tick.with_label_values(&["follower"]).get());
         Status {
@@ -46,16 +47,16 @@ impl Driver {
                 sessions_lost: membership.sessions_lost,
                 problem: self.problem.clone(),
             },
-            leader: self.picture.leader(),
-            nodes: self.picture.nodes(),
+            leader: self.picture.leader(view),
+            nodes: picture::nodes(view),
             timeline: self.picture.timeline(),
-            work: self.picture.work(),
+            work: self.picture.work(view),
             store: StoreStatus {
                 kind: env.store.kind().to_owned(),
                 endpoint: health.endpoint,
                 healthy: health.healthy,
                 problem: health.problem,
-                revision: self.picture.revision.to_string(),
+                revision: view.revision().to_string(),
                 view_age_ms: millis(env.metrics.view_age.age()),
             },
             at_unix_ms: clock::unix_ms(),

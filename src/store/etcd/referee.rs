@@ -88,10 +88,17 @@ async fn investigate(pool: &Pool, suspect: usize, suspect_after: Duration) {
         return;
     }
     let mark = pool.last_answer(suspect);
+    let heard = pool.link(suspect).heard_at();
     let mut pause = LOOK_EVERY;
     loop {
         let winner = first_answer(pool, suspect, suspect_after * 2).await;
         if pool.last_answer(suspect) != mark {
+            return;
+        }
+        // A connection that delivers does not hang: this process is busy with what it delivers.
+        if winner.as_ref().is_some_and(|winner| winner.member == suspect)
+            && heard != pool.link(suspect).heard_at()
+        {
             return;
         }
         if let Some(winner) = winner {
