@@ -1,7 +1,8 @@
 //! An operator: a `Website` owns a `ConfigMap` with its page, a `Deployment` that serves it and a `Service`.
 //!
 //! What it shows: reconciling on the elected leader, owned objects, server-side apply, conditions, events, a
-//! finalizer for what Kubernetes cannot clean up by itself, and checks of the sites on the followers.
+//! finalizer for what Kubernetes cannot clean up by itself, checks of the sites on the followers, and a status
+//! server with metrics, probes and a page at <http://127.0.0.1:8080> (`BELLWETHER_LISTEN`).
 //!
 //! ```text
 //! cargo run --example website -- crd | kubectl apply --server-side -f -     # its own custom resource
@@ -22,6 +23,7 @@ use bellwether::{
     },
     node::{ClusterNode, StandaloneNode},
     store::etcd::EtcdConfig,
+    telemetry::metrics,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{from_value, json};
@@ -220,25 +222,33 @@ fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
     })
 }
 
+/// The program: it runs until it is told to end.
+pub async fn run() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).init();
+    let pod = match env::var("POD_NAME") {
+        Ok(_) => Some(PodIdentity::from_env()?),
+        Err(_) => None,
+    };
+    let registry = metrics::registry()?;
+    let api = ClientOptions::default().metrics(ClientMetrics::register(&registry)?);
+    let client = connect(api).await?;
+    let namespace = client.default_namespace().to_owned();
+    let listen = env::var("BELLWETHER_LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".to_owned());
+    let operator =
+        operator(node(pod.as_ref())?, client, &namespace).registry(registry).serve(listen);
+    let operator = match pod {
+        Some(pod) => operator.pod(pod),
+        None => operator,
+    };
+    operator.run_until_signalled().await?;
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     match env::args().nth(1).as_deref() {
         Some("crd") => print!("{}", crd::yaml(&[crd::tidied(Website::crd())])),
-        Some("run") => {
-            tracing_subscriber::fmt().with_env_filter("info").init();
-            let pod = match env::var("POD_NAME") {
-                Ok(_) => Some(PodIdentity::from_env()?),
-                Err(_) => None,
-            };
-            let client = connect(ClientOptions::default()).await?;
-            let namespace = client.default_namespace().to_owned();
-            let operator = operator(node(pod.as_ref())?, client, &namespace);
-            let operator = match pod {
-                Some(pod) => operator.pod(pod),
-                None => operator,
-            };
-            operator.run_until_signalled().await?;
-        }
+        Some("run") => run().await?,
         _ => return Err("usage: website crd|run".into()),
     }
     Ok(())

@@ -17,7 +17,7 @@ use bellwether::{
     operator::uptime::{self, Uptime},
     store::Get,
     tasks::Tasks,
-    telemetry::{Action, ServerConfig, metrics},
+    telemetry::{NodeSource, metrics},
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
@@ -29,9 +29,8 @@ use super::{
     connect,
     exit::{Exit, Failure},
     serve::{
-        page::Page,
+        self,
         signals::Signals,
-        source::{Extra, NodeSource, NotReady},
         work::{self, Manifests},
     },
 };
@@ -221,10 +220,9 @@ fn ttl(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::listen()?;
     leave_with_parent();
-    let listen = ServerConfig { listen: args.node.listen.clone(), ..ServerConfig::default() };
-    let mut page = Page::bind(listen).await?;
-    let pod = kubernetes::pod(page.address.port())?;
-    let identity = Identity::of(&args, pod.as_ref(), page.address)?;
+    let mut page = serve::bind(&args.node.listen).await?;
+    let pod = kubernetes::pod(page.address().port())?;
+    let identity = Identity::of(&args, pod.as_ref(), page.address())?;
     let registry = metrics::registry().map_err(|error| metric_twice(&error))?;
     let builder = builder(&args, identity, &registry)?;
     let mut work = if kubernetes::is_wanted(&args.kube, &args.work) {
@@ -233,12 +231,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         Work::of_folder(&args, builder, &registry).await?
     };
     let node = Arc::clone(&work.node);
-    let actions = if args.node.allow_actions { vec![Action::Resign] } else { Vec::new() };
-    let source = NodeSource::new(Arc::clone(&node), work.extra(), actions);
-    let source = match work.not_ready() {
-        Some(not_ready) => source.unless(not_ready),
-        None => source,
-    };
+    let source = work.source();
+    let source = if args.node.allow_actions { source.may_resign() } else { source };
     page.serve(Arc::new(source), registry);
 
     let lived = tokio::select! {
@@ -291,21 +285,16 @@ impl Work {
         Ok(Self { node, uptime, begun: None, _beside: beside, _manifests: manifests })
     }
 
-    /// What it adds to the JSON of `/status`.
-    fn extra(&self) -> Extra {
+    /// What the status server tells of it.
+    fn source(&self) -> NodeSource {
+        let source = match &self.begun {
+            Some(begun) => begun.source(),
+            None => NodeSource::new(Arc::clone(&self.node)),
+        };
         match self.uptime.clone() {
-            Some(uptime) => Arc::new(move |status| work::show(&uptime, status)),
-            None => Arc::new(|_| {}),
+            Some(uptime) => source.with(move |status| work::show(&uptime, status)),
+            None => source,
         }
-    }
-
-    /// What must be ready beside the node.
-    fn not_ready(&self) -> Option<NotReady> {
-        let synced = self.begun.as_ref()?.synced().clone();
-        Some(Box::new(move || {
-            let missing = synced.missing();
-            (!missing.is_empty()).then(|| format!("caches are not synced: {}", missing.join(", ")))
-        }))
     }
 
     async fn live(

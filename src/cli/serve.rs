@@ -1,7 +1,31 @@
-//! What `run` and `demo` share: the status server on a thread of its own, signals, flags of the node.
+//! What `run` and `demo` share: the status server, signals, the reference work.
+
+use bellwether::telemetry::{BindError, ServerConfig, StatusServer, StatusServerError};
+
+use crate::cli::exit::{Exit, Failure};
 
 pub(crate) mod cut;
-pub(crate) mod page;
 pub(crate) mod signals;
-pub(crate) mod source;
 pub(crate) mod work;
+
+/// Takes the port that `--listen` names.
+///
+/// # Errors
+///
+/// A [`Failure`] that says what to do about the port.
+pub(crate) async fn bind(listen: &str) -> Result<StatusServer, Failure> {
+    StatusServer::bind(ServerConfig::from(listen)).await.map_err(|error| match error {
+        StatusServerError::Bind(error) => no_port(&error),
+        error @ StatusServerError::Thread(_) => {
+            Failure::caused(Exit::Local, "starting the status server", &error)
+        }
+    })
+}
+
+fn no_port(error: &BindError) -> Failure {
+    Failure::new(
+        Exit::Local,
+        format!("--listen {:?}: the status server cannot listen: {}", error.address, error.source),
+    )
+    .try_this(error.remedy())
+}

@@ -1,37 +1,40 @@
 //! An operator: a node, caches, controllers on the leader, shard work on the followers, in one process.
 
+mod life;
 mod node;
 mod work;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
 use kube::Client;
+use prometheus::Registry;
 use tokio::sync::watch;
 
-pub use self::node::{NodeBuilder, OperatorError};
-use self::work::{OfShard, Reconciling};
+use self::{
+    life::Serving,
+    work::{OfShard, Reconciling},
+};
+pub use self::{
+    life::{Begun, BuiltOperator, CachesSynced},
+    node::{NodeBuilder, OperatorError},
+};
 use super::{
-    cache::{Cache, CacheSet, Cached, Delta, IsSynced, Running, Scope},
-    controller::{Controller, Loop, Prepare, Readable, Setup, Sharded, Share},
+    cache::{Cache, CacheSet, Cached, Delta, Scope},
+    controller::{Controller, Prepare, Readable, Setup, Sharded, Share},
     crd::election::ElectionChecks,
-    election::{ElectionTask, tell_pod},
+    election::ElectionTask,
     fence::ElectionRef,
     identity::PodIdentity,
     metrics::K8sMetrics,
     queue::QueueMetrics,
 };
 use crate::{
-    node::{Node, Stopped, WorkerOptions, work::LeaderTask},
-    tasks::{Ended, Tasks},
+    node::{Stopped, WorkerOptions, work::LeaderTask},
+    telemetry::{ServerConfig, metrics},
 };
 
 /// How long leaving may take by default: less than Kubernetes' default grace period of 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-/// The pod is told again after this long where that failed.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often it is said that caches are waited for.
-const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// An operator that is being put together.
 ///
@@ -58,6 +61,7 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 /// let election = ElectionRef { namespace: "shop".into(), cluster: "shop".into() };
 /// Operator::new(node, client, election)
 ///     .controller(Controller::<Deployment>::new(reconcile).owns::<ConfigMap>())
+///     .serve("0.0.0.0:8080") // /metrics, /livez, /readyz, /leader, and a page for people
 ///     .run(async { let _ = tokio::signal::ctrl_c().await; })
 ///     .await?;
 /// # Ok(())
@@ -72,6 +76,8 @@ pub struct Operator {
     controllers: Vec<Box<dyn Prepare>>,
     sharded: Vec<(Box<dyn Prepare>, Share)>,
     metrics: Option<(K8sMetrics, QueueMetrics)>,
+    registry: Option<Registry>,
+    serve: Option<ServerConfig>,
     caches: CacheSet,
     stop_within: Duration,
 }
@@ -101,6 +107,8 @@ impl Operator {
             controllers: Vec::new(),
             sharded: Vec::new(),
             metrics: None,
+            registry: None,
+            serve: None,
             caches: CacheSet::new(),
             stop_within: STOP_WITHIN,
         }
@@ -166,7 +174,32 @@ impl Operator {
         self.caches.of(kind, scope)
     }
 
-    /// Where it counts. Default: nobody collects it.
+    /// Where all of it counts: the node unless it was told elsewhere, caches, controllers, queues and the
+    /// status server, beside what you register yourself. [`telemetry::metrics::registry`] makes one that has
+    /// the process in it. Default: one of its own that only [`serve`](Self::serve) shows.
+    ///
+    /// [`telemetry::metrics::registry`]: crate::telemetry::metrics::registry
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Lets [`run`](Self::run) serve `/metrics`, the probes `/livez` and `/readyz`, `/leader`, `/status` and
+    /// the status page at this address, or as a whole [`ServerConfig`] says: from before the node joins until
+    /// after it has left, on a thread of its own. Ready is a node, leader or not, that has joined and whose
+    /// caches are synced. Default: nothing is served.
+    ///
+    /// Who calls [`BuiltOperator::begin`] serves [`Begun::source`] by a [`StatusServer`].
+    ///
+    /// [`StatusServer`]: crate::telemetry::StatusServer
+    #[must_use]
+    pub fn serve(mut self, at: impl Into<ServerConfig>) -> Self {
+        self.serve = Some(at.into());
+        self
+    }
+
+    /// Where caches, controllers and queues count, if not in the [`registry`](Self::registry).
     #[must_use]
     pub fn metrics(mut self, metrics: K8sMetrics, queues: QueueMetrics) -> Self {
         self.metrics = Some((metrics, queues));
@@ -184,11 +217,8 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// [`OperatorError::Options`] if the node's options do not go together.
-    ///
-    /// # Panics
-    ///
-    /// Never: the names of the metrics that nobody collects are good.
+    /// [`OperatorError::Options`] if the node's options do not go together, [`OperatorError::Metrics`] if the
+    /// registry has such metrics already.
     pub fn build(self) -> Result<BuiltOperator, OperatorError> {
         let Self {
             mut node,
@@ -199,12 +229,20 @@ impl Operator {
             controllers,
             sharded,
             metrics,
+            registry,
+            serve,
             mut caches,
             stop_within,
         } = self;
-        let (metrics, queues) = metrics.unwrap_or_else(|| {
-            (K8sMetrics::new().expect("the names are good"), QueueMetrics::unregistered())
-        });
+        let registry = match registry {
+            Some(registry) => registry,
+            None => metrics::registry().map_err(OperatorError::Metrics)?,
+        };
+        node = node.counted(&registry).map_err(OperatorError::Metrics)?;
+        let (metrics, queues) = match metrics {
+            Some(metrics) => metrics,
+            None => registered(&registry).map_err(OperatorError::Metrics)?,
+        };
         let mut readable = Readable::default();
         let mut setup = Setup {
             caches: &mut caches,
@@ -236,12 +274,13 @@ impl Operator {
             loops: all,
             caches: caches.begin(&client, &metrics),
             pod,
+            serving: serve.map(|config| Serving { config, registry }),
             stop_within,
         })
     }
 
-    /// Puts it together and runs it: caches first, then the node, then the work; at the end the other way
-    /// round. When `shutdown` resolves it leaves: all work is ended and joined, office and shards are handed
+    /// Puts it together and runs it: the status server first, then caches, the node, the work; at the end the
+    /// other way round. When `shutdown` resolves it leaves: all work is ended and joined, office and shards are handed
     /// over. Readiness on every node, leader or not, is that it has joined and its caches are synced.
     ///
     /// # Errors
@@ -259,220 +298,6 @@ impl Operator {
     }
 }
 
-/// An operator that has been put together.
-pub struct BuiltOperator {
-    node: Arc<dyn Node>,
-    loops: Vec<Arc<dyn Loop>>,
-    caches: Vec<Running>,
-    pod: Option<PodIdentity>,
-    stop_within: Duration,
-}
-
-impl fmt::Debug for BuiltOperator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BuiltOperator").field("node", &self.node).finish_non_exhaustive()
-    }
-}
-
-/// Which caches are not synced yet: a handle for readiness probes.
-#[derive(Clone)]
-pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
-
-impl fmt::Debug for CachesSynced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CachesSynced").field(&self.missing()).finish()
-    }
-}
-
-impl CachesSynced {
-    /// The kinds that have not been listed yet; none means ready.
-    pub fn missing(&self) -> Vec<&str> {
-        let missing = self.0.iter().filter(|(_, is_synced)| !is_synced());
-        missing.map(|(kind, _)| kind.as_str()).collect()
-    }
-}
-
-impl BuiltOperator {
-    /// The node.
-    pub fn node(&self) -> &Arc<dyn Node> {
-        &self.node
-    }
-
-    /// Which caches are not synced yet, now and later.
-    pub fn caches_synced(&self) -> CachesSynced {
-        let mut all = Vec::new();
-        for cache in &self.caches {
-            all.push((cache.kind.clone(), Arc::clone(&cache.is_synced)));
-        }
-        CachesSynced(Arc::new(all))
-    }
-
-    /// Keeps its caches and lets its controllers work whenever the node has the right to; the node is not
-    /// started. For programs that start and stop the node themselves; others call [`run`](Self::run).
-    pub fn begin(self) -> Begun {
-        let synced = self.caches_synced();
-        let mut tasks = Tasks::new();
-        let mut waits = Vec::new();
-        for Running { run, synced, .. } in self.caches {
-            waits.push(synced);
-            tasks.spawn("cache", async move {
-                run.await;
-            });
-        }
-        for controller in self.loops {
-            tasks.spawn("controller", controller.dispatch());
-        }
-        if let Some(pod) = self.pod {
-            tasks.spawn("pod", keep_told(Arc::clone(&self.node), pod));
-        }
-        Begun { node: self.node, synced, waits, tasks }
-    }
-
-    /// As [`Operator::run`].
-    ///
-    /// # Errors
-    ///
-    /// [`OperatorError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Operator::run`].
-    pub async fn run(
-        self,
-        shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<Stopped, OperatorError> {
-        let stop_within = self.stop_within;
-        let mut begun = self.begin();
-        let node = Arc::clone(begun.node());
-        let lived = tokio::select! {
-            biased;
-            // Dropped with this future only.
-            () = shutdown => Ok(()),
-            // Dropped, what was begun goes on in the background until the node is stopped below.
-            ended = begun.live(live(&*node)) => ended,
-        };
-        let stopped = node.stop(stop_within).await;
-        begun.end().await;
-        let closed = node.close().await;
-        lived?;
-        let stopped = stopped.map_err(OperatorError::Stop)?;
-        if let Err(error) = closed {
-            tracing::warn!(error = &error as &dyn std::error::Error, "closing the node");
-        }
-        Ok(stopped)
-    }
-}
-
-/// An operator whose caches are kept and whose controllers work when they may. Dropped, all of it is aborted.
-pub struct Begun {
-    node: Arc<dyn Node>,
-    synced: CachesSynced,
-    waits: Vec<BoxFuture<'static, ()>>,
-    tasks: Tasks,
-}
-
-impl fmt::Debug for Begun {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Begun")
-            .field("node", &self.node)
-            .field("synced", &self.synced)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Begun {
-    /// The node.
-    pub fn node(&self) -> &Arc<dyn Node> {
-        &self.node
-    }
-
-    /// Which caches are not synced yet.
-    pub fn synced(&self) -> &CachesSynced {
-        &self.synced
-    }
-
-    /// Waits until all caches are synced and then for the node's life; whatever ends first ends this.
-    ///
-    /// # Errors
-    ///
-    /// That of the node's life, or [`OperatorError::Task`] if a part of the operator has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, the node's life is dropped; caches and controllers go on until [`end`](Self::end).
-    pub async fn live<E: From<OperatorError>>(
-        &mut self,
-        life: impl Future<Output = Result<(), E>>,
-    ) -> Result<(), E> {
-        let waits = std::mem::take(&mut self.waits);
-        let (synced, tasks) = (&self.synced, &mut self.tasks);
-        tokio::select! {
-            biased;
-            // Cancel safe: what ended is handed out next time, and there is no next time.
-            ended = tasks.join_next() => Err(unasked(ended).into()),
-            // Dropped with this future only.
-            ended = async {
-                say_until(synced, join_all(waits)).await;
-                life.await
-            } => ended,
-        }
-    }
-
-    /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work.
-    pub async fn end(mut self) {
-        self.tasks.abort_all().await;
-    }
-}
-
-fn unasked(ended: Option<Ended>) -> OperatorError {
-    OperatorError::Task(match ended {
-        Some(Ended::Returned(name)) => format!("task `{name}` ended unasked"),
-        Some(Ended::Failed(why)) => format!("a task failed: {why}"),
-        None => "there is nothing to run: give the operator a controller".to_owned(),
-    })
-}
-
-/// Says now and then which caches are waited for.
-async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T {
-    let mut all = std::pin::pin!(all);
-    loop {
-        match tokio::time::timeout(SAID_EVERY, &mut all).await {
-            Ok(done) => return done,
-            Err(_) => {
-                tracing::info!(missing = ?synced.missing(), "waiting for caches before joining");
-            }
-        }
-    }
-}
-
-/// Joins, and joins again whenever the session is lost; returns when it cannot.
-async fn live(node: &dyn Node) -> Result<(), OperatorError> {
-    let mut membership = node.membership();
-    loop {
-        // It joins again by itself; this waits, and finds out if it is refused.
-        node.start().await.map_err(OperatorError::Start)?;
-        for joined in [true, false] {
-            if membership.wait_for(|it| it.joined == joined).await.is_err() {
-                return Err(OperatorError::Task("the node's driver has ended".to_owned()));
-            }
-        }
-    }
-}
-
-/// Tells the cluster which pod this node runs in, whenever it has joined.
-async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
-    let mut membership = node.membership();
-    while membership.wait_for(|it| it.joined).await.is_ok() {
-        match tell_pod(&*node, pod.name(), pod.uid()).await {
-            Ok(()) => {
-                let _ = membership.wait_for(|it| !it.joined).await;
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the others are not told which pod this node runs in");
-                tokio::time::sleep(TOLD_AGAIN_AFTER).await;
-            }
-        }
-    }
-    // The node was closed: there is nobody to tell any more.
-    std::future::pending::<()>().await;
+fn registered(registry: &Registry) -> prometheus::Result<(K8sMetrics, QueueMetrics)> {
+    Ok((K8sMetrics::register(registry)?, QueueMetrics::register(registry)?))
 }

@@ -7,7 +7,7 @@ pub use schemars::JsonSchema;
 pub use super::{
     ObjectKey,
     cache::Scope,
-    client::{ClientOptions, connect},
+    client::{ClientMetrics, ClientOptions, connect},
     conditions::{self, Holds},
     controller::{Action, Context, Controller, ReconcileError, Reconciler, Sharded},
     crd,

@@ -289,6 +289,11 @@ macro_rules! common_options {
             self
         }
 
+        /// Whether it was told where to count.
+        pub(crate) fn counts(&self) -> bool {
+            self.options.metrics.is_some()
+        }
+
         /// The thread the driver lives on. Default: one of its own.
         #[must_use]
         pub fn host(mut self, host: DriverHost) -> Self {

@@ -1,18 +1,37 @@
 //! What people and machines see of a node: metrics, probes, the status page, logs.
 //!
 //! Telemetry knows nobody. Every module makes and registers its own metrics struct; what the server
-//! tells about a node it is told through [`StatusSource`].
+//! tells about a node it is told through [`StatusSource`], and [`NodeSource`] is that of any node.
+//!
+//! ```no_run
+//! # async fn example(node: std::sync::Arc<dyn bellwether::node::Node>) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use bellwether::telemetry::{NodeSource, StatusServer, metrics};
+//!
+//! let mut server = StatusServer::bind("0.0.0.0:8080".into()).await?;
+//! // /metrics, /livez, /readyz, /leader, /status and the page.
+//! server.serve(Arc::new(NodeSource::new(node)), metrics::registry()?);
+//! // … the node joins, works and leaves …
+//! server.close().await;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod grafana;
 pub mod logs;
 pub mod metrics;
+pub mod node;
 mod page;
 pub(crate) mod process;
 pub mod rules;
 pub mod server;
 pub mod source;
 
+/// For metrics of your own, in the same registry.
+pub use prometheus;
+
 pub use self::{
-    server::{BindError, Server, ServerConfig},
+    node::NodeSource,
+    server::{BindError, Server, ServerConfig, StatusServer, StatusServerError},
     source::{Action, ActionError, Leader, Leadership, Probe, StatusSource},
 };

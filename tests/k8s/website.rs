@@ -1,11 +1,11 @@
 //! The example that the README tells of, as it is, on two replicas and with no more rights than it needs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, env, process::Command};
 
 use bellwether::{
     engine::Failover,
     k8s::{
-        crd::{tidied, yaml},
+        crd::{Election, tidied, yaml},
         k8s_openapi::api::{
             apps::v1::Deployment,
             core::v1::{ConfigMap, Service},
@@ -19,12 +19,14 @@ use bellwether::{
     node::{ClusterNode, Stopped},
     store::memory::MemoryStore,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
-    controllers::{Replica, SOON, server},
+    binary::Process,
+    controllers::{Replica, SOON, get, server},
     kube::{Space, User, rights_of, rule},
-    support::eventually,
+    support::{etcd::Etcd, eventually},
 };
 
 #[allow(dead_code, unreachable_pub, reason = "a program of its own")]
@@ -72,6 +74,43 @@ impl Sites {
             .failover(Failover::DEFAULT)
             .memory(&self.store);
         Replica::start(example::operator(node, self.user.client(), &self.space.name)).await
+    }
+
+    /// Runs the example as a process of its own.
+    fn program(&self, id: i64, etcd: &Etcd) -> Process {
+        let mut command = Command::new(env::current_exe().unwrap());
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("BELLWETHER_") {
+                command.env_remove(name);
+            }
+        }
+        let kubeconfig = self.space.api.kubeconfig(&self.space.name, Some(&self.user.name));
+        command
+            .args(["--exact", "website::a_process_may_be_the_example", "--nocapture"])
+            .env(AS_PROGRAM, "yes")
+            .env("NO_COLOR", "1")
+            .env("KUBECONFIG", kubeconfig)
+            .env("BELLWETHER_ETCD", etcd.endpoint(0))
+            .env("BELLWETHER_ID", id.to_string())
+            .env("BELLWETHER_LISTEN", "127.0.0.1:0");
+        Process::of(command)
+    }
+
+    fn make_home(&self) {
+        self.space.kubectl_apply(
+            "apiVersion: example.bellwether.dev/v1\nkind: Website\nmetadata: {name: home}\n\
+             spec: {html: <h1>hello</h1>, replicas: 2}\n",
+        );
+    }
+
+    /// The node that the `Election` names, when it is another one than that.
+    async fn leader(&self, not: Option<i64>) -> i64 {
+        let elections = Api::<Election>::default_namespaced(self.space.client());
+        eventually(&format!("a leader other than {not:?}"), SOON, async || {
+            let status = elections.get_opt("websites").await.unwrap()?.status?;
+            Some(status.leader?.node).filter(|node| Some(*node) != not)
+        })
+        .await
     }
 
     fn sites(&self) -> Api<Website> {
@@ -134,10 +173,7 @@ fn condition(site: &Website) -> Option<(&str, &str)> {
 async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_cleans_up() {
     let it = Sites::new().await;
     let (first, second) = (it.replica(0).await, it.replica(1).await);
-    it.space.kubectl_apply(
-        "apiVersion: example.bellwether.dev/v1\nkind: Website\nmetadata: {name: home}\n\
-         spec: {html: <h1>hello</h1>, replicas: 2}\n",
-    );
+    it.make_home();
 
     // What it owns is there, belongs to it, and is put right.
     it.page_is("<h1>hello</h1>").await;
@@ -203,4 +239,71 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     idle.retain(|right| !used.contains(right) && !matches!(right.2.as_str(), "list" | "create"));
     idle.retain(|right| right.1 != "events");
     assert_eq!(idle, BTreeSet::new());
+}
+
+/// In the environment of a process that is to be the example.
+const AS_PROGRAM: &str = "WEBSITE_AS_PROGRAM";
+
+/// Started by [`Sites::program`]: so it is always the example as it is compiled into these tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_may_be_the_example() {
+    if env::var_os(AS_PROGRAM).is_some() {
+        example::run().await.unwrap();
+    }
+}
+
+/// Where a process serves its status, when it is ready.
+async fn page(process: &Process) -> String {
+    let line = process.says("status server listens").await;
+    let address = line.rsplit_once("address=").expect("an address").1.trim().to_owned();
+    eventually("it is ready", SOON, async || {
+        get(&address, "/readyz").await.filter(|(code, _)| *code == 200)
+    })
+    .await;
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_hands_the_office_over_and_ends_the_process_with_success() {
+    let it = Sites::new().await;
+    let etcd = Etcd::start().await;
+    let mut first = it.program(0, &etcd);
+    let address = page(&first).await;
+    assert_eq!(it.leader(None).await, 0);
+    let second = it.program(1, &etcd);
+    page(&second).await;
+    it.make_home();
+    it.page_is("<h1>hello</h1>").await;
+    let (_, metrics) = get(&address, "/metrics").await.unwrap();
+    for line in
+        ["controller_runtime_reconcile_total{controller=\"website\"", "rest_client_requests_total{"]
+    {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+
+    first.signal(Signal::TERM);
+    let ended = first.status().await;
+    assert!(ended.success(), "{ended}: {}", first.err());
+    assert_eq!(it.leader(Some(0)).await, 1);
+    let events = eventually("the take-over is told", SOON, async || {
+        let events = it.space.kubectl(&["events", "--for", "election/websites"]);
+        events.contains("node 1 took office").then_some(events)
+    })
+    .await;
+    assert!(events.contains("node 0 had ended term"), "not a clean end: {events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_ends_the_process_however_the_leaving_stands() {
+    let it = Sites::new().await;
+    let etcd = Etcd::start().await;
+    let mut process = it.program(0, &etcd);
+    page(&process).await;
+    // It cannot leave.
+    etcd.freeze(0);
+    process.signal(Signal::TERM);
+    process.says("a second signal ends at once").await;
+    process.signal(Signal::TERM);
+    let ended = process.status().await;
+    assert!(!ended.success() && process.err().contains("Aborted"), "{ended}: {}", process.err());
 }

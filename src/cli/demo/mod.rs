@@ -7,7 +7,7 @@ mod stage;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use bellwether::telemetry::{ServerConfig, metrics};
+use bellwether::telemetry::metrics;
 use clap::Args;
 
 use self::stage::Stage;
@@ -16,7 +16,7 @@ use super::{
     exit::{Exit, Failure},
     output,
     run::Profile,
-    serve::{page::Page, signals::Signals},
+    serve::{self, signals::Signals},
 };
 
 /// Shows an election: three nodes in this process, and a status page
@@ -80,17 +80,17 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A [`Failure`] if the port cannot be had or the nodes cannot be set up.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let signals = Signals::listen()?;
-    let listen = ServerConfig { listen: args.listen.clone(), ..ServerConfig::default() };
-    let mut page = Page::bind(listen).await?;
+    let mut page = serve::bind(&args.listen).await?;
+    let address = page.address();
     let registry = metrics::registry()
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
-    let stage = Stage::set(&args, page.address, &registry).await?;
+    let stage = Stage::set(&args, address, &registry).await?;
     let stage = Arc::new(stage);
     page.serve(Arc::clone(&stage) as _, registry);
     output::print(&format!(
         "{} nodes in this process, on a store in memory.\n\n  status page   http://{}/\n  resign        \
          bellwether resign --url http://{}\n  end           Ctrl-C\n\n",
-        args.nodes, page.address, page.address
+        args.nodes, address, address
     ))?;
     let left = signals.unless_aborted(stage.play(&signals.leave)).await;
     page.close().await;

@@ -8,7 +8,10 @@ use bellwether::{
     node::{ClusterNode, Node, NodeMetrics, StartError, status::Status},
     operator::uptime::{self, Uptime},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
-    telemetry::{Action, ActionError, Leadership, Probe, StatusSource},
+    telemetry::{
+        Action, ActionError, Leadership, Probe, StatusSource,
+        node::{leadership, picture, readiness},
+    },
 };
 use prometheus::Registry;
 use serde_json::Value;
@@ -23,7 +26,6 @@ use crate::cli::{
     exit::{Exit, Failure},
     serve::{
         cut::CutStore,
-        source::{leadership, picture, readiness},
         work::{self, Manifests},
     },
 };

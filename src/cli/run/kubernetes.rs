@@ -8,9 +8,7 @@ use bellwether::{
         client::ClientMetrics,
         fence::ElectionRef,
         identity::PodIdentity,
-        metrics::K8sMetrics,
         operator::{NodeBuilder, Operator, OperatorError},
-        queue::QueueMetrics,
     },
     operator::uptime::api::{self, ApiChecks},
     tasks::Tasks,
@@ -100,10 +98,8 @@ pub(super) async fn work(
     let election = ElectionRef { namespace, cluster };
     tracing::info!(endpoint = %connection.endpoint(), %election, "working on Kubernetes");
 
-    let metrics = K8sMetrics::register(registry).map_err(|error| metric_twice(&error))?;
-    let queues = QueueMetrics::register(registry).map_err(|error| metric_twice(&error))?;
     let mut operator =
-        Operator::new(builder, connection.client(), election).metrics(metrics, queues);
+        Operator::new(builder, connection.client(), election).registry(registry.clone());
     if let Some(pod) = pod {
         operator = operator.pod(pod);
     }

@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::node::{
-    ClusterNodeBuilder, InvalidOption, Node, NodeError, StandaloneNodeBuilder, StartError,
-    WorkerOptions, work::LeaderTask,
+use prometheus::Registry;
+
+use crate::{
+    node::{
+        ClusterNodeBuilder, InvalidOption, Node, NodeError, NodeMetrics, StandaloneNodeBuilder,
+        StartError, WorkerOptions, work::LeaderTask,
+    },
+    telemetry::StatusServerError,
 };
 
 /// The builder of either kind of node.
@@ -47,6 +52,22 @@ impl NodeBuilder {
         }
     }
 
+    /// Lets it count there, unless it was told elsewhere.
+    pub(super) fn counted(self, registry: &Registry) -> prometheus::Result<Self> {
+        let counts = match &self {
+            Self::Cluster(builder) => builder.counts(),
+            Self::Standalone(builder) => builder.counts(),
+        };
+        if counts {
+            return Ok(self);
+        }
+        let metrics = NodeMetrics::register(registry)?;
+        Ok(match self {
+            Self::Cluster(builder) => Self::Cluster(builder.metrics(metrics)),
+            Self::Standalone(builder) => Self::Standalone(builder.metrics(metrics)),
+        })
+    }
+
     /// The node.
     ///
     /// # Errors
@@ -66,6 +87,12 @@ pub enum OperatorError {
     /// The node does not go together.
     #[error("setting up the node")]
     Options(#[source] InvalidOption),
+    /// The registry has metrics of these names already.
+    #[error("registering the operator's metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// There is no status server; nothing was begun.
+    #[error("starting the status server")]
+    Serve(#[source] StatusServerError),
     /// The cluster does not let it in.
     #[error("joining the cluster")]
     Start(#[source] StartError),

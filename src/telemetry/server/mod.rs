@@ -8,6 +8,7 @@ mod actions;
 mod connections;
 mod events;
 mod routes;
+mod thread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::thread::{StatusServer, StatusServerError};
 use self::{connections::Connections, events::Events};
 use super::{metrics::ServerMetrics, source::StatusSource};
 use crate::tasks::Tasks;
@@ -57,6 +59,27 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(3),
             action_hosts: Vec::new(),
         }
+    }
+}
+
+/// The default at an address: `host:port` or `[v6]:port`.
+impl From<&str> for ServerConfig {
+    fn from(listen: &str) -> Self {
+        Self { listen: listen.to_owned(), ..Self::default() }
+    }
+}
+
+/// The default at an address: `host:port` or `[v6]:port`.
+impl From<String> for ServerConfig {
+    fn from(listen: String) -> Self {
+        Self { listen, ..Self::default() }
+    }
+}
+
+/// The default at an address.
+impl From<SocketAddr> for ServerConfig {
+    fn from(listen: SocketAddr) -> Self {
+        listen.to_string().into()
     }
 }
 
@@ -120,7 +143,7 @@ impl Server {
     /// Serves until `stop` is cancelled, then lets open requests end for [`ServerConfig::drain`].
     ///
     /// User code that blocks its runtime blocks probes on the same runtime: give the server one that
-    /// user code does not run on.
+    /// user code does not run on, or use [`StatusServer`], which has one.
     ///
     /// # Errors
     ///

@@ -9,5 +9,7 @@ mod outages;
 mod replicas;
 mod selectors;
 mod shards;
+mod status;
 
 pub(crate) use replicas::{Replica, SOON, install, server};
+pub(crate) use status::get;

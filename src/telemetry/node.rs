@@ -1,20 +1,25 @@
 //! What the status server tells about one node.
+//!
+//! All that it knows of a node is the trait [`Node`] and the value [`Status`].
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bellwether::{
+use serde_json::{Map, Value};
+
+use super::source::{Action, ActionError, Leader, Leadership, Probe, StatusSource};
+use crate::{
     clock,
     engine::{BootTime, Role, timing},
     node::{Node, NodeError, status::Status},
-    telemetry::{Action, ActionError, Leader, Leadership, Probe, StatusSource},
 };
-use serde_json::Value;
 
-use crate::cli::{output::span, report::ms};
+#[cfg(test)]
+mod tests;
 
 /// A view that was not proven fresh for that long is not synced.
 const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -25,31 +30,61 @@ fn stuck_after() -> Duration {
 }
 
 /// Adds to the JSON of `/status` what the node itself does not know.
-pub(crate) type Extra = Arc<dyn Fn(&mut serde_json::Map<String, Value>) + Send + Sync>;
+type Extra = Box<dyn Fn(&mut Map<String, Value>) + Send + Sync>;
+
+/// Says what else must be ready, and is not.
+type NotReady = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// One node's [`StatusSource`].
-pub(crate) struct NodeSource {
+///
+/// Live as long as the node's driver steps; ready when it has joined, hears of the store, and the election
+/// is not stuck. Nothing can be asked of the node by a button unless [`may_resign`](Self::may_resign).
+pub struct NodeSource {
     node: Arc<dyn Node>,
-    extra: Extra,
+    extra: Vec<Extra>,
+    not_ready: Vec<NotReady>,
     actions: Vec<Action>,
-    /// What is not ready beside the node, in words.
-    not_ready: NotReady,
     /// Since when this process has seen no leader.
     leaderless: Mutex<Option<BootTime>>,
 }
 
-/// What else must be ready, and is not.
-pub(crate) type NotReady = Box<dyn Fn() -> Option<String> + Send + Sync>;
+impl fmt::Debug for NodeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeSource")
+            .field("node", &self.node)
+            .field("actions", &self.actions)
+            .finish_non_exhaustive()
+    }
+}
 
 impl NodeSource {
-    pub(crate) fn new(node: Arc<dyn Node>, extra: Extra, actions: Vec<Action>) -> Self {
-        let (not_ready, leaderless): (NotReady, _) = (Box::new(|| None), Mutex::new(None));
-        Self { node, extra, actions, not_ready, leaderless }
+    /// That of a node.
+    pub fn new(node: Arc<dyn Node>) -> Self {
+        let (extra, not_ready, actions) = (Vec::new(), Vec::new(), Vec::new());
+        Self { node, extra, not_ready, actions, leaderless: Mutex::default() }
     }
 
-    /// The same, which is not ready as long as this says why.
-    pub(crate) fn unless(mut self, not_ready: NotReady) -> Self {
-        self.not_ready = not_ready;
+    /// The same, and its JSON is what this makes of it. It must be quick.
+    #[must_use]
+    pub fn with(mut self, extra: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) -> Self {
+        self.extra.push(Box::new(extra));
+        self
+    }
+
+    /// The same, which is not ready as long as this says why. It must be quick.
+    #[must_use]
+    pub fn unless(
+        mut self,
+        not_ready: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.not_ready.push(Box::new(not_ready));
+        self
+    }
+
+    /// The same, with a button on its page that lets the leader resign. For whoever reaches the page.
+    #[must_use]
+    pub fn may_resign(mut self) -> Self {
+        self.actions = vec![Action::Resign];
         self
     }
 
@@ -66,36 +101,44 @@ impl NodeSource {
 }
 
 /// The picture of a node as JSON, or what it says instead.
-pub(crate) fn picture(status: Result<Status, NodeError>) -> serde_json::Map<String, Value> {
+///
+/// # Panics
+///
+/// Never: a status has string keys.
+pub fn picture(status: Result<Status, NodeError>) -> Map<String, Value> {
     let value = match status {
         Ok(status) => serde_json::to_value(status).expect("a status has string keys"),
         Err(error) => serde_json::json!({ "problem": error.to_string() }),
     };
     match value {
         Value::Object(map) => map,
-        _ => serde_json::Map::new(),
+        _ => Map::new(),
     }
 }
 
-/// Whether a node does its part.
-pub(crate) fn readiness(status: &Status, leaderless: Duration) -> Probe {
+/// Whether a node does its part, when nobody has been in office for `leaderless`.
+pub fn readiness(status: &Status, leaderless: Duration) -> Probe {
     let node = &status.node;
     if !node.joined {
         let why = node.problem.as_deref().unwrap_or("it is joining");
         return Probe::Fail(format!("not joined: {why}"));
     }
-    if status.store.view_age_ms > ms(STALE_AFTER) {
-        let age = span(status.store.view_age_ms);
-        return Probe::Fail(format!("not synced: the store was last heard {age} ago"));
+    let age = Duration::from_millis(status.store.view_age_ms);
+    if age > STALE_AFTER {
+        return Probe::Fail(format!("not synced: the store was last heard {} ago", seconds(age)));
     }
     if leaderless > stuck_after() {
-        return Probe::Fail(format!("no leader for {}", span(ms(leaderless))));
+        return Probe::Fail(format!("no leader for {}", seconds(leaderless)));
     }
     Probe::Pass(format!("joined as {}, synced", node.role))
 }
 
+fn seconds(span: Duration) -> String {
+    format!("{:.1} s", span.as_secs_f64())
+}
+
 /// Who leads, as a status tells it.
-pub(crate) fn leadership(status: &Status) -> Leadership {
+pub fn leadership(status: &Status) -> Leadership {
     let here = status.node.role == Role::Leader.to_string()
         && status.node.authority_left_ms.is_some_and(|left| left > 0);
     let leader = status.leader.as_ref().map(|it| Leader {
@@ -110,7 +153,9 @@ pub(crate) fn leadership(status: &Status) -> Leadership {
 impl StatusSource for NodeSource {
     async fn status(&self) -> Value {
         let mut map = picture(self.node.status().await);
-        (self.extra)(&mut map);
+        for extra in &self.extra {
+            extra(&mut map);
+        }
         Value::Object(map)
     }
 
@@ -123,7 +168,7 @@ impl StatusSource for NodeSource {
     }
 
     async fn readiness(&self) -> Probe {
-        if let Some(why) = (self.not_ready)() {
+        if let Some(why) = self.not_ready.iter().find_map(|not_ready| not_ready()) {
             return Probe::Fail(why);
         }
         match self.node.status().await {
@@ -160,54 +205,5 @@ impl StatusSource for NodeSource {
         if self.node.membership().changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bellwether::node::status::{LeaderStatus, SelfStatus, StoreStatus};
-
-    use super::*;
-
-    fn joined() -> Status {
-        Status {
-            node: SelfStatus { joined: true, role: "Follower".into(), ..SelfStatus::default() },
-            leader: Some(LeaderStatus { id: "1".into(), ..LeaderStatus::default() }),
-            ..Status::default()
-        }
-    }
-
-    fn passes(probe: &Probe) -> bool {
-        matches!(probe, Probe::Pass(_))
-    }
-
-    #[test]
-    fn a_follower_that_is_joined_and_synced_is_ready() {
-        assert!(passes(&readiness(&joined(), Duration::ZERO)));
-    }
-
-    #[test]
-    fn who_is_not_joined_or_not_synced_or_in_a_stuck_election_is_not_ready() {
-        let mut out = joined();
-        out.node.joined = false;
-        out.node.problem = Some("etcd does not answer".into());
-        let said = readiness(&out, Duration::ZERO);
-        assert_eq!(said, Probe::Fail("not joined: etcd does not answer".into()));
-
-        let store = StoreStatus { view_age_ms: 11_000, ..StoreStatus::default() };
-        assert!(!passes(&readiness(&Status { store, ..joined() }, Duration::ZERO)));
-
-        assert!(passes(&readiness(&joined(), Duration::from_secs(6))));
-        assert!(!passes(&readiness(&joined(), Duration::from_secs(7))));
-    }
-
-    #[test]
-    fn a_leader_whose_authority_has_lapsed_is_not_the_leader_here() {
-        let mut status = joined();
-        status.node.role = "Leader".into();
-        status.node.authority_left_ms = Some(0);
-        assert!(!leadership(&status).here);
-        status.node.authority_left_ms = Some(1);
-        assert!(leadership(&status).here);
     }
 }

@@ -1,22 +1,38 @@
-//! The status server, on a thread and a runtime of its own: whatever users' work does to the others,
-//! probes are answered.
+//! The server on a thread and a runtime of its own: whatever users' work does to the others, probes are
+//! answered.
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
 
-use bellwether::telemetry::{BindError, Server, ServerConfig, StatusSource};
 use prometheus::Registry;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::exit::{Exit, Failure};
+use super::{BindError, Server, ServerConfig};
+use crate::telemetry::source::StatusSource;
 
-/// A server that serves until it is stopped or dropped.
-pub(crate) struct Page {
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
+/// A [`Server`] on a thread of its own, which serves until it is closed or dropped.
+pub struct StatusServer {
+    address: SocketAddr,
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
     begin: Option<oneshot::Sender<Content>>,
+}
+
+impl fmt::Debug for StatusServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusServer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no status server.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusServerError {
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(BindError),
+    /// The system gives it no thread.
+    #[error("starting the thread of the status server")]
+    Thread(#[source] io::Error),
 }
 
 /// What is served.
@@ -25,15 +41,19 @@ struct Content {
     registry: Registry,
 }
 
-impl Page {
+impl StatusServer {
     /// Takes the port; nothing is answered yet. So the port's address is known, and known to be had,
     /// before a node joins.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] that says what to do about the port.
-    pub(crate) async fn bind(config: ServerConfig) -> Result<Self, Failure> {
-        let failed = |error| Failure::caused(Exit::Local, "starting the status server", &error);
+    /// [`StatusServerError`].
+    ///
+    /// # Panics
+    ///
+    /// Never: its thread tells how it went before it ends.
+    pub async fn bind(config: ServerConfig) -> Result<Self, StatusServerError> {
+        let failed = StatusServerError::Thread;
         let stop = CancellationToken::new();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -45,12 +65,17 @@ impl Page {
             .spawn(move || runtime.block_on(serving))
             .map_err(failed)?;
         let address = address.await.expect("the thread says how it went before it ends");
-        let address = address.map_err(|error| no_port(&error))?;
+        let address = address.map_err(StatusServerError::Bind)?;
         Ok(Self { address, stop, thread: Some(thread), begin: Some(begin) })
     }
 
-    /// Begins to answer.
-    pub(crate) fn serve(&mut self, source: Arc<dyn StatusSource>, registry: Registry) {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to answer. Only the first call counts.
+    pub fn serve(&mut self, source: Arc<dyn StatusSource>, registry: Registry) {
         if let Some(begin) = self.begin.take() {
             // The thread waits for it, or was stopped.
             let _ = begin.send(Content { source, registry });
@@ -58,12 +83,22 @@ impl Page {
     }
 
     /// Stops it, and waits until open requests have ended or were cut off.
-    pub(crate) async fn close(mut self) {
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it ends in the background.
+    pub async fn close(mut self) {
         self.stop.cancel();
         self.begin = None;
         if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+    }
+}
+
+impl Drop for StatusServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -85,18 +120,4 @@ async fn serve(
     if let Err(error) = server.serve(source, registry, stop).await {
         tracing::error!(%error, "the status server cannot serve");
     }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-fn no_port(error: &BindError) -> Failure {
-    Failure::new(
-        Exit::Local,
-        format!("--listen {:?}: the status server cannot listen: {}", error.address, error.source),
-    )
-    .try_this(error.remedy())
 }

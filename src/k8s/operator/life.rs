@@ -1,0 +1,279 @@
+//! An operator from its beginning to its end. It starts from the bottom up, status server, caches, node,
+//! work, and ends the other way round.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use futures::future::{BoxFuture, join_all};
+use prometheus::Registry;
+
+use super::OperatorError;
+use crate::{
+    k8s::{
+        cache::{IsSynced, Running},
+        controller::Loop,
+        election::tell_pod,
+        identity::PodIdentity,
+    },
+    node::{Node, Stopped},
+    tasks::{Ended, Tasks},
+    telemetry::{NodeSource, ServerConfig, StatusServer},
+};
+
+/// The pod is told again after this long where that failed.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often it is said that caches are waited for.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// An operator that has been put together.
+pub struct BuiltOperator {
+    pub(super) node: Arc<dyn Node>,
+    pub(super) loops: Vec<Arc<dyn Loop>>,
+    pub(super) caches: Vec<Running>,
+    pub(super) pod: Option<PodIdentity>,
+    pub(super) serving: Option<Serving>,
+    pub(super) stop_within: Duration,
+}
+
+/// What to serve, and where.
+pub(super) struct Serving {
+    pub(super) config: ServerConfig,
+    pub(super) registry: Registry,
+}
+
+impl fmt::Debug for BuiltOperator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuiltOperator").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Which caches are not synced yet: a handle for readiness probes.
+#[derive(Clone)]
+pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
+
+impl fmt::Debug for CachesSynced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CachesSynced").field(&self.missing()).finish()
+    }
+}
+
+impl CachesSynced {
+    /// The kinds that have not been listed yet; none means ready.
+    pub fn missing(&self) -> Vec<&str> {
+        let missing = self.0.iter().filter(|(_, is_synced)| !is_synced());
+        missing.map(|(kind, _)| kind.as_str()).collect()
+    }
+}
+
+impl BuiltOperator {
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    /// Which caches are not synced yet, now and later.
+    pub fn caches_synced(&self) -> CachesSynced {
+        let mut all = Vec::new();
+        for cache in &self.caches {
+            all.push((cache.kind.clone(), Arc::clone(&cache.is_synced)));
+        }
+        CachesSynced(Arc::new(all))
+    }
+
+    /// Keeps its caches and lets its controllers work whenever the node has the right to; the node is not
+    /// started. For programs that start and stop the node themselves; others call [`run`](Self::run).
+    pub fn begin(self) -> Begun {
+        let synced = self.caches_synced();
+        let mut tasks = Tasks::new();
+        let mut waits = Vec::new();
+        for Running { run, synced, .. } in self.caches {
+            waits.push(synced);
+            tasks.spawn("cache", async move {
+                run.await;
+            });
+        }
+        for controller in self.loops {
+            tasks.spawn("controller", controller.dispatch());
+        }
+        if let Some(pod) = self.pod {
+            tasks.spawn("pod", keep_told(Arc::clone(&self.node), pod));
+        }
+        Begun { node: self.node, synced, waits, tasks }
+    }
+
+    /// As [`Operator::run`](super::Operator::run).
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Operator::run`](super::Operator::run).
+    pub async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Stopped, OperatorError> {
+        let (node, stop_within) = (Arc::clone(&self.node), self.stop_within);
+        let server = match self.begin_to_serve().await {
+            Ok(server) => server,
+            Err(error) => {
+                let _ = node.close().await;
+                return Err(error);
+            }
+        };
+        let mut begun = self.begin();
+        let lived = tokio::select! {
+            biased;
+            // Dropped with this future only.
+            () = shutdown => Ok(()),
+            // Dropped, what was begun goes on in the background until the node is stopped below.
+            ended = begun.live(live(&*node)) => ended,
+        };
+        let stopped = node.stop(stop_within).await;
+        begun.end().await;
+        let closed = node.close().await;
+        if let Some(server) = server {
+            server.close().await;
+        }
+        lived?;
+        let stopped = stopped.map_err(OperatorError::Stop)?;
+        if let Err(error) = closed {
+            tracing::warn!(error = &error as &dyn std::error::Error, "closing the node");
+        }
+        Ok(stopped)
+    }
+    /// From before anything else is begun: a probe is told what is waited for.
+    async fn begin_to_serve(&mut self) -> Result<Option<StatusServer>, OperatorError> {
+        let Some(Serving { config, registry }) = self.serving.take() else { return Ok(None) };
+        let mut server = StatusServer::bind(config).await.map_err(OperatorError::Serve)?;
+        let source = source(Arc::clone(&self.node), self.caches_synced());
+        server.serve(Arc::new(source), registry);
+        Ok(Some(server))
+    }
+}
+
+/// An operator whose caches are kept and whose controllers work when they may. Dropped, all of it is aborted.
+pub struct Begun {
+    node: Arc<dyn Node>,
+    synced: CachesSynced,
+    waits: Vec<BoxFuture<'static, ()>>,
+    tasks: Tasks,
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Begun")
+            .field("node", &self.node)
+            .field("synced", &self.synced)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Begun {
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    /// Which caches are not synced yet.
+    pub fn synced(&self) -> &CachesSynced {
+        &self.synced
+    }
+
+    /// What a [`StatusServer`] tells of it: of the node, which is not ready before its caches are synced.
+    pub fn source(&self) -> NodeSource {
+        source(Arc::clone(&self.node), self.synced.clone())
+    }
+
+    /// Waits until all caches are synced and then for the node's life; whatever ends first ends this.
+    ///
+    /// # Errors
+    ///
+    /// That of the node's life, or [`OperatorError::Task`] if a part of the operator has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the node's life is dropped; caches and controllers go on until [`end`](Self::end).
+    pub async fn live<E: From<OperatorError>>(
+        &mut self,
+        life: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let waits = std::mem::take(&mut self.waits);
+        let (synced, tasks) = (&self.synced, &mut self.tasks);
+        tokio::select! {
+            biased;
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            ended = tasks.join_next() => Err(unasked(ended).into()),
+            // Dropped with this future only.
+            ended = async {
+                say_until(synced, join_all(waits)).await;
+                life.await
+            } => ended,
+        }
+    }
+
+    /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work.
+    pub async fn end(mut self) {
+        self.tasks.abort_all().await;
+    }
+}
+
+fn source(node: Arc<dyn Node>, synced: CachesSynced) -> NodeSource {
+    NodeSource::new(node).unless(move || {
+        let missing = synced.missing();
+        (!missing.is_empty()).then(|| format!("caches are not synced: {}", missing.join(", ")))
+    })
+}
+
+fn unasked(ended: Option<Ended>) -> OperatorError {
+    OperatorError::Task(match ended {
+        Some(Ended::Returned(name)) => format!("task `{name}` ended unasked"),
+        Some(Ended::Failed(why)) => format!("a task failed: {why}"),
+        None => "there is nothing to run: give the operator a controller".to_owned(),
+    })
+}
+
+/// Says now and then which caches are waited for.
+async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T {
+    let mut all = std::pin::pin!(all);
+    loop {
+        match tokio::time::timeout(SAID_EVERY, &mut all).await {
+            Ok(done) => return done,
+            Err(_) => {
+                tracing::info!(missing = ?synced.missing(), "waiting for caches before joining");
+            }
+        }
+    }
+}
+
+/// Joins, and joins again whenever the session is lost; returns when it cannot.
+async fn live(node: &dyn Node) -> Result<(), OperatorError> {
+    let mut membership = node.membership();
+    loop {
+        // It joins again by itself; this waits, and finds out if it is refused.
+        node.start().await.map_err(OperatorError::Start)?;
+        for joined in [true, false] {
+            if membership.wait_for(|it| it.joined == joined).await.is_err() {
+                return Err(OperatorError::Task("the node's driver has ended".to_owned()));
+            }
+        }
+    }
+}
+
+/// Tells the cluster which pod this node runs in, whenever it has joined.
+async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
+    let mut membership = node.membership();
+    while membership.wait_for(|it| it.joined).await.is_ok() {
+        match tell_pod(&*node, pod.name(), pod.uid()).await {
+            Ok(()) => {
+                let _ = membership.wait_for(|it| !it.joined).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the others are not told which pod this node runs in");
+                tokio::time::sleep(TOLD_AGAIN_AFTER).await;
+            }
+        }
+    }
+    // The node was closed: there is nobody to tell any more.
+    std::future::pending::<()>().await;
+}
