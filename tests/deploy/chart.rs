@@ -25,14 +25,14 @@ use crate::{files::root, support::tools};
 
 const CHART: &str = "charts/bellwether";
 /// The least that a release needs.
-const ETCD: &str = "etcd.endpoints={http://etcd:2379}";
+pub(crate) const ETCD: &str = "etcd.endpoints={http://etcd:2379}";
 const EVALUATION: &str = "etcd.evaluation.enabled=true";
 
 /// A release's values, as arguments of `--set`.
-type Values = &'static [&'static str];
+pub(crate) type Values = &'static [&'static str];
 
 /// What people set, one at a time and together.
-const MATRIX: &[(&str, Values)] = &[
+pub(crate) const MATRIX: &[(&str, Values)] = &[
     ("the least", &[ETCD]),
     ("evaluation", &[EVALUATION]),
     (
@@ -139,7 +139,7 @@ fn helm(command: &[&str], values: &[&str]) -> (bool, String, String) {
 }
 
 /// The objects of a release `shop` in the namespace `sales`.
-fn rendered(values: &[&str]) -> Vec<Value> {
+pub(crate) fn rendered(values: &[&str]) -> Vec<Value> {
     let (fine, out, err) = helm(&["template", "shop", CHART, "--namespace", "sales"], values);
     assert!(fine, "{values:?}: {err}");
     let documents = out.split("\n---").map(|it| it.trim_start_matches("---"));
@@ -151,17 +151,17 @@ fn rendered(values: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
     value.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|it| it["kind"] == kind).collect()
 }
 
 /// The one object of that kind and name.
 #[track_caller]
-fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+pub(crate) fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let found = of_kind(objects, kind).into_iter().find(|it| text(it, "/metadata/name") == name);
     found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
 }

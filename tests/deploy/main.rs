@@ -13,3 +13,4 @@ mod dashboards;
 mod files;
 mod lint;
 mod live;
+mod wiring;

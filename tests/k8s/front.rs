@@ -212,3 +212,18 @@ pub(crate) fn tries_since(begun: BootTime, first: Duration, longest: Duration) -
     }
     tries
 }
+
+/// When a count was last seen as it was before, until it began to grow.
+pub(crate) async fn last_still(before: usize, count: impl Fn() -> usize) -> BootTime {
+    let begun = clock::boot_now();
+    let mut still = begun;
+    loop {
+        let now = clock::boot_now();
+        if count() != before {
+            return still;
+        }
+        still = now;
+        assert!(now.since(begun) < Duration::from_secs(120), "nothing is counted");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
