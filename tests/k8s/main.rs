@@ -18,6 +18,7 @@ mod client;
 mod controllers;
 mod crds;
 mod explain;
+mod helm;
 mod identity;
 mod processes;
 mod rbac;
