@@ -107,7 +107,10 @@ pub(crate) async fn measure(rounds: usize) -> Times {
             }
         }
         let at = |what| of_term.iter().filter(|it| it.what == what).map(|it| it.at).min().unwrap();
-        times.first.push(at(What::Runs).since(at(What::Leads)));
+        // The first term began while the other replica was still listing: nobody handed over to it.
+        if last.is_some() {
+            times.first.push(at(What::Runs).since(at(What::Leads)));
+        }
         let (node, term) = (of_term[0].node, of_term[0].term);
         assert!(of_term.iter().all(|it| it.term == term), "two terms at once");
         last = Some(term);

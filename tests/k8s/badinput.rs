@@ -5,38 +5,48 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use bellwether::k8s::{
-    crd::{Election, UptimeCheck},
-    election::ROLE_LABEL,
-    k8s_openapi::api::{
-        core::v1::{Pod, Secret},
-        rbac::v1::PolicyRule,
-    },
-    kube::{
-        Api, ResourceExt as _,
-        api::{DeleteParams, Patch, PatchParams, PostParams},
+use bellwether::{
+    clock,
+    k8s::{
+        crd::{self, Election, UptimeCheck},
+        election::ROLE_LABEL,
+        k8s_openapi::{
+            api::{
+                core::v1::{Pod, Secret},
+                rbac::v1::PolicyRule,
+            },
+            apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        },
+        kube::{
+            Api, ResourceExt as _,
+            api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+        },
     },
 };
 use serde_json::{Value, from_value, json};
 
 use crate::{
     binary::{Process, bellwether},
-    controllers::server,
-    kube::{Space, User},
+    controllers::{install, server},
+    front::tries_since,
+    kube::{ApiServer, Space, User, Written},
     rbac::documented_rules,
-    support::eventually,
+    support::{etcd::free_ports, eventually},
 };
 
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// The name of the definition of uptime checks.
+const CHECKS: &str = "uptimechecks.bellwether.dev";
 
 /// A namespace with a pod whose process is a cluster of one: no etcd is needed for what is shown here.
-struct Lone {
-    space: Space<'static>,
-    process: Process,
+pub(crate) struct Lone<'a> {
+    pub(crate) space: Space<'a>,
+    pub(crate) process: Process,
 }
 
-impl Lone {
-    async fn run(space: &Space<'static>, kubeconfig: PathBuf) -> Self {
+impl<'a> Lone<'a> {
+    pub(crate) async fn run(space: &Space<'a>, kubeconfig: PathBuf) -> Self {
         let pod: Pod = from_value(json!({
             "metadata": { "name": "bellwether-0" },
             "spec": { "containers": [{ "name": "bellwether", "image": "bellwether" }] },
@@ -59,7 +69,7 @@ impl Lone {
         Self { space: space.clone(), process: Process::of(command) }
     }
 
-    async fn makes(&self, name: &str, target: Value, more: Value) {
+    pub(crate) async fn makes(&self, name: &str, target: Value, more: Value) {
         make(&self.space, name, target, more).await;
     }
 
@@ -74,7 +84,7 @@ impl Lone {
         .await
     }
 
-    async fn says(&self, words: &str) {
+    pub(crate) async fn says(&self, words: &str) {
         eventually(&format!("{words:?} in the log"), LONG, async || {
             self.process.err().contains(words).then_some(())
         })
@@ -97,7 +107,11 @@ async fn make(space: &Space<'_>, name: &str, target: Value, more: Value) {
 }
 
 fn tcp() -> Value {
-    json!({ "tcp": { "host": "127.0.0.1", "port": 1 } })
+    tcp_of(1)
+}
+
+pub(crate) fn tcp_of(port: u16) -> Value {
+    json!({ "tcp": { "host": "127.0.0.1", "port": port } })
 }
 
 /// Every right but that one.
@@ -196,11 +210,9 @@ async fn a_token_that_expires_is_named_and_the_next_one_in_its_file_is_taken() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_it_is_lifted() {
-    let space = server().await.namespace("admission").await;
-    let name = &space.name;
-    space.kubectl_apply(&format!(
+/// Denies by a rule of the server's own.
+fn policy(name: &str) -> String {
+    format!(
         "apiVersion: admissionregistration.k8s.io/v1\n\
          kind: ValidatingAdmissionPolicy\n\
          metadata: {{name: {name}}}\n\
@@ -219,28 +231,137 @@ async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_i
          \x20 policyName: {name}\n\
          \x20 validationActions: [Deny]\n\
          \x20 matchResources: {{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}}}\n",
-    ));
+    )
+}
+
+/// A webhook that nobody answers for.
+fn webhook(name: &str) -> String {
+    let port = free_ports(1)[0].port();
+    format!(
+        "apiVersion: admissionregistration.k8s.io/v1\n\
+         kind: ValidatingWebhookConfiguration\n\
+         metadata: {{name: {name}}}\n\
+         webhooks:\n\
+         - name: nobody.bellwether.test\n\
+         \x20 failurePolicy: Fail\n\
+         \x20 sideEffects: None\n\
+         \x20 admissionReviewVersions: [v1]\n\
+         \x20 timeoutSeconds: 1\n\
+         \x20 clientConfig: {{url: 'https://127.0.0.1:{port}/'}}\n\
+         \x20 rules:\n\
+         \x20 - {{apiGroups: [bellwether.dev], apiVersions: ['*'], operations: [UPDATE], resources: [uptimechecks/status]}}\n\
+         \x20 namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}\n",
+    )
+}
+
+/// What stands in the way of statuses is said in those words, and they are written when it is removed.
+async fn nothing_is_written_while(
+    what: &str,
+    in_the_way: fn(&str) -> String,
+    words: [&str; 2],
+    removed: &str,
+) {
+    let space = server().await.namespace(what).await;
+    let name = &space.name;
+    space.kubectl_apply(&in_the_way(name));
     make(&space, "check", tcp(), json!({})).await;
     let checks = Api::<UptimeCheck>::default_namespaced(space.client());
     let patch = Patch::Merge(json!({ "status": { "message": "?" } }));
-    eventually("the policy is in force", LONG, async || {
+    eventually(&format!("{what} is in force"), LONG, async || {
         checks.patch_status("check", &PatchParams::default(), &patch).await.err()
     })
     .await;
-    let clean = Patch::Merge(json!({ "status": null }));
-    let _ = checks.patch_status("check", &PatchParams::default(), &clean).await;
 
     let user = space.user("bellwether", documented_rules()).await;
+    let begun = clock::boot_now();
     let lone = Lone::run(&space, space.api.kubeconfig(name, Some(&user.name))).await;
-    lone.says("nothing is written on a Sunday").await;
+    for words in words {
+        lone.says(words).await;
+    }
+    lone.says("reconciling failed; it is tried again after a back-off").await;
     // Others are not concerned: the Election is written.
     let elections = Api::<Election>::default_namespaced(space.client());
     eventually("the Election is told", LONG, async || {
         elections.get_opt("shop").await.unwrap()?.status?.leader
     })
     .await;
-    space.kubectl(&["delete", "validatingadmissionpolicybinding", name]);
+    // Tried by the back-off, and for what the checks since have to say.
+    let refused = |it: &Written| {
+        it.user == user.name && it.resource == "uptimechecks/status" && it.code > 299
+    };
+    let tried = eventually("it is tried again", LONG, async || {
+        let tried = space.writes().iter().filter(|it| refused(it)).count();
+        (6 <= tried).then_some(tried)
+    })
+    .await;
+    let checked = usize::try_from(clock::boot_now().since(begun).as_secs()).unwrap() + 3;
+    let few = tries_since(begun, Duration::from_millis(5), Duration::from_secs(1000));
+    assert!(tried <= few + checked, "{what}: tried {tried} times");
+    space.kubectl(&["delete", removed, name]);
     assert_eq!(lone.accepted("check").await, "True");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_it_is_lifted() {
+    let words = ["nothing is written on a Sunday", "ValidatingAdmissionPolicy"];
+    let binding = "validatingadmissionpolicybinding";
+    nothing_is_written_while("admission", policy, words, binding).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_does_not_answer_is_named_and_statuses_are_written_when_it_is_removed() {
+    let words = ["webhook nobody.bellwether.test could not be asked", "connection refused"];
+    let configuration = "validatingwebhookconfiguration";
+    nothing_is_written_while("webhook", webhook, words, configuration).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_kinds_the_binary_names_the_command_that_installs_them_and_works_when_they_are_there()
+ {
+    let api = ApiServer::options().start().await;
+    let space = api.namespace("bare").await;
+    let user = space.user("bellwether", documented_rules()).await;
+    let lone = Lone::run(&space, api.kubeconfig(&space.name, Some(&user.name))).await;
+    let said = |words: &str| lone.process.err().matches(words).count();
+    let command = "bellwether crds | kubectl apply --server-side -f -";
+    lone.says(command).await;
+    lone.says("waiting for caches before joining missing=[\"UptimeCheck\"]").await;
+    // One of the two: it joins, and cannot draw a fence.
+    let crds = Api::<CustomResourceDefinition>::all(space.client());
+    for definition in crd::all().into_iter().filter(|it| it.name_any() == CHECKS) {
+        crds.create(&PostParams::default(), &definition).await.unwrap();
+    }
+    lone.says("cannot draw a fence number from election").await;
+    install(&api).await;
+    lone.makes("first", tcp(), json!({})).await;
+    assert_eq!(lone.accepted("first").await, "True");
+    let elections = Api::<Election>::default_namespaced(space.client());
+    eventually("the Election is told", LONG, async || {
+        elections.get_opt("shop").await.unwrap()?.status?.leader
+    })
+    .await;
+
+    // Taken away while it works, with all objects.
+    let before = said(command);
+    let begun = clock::boot_now();
+    crds.delete(CHECKS, &DeleteParams::default()).await.unwrap();
+    eventually("it is said again", LONG, async || (before + 3 <= said(command)).then_some(()))
+        .await;
+    let tries = tries_since(begun, Duration::from_millis(100), Duration::from_secs(5));
+    let again = said(command) - before;
+    assert!(again <= tries + 1, "it is said {again} times, at most {tries} by the back-off");
+    eventually("the kind is gone", LONG, async || {
+        crds.get_opt(CHECKS).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    install(&api).await;
+    eventually("the kind is served", LONG, async || {
+        let checks = Api::<UptimeCheck>::default_namespaced(space.client());
+        checks.list(&ListParams::default()).await.ok()
+    })
+    .await;
+    lone.makes("second", tcp(), json!({})).await;
+    assert_eq!(lone.accepted("second").await, "True");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,8 @@ const READ_AWAY_WITHIN: Duration = Duration::from_millis(200);
 /// Tried again are 429 (the server did nothing), and 503 and 504 for reads: after the time the server
 /// asks for, at least after a wait that doubles, plus a random part, so that clients which were turned
 /// away together do not come back together. A wait that would end after the deadline is not begun: the
-/// answer is handed on at once.
+/// answer is handed on at once. Otherwise the answer to the last attempt is handed on only when the time has
+/// passed that the server asks for with a 429: whoever begins anew then does not come sooner than it wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallOptions {
     /// From the call to the answer's begin, all attempts and waits included; then between any two pieces
@@ -74,6 +75,23 @@ impl CallOptions {
             Some(asked) => asked.max(own) + random / 4,
             None => random,
         };
+        (wait < left).then_some(wait)
+    }
+
+    /// How long to keep the answer to the last attempt, so that a new request does not come too soon.
+    fn hold(
+        &self,
+        answer: &TurnedAway,
+        attempt: u32,
+        left: Duration,
+        draw: f64,
+    ) -> Option<Duration> {
+        let is_last = self.attempts > 1 && attempt >= self.attempts;
+        if !is_last || answer.status != StatusCode::TOO_MANY_REQUESTS {
+            return None;
+        }
+        // A tenth more at most, so that not all come back together.
+        let wait = answer.retry_after?.mul_f64(1.0 + draw / 10.0);
         (wait < left).then_some(wait)
     }
 }
@@ -208,7 +226,12 @@ where
         let took = clock::boot_now().0.saturating_sub(began.0);
         let left = options.timeout.saturating_sub(took);
         let wait = options.wait(&away, attempt, left, rand::random());
-        let (Some(wait), Some(_)) = (wait, &next) else { return Ok(answer) };
+        let (Some(wait), Some(_)) = (wait, &next) else {
+            if let Some(hold) = options.hold(&away, attempt, left, rand::random()) {
+                tokio::time::sleep(hold).await;
+            }
+            return Ok(answer);
+        };
         metrics.retried(&away.method, away.status);
         tracing::debug!(code = away.status.as_u16(), ?wait, attempt, "turned away, tried again");
         let _ = tokio::time::timeout(READ_AWAY_WITHIN, read_away(answer.into_body())).await;
@@ -338,6 +361,22 @@ mod tests {
         }
         let last = options.attempts;
         assert_eq!(options.wait(&away(Method::GET, 429, None), last, LONG, 0.0), None);
+    }
+
+    #[test]
+    fn the_last_answer_is_held_as_long_as_the_server_asks_where_it_asks() {
+        let options = CallOptions::default();
+        let hold = |code, seconds, attempt, left| {
+            options.hold(&away(Method::GET, code, seconds), attempt, left, 0.0)
+        };
+        let last = options.attempts;
+        assert_eq!(hold(429, Some(7), last, LONG), Some(Duration::from_secs(7)));
+        assert_eq!(hold(429, Some(7), last - 1, LONG), None, "that one is tried again");
+        assert_eq!(hold(429, Some(7), last, Duration::from_secs(7)), None, "beyond the deadline");
+        assert_eq!(hold(429, None, last, LONG), None);
+        assert_eq!(hold(503, Some(7), last, LONG), None);
+        let once = CallOptions { attempts: 1, ..options };
+        assert_eq!(once.hold(&away(Method::GET, 429, Some(7)), 1, LONG, 0.0), None);
     }
 
     #[test]

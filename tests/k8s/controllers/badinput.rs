@@ -4,7 +4,7 @@
 //! | met | seen in |
 //! | --- | --- |
 //! | an object that the type cannot read | `bellwether_cache_unreadable_objects`, the log |
-//! | a kind that is not installed (yet) | `bellwether_watch_restarts_total{reason="no_kind"}`, readiness |
+//! | a kind that is not installed yet, or is removed | `bellwether_watch_restarts_total{reason="no_kind"}`, readiness |
 //! | a reconciler that always fails | `controller_runtime_reconcile_errors_total`, back-off |
 //! | a conflict | `controller_runtime_reconcile_total{result="requeue"}`: no error |
 //! | a status that is too large | `controller_runtime_reconcile_errors_total`, back-off |
@@ -34,7 +34,7 @@ use bellwether::{
         },
         kube::{
             Api, Client, CustomResource, CustomResourceExt as _, Resource,
-            api::{ObjectMeta, Patch, PatchParams, PostParams},
+            api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
         },
         metrics::K8sMetrics,
         operator::{BuiltOperator, CachesSynced, Operator, OperatorError},
@@ -52,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
 use super::replicas::{Cluster, Ledger, SOON};
-use crate::{kube::named, support::eventually};
+use crate::{front::tries_since, kube::named, support::eventually};
 
 /// An operator under a client of the test's choice, and what it counts.
 struct Under {
@@ -272,6 +272,77 @@ async fn a_kind_that_is_installed_later_is_worked_on_then_and_a_status_that_is_t
         lates.get("large").await.unwrap().status
     })
     .await;
+    under.end().await;
+}
+
+/// A kind that goes and comes back.
+#[derive(Clone, Debug, Serialize, Deserialize, CustomResource, JsonSchema)]
+#[kube(
+    group = "late.bellwether.dev",
+    version = "v1",
+    kind = "Fleeting",
+    namespaced,
+    status = "LateStatus",
+    crates(
+        kube_core = "bellwether::k8s::kube::core",
+        k8s_openapi = "bellwether::k8s::k8s_openapi",
+        schemars = "bellwether::k8s::schemars"
+    )
+)]
+struct FleetingSpec {}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_is_removed_is_asked_for_ever_less_often_and_worked_on_when_it_is_back() {
+    let cluster = Cluster::new("fleeting").await;
+    let crds = Api::<CustomResourceDefinition>::all(cluster.space.client());
+    let fleeting = Api::<Fleeting>::default_namespaced(cluster.space.client());
+    let install = async || {
+        crds.create(&PostParams::default(), &Fleeting::crd()).await.unwrap();
+    };
+    let is_worked_on = async |name: &str| {
+        eventually("the kind is served", SOON, async || {
+            fleeting
+                .create(&PostParams::default(), &Fleeting::new(name, FleetingSpec {}))
+                .await
+                .ok()
+        })
+        .await;
+        eventually(&format!("{name} has its status"), SOON, async || {
+            fleeting.get(name).await.unwrap().status
+        })
+        .await;
+    };
+    let reconciler = |object: Arc<Fleeting>, ctx: Context| async move {
+        let writer = ctx.writer::<Fleeting>(object.metadata.namespace.as_deref());
+        writer.status(&*object, &LateStatus { text: "seen".to_owned() }).await?;
+        Ok::<_, ReconcileError>(Action::done())
+    };
+    install().await;
+    let namespace = Scope::namespace(cluster.space.name.clone());
+    let under = Under::begin(&cluster, cluster.space.client(), |it| {
+        it.controller(Controller::new(reconciler).scope(namespace))
+    });
+    is_worked_on("before").await;
+
+    let begun = clock::boot_now();
+    crds.delete("fleetings.late.bellwether.dev", &DeleteParams::default()).await.unwrap();
+    let gone = [("kind", "Fleeting"), ("reason", "no_kind")];
+    let restarts = "bellwether_watch_restarts_total";
+    let before = under.value(restarts, &gone);
+    under.until(restarts, &gone, |it| before + 4 <= it).await;
+    let times = usize::try_from(under.value(restarts, &gone) - before).unwrap();
+    let most = tries_since(begun, Duration::from_millis(100), Duration::from_secs(5));
+    assert!(times <= most, "{times} watches, at most {most} by the back-off");
+    eventually("the kind is gone", SOON, async || {
+        let found = crds.get_opt("fleetings.late.bellwether.dev").await.unwrap();
+        found.is_none().then_some(())
+    })
+    .await;
+
+    install().await;
+    is_worked_on("after").await;
+    // What went with the kind is kept no longer.
+    under.until("bellwether_cache_objects", &[("kind", "Fleeting")], |it| it == 1).await;
     under.end().await;
 }
 

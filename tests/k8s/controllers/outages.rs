@@ -5,19 +5,29 @@ use std::{sync::Arc, time::Duration};
 use bellwether::{
     k8s::{
         cache::Scope,
+        client::{ClientOptions, Connection},
         controller::{Action, Context, Controller},
         fence::ElectionRef,
         k8s_openapi::api::core::v1::ConfigMap,
+        metrics::K8sMetrics,
         operator::Operator,
+        queue::QueueMetrics,
     },
     node::ClusterNode,
     store::memory::MemoryStore,
 };
+use prometheus::{
+    Registry,
+    proto::{Metric, MetricFamily},
+};
 
 use super::replicas::{Cluster, Ledger, install};
 use crate::{
-    kube::{ApiServer, rule},
-    support::eventually,
+    kube::{ApiServer, Options, rule},
+    support::{
+        eventually,
+        proxy::{Fault, Proxy},
+    },
 };
 
 const SOON: Duration = Duration::from_secs(90);
@@ -67,6 +77,80 @@ async fn while_the_api_server_is_away_caches_stay_and_afterwards_nothing_is_miss
     ledger.until("new", 1).await;
     eventually("the deletion is seen", SOON, async || (cache.len() == 3).then_some(())).await;
     replica.stop().await;
+}
+
+/// What a watch is to be resumed from is gone, because the server says so (410): all is listed anew, and what
+/// happened in between is made good.
+async fn a_watch_is_cut_and_what_it_would_resume_from_is_gone(options: Options, what: &str) {
+    let api = options.start().await;
+    install(&api).await;
+    let cluster = Cluster { store: MemoryStore::new(), space: api.namespace(what).await };
+    let proxy = Proxy::to(api.address()).await;
+    let file = api.kubeconfig(&cluster.space.name, None);
+    let proxied = std::fs::read_to_string(&file).unwrap();
+    let proxied = proxied.replace(&api.url(), &format!("https://{}", proxy.address()));
+    std::fs::write(&file, proxied).unwrap();
+    let client = ClientOptions::default().environment(|_| None).kubeconfig(file);
+    let client = Connection::open(client).await.unwrap().client();
+
+    let registry = Registry::new();
+    let metrics = K8sMetrics::register(&registry).unwrap();
+    let expired = || {
+        let families = registry.gather();
+        let all = families.iter().filter(|it| it.name() == "bellwether_watch_restarts_total");
+        let mut all = all.flat_map(MetricFamily::get_metric);
+        let has = |it: &&Metric, value: &str| it.get_label().iter().any(|it| it.value() == value);
+        all.find(|it| has(it, "ConfigMap") && has(it, "expired"))
+            .map_or(0.0, |it| it.get_counter().get_value())
+    };
+    let ledger = Ledger::default();
+    let scope = Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes");
+    let mut cache = None;
+    let replica = cluster
+        .replica_through(client, 0, |it| {
+            let mut it = it.metrics(metrics, QueueMetrics::unregistered());
+            cache = Some(it.cache::<ConfigMap>(&(), &scope));
+            it.controller(noting(&cluster, &ledger))
+        })
+        .await;
+    let cache = cache.unwrap();
+    for name in ["kept", "changed", "deleted"] {
+        cluster.make(name).await;
+        ledger.until(name, 1).await;
+    }
+
+    proxy.set(Fault::Refuse);
+    cluster.change("changed", "2").await;
+    cluster.delete("deleted").await;
+    let made = cluster.make("new").await;
+    let revision = made.metadata.resource_version.unwrap();
+    api.etcd().etcdctl(&["compact", &revision]);
+    // Unless it asks etcd itself, a server remembers what it has seen since it started.
+    if what == "restarted" {
+        api.restart().await;
+    }
+    proxy.set(Fault::None);
+    ledger.until_value("changed", "2").await;
+    ledger.until("new", 1).await;
+    eventually("the deletion is seen", SOON, async || (cache.len() == 3).then_some(())).await;
+    assert!((expired() - 1.0).abs() < f64::EPSILON, "410 was met {} times", expired());
+    // Once each: what has not changed is not reconciled again by a list.
+    assert_eq!(ledger.runs().iter().filter(|run| run.object == "kept").count(), 1);
+    cluster.change("kept", "2").await;
+    ledger.until_value("kept", "2").await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_whose_revisions_etcd_has_compacted_lists_anew_and_misses_nothing() {
+    let uncached = ApiServer::options().flag("--watch-cache-sizes=configmaps#0");
+    a_watch_is_cut_and_what_it_would_resume_from_is_gone(uncached, "compacted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_whose_revisions_a_restarted_server_does_not_remember_lists_anew() {
+    let options = ApiServer::options();
+    a_watch_is_cut_and_what_it_would_resume_from_is_gone(options, "restarted").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

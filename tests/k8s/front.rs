@@ -1,0 +1,214 @@
+//! A server in front of the API server that answers in its place when it is told to: an overloaded one, or
+//! one that fails. What passes goes on as a user of the test's choice.
+
+use std::{
+    convert::Infallible,
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bellwether::{
+    clock,
+    engine::BootTime,
+    k8s::kube::{Client, client::Body},
+    tasks,
+};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::BoxStream};
+use http::{Method, Request, Response, Uri, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tower::BoxError;
+
+use crate::kube::{Space, User};
+
+/// What is answered in the API server's place, and to which requests.
+#[derive(Clone, Copy)]
+pub(crate) struct Illness {
+    pub(crate) code: u16,
+    /// In seconds.
+    pub(crate) retry_after: Option<u32>,
+    pub(crate) meant: fn(&Method, &Uri) -> bool,
+}
+
+/// An answer that was given in the API server's place.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    pub(crate) at: BootTime,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+}
+
+struct Ward {
+    client: Client,
+    illness: watch::Sender<Option<Illness>>,
+    given: Mutex<Vec<Given>>,
+}
+
+/// The running server; ends when dropped.
+pub(crate) struct Front {
+    address: SocketAddr,
+    ward: Arc<Ward>,
+    accepting: JoinHandle<()>,
+}
+
+impl Front {
+    /// One that passes everything on as that user.
+    pub(crate) async fn of(user: &User) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let illness = watch::Sender::new(None);
+        let ward = Arc::new(Ward { client: user.client(), illness, given: Mutex::default() });
+        let accepting = tasks::spawn("front", accept(listener, Arc::clone(&ward)));
+        Self { address, ward, accepting }
+    }
+
+    /// A kubeconfig that leads here.
+    pub(crate) fn kubeconfig(&self, space: &Space<'_>) -> PathBuf {
+        let path = space.api.folder().join(format!("{}-front.kubeconfig", space.name));
+        let text = format!(
+            "apiVersion: v1\n\
+             kind: Config\n\
+             current-context: test\n\
+             clusters:\n\
+             - {{name: test, cluster: {{server: \"http://{}\"}}}}\n\
+             contexts:\n\
+             - {{name: test, context: {{cluster: test, user: test, namespace: {:?}}}}}\n\
+             users:\n\
+             - {{name: test, user: {{}}}}\n",
+            self.address, space.name,
+        );
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// From now on those requests are answered here; their answers that are still coming break off.
+    pub(crate) fn falls_ill(&self, illness: Illness) {
+        self.ward.given.lock().unwrap().clear();
+        self.ward.illness.send_replace(Some(illness));
+    }
+
+    /// From now on all pass again.
+    pub(crate) fn recovers(&self) {
+        self.ward.illness.send_replace(None);
+    }
+
+    /// What was answered here since it fell ill.
+    pub(crate) fn given(&self) -> Vec<Given> {
+        self.ward.given.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, ward: Arc<Ward>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let ward = Arc::clone(&ward);
+        let service = service_fn(move |request| {
+            let ward = Arc::clone(&ward);
+            async move { Ok::<_, Infallible>(ward.answer(request).await) }
+        });
+        drop(tasks::spawn("front connection", async move {
+            let served = hyper::server::conn::http1::Builder::new();
+            let _ = served.serve_connection(TokioIo::new(stream), service).await;
+        }));
+    }
+}
+
+type Pieces = StreamBody<BoxStream<'static, Result<Frame<Bytes>, BoxError>>>;
+
+fn whole(text: String) -> Pieces {
+    StreamBody::new(futures::stream::iter([Ok(Frame::data(Bytes::from(text)))]).boxed())
+}
+
+impl Ward {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Pieces> {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let mut illness = self.illness.subscribe();
+        let path = uri.path().to_owned();
+        let given = Given { at: clock::boot_now(), method: method.clone(), path };
+        let is_meant = move |ill: &Option<Illness>| ill.filter(|it| (it.meant)(&method, &uri));
+        let present = is_meant(&illness.borrow());
+        if let Some(ill) = present {
+            self.given.lock().unwrap().push(given);
+            return ill.answer();
+        }
+        match self.pass(request).await {
+            Ok(answer) => answer.map(|body| {
+                let until = async move {
+                    let _ = illness.wait_for(|it| is_meant(it).is_some()).await;
+                };
+                StreamBody::new(
+                    BodyStream::new(body)
+                        .map(|it| it.map_err(BoxError::from))
+                        .take_until(until)
+                        .boxed(),
+                )
+            }),
+            Err(error) => Response::builder().status(502).body(whole(error.to_string())).unwrap(),
+        }
+    }
+
+    async fn pass(&self, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+        let (mut parts, body) = request.into_parts();
+        for name in
+            [header::HOST, header::CONNECTION, header::ACCEPT_ENCODING, header::CONTENT_LENGTH]
+        {
+            parts.headers.remove(name);
+        }
+        let body = body.collect().await?.to_bytes();
+        let mut answer =
+            self.client.send(Request::from_parts(parts, Body::from(body.to_vec()))).await?;
+        // Which length it has shows in the end, for it may break off.
+        for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION] {
+            answer.headers_mut().remove(name);
+        }
+        *answer.version_mut() = http::Version::HTTP_11;
+        Ok(answer)
+    }
+}
+
+impl Illness {
+    fn answer(self) -> Response<Pieces> {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": self.code,
+            "reason": match self.code {
+                429 => "TooManyRequests",
+                503 => "ServiceUnavailable",
+                _ => "InternalError",
+            },
+            "message": "the server is ill",
+        });
+        let mut answer =
+            Response::builder().status(self.code).header("content-type", "application/json");
+        if let Some(seconds) = self.retry_after {
+            answer = answer.header("retry-after", seconds);
+        }
+        answer.body(whole(status.to_string())).unwrap()
+    }
+}
+
+/// How many tries there can have been since then, of something that is tried again after `first`, then after
+/// twice as long each time, up to `longest`.
+pub(crate) fn tries_since(begun: BootTime, first: Duration, longest: Duration) -> usize {
+    let passed = clock::boot_now().since(begun);
+    let (mut tries, mut wait, mut at) = (1, first, first);
+    while at <= passed {
+        tries += 1;
+        wait = (wait * 2).min(longest);
+        at += wait;
+    }
+    tries
+}
