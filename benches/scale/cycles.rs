@@ -23,6 +23,8 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(60);
+/// After that each node has renewed the lease of its session, which takes a task.
+const RENEWED_AFTER: Duration = Duration::from_secs(3);
 /// Until then what is being dropped must be gone.
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 /// What pools and caches grow to is not counted.
@@ -51,7 +53,8 @@ pub(crate) async fn measure(bench: &mut Bench, cycles: usize) {
 
     let losers: Vec<_> = (2..).take(LOSERS).map(|id| cluster_node(id, &etcd, &host)).collect();
     join_all(losers.iter().map(|node| async { node.start().await.unwrap() })).await;
-    losses(&losers, &etcd, 1).await;
+    losses(&losers, &etcd, WARM_UP / LOSERS).await;
+    tokio::time::sleep(RENEWED_AFTER).await;
     let before = held(&host);
     losses(&losers, &etcd, cycles / LOSERS).await;
     grown(bench, "lose and regain", &host, before).await;
