@@ -7,10 +7,12 @@
 use std::{fs, time::Duration};
 
 use bellwether::{
+    engine::Role,
     node::{ClusterNode, DriverHost, Node, Stopped},
     store::etcd::EtcdConfig,
 };
 use futures::future::join_all;
+use tokio::time::timeout;
 
 use crate::{
     common::{self, Bench, CLUSTER},
@@ -21,6 +23,10 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(60);
+/// After that each node has renewed the lease of its session, which takes a task.
+const RENEWED_AFTER: Duration = Duration::from_secs(3);
+/// Until then what is being dropped must be gone.
+const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 /// What pools and caches grow to is not counted.
 const WARM_UP: usize = 50;
 /// That many nodes lose their sessions in turn.
@@ -47,7 +53,8 @@ pub(crate) async fn measure(bench: &mut Bench, cycles: usize) {
 
     let losers: Vec<_> = (2..).take(LOSERS).map(|id| cluster_node(id, &etcd, &host)).collect();
     join_all(losers.iter().map(|node| async { node.start().await.unwrap() })).await;
-    losses(&losers, &etcd, 1).await;
+    losses(&losers, &etcd, WARM_UP / LOSERS).await;
+    tokio::time::sleep(RENEWED_AFTER).await;
     let before = held(&host);
     losses(&losers, &etcd, cycles / LOSERS).await;
     grown(bench, "lose and regain", &host, before).await;
@@ -80,6 +87,12 @@ async fn losses(nodes: &[ClusterNode], etcd: &Etcd, each: usize) {
         membership.wait_for(|now| now.joined).await.unwrap();
     });
     join_all(all).await;
+    // A leader has tasks of its own.
+    eventually("one of them leads", LONG, async || {
+        let leaders = nodes.iter().filter(|node| node.membership().borrow().role == Role::Leader);
+        (leaders.count() == 1).then_some(())
+    })
+    .await;
 }
 
 fn cluster_node(id: i64, etcd: &Etcd, host: &DriverHost) -> ClusterNode {
@@ -95,11 +108,14 @@ fn cluster_node(id: i64, etcd: &Etcd, host: &DriverHost) -> ClusterNode {
 
 async fn grown(bench: &mut Bench, what: &str, host: &DriverHost, before: Held) {
     // What is being dropped may still be counted.
-    let settled = eventually("as few tasks and files as before", LONG, async || {
-        let now = held(host);
-        (now.tasks <= before.tasks && now.files <= before.files).then_some(now)
-    });
-    let now = settled.await;
+    let mut now = held(host);
+    let settled = async {
+        while before.tasks < now.tasks || before.files < now.files {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            now = held(host);
+        }
+    };
+    let _ = timeout(SETTLED_WITHIN, settled).await;
     let more = |now: usize, before: usize| now as f64 - before as f64;
     bench.value(&format!("{what}: more tasks"), more(now.tasks, before.tasks), "", Some(0.0));
     bench.value(&format!("{what}: more files"), more(now.files, before.files), "", Some(0.0));

@@ -31,6 +31,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 const PEERS: usize = 10;
 const WARM_UP: usize = 50;
+/// That many ticks after the first one nothing joins any more.
+const SETTLED: usize = 40;
 
 type Times = Arc<Mutex<Vec<BootTime>>>;
 
@@ -167,20 +169,27 @@ pub(crate) async fn ticks(rounds: usize) -> (Samples, Samples, Samples) {
     (lateness(&leads, rounds), lateness(&follows, rounds), lateness(&plain, rounds))
 }
 
-/// Against the grid that the first one starts.
+/// Against the grid on which the most punctual one lies: the first one may be late. Those of the begin,
+/// while all join, do not count.
 fn lateness(times: &Times, rounds: usize) -> Samples {
-    let times = times.lock().unwrap();
-    let mut samples = Samples::default();
-    let mut due = times[0];
-    for at in times.iter().skip(1).take(rounds) {
-        due = due + TICK;
+    let times = &times.lock().unwrap()[SETTLED..];
+    let rounds = rounds - SETTLED;
+    let nanos = |at: BootTime| at.0.as_nanos() as i64;
+    let (first, step) = (nanos(times[0]), TICK.as_nanos() as i64);
+    let mut due = first;
+    let mut late = vec![0];
+    for at in times.iter().skip(1).take(rounds).map(|at| nanos(*at)) {
+        due += step;
         // A tick that was left out counts as late by all it was late.
-        samples.push(at.since(due));
-        while due + TICK <= *at {
-            due = due + TICK;
+        late.push(at - due);
+        while due + step <= at {
+            due += step;
         }
     }
-    assert!(rounds <= samples.len() + rounds / 10, "{} of {rounds} ticks", samples.len());
+    assert!(rounds <= late.len() + rounds / 10, "{} of {rounds} ticks", late.len());
+    let least = late.iter().copied().min().unwrap_or(0);
+    let mut samples = Samples::default();
+    late.iter().for_each(|at| samples.push(Duration::from_nanos((at - least) as u64)));
     samples
 }
 

@@ -19,6 +19,7 @@ mod controllers;
 mod crds;
 mod explain;
 mod front;
+mod helm;
 mod identity;
 mod processes;
 mod rbac;

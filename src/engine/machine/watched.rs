@@ -14,6 +14,9 @@ use crate::engine::{
     view::{Change, Held, Member, PlanTable, Record, Stored},
 };
 
+/// Fewer held keys that vanished are not worth going through.
+const FORGET_FROM: usize = 64;
+
 /// The view of one node.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
@@ -41,6 +44,8 @@ pub(super) struct Watched {
     pub(super) held: BTreeMap<LeaseId, Stored<Held>>,
     /// Held keys that are gone (or as good as gone), or were not there when a plan named them.
     pub(super) vanished: BTreeMap<LeaseId, Vanished>,
+    /// Of those so many were left when they were last gone through.
+    remembered: usize,
     pub(super) plans: BTreeMap<WorkType, SeenPlan>,
     pub(super) tick: Option<Stored<Duration>>,
     pub(super) resign: Option<Stored<Term>>,
@@ -75,6 +80,7 @@ impl Watched {
         self.revision = revision;
         self.record_at = at;
         self.vanished = std::mem::take(&mut before.vanished);
+        self.remembered = before.remembered;
         self.go_gone_at = before.go_gone_at;
         for change in changes {
             self.set(at, change, &before.plans);
@@ -303,8 +309,10 @@ impl Watched {
             let f = self.f_of(lease);
             self.vanish(lease, Vanished { at, last: None, f });
         }
-        if self.vanished.len() > 1024 {
+        // Twice as many as must be kept, so that going through them costs next to nothing for each.
+        if FORGET_FROM.max(self.remembered * 2) < self.vanished.len() {
             self.forget_vanished(at);
+            self.remembered = self.vanished.len();
         }
     }
 

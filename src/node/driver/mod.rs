@@ -548,7 +548,6 @@ impl Driver {
                 if self.closing {
                     self.phase = Phase::Rest;
                     self.left = None;
-                    return;
                 }
             }
         }

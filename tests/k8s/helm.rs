@@ -1,0 +1,133 @@
+//! `helm test` as Helm runs it, on a real API server. There is no kubelet: what the pod's container would do
+//! is done here, with the pod's own variables and the token of its account.
+
+use std::{fs, process::Command};
+
+use bellwether::k8s::{
+    k8s_openapi::api::{
+        authentication::v1::TokenRequest,
+        core::v1::{Pod, ServiceAccount},
+        rbac::v1::{Role, RoleBinding},
+    },
+    kube::{
+        Api,
+        api::{Patch, PatchParams, PostParams},
+    },
+};
+use serde_json::json;
+
+use crate::{
+    binary::{Process, Ran, bellwether, ended},
+    controllers::SOON,
+    kube::Space,
+    processes::Pods,
+    support::{eventually, tools},
+};
+
+/// The pod of the test, and what it is with: an account, its role and the binding of both.
+const NAME: &str = "bw-bellwether-check";
+
+fn helm(space: &Space<'_>, args: &[&str]) -> Command {
+    let home = space.api.folder().join("helm");
+    let mut command = Command::new(tools::program("helm", "helm"));
+    command
+        .arg("--kubeconfig")
+        .arg(space.api.kubeconfig(&space.name, None))
+        .args(["--namespace", &space.name])
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("HELM_CACHE_HOME", &home)
+        .env("HELM_CONFIG_HOME", &home)
+        .env("HELM_DATA_HOME", &home);
+    command
+}
+
+/// The pod, when Helm has made it.
+async fn pod(space: &Space<'_>) -> Pod {
+    let pods = Api::<Pod>::default_namespaced(space.client());
+    eventually("the pod of the test", SOON, async || pods.get_opt(NAME).await.unwrap()).await
+}
+
+/// Runs what the pod's container would.
+async fn container(space: &Space<'_>, pod: &Pod) -> Ran {
+    let spec = pod.spec.as_ref().unwrap();
+    let container = &spec.containers[0];
+    let (program, args) = container.command.as_ref().unwrap().split_first().unwrap();
+    assert_eq!(program, "bellwether");
+    let account = spec.service_account_name.as_ref().unwrap();
+    let token = Api::<ServiceAccount>::default_namespaced(space.client())
+        .create_token_request(account, &PostParams::default(), &TokenRequest::default())
+        .await
+        .unwrap();
+    // As the administrator's, with the pod's token in place of that one's.
+    let file = space.api.folder().join(format!("{}-helm-test", space.name));
+    let admin = fs::read_to_string(space.api.kubeconfig(&space.name, None)).unwrap();
+    let user =
+        format!("- {{name: test, user: {{token: {:?}}}}}\n", token.status.unwrap().token.unwrap());
+    fs::write(&file, format!("{}users:\n{user}", admin.split("users:").next().unwrap())).unwrap();
+    let mut command = bellwether(args);
+    for variable in container.env.iter().flatten() {
+        command.env(&variable.name, variable.value.as_ref().unwrap());
+    }
+    ended({
+        command.env("BELLWETHER_KUBECONFIG", file);
+        command
+    })
+}
+
+async fn tell(space: &Space<'_>, ran: &Ran) {
+    let phase = if ran.code == 0 { "Succeeded" } else { "Failed" };
+    let status = Patch::Merge(json!({ "status": { "phase": phase } }));
+    let pods = Api::<Pod>::default_namespaced(space.client());
+    pods.patch_status(NAME, &PatchParams::default(), &status).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_test_looks_at_kubernetes_with_rights_that_are_gone_afterwards() {
+    let pods = Pods::new("helm-test").await;
+    let space = &pods.space;
+    let etcd = format!("etcd.endpoints={{{}}}", pods.etcd.endpoint(0));
+    let values = ["--set", &etcd, "--set", "clusterName=shop", "--set", "crds.enabled=false"];
+    let installed =
+        ended(helm(space, &[&["install", "bw", "charts/bellwether"], &values[..]].concat()));
+    assert_eq!(installed.code, 0, "{}", installed.err);
+
+    // Nobody leads yet.
+    let mut test = Process::of(helm(space, &["test", "bw", "--timeout", "60s"]));
+    let first = pod(space).await;
+    // The server may know an account a moment later than a container's start would take.
+    let ran = eventually("the check finds what is wrong", SOON, async || {
+        Some(container(space, &first).await).filter(|ran| ran.code == 8)
+    })
+    .await;
+    assert!(ran.err.contains("election") && ran.err.contains("leader"), "{}", ran.err);
+    tell(space, &ran).await;
+    assert!(!test.status().await.success(), "{}", test.out());
+
+    let _node = pods.start(0).await;
+    pods.leader(None).await;
+    let failed = pod(space).await.metadata.uid;
+    let mut test = Process::of(helm(space, &["test", "bw", "--timeout", "60s"]));
+    let next = eventually("another pod", SOON, async || {
+        Some(pod(space).await).filter(|pod| pod.metadata.uid != failed)
+    })
+    .await;
+    let ran = eventually("all is well", SOON, async || {
+        Some(container(space, &next).await).filter(|ran| ran.code == 0)
+    })
+    .await;
+    for what in ["etcd", "apiserver", "crds", "election", "leader", "nodes"] {
+        let line = ran.out.lines().find(|line| line.starts_with(what)).unwrap_or_default();
+        assert_eq!(line.split_whitespace().nth(1), Some("ok"), "{what} in\n{}", ran.out);
+    }
+    tell(space, &ran).await;
+    assert!(test.status().await.success(), "{}{}", test.out(), test.err());
+    let client = || space.client();
+    assert!(Api::<Pod>::default_namespaced(client()).get_opt(NAME).await.unwrap().is_none());
+    let accounts = Api::<ServiceAccount>::default_namespaced(client());
+    assert!(accounts.get_opt(NAME).await.unwrap().is_none());
+    assert!(Api::<Role>::default_namespaced(client()).get_opt(NAME).await.unwrap().is_none());
+    assert!(
+        Api::<RoleBinding>::default_namespaced(client()).get_opt(NAME).await.unwrap().is_none()
+    );
+}
