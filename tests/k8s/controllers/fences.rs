@@ -1,24 +1,32 @@
 //! Writes of a leader whose time is over do no harm.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
 
 use bellwether::{
-    engine::Role,
+    engine::{Role, Term},
     k8s::{
         authority::is_refused,
         cache::Scope,
         controller::{Action, Context, Controller},
-        crd::{UptimeCheck, UptimeCheckStatus},
-        fence::{FENCE_ANNOTATION, Fence},
+        crd::{Election, UptimeCheck, UptimeCheckStatus},
+        fence::{self, FENCE_ANNOTATION, Fence},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::{
-            ResourceExt as _,
+            Client, ResourceExt as _,
             api::{Api, Patch, PatchParams, PostParams},
+            client::Body,
         },
         writes::{WriteError, Written},
     },
 };
+use http::{Method, Request};
 use serde_json::{from_value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, service_fn};
 
 use super::replicas::{Cluster, SOON, config_map};
 use crate::support::eventually;
@@ -167,11 +175,100 @@ async fn the_fence_grows_even_if_the_store_was_wiped() {
     let after = borrowed(&lent, 2).await;
     assert!(before.fence().unwrap() < after.fence().unwrap());
     assert!(after.term().unwrap() <= before.term().unwrap(), "the store was not wiped");
-    let elections =
-        Api::<bellwether::k8s::crd::Election>::default_namespaced(cluster.space.client());
+    let elections = Api::<Election>::default_namespaced(cluster.space.client());
     assert_eq!(
         elections.get("test").await.unwrap().status.unwrap().fence,
         Some(after.fence().unwrap().number())
     );
     replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draw_that_is_overtaken_by_a_later_leaders_draws_anew_above_it() {
+    let cluster = Cluster::new("overtaken").await;
+    let (election, client) = (cluster.election(), cluster.space.client());
+    let first = fence::draw(&client, &election, Term(5)).await.unwrap();
+    assert_eq!(first.number(), 5);
+
+    // Between what it has read and its write, a later leader draws, once.
+    let overtaken = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&overtaken);
+    let (later, of) = (client.clone(), election.clone());
+    let service = service_fn(move |request: Request<Body>| {
+        let (later, of, overtaken) = (later.clone(), of.clone(), Arc::clone(&noted));
+        async move {
+            if request.method() == Method::PATCH && !overtaken.swap(true, SeqCst) {
+                assert_eq!(fence::draw(&later, &of, Term(9)).await?.number(), 9);
+            }
+            later.send(request).await.map_err(BoxError::from)
+        }
+    });
+    let slow = Client::new(service, cluster.space.name.clone());
+    let drawn = fence::draw(&slow, &election, Term(7)).await.unwrap();
+    assert!(overtaken.load(SeqCst));
+    assert_eq!(drawn.number(), 10, "it does not go back to what it had read");
+    let kept = election.api(client).get(&election.name()).await.unwrap();
+    assert_eq!(kept.status.unwrap().fence, Some(10));
+}
+
+/// A client that sends what is told of the Election only when it is let go, whatever became of who told it: as
+/// a network does. What came of it is handed back.
+fn holding(
+    client: Client,
+    held: CancellationToken,
+    go: CancellationToken,
+    came: mpsc::Sender<Result<u16, String>>,
+) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = service_fn(move |request: Request<Body>| {
+        let (client, held) = (client.clone(), held.clone());
+        let (go, came) = (go.clone(), came.clone());
+        // A fence is drawn by a merge.
+        let kind = request.headers().get("content-type").map(http::HeaderValue::as_bytes);
+        let is_told = request.uri().path().contains("/elections/")
+            && kind.is_some_and(|it| it.starts_with(b"application/apply-patch"));
+        async move {
+            if !is_told {
+                return client.send(request).await.map_err(BoxError::from);
+            }
+            let sent = bellwether::tasks::spawn("on its way", async move {
+                held.cancel();
+                go.cancelled().await;
+                let answer = client.send(request).await;
+                let code = answer.as_ref().map(|it| it.status().as_u16());
+                let _ = came.send(code.map_err(ToString::to_string)).await;
+                answer
+            });
+            sent.await?.map_err(BoxError::from)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_leader_told_of_the_cluster_does_not_undo_what_its_successor_tells() {
+    let cluster = Cluster::new("told-late").await;
+    let lent = Arc::default();
+    let (held, go) = (CancellationToken::new(), CancellationToken::new());
+    let (came, mut arrived) = mpsc::channel(16);
+    let slow = holding(cluster.space.client(), held.clone(), go.clone(), came);
+    let first =
+        cluster.replica_through(slow, 0, |it| it.controller(lending(&cluster, &lent))).await;
+    first.is(Role::Leader).await;
+    let elections = Api::<Election>::default_namespaced(cluster.space.client());
+    let told = async || {
+        let status = elections.get_opt("test").await.unwrap()?.status?;
+        status.leader.map(|it| it.node)
+    };
+    let second = cluster.replica(1, |it| it.controller(lending(&cluster, &lent))).await;
+    tokio::time::timeout(SOON, held.cancelled()).await.expect("it tells of the cluster");
+    first.stop().await;
+    second.is(Role::Leader).await;
+    eventually("the second tells", SOON, async || told().await.filter(|node| *node == 1)).await;
+
+    go.cancel();
+    let code = tokio::time::timeout(SOON, arrived.recv()).await.unwrap().unwrap();
+    assert_eq!(code, Ok(409), "it had come too late");
+    assert_eq!(told().await, Some(1));
+    second.stop().await;
 }
