@@ -29,6 +29,8 @@ const RENEWED_AFTER: Duration = Duration::from_secs(3);
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 /// What pools and caches grow to is not counted.
 const WARM_UP: usize = 50;
+/// Losses of each node until its timeline and the like are as long as they get.
+const WARM_UP_EACH: usize = 10;
 /// That many nodes lose their sessions in turn.
 const LOSERS: usize = 50;
 
@@ -53,7 +55,7 @@ pub(crate) async fn measure(bench: &mut Bench, cycles: usize) {
 
     let losers: Vec<_> = (2..).take(LOSERS).map(|id| cluster_node(id, &etcd, &host)).collect();
     join_all(losers.iter().map(|node| async { node.start().await.unwrap() })).await;
-    losses(&losers, &etcd, WARM_UP / LOSERS).await;
+    losses(&losers, &etcd, WARM_UP_EACH).await;
     tokio::time::sleep(RENEWED_AFTER).await;
     let before = held(&host);
     losses(&losers, &etcd, cycles / LOSERS).await;
