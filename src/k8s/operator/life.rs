@@ -202,8 +202,9 @@ impl Begun {
         let (synced, tasks) = (&self.synced, &mut self.tasks);
         tokio::select! {
             biased;
-            // Cancel safe: what ended is handed out next time, and there is no next time.
-            ended = tasks.join_next() => Err(unasked(ended).into()),
+            // Cancel safe: what ended is handed out next time, and there is no next time. None: the operator
+            // has no controllers, only a leader's tasks or workers, which are its node's.
+            Some(ended) = tasks.join_next() => Err(unasked(ended).into()),
             // Dropped with this future only.
             ended = async {
                 say_until(synced, join_all(waits)).await;
@@ -225,11 +226,10 @@ fn source(node: Arc<dyn Node>, synced: CachesSynced) -> NodeSource {
     })
 }
 
-fn unasked(ended: Option<Ended>) -> OperatorError {
+fn unasked(ended: Ended) -> OperatorError {
     OperatorError::Task(match ended {
-        Some(Ended::Returned(name)) => format!("task `{name}` ended unasked"),
-        Some(Ended::Failed(why)) => format!("a task failed: {why}"),
-        None => "there is nothing to run: give the operator a controller".to_owned(),
+        Ended::Returned(name) => format!("task `{name}` ended unasked"),
+        Ended::Failed(why) => format!("a task failed: {why}"),
     })
 }
 

@@ -8,17 +8,25 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bellwether::{
-    engine::Role,
+    engine::{Role, Term},
     k8s::{
         cache::Scope,
         controller::{Action, Context, Controller},
         crd::Election,
         k8s_openapi::api::core::v1::ConfigMap,
         kube::Api,
+        operator::Operator,
     },
-    node::Stopped,
+    node::{
+        ClusterNode, LeaderContext, Stopped,
+        work::{LeaderTask, WorkError},
+    },
+    tasks,
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::replicas::{Cluster, Ledger, SOON};
 use crate::support::eventually;
@@ -185,4 +193,35 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
         "{table}"
     );
     second.stop().await;
+}
+
+/// Says which term it leads.
+struct Says(mpsc::Sender<Term>);
+
+#[async_trait]
+impl LeaderTask for Says {
+    fn name(&self) -> &'static str {
+        "says"
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        self.0.send(ctx.term()).await?;
+        ctx.token().cancelled().await;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_without_controllers_runs_its_leaders_task() {
+    let cluster = Cluster::new("tasks-only").await;
+    let (says, mut said) = mpsc::channel(1);
+    let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
+    let operator = Operator::new(node, cluster.space.client(), cluster.election());
+    let stop = CancellationToken::new();
+    let running = operator.leader_task(Says(says)).run(stop.clone().cancelled_owned());
+    let running = tasks::spawn("operator", running);
+    let term = tokio::time::timeout(SOON, said.recv()).await.unwrap();
+    assert!(term.is_some());
+    stop.cancel();
+    assert_eq!(running.await.unwrap().unwrap(), Stopped::Clean);
 }
