@@ -272,6 +272,33 @@ fn t9_stop_ends_the_office_and_empties_held_in_one_transaction_then_revokes() {
 }
 
 #[test]
+fn t9_the_revoke_of_a_stopped_leader_lets_its_successor_go_first() {
+    let is_revoke = |call: &Call| matches!(call, Call::Revoke { .. });
+    let (other, stopped) = (LeaseId(77), |rig: &mut Rig| {
+        rig.see(joined_keys(id(2), LeaseId(77), 104));
+        rig.input(Input::Stop);
+        rig.input(Input::WorkEnded { work: 1 });
+        // Its events come later.
+        rig.revision += 1;
+        rig.done(|call| matches!(call, Call::Stop { .. }));
+        assert!(!rig.asks(is_withdraw), "STOP took the key away, whatever the view still shows");
+        assert!(!rig.asks(is_revoke), "the successor's TAKE is on its way");
+    });
+    let mut rig = Rig::leader();
+    stopped(&mut rig);
+    rig.see(vec![
+        Change::Record(Some(written(50, 106, None, record(104, other, id(2), 1)))),
+        Change::Candidate(other, Some(written(104, 106, Some(other), id(2)))),
+    ]);
+    assert!(rig.asks(is_revoke), "the successor is in office");
+    // It does not come: it may be gone as well.
+    let mut rig = Rig::leader();
+    stopped(&mut rig);
+    rig.wait(ms(20));
+    assert!(rig.asks(is_revoke));
+}
+
+#[test]
 fn t9_the_event_of_an_own_stop_that_comes_before_its_answer_is_no_lost_session() {
     let mut rig = Rig::leader();
     let lease = rig.lease();
