@@ -57,6 +57,14 @@ async fn measure() -> ExitCode {
         bench.value("kube-runtime's reflector, 100,000 config maps", plain, "B", None);
         bench.value("ours, 100,000 config maps", ours, "B", Some(plain));
     }
+    if bench.section("shards: resident memory of a replica that holds half of the shards") {
+        let modes = ["ours", "filtered-by-server", "filtered-here"].map(memory::in_a_process);
+        let [all, sent, kept] = modes.map(|each| each * OBJECTS as f64 / 1024.0 / 1024.0);
+        Bench::values();
+        bench.value("all of 100,000 config maps cached", all, "MiB", None);
+        bench.value("half of the shards, the server filters", sent, "MiB", Some(all * 0.6));
+        bench.value("half of the shards, filtered here", kept, "MiB", Some(all * 0.6));
+    }
     if bench.section("hand-over: two replicas, each with 100,000 objects cached") {
         let rounds = bench.rounds(20, 5);
         let times = hand_over::measure(rounds).await;

@@ -1,11 +1,21 @@
-//! Resident memory per cached object, ours beside kube-runtime's reflector. A process each: what one has
-//! freed would be counted short for the next.
+//! Resident memory per cached object, ours beside kube-runtime's reflector, and of a replica that holds half
+//! of the shards. A process each: what one has freed would be counted short for the next.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bellwether::{
+    engine::Role,
     k8s::{
-        cache::Scope,
+        cache::{Cache, Scope},
+        controller::{Action, Context, Controller, Sharded},
         fence::ElectionRef,
         k8s_openapi::api::core::v1::ConfigMap,
         kube::{
@@ -15,10 +25,11 @@ use bellwether::{
         operator::Operator,
     },
     node::StandaloneNode,
+    store::memory::MemoryStore,
 };
 use futures::StreamExt as _;
 
-use crate::{OBJECTS, scripted::Objects, support::eventually};
+use crate::{OBJECTS, common::LONG, replicas::Replica, scripted::Objects, support::eventually};
 
 const COMMAND: &str = "measure-memory";
 
@@ -36,9 +47,14 @@ pub(crate) fn in_a_process(what: &str) -> f64 {
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
-/// Prints resident bytes per object.
+/// Prints resident bytes per object; of a replica that holds half of the shards, per object that there is.
 pub(crate) async fn measure(what: &str) {
     let objects = Objects::new(OBJECTS);
+    if let "filtered-by-server" | "filtered-here" = what {
+        let objects = if what == "filtered-by-server" { objects.filtered() } else { objects };
+        println!("{}", of_half(objects).await / OBJECTS as f64);
+        return;
+    }
     let client = objects.client(None);
     let before = resident();
     let after = match what {
@@ -67,6 +83,41 @@ pub(crate) async fn measure(what: &str) {
         other => panic!("nothing is called {other}"),
     };
     println!("{}", (after - before) / OBJECTS as f64);
+}
+
+/// What a replica takes that holds half of the shards: of two followers one, the other sees no objects.
+async fn of_half(objects: Objects) -> f64 {
+    let (store, none) = (MemoryStore::new(), Objects::new(0));
+    let runs = Arc::new(AtomicUsize::new(0));
+    let cache = Arc::new(Mutex::new(None));
+    let work = || {
+        let (runs, cache) = (Arc::clone(&runs), Arc::clone(&cache));
+        let controller = Controller::new(move |_: Arc<ConfigMap>, ctx: Context| {
+            runs.fetch_add(1, Relaxed);
+            *cache.lock().unwrap() = ctx.cache::<ConfigMap>();
+            async { Ok(Action::done()) }
+        })
+        .at_once(8);
+        Sharded::new(controller).shards(16)
+    };
+    let leader = Replica::start(&store, none.client(None), 0, |it| it.shards(work())).await;
+    let mut membership = leader.node.membership();
+    membership.wait_for(|it| it.role == Role::Leader).await.unwrap();
+    let other = Replica::start(&store, none.client(None), 1, |it| it.shards(work())).await;
+    let before = resident();
+    let half = Replica::start(&store, objects.client(None), 2, |it| it.shards(work())).await;
+    let kept = || cache.lock().unwrap().as_ref().map_or(0, |it: &Cache<ConfigMap>| it.len());
+    eventually("a half of them is kept, and all of it was looked at", LONG, async || {
+        let kept = kept();
+        (OBJECTS * 2 / 5..OBJECTS * 3 / 5).contains(&kept).then_some(())?;
+        (kept <= runs.load(Relaxed)).then_some(())
+    })
+    .await;
+    let after = resident();
+    for replica in [half, other, leader] {
+        replica.stop().await;
+    }
+    after - before
 }
 
 async fn until(count: impl Fn() -> usize) {

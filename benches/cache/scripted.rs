@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use bellwether::k8s::kube::{Client, client::Body};
+use bellwether::k8s::{
+    kube::{Client, client::Body},
+    shard::fnv1a,
+};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
@@ -14,14 +17,35 @@ type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// The objects, as JSON.
 #[derive(Clone)]
-pub(crate) struct Objects(Arc<Vec<Bytes>>);
+pub(crate) struct Objects {
+    all: Arc<Vec<Bytes>>,
+    /// Whether lists and watches are filtered by shard (KEP-5866).
+    filters: bool,
+}
+
+/// The UID of an object.
+fn uid(number: usize) -> String {
+    format!("{number:08x}-5b4e-4c0e-9d0f-3f6f2a9d1c77")
+}
+
+/// The ranges of hashes in a query's selector: the first of each, and the first after it.
+fn ranges(query: &str) -> Vec<(u128, u128)> {
+    let selector = query.split('&').find_map(|it| it.strip_prefix("shardSelector="));
+    let words = selector.unwrap_or_default().split("0x").skip(1);
+    let hashes: Vec<u128> = words
+        .map(|word| word.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default())
+        .map(|digits| u128::from_str_radix(digits, 16).unwrap())
+        .collect();
+    hashes.chunks(2).map(|range| (range[0], range[1])).collect()
+}
 
 /// A small config map as clusters have them: labels, an owner, managed fields, two values.
 fn object(number: usize) -> Bytes {
     let mut text = String::new();
     let _ = write!(
         text,
-        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"website-{number:08}","namespace":"production","uid":"{number:08x}-5b4e-4c0e-9d0f-3f6f2a9d1c77","resourceVersion":"{version}","creationTimestamp":"2026-01-02T03:04:05Z","labels":{{"app.kubernetes.io/name":"website","app.kubernetes.io/part-of":"shop","app.kubernetes.io/managed-by":"websites"}},"annotations":{{"bellwether.dev/fence":"17"}},"ownerReferences":[{{"apiVersion":"example.com/v1","kind":"Website","name":"website-{number:08}","uid":"{number:08x}-aaaa-4c0e-9d0f-3f6f2a9d1c77","controller":true}}],"managedFields":[{{"manager":"websites","operation":"Apply","apiVersion":"v1","time":"2026-01-02T03:04:05Z","fieldsType":"FieldsV1","fieldsV1":{{"f:data":{{"f:index.html":{{}},"f:host":{{}}}},"f:metadata":{{"f:labels":{{"f:app.kubernetes.io/name":{{}}}}}}}}}}]}},"data":{{"host":"website-{number:08}.example.com","index.html":"<h1>hello</h1>"}}}}"#,
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"website-{number:08}","namespace":"production","uid":"{uid}","resourceVersion":"{version}","creationTimestamp":"2026-01-02T03:04:05Z","labels":{{"app.kubernetes.io/name":"website","app.kubernetes.io/part-of":"shop","app.kubernetes.io/managed-by":"websites"}},"annotations":{{"bellwether.dev/fence":"17"}},"ownerReferences":[{{"apiVersion":"example.com/v1","kind":"Website","name":"website-{number:08}","uid":"{number:08x}-aaaa-4c0e-9d0f-3f6f2a9d1c77","controller":true}}],"managedFields":[{{"manager":"websites","operation":"Apply","apiVersion":"v1","time":"2026-01-02T03:04:05Z","fieldsType":"FieldsV1","fieldsV1":{{"f:data":{{"f:index.html":{{}},"f:host":{{}}}},"f:metadata":{{"f:labels":{{"f:app.kubernetes.io/name":{{}}}}}}}}}}]}},"data":{{"host":"website-{number:08}.example.com","index.html":"<h1>hello</h1>"}}}}"#,
+        uid = uid(number),
         version = 1000 + number,
     );
     text.into()
@@ -29,7 +53,12 @@ fn object(number: usize) -> Bytes {
 
 impl Objects {
     pub(crate) fn new(count: usize) -> Self {
-        Self(Arc::new((0..count).map(object).collect()))
+        Self { all: Arc::new((0..count).map(object).collect()), filters: false }
+    }
+
+    /// Served by an API that filters by shard.
+    pub(crate) fn filtered(self) -> Self {
+        Self { filters: true, ..self }
     }
 
     /// A client of an API that has them; all else is asked of `other`, or not found.
@@ -56,17 +85,23 @@ impl Objects {
     }
 
     fn answer(&self, query: &str) -> Answer {
+        let ranges = if self.filters { ranges(query) } else { Vec::new() };
         if !query.contains("watch=true") {
-            let some = self.0.first().map(|it| String::from_utf8_lossy(it)).unwrap_or_default();
+            let some = self.all.first().map(|it| String::from_utf8_lossy(it)).unwrap_or_default();
+            let info = if ranges.is_empty() { "" } else { r#","shardInfo":{"selector":"yes"}"# };
             let list = format!(
-                r#"{{"apiVersion":"v1","kind":"ConfigMapList","metadata":{{"resourceVersion":"9000000"}},"items":[{some}]}}"#
+                r#"{{"apiVersion":"v1","kind":"ConfigMapList","metadata":{{"resourceVersion":"9000000"{info}}},"items":[{some}]}}"#
             );
             return whole(list.into_bytes());
         }
-        let all = Arc::clone(&self.0);
+        let all = Arc::clone(&self.all);
         let initial = query.contains("sendInitialEvents=true");
         let count = if initial { all.len() } else { 0 };
-        let added = stream::iter(0..count).map(move |at| {
+        let is_picked = move |number: &usize| {
+            let hash = u128::from(fnv1a(uid(*number).as_bytes()));
+            ranges.is_empty() || ranges.iter().any(|(from, to)| (*from..*to).contains(&hash))
+        };
+        let added = stream::iter((0..count).filter(is_picked)).map(move |at| {
             let mut line = br#"{"type":"ADDED","object":"#.to_vec();
             line.extend_from_slice(&all[at]);
             line.extend_from_slice(b"}\n");

@@ -189,7 +189,9 @@ fn lateness(times: &Times, rounds: usize) -> Samples {
     assert!(rounds <= late.len() + rounds / 10, "{} of {rounds} ticks", late.len());
     let least = late.iter().copied().min().unwrap_or(0);
     let mut samples = Samples::default();
-    late.iter().for_each(|at| samples.push(Duration::from_nanos((at - least) as u64)));
+    for at in late {
+        samples.push(Duration::from_nanos((at - least) as u64));
+    }
     samples
 }
 
