@@ -24,17 +24,34 @@ use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
+    OBJECTS as ALL,
+    common::{Bench, LONG},
     kube::named,
     replicas::{Replica, server},
+    scripted::Objects,
+    support::eventually,
 };
 
 const OBJECTS: usize = 200;
 const PER_SECOND: u32 = 200;
+/// How often the leader looks at an object that does not change.
+const LOOKED_AT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Cpu {
     pub(crate) leader: f64,
     pub(crate) follower: f64,
     pub(crate) per_second: f64,
+}
+
+impl Cpu {
+    pub(crate) fn show(&self, bench: &mut Bench) {
+        Bench::values();
+        bench.value("reconciled", self.per_second, "per second", None);
+        bench.value("the leader, of one core", self.leader * 100.0, "%", None);
+        bench.value("a follower, of one core", self.follower * 100.0, "%", None);
+        let ratio = self.follower / self.leader * 100.0;
+        bench.value("a follower, of the leader", ratio, "%", Some(10.0));
+    }
 }
 
 fn runtime(name: &str) -> Runtime {
@@ -116,4 +133,45 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
         runtime.shutdown_background();
     }
     cpu
+}
+
+/// 100,000 objects that do not change, each of which the leader looks at every [`LOOKED_AT`].
+pub(crate) async fn unchanged(span: Duration) -> Cpu {
+    let api = server().await;
+    let objects = Objects::new(ALL);
+    let (store, runs) = (MemoryStore::new(), Arc::new(AtomicU64::new(0)));
+    let names = ["bench-leader", "bench-follower"];
+    let runtimes = names.map(runtime);
+    let mut replicas = Vec::new();
+    for (id, runtime) in runtimes.iter().enumerate() {
+        let (store, runs, objects) = (store.clone(), Arc::clone(&runs), objects.clone());
+        let config = api.config_with_token("token-for-bulk");
+        let started = runtime.spawn(async move {
+            let controller = Controller::new(move |_: Arc<ConfigMap>, _: Context| {
+                runs.fetch_add(1, Relaxed);
+                async { Ok(Action::requeue_after(LOOKED_AT)) }
+            })
+            .at_once(4);
+            let client = objects.client(Some(config.try_into().unwrap()));
+            Replica::start(&store, client, id as i64, |it| it.controller(controller)).await
+        });
+        replicas.push(started.await.unwrap());
+    }
+    // The first look at each comes at once.
+    eventually("each was looked at twice", LONG, async || {
+        (2 * ALL as u64 <= runs.load(Relaxed)).then_some(())
+    })
+    .await;
+    let before = (names.map(cpu_of), runs.load(Relaxed));
+    tokio::time::sleep(span).await;
+    let after = (names.map(cpu_of), runs.load(Relaxed));
+    for replica in replicas {
+        replica.stop().await;
+    }
+    for runtime in runtimes {
+        runtime.shutdown_background();
+    }
+    let spent = |at: usize| (after.0[at] - before.0[at]) / span.as_secs_f64();
+    let per_second = (after.1 - before.1) as f64 / span.as_secs_f64();
+    Cpu { leader: spent(0), follower: spent(1), per_second }
 }

@@ -57,7 +57,7 @@ async fn measure() -> ExitCode {
         bench.value("kube-runtime's reflector, 100,000 config maps", plain, "B", None);
         bench.value("ours, 100,000 config maps", ours, "B", Some(plain));
     }
-    if bench.section("shards: resident memory of a replica that holds half of the shards") {
+    if bench.section("memory of a replica that holds half of the shards") {
         let modes = ["ours", "filtered-by-server", "filtered-here"].map(memory::in_a_process);
         let [all, sent, kept] = modes.map(|each| each * OBJECTS as f64 / 1024.0 / 1024.0);
         Bench::values();
@@ -75,12 +75,12 @@ async fn measure() -> ExitCode {
     if bench.section("followers: 200 changes per second, each answered by a write of the leader") {
         let span = Duration::from_secs(bench.rounds(20, 5) as u64);
         let cpu = followers::measure(span).await;
-        Bench::values();
-        bench.value("reconciled", cpu.per_second, "per second", None);
-        bench.value("the leader, of one core", cpu.leader * 100.0, "%", None);
-        bench.value("a follower, of one core", cpu.follower * 100.0, "%", None);
-        let ratio = cpu.follower / cpu.leader * 100.0;
-        bench.value("a follower, of the leader", ratio, "%", Some(10.0));
+        cpu.show(&mut bench);
+    }
+    if bench.section("followers: 100,000 objects, each looked at by the leader every 20 s") {
+        let span = Duration::from_secs(bench.rounds(20, 5) as u64);
+        let cpu = followers::unchanged(span).await;
+        cpu.show(&mut bench);
     }
     if bench.section("spread: work on shards that waits 5 ms and writes, one object at once each") {
         let span = Duration::from_secs(bench.rounds(10, 4) as u64);
