@@ -24,6 +24,9 @@ use crate::{
     support::eventually,
 };
 
+/// How often it is looked whether a call is one request.
+const ROUNDS: usize = 20;
+
 async fn three(rig: &Rig) -> Vec<Running> {
     vec![rig.start(1).await, rig.start(2).await, rig.start(3).await]
 }
@@ -556,31 +559,55 @@ pub async fn each_call_is_one_request(rig: Rig) {
     }
     roles_are_written(&nodes).await;
     let node = &nodes[1];
+    // On a busy machine the leader may seem silent for a moment, and the follower looks: that can only add
+    // to what a call costs, so one round in which nothing came between tells.
+    let mut costly = BTreeSet::new();
+    for round in 0..ROUNDS {
+        costly = costs_of_calls(node, nodes[0].id(), &link, &format!("k{round}")).await;
+        if costly.is_empty() {
+            break;
+        }
+    }
+    assert!(costly.is_empty(), "not one request in any round, in the last: {costly:?}");
+    close(nodes).await;
+}
+
+/// One of each call; those that were not one request, and what they were.
+async fn costs_of_calls(
+    node: &Running,
+    other: NodeId,
+    link: &Link,
+    key: &str,
+) -> BTreeSet<(&'static str, u64)> {
+    let mut costly = BTreeSet::new();
     let requests = || link.calls(&["txn", "get"]);
     let mut before = requests();
-    let mut one_more = |call: &str| {
-        before += 1;
-        assert_eq!(requests(), before, "{call}");
+    let mut was = |call| {
+        let now = requests();
+        let cost = now - std::mem::replace(&mut before, now);
+        if cost != 1 {
+            costly.insert((call, cost));
+        }
     };
-    node.put("k", b"1").await.unwrap();
-    one_more("the first put of a key");
-    node.put("k", b"2").await.unwrap();
-    one_more("a put over an own value");
-    assert_eq!(node.get("k").await.unwrap().as_deref(), Some(b"2".as_slice()));
-    one_more("get");
-    assert_eq!(node.get_as_node(nodes[0].id(), "k").await.unwrap(), None);
-    one_more("get_as_node");
-    assert_eq!(node.get_cluster("k").await.unwrap().len(), 2);
-    one_more("get_cluster");
+    node.put(key, b"1").await.unwrap();
+    was("the first put of a key");
+    node.put(key, b"2").await.unwrap();
+    was("a put over an own value");
+    assert_eq!(node.get(key).await.unwrap().as_deref(), Some(b"2".as_slice()));
+    was("get");
+    assert_eq!(node.get_as_node(other, key).await.unwrap(), None);
+    was("get_as_node");
+    assert_eq!(node.get_cluster(key).await.unwrap().len(), 2);
+    was("get_cluster");
     assert_eq!(node.get_nodes().await.unwrap().len(), 2);
-    one_more("get_nodes");
-    assert!(node.get_node_metadata(nodes[0].id()).await.unwrap().is_some());
-    one_more("get_node_metadata");
-    assert_eq!(node.get_leader().await.unwrap(), Some(nodes[0].id()));
-    one_more("get_leader");
-    assert!(node.delete("k").await.unwrap());
-    one_more("delete");
-    close(nodes).await;
+    was("get_nodes");
+    assert!(node.get_node_metadata(other).await.unwrap().is_some());
+    was("get_node_metadata");
+    assert_eq!(node.get_leader().await.unwrap(), Some(other));
+    was("get_leader");
+    assert!(node.delete(key).await.unwrap());
+    was("delete");
+    costly
 }
 
 pub async fn a_lease_is_renewed_by_one_alone_and_not_too_often(rig: Rig) {
