@@ -348,3 +348,11 @@ fn t15_the_leader_takes_shards_only_when_it_is_alone() {
     assert!(table.shards.iter().all(|assignment| assignment.draining));
     assert!(table.shards.iter().all(|assignment| assignment.owner != Some(me)));
 }
+
+#[test]
+fn t15_a_held_key_that_comes_as_junk_counts_as_vanished_from_then_on() {
+    let mut rig = Rig::leader();
+    let junk = LeaseId(9);
+    rig.see(vec![Change::Held(junk, Some(written(104, 104, None, held(&[(0, 3)]))))]);
+    assert_eq!(rig.engine.watched.vanished.get(&junk).map(|vanished| vanished.at), Some(rig.now));
+}
