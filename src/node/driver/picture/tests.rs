@@ -4,16 +4,16 @@ use crate::engine::{
 };
 use std::time::Duration;
 
-fn stored<T>(value: T) -> Option<Stored<T>> {
+fn stored<T>(value: T) -> Stored<T> {
     let (created, modified) = (Revision(1), Revision(1));
-    Some(Stored { created, modified, lease: None, value: Some(value) })
+    Stored { created, modified, lease: None, value: Some(value) }
 }
 
 fn held(lease: i64, shards: &[u32]) -> Change {
     let work = WorkType::new("checks");
     let shards =
         shards.iter().map(|shard| ((work.clone(), ShardId(*shard)), ShardEpoch::default()));
-    Change::Held(LeaseId(lease), stored(Held { nonce: 0, shards: shards.collect() }))
+    Change::Held(LeaseId(lease), Some(stored(Held { nonce: 0, shards: shards.collect() })))
 }
 
 /// A picture and the engine whose view it goes with, as the driver has them.
@@ -59,7 +59,7 @@ fn unowned_shards_are_those_of_the_plan_that_no_held_key_has() {
     let work = WorkType::new("checks");
     let mut both = Both::new();
     let table = PlanTable { shards: vec![Assignment::default(); 4] };
-    assert_eq!(both.apply(Change::Plan(work.clone(), stored(table))), Shards::Changed);
+    assert_eq!(both.apply(Change::Plan(work.clone(), Some(stored(table)))), Shards::Changed);
     assert_eq!(both.unowned(), 4);
     // Of those that join, none has anything yet.
     assert_eq!(both.apply(held(1, &[])), Shards::AsBefore);
