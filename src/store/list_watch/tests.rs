@@ -206,6 +206,36 @@ async fn a_quiet_store_keeps_its_watch() {
     assert_eq!(said(&mut list_watch).await, Said::Progress(2));
 }
 
+/// A range read makes etcd count to the range's end, whatever the limit: a thousand nodes that did so at
+/// once, when their leader fell silent, brought it down.
+#[tokio::test]
+async fn a_probe_of_a_watch_reads_one_key_however_many_there_are() {
+    let store = MemoryStore::new();
+    for key in 0..100 {
+        put(&store, &format!("k{key}"), "");
+    }
+    let reads = Arc::new(Mutex::new(Vec::new()));
+    let seen_reads = Arc::clone(&reads);
+    store.faults().set(move |seen| {
+        if let Seen::Get(get) = seen {
+            seen_reads.lock().unwrap().push((*get).clone());
+        }
+        None
+    });
+    let mut list_watch = follow(&store, Options { stale_after: LONG, ..OPTIONS });
+    assert!(matches!(said(&mut list_watch).await, Said::Listed(101, _)));
+    reads.lock().unwrap().clear();
+    // Only a probe finds out that the store has moved on: nothing of the range has changed.
+    put(&store, "other", "1");
+    assert_eq!(said(&mut list_watch).await, Said::Progress(102));
+    let probes = std::mem::take(&mut *reads.lock().unwrap());
+    assert!(!probes.is_empty());
+    for probe in probes {
+        assert!(probe.range.is_key() && probe.keys_only && probe.at.is_none(), "{probe:?}");
+        assert!(range().contains(&probe.range.from), "a key that may be read: {probe:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_watch_without_a_quorum_behind_it_is_left_for_another() {
     let store = MemoryStore::new();
