@@ -19,6 +19,8 @@ mod config;
 mod connector;
 mod convert;
 mod errors;
+#[cfg(test)]
+mod fake;
 mod lease;
 mod link;
 mod metrics;

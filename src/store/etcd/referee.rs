@@ -311,3 +311,6 @@ async fn reconnect(pool: &Pool, member: usize) {
         Err(verdict) => pool.note_problem(member, &verdict.into_text()),
     }
 }
+
+#[cfg(test)]
+mod tests;

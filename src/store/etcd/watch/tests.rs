@@ -1,6 +1,16 @@
+use std::time::Duration;
+
 use etcd_client::proto::PbKeyValue;
 
 use super::*;
+use crate::store::{
+    KeyRange,
+    etcd::{
+        calls::Repeat,
+        fake::{FakeMember, Say},
+        metrics::Counters,
+    },
+};
 
 /// A change of `key` at `revision`.
 fn event(key: &str, revision: i64) -> PbEvent {
@@ -64,4 +74,37 @@ fn junk_in_an_event_is_passed_over() {
     unknown.r#type = 77;
     assembly.add(Revision(6), vec![PbEvent::default(), unknown], false);
     assert_eq!(ready(&mut assembly), ["5:b"], "an unknown kind of change is a change");
+}
+
+/// `bytes` as a field of that number in a protobuf message.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+}
+
+#[tokio::test]
+async fn events_show_that_a_connection_delivers_and_progress_does_not() {
+    let header = field(1, &[0x18, 7]);
+    let created = [header.clone(), vec![0x18, 1]].concat();
+    let event = field(2, &[field(1, b"k"), vec![0x18, 7]].concat());
+    let answers = vec![created, header.clone(), [header, field(11, &event)].concat()];
+    let member = FakeMember::start(move |_| Say::Messages(answers.clone())).await;
+    let counters = Arc::new(Counters::default());
+    let pool = Pool::new(vec![member.endpoint()], None, None, b"k".to_vec(), counters).unwrap();
+    let request = WatchRequest { range: KeyRange::prefix("k"), from: Revision(5), previous: false };
+    let how = Call {
+        name: "watch",
+        repeat: Repeat::Safe,
+        asked: Revision(0),
+        timeout: Duration::from_secs(60),
+        suspect_after: Duration::from_secs(60),
+        proves_quorum: false,
+        avoid: None,
+    };
+    let mut watch = open(&pool, &request, how).await.unwrap();
+    // A member without a quorum tells of progress as well.
+    assert_eq!(watch.next().await.unwrap(), WatchItem::Progress { revision: Revision(7) });
+    assert_eq!(pool.link(0).heard_at(), 0);
+    let item = watch.next().await.unwrap();
+    assert!(matches!(item, WatchItem::Events { revision: Revision(7), .. }), "{item:?}");
+    assert_ne!(pool.link(0).heard_at(), 0);
 }

@@ -1,0 +1,90 @@
+//! A member of etcd for tests, as far as connections go: on each it says what a script wants, or nothing.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::StreamBody;
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::tasks::Tasks;
+
+/// What is said to one call.
+#[derive(Clone, Debug)]
+pub(super) enum Say {
+    /// Nothing, ever.
+    Nothing,
+    /// An empty message of whatever type, and that all is well.
+    Well,
+    /// These messages, and nothing after them.
+    Messages(Vec<Vec<u8>>),
+}
+
+/// A running member. Ends, with its connections, when dropped.
+pub(super) struct FakeMember {
+    address: SocketAddr,
+    _tasks: Tasks,
+}
+
+impl FakeMember {
+    /// One that does what `script` says to the number of a connection, from 1.
+    pub(super) async fn start(script: impl Fn(usize) -> Say + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = Tasks::new();
+        tasks.spawn("fake member", accept(listener, Arc::new(script)));
+        Self { address, _tasks: tasks }
+    }
+
+    pub(super) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+async fn accept(listener: TcpListener, script: Arc<impl Fn(usize) -> Say + Send + Sync + 'static>) {
+    let mut connections = JoinSet::new();
+    for number in 1.. {
+        let (stream, _) = listener.accept().await.unwrap();
+        let script = Arc::clone(&script);
+        let service = service_fn(move |_: Request<Incoming>| answer(script(number)));
+        let http = http2::Builder::new(TokioExecutor::new());
+        let serving = http.serve_connection(TokioIo::new(stream), service);
+        connections.spawn(async move { drop(serving.await) });
+    }
+}
+
+type Frames = stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
+
+async fn answer(say: Say) -> Result<Response<StreamBody<Frames>>, Infallible> {
+    let frames = match say {
+        Say::Nothing => std::future::pending().await,
+        Say::Well => {
+            let trailers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static("0"),
+            )]);
+            stream::iter([framed(&[]), Frame::trailers(trailers)]).map(Ok).boxed()
+        }
+        Say::Messages(messages) => {
+            let messages = messages.into_iter().map(|message| framed(&message));
+            stream::iter(messages).map(Ok).chain(stream::pending()).boxed()
+        }
+    };
+    let mut response = Response::new(StreamBody::new(frames));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    Ok(response)
+}
+
+/// A message as gRPC frames it: not compressed, its length, itself.
+fn framed(message: &[u8]) -> Frame<Bytes> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    Frame::data([&[0], length.as_slice(), message].concat().into())
+}

@@ -1,0 +1,110 @@
+use std::sync::{OnceLock, atomic::Ordering::Relaxed};
+
+use super::*;
+use crate::store::etcd::{
+    fake::{FakeMember, Say},
+    metrics::Counters,
+};
+
+/// Probes get twice as long: far more than a fake member needs.
+const SUSPECT_AFTER: Duration = Duration::from_millis(500);
+const LONG: Duration = Duration::from_secs(60);
+
+struct Rig {
+    pool: Pool,
+    counters: Arc<Counters>,
+    /// The link to the first member, whose connection is its number 1.
+    suspect: Arc<Link>,
+    _members: Vec<FakeMember>,
+}
+
+impl Rig {
+    /// Connected to the first one of the members.
+    async fn with(members: Vec<FakeMember>) -> Self {
+        let endpoints = members.iter().map(FakeMember::endpoint).collect();
+        let counters = Arc::new(Counters::default());
+        let pool = Pool::new(endpoints, None, None, b"k".to_vec(), counters.clone()).unwrap();
+        pool.switch(pool.current(), 0, Switch::Asked);
+        counters.switches.store(0, Relaxed);
+        let suspect = pool.link(0);
+        // Not by the pool: that it was answered is not to be known.
+        let mut kv = suspect.kv();
+        tokio::time::timeout(LONG, kv.get("k", None)).await.unwrap().unwrap();
+        Self { pool, counters, suspect, _members: members }
+    }
+
+    async fn investigate(&self) {
+        let investigation = investigate(&self.pool, 0, SUSPECT_AFTER);
+        tokio::time::timeout(LONG, investigation).await.unwrap();
+    }
+
+    fn is_made_anew(&self) -> bool {
+        let is_other = !Arc::ptr_eq(&self.pool.link(0), &self.suspect);
+        assert_eq!(is_other, self.suspect.is_retired(), "its watches end with it");
+        assert_eq!(is_other, self.counters.reconnects.load(Relaxed) == 1);
+        is_other
+    }
+}
+
+/// A member whose first connection hangs after its first call, while later ones do what `later` says.
+async fn first_connection_hangs(later: impl Fn() -> Say + Send + Sync + 'static) -> FakeMember {
+    let called = OnceLock::new();
+    FakeMember::start(move |connection| match connection {
+        1 if called.set(()).is_ok() => Say::Well,
+        1 => Say::Nothing,
+        _ => later(),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connection_that_delivers_is_not_made_anew_though_calls_on_it_are_not_answered() {
+    let link = Arc::new(OnceLock::<Arc<Link>>::new());
+    let delivering = Arc::clone(&link);
+    let later = move || {
+        // Between the suspicion and the answer to its probe, a watch delivers.
+        delivering.get().unwrap().heard();
+        Say::Well
+    };
+    let rig = Rig::with(vec![first_connection_hangs(later).await]).await;
+    link.set(rig.suspect.clone()).ok().unwrap();
+    rig.investigate().await;
+    assert!(!rig.is_made_anew());
+    assert!(rig.pool.is_up(0));
+}
+
+#[tokio::test]
+async fn a_connection_that_delivers_no_more_is_made_anew_if_its_member_answers_on_another() {
+    let rig = Rig::with(vec![first_connection_hangs(|| Say::Well).await]).await;
+    rig.suspect.heard();
+    rig.investigate().await;
+    assert!(rig.is_made_anew());
+    assert!(rig.pool.is_up(0));
+}
+
+#[tokio::test]
+async fn a_member_that_answers_nothing_is_left_for_one_that_does_even_if_it_delivers() {
+    let link = Arc::new(OnceLock::<Arc<Link>>::new());
+    let delivering = Arc::clone(&link);
+    let silent = first_connection_hangs(|| Say::Nothing).await;
+    // What a member without a quorum delivers is from before it lost it.
+    let other = FakeMember::start(move |_| {
+        delivering.get().unwrap().heard();
+        Say::Well
+    });
+    let rig = Rig::with(vec![silent, other.await]).await;
+    link.set(rig.suspect.clone()).ok().unwrap();
+    rig.investigate().await;
+    assert!(rig.is_made_anew());
+    assert_eq!((rig.pool.current(), rig.pool.is_up(0)), (1, false));
+    assert_eq!(rig.counters.switches.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_stall_that_ends_for_all_at_once_changes_nothing() {
+    // The old connection answers when the new one is asked: it was not the one that hung.
+    let member = FakeMember::start(|_| Say::Well).await;
+    let rig = Rig::with(vec![member]).await;
+    rig.investigate().await;
+    assert!(!rig.is_made_anew());
+}
