@@ -563,3 +563,6 @@ impl Driver {
         drop(self.pod_lock.take());
     }
 }
+
+#[cfg(test)]
+mod tests;
