@@ -3,10 +3,7 @@
 //! The one rule to keep (R6): the record alone carries authority. Candidate keys only say whose turn it
 //! is, and nothing is ever concluded from their absence.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Asked, Engine, Work, office::Reign};
 use crate::engine::{
@@ -30,8 +27,8 @@ const BROKEN_AFTER: Duration = Duration::from_secs(1);
 #[expect(clippy::struct_excessive_bools, reason = "each is one call in flight")]
 #[derive(Debug, Default)]
 pub(super) struct Candidacy {
-    /// R5: never opens again.
-    pub(super) closed: BTreeSet<Term>,
+    /// R5: this term and all before it never open again.
+    closed: Term,
     /// TAKEs that were sent, by their `n`, for echoes: which term, and when at the earliest.
     takes: BTreeMap<u64, (Term, BootTime)>,
     taking: bool,
@@ -64,6 +61,23 @@ pub(super) struct Resigning {
 impl Candidacy {
     pub(super) fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    /// R5: for good. The highest one stands for all before it, so that years of terms need no memory: the
+    /// terms of an incarnation are create revisions of one key, which only grow (in a store where they do
+    /// not, R8 ends the incarnation), so none of them is yet to come; and one that is taken for closed
+    /// too many costs a WITHDRAW and an ENROL, never safety.
+    pub(super) fn close(&mut self, term: Term) {
+        self.closed = self.closed.max(term);
+    }
+
+    pub(super) fn is_closed(&self, term: Term) -> bool {
+        term <= self.closed
+    }
+
+    /// Only for mutants.
+    pub(super) fn reopen(&mut self, term: Term) {
+        self.closed = Term(term.0 - 1);
     }
 
     /// The TAKEs of that term, by `n`.
@@ -172,10 +186,10 @@ impl Engine {
         let term = Term(own.created.0);
         let broken = own.lease != Some(lease) || own.value != Some(self.config.id);
         let broken = broken && !self.config.breaks(Mutant::NoRepair);
-        let closed = self.candidacy.closed.contains(&term);
+        let closed = self.candidacy.is_closed(term);
         if broken {
             // T19: its owner closes the term and withdraws.
-            self.candidacy.closed.insert(term);
+            self.candidacy.close(term);
         }
         if broken || closed || self.is_of_the_past(own) || !self.wants_office() {
             self.withdraw_rule(lease, own);
@@ -201,7 +215,7 @@ impl Engine {
         }
         self.candidacy.withdrawing = true;
         self.candidacy.withdraw_at = self.now + AGAIN_AFTER;
-        let closed = self.candidacy.closed.contains(&Term(own.created.0));
+        let closed = self.candidacy.is_closed(Term(own.created.0));
         if closed && self.config.breaks(Mutant::ResignClosedTerm) {
             let record = self.watched.sound_record().cloned();
             if let Some(record) = record.filter(|record| record.term.0 == own.created.0) {
@@ -374,7 +388,7 @@ impl Engine {
                     reign.office.revision = reign.office.revision.max(answer.revision);
                     let until = sent + self.config.span(d);
                     reign.until = reign.until.max(until);
-                } else if !self.candidacy.closed.contains(&term)
+                } else if !self.candidacy.is_closed(term)
                     && let Some(lease) = self.session.lease()
                 {
                     let office = Office { term, revision: answer.revision, lease };

@@ -112,7 +112,7 @@ impl Engine {
         let same_pod = self.session.dead.pod_uid.as_deref().is_some_and(|uid| pod_uid == Some(uid));
         let proven = |lease: &LeaseId| {
             let of_pod = same_pod && member.is_some_and(|member| member.lease == Some(*lease));
-            of_pod || self.session.own.contains(lease) || self.session.dead.leases.contains(lease)
+            of_pod || self.session.own.contains(*lease) || self.session.dead.leases.contains(lease)
         };
         let leases: Vec<LeaseId> = on.into_iter().flatten().flatten().collect();
         if let Some(living) = leases.iter().find(|lease| !proven(lease)) {

@@ -195,7 +195,7 @@ impl Engine {
         let written = stored.modified;
         let term = Term(candidate.created.0);
         let ours = record.lease == Some(lease) && record.term == term && !record.ended;
-        if !ours || self.candidacy.closed.contains(&term) {
+        if !ours || self.candidacy.is_closed(term) {
             return;
         }
         if self.reign.is_none() {
@@ -329,7 +329,7 @@ impl Engine {
                     self.reign = self.candidacy.kept.take();
                     if let Some(reign) = &mut self.reign {
                         reign.giving_up = None;
-                        self.candidacy.closed.remove(&reign.office.term);
+                        self.candidacy.reopen(reign.office.term);
                     }
                 }
             }
@@ -344,7 +344,7 @@ impl Engine {
     }
 
     fn close(&mut self, term: Term, why: WorkEnd) {
-        self.candidacy.closed.insert(term);
+        self.candidacy.close(term);
         self.own.dirty_role();
         self.stop_work(why);
         self.out.push(Effect::TermClosed { term, reason: why });

@@ -4,7 +4,7 @@
 //! The one rule to keep (R10): a new lease is registered only after the old one is confirmed gone.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -28,6 +28,32 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// Old work that does not end keeps the incarnation from a clean END for no longer than this.
 const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
 
+/// So many earlier leases are remembered. The keys of an id hang on one lease at a time, and no other is
+/// granted before whoever holds them is ended (R10): only a lease of the last few can still be met. One
+/// that was forgotten all the same, and comes back out of a backup, is taken for somebody else's: its
+/// lease must run out, as for every life that is not proven dead (T10).
+const EARLIER_MOST: usize = 64;
+
+/// Earlier leases of this process, the last ones. What hangs on them may be ended (R7, R10).
+#[derive(Debug, Default)]
+pub(super) struct Earlier(VecDeque<LeaseId>);
+
+impl Earlier {
+    pub(super) fn insert(&mut self, lease: LeaseId) {
+        if self.contains(lease) {
+            return;
+        }
+        if EARLIER_MOST <= self.0.len() {
+            self.0.pop_front();
+        }
+        self.0.push_back(lease);
+    }
+
+    pub(super) fn contains(&self, lease: LeaseId) -> bool {
+        self.0.contains(&lease)
+    }
+}
+
 /// Where a node is in its life.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -36,8 +62,7 @@ pub(super) struct Session {
     pub(super) granted: Option<Granted>,
     /// Leases that must be gone before a JOIN, the first one first.
     pub(super) ending: VecDeque<Ending>,
-    /// Earlier leases of this process.
-    pub(super) own: BTreeSet<LeaseId>,
+    pub(super) own: Earlier,
     pub(super) dead: Dead,
     pub(super) start: SystemTime,
     pub(super) backoff: Backoff,
@@ -93,7 +118,7 @@ impl Default for Session {
             phase: Phase::Rest,
             granted: None,
             ending: VecDeque::new(),
-            own: BTreeSet::new(),
+            own: Earlier::default(),
             dead: Dead::default(),
             start: UNIX_EPOCH,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(3)),

@@ -3,6 +3,7 @@
 //! A [`Rig`] is one engine whose store, clock and transport are the test itself: calls are answered by
 //! hand, in any order, or never.
 
+mod bounds;
 mod election;
 mod keys;
 mod office;

@@ -350,6 +350,21 @@ fn r10_a_renewal_that_finds_no_lease_closes_the_term_ends_the_old_lease_and_join
 }
 
 #[test]
+fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_once() {
+    let mut rig = Rig::joined(config(), Vec::new());
+    let old = rig.lease();
+    rig.wait(config().ttl / 3);
+    rig.answer(is_renew, Outcome::LeaseNotFound);
+    rig.done(|call| *call == Call::ReadEnd { lease: old });
+    rig.answer(is_revoke, Outcome::LeaseNotFound);
+    rig.wait(ms(3_000));
+    rig.effects();
+    let back = Outcome::Done(rig.header(joined_keys(ME, old, 101)));
+    rig.answer(is_read, back);
+    assert!(rig.asks(|call| *call == Call::ReadEnd { lease: old }), "{:?}", rig.effects);
+}
+
+#[test]
 fn r10_work_that_will_not_end_costs_the_clean_end_but_not_the_return() {
     let mut rig = Rig::leader();
     let old = rig.lease();
