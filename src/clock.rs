@@ -1,4 +1,7 @@
 //! The one reader of clocks. Everything else is handed the time.
+//!
+//! What must begin on time waits by [`sleep`]: tokio's timers count whole milliseconds and fire up to two
+//! late, on every runtime alike. Timeouts and back-offs, which may be late, are tokio's.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,4 +30,14 @@ pub fn wall_now() -> SystemTime {
 pub fn unix_ms() -> u64 {
     let since = wall_now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Waits, to within what the kernel's timers and its scheduler allow, on any runtime. The clock is
+/// `CLOCK_MONOTONIC`: time in which the machine is suspended is not counted, so wait in slices.
+///
+/// # Cancel safety
+///
+/// Cancel safe: it only waits.
+pub async fn sleep(time: Duration) {
+    async_io::Timer::after(time).await;
 }

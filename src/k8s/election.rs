@@ -26,7 +26,7 @@ use super::{
     client::explain,
     crd::election::{Election, ElectionChecks, ElectionStatus},
     events::{EventType, Events},
-    fence::ElectionRef,
+    fence::{Awaited, ElectionRef, Fence},
     metrics::K8sMetrics,
 };
 use crate::{
@@ -68,6 +68,7 @@ pub struct ElectionTask {
     client: DebugClient,
     election: ElectionRef,
     metrics: K8sMetrics,
+    drawn: Awaited,
     checks: Option<watch::Receiver<ElectionChecks>>,
 }
 
@@ -81,8 +82,13 @@ impl std::fmt::Debug for DebugClient {
 }
 
 impl ElectionTask {
-    pub(crate) fn new(client: Client, election: ElectionRef, metrics: K8sMetrics) -> Self {
-        Self { client: DebugClient(client), election, metrics, checks: None }
+    pub(crate) fn new(
+        client: Client,
+        election: ElectionRef,
+        metrics: K8sMetrics,
+        drawn: Awaited,
+    ) -> Self {
+        Self { client: DebugClient(client), election, metrics, drawn, checks: None }
     }
 
     pub(crate) fn checks(mut self, checks: watch::Receiver<ElectionChecks>) -> Self {
@@ -100,23 +106,26 @@ impl LeaderTask for ElectionTask {
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let authority = Authority::Leader(ctx.clone());
         let client = gated(&self.client.0, &authority, &self.metrics.draws());
+        let mut drawn = self.drawn.clone();
         let mut herald = Herald {
             api: self.election.api(client.clone()),
             labels: Labels::new(client.clone(), &self.election, ctx.term()),
             events: Events::new(client, "election", std::env::var("POD_NAME").ok()),
             task: self,
             ctx: &ctx,
+            fence: None,
             written: None,
             said: None,
             announced: false,
         };
         let token = ctx.token();
-        loop {
-            if token.run_until_cancelled(herald.look()).await.is_none() {
-                break;
-            }
-            if token.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
-                break;
+        while token.run_until_cancelled(herald.look()).await.is_some() {
+            tokio::select! {
+                biased;
+                // All are cancel safe: they only wait.
+                () = token.cancelled() => break,
+                fence = drawn.of(ctx.term()), if herald.fence.is_none() => herald.fence = Some(fence),
+                () = tokio::time::sleep(LOOK_EVERY) => (),
             }
         }
         // While authority goes on, as it does at a planned end, the label is taken back.
@@ -132,6 +141,8 @@ struct Herald<'a> {
     api: Api<Election>,
     labels: Labels,
     events: Events,
+    /// Nothing is told before it is drawn: a term and its fence appear together.
+    fence: Option<Fence>,
     /// What was last written, and when.
     written: Option<(ElectionStatus, crate::engine::BootTime)>,
     said: Option<crate::engine::BootTime>,
@@ -158,6 +169,7 @@ impl Herald<'_> {
     }
 
     async fn write(&mut self, status: &Status, pods: &Pods) -> Result<(), kube::Error> {
+        let Some(fence) = self.fence else { return Ok(()) };
         let now = clock::boot_now();
         let before = self.written.as_ref().map(|(status, _)| status);
         let mut new = picture(status, pods, before, clock::unix_ms());
@@ -172,13 +184,12 @@ impl Herald<'_> {
             return Ok(());
         }
         let name = self.task.election.name();
-        let Some(found) = self.api.get_opt(&name).await? else {
-            // The fence's draw makes it; until then there is nothing to tell in.
+        // The fence's draw has made it; who deletes it waits for the next draw.
+        let Some(found) = self.api.get_opt(&name).await? else { return Ok(()) };
+        let last = found.status.as_ref().and_then(|it| it.fence);
+        if last > Some(fence.number()) {
+            tracing::debug!(ours = %fence, last, "a later leader has drawn: it tells of the cluster now");
             return Ok(());
-        };
-        if found.status.as_ref().and_then(|it| it.term) > new.term {
-            // Terms begin anew where the store was wiped: then the fence is what grows.
-            tracing::debug!("the Election has a later term: it is overwritten");
         }
         new.observed_generation = found.metadata.generation;
         picture::carry_times(&mut new, found.status.as_ref());

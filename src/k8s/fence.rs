@@ -17,6 +17,8 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 
+use tokio::sync::watch;
+
 use super::{
     client::explain,
     crd::election::{Election, ElectionSpec},
@@ -48,6 +50,42 @@ impl Fence {
     /// For tests and scripted APIs: a fence that was drawn elsewhere.
     pub const fn of(number: i64) -> Self {
         Self(number)
+    }
+}
+
+/// Who draws the fence of a term, and who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Drawn(watch::Sender<Option<(Term, Fence)>>);
+
+impl Drawn {
+    /// The fence of this term is known.
+    pub(crate) fn tell(&self, term: Term, fence: Fence) {
+        self.0.send_replace(Some((term, fence)));
+    }
+
+    /// To wait for it.
+    pub(crate) fn awaited(&self) -> Awaited {
+        Awaited(self.0.subscribe())
+    }
+}
+
+/// Waits for the fence of a term.
+#[derive(Clone, Debug)]
+pub(crate) struct Awaited(watch::Receiver<Option<(Term, Fence)>>);
+
+impl Awaited {
+    /// The fence that was drawn for this term.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    pub(crate) async fn of(&mut self, term: Term) -> Fence {
+        let drawn = self.0.wait_for(|drawn| drawn.is_some_and(|(of, _)| of == term)).await;
+        match drawn.ok().and_then(|drawn| *drawn) {
+            Some((_, fence)) => fence,
+            // Who draws is gone, with the node that both belong to.
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -173,4 +211,20 @@ pub async fn draw(
         }
     }
     Err(FenceError::Contended { election: election.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_fence_of_another_term_is_not_taken_for_this_ones() {
+        let drawn = Drawn::default();
+        let mut awaited = drawn.awaited();
+        drawn.tell(Term(3), Fence(7));
+        let mut of = Box::pin(awaited.of(Term(4)));
+        assert!(futures::poll!(&mut of).is_pending());
+        drawn.tell(Term(4), Fence(8));
+        assert_eq!(of.await, Fence(8));
+    }
 }

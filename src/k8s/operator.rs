@@ -23,7 +23,7 @@ use super::{
     controller::{Controller, Prepare, Readable, Setup, Sharded, Share},
     crd::election::ElectionChecks,
     election::ElectionTask,
-    fence::ElectionRef,
+    fence::{Drawn, ElectionRef},
     identity::PodIdentity,
     metrics::K8sMetrics,
     queue::QueueMetrics,
@@ -159,7 +159,9 @@ impl Operator {
 
     /// The cache of a kind, kept by this operator whether or not a controller looks at it.
     pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
-        self.caches.of(kind, scope)
+        let cache = self.caches.of(kind, scope);
+        cache.attend_for_good();
+        cache
     }
 
     /// The same, and `handler` is told every change of it, on the task that keeps it: it must be quick and
@@ -171,7 +173,7 @@ impl Operator {
         handler: impl Fn(&Delta<K>) + Send + Sync + 'static,
     ) -> Cache<K> {
         self.caches.handle(kind, scope, Box::new(handler));
-        self.caches.of(kind, scope)
+        self.cache(kind, scope)
     }
 
     /// Where all of it counts: the node unless it was told elsewhere, caches, controllers, queues and the
@@ -254,14 +256,17 @@ impl Operator {
         let lanes: Vec<_> =
             sharded.into_iter().map(|(it, share)| (it.prepare(&mut setup), share)).collect();
         let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
-        let herald = ElectionTask::new(client.clone(), election.clone(), metrics.clone());
+        let drawn = Drawn::default();
+        let herald =
+            ElectionTask::new(client.clone(), election.clone(), metrics.clone(), drawn.awaited());
         node = node.leader_task(match checks {
             Some(checks) => herald.checks(checks),
             None => herald,
         });
         {
             let (client, readable, metrics) = (client.clone(), readable.clone(), metrics.clone());
-            node = node.leader_task(Reconciling { loops, client, readable, election, metrics });
+            let work = Reconciling { loops, client, readable, election, metrics, drawn };
+            node = node.leader_task(work);
         }
         for (lane, Share { shards, as_leader, .. }) in lanes {
             let name = lane.name().to_owned();

@@ -43,6 +43,8 @@ pub fn eventually<T>(
 /// Starts the log of a test binary, once; the level is taken from `RUST_LOG`. The output shows up with
 /// `--nocapture` or when a test fails.
 pub fn logs() {
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // A server that comes up refuses calls at first, each of which kube calls an error.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,kube_client=off"));
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
 }

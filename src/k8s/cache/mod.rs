@@ -10,6 +10,8 @@
 //!   was last seen, and [`Cache::age`] grows.
 //! * A cache that only the work on shards looks at keeps the objects of the shards that are held here, see
 //!   [`narrow`]: others leave it without being told as deleted.
+//! * It is read at once while somebody works on its objects or a user's code looks at it; one that is only
+//!   kept warm is up to 50 ms older, and read up as soon as work begins, see [`pace`].
 //! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
 //!   changes of one object may arrive as one.
 //! * An object that the type cannot read is left out, said once and counted; the others are kept.
@@ -18,6 +20,7 @@ mod guard;
 mod held;
 mod link;
 mod narrow;
+mod pace;
 mod set;
 mod source;
 
@@ -33,6 +36,7 @@ use tokio::sync::watch;
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
     held::{HeldShards, Wanted},
+    pace::Attention,
     set::{IsSynced, Need, Running},
     source::{Handler, SourceError},
 };
@@ -97,12 +101,24 @@ struct Shelf<K> {
     objects: RwLock<HashMap<ObjectKey, Arc<K>>>,
     /// When it was last known to be as the API server has it; never yet if none.
     fresh: watch::Sender<Option<BootTime>>,
+    attentive: pace::Attentive,
 }
 
 impl<K> Cache<K> {
     pub(crate) fn new() -> Self {
         let (objects, fresh) = (RwLock::default(), watch::Sender::default());
-        Self { shelf: Arc::new(Shelf { objects, fresh }) }
+        let attentive = pace::Attentive::default();
+        Self { shelf: Arc::new(Shelf { objects, fresh, attentive }) }
+    }
+
+    /// As long as what is returned lives, changes are read as they come.
+    pub(crate) fn attend(&self) -> Attention {
+        self.shelf.attentive.one()
+    }
+
+    /// From now on changes are read as they come.
+    pub(crate) fn attend_for_good(&self) {
+        self.shelf.attentive.for_good();
     }
 
     /// The object of that key; none if there is none, or if it is not kept here.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use kube::{
     Api, Resource,
     runtime::{
@@ -181,7 +181,20 @@ where
         let retry = Retry::default();
         let mut events = watcher::watcher(api, config).backoff(retry).boxed();
         let mut listed = Listed { objects: HashMap::new(), unreadable: HashMap::new() };
-        while let Some(event) = events.next().await {
+        let mut pace = self.cache.shelf.attentive.pace();
+        loop {
+            // Dropped, the stream has what comes next.
+            let event = if let Some(event) = events.next().now_or_never() {
+                event
+            } else {
+                if self.cache.is_synced() {
+                    pace.rest().await;
+                }
+                events.next().await
+            };
+            // The watcher never ends; if it did, it is begun anew.
+            let Some(event) = event else { return false };
+            pace.on_event();
             match event {
                 Ok(event) => self.on_event(event, &mut listed),
                 Err(error) => {
@@ -192,8 +205,6 @@ where
                 }
             }
         }
-        // The watcher never ends; if it did, it is begun anew.
-        false
     }
 
     pub(super) fn on_error(&self, error: &watcher::Error) {
@@ -368,3 +379,6 @@ fn is_no_streaming(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status))
         if status.code == 422 || status.code == 400)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use kube::Client;
 use tokio::sync::Semaphore;
 
@@ -22,7 +25,7 @@ use crate::{
     clock,
     k8s::{
         authority::{Authority, Refused, is_refused},
-        cache::{Cache, CacheSet, Cached, HeldShards, Wanted},
+        cache::{Attention, Cache, CacheSet, Cached, HeldShards, Wanted},
         fence::Fence,
         key::ObjectKey,
         metrics::{ControllerMetrics, K8sMetrics, Outcome},
@@ -68,8 +71,24 @@ pub(crate) trait Loop: Send + Sync {
     async fn work(self: Arc<Self>, right: Right);
 }
 
-/// Begins to wait for a cache.
-type Wait = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+/// A cache that a controller needs, its type erased.
+trait Needed: Send + Sync {
+    /// Resolves when it is synced.
+    fn synced(&self) -> BoxFuture<'_, ()>;
+
+    /// It is worked by: changes are read as they come.
+    fn attend(&self) -> Attention;
+}
+
+impl<C: Cached> Needed for Cache<C> {
+    fn synced(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Cache::synced(self))
+    }
+
+    fn attend(&self) -> Attention {
+        Cache::attend(self)
+    }
+}
 
 /// One controller.
 pub(crate) struct Desk<K: Cached> {
@@ -81,8 +100,8 @@ pub(crate) struct Desk<K: Cached> {
     held: Option<Arc<HeldShards>>,
     queue: Queue<ObjectKey>,
     grants: Arc<Grants>,
-    /// Resolve when the caches that it needs are synced.
-    needs: Mutex<Vec<Wait>>,
+    /// Grows only while it is set up.
+    needs: Mutex<Vec<Arc<dyn Needed>>>,
     places: Arc<Semaphore>,
     metrics: ControllerMetrics,
 }
@@ -115,12 +134,8 @@ impl<K: Cached> Desk<K> {
 
     /// It works only when that cache is synced.
     pub(super) fn needs<C: Cached>(&self, cache: &Cache<C>) {
-        let cache = cache.clone();
-        let wait = move || -> BoxFuture<'static, ()> {
-            let cache = cache.clone();
-            Box::pin(async move { cache.synced().await })
-        };
-        self.needs.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(wait));
+        let cache: Arc<dyn Needed> = Arc::new(cache.clone());
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
     }
 
     /// An object has changed, or something that it depends on.
@@ -145,12 +160,8 @@ impl<K: Cached> Desk<K> {
         lane == Lane::All || self.lane_of(key, None).is_none_or(|it| it == lane)
     }
 
-    async fn caches_are_synced(&self) {
-        let waits: Vec<_> = {
-            let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
-            needs.iter().map(|wait| wait()).collect()
-        };
-        futures::future::join_all(waits).await;
+    fn needed(&self) -> Vec<Arc<dyn Needed>> {
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has the objects of a lane kept here, where not all are.
@@ -280,12 +291,14 @@ impl<K: Cached> Loop for Desk<K> {
             Context::new(&self.name, authority, fence, &client, readable, self.metrics.clone());
         // Let go last, when all runs have ended.
         let wanted = self.want(lane);
+        let needed = self.needed();
+        let _attention: Vec<Attention> = needed.iter().map(|cache| cache.attend()).collect();
         let hold = tokio::select! {
             biased;
             // Cancel safe: a token. Dropped, the other arm has granted nothing.
             () = token.cancelled() => return,
             hold = async {
-                self.caches_are_synced().await;
+                join_all(needed.iter().map(|cache| cache.synced())).await;
                 if let Some(wanted) = &wanted {
                     wanted.covered().await;
                 }

@@ -12,7 +12,7 @@ use crate::{
     k8s::{
         authority::{Authority, gated},
         controller::{Lane, Loop, Readable, Right},
-        fence::{self, ElectionRef},
+        fence::{self, Drawn, ElectionRef},
         metrics::K8sMetrics,
     },
     node::{
@@ -28,6 +28,7 @@ pub(super) struct Reconciling {
     pub(super) readable: Readable,
     pub(super) election: ElectionRef,
     pub(super) metrics: K8sMetrics,
+    pub(super) drawn: Drawn,
 }
 
 #[async_trait]
@@ -42,15 +43,16 @@ impl LeaderTask for Reconciling {
         let client = gated(&self.client, &authority, &self.metrics.draws());
         let draw = fence::draw(&client, &self.election, ctx.term());
         let Some(drawn) = token.run_until_cancelled(draw).await else { return Ok(()) };
-        let drawn = drawn?;
-        self.metrics.fence().set(drawn.number());
+        let fence = drawn?;
+        self.drawn.tell(ctx.term(), fence);
+        self.metrics.fence().set(fence.number());
         let _fence = Withdrawn(&self.metrics);
-        tracing::info!(term = %ctx.term(), fence = drawn.number(), "controllers begin");
+        tracing::info!(term = %ctx.term(), fence = fence.number(), "controllers begin");
         join_all(self.loops.iter().map(|controller| {
             Arc::clone(controller).work(Right {
                 lane: Lane::All,
                 authority: authority.clone(),
-                fence: Some(drawn),
+                fence: Some(fence),
                 client: self.client.clone(),
                 readable: self.readable.clone(),
             })

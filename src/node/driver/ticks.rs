@@ -33,8 +33,6 @@ use crate::{
 
 /// What a run gets to end after it was cancelled for its length.
 pub(super) const OVERRUN_GRACE: Duration = Duration::from_secs(1);
-/// Timers are this coarse: a tick that is nearer runs now, rather than as much too late.
-const EARLY: Duration = Duration::from_millis(1);
 /// An idle runner is heard of at least this often.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
 /// Back-off of tasks and workers that return early.
@@ -262,7 +260,7 @@ impl Ticker {
                 return false;
             }
             let before = *self.tick.borrow();
-            let left = due.since(now).saturating_sub(EARLY.min(before / 4));
+            let left = due.since(now);
             if left.is_zero() {
                 return true;
             }
@@ -275,7 +273,7 @@ impl Ticker {
                     let tick = *self.tick.borrow_and_update();
                     *due = (*due - before + tick).max(clock::boot_now());
                 }
-                () = sleep(left.min(PULSE_EVERY)) => (),
+                () = clock::sleep(left.min(PULSE_EVERY)) => (),
             }
         }
     }

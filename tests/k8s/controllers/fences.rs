@@ -1,8 +1,11 @@
 //! Writes of a leader whose time is over do no harm.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use bellwether::{
@@ -270,5 +273,47 @@ async fn what_a_former_leader_told_of_the_cluster_does_not_undo_what_its_success
     let code = tokio::time::timeout(SOON, arrived.recv()).await.unwrap().unwrap();
     assert_eq!(code, Ok(409), "it had come too late");
     assert_eq!(told().await, Some(1));
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_told_of_only_with_the_fence_of_its_term() {
+    let cluster = Cluster::new("told-with").await;
+    let lent = Arc::default();
+    let first = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    first.is(Role::Leader).await;
+    let elections = Api::<Election>::default_namespaced(cluster.space.client());
+    let told_by = async |node: i64| {
+        eventually("the leader is told of", SOON, async || {
+            let status = elections.get_opt("test").await.unwrap()?.status?;
+            (status.leader.as_ref()?.node == node).then_some(status)
+        })
+        .await
+    };
+    let before = told_by(0).await;
+
+    // Its draw takes longer than three of its looks at the cluster.
+    let client = cluster.space.client();
+    let (slow, namespace) = (client.clone(), client.default_namespace().to_owned());
+    let service = service_fn(move |request: Request<Body>| {
+        let client = slow.clone();
+        async move {
+            let kind = request.headers().get("content-type").map(http::HeaderValue::as_bytes);
+            if kind.is_some_and(|it| it.starts_with(b"application/merge-patch"))
+                && request.uri().path().contains("/elections/")
+            {
+                tokio::time::sleep(Duration::from_millis(3500)).await;
+            }
+            client.send(request).await.map_err(BoxError::from)
+        }
+    });
+    let slow = Client::new(service, namespace);
+    let second =
+        cluster.replica_through(slow, 1, |it| it.controller(lending(&cluster, &lent))).await;
+    first.stop().await;
+    second.is(Role::Leader).await;
+    let after = told_by(1).await;
+    assert!(before.fence < after.fence, "{before:?} {after:?}");
+    assert!(before.term < after.term, "{before:?} {after:?}");
     second.stop().await;
 }
