@@ -6,6 +6,7 @@ pub mod engine;
 pub mod k8s;
 pub mod node;
 pub mod operator;
+pub mod signals;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

@@ -2,7 +2,10 @@
 
 use std::{fmt, process::ExitCode};
 
-use bellwether::store::{Effected, StoreError};
+use bellwether::{
+    signals::Aborted,
+    store::{Effected, StoreError},
+};
 
 /// Ends of `--help`, and of `docs/cli.md`.
 pub(crate) const TABLE: &str = "\
@@ -38,6 +41,7 @@ pub(crate) enum Exit {
     NotExecutable = 126,
     NoSuchProgram = 127,
     Interrupted = 130,
+    Terminated = 143,
 }
 
 impl From<Exit> for ExitCode {
@@ -141,3 +145,11 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<Aborted> for Failure {
+    fn from(aborted: Aborted) -> Self {
+        let terminated = aborted.exit_code() == Exit::Terminated as u8;
+        let exit = if terminated { Exit::Terminated } else { Exit::Interrupted };
+        Self::new(exit, aborted.to_string())
+    }
+}

@@ -22,6 +22,7 @@ use bellwether::{
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio_util::sync::CancellationToken;
 
 use self::kubernetes::KubeArgs;
 use super::{
@@ -30,7 +31,6 @@ use super::{
     exit::{Exit, Failure},
     serve::{
         self,
-        signals::Signals,
         work::{self, Manifests},
     },
 };
@@ -218,8 +218,12 @@ fn ttl(text: &str) -> Result<Duration, String> {
 ///
 /// A [`Failure`] if it cannot be set up, is refused, or cannot leave cleanly.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
-    let signals = Signals::listen()?;
+    let signals = serve::signals()?;
     leave_with_parent();
+    signals.unless_aborted(live_and_leave(args, signals.leave())).await?
+}
+
+async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<ExitCode, Failure> {
     let mut page = serve::bind(&args.node.listen).await?;
     let pod = kubernetes::pod(page.address().port())?;
     let identity = Identity::of(&args, pod.as_ref(), page.address())?;
@@ -238,15 +242,15 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let lived = tokio::select! {
         biased;
         // Cancel safe: a token.
-        () = signals.leave.cancelled() => Ok(()),
+        () = asked.cancelled() => Ok(()),
         // Dropped, what was begun goes on in the background until the node is stopped below.
         ended = work.live(live(&*node, &args)) => ended,
     };
-    let left = signals.unless_aborted(leave(&*node, args.node.grace)).await;
+    let left = leave(&*node, args.node.grace).await;
     work.end().await;
     page.close().await;
     // Why it had to end tells more than how the leaving went.
-    lived.and(left.and_then(|it| it)).map(|()| ExitCode::SUCCESS)
+    lived.and(left).map(|()| ExitCode::SUCCESS)
 }
 
 /// What a node of this process does, and what goes on beside it.

@@ -1,12 +1,23 @@
 //! What `run` and `demo` share: the status server, signals, the reference work.
 
-use bellwether::telemetry::{BindError, ServerConfig, StatusServer, StatusServerError};
+use bellwether::{
+    signals::Signals,
+    telemetry::{BindError, ServerConfig, StatusServer, StatusServerError},
+};
 
 use crate::cli::exit::{Exit, Failure};
 
 pub(crate) mod cut;
-pub(crate) mod signals;
 pub(crate) mod work;
+
+/// Listens for the signals that end the process.
+///
+/// # Errors
+///
+/// A [`Failure`] if the system does not let it.
+pub(crate) fn signals() -> Result<Signals, Failure> {
+    Signals::listen().map_err(|error| Failure::caused(Exit::Local, "listening for signals", &error))
+}
 
 /// Takes the port that `--listen` names.
 ///

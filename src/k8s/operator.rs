@@ -62,7 +62,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Operator::new(node, client, election)
 ///     .controller(Controller::<Deployment>::new(reconcile).owns::<ConfigMap>())
 ///     .serve("0.0.0.0:8080") // /metrics, /livez, /readyz, /leader, and a page for people
-///     .run(async { let _ = tokio::signal::ctrl_c().await; })
+///     .run_until_signalled()
 ///     .await?;
 /// # Ok(())
 /// # }

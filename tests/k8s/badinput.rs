@@ -84,6 +84,11 @@ impl<'a> Lone<'a> {
         .await
     }
 
+    /// Whether the API server has not accepted its token.
+    fn is_refused(&self) -> bool {
+        self.process.err().contains("does not know who is asking")
+    }
+
     pub(crate) async fn says(&self, words: &str) {
         eventually(&format!("{words:?} in the log"), LONG, async || {
             self.process.err().contains(words).then_some(())
@@ -197,13 +202,17 @@ async fn a_token_that_expires_is_named_and_the_next_one_in_its_file_is_taken() {
     secrets.delete("first", &DeleteParams::default()).await.unwrap();
     // The server may take a token for good that it has seen a few seconds ago.
     let mut made = 0;
-    eventually("the token is refused", LONG, async || {
+    while !lone.is_refused() {
         made += 1;
-        lone.makes(&format!("after-{made}"), tcp(), json!({})).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        lone.process.err().contains("does not know who is asking").then_some(())
-    })
-    .await;
+        let name = format!("after-{made}");
+        lone.makes(&name, tcp(), json!({})).await;
+        let checks = Api::<UptimeCheck>::default_namespaced(space.client());
+        eventually(&format!("{name} is told of, or the token refused"), LONG, async || {
+            let is_told = checks.get(&name).await.unwrap().status.is_some();
+            (is_told || lone.is_refused()).then_some(())
+        })
+        .await;
+    }
     fs::write(&token, space.bound_token("second").await).unwrap();
     for number in 1..=made {
         assert_eq!(lone.accepted(&format!("after-{number}")).await, "True");

@@ -12,14 +12,16 @@ use bellwether::{
             rbac::v1::PolicyRule,
         },
         kube::{
-            Api, CustomResourceExt as _, ResourceExt as _,
+            Api, CustomResourceExt as _, Resource, ResourceExt as _,
             api::{DeleteParams, Patch, PatchParams},
+            core::NamespaceResourceScope,
         },
     },
     node::{ClusterNode, Stopped},
     store::memory::MemoryStore,
 };
 use rustix::process::Signal;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
@@ -133,6 +135,24 @@ impl Sites {
         .await;
     }
 
+    /// What the site owns is made anew when it is deleted: every time, for a run that goes on for another
+    /// reason could put it right once.
+    async fn comes_back<C>(&self)
+    where
+        C: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        C: Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let api = Api::<C>::default_namespaced(self.space.client());
+        for _ in 0..5 {
+            let uid = api.get("home").await.unwrap().uid();
+            api.delete("home", &DeleteParams::default()).await.unwrap();
+            eventually(&format!("the {} is back", C::kind(&())), SOON, async || {
+                api.get_opt("home").await.unwrap().filter(|it| it.uid() != uid)
+            })
+            .await;
+        }
+    }
+
     async fn until(&self, what: &str, is: impl Fn(&Website) -> bool) -> Website {
         eventually(what, SOON, async || self.sites().get_opt("home").await.unwrap().filter(&is))
             .await
@@ -184,9 +204,9 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     let pods = it.pods().get("home").await.unwrap();
     let owner = &pods.owner_references()[0];
     assert_eq!((owner.kind.as_str(), Some(&owner.uid)), ("Website", site.uid().as_ref()));
-    let services = Api::<Service>::default_namespaced(it.space.client());
-    services.delete("home", &DeleteParams::default()).await.unwrap();
-    eventually("the service is back", SOON, async || services.get_opt("home").await.unwrap()).await;
+    it.comes_back::<ConfigMap>().await;
+    it.comes_back::<Deployment>().await;
+    it.comes_back::<Service>().await;
     let damage = Patch::Merge(json!({ "data": { "index.html": "hacked" } }));
     it.maps().patch("home", &PatchParams::default(), &damage).await.unwrap();
     it.page_is("<h1>hello</h1>").await;

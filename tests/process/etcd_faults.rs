@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
+use rustix::process::Signal;
+
 use crate::{
     binary::{LONG, Process, bellwether},
     cluster::Shop,
@@ -78,14 +80,14 @@ async fn a_compaction_while_a_node_is_frozen_costs_it_nothing() {
     let shop = Shop::open().await;
     let (nodes, leader, term) = pair(&shop).await;
     let follower = &nodes[usize::from(leader == "1")];
-    follower.signal(rustix::process::Signal::STOP);
+    follower.signal(Signal::STOP);
     let mut client = shop.etcd.client().await;
     for n in 0..50 {
         client.put("/shop/bellwether/noise", n.to_string(), None).await.unwrap();
     }
     let now = client.get("/shop/none", None).await.unwrap().header().unwrap().revision();
     client.compact(now, None).await.unwrap();
-    follower.signal(rustix::process::Signal::CONT);
+    follower.signal(Signal::CONT);
     let id = if leader == "1" { "2" } else { "1" };
     let ran = shop.ask(&["put", "--node", id, "after", "compaction"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -120,7 +122,7 @@ async fn works_locked_down(etcd: &Etcd, nodes: [Process; 2]) {
     }
     // Longer than a token lives: the session is to outlive it.
     tokio::time::timeout(Duration::from_secs(7), std::future::pending::<()>()).await.unwrap_err();
-    nodes[first].signal(rustix::process::Signal::TERM);
+    nodes[first].signal(Signal::TERM);
     nodes[first].says("left cleanly").await;
     leads(Some(first)).await;
     for node in &nodes {
@@ -154,4 +156,17 @@ async fn client_certificates_are_enough() {
     ];
     let nodes = ["1", "2"].map(|id| locked_node(&etcd, id, &flags, None));
     works_locked_down(&etcd, nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_node_that_cannot_leave_and_its_number_is_in_the_exit_code() {
+    let shop = Shop::open().await;
+    let (mut nodes, ..) = pair(&shop).await;
+    shop.etcd.freeze(0);
+    for (node, (signal, code)) in nodes.iter_mut().zip([(Signal::TERM, 143), (Signal::INT, 130)]) {
+        node.signal(Signal::TERM);
+        node.says("a second signal ends at once").await;
+        node.signal(signal);
+        assert_eq!(node.status().await.code(), Some(code), "{}", node.err());
+    }
 }

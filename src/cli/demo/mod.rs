@@ -16,7 +16,7 @@ use super::{
     exit::{Exit, Failure},
     output,
     run::Profile,
-    serve::{self, signals::Signals},
+    serve,
 };
 
 /// Shows an election: three nodes in this process, and a status page
@@ -79,7 +79,7 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// A [`Failure`] if the port cannot be had or the nodes cannot be set up.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
-    let signals = Signals::listen()?;
+    let signals = serve::signals()?;
     let mut page = serve::bind(&args.listen).await?;
     let address = page.address();
     let registry = metrics::registry()
@@ -92,7 +92,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
          bellwether resign --url http://{}\n  end           Ctrl-C\n\n",
         args.nodes, address, address
     ))?;
-    let left = signals.unless_aborted(stage.play(&signals.leave)).await;
+    let left = signals.unless_aborted(stage.play(signals.leave())).await;
     page.close().await;
-    left.and_then(|it| it).map(|()| ExitCode::SUCCESS)
+    left?.map(|()| ExitCode::SUCCESS)
 }

@@ -27,8 +27,14 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    pub(super) fn new(stopped: bool, now: BootTime) -> Self {
-        Self { asked: false, stopped, again_at: now, give_way_until: now }
+    /// Of an incarnation that has joined: STOP, then REVOKE.
+    pub(super) fn of_joined(now: BootTime) -> Self {
+        Self { asked: false, stopped: false, again_at: now, give_way_until: now }
+    }
+
+    /// Of one that has not, or is over: nothing to STOP.
+    pub(super) fn of_unjoined(now: BootTime) -> Self {
+        Self { stopped: true, ..Self::of_joined(now) }
     }
 
     /// Whether STOP is on its way or done: what it takes away is no loss.

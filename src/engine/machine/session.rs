@@ -194,7 +194,7 @@ impl Engine {
             self.leave_unjoined();
             return;
         }
-        self.session.leaving = Some(Leaving::new(false, self.now));
+        self.session.leaving = Some(Leaving::of_joined(self.now));
         self.give_up(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
     }
@@ -220,7 +220,7 @@ impl Engine {
             return;
         }
         self.session.phase = Phase::Reading { asked: false };
-        self.session.leaving = Some(Leaving::new(true, self.now));
+        self.session.leaving = Some(Leaving::of_unjoined(self.now));
     }
 
     pub(super) fn on_stop_now(&mut self) {
@@ -288,7 +288,7 @@ impl Engine {
         self.delay_join();
         if self.session.leaving.is_some() {
             // The old lease is ended all the same, then the node has left.
-            self.session.leaving = Some(Leaving::new(true, self.now));
+            self.session.leaving = Some(Leaving::of_unjoined(self.now));
         }
     }
 

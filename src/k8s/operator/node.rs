@@ -9,6 +9,7 @@ use crate::{
         ClusterNodeBuilder, InvalidOption, Node, NodeError, NodeMetrics, StandaloneNodeBuilder,
         StartError, WorkerOptions, work::LeaderTask,
     },
+    signals::Aborted,
     telemetry::StatusServerError,
 };
 
@@ -105,7 +106,8 @@ pub enum OperatorError {
     /// The system does not let it listen for signals.
     #[error("listening for signals")]
     Signals(#[source] std::io::Error),
-    /// A second signal has cut the leaving short.
-    #[error("ended at once: the lease has to run out, and others wait for that")]
-    Aborted,
+    /// A second signal has cut the leaving short. A program ends with its
+    /// [`exit_code`](Aborted::exit_code) then.
+    #[error(transparent)]
+    Aborted(Aborted),
 }

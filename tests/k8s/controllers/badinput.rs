@@ -202,23 +202,28 @@ async fn an_object_that_cannot_be_read_hides_none_of_the_others() {
     under.end().await;
 }
 
-/// A kind that is installed late.
-#[derive(Clone, Debug, Serialize, Deserialize, CustomResource, JsonSchema)]
-#[kube(
-    group = "late.bellwether.dev",
-    version = "v1",
-    kind = "Late",
-    namespaced,
-    status = "LateStatus",
-    crates(
-        kube_core = "bellwether::k8s::kube::core",
-        k8s_openapi = "bellwether::k8s::k8s_openapi",
-        schemars = "bellwether::k8s::schemars"
-    )
-)]
-struct LateSpec {
-    size: usize,
+/// A custom resource of its own: one that is not there when others need theirs.
+macro_rules! kind_of_its_own {
+    ($kind:tt, $spec:ident { $($field:ident: $type:ty)? }) => {
+        #[derive(Clone, Debug, Serialize, Deserialize, CustomResource, JsonSchema)]
+        #[kube(
+            group = "late.bellwether.dev",
+            version = "v1",
+            kind = $kind,
+            namespaced,
+            status = "LateStatus",
+            crates(
+                kube_core = "bellwether::k8s::kube::core",
+                k8s_openapi = "bellwether::k8s::k8s_openapi",
+                schemars = "bellwether::k8s::schemars"
+            )
+        )]
+        struct $spec { $($field: $type)? }
+    };
 }
+
+kind_of_its_own!("Late", LateSpec { size: usize });
+kind_of_its_own!("Fleeting", FleetingSpec {});
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 struct LateStatus {
@@ -278,22 +283,6 @@ async fn a_kind_that_is_installed_later_is_worked_on_then_and_a_status_that_is_t
     .await;
     under.end().await;
 }
-
-/// A kind that goes and comes back.
-#[derive(Clone, Debug, Serialize, Deserialize, CustomResource, JsonSchema)]
-#[kube(
-    group = "late.bellwether.dev",
-    version = "v1",
-    kind = "Fleeting",
-    namespaced,
-    status = "LateStatus",
-    crates(
-        kube_core = "bellwether::k8s::kube::core",
-        k8s_openapi = "bellwether::k8s::k8s_openapi",
-        schemars = "bellwether::k8s::schemars"
-    )
-)]
-struct FleetingSpec {}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kind_that_is_removed_is_asked_for_ever_less_often_and_worked_on_when_it_is_back() {
