@@ -8,7 +8,7 @@ use super::{
     core::Session,
     env::Env,
     error::StateError,
-    guarded::{self, Attempt, Failed, Policy, Write},
+    guarded::{self, Attempt, Failed, Marker, Place, Policy, Write},
 };
 use crate::{
     engine::{LeaseId, NodeId, Revision},
@@ -35,6 +35,7 @@ pub struct Claim {
     name: Arc<str>,
     key: Vec<u8>,
     lease: LeaseId,
+    marker: Arc<Marker>,
     revision: Revision,
 }
 
@@ -51,7 +52,7 @@ impl Claim {
 
     /// Whether the session it hangs on is still the node's, as far as the node knows.
     pub fn is_live(&self) -> bool {
-        self.session.borrow().map(|session| session.lease) == Some(self.lease)
+        self.session.borrow().as_ref().map(|session| session.lease) == Some(self.lease)
     }
 
     /// Gives the name back.
@@ -65,7 +66,7 @@ impl Claim {
         let done = guarded::write(
             store,
             guard,
-            &self.key,
+            Place { key: &self.key, marker: Some(&self.marker) },
             self.revision,
             &Write::Delete,
             Policy::Expect,
@@ -92,14 +93,24 @@ pub(crate) async fn claim(
 ) -> Result<Claimed, StateError> {
     let key =
         env.keys.claim(name).map_err(|source| StateError::Key { key: name.to_owned(), source })?;
-    let lease = session.borrow().ok_or(StateError::NoLease)?.lease;
+    let Session { lease, marker } = session.borrow().clone().ok_or(StateError::NoLease)?;
     let write = Write::Put { value: values::encode_id(id), lease: Some(lease) };
     let (store, timeout) = (env.store.as_ref(), env.call_timeout);
     let won = |revision| {
         let (env, session) = (Box::new(env.clone()), session.clone());
-        Claimed::Won(Claim { env, session, name: name.into(), key: key.clone(), lease, revision })
+        let (key, marker) = (key.clone(), Arc::clone(&marker));
+        Claimed::Won(Claim { env, session, name: name.into(), key, lease, marker, revision })
     };
-    match guarded::attempt(store, None, &key, Revision(0), &write, timeout).await {
+    let place = Place { key: &key, marker: Some(&marker) };
+    let attempt = loop {
+        let (known, late) = (Revision(0), place.late(Revision(0), &write));
+        match guarded::attempt(store, None, &key, known, &write, late, timeout).await {
+            // Another name was given back meanwhile.
+            Ok(Attempt::Settled) => (),
+            attempt => break attempt,
+        }
+    };
+    match attempt {
         Ok(Attempt::Done { revision, .. }) => Ok(won(revision)),
         // Ours already: claimed before, or by a copy of this request whose answer was lost.
         Ok(Attempt::Changed(Some(kv))) if kv.lease == Some(lease) => Ok(won(kv.modified)),
@@ -107,7 +118,9 @@ pub(crate) async fn claim(
             let by = found.and_then(|kv| values::decode_id(&kv.value));
             Ok(Claimed::Taken { by })
         }
-        Ok(Attempt::GuardLost) | Err(StoreError::LeaseNotFound) => Err(StateError::NoLease),
+        Ok(Attempt::GuardLost | Attempt::Settled) | Err(StoreError::LeaseNotFound) => {
+            Err(StateError::NoLease)
+        }
         Err(source) => {
             let doing = format!("claim {name:?}");
             Err(match source.effected() {

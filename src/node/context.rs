@@ -54,7 +54,7 @@ impl LeaderContext {
         env: Env,
         token: CancellationToken,
     ) -> Self {
-        let known = Arc::new(Known::default());
+        let known = Arc::new(Known::new(&env.keys, gate.office().lease));
         Self { inner: Arc::new(LeaderInner { gate, node, env, known }), token }
     }
 
@@ -182,7 +182,7 @@ impl ShardContext {
         env: Env,
         token: CancellationToken,
     ) -> Self {
-        let known = Arc::new(Known::default());
+        let known = Arc::new(Known::new(&env.keys, gate.held().lease()));
         Self { inner: Arc::new(ShardInner { gate, work, shard, epoch, node, env, known }), token }
     }
 

@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Claimed, CloseError, KV, Membership, Node, NodeError, StartError, StateError, StateWatch,
-    Stopped, WatchFrom, builder::NodeOptions, claim, driver, env::Env, host::DriverHost,
-    own_state::OwnState, state, state_watch, status::Status,
+    Stopped, WatchFrom, builder::NodeOptions, claim, driver, env::Env, guarded::Marker,
+    host::DriverHost, own_state::OwnState, state, state_watch, status::Status,
 };
 use crate::{
     clock,
     engine::{BootTime, LeaseId, NodeId, NodeMetadata, Revision},
+    store::keys::Keys,
 };
 
 /// Commands are rare, and each caller waits for its own.
@@ -39,9 +40,17 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const STOP_SLACK: Duration = Duration::from_millis(100);
 
 /// A registered incarnation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) lease: LeaseId,
+    /// Of the state and the names that hang on it (T17).
+    pub(crate) marker: Arc<Marker>,
+}
+
+impl Session {
+    pub(crate) fn new(keys: &Keys, lease: LeaseId) -> Self {
+        Self { lease, marker: Arc::new(Marker::new(keys, lease)) }
+    }
 }
 
 /// What the driver is asked.

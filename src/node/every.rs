@@ -12,7 +12,7 @@ use tokio::{select, time::sleep};
 use super::{
     context::LeaderContext,
     fenced::FencedError,
-    guarded::{self, Failed, Guard, Policy, Write},
+    guarded::{self, Failed, Guard, Place, Policy, Write},
     work::{LeaderTask, WorkError},
 };
 use crate::{
@@ -108,9 +108,9 @@ async fn enter(
         })
     };
     let write = Write::Put { value: values::encode_unix_ms(unix_ms), lease: None };
-    let store = env.store.as_ref();
+    let (store, place) = (env.store.as_ref(), Place { key, marker: None });
     let done =
-        guarded::write(store, guard, key, known, &write, Policy::Overwrite, env.call_timeout);
+        guarded::write(store, guard, place, known, &write, Policy::Overwrite, env.call_timeout);
     match done.await {
         Ok((revision, _)) => Ok(revision),
         Err(Failed::GuardLost | Failed::Changed(_)) => {

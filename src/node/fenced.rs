@@ -11,7 +11,7 @@ use super::{
     context::AuthorityLost,
     env::Env,
     gate::{LeaderGate, ShardGate},
-    guarded::{self, Failed, Guard, Known, Policy, Write},
+    guarded::{self, Failed, Guard, Known, Place, Policy, Write},
 };
 use crate::{
     clock,
@@ -320,7 +320,8 @@ impl Fenced {
             };
             let left = deadline.since(clock::boot_now());
             let store = self.env.store.as_ref();
-            let done = guarded::write(store, guard, full, known, &write, policy, left).await;
+            let place = Place { key: full, marker: Some(&self.known.marker) };
+            let done = guarded::write(store, guard, place, known, &write, policy, left).await;
             match done {
                 Ok((revision, deleted)) => {
                     self.known.learn(full, revision);

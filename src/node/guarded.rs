@@ -2,7 +2,10 @@
 //!
 //! T7, T16 and T17 share this form: compare `m(key)` as last known, and `m(guard)` if the right to
 //! write hangs on another key; the else branch gets both. A write whose answer is missing is sent
-//! again as it was: either copy takes effect, never both, and what is found tells which did.
+//! again as it was: either copy takes effect, never both, and what is found tells which did. What a
+//! delete leaves behind is the same as what was before a first put: see [`marker`].
+
+mod marker;
 
 use std::{
     collections::HashMap,
@@ -12,11 +15,14 @@ use std::{
 
 use tokio::time::sleep;
 
+use self::marker::FirstPut;
+pub(crate) use self::marker::Marker;
 use crate::{
     clock,
     engine::{BootTime, LeaseId, Revision},
     store::{
         Compare, CompareOp, Effected, Get, KeyRange, KeyValue, Op, Store, StoreError, Target, Txn,
+        keys::Keys,
     },
 };
 
@@ -52,6 +58,36 @@ impl Write {
     }
 }
 
+/// A key, and what keeps late first puts of it from undoing a delete.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) key: &'a [u8],
+    /// `None`: the key is never deleted.
+    pub(crate) marker: Option<&'a Marker>,
+}
+
+/// What an attempt has to do with first puts that may come late.
+#[derive(Debug)]
+pub(crate) enum Late<'a> {
+    Nothing,
+    /// It is one.
+    First(FirstPut<'a>),
+    /// It comes after some.
+    Settles(&'a Marker),
+}
+
+impl<'a> Place<'a> {
+    /// For an attempt that is about to be sent.
+    pub(crate) fn late(self, known: Revision, write: &Write) -> Late<'a> {
+        let Some(marker) = self.marker else { return Late::Nothing };
+        match write {
+            Write::Put { .. } if known == Revision(0) => Late::First(marker.first_put(self.key)),
+            Write::Delete if marker.is_open(self.key) => Late::Settles(marker),
+            Write::Put { .. } | Write::Delete => Late::Nothing,
+        }
+    }
+}
+
 /// What one attempt did.
 #[derive(Debug)]
 pub(crate) enum Attempt {
@@ -66,6 +102,8 @@ pub(crate) enum Attempt {
     GuardLost,
     /// It took none: the key is another now.
     Changed(Option<KeyValue>),
+    /// It took none: a delete has settled all first puts that were under way, this one too.
+    Settled,
 }
 
 /// How a write ended that was not refused by the key itself.
@@ -109,6 +147,7 @@ pub(crate) async fn attempt(
     key: &[u8],
     known: Revision,
     write: &Write,
+    late: Late<'_>,
     timeout: Duration,
 ) -> Result<Attempt, StoreError> {
     let mut compares = vec![modified_is(key, known)];
@@ -117,21 +156,43 @@ pub(crate) async fn attempt(
         compares.push(modified_is(&guard.key, guard.modified));
         otherwise.push(Op::Get(Get::key(guard.key.as_slice())));
     }
-    let txn = Txn { compares, then: vec![write.op(key)], otherwise };
-    let answer = store.txn(txn, timeout).await?;
+    let mut then = vec![write.op(key)];
+    match &late {
+        Late::Nothing => (),
+        Late::First(put) => {
+            compares.push(put.compare());
+            otherwise.push(put.get());
+        }
+        Late::Settles(marker) => then.push(marker.put()),
+    }
+    let answer = store.txn(Txn { compares, then, otherwise }, timeout).await;
+    let answer = answer.inspect_err(|error| {
+        if let (Late::First(put), Effected::No) = (&late, error.effected()) {
+            put.settled();
+        }
+    })?;
     if answer.succeeded {
+        match late {
+            Late::Nothing => (),
+            Late::First(put) => put.settled(),
+            Late::Settles(marker) => marker.moved(answer.revision),
+        }
         let deleted = answer.deleted.first().is_some_and(|count| 0 < *count);
         return Ok(Attempt::Done { revision: answer.revision, deleted });
     }
     let mut reads = answer.reads.into_iter();
     let found = reads.next().unwrap_or_default().into_iter().next();
-    if let Some(guard) = guard {
-        let now = reads.next().unwrap_or_default().first().map_or(Revision(0), |kv| kv.modified);
-        if now != guard.modified {
-            return Ok(Attempt::GuardLost);
-        }
-    }
-    Ok(Attempt::Changed(found))
+    let mut modified = || {
+        let read = reads.next().unwrap_or_default();
+        read.first().map_or(Revision(0), |kv| kv.modified)
+    };
+    let guard_lost = guard.is_some_and(|guard| modified() != guard.modified);
+    let settled = matches!(&late, Late::First(put) if put.refused(modified()));
+    Ok(match found {
+        _ if guard_lost => Attempt::GuardLost,
+        None if settled => Attempt::Settled,
+        found => Attempt::Changed(found),
+    })
 }
 
 /// One write until it is known what became of it, or `timeout` is over.
@@ -144,7 +205,7 @@ pub(crate) async fn attempt(
 pub(crate) async fn write(
     store: &dyn Store,
     mut guard: impl FnMut() -> Option<Option<Guard>>,
-    key: &[u8],
+    place: Place<'_>,
     known: Revision,
     write: &Write,
     policy: Policy,
@@ -158,7 +219,10 @@ pub(crate) async fn write(
             return Err(uncertain.map_or(Failed::GuardLost, Failed::Unknown));
         };
         let wait = attempt_timeout(deadline, timeout);
-        match attempt(store, guard.as_ref(), key, known, write, wait).await {
+        let late = place.late(known, write);
+        match attempt(store, guard.as_ref(), place.key, known, write, late, wait).await {
+            // As it was, but for the marker, which is known now.
+            Ok(Attempt::Settled) => (),
             Ok(Attempt::Done { revision, deleted }) => return Ok((revision, deleted)),
             Ok(Attempt::GuardLost) => {
                 return Err(uncertain.map_or(Failed::GuardLost, Failed::Unknown));
@@ -224,21 +288,30 @@ where
     }
 }
 
-/// The revisions at which a single writer last left its keys. A wrong one costs one more request.
-#[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<HashMap<Vec<u8>, Revision>>);
+/// What a single writer knows of its keys: the revisions at which it last left them. A wrong one costs
+/// one more request.
+#[derive(Debug)]
+pub(crate) struct Known {
+    revisions: Mutex<HashMap<Vec<u8>, Revision>>,
+    pub(crate) marker: Marker,
+}
 
 /// More keys than this are forgotten: each costs a second request at its next write.
 const KNOWN_MOST: usize = 16_384;
 
 impl Known {
+    /// Nothing yet, of a writer whose right to write hangs on that lease.
+    pub(crate) fn new(keys: &Keys, lease: LeaseId) -> Self {
+        Self { revisions: Mutex::default(), marker: Marker::new(keys, lease) }
+    }
+
     pub(crate) fn of(&self, key: &[u8]) -> Revision {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = self.revisions.lock().unwrap_or_else(PoisonError::into_inner);
         map.get(key).copied().unwrap_or_default()
     }
 
     pub(crate) fn learn(&self, key: &[u8], revision: Revision) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.revisions.lock().unwrap_or_else(PoisonError::into_inner);
         if KNOWN_MOST <= map.len() && !map.contains_key(key) {
             map.clear();
         }
@@ -248,7 +321,7 @@ impl Known {
 
     /// The key is gone.
     pub(crate) fn forget(&self, key: &[u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.revisions.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 

@@ -2,7 +2,7 @@
 //! back after a lost session (T17, R10).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use super::{
     core::Session,
     env::Env,
     error::StateError,
-    guarded::{self, Attempt, Failed, Policy, Write},
+    guarded::{self, Attempt, Failed, Late, Place, Policy, Write},
 };
 use crate::{
     engine::{LeaseId, NodeId, Revision},
@@ -38,11 +38,15 @@ struct Entry {
 
 /// All of them, by the user's key.
 #[derive(Debug, Default)]
-pub(crate) struct OwnState(Mutex<BTreeMap<String, Entry>>);
+pub(crate) struct OwnState {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// Keys that are being deleted, how many times: what is put back keeps off them.
+    deleting: Mutex<BTreeMap<String, usize>>,
+}
 
 impl OwnState {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node has left: its state went with it.
@@ -97,6 +101,14 @@ impl OwnState {
         self.lock().get(key).is_some_and(|entry| entry.lease != Some(lease))
     }
 
+    fn deleting(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_being_deleted(&self, key: &str) -> bool {
+        self.deleting().contains_key(key)
+    }
+
     /// T17: puts a key on the lease of the session.
     pub(crate) async fn put(
         &self,
@@ -107,9 +119,10 @@ impl OwnState {
         value: &[u8],
     ) -> Result<Revision, StateError> {
         let full = state_key(&env.keys, key, id)?;
-        let lease = session.borrow().ok_or(StateError::NoLease)?.lease;
+        let now = session.borrow().clone().ok_or(StateError::NoLease)?;
+        let lease = now.lease;
         let write = Write::Put { value: value.to_vec(), lease: Some(lease) };
-        let done = self.write(env, session, lease, key, &full, &write).await;
+        let done = self.write(env, session, &now, key, &full, &write).await;
         match done {
             Ok((revision, _)) => {
                 self.learn(key, value.to_vec(), lease, revision);
@@ -133,8 +146,11 @@ impl OwnState {
         key: &str,
     ) -> Result<bool, StateError> {
         let full = state_key(&env.keys, key, id)?;
-        let lease = session.borrow().ok_or(StateError::NoLease)?.lease;
-        let (_, deleted) = self.write(env, session, lease, key, &full, &Write::Delete).await?;
+        let now = session.borrow().clone().ok_or(StateError::NoLease)?;
+        // Before the write is made up: what is put back is then either seen by it as under way, or sees
+        // this and is not sent.
+        let _deleting = Deleting::begin(self, key);
+        let (_, deleted) = self.write(env, session, &now, key, &full, &Write::Delete).await?;
         self.forget(key);
         Ok(deleted)
     }
@@ -143,7 +159,7 @@ impl OwnState {
         &self,
         env: &Env,
         session: &watch::Receiver<Option<Session>>,
-        lease: LeaseId,
+        Session { lease, marker }: &Session,
         key: &str,
         full: &[u8],
         write: &Write,
@@ -153,13 +169,14 @@ impl OwnState {
             Write::Delete => format!("delete {key:?}"),
         };
         let same = || {
-            let now = session.borrow().map(|session| session.lease);
-            (now == Some(lease)).then_some(None)
+            let now = session.borrow().as_ref().map(|session| session.lease);
+            (now == Some(*lease)).then_some(None)
         };
-        let known = self.known(key, lease);
+        let known = self.known(key, *lease);
         let (store, timeout) = (env.store.as_ref(), env.call_timeout);
+        let place = Place { key: full, marker: Some(marker) };
         let done =
-            guarded::write(store, same, full, known, write, Policy::Overwrite, timeout).await;
+            guarded::write(store, same, place, known, write, Policy::Overwrite, timeout).await;
         done.map_err(|failed| match failed {
             Failed::GuardLost | Failed::Store(StoreError::LeaseNotFound) => StateError::NoLease,
             Failed::Changed(_) => unreachable!("the policy overwrites"),
@@ -177,17 +194,22 @@ impl OwnState {
         &self,
         env: &Env,
         id: NodeId,
-        session: &watch::Receiver<Option<Session>>,
-        lease: LeaseId,
+        now: &watch::Receiver<Option<Session>>,
+        session: &Session,
     ) {
         loop {
-            let missing = self.missing(lease);
-            let gone = session.borrow().map(|session| session.lease) != Some(lease);
+            let missing = self.missing(session.lease);
+            let gone = now.borrow().as_ref().map(|now| now.lease) != Some(session.lease);
             if missing.is_empty() || gone {
                 return;
             }
+            let deleting: BTreeSet<String> = self.deleting().keys().cloned().collect();
+            if missing.iter().all(|(key, _)| deleting.contains(key)) {
+                // What their deletes leave of them is known soon.
+                sleep(PUT_BACK_AGAIN_AFTER).await;
+            }
             let failed = stream::iter(missing)
-                .map(|(key, value)| self.put_one_back(env, id, lease, key, value))
+                .map(|(key, value)| self.put_one_back(env, id, session, key, value))
                 .buffer_unordered(PUT_BACK_AT_ONCE)
                 .filter_map(|result| async { result.err() })
                 .collect::<Vec<_>>()
@@ -203,17 +225,27 @@ impl OwnState {
         &self,
         env: &Env,
         id: NodeId,
-        lease: LeaseId,
+        Session { lease, marker }: &Session,
         key: String,
         value: Vec<u8>,
     ) -> Result<(), StoreError> {
+        let lease = *lease;
         let Ok(full) = env.keys.state(&key, id) else { return Ok(()) };
         let write = Write::Put { value: value.clone(), lease: Some(lease) };
         let (store, timeout) = (env.store.as_ref(), env.call_timeout);
         let mut known = Revision(0);
         // A put or a delete of the user's that came between has the last word.
-        while self.is_missing(&key, lease) {
-            match guarded::attempt(store, None, &full, known, &write, timeout).await? {
+        let place = Place { key: &full, marker: Some(marker) };
+        loop {
+            let late = place.late(known, &write);
+            if !self.is_missing(&key, lease) || self.is_being_deleted(&key) {
+                if let Late::First(put) = late {
+                    put.settled();
+                }
+                return Ok(());
+            }
+            match guarded::attempt(store, None, &full, known, &write, late, timeout).await? {
+                Attempt::Settled => (),
                 Attempt::Done { revision, .. } => {
                     self.learn(&key, value, lease, revision);
                     return Ok(());
@@ -226,10 +258,37 @@ impl OwnState {
                 Attempt::GuardLost => return Ok(()),
             }
         }
-        Ok(())
+    }
+}
+
+/// A delete of a key that is under way.
+struct Deleting<'a> {
+    own: &'a OwnState,
+    key: &'a str,
+}
+
+impl<'a> Deleting<'a> {
+    fn begin(own: &'a OwnState, key: &'a str) -> Self {
+        *own.deleting().entry(key.to_owned()).or_default() += 1;
+        Self { own, key }
+    }
+}
+
+impl Drop for Deleting<'_> {
+    fn drop(&mut self) {
+        let mut deleting = self.own.deleting();
+        if let Some(count) = deleting.get_mut(self.key) {
+            *count -= 1;
+            if *count == 0 {
+                deleting.remove(self.key);
+            }
+        }
     }
 }
 
 pub(crate) fn state_key(keys: &Keys, key: &str, id: NodeId) -> Result<Vec<u8>, StateError> {
     keys.state(key, id).map_err(|source| StateError::Key { key: key.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@
 //! | `/C/bellwether-data/every/{name}` | last run, milliseconds of Unix time, decimal | none | the node in office (T7) | nobody |
 //! | `/C/bellwether-data/shard/w/{shard}/{key}` | a user's value, raw | none | the shard's owner (T16) | nobody |
 //! | `/C/bellwether-data/claim/{name}` | the claimer's id, decimal | L | whichever node comes first | nobody |
+//! | `/C/bellwether-data/settled/L` | empty | L | its node, with a delete after an unanswered put (T17) | nobody |
 //!
 //! What every node watches is one range, [`Keys::watched`] (R2). `bellwether-data` sorts before
 //! `bellwether/`, so that users' writes stay out of it.
@@ -376,6 +377,11 @@ impl Keys {
     pub fn claim(&self, name: &str) -> Result<Vec<u8>, InvalidName> {
         check(NameField::DataKey, name, MAX_KEY_BYTES)?;
         Ok(self.at(format_args!("{DATA_PREFIX}/claim/{name}")))
+    }
+
+    /// The marker of an incarnation: moved by a delete after a put of the same key whose fate is open.
+    pub fn settled(&self, lease: LeaseId) -> Vec<u8> {
+        self.at(format_args!("{DATA_PREFIX}/settled/{lease}"))
     }
 
     /// A key of a shard's fenced data.

@@ -133,6 +133,13 @@ const ATTACKS: &[(&str, &[&str])] = &[
     ),
     ("a late Put after a re-join or after a newer Put", &["a_late_put_after_a_newer_put"]),
     (
+        "a late first Put after a Delete of its key",
+        &[
+            "a_late_put_whose_fate_was_unknown_does_not_come_after_a_delete",
+            "a_late_copy_of_a_put_that_took_effect_does_not_come_after_a_delete",
+        ],
+    ),
+    (
         "\"am I still leader?\" by a transaction without operations",
         &["r11_every_request_that_only_checks_reads_through_the_quorum"],
     ),

@@ -371,7 +371,8 @@ impl Driver {
         self.work.begin_holding(HeldGate::new(lease));
         self.publish();
         let published = &self.core.published;
-        published.session.send_replace(Some(Session { lease }));
+        let session = Session::new(&self.core.env.keys, lease);
+        published.session.send_replace(Some(session.clone()));
         published.membership.send_modify(|membership| membership.joined = true);
         self.core.env.metrics.transitions.with_label_values(&["joined", "joined"]).inc();
         if let Some(before) = self.putting_back.take() {
@@ -379,8 +380,8 @@ impl Driver {
         }
         let core = Arc::clone(&self.core);
         self.putting_back = Some(tasks::spawn("put-back", async move {
-            let session = core.published.session.subscribe();
-            core.own.put_back(&core.env, core.id(), &session, lease).await;
+            let now = core.published.session.subscribe();
+            core.own.put_back(&core.env, core.id(), &now, &session).await;
         }));
         for start in self.starts.drain(..) {
             let _ = start.send(Ok(()));

@@ -21,7 +21,8 @@ async fn unguarded(
     policy: Policy,
     within: Duration,
 ) -> Result<(Revision, bool), Failed> {
-    write(store, || Some(None), KEY, known, &put(value), policy, within).await
+    let place = Place { key: KEY, marker: None };
+    write(store, || Some(None), place, known, &put(value), policy, within).await
 }
 
 /// The first transaction meets this.
@@ -78,7 +79,8 @@ async fn nothing_is_written_once_the_guard_is_another() {
     let guard = |modified| move || Some(Some(Guard { key: b"/c/guard".to_vec(), modified }));
     let write_at = async |modified: Revision| {
         let policy = Policy::Overwrite;
-        write(&store, guard(modified), KEY, Revision(0), &put("x"), policy, SOON).await
+        let place = Place { key: KEY, marker: None };
+        write(&store, guard(modified), place, Revision(0), &put("x"), policy, SOON).await
     };
     assert!(matches!(write_at(Revision(3)).await, Err(Failed::GuardLost)));
     assert_eq!(at(&store).await, None);
@@ -101,7 +103,7 @@ async fn a_store_that_is_away_is_waited_for_until_the_deadline() {
 
 #[test]
 fn what_is_known_of_keys_is_bounded() {
-    let known = Known::default();
+    let known = Known::new(&Keys::new("c").unwrap(), LeaseId(1));
     for n in 0..=KNOWN_MOST {
         known.learn(&n.to_be_bytes(), Revision(n as i64 + 1));
     }

@@ -61,6 +61,7 @@ fn one_range_covers_what_every_node_watches_and_no_state_of_users() {
         keys.state("k", id(1)).unwrap(),
         keys.leader_data("last-pass").unwrap(),
         keys.last_run("backup").unwrap(),
+        keys.settled(LeaseId(1)),
         keys.shard_data(&work, ShardId(3), "k").unwrap(),
         Keys::new("C2").unwrap().record(),
     ] {
@@ -86,6 +87,7 @@ fn every_key_reads_back_as_itself() {
         (keys.resign_request(), Key::ResignRequest),
         (keys.drain_request(id(9)), Key::DrainRequest(id(9))),
         (keys.leader_data("x/y").unwrap(), Key::Data("leader/x/y".into())),
+        (keys.settled(LeaseId(0xa1)), Key::Data("settled/a1".into())),
     ] {
         assert_eq!(keys.parse(&key), Some(expected), "{}", text(key));
     }

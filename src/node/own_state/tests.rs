@@ -1,0 +1,252 @@
+//! A first put whose answer was missing, and a delete after it.
+//!
+//! Time is paused: what is late lands when everything else is over.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::*;
+use crate::{
+    engine::{Office, Term},
+    node::{
+        Claimed, NodeMetrics, claim,
+        fenced::{Fenced, Right},
+        gate::LeaderGate,
+        guarded::Known,
+    },
+    store::{
+        Get, KeyValue, Op, Store as _, Txn,
+        memory::{Fault, MemoryStore, Seen},
+    },
+};
+
+const SOON: Duration = Duration::from_secs(10);
+/// Later than anything else here, by the paused clock.
+const LATE: Duration = Duration::from_secs(3600);
+const LEASE: LeaseId = LeaseId(7);
+
+/// A node's own state in a cluster without anybody else.
+struct Rig {
+    store: MemoryStore,
+    env: Env,
+    id: NodeId,
+    own: OwnState,
+    session: watch::Sender<Option<Session>>,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let store = MemoryStore::new();
+        let env = Env {
+            store: Arc::new(store.clone()),
+            keys: Keys::new("c").unwrap(),
+            metrics: NodeMetrics::unregistered(),
+            call_timeout: SOON,
+        };
+        let session = watch::Sender::new(None);
+        let rig =
+            Self { store, env, id: NodeId::new(1).unwrap(), own: OwnState::default(), session };
+        rig.joins(LEASE).await;
+        rig
+    }
+
+    /// Under a new incarnation.
+    async fn joins(&self, lease: LeaseId) {
+        // It outlives what is late: no lease that ended is to save anybody here.
+        self.store.grant(lease, LATE * 100, SOON).await.unwrap();
+        self.session.send_replace(Some(Session::new(&self.env.keys, lease)));
+    }
+
+    async fn put(&self, key: &str, value: &str) -> Result<Revision, StateError> {
+        let session = self.session.subscribe();
+        self.own.put(&self.env, self.id, &session, key, value.as_bytes()).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<bool, StateError> {
+        self.own.delete(&self.env, self.id, &self.session.subscribe(), key).await
+    }
+
+    async fn at(&self, key: Vec<u8>) -> Option<KeyValue> {
+        self.store.get(Get::key(key), SOON).await.unwrap().kvs.into_iter().next()
+    }
+
+    async fn value(&self, key: &str) -> Option<String> {
+        let kv = self.at(self.env.keys.state(key, self.id).unwrap()).await;
+        kv.map(|kv| String::from_utf8(kv.value).unwrap())
+    }
+
+    /// The next transactions meet these, one each; those after them nothing.
+    fn next_txns(&self, faults: &[Fault]) -> Arc<AtomicU64> {
+        let (faults, sent) = (faults.to_vec(), Arc::new(AtomicU64::new(0)));
+        let seen = Arc::clone(&sent);
+        self.store.faults().set(move |call| {
+            let Seen::Txn(_) = call else { return None };
+            faults.get(seen.fetch_add(1, Ordering::Relaxed) as usize).copied()
+        });
+        sent
+    }
+
+    /// All that is late has landed, or was refused.
+    async fn all_has_landed(&self) {
+        sleep(LATE * 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_put_whose_fate_was_unknown_does_not_come_after_a_delete() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::SlowRequest(LATE), Fault::Denied]);
+    let unknown = rig.put("k", "old").await;
+    assert!(matches!(unknown, Err(StateError::Unknown { .. })), "{unknown:?}");
+    assert!(!rig.delete("k").await.unwrap(), "there is none yet");
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_copy_of_a_put_that_took_effect_does_not_come_after_a_delete() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::SlowRequest(LATE)]);
+    rig.put("k", "old").await.unwrap();
+    rig.put("k", "newer").await.unwrap();
+    assert!(rig.delete("k").await.unwrap());
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await, None);
+    // And what is put from now on stays.
+    rig.put("k", "new").await.unwrap();
+    rig.put("other", "new").await.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await.as_deref(), Some("new"));
+    assert_eq!(rig.value("other").await.as_deref(), Some("new"));
+    // Nothing is in doubt any more: the next delete is an ordinary one.
+    rig.delete("k").await.unwrap();
+    let marker = rig.at(rig.env.keys.settled(LEASE)).await.unwrap();
+    assert_eq!((marker.version, marker.lease), (1, Some(LEASE)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_nobody_waited_for_does_not_come_after_a_delete() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::SlowRequest(LATE)]);
+    let dropped = tokio::time::timeout(Duration::from_millis(1), rig.put("k", "old")).await;
+    assert!(dropped.is_err());
+    rig.delete("k").await.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_is_sent_again_settles_a_late_put_too() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[
+        Fault::SlowRequest(LATE),
+        Fault::Denied,
+        Fault::LostRequest,
+        Fault::LostAnswer,
+    ]);
+    rig.put("k", "old").await.unwrap_err();
+    rig.delete("k").await.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn puts_of_other_keys_that_are_under_way_outlive_a_delete_that_settles() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[
+        Fault::SlowRequest(LATE),
+        Fault::Denied,
+        Fault::SlowRequest(Duration::from_millis(100)),
+    ]);
+    rig.put("k", "old").await.unwrap_err();
+    let (put, deleted) = tokio::join!(biased; rig.put("other", "new"), rig.delete("k"));
+    put.unwrap();
+    deleted.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("other").await.as_deref(), Some("new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_put_in_doubt_a_put_and_a_delete_are_one_request_each_and_leave_nothing() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::Denied]);
+    rig.put("k", "refused for certain").await.unwrap_err();
+    let sent = rig.next_txns(&[]);
+    for _ in 0..3 {
+        rig.put("k", "v").await.unwrap();
+        rig.put("k", "w").await.unwrap();
+        assert!(rig.delete("k").await.unwrap());
+    }
+    assert_eq!(sent.load(Ordering::Relaxed), 9);
+    let all = rig.store.get(Get::range(rig.env.keys.all()), SOON).await.unwrap();
+    assert_eq!(all.kvs, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_put_back_does_not_come_after_a_delete() {
+    let put_lands_after = Fault::SlowRequest(Duration::from_millis(100));
+    put_back_beside_a_delete(&[put_lands_after]).await;
+    // Nor while the delete has taken effect, and its caller has not heard of it.
+    put_back_beside_a_delete(&[put_lands_after, Fault::SlowAnswer(Duration::from_secs(1))]).await;
+}
+
+async fn put_back_beside_a_delete(faults: &[Fault]) {
+    let rig = Rig::new().await;
+    rig.put("k", "old").await.unwrap();
+    rig.store.revoke(LEASE, SOON).await.unwrap();
+    rig.joins(LeaseId(8)).await;
+    rig.next_txns(faults);
+    let (now, session) = (rig.session.subscribe(), rig.session.borrow().clone().unwrap());
+    let put_back = rig.own.put_back(&rig.env, rig.id, &now, &session);
+    let ((), deleted) = tokio::join!(biased; put_back, rig.delete("k"));
+    deleted.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_deleted_is_put_back_all_the_same() {
+    let rig = Rig::new().await;
+    rig.put("k", "old").await.unwrap();
+    rig.store.revoke(LEASE, SOON).await.unwrap();
+    rig.joins(LeaseId(8)).await;
+    rig.next_txns(&[Fault::Denied]);
+    let (now, session) = (rig.session.subscribe(), rig.session.borrow().clone().unwrap());
+    let put_back = rig.own.put_back(&rig.env, rig.id, &now, &session);
+    let (deleted, ()) = tokio::join!(biased; rig.delete("k"), put_back);
+    deleted.unwrap_err();
+    assert_eq!(rig.value("k").await.as_deref(), Some("old"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_given_back_is_not_taken_again_by_a_late_claim() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::SlowRequest(LATE)]);
+    let claimed = async || claim::claim(&rig.env, rig.id, rig.session.subscribe(), "n").await;
+    assert!(matches!(claimed().await, Err(StateError::Unknown { .. })));
+    let Claimed::Won(won) = claimed().await.unwrap() else { panic!("it is free") };
+    won.release().await.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(rig.at(rig.env.keys.claim("n").unwrap()).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_put_of_a_leader_does_not_come_after_its_delete() {
+    let rig = Rig::new().await;
+    let candidate = rig.env.keys.candidate(LEASE);
+    let put = Op::Put { key: candidate, value: Vec::new(), lease: Some(LEASE) };
+    let took = rig.store.txn(Txn { then: vec![put], ..Txn::default() }, SOON).await.unwrap();
+    let gate = LeaderGate::new(Office { term: Term(1), revision: took.revision, lease: LEASE });
+    // By the real clock, which stands nearly still.
+    gate.extend(crate::clock::boot_now() + LATE);
+    let known = Arc::new(Known::new(&rig.env.keys, LEASE));
+    let fenced = Fenced::new(rig.env.clone(), Right::Leader(Arc::new(gate)), known);
+    rig.next_txns(&[Fault::SlowRequest(LATE), Fault::Denied]);
+    fenced.put("k", "old").await.unwrap_err();
+    fenced.delete("k").await.unwrap();
+    rig.all_has_landed().await;
+    assert!(fenced.get("k").await.unwrap().is_none());
+    fenced.compare_and_set("k", None, "new").await.unwrap();
+}
