@@ -10,7 +10,10 @@
 //! * Whoever has put a wrong label on a pod, and however: within [`SWEEP_EVERY`] the leader's pod, and no
 //!   other, carries it again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -93,8 +96,8 @@ impl Labels {
         let others = self.label_others(leader, pods).await;
         self.label(&own.0, &own.1, LEADER).await?;
         self.own = Some(own);
-        let live: Vec<&str> = pods.all().map(|(_, _, uid)| uid).collect();
-        self.known.retain(|uid, _| live.contains(&uid.as_str()));
+        let live: HashSet<&str> = pods.all().map(|(_, _, uid)| uid).collect();
+        self.known.retain(|uid, _| live.contains(uid.as_str()));
         others
     }
 
