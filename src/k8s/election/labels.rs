@@ -39,6 +39,8 @@ pub const TERM_ANNOTATION: &str = "bellwether.dev/role-term";
 
 /// About how often the leader looks for labels that are wrong.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// The office is handed over after that at the latest, labelled or not.
+const STEP_DOWN_WITHIN: Duration = Duration::from_secs(1);
 /// So many pods are labelled at the same time.
 const AT_ONCE: usize = 8;
 
@@ -101,10 +103,11 @@ impl Labels {
         others
     }
 
-    /// Takes the leader's label back. What cannot be written is left to the successor.
+    /// Takes the leader's label back. What cannot be written, or not soon, is left to the successor, who waits
+    /// for this.
     pub(super) async fn step_down(&mut self) {
         if let Some((name, uid)) = self.own.take() {
-            let _ = self.label(&name, &uid, FOLLOWER).await;
+            let _ = tokio::time::timeout(STEP_DOWN_WITHIN, self.label(&name, &uid, FOLLOWER)).await;
         }
     }
 
