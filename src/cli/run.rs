@@ -259,8 +259,8 @@ struct Work {
     uptime: Option<Uptime>,
     /// Caches and controllers, in Kubernetes.
     begun: Option<Begun>,
-    /// Ends when it is dropped.
-    _beside: Vec<Tasks>,
+    /// What goes on for as long as the node lives.
+    beside: Tasks,
     _manifests: Option<Manifests>,
 }
 
@@ -271,7 +271,7 @@ impl Work {
         mut builder: NodeBuilder,
         registry: &Registry,
     ) -> Result<Self, Failure> {
-        let manifests = match &args.work.checks {
+        let mut manifests = match &args.work.checks {
             Some(folder) => Some(Manifests::of(folder).await?),
             None => None,
         };
@@ -284,9 +284,12 @@ impl Work {
             builder = builder.worker(worker).leader_task(uptime.leader_task());
         }
         let node = builder.build().map_err(|error| wrong_node(&error))?;
-        let beside = uptime.as_ref().map(|it| work::follow(it, Arc::clone(&node)));
-        let beside = beside.into_iter().collect();
-        Ok(Self { node, uptime, begun: None, _beside: beside, _manifests: manifests })
+        let reading = manifests.as_mut().map(|it| std::mem::take(&mut it.reading));
+        let mut beside = reading.unwrap_or_default();
+        if let Some(uptime) = &uptime {
+            work::follow(uptime, Arc::clone(&node), &mut beside);
+        }
+        Ok(Self { node, uptime, begun: None, beside, _manifests: manifests })
     }
 
     /// What the status server tells of it.
@@ -301,13 +304,24 @@ impl Work {
         }
     }
 
+    /// The node's life, unless something that should go on beside it ends before.
     async fn live(
         &mut self,
         life: impl Future<Output = Result<(), Failure>>,
     ) -> Result<(), Failure> {
-        match &mut self.begun {
-            Some(begun) => begun.live(life).await,
-            None => life.await,
+        let Self { begun, beside, .. } = self;
+        let life = async {
+            match begun {
+                Some(begun) => begun.live(life).await,
+                None => life.await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            Some(ended) = beside.join_next() => Err(Failure::new(Exit::Failed, ended.to_string())),
+            // Dropped with this future only.
+            ended = life => ended,
         }
     }
 
@@ -486,4 +500,20 @@ fn own_address(listen: SocketAddr) -> String {
         return format!("{}:{}", host.nodename().to_string_lossy(), listen.port());
     }
     listen.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_fails_beside_the_node_ends_its_life_and_is_told() {
+        let node = StandaloneNode::builder().id(1).build().unwrap();
+        let mut beside = Tasks::new();
+        beside.spawn("fails", async { panic!("on purpose") });
+        let mut work =
+            Work { node: Arc::new(node), uptime: None, begun: None, beside, _manifests: None };
+        let ended = work.live(std::future::pending()).await.unwrap_err();
+        assert!(ended.what.contains("on purpose"), "{}", ended.what);
+    }
 }
