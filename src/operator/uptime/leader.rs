@@ -144,7 +144,7 @@ impl<'a> Desk<'a> {
     /// Looks at the results and passes on what they say.
     async fn look(&mut self, checks: &Checks, feed: &Feed) -> Result<(), FencedError> {
         self.load_shards_of(checks).await?;
-        let Aggregate { statuses, changes, gone: _, missed, summary } =
+        let Aggregate { statuses, changes, missed, summary } =
             aggregate(checks, feed.results(), &self.statuses, clock::unix_ms());
         let metrics = &self.leader.metrics;
         metrics.show(summary);
