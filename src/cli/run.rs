@@ -1,38 +1,31 @@
 //! `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
 
 mod kubernetes;
+mod work;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
-    k8s::{
-        identity::PodIdentity,
-        operator::{Begun, NodeBuilder},
-    },
+    k8s::{identity::PodIdentity, operator::NodeBuilder},
     node::{
         ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
         supervision,
     },
-    operator::uptime::{self, Uptime},
     store::Get,
-    tasks::Tasks,
-    telemetry::{NodeSource, metrics},
+    telemetry::metrics,
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
-use self::kubernetes::KubeArgs;
+use self::{kubernetes::KubeArgs, work::Work};
 use super::{
     args::{self, ClusterArgs, node_id},
     connect,
     exit::{Exit, Failure},
-    serve::{
-        self,
-        work::{self, Manifests},
-    },
+    serve,
 };
 
 /// Runs a node: on etcd, or alone
@@ -253,85 +246,6 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     lived.and(left).map(|()| ExitCode::SUCCESS)
 }
 
-/// What a node of this process does, and what goes on beside it.
-struct Work {
-    node: Arc<dyn Node>,
-    uptime: Option<Uptime>,
-    /// Caches and controllers, in Kubernetes.
-    begun: Option<Begun>,
-    /// What goes on for as long as the node lives.
-    beside: Tasks,
-    _manifests: Option<Manifests>,
-}
-
-impl Work {
-    /// Checks from a folder, if one is given.
-    async fn of_folder(
-        args: &RunArgs,
-        mut builder: NodeBuilder,
-        registry: &Registry,
-    ) -> Result<Self, Failure> {
-        let mut manifests = match &args.work.checks {
-            Some(folder) => Some(Manifests::of(folder).await?),
-            None => None,
-        };
-        let uptime = match &manifests {
-            Some(it) => Some(it.work(registry, args.work.status_file.clone())?),
-            None => None,
-        };
-        if let Some(uptime) = &uptime {
-            let worker = uptime::worker_options(uptime);
-            builder = builder.worker(worker).leader_task(uptime.leader_task());
-        }
-        let node = builder.build().map_err(|error| wrong_node(&error))?;
-        let reading = manifests.as_mut().map(|it| std::mem::take(&mut it.reading));
-        let mut beside = reading.unwrap_or_default();
-        if let Some(uptime) = &uptime {
-            work::follow(uptime, Arc::clone(&node), &mut beside);
-        }
-        Ok(Self { node, uptime, begun: None, beside, _manifests: manifests })
-    }
-
-    /// What the status server tells of it.
-    fn source(&self) -> NodeSource {
-        let source = match &self.begun {
-            Some(begun) => begun.source(),
-            None => NodeSource::new(Arc::clone(&self.node)),
-        };
-        match self.uptime.clone() {
-            Some(uptime) => source.with(move |status| work::show(&uptime, status)),
-            None => source,
-        }
-    }
-
-    /// The node's life, unless something that should go on beside it ends before.
-    async fn live(
-        &mut self,
-        life: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<(), Failure> {
-        let Self { begun, beside, .. } = self;
-        let life = async {
-            match begun {
-                Some(begun) => begun.live(life).await,
-                None => life.await,
-            }
-        };
-        tokio::select! {
-            biased;
-            // Cancel safe: what ended is handed out next time, and there is no next time.
-            Some(ended) = beside.join_next() => Err(Failure::new(Exit::Failed, ended.to_string())),
-            // Dropped with this future only.
-            ended = life => ended,
-        }
-    }
-
-    async fn end(self) {
-        if let Some(begun) = self.begun {
-            begun.end().await;
-        }
-    }
-}
-
 /// Who this node is.
 struct Identity {
     id: i64,
@@ -500,20 +414,4 @@ fn own_address(listen: SocketAddr) -> String {
         return format!("{}:{}", host.nodename().to_string_lossy(), listen.port());
     }
     listen.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_task_that_fails_beside_the_node_ends_its_life_and_is_told() {
-        let node = StandaloneNode::builder().id(1).build().unwrap();
-        let mut beside = Tasks::new();
-        beside.spawn("fails", async { panic!("on purpose") });
-        let mut work =
-            Work { node: Arc::new(node), uptime: None, begun: None, beside, _manifests: None };
-        let ended = work.live(std::future::pending()).await.unwrap_err();
-        assert!(ended.what.contains("on purpose"), "{}", ended.what);
-    }
 }

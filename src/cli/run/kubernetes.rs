@@ -16,7 +16,7 @@ use bellwether::{
 use clap::Args;
 use prometheus::Registry;
 
-use super::{RunArgs, Work, WorkArgs, metric_twice, wrong_node};
+use super::{RunArgs, WorkArgs, metric_twice, work::Work, wrong_node};
 use crate::cli::{
     apiserver::{ApiArgs, When},
     exit::{Exit, Failure},
