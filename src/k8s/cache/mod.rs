@@ -183,6 +183,12 @@ impl<K> Cache<K> {
         });
     }
 
+    /// Whether changes are read as they come.
+    #[cfg(test)]
+    pub(crate) fn is_attended(&self) -> bool {
+        self.shelf.attentive.is_anybody()
+    }
+
     /// A cache that has these.
     #[cfg(test)]
     pub(crate) fn holding(objects: impl IntoIterator<Item = K>) -> Self
