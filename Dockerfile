@@ -1,7 +1,7 @@
 # bellwether as an image: one static binary, no shell, nobody's root.
 #
 #   docker build -t bellwether .                       # builds the binary in BUILD_BASE
-#   make image PREBUILT=1                              # takes the binary that this machine builds; no network
+#   make image ARGS=--prebuilt                         # takes the binary that this machine builds; no network
 #
 # The base images are arguments, so that the very same file builds where no registry can be reached
 # (RUNTIME_BASE=scratch) and where only one's own may be used.

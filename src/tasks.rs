@@ -1,6 +1,6 @@
 //! Tasks with names, whose handles are kept.
 
-use std::future::Future;
+use std::{fmt, future::Future};
 
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -17,6 +17,16 @@ pub enum Ended {
     Returned(&'static str),
     /// It panicked or was aborted; what it said.
     Failed(String),
+}
+
+/// As it is said where none should have ended.
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Returned(name) => write!(f, "task `{name}` ended unasked"),
+            Self::Failed(why) => write!(f, "a task failed: {why}"),
+        }
+    }
 }
 
 impl Tasks {

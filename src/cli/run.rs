@@ -1,38 +1,31 @@
 //! `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
 
 mod kubernetes;
+mod work;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
-    k8s::{
-        identity::PodIdentity,
-        operator::{Begun, NodeBuilder},
-    },
+    k8s::{identity::PodIdentity, operator::NodeBuilder},
     node::{
         ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
         supervision,
     },
-    operator::uptime::{self, Uptime},
     store::Get,
-    tasks::Tasks,
-    telemetry::{NodeSource, metrics},
+    telemetry::metrics,
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
 
-use self::kubernetes::KubeArgs;
+use self::{kubernetes::KubeArgs, work::Work};
 use super::{
     args::{self, ClusterArgs, node_id},
     connect,
     exit::{Exit, Failure},
-    serve::{
-        self,
-        work::{self, Manifests},
-    },
+    serve,
 };
 
 /// Runs a node: on etcd, or alone
@@ -251,71 +244,6 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     page.close().await;
     // Why it had to end tells more than how the leaving went.
     lived.and(left).map(|()| ExitCode::SUCCESS)
-}
-
-/// What a node of this process does, and what goes on beside it.
-struct Work {
-    node: Arc<dyn Node>,
-    uptime: Option<Uptime>,
-    /// Caches and controllers, in Kubernetes.
-    begun: Option<Begun>,
-    /// Ends when it is dropped.
-    _beside: Vec<Tasks>,
-    _manifests: Option<Manifests>,
-}
-
-impl Work {
-    /// Checks from a folder, if one is given.
-    async fn of_folder(
-        args: &RunArgs,
-        mut builder: NodeBuilder,
-        registry: &Registry,
-    ) -> Result<Self, Failure> {
-        let manifests = match &args.work.checks {
-            Some(folder) => Some(Manifests::of(folder).await?),
-            None => None,
-        };
-        let uptime = match &manifests {
-            Some(it) => Some(it.work(registry, args.work.status_file.clone())?),
-            None => None,
-        };
-        if let Some(uptime) = &uptime {
-            let worker = uptime::worker_options(uptime);
-            builder = builder.worker(worker).leader_task(uptime.leader_task());
-        }
-        let node = builder.build().map_err(|error| wrong_node(&error))?;
-        let beside = uptime.as_ref().map(|it| work::follow(it, Arc::clone(&node)));
-        let beside = beside.into_iter().collect();
-        Ok(Self { node, uptime, begun: None, _beside: beside, _manifests: manifests })
-    }
-
-    /// What the status server tells of it.
-    fn source(&self) -> NodeSource {
-        let source = match &self.begun {
-            Some(begun) => begun.source(),
-            None => NodeSource::new(Arc::clone(&self.node)),
-        };
-        match self.uptime.clone() {
-            Some(uptime) => source.with(move |status| work::show(&uptime, status)),
-            None => source,
-        }
-    }
-
-    async fn live(
-        &mut self,
-        life: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<(), Failure> {
-        match &mut self.begun {
-            Some(begun) => begun.live(life).await,
-            None => life.await,
-        }
-    }
-
-    async fn end(self) {
-        if let Some(begun) = self.begun {
-            begun.end().await;
-        }
-    }
 }
 
 /// Who this node is.

@@ -1,18 +1,18 @@
-//! What must be cleaned up before an object may go: kube-runtime's finalizer, with this layer's words.
+//! What must be cleaned up before an object may go.
+//!
+//! Every write of the list of finalizers names the object's UID: one that comes late does not meet another
+//! object of the same name. kube-runtime's own helper does not ask for that.
 
-use std::{
-    error::Error as StdError,
-    fmt,
-    future::Future,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{future::Future, sync::Arc};
 
-use kube::runtime::{controller, finalizer};
+use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
-    cache::{ApiScope as _, Cached},
+    cache::Cached,
     controller::{Action, Context, ReconcileError},
+    writes::WriteError,
 };
 
 /// What is to be done about an object that has a finalizer.
@@ -23,23 +23,6 @@ pub enum Finalize<K> {
     /// It is being deleted: take away what it left. It goes when this has succeeded.
     Cleanup(Arc<K>),
 }
-
-/// An error of the work that passes through kube-runtime.
-struct Passing(ReconcileError);
-
-impl fmt::Debug for Passing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Display for Passing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the work failed")
-    }
-}
-
-impl StdError for Passing {}
 
 impl Context {
     /// Runs the work under a finalizer of that name (`domain/word`): once the work has been begun for an
@@ -65,28 +48,44 @@ impl Context {
         K::DynamicType: Default,
         Fut: Future<Output = Result<Action, ReconcileError>> + Send,
     {
-        let kind = K::DynamicType::default();
-        let namespace = object.meta().namespace.clone();
-        let api = K::Scope::api(self.client().clone(), &kind, namespace.as_deref());
-        // kube-runtime's action cannot be read.
-        let action = Mutex::new(Action::done());
-        let ended = finalizer::finalizer(&api, name, object, |event| async {
-            let event = match event {
-                finalizer::Event::Apply(object) => Finalize::Apply(object),
-                finalizer::Event::Cleanup(object) => Finalize::Cleanup(object),
-            };
-            let done = work(event).await.map_err(Passing)?;
-            *action.lock().unwrap_or_else(PoisonError::into_inner) = done;
-            Ok(controller::Action::await_change())
-        })
-        .await;
-        match ended {
-            Ok(_) => Ok(action.into_inner().unwrap_or_else(PoisonError::into_inner)),
-            Err(
-                finalizer::Error::ApplyFailed(Passing(error))
-                | finalizer::Error::CleanupFailed(Passing(error)),
-            ) => Err(error),
-            Err(error) => Err(error.into()),
+        let at = object.finalizers().iter().position(|it| it == name);
+        match (at, object.meta().deletion_timestamp.is_some()) {
+            (Some(_), false) => work(Finalize::Apply(object)).await,
+            (Some(at), true) => {
+                let action = work(Finalize::Cleanup(Arc::clone(&object))).await?;
+                let path = format!("/metadata/finalizers/{at}");
+                let removal = json!([
+                    { "op": "test", "path": path, "value": name },
+                    { "op": "remove", "path": path },
+                ]);
+                self.write_finalizers(&*object, removal).await?;
+                Ok(action)
+            }
+            (None, false) => {
+                let (all, path) = (object.finalizers(), "/metadata/finalizers");
+                let addition = if all.is_empty() {
+                    json!([
+                        { "op": "test", "path": path, "value": null },
+                        { "op": "add", "path": path, "value": [name] },
+                    ])
+                } else {
+                    json!([
+                        { "op": "test", "path": path, "value": all },
+                        { "op": "add", "path": format!("{path}/-"), "value": name },
+                    ])
+                };
+                self.write_finalizers(&*object, addition).await?;
+                // The work begins with the change that this is.
+                Ok(Action::done())
+            }
+            (None, true) => Ok(Action::done()),
         }
+    }
+
+    async fn write_finalizers<K>(&self, seen: &K, steps: Value) -> Result<(), WriteError>
+    where
+        K: Cached + Serialize + Resource<DynamicType: Default>,
+    {
+        self.writer::<K>(seen.namespace().as_deref()).finalizers(seen, steps).await
     }
 }

@@ -2,7 +2,10 @@
 //! where they mean the same, so that existing dashboards and alerts work.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -141,7 +144,7 @@ impl K8sMetrics {
         }
     }
 
-    /// Those of one kind's cache.
+    /// Those of one cache.
     pub(crate) fn cache(
         &self,
         kind: &str,
@@ -155,8 +158,8 @@ impl K8sMetrics {
         self.ages.add(&age);
         CacheMetrics {
             kind: kind.to_owned(),
-            objects: it.cache_objects.with_label_values(&[kind]),
-            unreadable: it.cache_unreadable.with_label_values(&[kind]),
+            objects: Part::of(it.cache_objects.with_label_values(&[kind])),
+            unreadable: Part::of(it.cache_unreadable.with_label_values(&[kind])),
             restarts: SourceError::ALL.map(restarts),
             events: ["apply", "delete"].map(event),
             _age: age,
@@ -323,12 +326,12 @@ impl ControllerMetrics {
     }
 }
 
-/// The metrics of one kind's cache.
-#[derive(Clone, Debug)]
+/// The metrics of one cache. A kind may have several, of different scopes.
+#[derive(Debug)]
 pub(crate) struct CacheMetrics {
     kind: String,
-    objects: IntGauge,
-    unreadable: IntGauge,
+    objects: Part,
+    unreadable: Part,
     restarts: [(SourceError, IntCounter); 5],
     events: [(&'static str, IntCounter); 2],
     _age: Arc<AgeOf>,
@@ -340,8 +343,8 @@ impl CacheMetrics {
     }
 
     pub(crate) fn show(&self, objects: usize, unreadable: usize) {
-        self.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
-        self.unreadable.set(i64::try_from(unreadable).unwrap_or(i64::MAX));
+        self.objects.set(objects);
+        self.unreadable.set(unreadable);
     }
 
     pub(crate) fn on_restart(&self, why: SourceError) {
@@ -350,6 +353,30 @@ impl CacheMetrics {
 
     pub(crate) fn on_event(&self, what: &str) {
         self.events.iter().filter(|(it, _)| *it == what).for_each(|(_, counter)| counter.inc());
+    }
+}
+
+/// What one cache adds to its kind's gauge, until it is dropped.
+#[derive(Debug)]
+struct Part {
+    sum: IntGauge,
+    own: AtomicI64,
+}
+
+impl Part {
+    fn of(sum: IntGauge) -> Self {
+        Self { sum, own: AtomicI64::new(0) }
+    }
+
+    fn set(&self, now: usize) {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.sum.add(now - self.own.swap(now, Relaxed));
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -408,3 +435,6 @@ impl Collector for Ages {
         self.family.collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

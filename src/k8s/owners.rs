@@ -78,10 +78,4 @@ impl Context {
     {
         self.writer::<K>(seen.namespace().as_deref()).status(seen, status).await
     }
-
-    /// The object of that kind, namespace and name as a cache of this process has it: asking costs nothing.
-    /// None if it is not there, or if no controller looks at its kind.
-    pub fn seen<K: Cached>(&self, like: &K) -> Option<std::sync::Arc<K>> {
-        self.cache::<K>()?.get(&ObjectKey::of(like))
-    }
 }

@@ -7,6 +7,7 @@
 //! | [`create`](Writer::create) | that the object exists; what it makes is stamped with the fence |
 //! | [`status`](Writer::status) | its resource version and UID |
 //! | [`delete`](Writer::delete) | its resource version and UID |
+//! | [finalizers](Context::finalized) | its UID, and the list of finalizers as it was seen |
 //!
 //! An object that carries a later leader's fence than the writer's is not written at all
 //! ([`WriteError::StaleFence`]). See `docs/reconcilers.md` for what this leaves open.
@@ -265,6 +266,33 @@ impl<K: Cached + Serialize> Writer<K> {
         }
     }
 
+    /// Carries out these steps (a JSON patch), each of which must find what it tests for, on the list of
+    /// finalizers of the object as it was seen. One that is gone already is well.
+    ///
+    /// Not by its resource version: cleaning up may have changed the object.
+    pub(super) async fn finalizers(&self, observed: &K, steps: Value) -> Result<(), WriteError> {
+        self.refuse_stale(observed)?;
+        let name = self.name_of(observed)?;
+        let mut patch =
+            vec![json!({ "op": "test", "path": "/metadata/uid", "value": observed.uid() })];
+        patch.extend(steps.as_array().into_iter().flatten().cloned());
+        let patch = serde_json::from_value(Value::Array(patch)).map_err(|why| {
+            WriteError::Malformed { object: self.called(observed), why: why.to_string() }
+        })?;
+        let params =
+            PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
+        match self.api.patch(&name, &params, &Patch::<()>::Json(patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            // A test has failed: there is nothing else to find fault with where no field is named.
+            Err(kube::Error::Api(status)) if status.code == 422 && causes(&status) == 0 => {
+                let (object, source) = (self.called(observed), Box::new(kube::Error::Api(status)));
+                Err(WriteError::Conflict { object, source })
+            }
+            Err(error) => Err(self.failed(observed, error)),
+        }
+    }
+
     fn refuse_stale(&self, observed: &K) -> Result<(), WriteError> {
         match (Fence::read(observed), self.fence) {
             (Some(found), Some(ours)) if ours < found => {
@@ -322,4 +350,9 @@ impl<K: Cached + Serialize> Writer<K> {
         }
         WriteError::Api { object, why: explain(&error).to_string(), source: Box::new(error) }
     }
+}
+
+/// How many fields an answer finds fault with.
+fn causes(status: &kube::core::Status) -> usize {
+    status.details.as_ref().map_or(0, |details| details.causes.len())
 }

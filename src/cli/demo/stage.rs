@@ -8,6 +8,7 @@ use bellwether::{
     node::{ClusterNode, Node, NodeMetrics, StartError, status::Status},
     operator::uptime::{self, Uptime},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
+    tasks::Tasks,
     telemetry::{
         Action, ActionError, Leadership, Probe, StatusSource,
         node::{leadership, picture, readiness},
@@ -172,7 +173,8 @@ impl Stage {
             }
         }
         place.actor.send_replace(Some(actor.clone()));
-        let _following = work::follow(&place.uptime, Arc::clone(&actor.node) as _);
+        let mut following = Tasks::new();
+        work::follow(&place.uptime, Arc::clone(&actor.node) as _, &mut following);
         self.narrator.joined(place.id);
         let mut membership = actor.node.membership();
         loop {

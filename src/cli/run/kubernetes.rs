@@ -15,9 +15,8 @@ use bellwether::{
 };
 use clap::Args;
 use prometheus::Registry;
-use tokio_util::sync::CancellationToken;
 
-use super::{RunArgs, Work, WorkArgs, metric_twice, wrong_node};
+use super::{RunArgs, WorkArgs, metric_twice, work::Work, wrong_node};
 use crate::cli::{
     apiserver::{ApiArgs, When},
     exit::{Exit, Failure},
@@ -109,18 +108,14 @@ pub(super) async fn work(
         OperatorError::Options(error) => wrong_node(&error),
         error => Failure::from(error),
     })?;
-    let mut reading = Tasks::new();
-    reading.spawn("checks", checks.run(CancellationToken::new()));
     let begun = built.begin();
     let node = Arc::clone(begun.node());
-    let following = work::follow(&uptime, Arc::clone(&node));
-    Ok(Work {
-        node,
-        uptime: Some(uptime),
-        begun: Some(begun),
-        _beside: vec![reading, following],
-        _manifests: None,
-    })
+    let mut beside = Tasks::new();
+    beside.spawn("checks", async move {
+        checks.run().await;
+    });
+    work::follow(&uptime, Arc::clone(&node), &mut beside);
+    Ok(Work { node, uptime: Some(uptime), begun: Some(begun), beside, _manifests: None })
 }
 
 impl From<OperatorError> for Failure {

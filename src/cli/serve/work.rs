@@ -20,8 +20,8 @@ use crate::cli::exit::{Exit, Failure};
 /// Manifests that are read and watched for as long as this lives.
 pub(crate) struct Manifests {
     checks: watch::Receiver<Arc<Checks>>,
-    // Ends when it is dropped.
-    _reading: Tasks,
+    /// Ends when it is dropped.
+    pub(crate) reading: Tasks,
     /// The bundled ones, until the end.
     _samples: Option<TempDir>,
 }
@@ -39,7 +39,7 @@ impl Manifests {
         })?;
         let mut reading = Tasks::new();
         reading.spawn("manifests", folder.run(CancellationToken::new()));
-        Ok(Self { checks, _reading: reading, _samples: None })
+        Ok(Self { checks, reading, _samples: None })
     }
 
     /// The bundled ones, which look at the status page of that address and at little else.
@@ -88,14 +88,12 @@ pub(crate) fn uptime(
     Ok(Uptime::new(checks, options))
 }
 
-/// Follows the results beside a node, until it is dropped.
-pub(crate) fn follow(uptime: &Uptime, node: Arc<dyn Node>) -> Tasks {
-    let mut tasks = Tasks::new();
+/// Follows the results beside a node, as one of these tasks.
+pub(crate) fn follow(uptime: &Uptime, node: Arc<dyn Node>, tasks: &mut Tasks) {
     let uptime = uptime.clone();
     tasks.spawn("uptime results", async move {
         uptime.follow(node, CancellationToken::new()).await;
     });
-    tasks
 }
 
 /// Adds what is known of the checks to the JSON of `/status`.

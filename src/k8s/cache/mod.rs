@@ -183,6 +183,24 @@ impl<K> Cache<K> {
         });
     }
 
+    /// Whether changes are read as they come.
+    #[cfg(test)]
+    pub(crate) fn is_attended(&self) -> bool {
+        self.shelf.attentive.is_anybody()
+    }
+
+    /// A cache that has these.
+    #[cfg(test)]
+    pub(crate) fn holding(objects: impl IntoIterator<Item = K>) -> Self
+    where
+        K: kube::Resource,
+    {
+        let cache = Self::new();
+        let key = |object| (ObjectKey::of(&object), Arc::new(object));
+        cache.replace(objects.into_iter().map(key).collect());
+        cache
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<ObjectKey, Arc<K>>> {
         self.shelf.objects.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -30,6 +30,12 @@ impl Attentive {
         self.0.send_modify(|count| *count += 1);
     }
 
+    /// Whether there is anybody.
+    #[cfg(test)]
+    pub(super) fn is_anybody(&self) -> bool {
+        0 < *self.0.borrow()
+    }
+
     /// The pace that is kept for them.
     pub(super) fn pace(&self) -> Pace {
         Pace { attentive: self.0.subscribe(), read: 0 }

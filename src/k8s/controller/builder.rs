@@ -199,7 +199,7 @@ impl<K: Cached> Controller<K> {
             };
             setup.caches.handle(&kind, &scope, Box::new(handler));
             let cache: Cache<W> = setup.caches.of(&kind, &scope);
-            setup.readable.add(&cache);
+            setup.readable.add(&kind, &cache);
             desk.needs(&cache);
         }));
         self
@@ -258,7 +258,7 @@ impl<K: Cached> Prepare for Controller<K> {
             held
         });
         let cache = setup.caches.needed::<K>(&kind, &scope, need);
-        setup.readable.add(&cache);
+        setup.readable.add(&kind, &cache);
         let desk = Arc::new(Desk::new(name.into(), reconciler, cache.clone(), limits, held, setup));
         desk.needs(&cache);
         let told = Arc::clone(&desk);

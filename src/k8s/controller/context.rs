@@ -17,22 +17,32 @@ use crate::{
         cache::{Cache, Cached},
         events::Events,
         fence::Fence,
+        key::ObjectKey,
         metrics::ControllerMetrics,
     },
     node::AuthorityLost,
 };
 
-/// The caches that the reconcilers of a process can read, by type.
+/// A type, and of one that stands for many kinds (`DynamicObject`) which: API version and plural.
+type Kind = (TypeId, String, String);
+
+/// The caches that the reconcilers of a process can read: of each kind as many as there are scopes.
 #[derive(Clone, Default)]
-pub(crate) struct Readable(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct Readable(HashMap<Kind, Vec<Arc<dyn Any + Send + Sync>>>);
 
 impl Readable {
-    pub(crate) fn add<K: Cached>(&mut self, cache: &Cache<K>) {
-        self.0.insert(TypeId::of::<K>(), Arc::new(cache.clone()));
+    pub(crate) fn add<K: Cached>(&mut self, kind: &K::DynamicType, cache: &Cache<K>) {
+        self.0.entry(Self::key::<K>(kind)).or_default().push(Arc::new(cache.clone()));
     }
 
-    fn find<K: Cached>(&self) -> Option<Cache<K>> {
-        self.0.get(&TypeId::of::<K>())?.downcast_ref::<Cache<K>>().cloned()
+    fn of<K: Cached>(&self, kind: &K::DynamicType) -> impl Iterator<Item = &Cache<K>> {
+        let caches = self.0.get(&Self::key::<K>(kind)).into_iter().flatten();
+        caches.filter_map(|cache| cache.downcast_ref())
+    }
+
+    fn key<K: Cached>(kind: &K::DynamicType) -> Kind {
+        let (version, plural) = (K::api_version(kind), K::plural(kind));
+        (TypeId::of::<K>(), version.into_owned(), plural.into_owned())
     }
 }
 
@@ -149,9 +159,28 @@ impl Context {
     }
 
     /// The cache of a type that some controller of the process looks at: reading it asks nobody. None if
-    /// no controller reconciles, owns or watches that type. Of a type that only [sharded](super::Sharded) work
-    /// looks at, it has the objects of the shards that are held here.
-    pub fn cache<C: Cached>(&self) -> Option<Cache<C>> {
-        self.inner.readable.find()
+    /// no controller reconciles, owns or watches that type; where controllers do so in several scopes, the one
+    /// that was named first. Of a type that only [sharded](super::Sharded) work looks at, it has the objects of
+    /// the shards that are held here.
+    pub fn cache<C: Cached>(&self) -> Option<Cache<C>>
+    where
+        C::DynamicType: Default,
+    {
+        self.cache_of(&C::DynamicType::default())
+    }
+
+    /// As [`cache`](Self::cache), of a kind that is known only at run time.
+    pub fn cache_of<C: Cached>(&self, kind: &C::DynamicType) -> Option<Cache<C>> {
+        self.inner.readable.of(kind).next().cloned()
+    }
+
+    /// The object of that kind, namespace and name as a cache of this process has it: asking costs nothing.
+    /// None if it is not there, or if no controller looks at its kind.
+    pub fn seen<C: Cached>(&self, like: &C) -> Option<Arc<C>>
+    where
+        C::DynamicType: Default,
+    {
+        let (kind, key) = (C::DynamicType::default(), ObjectKey::of(like));
+        self.inner.readable.of::<C>(&kind).find_map(|cache| cache.get(&key))
     }
 }

@@ -14,6 +14,7 @@ use futures::{
 };
 use kube::Client;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Readable, Reconciler,
@@ -35,6 +36,12 @@ use crate::{
     },
     node::AuthorityLost,
 };
+
+#[cfg(test)]
+mod tests;
+
+/// So many keys are queued before it is asked whether the right has ended: under a millisecond's work.
+const ADDED_AT_ONCE: usize = 1024;
 
 /// What the controllers of a process share while they are set up.
 pub(crate) struct Setup<'a> {
@@ -172,12 +179,17 @@ impl<K: Cached> Desk<K> {
         }
     }
 
-    /// All objects of a lane, to be looked at when nothing more urgent waits.
-    fn add_all(&self, lane: Lane) {
-        for key in self.cache.keys() {
-            if self.is_in(lane, &key) {
-                self.queue.add(key, Priority::Resync);
+    /// All objects of a lane, to be looked at when nothing more urgent waits; no more of them once the right
+    /// has ended: of many this would hold up the hand-over.
+    async fn add_all(&self, lane: Lane, token: &CancellationToken) {
+        let mut keys = self.cache.keys().into_iter();
+        while keys.len() > 0 && !token.is_cancelled() {
+            for key in keys.by_ref().take(ADDED_AT_ONCE) {
+                if self.is_in(lane, &key) {
+                    self.queue.add(key, Priority::Resync);
+                }
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -307,10 +319,10 @@ impl<K: Cached> Loop for Desk<K> {
         };
         self.metrics.gate_open.inc();
         let _gate = Gate(&self.metrics);
-        self.add_all(lane);
+        self.add_all(lane, &token).await;
         let resync_every = self.limits.resync_every.unwrap_or(Duration::MAX);
         while tokio::time::timeout(resync_every, token.cancelled()).await.is_err() {
-            self.add_all(lane);
+            self.add_all(lane, &token).await;
         }
         let begun = clock::boot_now();
         let closed = hold.close();

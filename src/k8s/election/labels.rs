@@ -10,7 +10,10 @@
 //! * Whoever has put a wrong label on a pod, and however: within [`SWEEP_EVERY`] the leader's pod, and no
 //!   other, carries it again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -36,6 +39,8 @@ pub const TERM_ANNOTATION: &str = "bellwether.dev/role-term";
 
 /// About how often the leader looks for labels that are wrong.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// The office is handed over after that at the latest, labelled or not.
+const STEP_DOWN_WITHIN: Duration = Duration::from_secs(1);
 /// So many pods are labelled at the same time.
 const AT_ONCE: usize = 8;
 
@@ -93,15 +98,16 @@ impl Labels {
         let others = self.label_others(leader, pods).await;
         self.label(&own.0, &own.1, LEADER).await?;
         self.own = Some(own);
-        let live: Vec<&str> = pods.all().map(|(_, _, uid)| uid).collect();
-        self.known.retain(|uid, _| live.contains(&uid.as_str()));
+        let live: HashSet<&str> = pods.all().map(|(_, _, uid)| uid).collect();
+        self.known.retain(|uid, _| live.contains(uid.as_str()));
         others
     }
 
-    /// Takes the leader's label back. What cannot be written is left to the successor.
+    /// Takes the leader's label back. What cannot be written, or not soon, is left to the successor, who waits
+    /// for this.
     pub(super) async fn step_down(&mut self) {
         if let Some((name, uid)) = self.own.take() {
-            let _ = self.label(&name, &uid, FOLLOWER).await;
+            let _ = tokio::time::timeout(STEP_DOWN_WITHIN, self.label(&name, &uid, FOLLOWER)).await;
         }
     }
 

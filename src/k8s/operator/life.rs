@@ -3,7 +3,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use prometheus::Registry;
 
 use super::OperatorError;
@@ -15,7 +15,7 @@ use crate::{
         identity::PodIdentity,
     },
     node::{Node, Stopped},
-    tasks::{Ended, Tasks},
+    tasks::Tasks,
     telemetry::{NodeSource, ServerConfig, StatusServer},
 };
 
@@ -84,7 +84,7 @@ impl BuiltOperator {
     pub fn begin(self) -> Begun {
         let synced = self.caches_synced();
         let mut tasks = Tasks::new();
-        let mut waits = Vec::new();
+        let waits = FuturesUnordered::new();
         for Running { run, synced, .. } in self.caches {
             waits.push(synced);
             tasks.spawn("cache", async move {
@@ -142,6 +142,7 @@ impl BuiltOperator {
         }
         Ok(stopped)
     }
+
     /// From before anything else is begun: a probe is told what is waited for.
     async fn begin_to_serve(&mut self) -> Result<Option<StatusServer>, OperatorError> {
         let Some(Serving { config, registry }) = self.serving.take() else { return Ok(None) };
@@ -156,7 +157,8 @@ impl BuiltOperator {
 pub struct Begun {
     node: Arc<dyn Node>,
     synced: CachesSynced,
-    waits: Vec<BoxFuture<'static, ()>>,
+    /// Those that end when a cache is synced.
+    waits: FuturesUnordered<BoxFuture<'static, ()>>,
     tasks: Tasks,
 }
 
@@ -193,21 +195,21 @@ impl Begun {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the node's life is dropped; caches and controllers go on until [`end`](Self::end).
+    /// Dropped, the node's life is dropped; caches and controllers go on until [`end`](Self::end). It may be
+    /// called again.
     pub async fn live<E: From<OperatorError>>(
         &mut self,
         life: impl Future<Output = Result<(), E>>,
     ) -> Result<(), E> {
-        let waits = std::mem::take(&mut self.waits);
-        let (synced, tasks) = (&self.synced, &mut self.tasks);
+        let Self { synced, waits, tasks, .. } = self;
         tokio::select! {
             biased;
             // Cancel safe: what ended is handed out next time, and there is no next time. None: the operator
             // has no controllers, only a leader's tasks or workers, which are its node's.
-            Some(ended) = tasks.join_next() => Err(unasked(ended).into()),
+            Some(ended) = tasks.join_next() => Err(OperatorError::Task(ended.to_string()).into()),
             // Dropped with this future only.
             ended = async {
-                say_until(synced, join_all(waits)).await;
+                say_until(synced, async { while waits.next().await.is_some() {} }).await;
                 life.await
             } => ended,
         }
@@ -223,13 +225,6 @@ fn source(node: Arc<dyn Node>, synced: CachesSynced) -> NodeSource {
     NodeSource::new(node).unless(move || {
         let missing = synced.missing();
         (!missing.is_empty()).then(|| format!("caches are not synced: {}", missing.join(", ")))
-    })
-}
-
-fn unasked(ended: Ended) -> OperatorError {
-    OperatorError::Task(match ended {
-        Ended::Returned(name) => format!("task `{name}` ended unasked"),
-        Ended::Failed(why) => format!("a task failed: {why}"),
     })
 }
 

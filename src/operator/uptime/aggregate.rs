@@ -185,8 +185,6 @@ pub struct Aggregate {
     pub statuses: BTreeMap<CheckKey, Stored>,
     /// What changed against the statuses as they were, by time and name.
     pub changes: Vec<Change>,
-    /// The checks that have a status and are there no more.
-    pub gone: Vec<CheckKey>,
     /// How many slots have passed, since the last one that was seen, of which there is no result.
     pub missed: u64,
     /// How many checks are in which state.
@@ -212,8 +210,6 @@ pub fn aggregate(
         aggregate.summary.count(stored.status.state);
         aggregate.statuses.insert(key.clone(), stored);
     }
-    aggregate.gone =
-        previous.keys().filter(|key| !checks.checks.contains_key(*key)).cloned().collect();
     aggregate.changes.sort_by(|a, b| {
         (a.at_unix_ms, &a.namespace, &a.name).cmp(&(b.at_unix_ms, &b.namespace, &b.name))
     });

@@ -9,13 +9,13 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     aggregate::Stored,
@@ -136,17 +136,15 @@ impl ApiChecks {
         self.checks.subscribe()
     }
 
-    /// Passes on what changes, until it is cancelled.
+    /// Passes on what changes, until it is dropped.
     ///
     /// # Cancel safety
     ///
     /// Dropped, [`checks`](Self::checks) stays as it is.
-    pub async fn run(self, cancel: CancellationToken) {
-        while cancel.run_until_cancelled(self.book.changed.notified()).await.is_some() {
-            let settled = tokio::time::sleep(SETTLES_WITHIN);
-            if cancel.run_until_cancelled(settled).await.is_none() {
-                return;
-            }
+    pub async fn run(self) -> Infallible {
+        loop {
+            self.book.changed.notified().await;
+            tokio::time::sleep(SETTLES_WITHIN).await;
             self.checks.send_replace(Arc::new(self.book.snapshot()));
         }
     }

@@ -81,11 +81,12 @@ impl LeaderTask for UptimeLeader {
     }
 }
 
-/// Takes back that this node leads, at the end.
+/// Takes back that this node leads, at the end, and what it knew as the leader: in its next term that is old.
 struct Leading<'a>(&'a UptimeLeader);
 
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
+        self.0.statuses.send_replace(Arc::default());
         self.0.leading.send_replace(false);
         self.0.metrics.show(Summary::default());
     }
@@ -143,7 +144,7 @@ impl<'a> Desk<'a> {
     /// Looks at the results and passes on what they say.
     async fn look(&mut self, checks: &Checks, feed: &Feed) -> Result<(), FencedError> {
         self.load_shards_of(checks).await?;
-        let Aggregate { statuses, changes, gone: _, missed, summary } =
+        let Aggregate { statuses, changes, missed, summary } =
             aggregate(checks, feed.results(), &self.statuses, clock::unix_ms());
         let metrics = &self.leader.metrics;
         metrics.show(summary);

@@ -19,7 +19,9 @@ use bellwether::{
             api::{ListParams, Patch, PatchParams, PostParams},
             client::Body,
         },
+        operator::Operator,
     },
+    node::{ClusterNode, RoutineLimits},
     tasks,
 };
 use http::{Method, Request, StatusCode};
@@ -28,7 +30,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, service_fn};
 
-use super::replicas::{Cluster, SOON};
+use super::replicas::{Cluster, Replica, SOON};
 use crate::support::eventually;
 
 impl Cluster<'_> {
@@ -167,6 +169,45 @@ async fn a_wrong_label_is_taken_off_and_a_lost_one_is_put_on_again() {
     cluster.until_labelled("pod-0").await;
     let other = cluster.pods().get("pod-8").await.unwrap();
     assert_eq!(other.labels()[ROLE_LABEL], "leader", "a pod of another cluster");
+    first.stop().await;
+    second.stop().await;
+}
+
+/// A client that gets no answers any more once it is told so.
+fn cut_off(client: Client, from: &CancellationToken) -> Client {
+    let (namespace, from) = (client.default_namespace().to_owned(), from.clone());
+    let service = service_fn(move |request: Request<Body>| {
+        let (client, from) = (client.clone(), from.clone());
+        async move {
+            if from.is_cancelled() {
+                return std::future::pending().await;
+            }
+            client.send(request).await.map_err(BoxError::from)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_does_not_answer_does_not_hold_up_a_hand_over() {
+    let cluster = Cluster::new("silent-api").await;
+    let (pod_0, pod_1) = (cluster.pod(0, json!({})).await, cluster.pod(1, json!({})).await);
+    let cut = CancellationToken::new();
+    let node = ClusterNode::builder()
+        .cluster("test")
+        .id(0)
+        // Nobody is to be ended by force.
+        .limits(RoutineLimits { cancel_grace: 10 * SOON, ..RoutineLimits::default() })
+        .memory(&cluster.store);
+    let client = cut_off(cluster.space.client(), &cut);
+    let first = Replica::start(Operator::new(node, client, cluster.election()).pod(pod_0)).await;
+    first.is(Role::Leader).await;
+    let second = cluster.replica(1, |it| it.pod(pod_1)).await;
+    cluster.until_labelled("pod-0").await;
+    cut.cancel();
+    first.node.resign().await.unwrap();
+    second.is(Role::Leader).await;
+    cluster.until_labelled("pod-1").await;
     first.stop().await;
     second.stop().await;
 }

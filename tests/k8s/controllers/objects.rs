@@ -16,12 +16,14 @@ use bellwether::k8s::{
     k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap, core::v1::Secret},
     kube::{
         Api, Resource as _, ResourceExt as _,
-        api::{DeleteParams, Patch, PatchParams, PostParams},
+        api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
     },
     queue::QueueMetrics,
+    writes::WriteError,
 };
 use bellwether::telemetry::metrics;
 use serde_json::{from_value, json};
+use tokio::sync::mpsc;
 
 use super::replicas::{Cluster, Ledger, SOON, config_map};
 use crate::support::eventually;
@@ -265,5 +267,84 @@ async fn an_object_with_a_finalizer_goes_only_after_it_was_cleaned_up() {
     })
     .await;
     assert_eq!(cleaned.load(SeqCst), 2);
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finalizer_stays_on_an_object_that_has_come_in_the_place_of_the_one_cleaned_up() {
+    const NAME: &str = "test.bellwether.dev/clean";
+    let cluster = Cluster::new("replaced").await;
+    let (ended, mut end) = mpsc::channel(1);
+    let by_hand = cluster.maps();
+    let reconcile = move |map: Arc<ConfigMap>, ctx: Context| {
+        let (ended, by_hand) = (ended.clone(), by_hand.clone());
+        async move {
+            if map.annotations().contains_key("another") {
+                return Ok(Action::done());
+            }
+            let is_leaving = map.metadata.deletion_timestamp.is_some();
+            let work = async |what| {
+                if let Finalize::Cleanup(_) = what {
+                    // Somebody is quicker, and then makes another one.
+                    let freed = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+                    by_hand.patch("a", &PatchParams::default(), &freed).await?;
+                    let mut another = config_map("a");
+                    another.annotations_mut().insert("another".into(), "yes".into());
+                    another.finalizers_mut().push(NAME.into());
+                    by_hand.create(&PostParams::default(), &another).await?;
+                }
+                Ok(Action::done())
+            };
+            let done = ctx.finalized(NAME, map, work).await;
+            if is_leaving {
+                let error = done.as_ref().err().map(ReconcileError::source);
+                let found = error.and_then(|it| it.downcast_ref::<WriteError>());
+                ended.send(matches!(found, Some(WriteError::Conflict { .. }))).await?;
+            }
+            done
+        }
+    };
+    let controller = Controller::<ConfigMap>::new(reconcile).scope(scope(&cluster));
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    cluster.make("a").await;
+    let maps = cluster.maps();
+    eventually("it has its finalizer", SOON, async || {
+        (maps.get("a").await.unwrap().finalizers() == [NAME]).then_some(())
+    })
+    .await;
+    cluster.delete("a").await;
+    let is_conflict = tokio::time::timeout(SOON, end.recv()).await.unwrap().unwrap();
+    assert_eq!(maps.get("a").await.unwrap().finalizers(), [NAME]);
+    assert!(is_conflict, "nothing was taken off, and nobody was told");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owned_object_is_seen_whatever_else_of_its_kind_is_watched() {
+    let cluster = Cluster::new("two-scopes").await;
+    let (says, mut said) = mpsc::channel(1);
+    let reconcile = move |map: Arc<ConfigMap>, ctx: Context| {
+        let says = says.clone();
+        async move {
+            let secret = Secret {
+                metadata: ObjectMeta { name: map.metadata.name.clone(), ..ObjectMeta::default() },
+                ..Secret::default()
+            };
+            let made = ctx.apply_owned(&*map, secret).await?;
+            if ctx.seen(&made).is_some() {
+                let _ = says.try_send(());
+            }
+            Ok(Action::done())
+        }
+    };
+    let space = Scope::namespace(cluster.space.name.clone());
+    let controller = Controller::<ConfigMap>::new(reconcile)
+        .scope(scope(&cluster))
+        .owns_kind::<Secret>((), space.clone())
+        .watches_kind((), space.labels("watched=yes"), |_: &Secret| []);
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    cluster.make("a").await;
+    // The first run makes it, and the second one comes when it is in the cache.
+    tokio::time::timeout(SOON, said.recv()).await.expect("it is seen").unwrap();
     replica.stop().await;
 }

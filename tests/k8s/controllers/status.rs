@@ -152,3 +152,24 @@ async fn two_operators_cannot_count_in_one_registry() {
     operator().build().unwrap();
     assert!(matches!(operator().build(), Err(OperatorError::Metrics(_))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_that_is_begun_anew_waits_for_the_caches_too() {
+    let cluster = Cluster::new("life").await;
+    let maps = CancellationToken::new();
+    let client = kept_waiting(cluster.space.client(), &maps);
+    let mut operator = Operator::new(node(&cluster), client, cluster.election());
+    operator.cache::<ConfigMap>(&(), &Scope::namespace(cluster.space.name.clone()));
+    let mut begun = operator.build().unwrap().begin();
+    for _ in 0..2 {
+        let life = begun.live(async { Ok::<(), OperatorError>(()) });
+        let polled = futures::poll!(std::pin::pin!(life));
+        assert!(polled.is_pending(), "nothing is listed yet: {polled:?}");
+    }
+    maps.cancel();
+    tokio::time::timeout(SOON, begun.live(async { Ok::<(), OperatorError>(()) }))
+        .await
+        .unwrap()
+        .unwrap();
+    begun.end().await;
+}

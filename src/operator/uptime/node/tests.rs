@@ -257,6 +257,22 @@ async fn a_new_leader_goes_on_from_the_statuses_of_the_former_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_knew_as_the_leader_is_not_there_to_be_written_in_its_next_term() {
+    let cluster = Cluster::of(2).await;
+    let known = |member: &Member| member.uptime.statuses().borrow().len();
+    cluster
+        .eventually("the leader knows all", |members| {
+            members.iter().any(|member| member.leads() && known(member) == 6)
+        })
+        .await;
+    let former = cluster.leader();
+    cluster.members[former].node.resign().await.unwrap();
+    cluster.eventually("the other one leads", |members| members[1 - former].leads()).await;
+    assert_eq!(known(&cluster.members[former]), 0);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_that_is_removed_leaves_nothing_behind() {
     let cluster = Cluster::of(2).await;
     cluster

@@ -1,0 +1,19 @@
+use super::*;
+
+#[test]
+fn caches_of_one_kind_add_up() {
+    let metrics = K8sMetrics::new().unwrap();
+    let shown = || {
+        let it = &metrics.families;
+        let value = |gauge: &IntGaugeVec| gauge.with_label_values(&["Pod"]).get();
+        (value(&it.cache_objects), value(&it.cache_unreadable))
+    };
+    let (one, other) = (metrics.cache("Pod", || None), metrics.cache("Pod", || None));
+    one.show(3, 1);
+    other.show(40, 0);
+    assert_eq!(shown(), (43, 1));
+    one.show(2, 0);
+    assert_eq!(shown(), (42, 0));
+    drop(other);
+    assert_eq!(shown(), (2, 0));
+}
