@@ -165,7 +165,7 @@ impl Scenario {
             0..700 => 3,
             700..780 => 2,
             780..990 => chance.between(4, 6),
-            990..999 => chance.between(7, 15),
+            990..995 => chance.between(7, 15),
             _ => chance.between(16, 50),
         };
         Self::with_nodes(seed, nodes as usize, chance)
