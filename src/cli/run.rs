@@ -230,7 +230,7 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     let node = Arc::clone(&work.node);
     let source = work.source();
     let source = if args.node.allow_actions { source.may_resign() } else { source };
-    page.serve(Arc::new(source), registry);
+    page.serve(Arc::new(source), registry).map_err(|error| metric_twice(&error))?;
 
     let lived = tokio::select! {
         biased;

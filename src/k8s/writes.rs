@@ -88,9 +88,16 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// Whether trying again later may help.
+    /// Whether the same work may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::Api { .. })
+        match self {
+            Self::Conflict { .. } => true,
+            Self::Api { source, .. } => explain(source).reason.is_transient(),
+            Self::StaleFence { .. }
+            | Self::Refused { .. }
+            | Self::NotOurs { .. }
+            | Self::Malformed { .. } => false,
+        }
     }
 }
 
@@ -355,4 +362,22 @@ impl<K: Cached + Serialize> Writer<K> {
 /// How many fields an answer finds fault with.
 fn causes(status: &kube::core::Status) -> usize {
     status.details.as_ref().map_or(0, |details| details.causes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_somebody_must_mend_first_is_not_transient() {
+        let is_transient = |code: u16, reason: &str| {
+            let status = Status { code, reason: reason.to_owned(), ..Status::default() };
+            let source = Box::new(kube::Error::Api(Box::new(status)));
+            WriteError::Api { object: String::new(), why: String::new(), source }.is_transient()
+        };
+        assert!(is_transient(503, "ServiceUnavailable") && is_transient(429, "TooManyRequests"));
+        assert!(!is_transient(422, "Invalid") && !is_transient(403, "Forbidden"));
+    }
 }

@@ -10,7 +10,7 @@
 //!
 //! let mut server = StatusServer::bind("0.0.0.0:8080".into()).await?;
 //! // /metrics, /livez, /readyz, /leader, /status and the page.
-//! server.serve(Arc::new(NodeSource::new(node)), metrics::registry()?);
+//! server.serve(Arc::new(NodeSource::new(node)), metrics::registry()?)?;
 //! // … the node joins, works and leaves …
 //! server.close().await;
 //! # Ok(())

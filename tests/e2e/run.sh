@@ -129,8 +129,8 @@ labelled() { [ "$(in_shop get pods --selector bellwether.dev/role=leader --outpu
 eventually 30 'the Election names the leader' named
 eventually 30 "the leader's pod is labelled" labelled
 in_shop get elections
-selected=$(in_shop get endpointslices --selector "kubernetes.io/service-name=$full-leader" --output 'jsonpath={.items[*].endpoints[*].targetRef.name}')
-[ "$selected" = "$(leader)" ] || fail "the leader's Service selects '$selected'"
+selected() { [ "$(in_shop get endpointslices --selector "kubernetes.io/service-name=$full-leader" --output 'jsonpath={.items[*].endpoints[*].targetRef.name}')" = "$(leader)" ]; }
+eventually 30 "the leader's Service selects its pod" selected
 
 begin 'uptime checks from the API: run by followers, told by the leader'
 checks() { # what each check's status says, by name

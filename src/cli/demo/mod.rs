@@ -86,7 +86,8 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
     let stage = Stage::set(&args, address, &registry).await?;
     let stage = Arc::new(stage);
-    page.serve(Arc::clone(&stage) as _, registry);
+    page.serve(Arc::clone(&stage) as _, registry)
+        .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
     output::print(&format!(
         "{} nodes in this process, on a store in memory.\n\n  status page   http://{}/\n  resign        \
          bellwether resign --url http://{}\n  end           Ctrl-C\n\n",

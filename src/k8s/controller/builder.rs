@@ -15,6 +15,9 @@ use crate::k8s::{
     queue::Priority,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// A run may take this long by default.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// All objects are looked at again this often by default, as controller-runtime does.

@@ -148,7 +148,7 @@ impl BuiltOperator {
         let Some(Serving { config, registry }) = self.serving.take() else { return Ok(None) };
         let mut server = StatusServer::bind(config).await.map_err(OperatorError::Serve)?;
         let source = source(Arc::clone(&self.node), self.caches_synced());
-        server.serve(Arc::new(source), registry);
+        server.serve(Arc::new(source), registry).map_err(OperatorError::Metrics)?;
         Ok(Some(server))
     }
 }

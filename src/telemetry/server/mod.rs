@@ -159,6 +159,17 @@ impl Server {
         stop: CancellationToken,
     ) -> prometheus::Result<()> {
         let metrics = ServerMetrics::register(&registry)?;
+        self.serve_counted(source, registry, metrics, stop).await;
+        Ok(())
+    }
+
+    async fn serve_counted(
+        self,
+        source: Arc<dyn StatusSource>,
+        registry: Registry,
+        metrics: ServerMetrics,
+        stop: CancellationToken,
+    ) {
         let shared = Arc::new(Shared {
             events: Events::new(),
             stop: stop.clone(),
@@ -173,7 +184,6 @@ impl Server {
         let connections = Connections::new(shared.clone());
         connections.serve(self.listener, routes::router(shared), stop).await;
         publisher.abort_all().await;
-        Ok(())
     }
 }
 

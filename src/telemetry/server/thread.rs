@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{BindError, Server, ServerConfig};
-use crate::telemetry::source::StatusSource;
+use crate::telemetry::{metrics::ServerMetrics, source::StatusSource};
 
 /// A [`Server`] on a thread of its own, which serves until it is closed or dropped.
 pub struct StatusServer {
@@ -39,6 +39,7 @@ pub enum StatusServerError {
 struct Content {
     source: Arc<dyn StatusSource>,
     registry: Registry,
+    metrics: ServerMetrics,
 }
 
 impl StatusServer {
@@ -75,11 +76,21 @@ impl StatusServer {
     }
 
     /// Begins to answer. Only the first call counts.
-    pub fn serve(&mut self, source: Arc<dyn StatusSource>, registry: Registry) {
+    ///
+    /// # Errors
+    ///
+    /// If the registry holds metrics under the server's names already. Nothing is served.
+    pub fn serve(
+        &mut self,
+        source: Arc<dyn StatusSource>,
+        registry: Registry,
+    ) -> prometheus::Result<()> {
         if let Some(begin) = self.begin.take() {
+            let metrics = ServerMetrics::register(&registry)?;
             // The thread waits for it, or was stopped.
-            let _ = begin.send(Content { source, registry });
+            let _ = begin.send(Content { source, registry, metrics });
         }
+        Ok(())
     }
 
     /// Stops it, and waits until open requests have ended or were cut off.
@@ -116,8 +127,6 @@ async fn serve(
         }
     };
     let _ = bound.send(Ok(server.address()));
-    let Ok(Content { source, registry }) = content.await else { return };
-    if let Err(error) = server.serve(source, registry, stop).await {
-        tracing::error!(%error, "the status server cannot serve");
-    }
+    let Ok(Content { source, registry, metrics }) = content.await else { return };
+    server.serve_counted(source, registry, metrics, stop).await;
 }

@@ -2,6 +2,7 @@
 
 mod badinput;
 mod fences;
+mod kinds;
 mod labels;
 mod leaders;
 mod objects;

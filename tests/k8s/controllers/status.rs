@@ -13,7 +13,10 @@ use bellwether::{
     },
     node::{ClusterNode, ClusterNodeBuilder, RoutineLimits, Stopped},
     tasks,
-    telemetry::{metrics, prometheus::IntCounter},
+    telemetry::{
+        metrics::{self, ServerMetrics},
+        prometheus::IntCounter,
+    },
 };
 use http::Request;
 use tokio_util::sync::CancellationToken;
@@ -151,6 +154,14 @@ async fn two_operators_cannot_count_in_one_registry() {
     };
     operator().build().unwrap();
     assert!(matches!(operator().build(), Err(OperatorError::Metrics(_))));
+
+    // Nor do it without their status server, which probes ask.
+    let registry = metrics::registry().unwrap();
+    ServerMetrics::register(&registry).unwrap();
+    let operator = Operator::new(node(&cluster), cluster.space.client(), cluster.election());
+    let running = operator.registry(registry).serve("127.0.0.1:0").run(std::future::pending());
+    let ended = tokio::time::timeout(SOON, running).await.unwrap();
+    assert!(matches!(ended, Err(OperatorError::Metrics(_))), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
