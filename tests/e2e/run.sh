@@ -221,16 +221,50 @@ eventually 90 'a check that was changed is up' all_up
 eventually 60 'three pods Ready' ready
 [ "$(counts)" = "$restarted_before" ] || fail "containers were restarted: $(counts), before: $restarted_before"
 
-begin 'etcd is restarted and has lost everything: the nodes begin anew by themselves'
+begin 'etcd is killed and comes back in its container, with its data: somebody leads and nothing is lost'
+etcd_pod=$full-evaluation-etcd-0
+term() { # as the leader has it from etcd; the Election may still tell an older one
+  in_shop exec "$(leader)" --container bellwether -- bellwether leader --output json | python3 -c 'import json, sys; print(json.load(sys.stdin)["term"])'
+}
+told_term() { in_shop get elections --output 'jsonpath={.items[0].status.term}'; }
 fence() { in_shop get elections --output 'jsonpath={.items[0].status.fence}'; }
+changes() { # each check's state and since when
+  in_shop get uptimechecks --output 'jsonpath={range .items[*]}{.metadata.name}={.status.state} since {.status.lastChange}, {end}'
+}
+lives() { # how often each node's container was restarted
+  for pod in 0 1 2; do restarts "$full-$pod"; echo; done
+}
+eventually 60 'all checks have their state' all_up
+eventually 30 'the Election names the leader' named
+term_before=$(term) fence_before=$(fence) changes_before=$(changes) restarted_before=$(lives)
+# An empty etcd begins with single digits.
+[ "$term_before" -gt 20 ] || fail "the term is $term_before: it would not show that data were lost"
+was=$(uid "$etcd_pod") before=$(restarts "$etcd_pod")
+kill -9 "$(pgrep --full '^etcd --name=evaluation ')"
+etcd_ready() { [ "$(restarts "$etcd_pod")" -gt "$before" ] && [ "$(in_shop get pod "$etcd_pod" --output 'jsonpath={.status.containerStatuses[0].ready}')" = true ]; }
+eventually 60 'etcd runs again' etcd_ready
+seen=$(latest)
+again() { [ "$(latest)" != "$seen" ] && all_up; }
+eventually 60 'checks are run and told again' again
+eventually 60 'three pods Ready' ready
+eventually 30 'the Election names the leader' named
+[ "$(uid "$etcd_pod")" = "$was" ] || fail "the pod $etcd_pod was replaced"
+same_term() { [ "$(told_term)" = "$(term)" ]; }
+eventually 30 "the Election tells the leader's term" same_term
+[ "$(term)" -ge "$term_before" ] || fail "the term went back from $term_before to $(term)"
+[ "$(fence)" -ge "$fence_before" ] || fail "the fence went back from $fence_before to $(fence)"
+[ "$(changes)" = "$changes_before" ] || fail "checks have changed: $(changes) before: $changes_before"
+[ "$(lives)" = "$restarted_before" ] || fail "nodes were restarted: $(lives), before: $restarted_before"
+echo "   $(leader) leads, term $(term), before: $term_before"
+
+begin 'etcd is restarted and has lost everything: the nodes begin anew by themselves'
 fence_before=$(fence)
-in_shop delete pod "$full-evaluation-etcd-0" > /dev/null
+in_shop delete pod "$etcd_pod" > /dev/null
 eventually 60 'three pods Ready' ready
 eventually 60 'a leader' leads_other nobody
 grown() { [ "$(fence)" -gt "$fence_before" ]; }
 eventually 60 'the fence has grown, although terms begin anew' grown
 seen=$(latest)
-again() { [ "$(latest)" != "$seen" ] && all_up; }
 eventually 90 'checks are run and told again' again
 
 begin 'an upgrade goes through pod by pod'
