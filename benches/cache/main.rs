@@ -30,6 +30,7 @@ mod scripted;
 mod spread;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod terms;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -81,6 +82,10 @@ async fn measure() -> ExitCode {
         let span = Duration::from_secs(bench.rounds(20, 5) as u64);
         let cpu = followers::unchanged(span).await;
         cpu.show(&mut bench);
+    }
+    let terms = bench.rounds(500, 50);
+    if bench.section(&format!("terms: office lost and regained {terms} times, runs in flight")) {
+        terms::measure(&mut bench, terms).await;
     }
     if bench.section("spread: work on shards that waits 5 ms and writes, one object at once each") {
         let span = Duration::from_secs(bench.rounds(10, 4) as u64);

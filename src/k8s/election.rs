@@ -69,7 +69,7 @@ pub struct ElectionTask {
     election: ElectionRef,
     metrics: K8sMetrics,
     drawn: Awaited,
-    checks: Option<watch::Receiver<ElectionChecks>>,
+    checks: Option<watch::Receiver<Option<ElectionChecks>>>,
 }
 
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl ElectionTask {
         Self { client: DebugClient(client), election, metrics, drawn, checks: None }
     }
 
-    pub(crate) fn checks(mut self, checks: watch::Receiver<ElectionChecks>) -> Self {
+    pub(crate) fn checks(mut self, checks: watch::Receiver<Option<ElectionChecks>>) -> Self {
         self.checks = Some(checks);
         self
     }
@@ -174,8 +174,9 @@ impl Herald<'_> {
         let before = self.written.as_ref().map(|(status, _)| status);
         let mut new = picture(status, pods, before, clock::unix_ms());
         new.term = Some(self.ctx.term().0);
-        if let Some(checks) = &self.task.checks {
-            picture::count(&mut new, checks.borrow().clone());
+        let counts = self.task.checks.as_ref().map(|checks| checks.borrow().clone());
+        if let Some(counts) = &counts {
+            picture::count(&mut new, counts.clone(), before);
         }
         if let Some((written, at)) = &self.written
             && now.since(*at) < SEEN_EVERY
@@ -193,6 +194,9 @@ impl Herald<'_> {
         }
         new.observed_generation = found.metadata.generation;
         picture::carry_times(&mut new, found.status.as_ref());
+        if let Some(None) = counts {
+            picture::count(&mut new, None, found.status.as_ref());
+        }
         let mut body = json!({
             "apiVersion": Election::api_version(&()),
             "kind": Election::kind(&()),

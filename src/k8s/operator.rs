@@ -72,7 +72,7 @@ pub struct Operator {
     client: Client,
     election: ElectionRef,
     pod: Option<PodIdentity>,
-    checks: Option<watch::Receiver<ElectionChecks>>,
+    checks: Option<watch::Receiver<Option<ElectionChecks>>>,
     controllers: Vec<Box<dyn Prepare>>,
     sharded: Vec<(Box<dyn Prepare>, Share)>,
     metrics: Option<(K8sMetrics, QueueMetrics)>,
@@ -150,9 +150,9 @@ impl Operator {
         self
     }
 
-    /// How many uptime checks there are in which state, for the `Election`.
+    /// How many uptime checks there are in which state, for the `Election`; none while nobody has looked.
     #[must_use]
-    pub(crate) fn checks(mut self, checks: watch::Receiver<ElectionChecks>) -> Self {
+    pub(crate) fn checks(mut self, checks: watch::Receiver<Option<ElectionChecks>>) -> Self {
         self.checks = Some(checks);
         self
     }

@@ -221,7 +221,6 @@ where
     }
 
     fn on_event(&self, event: Event<Guarded<K>>, listed: &mut Listed<K>) {
-        self.cache.heard();
         match event {
             Event::Init => {
                 listed.objects.clear();

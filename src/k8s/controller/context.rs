@@ -8,7 +8,7 @@ use std::{
 };
 
 use kube::Client;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     engine::Term,
@@ -96,6 +96,11 @@ impl Context {
         Self { inner: Arc::clone(&self.inner), token: self.token.child_token() }
     }
 
+    /// Dropped, it ends what waits for this one's token.
+    pub(crate) fn ending(&self) -> DropGuard {
+        self.token.clone().drop_guard()
+    }
+
     pub(crate) fn metrics(&self) -> &ControllerMetrics {
         &self.inner.metrics
     }
@@ -143,7 +148,7 @@ impl Context {
         self.inner.authority.check()
     }
 
-    /// Resolves when the work should end.
+    /// Resolves when the run should end, and for what it has spawned when it has ended or was dropped.
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
         self.token.clone().cancelled_owned()
     }

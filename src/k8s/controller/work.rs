@@ -193,12 +193,8 @@ impl<K: Cached> Desk<K> {
         }
     }
 
-    async fn one(&self, taken: Taken<ObjectKey>, grant: &Grant) {
+    async fn one(&self, taken: Taken<ObjectKey>, object: Arc<K>, grant: &Grant) {
         let key = taken.key().clone();
-        let Some(object) = self.cache.get(&key) else {
-            self.queue.forget(&key);
-            return;
-        };
         if grant.context.check().is_err() {
             return;
         }
@@ -212,6 +208,7 @@ impl<K: Cached> Desk<K> {
 
     /// A run that ends in time and does not panic, or an error.
     async fn guarded(&self, object: Arc<K>, ctx: Context) -> Result<Action, ReconcileError> {
+        let _ending = ctx.ending();
         let run = AssertUnwindSafe(self.reconciler.reconcile(object, ctx)).catch_unwind();
         match tokio::time::timeout(self.limits.timeout, run).await {
             Ok(Ok(ended)) => ended,
@@ -282,8 +279,11 @@ impl<K: Cached> Loop for Desk<K> {
             // First a place, then a key: what is taken is the most urgent at the time it is begun.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some(taken) = self.queue.take().await else { return };
-            let grant = self.lane_of(taken.key(), None).and_then(|lane| self.grants.of(lane));
-            let Some(grant) = grant else {
+            // The same one for both: one that has come in its place may be another shard's.
+            let object = self.cache.get(taken.key());
+            let lane = object.as_ref().and_then(|it| self.lane_of(taken.key(), Some(it)));
+            let (Some(object), Some(grant)) = (object, lane.and_then(|it| self.grants.of(it)))
+            else {
                 self.queue.forget(taken.key());
                 continue;
             };
@@ -291,7 +291,7 @@ impl<K: Cached> Loop for Desk<K> {
             let held = Arc::clone(&grant);
             grant.spawn(async move {
                 let _place = place;
-                desk.one(taken, &held).await;
+                desk.one(taken, object, &held).await;
             });
         }
     }

@@ -180,8 +180,18 @@ pub(super) fn carry_times(new: &mut ElectionStatus, found: Option<&ElectionStatu
     }
 }
 
-/// Adds the uptime checks.
-pub(super) fn count(status: &mut ElectionStatus, checks: ElectionChecks) {
+/// Adds the uptime checks; until a leader has looked at them, what was said last.
+pub(super) fn count(
+    status: &mut ElectionStatus,
+    checks: Option<ElectionChecks>,
+    last: Option<&ElectionStatus>,
+) {
+    let Some(checks) = checks else {
+        if let Some(last) = last {
+            (status.summary, status.checks) = (last.summary.clone(), last.checks.clone());
+        }
+        return;
+    };
     let mut line = format!("{} checks: {} up, {} down", checks.total, checks.up, checks.down);
     if checks.unknown > 0 {
         // Writing to a string cannot fail.

@@ -130,3 +130,15 @@ fn how_the_former_term_ended_is_told() {
     assert_eq!(told("silent"), "node 2 of term 5 was silent for too long");
     assert_eq!(former_end(&[reign("7", "1", "running")], "7"), "no earlier term is known");
 }
+
+#[test]
+fn until_a_leader_has_looked_the_checks_are_as_they_were_told_last() {
+    let checks = |up| ElectionChecks { total: 3, up, down: 3 - up, unknown: 0 };
+    let mut last = ElectionStatus::default();
+    picture::count(&mut last, Some(checks(2)), None);
+    let mut new = ElectionStatus::default();
+    picture::count(&mut new, None, Some(&last));
+    assert_eq!((&new.checks, &new.summary), (&Some(checks(2)), &last.summary));
+    picture::count(&mut new, Some(checks(1)), Some(&last));
+    assert_eq!(new.summary.as_deref(), Some("3 checks: 1 up, 2 down"));
+}

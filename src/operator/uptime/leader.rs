@@ -42,7 +42,7 @@ pub struct UptimeLeader {
     pub(super) report: watch::Sender<Arc<ChecksReport>>,
     pub(super) leading: watch::Sender<bool>,
     pub(super) statuses: watch::Sender<Arc<Statuses>>,
-    pub(super) counts: watch::Sender<ElectionChecks>,
+    pub(super) counts: watch::Sender<Option<ElectionChecks>>,
     pub(super) status_file: Option<PathBuf>,
     pub(super) metrics: UptimeMetrics,
 }
@@ -87,6 +87,7 @@ struct Leading<'a>(&'a UptimeLeader);
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
         self.0.statuses.send_replace(Arc::default());
+        self.0.counts.send_replace(None);
         self.0.leading.send_replace(false);
         self.0.metrics.show(Summary::default());
     }
@@ -157,7 +158,7 @@ impl<'a> Desk<'a> {
         self.changes_are_told &= changes.is_empty();
         remember(&mut self.changes, changes);
         self.statuses = statuses;
-        self.leader.counts.send_replace(summary.into());
+        self.leader.counts.send_replace(Some(summary.into()));
         self.leader.statuses.send_replace(Arc::new(self.statuses.clone()));
         let report = Arc::new(report(checks, &self.statuses, &self.changes, self.leader.shards));
         // From now on this is what is shown, and no longer what the node sees as a follower.

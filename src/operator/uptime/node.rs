@@ -118,7 +118,7 @@ impl Uptime {
     }
 
     /// How many checks are in which state, as it changes while this node leads.
-    pub(super) fn counts(&self) -> watch::Receiver<ElectionChecks> {
+    pub(super) fn counts(&self) -> watch::Receiver<Option<ElectionChecks>> {
         self.leader.counts.subscribe()
     }
 

@@ -5,23 +5,36 @@ use tokio::sync::mpsc;
 use tower::{BoxError, service_fn};
 
 use super::*;
-use crate::node::{
-    LeaderContext, Node as _, StandaloneNode,
-    work::{LeaderTask, WorkError},
+use crate::{
+    node::{
+        LeaderContext, Node as _, StandaloneNode,
+        work::{LeaderTask, WorkError},
+    },
+    tasks,
 };
+
+fn limits() -> Limits {
+    Limits {
+        at_once: std::num::NonZeroUsize::MIN,
+        timeout: Duration::from_secs(1),
+        resync_every: None,
+    }
+}
 
 /// A controller whose cache has that many objects.
 fn desk(objects: usize) -> Desk<ConfigMap> {
+    desk_of(objects, |_: Arc<ConfigMap>, _: Context| async { Ok(Action::done()) }, limits())
+}
+
+fn desk_of(
+    objects: usize,
+    reconciler: impl Reconciler<ConfigMap>,
+    limits: Limits,
+) -> Desk<ConfigMap> {
     let cache = Cache::holding((0..objects).map(|number| ConfigMap {
         metadata: ObjectMeta { name: Some(format!("map-{number}")), ..ObjectMeta::default() },
         ..ConfigMap::default()
     }));
-    let reconciler = |_: Arc<ConfigMap>, _: Context| async { Ok(Action::done()) };
-    let limits = Limits {
-        at_once: std::num::NonZeroUsize::MIN,
-        timeout: Duration::from_secs(1),
-        resync_every: None,
-    };
     let setup = Setup {
         caches: &mut CacheSet::new(),
         readable: &mut Readable::default(),
@@ -58,26 +71,31 @@ impl LeaderTask for Lends {
     }
 }
 
-#[tokio::test]
-async fn while_a_controller_works_all_caches_that_it_needs_are_read_at_once() {
+/// A node that leads, and its right to.
+async fn leading() -> (StandaloneNode, Authority) {
     let (lends, mut lent) = mpsc::channel(1);
-    let node = StandaloneNode::builder().cluster("attends").id(1).leader_task(Lends(lends));
+    let node = StandaloneNode::builder().cluster("test").id(1).leader_task(Lends(lends));
     let node = node.build().unwrap();
     node.start().await.unwrap();
     let authority = Authority::Leader(lent.recv().await.unwrap());
+    (node, authority)
+}
+
+fn client() -> Client {
+    let nobody =
+        service_fn(|_: Request<Body>| async { Err::<Response<Body>, BoxError>("is asked".into()) });
+    Client::new(nobody, "n")
+}
+
+#[tokio::test]
+async fn while_a_controller_works_all_caches_that_it_needs_are_read_at_once() {
+    let (node, authority) = leading().await;
     let desk = Arc::new(desk(1));
     let (own, other) = (desk.cache.clone(), Cache::<ConfigMap>::holding([]));
     desk.needs(&own);
     desk.needs(&other);
-    let nobody =
-        service_fn(|_: Request<Body>| async { Err::<Response<Body>, BoxError>("is asked".into()) });
-    let right = Right {
-        lane: Lane::All,
-        authority,
-        fence: None,
-        client: Client::new(nobody, "n"),
-        readable: Readable::default(),
-    };
+    let readable = Readable::default();
+    let right = Right { lane: Lane::All, authority, fence: None, client: client(), readable };
     assert!(!own.is_attended() && !other.is_attended());
     let mut work = desk.work(right);
     assert!(futures::poll!(&mut work).is_pending());
@@ -85,4 +103,30 @@ async fn while_a_controller_works_all_caches_that_it_needs_are_read_at_once() {
     node.stop(Duration::from_secs(60)).await.unwrap();
     work.await;
     assert!(!own.is_attended() && !other.is_attended());
+}
+
+#[tokio::test]
+async fn what_a_run_has_spawned_is_told_that_the_run_is_over_also_if_it_took_too_long() {
+    let (node, authority) = leading().await;
+    let (spawned, mut ended) = mpsc::channel(1);
+    let hangs = move |_: Arc<ConfigMap>, ctx: Context| {
+        let spawned = spawned.clone();
+        async move {
+            drop(tasks::spawn("of the run", async move {
+                ctx.cancelled().await;
+                spawned.send(()).await.unwrap();
+            }));
+            std::future::pending().await
+        }
+    };
+    let limits = Limits { timeout: Duration::from_millis(10), ..limits() };
+    let desk = desk_of(1, hangs, limits);
+    let (name, metrics) = (Arc::clone(&desk.name), desk.metrics.clone());
+    let ctx = Context::new(&name, authority, None, &client(), Readable::default(), metrics);
+    let object = desk.cache.list().pop().unwrap();
+    desk.guarded(object, ctx.child()).await.unwrap_err();
+    let told = tokio::time::timeout(Duration::from_secs(60), ended.recv()).await;
+    told.expect("it is told").unwrap();
+    assert!(!ctx.is_cancelled(), "the right goes on");
+    node.stop(Duration::from_secs(60)).await.unwrap();
 }
