@@ -1,5 +1,5 @@
-//! Bad input of the binary: rights that are missing, a token that expires, an admission policy that denies,
-//! an object that is not accepted. Each is visible, and all goes on when it is mended.
+//! Bad input of the binary: rights that are missing, a token that expires, an admission policy or a
+//! webhook that denies, a webhook that is not there, an object that is not accepted. Each is visible, and all goes on when it is mended.
 //!
 //! What controllers do about objects, reconcilers and answers is in `controllers/badinput.rs`.
 
@@ -24,6 +24,10 @@ use bellwether::{
     },
 };
 use serde_json::{Value, from_value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::{
     binary::{Process, bellwether},
@@ -32,6 +36,7 @@ use crate::{
     kube::{ApiServer, Space, User, Written},
     rbac::documented_rules,
     support::{etcd::free_ports, eventually},
+    webhook::Webhook,
 };
 
 pub(crate) const LONG: Duration = Duration::from_secs(120);
@@ -94,6 +99,22 @@ impl<'a> Lone<'a> {
             self.process.err().contains(words).then_some(())
         })
         .await;
+    }
+
+    /// The sum of the series of that name whose labels hold all of that.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> u64 {
+        let said = self.process.says("status server listens").await;
+        let address = said.rsplit_once("address=").unwrap().1.trim().to_owned();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let series = text.lines().filter(|line| {
+            line.starts_with(&format!("{name}{{")) && labels.iter().all(|it| line.contains(it))
+        });
+        let values = series.map(|line| line.rsplit_once(' ').unwrap().1);
+        values.map(|value| value.parse::<u64>().unwrap()).sum()
     }
 }
 
@@ -243,32 +264,32 @@ fn policy(name: &str) -> String {
     )
 }
 
-/// A webhook that nobody answers for.
-fn webhook(name: &str) -> String {
-    let port = free_ports(1)[0].port();
+/// Asks that webhook, reached like that.
+fn webhook(name: &str, whom: &str, client: &Value) -> String {
     format!(
         "apiVersion: admissionregistration.k8s.io/v1\n\
          kind: ValidatingWebhookConfiguration\n\
          metadata: {{name: {name}}}\n\
          webhooks:\n\
-         - name: nobody.bellwether.test\n\
+         - name: {whom}.bellwether.test\n\
          \x20 failurePolicy: Fail\n\
          \x20 sideEffects: None\n\
          \x20 admissionReviewVersions: [v1]\n\
          \x20 timeoutSeconds: 1\n\
-         \x20 clientConfig: {{url: 'https://127.0.0.1:{port}/'}}\n\
+         \x20 clientConfig: {client}\n\
          \x20 rules:\n\
          \x20 - {{apiGroups: [bellwether.dev], apiVersions: ['*'], operations: [UPDATE], resources: [uptimechecks/status]}}\n\
          \x20 namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}\n",
     )
 }
 
-/// What stands in the way of statuses is said in those words, and they are written when it is removed.
+/// What stands in the way of statuses is said in those words, and they are written when it is lifted.
 async fn nothing_is_written_while(
     what: &str,
-    in_the_way: fn(&str) -> String,
+    in_the_way: impl FnOnce(&str) -> String,
     words: [&str; 2],
-    removed: &str,
+    code: u16,
+    lift: impl FnOnce(&Space<'_>),
 ) {
     let space = server().await.namespace(what).await;
     let name = &space.name;
@@ -296,7 +317,7 @@ async fn nothing_is_written_while(
     .await;
     // Tried by the back-off, and for what the checks since have to say.
     let refused = |it: &Written| {
-        it.user == user.name && it.resource == "uptimechecks/status" && it.code > 299
+        it.user == user.name && it.resource == "uptimechecks/status" && it.code == code
     };
     let tried = eventually("it is tried again", LONG, async || {
         let tried = space.writes().iter().filter(|it| refused(it)).count();
@@ -306,22 +327,41 @@ async fn nothing_is_written_while(
     let checked = usize::try_from(clock::boot_now().since(begun).as_secs()).unwrap() + 3;
     let few = tries_since(begun, Duration::from_millis(5), Duration::from_secs(1000));
     assert!(tried <= few + checked, "{what}: tried {tried} times");
-    space.kubectl(&["delete", removed, name]);
+    let errors = "controller_runtime_reconcile_errors_total";
+    let failed = lone.metric(errors, &["controller=\"uptimecheck\""]).await;
+    // The last one may be on its way.
+    assert!(tried <= usize::try_from(failed).unwrap() + 1, "{what}: {failed} of {tried} counted");
+    lift(&space);
     assert_eq!(lone.accepted("check").await, "True");
+}
+
+fn removes(kind: &str) -> impl FnOnce(&Space<'_>) {
+    move |space| drop(space.kubectl(&["delete", kind, &space.name]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_it_is_lifted() {
     let words = ["nothing is written on a Sunday", "ValidatingAdmissionPolicy"];
-    let binding = "validatingadmissionpolicybinding";
-    nothing_is_written_while("admission", policy, words, binding).await;
+    let lift = removes("validatingadmissionpolicybinding");
+    nothing_is_written_while("admission", policy, words, 422, lift).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_does_not_answer_is_named_and_statuses_are_written_when_it_is_removed() {
     let words = ["webhook nobody.bellwether.test could not be asked", "connection refused"];
-    let configuration = "validatingwebhookconfiguration";
-    nothing_is_written_while("webhook", webhook, words, configuration).await;
+    let client = json!({ "url": format!("https://{}/", free_ports(1)[0]) });
+    let in_the_way = |name: &str| webhook(name, "nobody", &client);
+    let lift = removes("validatingwebhookconfiguration");
+    nothing_is_written_while("webhook", in_the_way, words, 500, lift).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_webhook_denies_is_said_in_its_words_and_written_when_it_allows() {
+    let hook = Webhook::denying(403, "the auditors are in the house").await;
+    let words = ["webhook auditors.bellwether.test denied it", "the auditors are in the house"];
+    let in_the_way = |name: &str| webhook(name, "auditors", &hook.client_config());
+    nothing_is_written_while("denying", in_the_way, words, 403, |_| hook.allow()).await;
+    assert!(6 <= hook.denied(), "it was asked {} times", hook.denied());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,4 +27,5 @@ mod reads;
 mod rig;
 mod tour;
 mod turned_away;
+mod webhook;
 mod website;

@@ -9,10 +9,7 @@ use bellwether::{
 };
 use http::{Method, Uri};
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
 
 use crate::{
     badinput::{LONG, Lone, tcp_of},
@@ -54,22 +51,6 @@ impl Patient {
 
     async fn until_given(&self, what: &str, is: impl Fn(&[Given]) -> bool) -> Vec<Given> {
         eventually(what, LONG, async || Some(self.front.given()).filter(|given| is(given))).await
-    }
-
-    /// The sum of the series of that name whose labels hold all of that.
-    async fn metric(&self, name: &str, labels: &[&str]) -> u64 {
-        let said = self.lone.process.says("status server listens").await;
-        let address = said.rsplit_once("address=").unwrap().1.trim().to_owned();
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        let series = text.lines().filter(|line| {
-            line.starts_with(&format!("{name}{{")) && labels.iter().all(|it| line.contains(it))
-        });
-        let values = series.map(|line| line.rsplit_once(' ').unwrap().1);
-        values.map(|value| value.parse::<u64>().unwrap()).sum()
     }
 
     /// All is as before: what is made now is worked on too.
@@ -115,10 +96,10 @@ async fn a_watch_that_is_turned_away_is_begun_again_as_seldom_as_the_server_asks
     patient.front.recovers();
     patient.goes_on().await;
     let turned_away =
-        patient.metric("rest_client_requests_total", &["code=\"429\"", "\"GET\""]).await;
+        patient.lone.metric("rest_client_requests_total", &["code=\"429\"", "\"GET\""]).await;
     assert!(8 <= turned_away, "{turned_away}");
     let throttled = ["kind=\"UptimeCheck\"", "reason=\"throttled\""];
-    assert_eq!(patient.metric("bellwether_watch_restarts_total", &throttled).await, 1);
+    assert_eq!(patient.lone.metric("bellwether_watch_restarts_total", &throttled).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,11 +113,11 @@ async fn a_status_that_is_turned_away_is_written_as_late_as_the_server_asks() {
     patient.until("first", State::Down).await;
     patient.goes_on().await;
     let turned_away =
-        patient.metric("rest_client_requests_total", &["code=\"429\"", "\"PATCH\""]).await;
+        patient.lone.metric("rest_client_requests_total", &["code=\"429\"", "\"PATCH\""]).await;
     assert!(3 <= turned_away, "{turned_away}");
     // It was waited for, and nothing has failed.
     let failed = "controller_runtime_reconcile_errors_total";
-    assert_eq!(patient.metric(failed, &["controller=\"uptimecheck\""]).await, 0);
+    assert_eq!(patient.lone.metric(failed, &["controller=\"uptimecheck\""]).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,11 +151,11 @@ async fn a_server_that_fails_is_asked_ever_less_often_and_what_it_missed_is_made
         patient.until("first", State::Down).await;
         patient.goes_on().await;
         let label = format!("code=\"{code}\"");
-        let failed = patient.metric("rest_client_requests_total", &[&label]).await;
+        let failed = patient.lone.metric("rest_client_requests_total", &[&label]).await;
         assert!(14 <= failed, "{failed}");
         let errors = "controller_runtime_reconcile_errors_total";
-        assert!(10 <= patient.metric(errors, &["controller=\"uptimecheck\""]).await);
+        assert!(10 <= patient.lone.metric(errors, &["controller=\"uptimecheck\""]).await);
         let unavailable = ["kind=\"UptimeCheck\"", "reason=\"unavailable\""];
-        assert!(1 <= patient.metric("bellwether_watch_restarts_total", &unavailable).await);
+        assert!(1 <= patient.lone.metric("bellwether_watch_restarts_total", &unavailable).await);
     }
 }
