@@ -167,6 +167,13 @@ impl Replica {
         tokio::time::timeout(SOON, reached).await.expect("the role is reached").unwrap();
     }
 
+    /// # Panics
+    ///
+    /// If it has ended, which it does when any of its tasks has.
+    pub(crate) fn assert_runs(&self) {
+        assert!(!self.running.is_finished(), "the replica has ended unasked");
+    }
+
     pub(crate) async fn stop(self) -> Stopped {
         self.stop.cancel();
         tokio::time::timeout(SOON, self.running).await.unwrap().unwrap().unwrap()
