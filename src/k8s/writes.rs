@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::{
     authority::is_refused,
     cache::{ApiScope as _, Cached},
-    client::explain,
+    client::{Reason, explain, explain_status},
     controller::Context,
     fence::{FENCE_ANNOTATION, Fence},
     metrics::Refusals,
@@ -292,7 +292,9 @@ impl<K: Cached + Serialize> Writer<K> {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             // A test has failed: there is nothing else to find fault with where no field is named.
-            Err(kube::Error::Api(status)) if status.code == 422 && causes(&status) == 0 => {
+            Err(kube::Error::Api(status))
+                if status.code == 422 && causes(&status) == 0 && !is_denied(&status) =>
+            {
                 let (object, source) = (self.called(observed), Box::new(kube::Error::Api(status)));
                 Err(WriteError::Conflict { object, source })
             }
@@ -343,7 +345,7 @@ impl<K: Cached + Serialize> Writer<K> {
 
     fn failed(&self, object: &K, error: kube::Error) -> WriteError {
         match &error {
-            kube::Error::Api(status) if status.code == 409 => {
+            kube::Error::Api(status) if status.code == 409 && !is_denied(status) => {
                 WriteError::Conflict { object: self.called(object), source: Box::new(error) }
             }
             _ => self.explained(object, error),
@@ -357,6 +359,11 @@ impl<K: Cached + Serialize> Writer<K> {
         }
         WriteError::Api { object, why: explain(&error).to_string(), source: Box::new(error) }
     }
+}
+
+/// Whether a webhook or a policy denied it, which does so with any code: that is nobody else's write.
+fn is_denied(status: &kube::core::Status) -> bool {
+    explain_status(status).reason == Reason::Denied
 }
 
 /// How many fields an answer finds fault with.

@@ -357,10 +357,19 @@ async fn a_webhook_that_does_not_answer_is_named_and_statuses_are_written_when_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_webhook_denies_is_said_in_its_words_and_written_when_it_allows() {
-    let hook = Webhook::denying(403, "the auditors are in the house").await;
+    denied_by_webhook("denying", 403).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_webhook_denies_as_a_conflict_is_not_taken_for_somebody_elses_write() {
+    denied_by_webhook("denying-409", 409).await;
+}
+
+async fn denied_by_webhook(space: &str, code: u16) {
+    let hook = Webhook::denying(code, "the auditors are in the house").await;
     let words = ["webhook auditors.bellwether.test denied it", "the auditors are in the house"];
     let in_the_way = |name: &str| webhook(name, "auditors", &hook.client_config());
-    nothing_is_written_while("denying", in_the_way, words, 403, |_| hook.allow()).await;
+    nothing_is_written_while(space, in_the_way, words, code, |_| hook.allow()).await;
     assert!(6 <= hook.denied(), "it was asked {} times", hook.denied());
 }
 
