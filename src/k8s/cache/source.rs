@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use kube::{
     Api, Resource,
     runtime::{
@@ -18,6 +18,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::{
     Cache, Delta, HeldShards,
@@ -30,6 +31,10 @@ use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
 const RETRY_LEAST: Duration = Duration::from_millis(200);
 /// up to this. Work resumes that long after the API server is back, at the latest.
 const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// A connection from which nothing comes for so long has been read up. Not at once: it hands on one piece
+/// at a time, and its own task has to run in between.
+const DRAINED_AFTER: Duration = Duration::from_millis(1);
 
 /// So many objects that cannot be read are named in warnings; more are in the metric, and said on `debug`.
 const NAMED_MOST: usize = 10;
@@ -183,8 +188,8 @@ where
         let mut listed = Listed { objects: HashMap::new(), unreadable: HashMap::new() };
         let mut pace = self.cache.shelf.attentive.pace();
         loop {
-            // Dropped, the stream has what comes next.
-            let event = if let Some(event) = events.next().now_or_never() {
+            // Cancel safe: dropped, the stream has what comes next.
+            let event = if let Ok(event) = timeout(DRAINED_AFTER, events.next()).await {
                 event
             } else {
                 if self.cache.is_synced() {
