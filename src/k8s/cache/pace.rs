@@ -1,8 +1,8 @@
 //! How soon what the API server sends is read.
 //!
 //! A process that works on a cache's objects, or whose user reads it, reads each event as it comes. One that
-//! only keeps the cache warm for the day it leads reads in gulps: waking for an event costs several times
-//! what taking it in does. Meanwhile events wait in the connection, which is read at once when work begins.
+//! only keeps the cache warm for the day it leads reads in gulps: waking for each event costs as much as
+//! taking it in. Meanwhile events wait in the connection, which is read at once when work begins.
 
 use std::time::Duration;
 
