@@ -17,6 +17,7 @@
     reason = "a measurement, not a library"
 )]
 
+mod checks;
 #[path = "../common/mod.rs"]
 mod common;
 mod followers;
@@ -87,29 +88,21 @@ async fn measure() -> ExitCode {
     if bench.section(&format!("terms: office lost and regained {terms} times, runs in flight")) {
         terms::measure(&mut bench, terms).await;
     }
-    if bench.section("spread: work on shards that waits 5 ms and writes, one object at once each") {
-        let span = Duration::from_secs(bench.rounds(10, 4) as u64);
+    let span = Duration::from_secs(bench.rounds(10, 4) as u64);
+    if bench.section("spread: uptime checks of a target that takes 100 ms, 8 at once each") {
         Bench::values();
-        let mut alone = 0.0;
+        let mut alone = None;
+        for replicas in [1, 2, 3, 5] {
+            let spread = checks::measure(replicas, span).await;
+            spread.show(&mut bench, replicas, *alone.get_or_insert(spread.per_second));
+        }
+    }
+    if bench.section("spread: work on shards that waits 5 ms and writes, one object at once each") {
+        Bench::values();
+        let mut alone = None;
         for replicas in [1, 2, 3, 5] {
             let spread = spread::measure(replicas, span).await;
-            if replicas == 1 {
-                alone = spread.per_second;
-            }
-            let what = format!("{replicas} replicas, handled");
-            bench.value(&what, spread.per_second, "per second", None);
-            bench.value(
-                &format!("{replicas} replicas, times one"),
-                spread.per_second / alone,
-                "×",
-                None,
-            );
-            bench.value(
-                &format!("{replicas} replicas, CPU of this process"),
-                spread.cpu,
-                "cores",
-                None,
-            );
+            spread.show(&mut bench, replicas, *alone.get_or_insert(spread.per_second));
         }
     }
     bench.end()

@@ -14,7 +14,7 @@ use bellwether::{
         },
         operator::{Operator, OperatorError},
     },
-    node::{ClusterNode, Node, Stopped},
+    node::{ClusterNode, ClusterNodeBuilder, Node, Stopped},
     store::memory::MemoryStore,
 };
 use tokio::task::JoinHandle;
@@ -38,6 +38,15 @@ pub(crate) async fn server() -> ApiServer {
     api
 }
 
+/// A node without a store.
+pub(crate) fn node(id: i64) -> ClusterNodeBuilder {
+    ClusterNode::builder()
+        .cluster("bench")
+        .id(id)
+        .address(format!("10.0.0.{id}:8080"))
+        .failover(Failover::STABLE)
+}
+
 pub(crate) struct Replica {
     pub(crate) node: Arc<dyn Node>,
     stop: CancellationToken,
@@ -45,19 +54,22 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Starts it; returns when it has joined.
+    /// Starts it on a store in memory; returns when it has joined.
     pub(crate) async fn start(
         store: &MemoryStore,
         client: Client,
         id: i64,
         work: impl FnOnce(Operator) -> Operator,
     ) -> Self {
-        let node = ClusterNode::builder()
-            .cluster("bench")
-            .id(id)
-            .address(format!("10.0.0.{id}:8080"))
-            .failover(Failover::STABLE)
-            .memory(store);
+        Self::start_as(node(id).memory(store), client, work).await
+    }
+
+    /// Starts it as that [`node`]; returns when it has joined.
+    pub(crate) async fn start_as(
+        node: ClusterNodeBuilder,
+        client: Client,
+        work: impl FnOnce(Operator) -> Operator,
+    ) -> Self {
         let election = ElectionRef { namespace: "default".into(), cluster: "bench".into() };
         let operator = work(Operator::new(node, client, election)).build().unwrap();
         let node = Arc::clone(operator.node());

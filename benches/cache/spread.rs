@@ -24,20 +24,37 @@ use bellwether::{
 use serde_json::json;
 
 use crate::{
+    common::Bench,
     kube::named,
     replicas::{Replica, server},
 };
 
 const OBJECTS: usize = 256;
 /// Shards have moved and caches are listed by then.
-const SETTLED_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 pub(crate) struct Spread {
     pub(crate) per_second: f64,
     pub(crate) cpu: f64,
 }
 
-fn cpu() -> f64 {
+impl Spread {
+    /// Beside what one replica handles.
+    pub(crate) fn show(&self, bench: &mut Bench, replicas: usize, alone: f64) {
+        let name = |what| format!("{replicas} replicas, {what}");
+        bench.value(&name("handled"), self.per_second, "per second", None);
+        let times = self.per_second / alone;
+        if replicas == 5 {
+            bench.at_least(&name("times one"), times, "×", 4.5);
+        } else {
+            bench.value(&name("times one"), times, "×", None);
+        }
+        bench.value(&name("CPU of this process"), self.cpu, "cores", None);
+    }
+}
+
+/// Seconds of CPU that this process has used.
+pub(crate) fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     let ticks = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();

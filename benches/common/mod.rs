@@ -144,6 +144,12 @@ impl Bench {
         println!("| {what} | {is:.3} {unit} | {aim} | {verdict} |");
     }
 
+    /// A row of a table of single values, which should be at least `least`.
+    pub fn at_least(&mut self, what: &str, is: f64, unit: &str, least: f64) {
+        let verdict = self.verdict(what, least <= is, false);
+        println!("| {what} | {is:.3} {unit} | ≥ {least} {unit} | {verdict} |");
+    }
+
     fn verdict(&mut self, what: &str, met: bool, nothing_asked: bool) -> &'static str {
         match (nothing_asked, met) {
             (true, _) => "",

@@ -226,11 +226,23 @@ impl ApiServer {
 
     /// A kubeconfig file: the administrator, or somebody else whose name is given.
     pub fn kubeconfig(&self, namespace: &str, user: Option<&str>) -> PathBuf {
-        // Nobody asks what the administrator reads.
-        let token = if user.is_some() { RECORDED } else { ADMIN };
-        let file = user.unwrap_or("admin").replace(|it: char| !it.is_alphanumeric(), "-");
+        match user {
+            Some(user) => {
+                self.kubeconfig_with(RECORDED, namespace, user, &format!(", as: {user:?}"))
+            }
+            // Nobody asks what the administrator reads.
+            None => self.kubeconfig_with(ADMIN, namespace, "admin", ""),
+        }
+    }
+
+    /// A kubeconfig file of one who may do everything and leaves no trace in the audit log.
+    pub fn bulk_kubeconfig(&self, namespace: &str) -> PathBuf {
+        self.kubeconfig_with(BULK, namespace, "bulk", "")
+    }
+
+    fn kubeconfig_with(&self, token: &str, namespace: &str, who: &str, acting: &str) -> PathBuf {
+        let file = who.replace(|it: char| !it.is_alphanumeric(), "-");
         let path = self.folder().join(format!("{namespace}-{file}.kubeconfig"));
-        let acting = user.map_or(String::new(), |user| format!(", as: {user:?}"));
         let text = format!(
             "apiVersion: v1\n\
              kind: Config\n\

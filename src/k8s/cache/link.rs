@@ -7,11 +7,11 @@
 use std::fmt::Write as _;
 
 use http::{Request, Response, Uri};
-use http_body_util::BodyExt as _;
 use kube::client::{Body, Client};
 use tower::{BoxError, service_fn};
 
-use super::Cache;
+use super::{Cache, pace::Paced};
+use crate::k8s::client::Inlet;
 
 /// The same client, by whose answers the cache learns that it is fresh. With a selector, every request asks
 /// for the objects of those shards only, which a server may ignore.
@@ -29,16 +29,15 @@ pub(super) fn listening<K: Send + Sync + 'static>(
             if let Some(parameter) = parameter {
                 *request.uri_mut() = with_parameter(request.uri(), &parameter)?;
             }
+            let is_watch = request.uri().query().is_some_and(|it| it.contains("watch=true"));
             let answer = client.send(request).await?;
             if answer.status().is_success() {
                 cache.heard();
             }
-            Ok::<Response<_>, BoxError>(answer.map(|body| {
-                body.map_frame(move |frame| {
-                    cache.heard();
-                    frame
-                })
-            }))
+            // A list is read at once, and whatever connection is not ours: that inlet is nobody's.
+            let inlet = answer.extensions().get::<Inlet>().filter(|_| is_watch);
+            let inlet = inlet.cloned().unwrap_or_default();
+            Ok::<Response<_>, BoxError>(answer.map(|body| Paced::new(body, inlet, cache)))
         }
     });
     Client::new(service, namespace)

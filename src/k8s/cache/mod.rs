@@ -11,7 +11,8 @@
 //! * A cache that only the work on shards looks at keeps the objects of the shards that are held here, see
 //!   [`narrow`]: others leave it without being told as deleted.
 //! * It is read at once while somebody works on its objects or a user's code looks at it; one that is only
-//!   kept warm is up to 50 ms older, and read up as soon as work begins, see [`pace`].
+//!   kept warm may be 50 ms older, and is read up as soon as work begins, see [`pace`]. That takes a client
+//!   of [`client`](crate::k8s::client); with any other it is always read at once.
 //! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
 //!   changes of one object may arrive as one.
 //! * An object that the type cannot read is left out, said once and counted; the others are kept.
@@ -184,7 +185,6 @@ impl<K> Cache<K> {
     }
 
     /// Whether changes are read as they come.
-    #[cfg(test)]
     pub(crate) fn is_attended(&self) -> bool {
         self.shelf.attentive.is_anybody()
     }

@@ -18,7 +18,6 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
 
 use super::{
     Cache, Delta, HeldShards,
@@ -31,10 +30,6 @@ use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
 const RETRY_LEAST: Duration = Duration::from_millis(200);
 /// up to this. Work resumes that long after the API server is back, at the latest.
 const RETRY_MOST: Duration = Duration::from_secs(10);
-
-/// A connection from which nothing comes for so long has been read up. Not at once: it hands on one piece
-/// at a time, and its own task has to run in between.
-const DRAINED_AFTER: Duration = Duration::from_millis(1);
 
 /// So many objects that cannot be read are named in warnings; more are in the metric, and said on `debug`.
 const NAMED_MOST: usize = 10;
@@ -186,20 +181,9 @@ where
         let retry = Retry::default();
         let mut events = watcher::watcher(api, config).backoff(retry).boxed();
         let mut listed = Listed { objects: HashMap::new(), unreadable: HashMap::new() };
-        let mut pace = self.cache.shelf.attentive.pace();
         loop {
-            // Cancel safe: dropped, the stream has what comes next.
-            let event = if let Ok(event) = timeout(DRAINED_AFTER, events.next()).await {
-                event
-            } else {
-                if self.cache.is_synced() {
-                    pace.rest().await;
-                }
-                events.next().await
-            };
             // The watcher never ends; if it did, it is begun anew.
-            let Some(event) = event else { return false };
-            pace.on_event();
+            let Some(event) = events.next().await else { return false };
             match event {
                 Ok(event) => self.on_event(event, &mut listed),
                 Err(error) => {

@@ -21,6 +21,7 @@
 mod calls;
 mod config;
 mod explain;
+mod inlet;
 mod metrics;
 mod token;
 mod transport;
@@ -31,6 +32,7 @@ use http::{Request, Response};
 use kube::client::Body;
 use tower::{BoxError, Layer, Service, util::BoxCloneSyncService};
 
+pub(crate) use self::inlet::Inlet;
 use self::{calls::Calls, metrics::HostMetrics};
 pub use self::{
     calls::{CallError, CallOptions},

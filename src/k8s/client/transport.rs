@@ -12,16 +12,18 @@ use http::{HeaderValue, Uri, header::USER_AGENT};
 use http_body_util::BodyExt as _;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use kube::{
     Config,
     client::{Body, ConfigExt as _},
 };
-use tower::{BoxError, Service, ServiceBuilder, util::BoxCloneSyncService};
+use tokio::net::TcpStream;
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{
     AnswerBody, Attempt, ClientOptions, ConnectError,
+    inlet::Socket,
     metrics::{HostMetrics, Measured},
     token::{TokenFile, WithToken},
 };
@@ -74,6 +76,8 @@ pub(super) fn attempts(
     tcp.set_keepalive_interval(Some(KEEPALIVE_EVERY));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let tcp =
+        tcp.map_response(|tcp: TokioIo<TcpStream>| TokioIo::new(Socket::new(tcp.into_inner())));
     let tls = config
         .rustls_https_connector_with_connector(tcp)
         .map_err(|source| ConnectError::Certificates { endpoint: endpoint.clone(), source })?;

@@ -59,5 +59,5 @@ pub fn work_type() -> WorkType {
 
 /// The work of that node's shards, as an option of the node.
 pub fn worker_options(uptime: &Uptime) -> WorkerOptions {
-    WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards())
+    WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards()).as_leader(uptime.as_leader())
 }

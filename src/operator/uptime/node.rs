@@ -41,6 +41,8 @@ pub struct UptimeOptions {
     pub shards: u32,
     /// How many checks this node runs at once. Default: 64.
     pub most_at_once: usize,
+    /// Whether this node runs checks even while it leads others. When it is alone it always does. Default: no.
+    pub as_leader: bool,
     /// Where the leader writes all statuses, where there is no Kubernetes. Default: nowhere.
     pub status_file: Option<PathBuf>,
     /// What asks the targets. Default: [`Prober`].
@@ -54,6 +56,7 @@ impl Default for UptimeOptions {
         Self {
             shards: 256,
             most_at_once: 64,
+            as_leader: false,
             status_file: None,
             probe: Arc::new(Prober::new()),
             metrics: UptimeMetrics::unregistered(),
@@ -66,6 +69,7 @@ impl std::fmt::Debug for UptimeOptions {
         f.debug_struct("UptimeOptions")
             .field("shards", &self.shards)
             .field("most_at_once", &self.most_at_once)
+            .field("as_leader", &self.as_leader)
             .field("status_file", &self.status_file)
             .finish_non_exhaustive()
     }
@@ -75,13 +79,15 @@ impl std::fmt::Debug for UptimeOptions {
 #[derive(Clone, Debug)]
 pub struct Uptime {
     worker: UptimeWorker,
+    as_leader: bool,
     leader: UptimeLeader,
 }
 
 impl Uptime {
     /// For these checks.
     pub fn new(checks: watch::Receiver<Arc<Checks>>, options: UptimeOptions) -> Self {
-        let UptimeOptions { shards, most_at_once, status_file, probe, metrics } = options;
+        let UptimeOptions { shards, most_at_once, as_leader, status_file, probe, metrics } =
+            options;
         let shards = shards.max(1);
         let leader = UptimeLeader {
             checks: checks.clone(),
@@ -94,12 +100,18 @@ impl Uptime {
             metrics: metrics.clone(),
         };
         let limit = Arc::new(Semaphore::new(most_at_once.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { worker: UptimeWorker { checks, shards, probe, limit, metrics }, leader }
+        let worker = UptimeWorker { checks, shards, probe, limit, metrics };
+        Self { worker, as_leader, leader }
     }
 
     /// Into how many shards the checks are cut.
     pub fn shards(&self) -> u32 {
         self.leader.shards
+    }
+
+    /// Whether the node runs checks even while it leads others.
+    pub fn as_leader(&self) -> bool {
+        self.as_leader
     }
 
     /// What runs the checks of the shards that the node holds.

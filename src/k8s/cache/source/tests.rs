@@ -1,16 +1,14 @@
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Client, client::Body};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tower::{BoxError, service_fn};
 
@@ -18,13 +16,12 @@ use super::*;
 use crate::{
     k8s::{
         cache::{CacheSet, Running, Scope},
+        client::Inlet,
         key::ObjectKey,
         metrics::K8sMetrics,
     },
     tasks,
 };
-
-const BETWEEN: Duration = Duration::from_millis(5);
 
 /// One line of a watch.
 fn line(type_: &str, version: u32) -> Bytes {
@@ -38,19 +35,17 @@ fn line(type_: &str, version: u32) -> Bytes {
     Bytes::from(text + "\n")
 }
 
-/// A cache that is kept from an API which sends what it is given, as it is given.
-fn kept() -> (Cache<ConfigMap>, mpsc::Sender<Bytes>, Running) {
-    let (sender, lines) = mpsc::channel(1024);
-    let lines = Arc::new(Mutex::new(Some(lines)));
+/// A cache that is kept from an API which sends what it is given, by a connection with that inlet.
+fn kept(inlet: &Inlet) -> (Cache<ConfigMap>, mpsc::Sender<Bytes>, Running) {
+    let (sender, lines) = mpsc::channel(16);
+    let (lines, inlet) = (Arc::new(Mutex::new(Some(lines))), inlet.clone());
     let service = service_fn(move |_: Request<Body>| {
         let lines = lines.lock().unwrap().take().expect("one watch");
-        let lines = stream::unfold(lines, |mut lines| async move {
-            // As of a connection, whose task hands on the next piece when it runs again.
-            tokio::task::yield_now().await;
-            Some((lines.recv().await?, lines))
-        });
+        let lines = ReceiverStream::new(lines);
         let frames = lines.map(|line| Ok::<_, BoxError>(Frame::data(line)));
-        async { Ok::<_, BoxError>(Response::new(StreamBody::new(frames.boxed()))) }
+        let mut answer = Response::new(StreamBody::new(frames));
+        answer.extensions_mut().insert(inlet.clone());
+        async { Ok::<_, BoxError>(answer) }
     });
     let mut set = CacheSet::new();
     let cache = set.of::<ConfigMap>(&(), &Scope::all());
@@ -59,39 +54,31 @@ fn kept() -> (Cache<ConfigMap>, mpsc::Sender<Bytes>, Running) {
     (cache, sender, running)
 }
 
-/// How old each of ten changes was, sent [`BETWEEN`] each other, when it stood in the cache.
-#[expect(clippy::disallowed_methods, reason = "it is tokio's clock that is paused")]
-async fn ages(cache: &Cache<ConfigMap>, sender: &mpsc::Sender<Bytes>, first: u32) -> Vec<Duration> {
-    let key = ObjectKey { namespace: Some("n".into()), name: "a".into() };
-    let version =
-        || -> Option<u32> { cache.get(&key)?.metadata.resource_version.as_ref()?.parse().ok() };
-    let (mut sent, mut ages) = (Vec::new(), Vec::new());
-    while ages.len() < 10 {
-        if sent.len() < 10 {
-            sender.send(line("MODIFIED", first + sent.len() as u32)).await.unwrap();
-            sent.push(Instant::now());
-        }
-        sleep(BETWEEN).await;
-        let seen = (version().unwrap() + 1).saturating_sub(first) as usize;
-        while ages.len() < seen {
-            ages.push(sent[ages.len()].elapsed());
-        }
-    }
-    ages
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_cache_that_is_only_kept_warm_is_read_in_gulps_and_at_once_when_work_begins() {
-    let (cache, sender, running) = kept();
+async fn the_connection_of_a_cache_that_is_only_kept_warm_rests_and_is_read_when_work_begins() {
+    let inlet = Inlet::default();
+    let (cache, sender, running) = kept(&inlet);
     let _task = AbortOnDropHandle::new(tasks::spawn("cache", async { match running.run.await {} }));
+    let soon = Duration::from_millis(1);
     sender.send(line("ADDED", 1)).await.unwrap();
+    sleep(soon).await;
+    assert!(!inlet.is_resting(), "it is being listed");
     sender.send(line("BOOKMARK", 1)).await.unwrap();
     cache.synced().await;
-    let warm = ages(&cache, &sender, 100).await;
-    assert!(warm.iter().any(|age| BETWEEN * 4 < *age), "{warm:?}");
-    assert!(warm.iter().all(|age| *age <= BETWEEN * 12), "a gulp takes all there is: {warm:?}");
+    let key = ObjectKey { namespace: Some("n".into()), name: "a".into() };
+    let version = || cache.get(&key).unwrap().metadata.resource_version.clone().unwrap();
+    for change in [2, 3] {
+        sender.send(line("MODIFIED", change)).await.unwrap();
+        sleep(soon).await;
+        assert_eq!(version(), change.to_string(), "what is handed on is taken in");
+        assert!(inlet.is_resting());
+    }
     let attention = cache.attend();
-    let worked_by = ages(&cache, &sender, 200).await;
-    assert!(worked_by.iter().all(|age| *age <= BETWEEN), "{worked_by:?}");
+    sleep(soon).await;
+    assert!(!inlet.is_resting());
+    sender.send(line("MODIFIED", 4)).await.unwrap();
+    sleep(soon).await;
+    assert_eq!(version(), "4");
+    assert!(!inlet.is_resting());
     drop(attention);
 }

@@ -1,0 +1,137 @@
+//! How many uptime checks are run in a second, by how many replicas. Each runs so many at once, and a target
+//! takes its time to answer: with more to run than they all can, what is run is what they can. All of it
+//! works in this process, beside the API server and etcd: the more replicas, the more those are the limit.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bellwether::{
+    k8s::{
+        cache::Scope,
+        client::{ClientOptions, connect},
+        crd::UptimeCheck,
+        kube::{Api, api::PostParams},
+        operator::Operator,
+    },
+    operator::uptime::{
+        Uptime, UptimeOptions,
+        api::{self, ApiChecks},
+    },
+    store::etcd::EtcdConfig,
+    tasks,
+};
+use serde_json::{from_value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    common::etcd_with_cluster,
+    replicas::{Replica, node, server},
+    spread::{SETTLED_AFTER, Spread, cpu},
+    support::etcd::Medium,
+};
+
+/// Each is due once in a second.
+const CHECKS: usize = 640;
+const AT_ONCE: usize = 8;
+const ANSWERS_AFTER: Duration = Duration::from_millis(100);
+
+/// What is checked, and how often it has answered.
+struct Target {
+    url: String,
+    answered: Arc<AtomicU64>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Target {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let answered = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&answered);
+        let task = tasks::spawn("target", async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tasks::spawn("answers", answer(stream, Arc::clone(&counted)));
+            }
+        });
+        Self { url, answered, _task: AbortOnDropHandle::new(task) }
+    }
+}
+
+async fn answer(stream: TcpStream, answered: Arc<AtomicU64>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await.is_ok_and(|read| 0 < read) {
+        if line == "\r\n" {
+            tokio::time::sleep(ANSWERS_AFTER).await;
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            if stream.write_all(answer.as_bytes()).await.is_ok() {
+                answered.fetch_add(1, Relaxed);
+            }
+        }
+        line.clear();
+    }
+}
+
+pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
+    let (api, etcd, target) =
+        (server().await, etcd_with_cluster(Medium::Memory).await, Target::start().await);
+    let space = api.namespace("checks").await;
+    let all: Api<UptimeCheck> = Api::default_namespaced(space.bulk_client());
+    for number in 0..CHECKS {
+        let check = from_value(json!({
+            "apiVersion": "bellwether.dev/v1alpha1",
+            "kind": "UptimeCheck",
+            "metadata": { "name": format!("check-{number}") },
+            "spec": { "interval": "1s", "timeout": "1s", "target": { "http": { "url": target.url } } },
+        }));
+        all.create(&PostParams::default(), &check.unwrap()).await.unwrap();
+    }
+    let (mut started, mut beside) = (Vec::new(), Vec::new());
+    for id in 0..replicas {
+        let scope = Scope::namespace(space.name.clone());
+        let mut uptime = None;
+        let work = |mut operator: Operator| {
+            let checks = ApiChecks::of(&mut operator, &scope);
+            let options = UptimeOptions {
+                most_at_once: AT_ONCE,
+                as_leader: true,
+                ..UptimeOptions::default()
+            };
+            let uptime = uptime.insert(Uptime::new(checks.checks(), options));
+            beside.push(AbortOnDropHandle::new(tasks::spawn("checks", async {
+                match checks.run().await {}
+            })));
+            api::add(operator, uptime, &scope)
+        };
+        let options = ClientOptions::default().kubeconfig(api.bulk_kubeconfig(&space.name));
+        let client = connect(options).await.unwrap();
+        let node = node(id as i64).etcd(EtcdConfig::new(etcd.endpoints()));
+        let replica = Replica::start_as(node, client, work).await;
+        let (uptime, node) = (uptime.unwrap(), Arc::clone(&replica.node));
+        beside.push(AbortOnDropHandle::new(tasks::spawn("results", async move {
+            uptime.follow(node, CancellationToken::new()).await;
+        })));
+        started.push(replica);
+    }
+    tokio::time::sleep(SETTLED_AFTER).await;
+    let (before, used) = (target.answered.load(Relaxed), cpu());
+    tokio::time::sleep(span).await;
+    let spread = Spread {
+        per_second: (target.answered.load(Relaxed) - before) as f64 / span.as_secs_f64(),
+        cpu: (cpu() - used) / span.as_secs_f64(),
+    };
+    for replica in started {
+        replica.stop().await;
+    }
+    spread
+}
