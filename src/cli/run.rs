@@ -10,7 +10,7 @@ use bellwether::{
     k8s::{identity::PodIdentity, operator::NodeBuilder},
     node::{
         ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
-        supervision,
+        keep_joined, supervision,
     },
     store::Get,
     telemetry::metrics,
@@ -292,33 +292,21 @@ async fn live(node: &dyn Node, args: &RunArgs) -> Result<(), Failure> {
     if !args.node.standalone {
         look_at_etcd(&args.cluster).await?;
     }
-    match args.node.start_within {
-        None => join(node).await?,
-        Some(within) => match tokio::time::timeout(within, join(node)).await {
-            Ok(joined) => joined?,
+    if let Some(within) = args.node.start_within {
+        match tokio::time::timeout(within, node.start()).await {
+            Ok(joined) => joined.map_err(|error| not_joined(&error))?,
             Err(_) => return Err(not_in_time(node, within).await),
-        },
-    }
-    let mut membership = node.membership();
-    loop {
-        for joined in [true, false] {
-            if membership.wait_for(|it| it.joined == joined).await.is_err() {
-                return Err(Failure::new(Exit::Failed, "the node's driver has ended"));
-            }
         }
-        // It joins again by itself; this waits, and finds out if it is refused.
-        join(node).await?;
     }
+    Err(not_joined(&keep_joined(node).await))
 }
 
-async fn join(node: &dyn Node) -> Result<(), Failure> {
-    node.start().await.map_err(|error| {
-        let exit = match error {
-            StartError::DuplicateId { .. } | StartError::TickDisagreement { .. } => Exit::Refused,
-            _ => Exit::Failed,
-        };
-        Failure::caused(exit, "joining the cluster", &error)
-    })
+fn not_joined(error: &StartError) -> Failure {
+    let exit = match error {
+        StartError::DuplicateId { .. } | StartError::TickDisagreement { .. } => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    Failure::caused(exit, "joining the cluster", error)
 }
 
 /// Finds out what waiting would not mend. That etcd is not there yet is none of it.

@@ -27,6 +27,7 @@ use super::{
     crd::election::{Election, ElectionChecks, ElectionStatus},
     events::{EventType, Events},
     fence::{Awaited, ElectionRef, Fence},
+    identity::name_of_this_pod,
     metrics::K8sMetrics,
 };
 use crate::{
@@ -110,7 +111,7 @@ impl LeaderTask for ElectionTask {
         let mut herald = Herald {
             api: self.election.api(client.clone()),
             labels: Labels::new(client.clone(), &self.election, ctx.term()),
-            events: Events::new(client, "election", std::env::var("POD_NAME").ok()),
+            events: Events::new(client, "election", name_of_this_pod()),
             task: self,
             ctx: &ctx,
             fence: None,

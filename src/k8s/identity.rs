@@ -55,6 +55,11 @@ mod var {
     pub(super) const PORT: &str = "BELLWETHER_PORT";
 }
 
+/// The name of the pod that this process runs in, as far as the downward API tells it: for the eyes of people.
+pub(crate) fn name_of_this_pod() -> Option<String> {
+    std::env::var(var::NAME).ok()
+}
+
 /// What the node's id is made of. See the module's docs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdSource {

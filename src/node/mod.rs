@@ -338,3 +338,23 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Closed`].
     async fn drain(&self, draining: bool) -> Result<(), NodeError>;
 }
+
+/// Joins, and joins again whenever the session is lost; returns why it cannot (any more).
+///
+/// # Cancel safety
+///
+/// Dropped, the node stays as it is, and goes on joining by itself.
+pub async fn keep_joined(node: &dyn Node) -> StartError {
+    let mut membership = node.membership();
+    loop {
+        // A node joins again by itself; this waits, and finds out if it is refused.
+        if let Err(refused) = node.start().await {
+            return refused;
+        }
+        for joined in [true, false] {
+            if membership.wait_for(|it| it.joined == joined).await.is_err() {
+                return StartError::Closed;
+            }
+        }
+    }
+}

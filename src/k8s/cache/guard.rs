@@ -21,8 +21,25 @@ pub(super) struct Guarded<K>(pub(super) Result<K, Unreadable>);
 #[derive(Clone, Debug)]
 pub(super) struct Unreadable {
     meta: ObjectMeta,
-    /// What is wrong with it, as the decoder says.
+    /// Which field is wrong with it and why. No text that it holds: it may be a secret.
     pub(super) why: String,
+}
+
+/// What the decoder says, without the text that it found where it wanted something else.
+fn why<K: DeserializeOwned>(text: &str, plainly: &serde_json::Error) -> String {
+    // Only who could not be read is read a second time, to learn where.
+    let mut decoder = serde_json::Deserializer::from_str(text);
+    let path = serde_path_to_error::deserialize::<_, K>(&mut decoder)
+        .err()
+        .map(|error| error.path().to_string())
+        .filter(|path| path != ".");
+    let said = plainly.to_string();
+    let without = said.split_once(" string \"").and_then(|(before, found)| {
+        let (_, after) = found.rsplit_once("\", expected ")?;
+        Some(format!("{before} string, expected {after}"))
+    });
+    let said = without.unwrap_or(said);
+    path.map_or_else(|| said.clone(), |path| format!("{path}: {said}"))
 }
 
 /// The part that every object has.
@@ -36,11 +53,12 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Guarded<K> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
         match serde_json::from_str(text.get()) {
             Ok(object) => Ok(Self(Ok(object))),
-            Err(why) => {
+            Err(error) => {
                 // Without metadata it cannot be named: then the whole list is worth nothing.
                 let Meta { metadata } =
                     serde_json::from_str(text.get()).map_err(D::Error::custom)?;
-                Ok(Self(Err(Unreadable { meta: metadata, why: why.to_string() })))
+                let why = why::<K>(text.get(), &error);
+                Ok(Self(Err(Unreadable { meta: metadata, why })))
             }
         }
     }
@@ -80,5 +98,42 @@ impl<K: Resource> Resource for Guarded<K> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         self.0.as_mut().map_or_else(|it| &mut it.meta, K::meta_mut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "it is never read")]
+    struct Login {
+        metadata: ObjectMeta,
+        users: BTreeMap<String, Vec<u32>>,
+    }
+
+    fn why_not(users: &str) -> String {
+        let text = format!(r#"{{"metadata": {{"name": "a"}}, "users": {users}}}"#);
+        let guarded: Guarded<Login> = serde_json::from_str(&text).unwrap();
+        guarded.0.unwrap_err().why
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field_and_not_by_what_it_holds() {
+        for secret in ["hunter2", r#"a\", expected \"b"#] {
+            let said = why_not(&format!(r#"{{"root": [7, "{secret}"]}}"#));
+            assert!(
+                said.starts_with("users.root[1]: invalid type: string, expected u32"),
+                "{said}"
+            );
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        let said = why_not(r#"{"root": [-1]}"#);
+        assert!(
+            said.starts_with("users.root[0]: invalid value: integer `-1`, expected u32"),
+            "{said}"
+        );
     }
 }

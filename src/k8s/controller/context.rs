@@ -17,6 +17,7 @@ use crate::{
         cache::{Cache, Cached},
         events::Events,
         fence::Fence,
+        identity::name_of_this_pod,
         key::ObjectKey,
         metrics::ControllerMetrics,
     },
@@ -85,8 +86,7 @@ impl Context {
         let client = gated(client, &authority, &metrics.refused);
         let token = authority.token();
         let controller = Arc::clone(controller);
-        let pod = std::env::var("POD_NAME").ok();
-        let events = Events::new(client.clone(), &controller, pod);
+        let events = Events::new(client.clone(), &controller, name_of_this_pod());
         let inner = Inner { controller, authority, fence, client, events, readable, metrics };
         Self { inner: Arc::new(inner), token }
     }

@@ -14,7 +14,7 @@ use crate::{
         election::tell_pod,
         identity::PodIdentity,
     },
-    node::{Node, Stopped},
+    node::{Node, Stopped, keep_joined},
     tasks::Tasks,
     telemetry::{NodeSource, ServerConfig, StatusServer},
 };
@@ -127,7 +127,7 @@ impl BuiltOperator {
             // Dropped with this future only.
             () = shutdown => Ok(()),
             // Dropped, what was begun goes on in the background until the node is stopped below.
-            ended = begun.live(live(&*node)) => ended,
+            ended = begun.live(async { Err(OperatorError::Start(keep_joined(&*node).await)) }) => ended,
         };
         let stopped = node.stop(stop_within).await;
         begun.end().await;
@@ -236,20 +236,6 @@ async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T 
             Ok(done) => return done,
             Err(_) => {
                 tracing::info!(missing = ?synced.missing(), "waiting for caches before joining");
-            }
-        }
-    }
-}
-
-/// Joins, and joins again whenever the session is lost; returns when it cannot.
-async fn live(node: &dyn Node) -> Result<(), OperatorError> {
-    let mut membership = node.membership();
-    loop {
-        // It joins again by itself; this waits, and finds out if it is refused.
-        node.start().await.map_err(OperatorError::Start)?;
-        for joined in [true, false] {
-            if membership.wait_for(|it| it.joined == joined).await.is_err() {
-                return Err(OperatorError::Task("the node's driver has ended".to_owned()));
             }
         }
     }

@@ -5,13 +5,14 @@
 //! changed, else once a minute. What is shown on the status page is always the latest.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::{
@@ -31,6 +32,8 @@ use crate::{
 
 /// Statuses in which nothing but times and latencies changed are stored so often.
 const STORED_EVERY: Duration = Duration::from_secs(60);
+/// So many shards' statuses are read at once, when a leader begins.
+const LOADS_AT_ONCE: usize = 16;
 
 pub(super) type Statuses = BTreeMap<CheckKey, Stored>;
 
@@ -174,12 +177,16 @@ impl<'a> Desk<'a> {
 
     /// Loads what is stored of shards that have checks and were not looked at yet.
     async fn load_shards_of(&mut self, checks: &Checks) -> Result<(), FencedError> {
-        for check in checks.checks.values() {
-            let shard = check.shard(self.leader.shards);
-            if self.stored.contains_key(&shard) {
-                continue;
-            }
-            let found = self.ctx.fenced().get(&status_key(shard)).await?;
+        let shards = checks.checks.values().map(|check| check.shard(self.leader.shards));
+        let missing: BTreeSet<ShardId> =
+            shards.filter(|shard| !self.stored.contains_key(shard)).collect();
+        let fenced = self.ctx.fenced();
+        let loads = missing.into_iter().map(async |shard| {
+            let found = fenced.get(&status_key(shard)).await?;
+            Ok::<_, FencedError>((shard, found))
+        });
+        let mut found = stream::iter(loads).buffered(LOADS_AT_ONCE);
+        while let Some((shard, found)) = found.try_next().await? {
             let statuses: Statuses = found.map(|found| self.read(&found.value)).unwrap_or_default();
             self.statuses
                 .extend(statuses.iter().map(|(key, stored)| (key.clone(), stored.clone())));
