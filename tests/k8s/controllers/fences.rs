@@ -22,10 +22,12 @@ use bellwether::{
             api::{Api, Patch, PatchParams, PostParams},
             client::Body,
         },
+        operator::Operator,
         writes::{WriteError, Written},
     },
 };
 use http::{Method, Request};
+use prometheus::{Registry, TextEncoder};
 use serde_json::{from_value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -143,8 +145,9 @@ async fn an_object_of_the_same_name_that_came_after_is_not_taken_for_the_one_see
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_later_leader_has_stamped_is_not_written_by_an_earlier_one() {
     let cluster = Cluster::new("stamped").await;
-    let lent = Arc::default();
-    let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
+    let (lent, registry) = (Arc::default(), Registry::new());
+    let work = |it: Operator| it.controller(lending(&cluster, &lent)).registry(registry.clone());
+    let replica = cluster.replica(0, work).await;
     cluster.make("a").await;
     let ctx = borrowed(&lent, 1).await;
     let ours = ctx.fence().unwrap();
@@ -159,6 +162,10 @@ async fn what_a_later_leader_has_stamped_is_not_written_by_an_earlier_one() {
     let error = writer.apply(&config_map("made"), Some(&seen)).await.unwrap_err();
     let WriteError::StaleFence { found, ours: told, .. } = error else { panic!("{error}") };
     assert_eq!((found.number(), told), (ours.number() + 1, ours));
+    let shown = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let counted =
+        r#"bellwether_controller_refused_writes_total{controller="configmap",reason="fence"} 1"#;
+    assert!(shown.contains(counted), "{shown}");
     replica.stop().await;
 }
 

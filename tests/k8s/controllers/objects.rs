@@ -26,7 +26,7 @@ use serde_json::{from_value, json};
 use tokio::sync::mpsc;
 
 use super::replicas::{Cluster, Ledger, SOON, config_map};
-use crate::support::eventually;
+use crate::{kube::named, support::eventually, webhook::Webhook};
 
 /// Of the config maps that are to be reconciled, in the cluster's namespace.
 fn scope(cluster: &Cluster<'_>) -> Scope {
@@ -316,6 +316,57 @@ async fn a_finalizer_stays_on_an_object_that_has_come_in_the_place_of_the_one_cl
     let is_conflict = tokio::time::timeout(SOON, end.recv()).await.unwrap().unwrap();
     assert_eq!(maps.get("a").await.unwrap().finalizers(), [NAME]);
     assert!(is_conflict, "nothing was taken off, and nobody was told");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finalizer_that_a_webhook_denies_as_invalid_is_not_taken_for_somebody_elses_write() {
+    const NAME: &str = "test.bellwether.dev/clean";
+    let cluster = Cluster::new("no-finalizers").await;
+    let (name, maps) = (&cluster.space.name, cluster.maps());
+    // As a test of a patch that fails: 422, and no field is named.
+    let hook = Webhook::denying(422, "nothing stays here").await;
+    let client = hook.client_config();
+    cluster.space.kubectl_apply(&format!(
+        "apiVersion: admissionregistration.k8s.io/v1\n\
+         kind: ValidatingWebhookConfiguration\n\
+         metadata: {{name: {name}}}\n\
+         webhooks:\n\
+         - name: guests.bellwether.test\n\
+         \x20 sideEffects: None\n\
+         \x20 admissionReviewVersions: [v1]\n\
+         \x20 clientConfig: {client}\n\
+         \x20 rules:\n\
+         \x20 - {{apiGroups: [''], apiVersions: [v1], operations: [UPDATE], resources: [configmaps]}}\n\
+         \x20 namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}\n",
+    ));
+    let tried = ConfigMap { metadata: named("tried"), ..ConfigMap::default() };
+    maps.create(&PostParams::default(), &tried).await.unwrap();
+    let changed = Patch::Merge(json!({ "data": { "value": "?" } }));
+    let denied = async || maps.patch("tried", &PatchParams::default(), &changed).await.err();
+    eventually("the webhook is asked", SOON, denied).await;
+
+    let (failed, mut failures) = mpsc::channel(16);
+    let reconcile = move |map: Arc<ConfigMap>, ctx: Context| {
+        let failed = failed.clone();
+        async move {
+            let done = ctx.finalized(NAME, map, async |_| Ok(Action::done())).await;
+            if let Err(error) = &done {
+                let _ = failed.try_send(format!("{:?}", error.source()));
+            }
+            done
+        }
+    };
+    let controller = Controller::<ConfigMap>::new(reconcile).scope(scope(&cluster));
+    let replica = cluster.replica(0, |it| it.controller(controller)).await;
+    cluster.make("a").await;
+    let said = tokio::time::timeout(SOON, failures.recv()).await.unwrap().unwrap();
+    assert!(said.starts_with("Api") && said.contains("nothing stays here"), "{said}");
+    hook.allow();
+    eventually("it has its finalizer", SOON, async || {
+        (maps.get("a").await.unwrap().finalizers() == [NAME]).then_some(())
+    })
+    .await;
     replica.stop().await;
 }
 
