@@ -12,7 +12,7 @@ use bellwether::{
     node::{ClusterNode, FollowerContext, LeaderContext, Node, StateItem, StateWatch, WatchFrom},
     store::{etcd::EtcdConfig, keys::Keys},
 };
-use etcd_client::{Client, KeyValue};
+use etcd_client::{Client, KeyValue, WatchOptions};
 use futures::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
@@ -71,38 +71,58 @@ async fn cluster(etcd: &Etcd, count: usize) -> (Vec<ClusterNode>, Times, Times) 
     (nodes, leads, follows)
 }
 
-/// From the call of a put to when all peers have its event, by nodes and by plain clients. Each peer,
-/// of either kind, has a thread of its own for its connection, as peers have that are processes.
-pub(crate) async fn put_to_event(rounds: usize) -> (Samples, Samples) {
+/// From the call of a put to when all peers have its event.
+#[derive(Default)]
+pub(crate) struct PutToEvent {
+    /// A node's put, heard by nodes' watches.
+    pub(crate) ours: Samples,
+    /// A node's put, heard by plain watches.
+    pub(crate) plain_watch: Samples,
+    /// A plain put, heard by plain watches.
+    pub(crate) all_plain: Samples,
+}
+
+/// Each peer, of either kind, has a thread of its own for its connection, as peers have that are processes.
+pub(crate) async fn put_to_event(rounds: usize) -> PutToEvent {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
     let (nodes, _, _) = cluster(&etcd, PEERS + 1).await;
     let watches = nodes[1..].iter().map(|node| node.watch_key_cluster("k", WatchFrom::Now));
     let mut watches: Vec<StateWatch> =
         join_all(watches).await.into_iter().map(Result::unwrap).collect();
     let mut client = etcd.client().await;
-    let (mut peers, ready): (Vec<_>, Vec<_>) = (0..PEERS).map(|_| plain_peer(&etcd)).unzip();
+    let plain = Keys::new(CLUSTER).unwrap().state_of_all("plain").unwrap();
+    let key = [plain.from.as_slice(), b"by-hand"].concat();
+    let (mut peers, ready): (Vec<_>, Vec<_>) =
+        (0..PEERS).map(|_| plain_peer(&etcd, plain.from.clone())).unzip();
     for ready in ready {
         ready.await.unwrap();
     }
-    let mut samples = (Samples::default(), Samples::default());
+    let mut samples = PutToEvent::default();
+    let value = [b'x'; 100];
     for round in 0..WARM_UP + rounds {
-        for turn in 0..2 {
-            let by_nodes = (round + turn) % 2 == 0;
+        for turn in 0..3 {
+            let which = (round + turn) % 3;
             let began = boot_now();
-            let heard = if by_nodes {
+            let heard = if which == 0 {
                 let all = join_all(watches.iter_mut().map(heard));
-                let (put, heard) = tokio::join!(nodes[0].put("k", &[b'x'; 100]), all);
+                let (put, heard) = tokio::join!(nodes[0].put("k", &value), all);
                 put.unwrap();
                 heard
             } else {
                 let all = join_all(peers.iter_mut().map(mpsc::Receiver::recv));
-                let (put, heard) = tokio::join!(client.put("plain/k", vec![b'x'; 100], None), all);
-                put.unwrap();
-                heard.into_iter().map(Option::unwrap).collect()
+                let put = async {
+                    if which == 1 {
+                        nodes[0].put("plain", &value).await.unwrap();
+                    } else {
+                        client.put(key.clone(), value, None).await.unwrap();
+                    }
+                };
+                tokio::join!(put, all).1.into_iter().map(Option::unwrap).collect()
             };
             if WARM_UP <= round {
                 let took = heard.into_iter().max().unwrap().since(began);
-                (if by_nodes { &mut samples.0 } else { &mut samples.1 }).push(took);
+                let PutToEvent { ours, plain_watch, all_plain } = &mut samples;
+                [ours, plain_watch, all_plain][which].push(took);
             }
         }
     }
@@ -117,8 +137,8 @@ async fn heard(watch: &mut StateWatch) -> BootTime {
     boot_now()
 }
 
-/// A plain watch on a thread of its own: says when events came, and when it stands.
-fn plain_peer(etcd: &Etcd) -> (mpsc::Receiver<BootTime>, oneshot::Receiver<()>) {
+/// A plain watch of what begins like that, on a thread of its own: says when events came, and when it stands.
+fn plain_peer(etcd: &Etcd, prefix: Vec<u8>) -> (mpsc::Receiver<BootTime>, oneshot::Receiver<()>) {
     let endpoints = etcd.endpoints();
     // One event at a time is waited for.
     let (sender, receiver) = mpsc::channel(1);
@@ -127,7 +147,8 @@ fn plain_peer(etcd: &Etcd) -> (mpsc::Receiver<BootTime>, oneshot::Receiver<()>) 
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut client = Client::connect(endpoints, None).await.unwrap();
-            let mut watch = client.watch("plain/k", None).await.unwrap();
+            let all = WatchOptions::new().with_prefix();
+            let mut watch = client.watch(prefix, Some(all)).await.unwrap();
             watch.message().await.unwrap();
             standing.send(()).unwrap();
             // Until etcd is gone, or nobody listens.

@@ -43,9 +43,16 @@ async fn main() -> ExitCode {
     }
     if bench.section("peers: put → event at all of 10 peers") {
         let rounds = bench.rounds(2000, 400);
-        let (ours, plain) = few::put_to_event(rounds).await;
+        let few::PutToEvent { ours, plain_watch, all_plain } = few::put_to_event(rounds).await;
         Bench::times();
-        bench.row("put called → all have it", ours, Some(plain), &[Aim::Ratio(1.1)]);
+        let aims = &[Aim::Ratio(1.1)];
+        bench.row(
+            "a node's put → all have it, plain: a watch",
+            ours.clone(),
+            Some(plain_watch),
+            aims,
+        );
+        bench.row("the same, plain: put and watch", ours, Some(all_plain), &[]);
     }
     if bench.section("ticks: how late a routine runs, every 50 ms") {
         let rounds = bench.rounds(1200, 160);
