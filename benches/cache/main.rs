@@ -90,20 +90,23 @@ async fn measure() -> ExitCode {
     }
     let span = Duration::from_secs(bench.rounds(10, 4) as u64);
     if bench.section("spread: uptime checks of a target that takes 100 ms, 8 at once each") {
-        Bench::values();
-        let mut alone = None;
-        for replicas in [1, 2, 3, 5] {
-            let spread = checks::measure(replicas, span).await;
-            spread.show(&mut bench, replicas, *alone.get_or_insert(spread.per_second));
-        }
+        spread_over(&mut bench, |replicas| checks::measure(replicas, span)).await;
     }
     if bench.section("spread: work on shards that waits 5 ms and writes, one object at once each") {
-        Bench::values();
-        let mut alone = None;
-        for replicas in [1, 2, 3, 5] {
-            let spread = spread::measure(replicas, span).await;
-            spread.show(&mut bench, replicas, *alone.get_or_insert(spread.per_second));
-        }
+        spread_over(&mut bench, |replicas| spread::measure(replicas, span)).await;
     }
     bench.end()
+}
+
+/// What more and more replicas handle.
+async fn spread_over<F: Future<Output = spread::Spread>>(
+    bench: &mut Bench,
+    measure: impl Fn(usize) -> F,
+) {
+    Bench::values();
+    let mut alone = None;
+    for replicas in [1, 2, 3, 5] {
+        let handled = measure(replicas).await;
+        handled.show(bench, replicas, *alone.get_or_insert(handled.per_second));
+    }
 }
