@@ -67,8 +67,16 @@ fn runtime(name: &str) -> Runtime {
     Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().unwrap()
 }
 
+/// The threads of the replicas' caches and controllers: the first one leads.
+const NAMES: [&str; 2] = ["bench-leader", "bench-follower"];
+
+/// Seconds of CPU that each replica has used: those threads, and its node's.
+fn used() -> [f64; 2] {
+    [0, 1].map(|id| cpu_of(NAMES[id]) + cpu_of(&format!("bw-{id}")))
+}
+
 /// Seconds of CPU that the threads of that name have used.
-pub(crate) fn cpu_of(name: &str) -> f64 {
+fn cpu_of(name: &str) -> f64 {
     let mut nanoseconds = 0.0;
     for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
         let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
@@ -96,9 +104,8 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
         maps.create(&PostParams::default(), &map).await.unwrap();
     }
     let (store, runs) = (MemoryStore::new(), Arc::new(AtomicU64::new(0)));
-    let names = ["bench-leader", "bench-follower"];
-    let runtimes = names.map(runtime);
-    let registries = names.map(|_| Registry::new());
+    let runtimes = NAMES.map(runtime);
+    let registries = NAMES.map(|_| Registry::new());
     let mut replicas = Vec::new();
     for (id, runtime) in runtimes.iter().enumerate() {
         let (store, runs, registry) = (store.clone(), Arc::clone(&runs), registries[id].clone());
@@ -128,7 +135,7 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
         replicas.push(started.await.unwrap());
     }
     let mut behind = 0;
-    let before = (names.map(cpu_of), runs.load(Relaxed));
+    let before = (used(), runs.load(Relaxed));
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / PER_SECOND);
     let changes = (span.as_secs_f64() * f64::from(PER_SECOND)) as usize;
     for change in 0..changes {
@@ -140,7 +147,7 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
             behind = behind.max(taken_in(&registries[0]).saturating_sub(taken_in(&registries[1])));
         }
     }
-    let after = (names.map(cpu_of), runs.load(Relaxed));
+    let after = (used(), runs.load(Relaxed));
     let spent = |at: usize| (after.0[at] - before.0[at]) / span.as_secs_f64();
     let cpu = Cpu {
         leader: spent(0),
@@ -169,8 +176,7 @@ pub(crate) async fn unchanged(span: Duration) -> Cpu {
     let api = server().await;
     let objects = Objects::new(ALL);
     let (store, runs) = (MemoryStore::new(), Arc::new(AtomicU64::new(0)));
-    let names = ["bench-leader", "bench-follower"];
-    let runtimes = names.map(runtime);
+    let runtimes = NAMES.map(runtime);
     let mut replicas = Vec::new();
     for (id, runtime) in runtimes.iter().enumerate() {
         let (store, runs, objects) = (store.clone(), Arc::clone(&runs), objects.clone());
@@ -191,9 +197,9 @@ pub(crate) async fn unchanged(span: Duration) -> Cpu {
         (2 * ALL as u64 <= runs.load(Relaxed)).then_some(())
     })
     .await;
-    let before = (names.map(cpu_of), runs.load(Relaxed));
+    let before = (used(), runs.load(Relaxed));
     tokio::time::sleep(span).await;
-    let after = (names.map(cpu_of), runs.load(Relaxed));
+    let after = (used(), runs.load(Relaxed));
     for replica in replicas {
         replica.stop().await;
     }

@@ -157,6 +157,7 @@ eventually 60 'all checks have their state' told
 in_shop get uptimechecks
 by=$(in_shop get uptimechecks --output 'jsonpath={.items[*].status.checkedBy}')
 grep -qw "${first##*-}" <<< "$by" && fail "the leader $first runs checks itself: $by"
+# Written at once when a leader begins or a state changes, else once a minute.
 latest() { in_shop get uptimecheck page --output 'jsonpath={.status.lastRun}'; }
 
 begin 'helm test'
@@ -245,7 +246,7 @@ etcd_ready() { [ "$(restarts "$etcd_pod")" -gt "$before" ] && [ "$(in_shop get p
 eventually 60 'etcd runs again' etcd_ready
 seen=$(latest)
 again() { [ "$(latest)" != "$seen" ] && all_up; }
-eventually 60 'checks are run and told again' again
+eventually 90 'checks are run and told again' again
 eventually 60 'three pods Ready' ready
 eventually 30 'the Election names the leader' named
 [ "$(uid "$etcd_pod")" = "$was" ] || fail "the pod $etcd_pod was replaced"
