@@ -21,7 +21,7 @@ pub(super) struct Guarded<K>(pub(super) Result<K, Unreadable>);
 #[derive(Clone, Debug)]
 pub(super) struct Unreadable {
     meta: ObjectMeta,
-    /// Which field is wrong with it and why. No text that it holds: it may be a secret.
+    /// Which field is wrong with it and why. Not the text that stands there: it may be a secret.
     pub(super) why: String,
 }
 
@@ -34,9 +34,10 @@ fn why<K: DeserializeOwned>(text: &str, plainly: &serde_json::Error) -> String {
         .map(|error| error.path().to_string())
         .filter(|path| path != ".");
     let said = plainly.to_string();
-    let without = said.split_once(" string \"").and_then(|(before, found)| {
-        let (_, after) = found.rsplit_once("\", expected ")?;
-        Some(format!("{before} string, expected {after}"))
+    let without = [("string", '"'), ("variant", '`')].iter().find_map(|(what, quote)| {
+        let (before, found) = said.split_once(&format!(" {what} {quote}"))?;
+        let (_, after) = found.rsplit_once(&format!("{quote}, expected "))?;
+        Some(format!("{before} {what}, expected {after}"))
     });
     let said = without.unwrap_or(said);
     path.map_or_else(|| said.clone(), |path| format!("{path}: {said}"))
@@ -112,10 +113,22 @@ mod tests {
     struct Login {
         metadata: ObjectMeta,
         users: BTreeMap<String, Vec<u32>>,
+        #[serde(default)]
+        by: Option<By>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    enum By {
+        Password,
+        Certificate,
     }
 
     fn why_not(users: &str) -> String {
-        let text = format!(r#"{{"metadata": {{"name": "a"}}, "users": {users}}}"#);
+        why_not_with(users, "null")
+    }
+
+    fn why_not_with(users: &str, by: &str) -> String {
+        let text = format!(r#"{{"metadata": {{"name": "a"}}, "users": {users}, "by": {by}}}"#);
         let guarded: Guarded<Login> = serde_json::from_str(&text).unwrap();
         guarded.0.unwrap_err().why
     }
@@ -135,5 +148,8 @@ mod tests {
             said.starts_with("users.root[0]: invalid value: integer `-1`, expected u32"),
             "{said}"
         );
+        let said = why_not_with("{}", r#""hunter2""#);
+        let words = "by: unknown variant, expected `Password` or `Certificate`";
+        assert!(said.starts_with(words), "{said}");
     }
 }
