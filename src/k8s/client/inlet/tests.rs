@@ -125,23 +125,23 @@ async fn a_resting_connection_is_written_to_and_its_end_is_noticed_when_it_is_re
 async fn who_waits_to_write_is_woken_although_it_rests() {
     let (mut socket, mut server) = pair().await;
     socket.inlet.rest();
-    let much = vec![7; 16 << 20];
-    let reads = async {
-        // By then the buffers are full.
-        tokio::time::sleep(A_WHILE).await;
-        let mut read = vec![0; much.len()];
-        server.read_exact(&mut read).await.unwrap();
-    };
-    let writes = async {
-        let (mut reads, mut writes) = tokio::io::split(&mut socket);
-        let mut byte = [0];
-        tokio::select! {
-            biased;
-            wrote = writes.write_all(&much) => wrote.unwrap(),
-            _ = reads.read(&mut byte) => unreachable!("nothing is sent"),
+    let wakes = Arc::new(Wakes::default());
+    let waker = wakes.clone().into();
+    let mut cx = Context::from_waker(&waker);
+    let mut wrote = 0;
+    while let Poll::Ready(bytes) = Pin::new(&mut socket).poll_write(&mut cx, &[7; 1 << 16]) {
+        wrote += bytes.unwrap();
+    }
+    let mut byte = [0];
+    assert!(Pin::new(&mut socket).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending());
+    assert_eq!(*wakes.0.lock().unwrap(), 0);
+    server.read_exact(&mut vec![0; wrote]).await.unwrap();
+    let woken = async {
+        while *wakes.0.lock().unwrap() == 0 {
+            tokio::task::yield_now().await;
         }
     };
-    timeout(LONG, async { tokio::join!(reads, writes) }).await.expect("all is written");
+    timeout(LONG, woken).await.expect("there is room again");
 }
 
 #[tokio::test]

@@ -9,12 +9,12 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
-    node::{ClusterNode, StandaloneNode, WorkerOptions},
+    node::{ClusterNode, StandaloneNode},
     operator::uptime::{
         Check, CheckKey, WORK,
         probe::{Probed, Verdict},
         resource::State,
-        testing,
+        testing, worker_options,
     },
     store::memory::MemoryStore,
     tasks::Tasks,
@@ -132,7 +132,7 @@ impl Cluster {
             .address(format!("node-{id}"))
             .cluster("test")
             .store(store)
-            .worker(WorkerOptions::new(WORK, uptime.worker()).shards(SHARDS))
+            .worker(worker_options(&uptime))
             .leader_task(uptime.leader_task())
             .build()
             .unwrap();
@@ -160,6 +160,17 @@ impl Cluster {
         for member in self.members {
             member.stop().await;
         }
+    }
+}
+
+#[test]
+fn the_node_is_told_whether_it_runs_checks_while_it_leads_others() {
+    let (_, checks) = watch::channel(Arc::default());
+    for as_leader in [false, true] {
+        let options = UptimeOptions { shards: SHARDS, as_leader, ..UptimeOptions::default() };
+        let said = format!("{:?}", worker_options(&Uptime::new(checks.clone(), options)));
+        assert!(said.contains(&format!("as_leader: {as_leader}")), "{said}");
+        assert!(said.contains("shards: 8"), "{said}");
     }
 }
 
@@ -311,7 +322,7 @@ async fn a_standalone_node_does_it_all_and_writes_the_status_file() {
     let uptime = Uptime::new(checks.subscribe(), options);
     let node = StandaloneNode::builder()
         .id(1)
-        .worker(WorkerOptions::new(WORK, uptime.worker()).shards(SHARDS))
+        .worker(worker_options(&uptime))
         .leader_task(uptime.leader_task())
         .build()
         .unwrap();
