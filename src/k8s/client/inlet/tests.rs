@@ -129,7 +129,7 @@ async fn who_waits_to_write_is_woken_although_it_rests() {
     let waker = wakes.clone().into();
     let mut cx = Context::from_waker(&waker);
     let mut wrote = 0;
-    while let Poll::Ready(bytes) = Pin::new(&mut socket).poll_write(&mut cx, &[7; 1 << 16]) {
+    while let Poll::Ready(bytes) = Pin::new(&mut socket).poll_write(&mut cx, &[7; 4096]) {
         wrote += bytes.unwrap();
     }
     let mut byte = [0];
