@@ -8,7 +8,7 @@ use super::{
     Node,
     env::Env,
     fenced::{Fenced, Right},
-    gate::{LeaderGate, ShardGate},
+    gate::{Gate as _, LeaderGate, ShardGate},
     guarded::Known,
 };
 use crate::engine::{ShardEpoch, ShardId, Term, WorkType};

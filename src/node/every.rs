@@ -12,6 +12,7 @@ use tokio::{select, time::sleep};
 use super::{
     context::LeaderContext,
     fenced::FencedError,
+    gate::Gate as _,
     guarded::{self, Failed, Guard, Place, Policy, Write},
     work::{LeaderTask, WorkError},
 };
@@ -101,12 +102,7 @@ async fn enter(
 ) -> Result<Revision, WorkError> {
     let env = ctx.env();
     let gate = Arc::clone(ctx.gate());
-    let office = gate.office();
-    let guard = || {
-        gate.is_open().then(|| {
-            Some(Guard { key: env.keys.candidate(office.lease), modified: office.revision })
-        })
-    };
+    let guard = || gate.is_open().then(|| Some(Guard::of_office(&env.keys, &gate)));
     let write = Write::Put { value: values::encode_unix_ms(unix_ms), lease: None };
     let (store, place) = (env.store.as_ref(), Place { key, marker: None });
     let done =

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{
     context::AuthorityLost,
     env::Env,
-    gate::{LeaderGate, ShardGate},
+    gate::{Gate as _, LeaderGate, ShardGate},
     guarded::{self, Failed, Guard, Known, Place, Policy, Write},
 };
 use crate::{
@@ -100,13 +100,10 @@ impl Right {
     /// The compare that fences; `None` if the right is over.
     fn guard(&self, env: &Env) -> Option<Guard> {
         match self {
-            Self::Leader(gate) => gate.is_open().then(|| {
-                let office = gate.office();
-                Guard { key: env.keys.candidate(office.lease), modified: office.revision }
-            }),
+            Self::Leader(gate) => gate.is_open().then(|| Guard::of_office(&env.keys, gate)),
             Self::Shard { gate, .. } => gate.is_open().then(|| {
                 let held = gate.held();
-                Guard { key: env.keys.held(held.lease()), modified: held.held() }
+                Guard::new(env.keys.held(held.lease()), held.held())
             }),
         }
     }
@@ -119,14 +116,10 @@ impl Right {
         }
     }
 
-    /// The store said that the guard is another now.
+    /// The guard is another now, or authority is over.
     fn on_guard_lost(&self, asked: Revision) -> GuardLost {
         match self {
-            Self::Leader(gate) => {
-                // T7: failed closes the term. The next beat tells the engine; the gate closes now.
-                gate.close();
-                GuardLost::Over
-            }
+            Self::Leader(_) => GuardLost::Over,
             // T16: another held write of this node came between, if the shard is still held.
             Self::Shard { gate, .. } if gate.is_open() => {
                 GuardLost::Again { known: gate.held().held() != asked }
@@ -295,7 +288,7 @@ impl Fenced {
                 return Err(FencedError::Conflict { key: key.clone(), found });
             }
         }
-        let _ = self.right.on_guard_lost(guard.modified);
+        guard.note_refused();
         Err(self.right.stale(&self.env))
     }
 

@@ -5,9 +5,12 @@
 //! shard's claim); once it is closed it stays closed, whatever is stored into it later.
 
 use std::{
+    fmt,
     sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
@@ -29,17 +32,29 @@ impl SharedTime {
     }
 }
 
+/// What stands before each start of user work.
+pub(crate) trait Gate: fmt::Debug + Send + Sync {
+    /// Whether the work may act now, by the clock as it is now.
+    fn is_open(&self) -> bool;
+}
+
 /// Authority of one office, for one span of work.
 #[derive(Debug)]
 pub(crate) struct LeaderGate {
     office: Office,
     until: SharedTime,
     closed: AtomicBool,
+    refused: CancellationToken,
 }
 
 impl LeaderGate {
     pub(crate) fn new(office: Office) -> Self {
-        Self { office, until: SharedTime::default(), closed: AtomicBool::new(false) }
+        Self {
+            office,
+            until: SharedTime::default(),
+            closed: AtomicBool::new(false),
+            refused: CancellationToken::new(),
+        }
     }
 
     pub(crate) const fn office(&self) -> Office {
@@ -54,6 +69,17 @@ impl LeaderGate {
         self.closed.store(true, Ordering::Release);
     }
 
+    /// T7: the store refused a write of this office. Closes at once, before the driver hears of it.
+    pub(crate) fn refuse(&self) {
+        self.close();
+        self.refused.cancel();
+    }
+
+    /// Cancelled when the store [refused](Self::refuse) a write of this office.
+    pub(crate) const fn refused(&self) -> &CancellationToken {
+        &self.refused
+    }
+
     /// What is left of it now; nothing if it is over.
     pub(crate) fn left(&self) -> Duration {
         if self.closed.load(Ordering::Acquire) {
@@ -61,8 +87,10 @@ impl LeaderGate {
         }
         self.until.left(clock::boot_now())
     }
+}
 
-    pub(crate) fn is_open(&self) -> bool {
+impl Gate for LeaderGate {
+    fn is_open(&self) -> bool {
         !self.left().is_zero()
     }
 }
@@ -135,8 +163,10 @@ impl ShardGate {
     pub(crate) fn left(&self) -> Duration {
         if self.closed.load(Ordering::Acquire) { Duration::ZERO } else { self.held.left() }
     }
+}
 
-    pub(crate) fn is_open(&self) -> bool {
+impl Gate for ShardGate {
+    fn is_open(&self) -> bool {
         !self.left().is_zero()
     }
 }

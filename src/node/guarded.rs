@@ -9,7 +9,7 @@ mod marker;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use self::marker::FirstPut;
 pub(crate) use self::marker::Marker;
+use super::gate::LeaderGate;
 use crate::{
     clock,
     engine::{BootTime, LeaseId, Revision},
@@ -133,6 +134,28 @@ pub(crate) enum Policy {
 pub(crate) struct Guard {
     pub(crate) key: Vec<u8>,
     pub(crate) modified: Revision,
+    /// Whose office it stands for.
+    office: Option<Arc<LeaderGate>>,
+}
+
+impl Guard {
+    pub(crate) const fn new(key: Vec<u8>, modified: Revision) -> Self {
+        Self { key, modified, office: None }
+    }
+
+    /// T7: the candidate key as TAKE left it.
+    pub(crate) fn of_office(keys: &Keys, gate: &Arc<LeaderGate>) -> Self {
+        let office = gate.office();
+        let key = keys.candidate(office.lease);
+        Self { key, modified: office.revision, office: Some(Arc::clone(gate)) }
+    }
+
+    /// The store says that it is another now. T7: that ends an office for good, and the driver hears it.
+    pub(crate) fn note_refused(&self) {
+        if let Some(gate) = &self.office {
+            gate.refuse();
+        }
+    }
 }
 
 /// `m(key) = revision`.
@@ -188,6 +211,9 @@ pub(crate) async fn attempt(
     };
     let guard_lost = guard.is_some_and(|guard| modified() != guard.modified);
     let settled = matches!(&late, Late::First(put) if put.refused(modified()));
+    if let Some(guard) = guard.filter(|_| guard_lost) {
+        guard.note_refused();
+    }
     Ok(match found {
         _ if guard_lost => Attempt::GuardLost,
         None if settled => Attempt::Settled,

@@ -174,7 +174,7 @@ impl NodeMetrics {
             )?,
             ticks_skipped: b.counters(
                 names::TICKS_SKIPPED,
-                "Ticks that were left out because the run before had not ended.",
+                "Ticks that were left out because the run before had not ended, or authority was over.",
                 &["routine"],
             )?,
             tick_period: b.add(Gauge::new(

@@ -361,9 +361,11 @@ impl Engine {
             let refusal =
                 Refusal::DuplicateId { address: address.unwrap_or_default(), holder: node.lease };
             self.lose_session(SessionEnd::MemberLost);
-            self.session.phase = Phase::Rest;
-            self.session.leaving = None;
-            self.out.push(Effect::Refused(refusal));
+            // A node on its way out goes on leaving.
+            if self.session.leaving.is_none() {
+                self.session.phase = Phase::Rest;
+                self.out.push(Effect::Refused(refusal));
+            }
         }
     }
 

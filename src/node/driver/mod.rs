@@ -412,6 +412,7 @@ impl Driver {
         if self.lease.is_some() {
             self.end_session();
         }
+        self.starts.retain(|start| !start.is_closed());
         if self.starts.is_empty() {
             // Nobody waits for an answer: the node was in the cluster before, and is to come back.
             self.rejoin_at = Some(now + self.rejoin_after);
@@ -455,6 +456,7 @@ impl Driver {
     fn on_work(&mut self, item: WorkItem) {
         let now = clock::boot_now();
         match item {
+            WorkItem::Refused(term) => self.inputs.push_back(Input::OfficeOver { term }),
             WorkItem::Event(WorkEvent::Unfit { why, .. }) => self.on_unfit(why, now),
             WorkItem::Joined(id) => match self.work.on_joined(id, now) {
                 Some(Ended::Leader { work }) => self.inputs.push_back(Input::WorkEnded { work }),
@@ -509,8 +511,10 @@ impl Driver {
             return;
         }
         self.work.run_on(runtime);
+        self.starts.retain(|start| !start.is_closed());
         self.starts.push(reply);
-        if self.phase == Phase::Rest && self.left.is_none() {
+        let resting = self.phase == Phase::Rest && self.left.is_none();
+        if resting || self.rejoin_at.is_some() {
             self.begin();
         }
     }
@@ -531,6 +535,7 @@ impl Driver {
         }
         if self.fit_at.is_some_and(|at| at <= now) {
             self.fit_at = None;
+            self.problem = None;
             self.inputs.push_back(Input::Fit);
         }
         if self.rejoin_at.is_some_and(|at| at <= now) {

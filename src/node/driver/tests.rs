@@ -6,9 +6,10 @@ use super::*;
 use crate::{
     engine::{Config, Failover, NodeId, TickPolicy},
     node::{
-        FollowerContext, NodeMetrics, RoutineLimits, builder::Work, env::Env, host::DriverHost,
+        FencedError, FollowerContext, LeaderContext, NodeMetrics, RoutineLimits, builder::Work,
+        env::Env, host::DriverHost,
     },
-    store::{keys::Keys, memory::MemoryStore},
+    store::{Get, Op, Store, Txn, keys::Keys, memory::MemoryStore},
 };
 
 /// A limit against hanging.
@@ -23,6 +24,10 @@ struct Rig {
 
 impl Rig {
     fn new(campaigns: bool, work: Work) -> Self {
+        Self::over(&Arc::new(MemoryStore::new()), campaigns, work)
+    }
+
+    fn over(store: &Arc<MemoryStore>, campaigns: bool, work: Work) -> Self {
         let options = NodeOptions {
             engine: Config {
                 id: NodeId::new(1).unwrap(),
@@ -39,7 +44,7 @@ impl Rig {
                 mutant: None,
             },
             env: Env {
-                store: Arc::new(MemoryStore::new()),
+                store: Arc::clone(store) as Arc<dyn Store>,
                 keys: Keys::new("C").unwrap(),
                 metrics: NodeMetrics::default(),
                 call_timeout: LONG,
@@ -64,14 +69,19 @@ impl Rig {
     }
 
     async fn turns_until<T>(&mut self, answer: &mut oneshot::Receiver<T>) -> T {
+        self.turns_until_some(|_| answer.try_recv().ok()).await
+    }
+
+    /// Turns until there is something.
+    async fn turns_until_some<T>(&mut self, mut look: impl FnMut(&Driver) -> Option<T>) -> T {
         let until = clock::boot_now() + LONG;
         while clock::boot_now() < until {
-            if let Ok(answer) = answer.try_recv() {
-                return answer;
+            if let Some(found) = look(&self.driver) {
+                return found;
             }
             self.turn().await;
         }
-        panic!("no answer");
+        panic!("it does not come");
     }
 
     fn start(&self) -> oneshot::Receiver<Result<(), StartError>> {
@@ -141,4 +151,72 @@ async fn a_start_that_waits_for_a_leaving_begins_in_the_turn_in_which_it_ends() 
     assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Clean);
     assert_eq!(rig.driver.phase, Phase::Active);
     rig.turns_until(&mut again).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_is_tried_again_after_a_refusal() {
+    let store = Arc::new(MemoryStore::new());
+    let mut holder = Rig::over(&store, false, Work::default());
+    let mut started = holder.start();
+    holder.turns_until(&mut started).await.unwrap();
+    let mut second = Rig::over(&store, false, Work::default());
+    for _ in 0..3 {
+        drop(second.start());
+        second.turn().await;
+    }
+    assert_eq!(second.driver.starts.len(), 1, "only the last one may still be waited for");
+    second.turns_until_some(|driver| driver.problem.as_ref().map(|_| ())).await;
+    assert_eq!(second.driver.phase, Phase::Active);
+    let mut stopped = holder.stop();
+    assert_eq!(holder.turns_until(&mut stopped).await, Stopped::Clean);
+    second.turns_until_some(|driver| driver.lease).await;
+}
+
+/// A leader, and the context of one of its ticks.
+async fn leader() -> (Rig, LeaderContext) {
+    let (contexts, mut told) = mpsc::channel(1);
+    let tick = move |ctx: LeaderContext| {
+        let _ = contexts.try_send(ctx);
+        async { Ok(()) }
+    };
+    let work = Work { leader: Some(Arc::new(tick)), ..Work::default() };
+    let mut rig = Rig::new(true, work);
+    let mut started = rig.start();
+    rig.turns_until(&mut started).await.unwrap();
+    let ctx = rig.turns_until_some(|_| told.try_recv().ok()).await;
+    (rig, ctx)
+}
+
+#[tokio::test]
+async fn a_refused_write_of_the_leader_ends_its_term_without_waiting_for_a_beat() {
+    let (mut rig, ctx) = leader().await;
+    let env = &rig.driver.core.env;
+    let candidate = env.keys.candidate(rig.driver.lease.unwrap());
+    let read = env.store.get(Get::key(candidate.as_slice()), LONG).await.unwrap();
+    let lease = read.kvs[0].lease;
+    let rewrite = Op::Put { key: candidate, value: read.kvs[0].value.clone(), lease };
+    env.store.txn(Txn { then: vec![rewrite], ..Txn::default() }, LONG).await.unwrap();
+    let refused = ctx.fenced().put("k", "v").await;
+    assert!(matches!(refused, Err(FencedError::StaleTerm)), "{refused:?}");
+    // The driver has had no turn since: no beat was sent, and no change came.
+    let item = tokio::time::timeout(LONG, rig.driver.work.next()).await.expect("it is told");
+    rig.driver.on_work(item);
+    rig.driver.settle();
+    assert!(ctx.is_cancelled());
+    assert_eq!(rig.driver.engine.authority(), None);
+}
+
+#[tokio::test]
+async fn a_process_that_stood_still_is_not_taken_for_a_routine_that_hangs() {
+    // The runtime of the routine is this one, and gets no time from here on.
+    let (mut rig, _ctx) = leader().await;
+    let patience = rig.driver.work.pulse_due().unwrap().since(clock::boot_now());
+    let second = Duration::from_secs(1);
+    let mut now = clock::boot_now() + Duration::from_secs(3600);
+    let woke = now;
+    while rig.driver.work.on_time(now).is_none() {
+        now = now + second;
+        assert!(now.since(woke) < patience * 2, "it is silent, and the process runs");
+    }
+    assert!(patience < now.since(woke), "{:?} after it woke, for {patience:?}", now.since(woke));
 }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     engine::BootTime,
-    node::{NodeMetrics, RoutineLimits, work::WorkError},
+    node::{NodeMetrics, RoutineLimits, gate::Gate, work::WorkError},
 };
 
 /// What a run gets to end after it was cancelled for its length.
@@ -55,6 +55,11 @@ pub(super) struct Ending {
 pub(super) struct Pulse(AtomicU64);
 
 impl Pulse {
+    /// How long after `now` a runner must have been heard of whose run may take so long.
+    pub(super) const fn patience(run: Duration) -> Duration {
+        run.saturating_add(OVERRUN_GRACE).saturating_add(PULSE_EVERY)
+    }
+
     fn expect_by(&self, at: BootTime) {
         self.0.store(u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
     }
@@ -175,13 +180,16 @@ impl TickMetrics {
     }
 }
 
-/// A run of user work under its token.
+/// A run of user work under its token. Called only while its gate is open: the driver, which cancels,
+/// may be as late as the work's own runtime is.
 pub(super) type Job =
     Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<(), WorkError>> + Send + Sync>;
 
 /// Runs a routine once per tick.
 pub(super) struct Ticker {
     pub(super) job: Job,
+    /// For the leader's routine.
+    pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) tick: watch::Receiver<Duration>,
     pub(super) ending: Ending,
     pub(super) limits: RoutineLimits,
@@ -198,9 +206,16 @@ impl Ticker {
         let mut due = clock::boot_now();
         let mut panics = 0;
         while self.wait_until(&mut due).await && self.turn.begin() {
+            if self.gate.as_ref().is_some_and(|gate| !gate.is_open()) {
+                // Authority is over, or has yet to be renewed: there is no tick without it.
+                self.turn.end();
+                self.metrics.skipped.inc();
+                due = self.after(due, clock::boot_now());
+                continue;
+            }
             let started = clock::boot_now();
             self.metrics.lateness.observe(started.since(due).as_secs_f64());
-            self.pulse.expect_by(started + self.limits.run + OVERRUN_GRACE + PULSE_EVERY);
+            self.pulse.expect_by(started + Pulse::patience(self.limits.run));
             let run = self.run_once().await;
             let now = clock::boot_now();
             self.metrics.ended(&run, now.since(started));
@@ -264,7 +279,7 @@ impl Ticker {
             if left.is_zero() {
                 return true;
             }
-            self.pulse.expect_by(now + PULSE_EVERY + self.limits.run + OVERRUN_GRACE);
+            self.pulse.expect_by(now + Pulse::patience(self.limits.run));
             select! {
                 biased;
                 // All are cancel safe: they only wait.
@@ -326,6 +341,7 @@ pub(super) enum Early {
 pub(super) struct Keeper {
     pub(super) name: &'static str,
     pub(super) job: Job,
+    pub(super) gate: Arc<dyn Gate>,
     pub(super) ending: Ending,
     pub(super) early: Early,
     pub(super) metrics: NodeMetrics,
@@ -338,6 +354,15 @@ impl Keeper {
         let mut again_after = AGAIN_AFTER;
         let mut panics = 0;
         while !self.ending.cancel.is_cancelled() {
+            if !self.gate.is_open() {
+                // Authority is over, or has yet to be renewed: nothing begins without it.
+                select! {
+                    biased;
+                    // Both are cancel safe: they only wait.
+                    () = self.ending.cancel.cancelled() => return,
+                    () = sleep(AGAIN_AFTER) => continue,
+                }
+            }
             let started = clock::boot_now();
             let token = self.ending.cancel.child_token();
             let run = AssertUnwindSafe((self.job)(token)).catch_unwind();

@@ -24,18 +24,20 @@ use super::{
 };
 use crate::{
     clock,
-    engine::{BootTime, Office, ShardEnd, ShardEpoch, ShardId, WorkEnd, WorkType},
+    engine::{BootTime, Office, ShardEnd, ShardEpoch, ShardId, Term, WorkEnd, WorkType},
     node::{
         FollowerContext, LeaderContext, Node, RoutineLimits, ShardContext,
         builder::Work,
         env::Env,
-        gate::{HeldGate, LeaderGate, ShardGate},
+        gate::{Gate, HeldGate, LeaderGate, ShardGate},
     },
 };
 
 /// What work gets to return after authority was lost: the margin by which authority ends early for the
 /// sake of a step that cannot be interrupted (protocol, μ).
 const LOST_GRACE: Duration = Duration::from_millis(10);
+/// The driver looks up every second: if it has not for so long, the process was stopped or suspended.
+const STOOD_STILL: Duration = Duration::from_secs(3);
 /// Runners tell little, and the driver always reads.
 const EVENTS: usize = 64;
 
@@ -61,6 +63,8 @@ struct LeaderWork {
     gate: Arc<LeaderGate>,
     pulse: Arc<Pulse>,
     silent: bool,
+    /// Its end was told already, because the store refused a write of its office.
+    refused: bool,
     /// Whether its routine runs, and the task that runs it.
     turn: (Arc<Turn>, Id),
     group: Group,
@@ -94,6 +98,9 @@ pub(super) struct UserWork {
     follower: Option<FollowerWork>,
     follower_wanted: bool,
     held: Option<Arc<HeldGate>>,
+    /// When the driver last looked, and since when it has looked at least every [`STOOD_STILL`].
+    looked_at: BootTime,
+    awake_since: BootTime,
     shards: BTreeMap<(WorkType, ShardId), ShardWork>,
 }
 
@@ -113,6 +120,8 @@ impl UserWork {
             follower: None,
             follower_wanted: false,
             held: None,
+            looked_at: clock::boot_now(),
+            awake_since: BootTime::default(),
             shards: BTreeMap::new(),
         }
     }
@@ -193,6 +202,7 @@ impl UserWork {
                     let (task, context) = (Arc::clone(&task), context.with_token(token));
                     async move { task.run(context).await }.boxed()
                 }),
+                gate: Arc::clone(&gate) as Arc<dyn Gate>,
                 ending: group.ending.clone(),
                 early: Early::Done,
                 metrics: self.env.metrics.clone(),
@@ -202,11 +212,13 @@ impl UserWork {
         }
         group.tasks = aborts.len();
         group.aborts = aborts;
-        self.leader = Some(LeaderWork { work, gate, pulse, silent: false, turn, group });
+        self.leader =
+            Some(LeaderWork { work, gate, pulse, silent: false, refused: false, turn, group });
     }
 
     fn leader_ticker(&self, work: u64, context: &LeaderContext, ending: &Ending) -> Ticker {
         let (routine, context) = (self.work.leader.clone(), context.clone());
+        let gate = Arc::clone(context.gate()) as Arc<dyn Gate>;
         // Without a routine it still shows that the runtime is not starved.
         let job: Job = Box::new(move |token| {
             let Some(routine) = routine.clone() else { return async { Ok(()) }.boxed() };
@@ -215,6 +227,7 @@ impl UserWork {
         });
         Ticker {
             job,
+            gate: Some(gate),
             tick: self.tick.subscribe(),
             ending: ending.clone(),
             limits: self.limits,
@@ -273,6 +286,7 @@ impl UserWork {
         });
         let ticker = Ticker {
             job,
+            gate: None,
             tick: self.tick.subscribe(),
             ending: group.ending.clone(),
             limits: self.limits,
@@ -322,6 +336,7 @@ impl UserWork {
                 let (worker, context) = (Arc::clone(&worker), context.with_token(token));
                 async move { worker.run(shard, context).await }.boxed()
             }),
+            gate: Arc::clone(&gate) as Arc<dyn Gate>,
             ending: group.ending.clone(),
             early: Early::Again,
             metrics: self.env.metrics.clone(),
@@ -375,6 +390,10 @@ impl UserWork {
 
     /// Cuts what is due, and finds out what is silent.
     pub(super) fn on_time(&mut self, now: BootTime) -> Option<WorkEvent> {
+        if STOOD_STILL < now.since(self.looked_at) {
+            self.awake_since = now;
+        }
+        self.looked_at = now;
         for ((work, shard), running) in &mut self.shards {
             if running.group.on_time(now) && !running.overdue {
                 running.overdue = true;
@@ -387,6 +406,7 @@ impl UserWork {
         {
             tracing::error!("the follower routine does not end");
         }
+        let due = self.pulse_due();
         let leader = self.leader.as_mut()?;
         if leader.group.on_time(now) {
             tracing::error!(work = leader.work, "the leader's work does not end");
@@ -395,8 +415,7 @@ impl UserWork {
         if leader.group.cancelled_at.is_some() && !leader.gate.is_open() {
             leader.group.cancel(now, LOST_GRACE);
         }
-        let due = leader.pulse.due();
-        if BootTime::default() < due && due < now && !leader.silent {
+        if due.is_some_and(|due| due < now) {
             leader.silent = true;
             leader.group.aborts.iter().for_each(AbortHandle::abort);
             return Some(WorkEvent::Unfit { work: leader.work, why: UnfitBecause::Silent });
@@ -404,15 +423,22 @@ impl UserWork {
         None
     }
 
+    /// When the leader's routine must have been heard of. A process that stood still as a whole has said
+    /// nothing either, and that is no fault of the routine: it gets its time anew.
+    pub(super) fn pulse_due(&self) -> Option<BootTime> {
+        let leader = self.leader.as_ref().filter(|leader| !leader.silent)?;
+        let due = leader.pulse.due();
+        let after_sleep = self.awake_since + Pulse::patience(self.limits.run);
+        (BootTime::default() < due).then(|| due.max(after_sleep))
+    }
+
     /// When [`on_time`](Self::on_time) must be called next.
     pub(super) fn deadline(&self) -> Option<BootTime> {
         let leader = self.leader.iter().flat_map(|leader| {
-            let due = leader.pulse.due();
-            let pulse = (BootTime::default() < due && !leader.silent).then_some(due);
             let lapse =
                 leader.group.cancelled_at.is_some().then(|| clock::boot_now() + leader.gate.left());
             let lapse = lapse.filter(|_| leader.gate.is_open());
-            [leader.group.deadline(), pulse, lapse].into_iter().flatten()
+            [leader.group.deadline(), self.pulse_due(), lapse].into_iter().flatten()
         });
         let follower = self.follower.iter().filter_map(|follower| follower.group.deadline());
         let shards = self.shards.values().filter_map(|shard| shard.group.deadline());
@@ -425,9 +451,20 @@ impl UserWork {
     ///
     /// Cancel safe: what was not returned is returned next time.
     pub(super) async fn next(&mut self) -> WorkItem {
+        let refused = async {
+            match self.leader.as_mut().filter(|leader| !leader.refused) {
+                Some(leader) => {
+                    leader.gate.refused().cancelled().await;
+                    leader.refused = true;
+                    leader.gate.office().term
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            // Both are cancel safe.
+            // All are cancel safe.
+            term = refused => WorkItem::Refused(term),
             Some(event) = self.events.1.recv() => WorkItem::Event(event),
             Some(joined) = self.set.join_next_with_id() => {
                 WorkItem::Joined(match joined {
@@ -511,6 +548,8 @@ impl UserWork {
 /// Something about running work.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WorkItem {
+    /// T7: the store refused a write of this term's.
+    Refused(Term),
     Event(WorkEvent),
     Joined(Id),
 }

@@ -76,7 +76,7 @@ async fn overwriting_needs_one_more_request_and_expecting_finds_the_conflict() {
 #[tokio::test]
 async fn nothing_is_written_once_the_guard_is_another() {
     let store = MemoryStore::new();
-    let guard = |modified| move || Some(Some(Guard { key: b"/c/guard".to_vec(), modified }));
+    let guard = |modified| move || Some(Some(Guard::new(b"/c/guard".to_vec(), modified)));
     let write_at = async |modified: Revision| {
         let policy = Policy::Overwrite;
         let place = Place { key: KEY, marker: None };

@@ -257,7 +257,7 @@ fn ticks() -> Vec<Panel> {
             "Overruns and skipped ticks",
             Unit::PerSecond,
             "Runs that passed their limit and were cancelled, and ticks that were left out because the \
-             run before had not ended.",
+             run before had not ended, or authority was over.",
         )
         .query("{{routine}}: overrun", Series::of(TICK_OVERRUNS).rate().sum_by(&["routine"]))
         .query("{{routine}}: skipped", Series::of(TICKS_SKIPPED).rate().sum_by(&["routine"]))

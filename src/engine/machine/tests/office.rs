@@ -376,6 +376,27 @@ fn r9_a_node_key_on_a_foreign_lease_makes_the_node_leave_with_the_duplicate_erro
 }
 
 #[test]
+fn r9_a_node_that_is_leaving_goes_on_leaving_when_its_node_key_is_overwritten() {
+    let mut rig = Rig::leader();
+    let own = rig.lease();
+    rig.input(Input::Stop);
+    let metadata = NodeMetadata {
+        id: ME,
+        address: "intruder".into(),
+        start: std::time::UNIX_EPOCH,
+        role: Role::Follower,
+    };
+    rig.see(vec![Change::Node(ME, Some(stored(104, LeaseId(9), metadata)))]);
+    rig.input(Input::WorkEnded { work: 1 });
+    rig.done(|call| *call == Call::ReadEnd { lease: own });
+    rig.done(|call| *call == Call::Revoke { lease: own });
+    let effects = rig.effects();
+    assert!(effects.contains(&Effect::Left { clean: true }), "{effects:?}");
+    let refused = effects.iter().any(|effect| matches!(effect, Effect::Refused(_)));
+    assert!(!refused, "nobody asks any more to be let in: {effects:?}");
+}
+
+#[test]
 fn t7_a_refused_fenced_write_closes_the_term() {
     let mut rig = Rig::leader();
     rig.input(Input::OfficeOver { term: Term(100) });

@@ -1,3 +1,7 @@
+use std::sync::atomic::AtomicBool;
+
+use tokio_util::task::AbortOnDropHandle;
+
 use super::*;
 
 /// A limit against hanging.
@@ -12,6 +16,7 @@ fn telling(turn: &Arc<Turn>) -> (Ticker, mpsc::Receiver<()>) {
     });
     let ticker = Ticker {
         job,
+        gate: None,
         tick: watch::Sender::new(Duration::from_millis(1)).subscribe(),
         ending: Ending::default(),
         limits: RoutineLimits::default(),
@@ -51,6 +56,57 @@ async fn a_routine_runs_tick_after_tick_and_can_be_closed_between_two_runs() {
     }
     // Polled to where it waits for its next tick, or has just ended a run.
     assert!(turn.close());
+}
+
+/// Authority that is switched by hand.
+#[derive(Debug, Default)]
+struct Switch(AtomicBool);
+
+impl Gate for Switch {
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn without_authority_no_tick_runs_though_nobody_has_cancelled_it() {
+    let (mut ticker, mut told) = telling(&Arc::default());
+    let gate = Arc::new(Switch::default());
+    ticker.gate = Some(Arc::clone(&gate) as Arc<dyn Gate>);
+    let skipped = ticker.metrics.skipped.clone();
+    let _running = AbortOnDropHandle::new(tokio::spawn(ticker.run()));
+    let three_skipped = async {
+        while skipped.get() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, three_skipped).await.expect("ticks are due");
+    assert_eq!(told.try_recv(), Err(mpsc::error::TryRecvError::Empty), "it has run");
+    gate.0.store(true, Ordering::SeqCst);
+    tokio::time::timeout(LONG, told.recv()).await.expect("it runs again").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_authority_no_task_and_no_worker_begins() {
+    let (runs, mut told) = mpsc::channel(16);
+    let gate = Arc::new(Switch::default());
+    let keeper = Keeper {
+        name: "shard",
+        job: Box::new(move |_| {
+            let runs = runs.clone();
+            async move { Ok(runs.send(()).await?) }.boxed()
+        }),
+        gate: Arc::clone(&gate) as Arc<dyn Gate>,
+        ending: Ending::default(),
+        early: Early::Again,
+        metrics: NodeMetrics::unregistered(),
+        unfit: None,
+    };
+    let _running = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+    sleep(AGAIN_AFTER * 10).await;
+    assert_eq!(told.try_recv(), Err(mpsc::error::TryRecvError::Empty), "it has run");
+    gate.0.store(true, Ordering::SeqCst);
+    tokio::time::timeout(LONG, told.recv()).await.expect("it begins").unwrap();
 }
 
 #[test]
