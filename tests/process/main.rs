@@ -11,5 +11,6 @@ mod cluster;
 mod demo;
 mod etcd_faults;
 mod flags;
+mod frozen;
 mod go_node;
 mod supervise;

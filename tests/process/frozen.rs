@@ -1,0 +1,187 @@
+//! A leader whose process is frozen for longer than its authority and its lease, and thaws.
+//!
+//! The node is this test binary again, since what it runs is a user's code: a routine that tells of each
+//! of its ticks before it asks anything, and a task that writes as fast as it can.
+
+use std::{env, future::pending, process::Command, thread, time::Duration};
+
+use async_trait::async_trait;
+use bellwether::{
+    clock::boot_now,
+    node::{
+        ClusterNode, LeaderContext, Node as _,
+        work::{LeaderTask, WorkError},
+    },
+    store::etcd::EtcdConfig,
+};
+use rustix::process::Signal;
+
+use crate::{
+    binary::{LONG, Process},
+    cluster::Shop,
+    support::eventually,
+};
+
+/// The variable that makes this binary a node: how its routine behaves.
+const MANNER: &str = "FROZEN_MANNER";
+/// The process is frozen just after one tick, and so in no step with the next.
+const TICK: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Calm,
+    /// Other tasks leave the workers of its runtime no pause.
+    Busy,
+    /// Its first tick blocks its thread for ever.
+    Wedged,
+    /// Each tick panics.
+    Panicking,
+}
+
+const MANNERS: [(&str, Manner); 4] = [
+    ("calm", Manner::Calm),
+    ("busy", Manner::Busy),
+    ("wedged", Manner::Wedged),
+    ("panicking", Manner::Panicking),
+];
+
+/// Not a test of its own: what the others start.
+#[test]
+fn a_process_may_be_a_node() {
+    let Ok(name) = env::var(MANNER) else { return };
+    let manner = MANNERS.into_iter().find(|(known, _)| *known == name).unwrap().1;
+    let workers = if manner == Manner::Busy { 1 } else { 2 };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .unwrap();
+    if manner == Manner::Busy {
+        runtime.spawn(async {
+            loop {
+                let until = boot_now() + Duration::from_millis(5);
+                while boot_now() < until {}
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    runtime.block_on(async {
+        let node = ClusterNode::builder()
+            .cluster("shop")
+            .id(env::var("FROZEN_ID").unwrap().parse().unwrap())
+            .address("frozen")
+            .etcd(EtcdConfig::new([env::var("FROZEN_ETCD").unwrap()]))
+            .tick(TICK)
+            .leader(move |ctx: LeaderContext| {
+                println!("tick {} {}", ctx.term(), boot_now().0.as_nanos());
+                async move {
+                    match manner {
+                        Manner::Calm | Manner::Busy => Ok(()),
+                        Manner::Wedged => loop {
+                            thread::park();
+                        },
+                        Manner::Panicking => panic!("as it was told to"),
+                    }
+                }
+            })
+            .leader_task(Writes)
+            .build()
+            .unwrap();
+        node.start().await.unwrap();
+        pending::<()>().await;
+    });
+}
+
+struct Writes;
+
+#[async_trait]
+impl LeaderTask for Writes {
+    fn name(&self) -> &'static str {
+        "writes"
+    }
+
+    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
+        let fenced = ctx.fenced();
+        // It asks nobody whether it may: it is the store that refuses.
+        loop {
+            let revision = fenced.put("last", ctx.term().to_string()).await?;
+            println!("wrote {} {revision}", ctx.term());
+        }
+    }
+}
+
+fn node(shop: &Shop, id: &str, manner: &str) -> Process {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["--exact", "frozen::a_process_may_be_a_node", "--nocapture"])
+        .env(MANNER, manner)
+        .env("FROZEN_ID", id)
+        .env("FROZEN_ETCD", shop.etcd.endpoint(0));
+    Process::of(command)
+}
+
+/// What a node has told so far: terms, and the boot time of a tick or the revision of a write.
+fn told(node: &Process, what: &str) -> Vec<(i64, u64)> {
+    let out = node.out();
+    let lines = out.lines().filter_map(|line| {
+        // The harness may have said something in front of the first.
+        let (_, said) = line.split_once(what)?;
+        let (term, at) = said.trim().split_once(' ')?;
+        Some((term.parse().ok()?, at.parse().ok()?))
+    });
+    lines.collect()
+}
+
+async fn tells(node: &Process, what: &str) -> (i64, u64) {
+    let found = || async { told(node, what).first().copied() };
+    eventually(what, LONG, found).await
+}
+
+async fn a_frozen_leader_does_nothing_of_its_term_once_it_thaws(manner: &str) {
+    let shop = Shop::open().await;
+    let frozen = node(&shop, "1", manner);
+    tells(&frozen, "wrote ").await;
+    let second = node(&shop, "2", "calm");
+    shop.leader(2, Some("2")).await;
+    let ticks = told(&frozen, "tick ").len();
+    if manner != "wedged" {
+        let one_more = || async { (ticks < told(&frozen, "tick ").len()).then_some(()) };
+        eventually("the next tick", LONG, one_more).await;
+    }
+    frozen.signal(Signal::STOP);
+    // Longer than its authority, then longer than its lease: its keys go, too.
+    let (next, took_over_at) = tells(&second, "tick ").await;
+    shop.leader(1, Some("1")).await;
+    let (_, first_write) = tells(&second, "wrote ").await;
+    frozen.signal(Signal::CONT);
+    // Back in the cluster under a new lease: what it had to do about the old one is done.
+    shop.leader(2, Some("1")).await;
+    let ticks = told(&frozen, "tick ");
+    assert!(ticks.iter().any(|(term, _)| *term < next), "it has led: {ticks:?}");
+    for (term, at) in ticks {
+        assert!(next <= term || at < took_over_at, "a tick of term {term}, after {next} began");
+    }
+    for (term, revision) in told(&frozen, "wrote ") {
+        assert!(next <= term || revision < first_write, "a write of {term} at {revision}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leader_neither_ticks_nor_writes_when_it_thaws() {
+    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("calm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_whose_workers_are_busy() {
+    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("busy").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_with_a_wedged_routine() {
+    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("wedged").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_whose_routine_panics() {
+    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("panicking").await;
+}
