@@ -22,6 +22,7 @@ use super::{
     live::Live,
     output::{self, Format, Layout, Table, span},
     report::ms,
+    snapshot::Snapshot,
 };
 
 /// Says whether a cluster and its etcd are well
@@ -320,23 +321,34 @@ async fn of_nodes(mut live: Live) -> Vec<Finding> {
             Finding::new("nodes", Verdict::Ok, says)
         }
     };
-    let unowned: usize = snapshot
-        .plans
-        .keys()
-        .map(|work| snapshot.shards(work).iter().filter(|it| it.held.is_none()).count())
-        .sum();
-    let shards = if unowned == 0 {
-        Finding::new("shards", Verdict::Ok, "every shard is held")
-    } else {
-        Finding::new("shards", Verdict::Warning, format!("{unowned} are held by nobody just now"))
-            .try_this("normal for some seconds after a node came or went; else `bellwether shards`")
+    vec![nodes, leader, of_shards(snapshot)]
+}
+
+fn of_shards(snapshot: &Snapshot) -> Finding {
+    let unowned: usize = snapshot.plans.keys().map(|work| snapshot.unowned(work)).sum();
+    if unowned > 0 {
+        let says = format!("{unowned} are held by nobody just now");
+        return Finding::new("shards", Verdict::Warning, says).try_this(
+            "normal for some seconds after a node came or went; else `bellwether shards`",
+        );
+    }
+    let retired = snapshot.plans.keys().filter(|work| !snapshot.is_offered(work));
+    let retired: Vec<String> = retired.map(ToString::to_string).collect();
+    let says = match retired.as_slice() {
+        [] => "every shard is held".to_owned(),
+        retired => {
+            format!("every shard is held, but for {}: no node offers it", retired.join(", "))
+        }
     };
-    vec![nodes, leader, shards]
+    Finding::new("shards", Verdict::Ok, says)
 }
 
 #[cfg(test)]
 mod tests {
+    use bellwether::engine::WorkType;
+
     use super::*;
+    use crate::cli::snapshot::tests::with_a_retired_work_type;
 
     #[test]
     fn versions_with_stale_reads_are_told_from_mended_ones() {
@@ -344,6 +356,20 @@ mod tests {
         assert!(stale("3.4.30") && stale("3.5.27") && stale("3.6.8"));
         assert!(!stale("3.5.28") && !stale("3.6.9") && !stale("3.7.3") && !stale("4.0.0-rc.1"));
         assert!(!stale("unknown"));
+    }
+
+    #[test]
+    fn a_work_type_that_nobody_offers_is_named_and_is_no_warning() {
+        let mut snapshot = with_a_retired_work_type();
+        let finding = of_shards(&snapshot);
+        assert_eq!(
+            (finding.verdict, &*finding.says),
+            (Verdict::Warning, "1 are held by nobody just now")
+        );
+        snapshot.plans.remove(&WorkType::new("checks"));
+        let finding = of_shards(&snapshot);
+        let says = "every shard is held, but for old: no node offers it";
+        assert_eq!((finding.verdict, &*finding.says), (Verdict::Ok, says));
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Command {
         match self {
             Self::Demo(_) => "warn,bellwether::cli=info",
             Self::Run(_) | Self::Supervise(_) => "info",
+            Self::Watch(_) => "warn",
             _ => "error",
         }
     }

@@ -326,7 +326,7 @@ fn work(snapshot: &Snapshot) -> Vec<WorkStatus> {
             held_by: shards.iter().map(|it| it.held.map(|id| id.to_string())).collect(),
             planned_for: shards.iter().map(|it| it.planned.map(|id| id.to_string())).collect(),
             draining: shards.iter().filter(|it| it.draining).map(|it| it.number).collect(),
-            unowned: shards.iter().filter(|it| it.held.is_none()).count() as u32,
+            unowned: snapshot.unowned(work) as u32,
         }
     };
     snapshot.plans.keys().map(of).collect()

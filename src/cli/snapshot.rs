@@ -125,6 +125,20 @@ impl Snapshot {
         held.map_or(0, |it| it.shards.len())
     }
 
+    /// Whether any live node offers work of that type.
+    pub(crate) fn is_offered(&self, work: &WorkType) -> bool {
+        let mut members = self.members.values().filter_map(|it| it.value.as_ref());
+        members.any(|it| it.work.iter().any(|offer| offer.work == *work))
+    }
+
+    /// How many shards of a work type nobody holds; none of one that no live node offers any more.
+    pub(crate) fn unowned(&self, work: &WorkType) -> usize {
+        if !self.is_offered(work) {
+            return 0;
+        }
+        self.shards(work).iter().filter(|it| it.held.is_none()).count()
+    }
+
     /// The shards of a work type, by number.
     pub(crate) fn shards(&self, work: &WorkType) -> Vec<Shard> {
         let plan = self.plans.get(work).and_then(|it| it.value.as_ref());
@@ -162,7 +176,7 @@ fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, now: Option<V>) {
 pub(crate) mod tests {
     use std::time::{Duration, SystemTime};
 
-    use bellwether::engine::{Assignment, Role, ShardEpoch};
+    use bellwether::engine::{Assignment, Role, ShardEpoch, WorkOffer};
 
     use super::*;
 
@@ -195,7 +209,13 @@ pub(crate) mod tests {
                 tick: Duration::from_millis(50),
                 policy: bellwether::engine::TickPolicy::Strict,
                 pod_uid: None,
-                work: Vec::new(),
+                work: vec![WorkOffer {
+                    work: WorkType::new("checks"),
+                    shards: 2,
+                    weight: 1,
+                    capacity: None,
+                    as_leader: false,
+                }],
                 draining: false,
             };
             let created = number * 10;
@@ -256,5 +276,21 @@ pub(crate) mod tests {
         let shard =
             |number, held| Shard { number, planned: Some(id(2)), held, epoch: 30, draining: false };
         assert_eq!(shards, [shard(0, Some(id(2))), shard(1, None)]);
+    }
+    /// Of the work type `old` two shards are planned, for somebody who is gone; nobody offers it.
+    pub(crate) fn with_a_retired_work_type() -> Snapshot {
+        let mut snapshot = two_nodes();
+        let gone = Assignment { owner: Some(LeaseId(0xd)), ..Assignment::default() };
+        let plan = PlanTable { shards: vec![gone; 2] };
+        snapshot.apply(Change::Plan(WorkType::new("old"), Some(stored(5, 0, plan))));
+        snapshot
+    }
+
+    #[test]
+    fn shards_of_work_that_nobody_offers_are_not_missed() {
+        let snapshot = with_a_retired_work_type();
+        let counts = ["checks", "old"].map(|work| snapshot.unowned(&WorkType::new(work)));
+        assert_eq!(counts, [1, 0]);
+        assert_eq!(snapshot.shards(&WorkType::new("old")).len(), 2, "they are shown all the same");
     }
 }

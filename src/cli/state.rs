@@ -301,7 +301,7 @@ fn no_key(key: &str, node: Option<NodeId>) -> Failure {
     Failure::new(Exit::NotThere, format!("{whose} key {key:?}"))
 }
 
-fn wrong_key(error: &bellwether::store::keys::InvalidName) -> Failure {
+pub(super) fn wrong_key(error: &bellwether::store::keys::InvalidName) -> Failure {
     Failure::new(Exit::Usage, error.to_string())
 }
 

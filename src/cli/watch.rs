@@ -1,11 +1,8 @@
 //! `watch`: nodes' state as it changes.
 
-use std::sync::Arc;
-
 use bellwether::{
     engine::NodeId,
-    node::{ClusterNode, EventType, KV, Node as _, StateChange, StateItem, WatchFrom},
-    store::Store,
+    node::{ClusterNode, EventType, KV, Node as _, StateChange, StateError, StateItem, WatchFrom},
 };
 use clap::Args;
 use serde::Serialize;
@@ -15,6 +12,7 @@ use super::{
     connect,
     exit::{Exit, Failure},
     output::{self, Format, Layout, shown_value},
+    state::wrong_key,
 };
 
 /// Shows changes of nodes' state, until Ctrl-C
@@ -65,22 +63,23 @@ struct Line {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if etcd refuses the watch.
+/// A [`Failure`] if the key is none, or etcd refuses the watch or does not answer.
 pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
-    let store: Arc<dyn Store> = connect::store(&args.cluster)?;
     // A node that is never started reads as any other does.
     let reader = ClusterNode::builder()
         .id(0)
         .cluster(args.cluster.cluster.cluster())
-        .store(Arc::clone(&store))
+        .store(connect::store(&args.cluster)?)
         .call_timeout(args.cluster.timeout)
         .build()
         .map_err(|error| Failure::caused(Exit::Usage, "setting up the watch", &error))?;
     let from = if args.changes_only { WatchFrom::Now } else { WatchFrom::Snapshot };
-    let mut changes = reader.watch_key_cluster(&args.key, from).await.map_err(|error| {
-        Failure::caused(Exit::Unreachable, "watching", &error)
-            .try_this("see that --etcd (BELLWETHER_ETCD) names an etcd that runs")
-    })?;
+    let mut changes =
+        reader.watch_key_cluster(&args.key, from).await.map_err(|error| match error {
+            StateError::Key { source, .. } => wrong_key(&source),
+            StateError::Store { source, .. } => Failure::of_store("watching", &source),
+            other => Failure::caused(Exit::Failed, "watching", &other),
+        })?;
     while let Some(item) = changes.recv().await {
         for line in lines(item) {
             if args.node.is_none_or(|it| it.to_string() == line.node) {
@@ -88,8 +87,8 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
             }
         }
     }
-    let problem = store.health().problem.unwrap_or_else(|| "no reason given".into());
-    Err(Failure::new(Exit::Denied, format!("etcd ended the watch for good: {problem}")))
+    // The reader is never closed, and outlives the loop.
+    Err(Failure::new(Exit::Failed, "the watch ended unasked"))
 }
 
 fn lines(item: StateItem) -> Vec<Line> {

@@ -84,6 +84,8 @@ pub(crate) struct Core {
     closed: AtomicBool,
     /// Cancelled when nobody can call the node any more.
     pub(crate) abandoned: CancellationToken,
+    /// Cancelled when the driver has ended: nothing of the node is left.
+    gone: CancellationToken,
     driver: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -111,9 +113,15 @@ impl Core {
             commands,
             closed: AtomicBool::new(false),
             abandoned: CancellationToken::new(),
+            gone: CancellationToken::new(),
             driver: Mutex::new(None),
         });
-        let driver = core.host.spawn(driver::run(Arc::clone(&core), options, received));
+        let running = Box::pin(driver::run(Arc::clone(&core), options, received));
+        let gone = core.gone.clone().drop_guard();
+        let driver = core.host.spawn(async move {
+            running.await;
+            drop(gone);
+        });
         *core.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         core
     }
@@ -214,7 +222,7 @@ impl Node for Core {
         from: WatchFrom,
     ) -> Result<StateWatch, StateError> {
         self.open()?;
-        state_watch::open(&self.env, &self.host, key, from).await
+        state_watch::open(&self.env, &self.host, &self.gone, key, from).await
     }
 
     async fn get_nodes(&self) -> Result<Vec<NodeMetadata>, StateError> {

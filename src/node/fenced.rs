@@ -5,8 +5,13 @@
 //! late it arrives and whatever the clocks say. The data lies where only the leader, or the shard's
 //! owner, writes: `store::keys` names it.
 
-use std::sync::Arc;
+mod txn;
 
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+pub use self::txn::FencedTxn;
 use super::{
     context::AuthorityLost,
     env::Env,
@@ -16,8 +21,11 @@ use super::{
 use crate::{
     clock,
     engine::{Revision, ShardId, WorkType},
-    store::{Effected, Get, Op, StoreError, Txn, keys::InvalidName},
+    store::{Get, StoreError, keys::InvalidName},
 };
+
+/// An answer that is on its way is looked for again after so long.
+const ANSWER_SOON: Duration = Duration::from_millis(2);
 
 /// A value with the revision it was last written at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,26 +123,6 @@ impl Right {
             Self::Shard { .. } => FencedError::StaleEpoch,
         }
     }
-
-    /// The guard is another now, or authority is over.
-    fn on_guard_lost(&self, asked: Revision) -> GuardLost {
-        match self {
-            Self::Leader(_) => GuardLost::Over,
-            // T16: another held write of this node came between, if the shard is still held.
-            Self::Shard { gate, .. } if gate.is_open() => {
-                GuardLost::Again { known: gate.held().held() != asked }
-            }
-            Self::Shard { .. } => GuardLost::Over,
-        }
-    }
-}
-
-enum GuardLost {
-    Over,
-    /// `known`: the new guard is known already.
-    Again {
-        known: bool,
-    },
 }
 
 /// Fenced access to the store: of the leader to the leader's data, of a shard's owner to the shard's.
@@ -230,68 +218,6 @@ impl Fenced {
         Ok(found.map(|kv| Versioned { value: kv.value, revision: kv.modified }))
     }
 
-    /// Carries out several writes at once, or none. Sent once: it is not repeated.
-    ///
-    /// # Errors
-    ///
-    /// As for [`compare_and_set`](Self::compare_and_set). To be able to tell after
-    /// [`FencedError::Unknown`] what became of it, let it put a value of its own.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, the outcome is unknown.
-    pub async fn txn(&self, txn: FencedTxn) -> Result<Revision, FencedError> {
-        let Some(guard) = self.right.guard(&self.env) else {
-            return Err(self.right.stale(&self.env));
-        };
-        let doing = || format!("write {} keys at once", txn.writes.len());
-        let mut compares = vec![guarded::modified_is(&guard.key, guard.modified)];
-        let mut otherwise = vec![Op::Get(Get::key(guard.key.as_slice()))];
-        for (key, expected) in &txn.expected {
-            let full = self.key(key)?;
-            otherwise.push(Op::Get(Get::key(full.as_slice())));
-            compares.push(guarded::modified_is(&full, *expected));
-        }
-        let mut then = Vec::with_capacity(txn.writes.len().max(1));
-        for (key, write) in &txn.writes {
-            let full = self.key(key)?;
-            then.push(match write {
-                Some(value) => Op::Put { key: full, value: value.clone(), lease: None },
-                None => Op::Delete(crate::store::KeyRange::key(full)),
-            });
-        }
-        if then.is_empty() {
-            // R11: a transaction without operations would be answered without a quorum.
-            then.push(Op::Get(Get::key(guard.key.as_slice())));
-        }
-        let sent = self.env.store.txn(Txn { compares, then, otherwise }, self.env.call_timeout);
-        let answer = match sent.await {
-            Ok(answer) => answer,
-            Err(source) if source.effected() == Effected::Unknown => {
-                return Err(FencedError::Unknown { doing: doing(), source });
-            }
-            Err(source) => return Err(FencedError::Store { doing: doing(), source }),
-        };
-        if answer.succeeded {
-            for (key, _) in &txn.writes {
-                self.known.learn(&self.key(key)?, answer.revision);
-            }
-            return Ok(answer.revision);
-        }
-        let modified = |index: usize| {
-            let read = answer.reads.get(index).and_then(|kvs| kvs.first());
-            read.map_or(Revision(0), |kv| kv.modified)
-        };
-        for (index, (key, expected)) in txn.expected.iter().enumerate() {
-            let found = modified(index + 1);
-            if found != *expected {
-                return Err(FencedError::Conflict { key: key.clone(), found });
-            }
-        }
-        guard.note_refused();
-        Err(self.right.stale(&self.env))
-    }
-
     async fn write(
         &self,
         verb: &'static str,
@@ -320,21 +246,12 @@ impl Fenced {
                     self.known.learn(full, revision);
                     return Ok((revision, deleted));
                 }
-                Err(Failed::GuardLost) => match self.right.on_guard_lost(asked) {
-                    GuardLost::Over => return Err(self.right.stale(&self.env)),
-                    GuardLost::Again { .. } if left.is_zero() => {
-                        return Err(self.right.stale(&self.env));
+                Err(Failed::GuardLost) => {
+                    self.after_guard_lost(asked, left).await?;
+                    if policy == Policy::Overwrite {
+                        known = self.known.of(full);
                     }
-                    GuardLost::Again { known: true } => {
-                        if policy == Policy::Overwrite {
-                            known = self.known.of(full);
-                        }
-                    }
-                    // The write that changed it was committed, but its answer is not here yet.
-                    GuardLost::Again { known: false } => {
-                        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-                    }
-                },
+                }
                 Err(Failed::Changed(found)) => {
                     let found = found.map_or(Revision(0), |kv| kv.modified);
                     return Err(FencedError::Conflict { key: key.to_owned(), found });
@@ -349,47 +266,26 @@ impl Fenced {
         }
     }
 
+    /// The guard is another now than was `asked`. An office is over with that. A shard may be held still
+    /// (T16): another held write of this node came between, and the same is to be sent again.
+    async fn after_guard_lost(&self, asked: Revision, left: Duration) -> Result<(), FencedError> {
+        match &self.right {
+            Right::Shard { gate, .. } if gate.is_open() && !left.is_zero() => {
+                if gate.held().held() == asked {
+                    // The write that changed it was committed, but its answer is not here yet.
+                    sleep(ANSWER_SOON).await;
+                }
+                Ok(())
+            }
+            Right::Leader(_) | Right::Shard { .. } => Err(self.right.stale(&self.env)),
+        }
+    }
+
     fn key(&self, key: &str) -> Result<Vec<u8>, FencedError> {
         let full = match &self.right {
             Right::Leader(_) => self.env.keys.leader_data(key),
             Right::Shard { work, shard, .. } => self.env.keys.shard_data(work, *shard, key),
         };
         full.map_err(|source| FencedError::Key { key: key.to_owned(), source })
-    }
-}
-
-/// Several fenced writes that take effect at once. At most 120 of each kind; no key twice.
-#[derive(Clone, Debug, Default)]
-pub struct FencedTxn {
-    expected: Vec<(String, Revision)>,
-    writes: Vec<(String, Option<Vec<u8>>)>,
-}
-
-impl FencedTxn {
-    /// Nothing yet: as it is, it only checks that the right to write stands.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Nothing is written unless `key` was last written at `revision`; `None` = unless it does not
-    /// exist.
-    #[must_use]
-    pub fn expect(mut self, key: impl Into<String>, revision: Option<Revision>) -> Self {
-        self.expected.push((key.into(), revision.unwrap_or_default()));
-        self
-    }
-
-    /// Puts a key.
-    #[must_use]
-    pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        self.writes.push((key.into(), Some(value.into())));
-        self
-    }
-
-    /// Deletes a key.
-    #[must_use]
-    pub fn delete(mut self, key: impl Into<String>) -> Self {
-        self.writes.push((key.into(), None));
-        self
     }
 }

@@ -15,8 +15,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use self::marker::FirstPut;
-pub(crate) use self::marker::Marker;
+pub(crate) use self::marker::{FirstPut, Marker};
 use super::gate::LeaderGate;
 use crate::{
     clock,
@@ -40,7 +39,7 @@ pub(crate) enum Write {
 }
 
 impl Write {
-    fn op(&self, key: &[u8]) -> Op {
+    pub(crate) fn op(&self, key: &[u8]) -> Op {
         match self {
             Self::Put { value, lease } => {
                 Op::Put { key: key.to_vec(), value: value.clone(), lease: *lease }
@@ -75,6 +74,16 @@ pub(crate) enum Late<'a> {
     First(FirstPut<'a>),
     /// It comes after some.
     Settles(&'a Marker),
+}
+
+impl<'a> Late<'a> {
+    pub(crate) fn first(&self) -> Option<&FirstPut<'a>> {
+        if let Self::First(put) = self { Some(put) } else { None }
+    }
+
+    pub(crate) fn settles(&self) -> Option<&'a Marker> {
+        if let Self::Settles(marker) = self { Some(marker) } else { None }
+    }
 }
 
 impl<'a> Place<'a> {

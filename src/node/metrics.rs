@@ -218,7 +218,7 @@ impl NodeMetrics {
             )?,
             shards_unowned: b.gauges(
                 names::SHARDS_UNOWNED,
-                "Shards that no node holds, as this node sees it.",
+                "Shards that no node holds, of work that a live node offers, as this node sees it.",
                 &["work"],
             )?,
             shard_moves: b.counters(

@@ -225,7 +225,8 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Closed`] after [`close`](Self::close).
     async fn stop(&self, deadline: Duration) -> Result<Stopped, NodeError>;
 
-    /// Stops the node for good and ends its thread. Later calls answer `Closed`.
+    /// Stops the node for good, and ends its watches and its part of the [`DriverHost`]. The thread ends
+    /// when all its nodes are dropped. Later calls answer `Closed`.
     ///
     /// # Errors
     ///
@@ -271,8 +272,9 @@ pub trait Node: Send + Sync + Debug + 'static {
     async fn get_cluster(&self, prefix: &str) -> Result<BTreeMap<NodeId, Vec<KV>>, StateError>;
 
     /// Changes of `key` and of the keys below it, of all nodes. The watch survives reconnects and
-    /// compaction with nothing lost or repeated, and ends when dropped. A reader that is too slow is
-    /// told [`StateItem::Lagged`] with a fresh snapshot, and blocks nobody.
+    /// compaction with nothing lost or repeated, and ends when it or the node is dropped or the node is
+    /// [closed](Self::close). A reader that is too slow is told [`StateItem::Lagged`] with a fresh
+    /// snapshot, and blocks nobody.
     ///
     /// # Errors
     ///

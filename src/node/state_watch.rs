@@ -2,14 +2,16 @@
 //! cluster.
 
 use futures::{Stream, stream};
+use prometheus::IntCounter;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{EventType, KV, StateChange, env::Env, error::StateError, host::DriverHost};
 use crate::{
     engine::{NodeId, Revision},
     store::{
         KeyValue, StoreError,
-        keys::Key,
+        keys::{Key, Keys},
         list_watch::{self, Delta, Options, StateStart},
     },
 };
@@ -47,22 +49,25 @@ pub enum StateItem {
     },
 }
 
-/// A watch on state. Ends when dropped.
+/// A watch on state. Ends when dropped, and with its node: when that was closed, or has left after its
+/// last handle was dropped.
 #[derive(Debug)]
 pub struct StateWatch {
     inner: list_watch::StateWatch,
-    env: Box<Env>,
+    keys: Keys,
+    foreign_keys: IntCounter,
 }
 
 impl StateWatch {
-    /// The next item; waits as long as nothing happens. `None` never comes by itself.
+    /// The next item; waits as long as nothing happens. `None` once the node is closed or gone, whatever
+    /// is going on in the cluster: a node that is only stopped still watches.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: what was not returned is returned next time.
     pub async fn recv(&mut self) -> Option<StateItem> {
         loop {
-            let item = match self.inner.next().await {
+            let item = match self.inner.next().await? {
                 list_watch::StateItem::Snapshot { revision, kvs } => {
                     let state = self.state(&kvs);
                     Some(StateItem::Snapshot { revision, state })
@@ -86,10 +91,10 @@ impl StateWatch {
 
     /// Whose key it is and what it is called; counts those that no node wrote.
     fn parse(&self, kv: &KeyValue) -> Option<(NodeId, String)> {
-        if let Some(Key::State { key, node }) = self.env.keys.parse(&kv.key) {
+        if let Some(Key::State { key, node }) = self.keys.parse(&kv.key) {
             return Some((node, key));
         }
-        self.env.metrics.foreign_keys.inc();
+        self.foreign_keys.inc();
         None
     }
 
@@ -129,6 +134,7 @@ impl StateWatch {
 pub(crate) async fn open(
     env: &Env,
     host: &DriverHost,
+    end: &CancellationToken,
     key: &str,
     from: WatchFrom,
 ) -> Result<StateWatch, StateError> {
@@ -142,16 +148,20 @@ pub(crate) async fn open(
     };
     let inner = {
         let _inside = host.handle().enter();
-        list_watch::StateWatch::start(env.store.clone(), range, start, Options::STATE)
+        list_watch::StateWatch::start(env.store.clone(), range, start, Options::STATE, end.clone())
     };
-    let started = timeout(env.call_timeout, inner.started()).await;
-    started.map_err(|_| StateError::Store {
-        doing: format!("watch {key:?}"),
-        source: StoreError::Unanswered {
+    let refused = |source| StateError::Store { doing: format!("watch {key:?}"), source };
+    match timeout(env.call_timeout, inner.started()).await {
+        Ok(Ok(Some(_))) => {
+            let foreign_keys = env.metrics.foreign_keys.clone();
+            Ok(StateWatch { inner, keys: env.keys.clone(), foreign_keys })
+        }
+        Ok(Ok(None)) => Err(StateError::Closed),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(_) => Err(refused(inner.failure().unwrap_or_else(|| StoreError::Unanswered {
             call: "watch",
             endpoint: env.store.health().endpoint,
             timeout: env.call_timeout,
-        },
-    })?;
-    Ok(StateWatch { inner, env: Box::new(env.clone()) })
+        }))),
+    }
 }

@@ -126,7 +126,7 @@ pub struct WorkStatus {
     pub planned_for: Vec<Option<String>>,
     /// The numbers of those that are draining.
     pub draining: Vec<u32>,
-    /// How many nobody holds.
+    /// How many nobody holds; none of a work type that no live node offers any more.
     pub unowned: u32,
 }
 

@@ -30,7 +30,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::time;
+use tokio::{sync::watch, time};
 
 use crate::{
     clock,
@@ -185,6 +185,8 @@ pub(crate) struct ListWatch {
     /// The store is known to be at least here: a watch has to get there.
     expected: Arc<AtomicI64>,
     counters: Arc<Counters>,
+    /// Why a list failed last.
+    failure: watch::Sender<Option<StoreError>>,
     /// Where the range is followed from, once it was listed.
     place: Option<Place>,
     /// Before the last list was sent.
@@ -245,6 +247,7 @@ impl ListWatch {
             options,
             expected: Arc::default(),
             counters: Arc::default(),
+            failure: watch::Sender::new(None),
             place: None,
             listed_at: BootTime::default(),
             watch: None,
@@ -260,6 +263,11 @@ impl ListWatch {
 
     pub(crate) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Why a list failed last, as it happens: lists are tried again, whatever the reason.
+    pub(crate) fn failure(&self) -> watch::Receiver<Option<StoreError>> {
+        self.failure.subscribe()
     }
 
     /// Drops the watch; a list comes next.
@@ -286,6 +294,7 @@ impl ListWatch {
                         if self.failures <= 2 {
                             tracing::warn!(%error, "list failed");
                         }
+                        self.failure.send_replace(Some(error));
                     }
                 },
                 (Some(place), None) => match self.open(place).await {

@@ -377,7 +377,7 @@ pub struct Health {
 }
 
 /// Why a call to the store failed, and whether anything may have changed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The lease is not in the store. Nothing changed.

@@ -30,7 +30,7 @@ const DEFECTS: &[(&str, Shown)] = &[
     ("B21", Test("cases::a_stop_right_after_a_start_leaves_nothing_behind")),
     ("B22", Test("faults::stop_returns_while_the_store_is_unreachable")),
     ("B23", Test("faults::calls_return_while_the_store_is_unreachable")),
-    ("B24", Test("cases::an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags")),
+    ("B24", Test("watches::an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags")),
     ("B25", Elsewhere("store/etcd/faults.rs", "a_half_open_connection_is_replaced")),
     (
         "B26",
@@ -51,7 +51,7 @@ const DEFECTS: &[(&str, Shown)] = &[
         ),
     ),
     ("B32", Test("faults::a_watch_survives_a_cut_with_nothing_lost_or_repeated")),
-    ("B33", Test("cases::a_watch_can_begin_with_what_is_there")),
+    ("B33", Test("watches::a_watch_can_begin_with_what_is_there")),
     ("B34", Test("cases::a_node_can_be_started_again_after_a_stop")),
     ("B35", Test("cases::a_started_node_has_joined_and_leads_alone")),
     ("B36", Test("cases::state_calls_without_a_session_say_so")),
@@ -76,6 +76,7 @@ fn every_defect_has_a_test_that_exists_or_a_reason() {
         ("cases", include_str!("cases.rs")),
         ("clusters", include_str!("clusters.rs")),
         ("faults", include_str!("faults.rs")),
+        ("watches", include_str!("watches.rs")),
     ];
     let main = include_str!("main.rs");
     for (number, (defect, shown)) in (1..).zip(DEFECTS) {

@@ -2,10 +2,10 @@
 //! is `cargo bench --bench scale -- cycles`.
 
 use bellwether::{
-    node::{ClusterNode, DriverHost, Node, Stopped},
+    node::{ClusterNode, DriverHost, Node, Stopped, WatchFrom},
     store::etcd::EtcdConfig,
 };
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 
 use crate::{
     rig::SOON,
@@ -63,6 +63,8 @@ async fn nodes_that_come_and_go_leave_no_task_connection_lease_or_key() {
     let keys = etcd.etcdctl(&["get", "/leaks/", "--prefix", "--keys-only"]);
     let keys: Vec<_> = keys.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(keys, ["/leaks/bellwether/beat", "/leaks/bellwether/tick"]);
+    let watches = nodes.iter().map(|node| node.watch_key_cluster("k", WatchFrom::Now));
+    let watches = try_join_all(watches).await.unwrap();
     join_all(nodes.iter().map(ClusterNode::close)).await;
     // Their store ends with the last handle.
     drop(nodes);
@@ -70,4 +72,6 @@ async fn nodes_that_come_and_go_leave_no_task_connection_lease_or_key() {
         (host.tasks() == 0 && proxy.open() == 0).then_some(())
     })
     .await;
+    // Who still waits for changes keeps nothing alive.
+    drop(watches);
 }

@@ -1,7 +1,7 @@
 //! What every node promises, case by case, over each kind of node and store.
 //!
-//! [`cases`] holds what both kinds of nodes promise, [`clusters`] what takes several nodes, [`faults`]
-//! what goes wrong around them. Each is run over a `ClusterNode` on a memory store, a `ClusterNode` on a
+//! [`cases`] and [`watches`] hold what both kinds of nodes promise, [`clusters`] what takes several
+//! nodes, [`faults`] what goes wrong around them. Each is run over a `ClusterNode` on a memory store, a `ClusterNode` on a
 //! real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are named `case_`
 //! with their number; [`defects`] says for each of its defects where it is tested or why it cannot
 //! occur.
@@ -18,6 +18,7 @@ mod defects;
 mod faults;
 mod leaks;
 mod rig;
+mod watches;
 
 /// Defines one test per case and kind.
 macro_rules! run {
@@ -42,9 +43,6 @@ macro_rules! cases_of_all {
             state_calls_without_a_session_say_so,
             get_cluster_takes_the_key_and_those_below_it,
             foreign_keys_are_skipped_and_counted,
-            a_watch_tells_added_modified_and_deleted,
-            a_watch_can_begin_with_what_is_there,
-            an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags,
             a_started_node_has_joined_and_leads_alone,
             a_node_can_be_started_again_after_a_stop,
             a_closed_node_says_so,
@@ -62,6 +60,13 @@ macro_rules! cases_of_all {
             a_shard_write_of_a_former_owner_is_refused,
             status_shows_the_node_and_its_cluster,
             start_stop_cycles_leak_nothing,
+        );
+        run!($kind, watches:
+            a_watch_tells_added_modified_and_deleted,
+            a_watch_can_begin_with_what_is_there,
+            an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags,
+            a_watch_ends_when_its_node_is_closed,
+            a_watch_ends_when_its_node_is_dropped,
         );
     };
 }

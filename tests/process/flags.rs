@@ -36,6 +36,7 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
         (&["supervise"], &["PROGRAM"]),
         (&["put", "k", "v"], &["--node"]),
         (&["get", "tick"], &["tick", "reserved"]),
+        (&["watch", "tick"], &["tick", "reserved"]),
         (&["drain", "-5"], &["-5"]),
         (&["crds", "Pod"], &["Pod", "Election", "UptimeCheck"]),
         (&["crds", "-o", "table"], &["--output", "table", "yaml"]),
@@ -96,13 +97,14 @@ fn help_and_version_are_no_errors_and_the_exit_codes_are_documented() {
 fn a_dead_etcd_is_exit_code_4_with_the_endpoint_what_it_said_and_what_to_try() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let endpoint = format!("http://{port}");
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
         &["status"],
         &["nodes"],
         &["leader"],
         &["shards"],
         &["get", "k"],
         &["put", "k", "v", "-n", "1"],
+        &["watch", "k"],
         &["resign"],
         &["check"],
     ];
@@ -119,9 +121,11 @@ fn a_dead_etcd_is_exit_code_4_with_the_endpoint_what_it_said_and_what_to_try() {
 fn an_etcd_that_accepts_and_says_nothing_is_exit_code_4_within_the_time_that_was_given() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let ran = run(["nodes", "--etcd", &endpoint, "--etcd-timeout", "300ms"]);
-    assert_eq!(ran.code, 4, "{}", ran.err);
-    assert!(ran.err.contains(&endpoint), "{}", ran.err);
+    for command in [["nodes"].as_slice(), &["watch", "k"]] {
+        let ran = run(command.iter().chain(&["--etcd", &endpoint, "--etcd-timeout", "300ms"]));
+        assert_eq!(ran.code, 4, "{command:?}: {}", ran.err);
+        assert!(ran.err.contains(&endpoint), "{command:?}: {}", ran.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,13 +146,16 @@ async fn wrong_credentials_are_exit_code_5_and_no_password_is_shown() {
     assert_eq!(right.code, 0, "{}", right.err);
     assert!(!right.err.contains("right-one"), "{}", right.err);
     // Anybody, and one who may see another cluster only.
-    let nobody = run(["nodes", "-c", "shop", "--etcd", &endpoint]);
-    assert_eq!(nobody.code, 5, "{}", nobody.err);
-    let mut elsewhere = bellwether(["nodes", "-c", "bank", "--etcd", &endpoint]);
-    elsewhere.args(["--etcd-user", "ann"]).env("BELLWETHER_ETCD_PASSWORD", "right-one");
-    let elsewhere = ended(elsewhere);
-    assert_eq!(elsewhere.code, 5, "{}", elsewhere.err);
-    assert!(elsewhere.err.contains("permission"), "{}", elsewhere.err);
+    for asks in [["nodes"].as_slice(), &["watch", "k"]] {
+        let nobody = run(asks.iter().chain(&["-c", "shop", "--etcd", &endpoint]));
+        assert_eq!(nobody.code, 5, "{asks:?}: {}", nobody.err);
+        assert!(nobody.err.contains("try: check --etcd-user"), "{asks:?}: {}", nobody.err);
+        let mut elsewhere = bellwether(asks.iter().chain(&["-c", "bank", "--etcd", &endpoint]));
+        elsewhere.args(["--etcd-user", "ann"]).env("BELLWETHER_ETCD_PASSWORD", "right-one");
+        let elsewhere = ended(elsewhere);
+        assert_eq!(elsewhere.code, 5, "{asks:?}: {}", elsewhere.err);
+        assert!(elsewhere.err.contains("permission"), "{asks:?}: {}", elsewhere.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,15 +182,18 @@ async fn a_wrong_authority_is_exit_code_5_and_names_the_flag_and_the_right_one_w
     let folder = tempfile::tempdir().unwrap();
     let stranger = Pki::new(folder.path(), "stranger");
     let own = etcd.pki().client("ann", Validity::Now);
-    let with_ca = |ca: &std::path::Path| {
-        let mut command = bellwether(["nodes", "--etcd", &endpoint, "--etcd-ca-file"]);
+    let asking = |asks: &[&str], ca: &std::path::Path| {
+        let mut command = bellwether(asks.iter().chain(&["--etcd", &endpoint, "--etcd-ca-file"]));
         command.arg(ca).arg("--etcd-cert-file").arg(&own.cert);
         command.arg("--etcd-key-file").arg(&own.key);
         ended(command)
     };
-    let wrong = with_ca(&stranger.ca);
-    assert_eq!(wrong.code, 5, "{}", wrong.err);
-    assert!(wrong.err.contains("--etcd-ca-file"), "{}", wrong.err);
+    for asks in [["nodes"].as_slice(), &["watch", "k"]] {
+        let wrong = asking(asks, &stranger.ca);
+        assert_eq!(wrong.code, 5, "{asks:?}: {}", wrong.err);
+        assert!(wrong.err.contains("--etcd-ca-file"), "{asks:?}: {}", wrong.err);
+    }
+    let with_ca = |ca: &std::path::Path| asking(&["nodes"], ca);
     let right = with_ca(&etcd.pki().ca);
     assert_eq!(right.code, 0, "{}", right.err);
     let missing = with_ca("no-such-file".as_ref());

@@ -11,6 +11,7 @@ use bellwether::{
         list_watch::{Feed, Options, StateItem, StateStart, StateWatch, Update},
     },
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::support::etcd::Etcd;
 
@@ -39,8 +40,9 @@ async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does(
     let mut feed = Feed::start(Arc::clone(&shared), keys.clone(), options);
     assert!(matches!(soon(feed.next()).await, Some(Update::Listed { .. })));
     let range = keys.state_of_all("k").unwrap();
-    let mut watch = StateWatch::start(shared, range, StateStart::Now, options);
-    soon(watch.started()).await;
+    let mut watch =
+        StateWatch::start(shared, range, StateStart::Now, options, CancellationToken::new());
+    soon(watch.started()).await.unwrap();
 
     let quiet = tokio::time::timeout(Duration::from_millis(700), feed.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
@@ -48,7 +50,7 @@ async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does(
 
     let id = NodeId::new(5).unwrap();
     let state = put(&store, keys.state("k", id).unwrap()).await;
-    let StateItem::Changed(delta) = soon(watch.next()).await else { panic!("a change") };
+    let Some(StateItem::Changed(delta)) = soon(watch.next()).await else { panic!("a change") };
     assert_eq!(delta.revision, state);
     let tick = put(&store, keys.tick()).await;
     loop {

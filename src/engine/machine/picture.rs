@@ -95,6 +95,12 @@ impl<'a> Picture<'a> {
             .filter_map(|(work, plan)| plan.stored.value.as_ref().map(|table| (work, table)))
     }
 
+    /// Whether any live member offers work of that type: only then is there anybody to plan it for.
+    pub fn is_offered(&self, work: &WorkType) -> bool {
+        let mut members = self.watched.members.values().filter_map(|stored| stored.value.as_ref());
+        members.any(|member| member.work.iter().any(|offer| offer.work == *work))
+    }
+
     /// The cluster's tick.
     pub fn tick(&self) -> Option<Duration> {
         self.watched.tick.as_ref().and_then(|stored| stored.value)

@@ -121,7 +121,7 @@ fn shards_of(works: &[WorkStatus]) -> Option<ElectionShards> {
         let one = WorkShards {
             work: work.work.clone(),
             total,
-            owned: total.saturating_sub(unowned),
+            owned: count_of(work.held_by.iter().flatten().count()),
             draining: count_of(work.draining.len()),
             unowned,
         };

@@ -88,6 +88,22 @@ fn the_picture_names_leader_nodes_and_shards() {
 }
 
 #[test]
+fn shards_of_work_that_nobody_offers_are_neither_owned_nor_missed() {
+    let mut status = status();
+    let [uptime] = status.work.as_mut_slice() else { panic!("one work type") };
+    (uptime.held_by[2], uptime.unowned) = (Some("2".into()), 0);
+    status.work.push(WorkStatus {
+        work: "old".into(),
+        held_by: vec![None; 4],
+        ..WorkStatus::default()
+    });
+    let picture = picture(&status, &pods(), None, 3 * HOUR_MS);
+    let shards = picture.shards.clone().unwrap();
+    assert_eq!((shards.total, shards.owned, shards.unowned), (7, 3, 0));
+    assert_eq!(holds(&picture, condition::SHARDS_OWNED), "True");
+}
+
+#[test]
 fn a_cluster_without_a_leader_is_not_ready() {
     let nobody = Status { leader: None, ..status() };
     let picture = picture(&nobody, &pods(), None, 3 * HOUR_MS);

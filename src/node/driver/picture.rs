@@ -30,7 +30,7 @@ pub(super) struct Picture {
     reigns: VecDeque<Reigned>,
 }
 
-/// Whether a change may have changed who holds which shards.
+/// Whether a change may have changed who holds which shards, or who offers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shards {
     AsBefore,
@@ -117,10 +117,10 @@ impl Picture {
                         shards = Shards::Changed;
                     }
                 }
-                Change::Plan(..) => shards = Shards::Changed,
+                // A member may be the first or the last that offers a work type.
+                Change::Plan(..) | Change::Member(..) => shards = Shards::Changed,
                 Change::Candidate(..)
                 | Change::Node(..)
-                | Change::Member(..)
                 | Change::DrainRequest(..)
                 | Change::Tick(_)
                 | Change::TickKey(..)
@@ -159,9 +159,13 @@ impl Picture {
         }
     }
 
-    /// How many shards of each work type nobody holds.
+    /// How many shards of each work type nobody holds. Of one that no live member offers: none, since
+    /// there is no such work any more; its plan stays in the store.
     pub(super) fn unowned<'a>(&self, view: View<'a>) -> impl Iterator<Item = (&'a WorkType, u32)> {
-        view.plans().map(|(work, table)| (work, self.holders.unowned(work, table.shards.len())))
+        view.plans().map(move |(work, table)| {
+            let planned = if view.is_offered(work) { table.shards.len() } else { 0 };
+            (work, self.holders.unowned(work, planned))
+        })
     }
 
     /// The holder of the record, while its candidate key stands as its TAKE found it; else a Go node
@@ -218,7 +222,11 @@ impl Picture {
         let draining = table.iter().enumerate().filter(|(_, shard)| shard.draining);
         WorkStatus {
             work: work.to_string(),
-            unowned: held_by.iter().filter(|owner| owner.is_none()).count() as u32,
+            unowned: if view.is_offered(work) {
+                held_by.iter().filter(|owner| owner.is_none()).count() as u32
+            } else {
+                0
+            },
             planned_for: table.iter().map(|shard| shard.owner.and_then(name)).collect(),
             draining: draining.map(|(index, _)| index as u32).collect(),
             held_by,

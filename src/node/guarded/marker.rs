@@ -64,12 +64,12 @@ impl Marker {
     }
 
     /// What moves it.
-    pub(super) fn put(&self) -> Op {
+    pub(crate) fn put(&self) -> Op {
         Op::Put { key: self.key.clone(), value: Vec::new(), lease: Some(self.lease) }
     }
 
     /// It was moved: what compares an earlier one never takes effect.
-    pub(super) fn moved(&self, at: Revision) {
+    pub(crate) fn moved(&self, at: Revision) {
         let mut state = self.lock();
         state.at = at;
         state.open.retain(|(_, compared), _| at <= *compared);
@@ -85,11 +85,11 @@ pub(crate) struct FirstPut<'a> {
 }
 
 impl FirstPut<'_> {
-    pub(super) fn compare(&self) -> Compare {
+    pub(crate) fn compare(&self) -> Compare {
         modified_is(&self.marker.key, self.at)
     }
 
-    pub(super) fn get(&self) -> Op {
+    pub(crate) fn get(&self) -> Op {
         Op::Get(Get::key(self.marker.key.as_slice()))
     }
 
@@ -106,7 +106,7 @@ impl FirstPut<'_> {
     }
 
     /// It was refused, and the marker was found at this revision: whether that is another.
-    pub(super) fn refused(&self, found: Revision) -> bool {
+    pub(crate) fn refused(&self, found: Revision) -> bool {
         self.settled();
         self.marker.lock().at = found;
         found != self.at

@@ -9,11 +9,11 @@ use std::sync::{
 
 use super::*;
 use crate::{
-    engine::{Office, Term},
+    engine::{Office, ShardId, Term, WorkType},
     node::{
         Claimed, NodeMetrics, claim,
-        fenced::{Fenced, Right},
-        gate::LeaderGate,
+        fenced::{Fenced, FencedError, FencedTxn, Right},
+        gate::{HeldGate, LeaderGate, ShardGate},
         guarded::Known,
     },
     store::{
@@ -86,6 +86,17 @@ impl Rig {
             faults.get(seen.fetch_add(1, Ordering::Relaxed) as usize).copied()
         });
         sent
+    }
+
+    /// In office, by the real clock, which stands nearly still.
+    async fn leads(&self) -> Fenced {
+        let candidate = self.env.keys.candidate(LEASE);
+        let put = Op::Put { key: candidate, value: Vec::new(), lease: Some(LEASE) };
+        let took = self.store.txn(Txn { then: vec![put], ..Txn::default() }, SOON).await.unwrap();
+        let gate = LeaderGate::new(Office { term: Term(1), revision: took.revision, lease: LEASE });
+        gate.extend(crate::clock::boot_now() + LATE);
+        let known = Arc::new(Known::new(&self.env.keys, LEASE));
+        Fenced::new(self.env.clone(), Right::Leader(Arc::new(gate)), known)
     }
 
     /// All that is late has landed, or was refused.
@@ -235,18 +246,96 @@ async fn a_name_that_was_given_back_is_not_taken_again_by_a_late_claim() {
 #[tokio::test(start_paused = true)]
 async fn a_late_put_of_a_leader_does_not_come_after_its_delete() {
     let rig = Rig::new().await;
-    let candidate = rig.env.keys.candidate(LEASE);
-    let put = Op::Put { key: candidate, value: Vec::new(), lease: Some(LEASE) };
-    let took = rig.store.txn(Txn { then: vec![put], ..Txn::default() }, SOON).await.unwrap();
-    let gate = LeaderGate::new(Office { term: Term(1), revision: took.revision, lease: LEASE });
-    // By the real clock, which stands nearly still.
-    gate.extend(crate::clock::boot_now() + LATE);
-    let known = Arc::new(Known::new(&rig.env.keys, LEASE));
-    let fenced = Fenced::new(rig.env.clone(), Right::Leader(Arc::new(gate)), known);
+    let fenced = rig.leads().await;
     rig.next_txns(&[Fault::SlowRequest(LATE), Fault::Denied]);
     fenced.put("k", "old").await.unwrap_err();
     fenced.delete("k").await.unwrap();
     rig.all_has_landed().await;
     assert!(fenced.get("k").await.unwrap().is_none());
     fenced.compare_and_set("k", None, "new").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_put_of_a_leader_does_not_come_after_a_delete_among_several_writes() {
+    let rig = Rig::new().await;
+    let fenced = rig.leads().await;
+    rig.next_txns(&[Fault::SlowRequest(LATE), Fault::Denied]);
+    fenced.put("k", "old").await.unwrap_err();
+    fenced.txn(FencedTxn::new().put("other", "new").delete("k")).await.unwrap();
+    rig.all_has_landed().await;
+    assert!(fenced.get("k").await.unwrap().is_none());
+    assert_eq!(fenced.get("other").await.unwrap().unwrap().value, b"new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_writes_that_come_late_undo_nothing_that_came_after_them() {
+    let rig = Rig::new().await;
+    let fenced = rig.leads().await;
+    fenced.put("there", "before").await.unwrap();
+    rig.next_txns(&[Fault::SlowRequest(LATE)]);
+    let late = FencedTxn::new().expect("new", None).put("new", "late").put("deleted", "late");
+    let unknown = fenced.txn(late.put("there", "late")).await;
+    assert!(matches!(unknown, Err(FencedError::Unknown { .. })), "{unknown:?}");
+    fenced.delete("deleted").await.unwrap();
+    rig.all_has_landed().await;
+    for key in ["new", "deleted"] {
+        assert!(fenced.get(key).await.unwrap().is_none(), "{key}");
+    }
+    assert_eq!(fenced.get("there").await.unwrap().unwrap().value, b"before");
+    // Nor where it is the only one, and what came after it is a put.
+    rig.next_txns(&[Fault::SlowRequest(LATE)]);
+    fenced.txn(FencedTxn::new().put("there", "late")).await.unwrap_err();
+    fenced.put("there", "after").await.unwrap();
+    rig.all_has_landed().await;
+    assert_eq!(fenced.get("there").await.unwrap().unwrap().value, b"after");
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_writes_are_one_request_and_what_they_left_is_known() {
+    let rig = Rig::new().await;
+    let fenced = rig.leads().await;
+    let sent = rig.next_txns(&[]);
+    for _ in 0..3 {
+        fenced.txn(FencedTxn::new().put("k", "1").put("l", "1")).await.unwrap();
+        fenced.put("k", "2").await.unwrap();
+        fenced.txn(FencedTxn::new().delete("k").put("l", "2")).await.unwrap();
+        fenced.put("k", "3").await.unwrap();
+        fenced.txn(FencedTxn::new().delete("k").delete("l")).await.unwrap();
+    }
+    assert_eq!(sent.load(Ordering::Relaxed), 15);
+    assert!(rig.at(rig.env.keys.settled(LEASE)).await.is_none(), "nothing was in doubt");
+    // What took effect unheard of is found out, at the price of one more request.
+    rig.next_txns(&[Fault::LostAnswer]);
+    fenced.txn(FencedTxn::new().put("k", "unheard of")).await.unwrap_err();
+    let sent = rig.next_txns(&[]);
+    fenced.txn(FencedTxn::new().put("k", "on").put("l", "on")).await.unwrap();
+    assert_eq!(sent.load(Ordering::Relaxed), 2);
+    assert_eq!(fenced.get("k").await.unwrap().unwrap().value, b"on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_for_a_shard_that_is_still_held_go_on_when_the_node_claims_another() {
+    let rig = Rig::new().await;
+    let write_held = async || {
+        let key = rig.env.keys.held(LEASE);
+        let put = Op::Put { key, value: Vec::new(), lease: Some(LEASE) };
+        let done = rig.store.txn(Txn { then: vec![put], ..Txn::default() }, SOON).await;
+        done.unwrap().revision
+    };
+    let held = Arc::new(HeldGate::new(LEASE));
+    let until = crate::clock::boot_now() + LATE;
+    held.extend(write_held().await, until);
+    let gate = Arc::new(ShardGate::new(Arc::clone(&held)));
+    let right = Right::Shard { gate, work: WorkType::new("checks"), shard: ShardId(1) };
+    let known = Arc::new(Known::new(&rig.env.keys, LEASE));
+    let fenced = Fenced::new(rig.env.clone(), right, known);
+    let claimed = write_held().await;
+    // The claim has committed, and its answer is still on its way.
+    let answer = async {
+        sleep(Duration::from_millis(100)).await;
+        held.extend(claimed, until);
+    };
+    let txn = FencedTxn::new().expect("k", None).put("k", "1").put("l", "1");
+    let (put, done, ()) = tokio::join!(fenced.put("m", "1"), fenced.txn(txn), answer);
+    assert!(put.is_ok() && done.is_ok(), "{put:?}, {done:?}");
 }

@@ -29,6 +29,8 @@ pub(super) struct Due {
     /// The last slot before it that is known to have a result.
     pub(super) after: Option<Slot>,
     pub(super) failures_before: u32,
+    /// What was claimed of the check before.
+    pub(super) before: Option<Claim>,
 }
 
 /// The checks of one shard, what was claimed of them and what runs.
@@ -85,6 +87,7 @@ impl Book {
             slot,
             after: claim.and_then(|claim| claim.told_unix_ms).map(Slot),
             failures_before: claim.map_or(0, |claim| claim.failures),
+            before: self.claims.get(check.key()).copied(),
         }
     }
 
@@ -96,7 +99,7 @@ impl Book {
     /// All claims, with those of `due` among them, to be saved.
     pub(super) fn claims_with(&self, due: &[Due]) -> Claims {
         let mut claims = self.claims.clone();
-        for Due { check, slot, after, failures_before } in due {
+        for Due { check, slot, after, failures_before, .. } in due {
             let claim = Claim {
                 spec: check.spec_hash(),
                 due_unix_ms: slot.0,
@@ -135,6 +138,17 @@ impl Book {
             self.has_unsaved = true;
         }
         self.checks.contains_key(key)
+    }
+
+    /// A run was broken off and has no result: its slot is as if it had never been claimed.
+    pub(super) fn given_back(&mut self, check: &Check, before: Option<Claim>) {
+        let key = check.key();
+        self.running.remove(key);
+        match before {
+            Some(claim) => self.claims.insert(key.clone(), claim),
+            None => self.claims.remove(key),
+        };
+        self.has_unsaved = true;
     }
 
     /// The claims as they are known here.

@@ -2,11 +2,14 @@
 //!
 //! # Guarantees
 //!
-//! * A check is never run twice at once, and each of its slots at most once by any node: the slot is
+//! * A check is never run twice at once, and each of its slots comes to at most one result: the slot is
 //!   claimed in the store first, by a write that fails if the shard is another node's by now.
-//! * When cancelled it begins no run, lets those that go on end (each within its timeout), notes in the
-//!   store what has ended, and returns. Dropped, it ends all of them at once; the next owner then finds
-//!   their slots claimed and without a result, and leaves them out.
+//! * When cancelled it begins no run, and those that go on may end within a second. What goes on for
+//!   longer is broken off, and its slot given back for the next owner to run, as long as enough of the
+//!   slot is left for that; else it ends by itself, within its timeout. Then it notes in the store what
+//!   has ended and what is given back, and returns.
+//! * Dropped, it ends all runs at once; the next owner then finds their slots claimed and without a
+//!   result, and leaves them out.
 //! * Each result names the slot that was told before it, so that whoever reads it can count what is
 //!   missing in between.
 
@@ -22,7 +25,7 @@ use super::{
     check::{Check, CheckKey, Checks},
     metrics::UptimeMetrics,
     probe::{Probe, Probed, Verdict},
-    result::{CheckResult, Claims, result_key},
+    result::{CheckResult, Claim, Claims, result_key},
 };
 use crate::{
     engine::{ShardEpoch, ShardId},
@@ -36,6 +39,12 @@ mod tests;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The longest nap: the wall clock may be set while one sleeps.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
+/// How long a run may go on after its shard was cancelled, unless hardly anything is left of its slot. Less
+/// than `RoutineLimits::cancel_grace`, at whose end it would be cut; and for so long nobody begins a run of
+/// any check of the shard.
+const BROKEN_OFF_AFTER: Duration = Duration::from_secs(1);
+/// What the next owner needs of a slot that is given back: to get the shard and to begin.
+const LEFT_FOR_THE_NEXT: Duration = Duration::from_secs(1);
 /// How often a result is offered to the store before it is given up.
 const PUBLISH_ATTEMPTS: u32 = 3;
 
@@ -110,7 +119,7 @@ impl fmt::Debug for ShardRunner {
     }
 }
 
-/// Runs the checks of the shard until it is cancelled and what was running has ended.
+/// Runs the checks of the shard until it is cancelled and what was running has ended or is given back.
 ///
 /// # Errors
 ///
@@ -131,7 +140,7 @@ pub async fn run_shard(
     runner.retract(gone, &mut running);
     let mut all_are_known = false;
     while !cancel.is_cancelled() {
-        let nap = runner.start_what_is_due(&mut book, &mut running).await?;
+        let nap = runner.start_what_is_due(&mut book, &mut running, &cancel).await?;
         tokio::select! {
             biased;
             // Cancel safe: a token keeps no state per waiter.
@@ -153,7 +162,8 @@ pub async fn run_shard(
     while let Some(done) = running.next().await {
         runner.on_done(&mut book, &mut running, done);
     }
-    // The next owner can do without this, but would take what has ended for unfinished.
+    // The next owner can do without this, but would take what has ended for unfinished, and leave out what
+    // is given back.
     if book.has_unsaved()
         && let Err(error) = runner.ledger.save(book.claims()).await
     {
@@ -164,7 +174,15 @@ pub async fn run_shard(
 
 /// What a task of a runner came to.
 enum Done {
-    Ran { check: Arc<Check>, published_failures: Option<u32> },
+    Ran {
+        check: Arc<Check>,
+        published_failures: Option<u32>,
+    },
+    /// It was broken off.
+    GivenBack {
+        check: Arc<Check>,
+        before: Option<Claim>,
+    },
     Retracted,
 }
 
@@ -197,6 +215,7 @@ impl ShardRunner {
         &self,
         book: &mut Book,
         running: &mut Running,
+        cancel: &CancellationToken,
     ) -> Result<Duration, LedgerError> {
         let now = (self.now_unix_ms)();
         let mut due = book.due(now);
@@ -231,26 +250,38 @@ impl ShardRunner {
         if self.gate.is_open() {
             for (due, permit) in due.into_iter().zip(permits) {
                 book.started(due.check.key());
-                running.push(self.spawn_run(due, permit));
+                running.push(self.spawn_run(due, permit, cancel.clone()));
             }
         }
         Ok(if is_full { RETRY_AFTER } else { Duration::ZERO })
     }
 
-    fn spawn_run(&self, due: Due, permit: OwnedSemaphorePermit) -> AbortOnDropHandle<Done> {
+    fn spawn_run(
+        &self,
+        due: Due,
+        permit: OwnedSemaphorePermit,
+        cancel: CancellationToken,
+    ) -> AbortOnDropHandle<Done> {
         let runner = self.clone();
         AbortOnDropHandle::new(tasks::spawn("uptime-run", async move {
             let _permit = permit;
-            runner.run(due).await
+            runner.run(due, cancel).await
         }))
     }
 
-    async fn run(&self, due: Due) -> Done {
-        let Due { check, slot, after, failures_before } = due;
+    async fn run(&self, due: Due, cancel: CancellationToken) -> Done {
+        let Due { check, slot, after, failures_before, before } = due;
         let ran_unix_ms = (self.now_unix_ms)();
         let late = Duration::from_millis(ran_unix_ms.saturating_sub(slot.0));
         self.metrics.lateness.observe(late.as_secs_f64());
-        let probed = self.probe(&check).await;
+        let slot_left = check.timing().after(slot).due_in(ran_unix_ms);
+        let probed = tokio::select! {
+            biased;
+            // Dropped with the run, which nobody has heard anything of yet.
+            probed = self.probe(&check) => probed,
+            // Cancel safe: it only waits.
+            () = to_be_given_back(slot_left, &cancel) => return Done::GivenBack { check, before },
+        };
         self.metrics.on_run(check.spec().target.kind(), &probed);
         let failures = match probed.verdict {
             Verdict::Up => 0,
@@ -332,11 +363,24 @@ impl ShardRunner {
                     self.retract(vec![check.key().clone()], running);
                 }
             }
+            Ok(Done::GivenBack { check, before }) => book.given_back(&check, before),
             // Only when the runtime ends: what may panic is caught inside.
             Err(error) => {
                 tracing::error!(shard = self.shard.0, %error, "run of an uptime check was lost");
             }
         }
+    }
+}
+
+/// Returns when a run that goes on is to be broken off, so that the next owner runs its slot.
+async fn to_be_given_back(slot_left: Duration, cancel: &CancellationToken) {
+    let overstays = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(BROKEN_OFF_AFTER).await;
+    };
+    let in_time = slot_left.saturating_sub(LEFT_FOR_THE_NEXT);
+    if tokio::time::timeout(in_time, overstays).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

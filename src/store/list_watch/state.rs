@@ -6,17 +6,18 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     fmt::{self, Debug},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::{Notify, watch};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{Counters, Item, ListWatch, Options, Stats};
 use crate::{
     engine::Revision,
-    store::{Event, KeyRange, KeyValue, Store},
+    store::{Event, KeyRange, KeyValue, Store, StoreError},
     tasks,
 };
 
@@ -66,10 +67,11 @@ pub enum StateStart {
     Now,
 }
 
-/// Changes of a range of users' keys. Ends when dropped.
+/// Changes of a range of users' keys. Ends when dropped, and with its runtime.
 pub struct StateWatch {
     shared: Arc<Shared>,
     counters: Arc<Counters>,
+    failure: watch::Receiver<Option<StoreError>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -87,10 +89,22 @@ struct Seen {
     waiting: VecDeque<StateItem>,
     /// How many changes the reader has missed.
     missed: u64,
+    /// Nothing more comes.
+    ended: bool,
+}
+
+/// Held by the task that follows the store: however it goes, nobody waits for it any more.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.news.notify_one();
+    }
 }
 
 impl StateWatch {
-    /// Begins to follow a range, on the current runtime.
+    /// Begins to follow a range, on the current runtime, until that ends or `end` is cancelled.
     ///
     /// Whatever is written after [`started`](Self::started) has returned is delivered.
     pub fn start(
@@ -98,6 +112,7 @@ impl StateWatch {
         range: KeyRange,
         start: StateStart,
         options: Options,
+        end: CancellationToken,
     ) -> Self {
         let list_watch = ListWatch::new(store, range, options);
         let seen = Seen {
@@ -106,27 +121,60 @@ impl StateWatch {
             keys: BTreeMap::new(),
             waiting: VecDeque::new(),
             missed: 0,
+            ended: false,
         };
         let shared = Arc::new(Shared { seen: Mutex::new(seen), news: Notify::new() });
         Self {
             counters: list_watch.counters(),
+            failure: list_watch.failure(),
             _task: AbortOnDropHandle::new(tasks::spawn(
                 "state watch",
-                run(list_watch, Arc::clone(&shared)),
+                run(list_watch, Ending(Arc::clone(&shared)), end),
             )),
             shared,
         }
     }
 
-    /// Waits for the first list, and says of which revision it is.
+    /// Waits for the first list, and says of which revision it is; `None` if the watch has ended before.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] if the store refuses it. The watch tries again all the same: drop it, or
+    /// wait anew.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn started(&self) -> Revision {
+    pub async fn started(&self) -> Result<Option<Revision>, StoreError> {
+        // Both are cancel safe. Once nothing more can be refused, the list has come, or the end.
+        tokio::select! {
+            biased;
+            revision = self.listed() => Ok(revision),
+            error = self.refused() => Err(error),
+        }
+    }
+
+    /// Returns when a list was refused; never, if none is.
+    async fn refused(&self) -> StoreError {
+        let mut failure = self.failure.clone();
+        loop {
+            if let Some(error @ StoreError::Denied { .. }) = &*failure.borrow_and_update() {
+                return error.clone();
+            }
+            if failure.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn listed(&self) -> Option<Revision> {
         loop {
             let news = self.shared.news.notified();
-            if let Some(revision) = self.shared.lock().revision {
+            let (revision, ended) = {
+                let seen = self.shared.lock();
+                (seen.revision, seen.ended)
+            };
+            if revision.is_some() || ended {
                 // Whoever waits in `next` must not miss what this one was woken for.
                 self.shared.news.notify_one();
                 return revision;
@@ -135,16 +183,26 @@ impl StateWatch {
         }
     }
 
-    /// What comes next; waits as long as nothing does.
+    /// Why a list failed last, if one did.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.borrow().clone()
+    }
+
+    /// What comes next; waits as long as nothing does. `None` once the watch has ended and all it saw is
+    /// taken.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn next(&mut self) -> StateItem {
+    pub async fn next(&mut self) -> Option<StateItem> {
         loop {
             let news = self.shared.news.notified();
-            if let Some(item) = self.shared.lock().take() {
-                return item;
+            {
+                let mut seen = self.shared.lock();
+                let item = seen.take();
+                if item.is_some() || seen.ended {
+                    return item;
+                }
             }
             news.await;
         }
@@ -173,7 +231,11 @@ impl Shared {
     }
 }
 
-async fn run(mut list_watch: ListWatch, shared: Arc<Shared>) {
+async fn run(list_watch: ListWatch, ending: Ending, end: CancellationToken) {
+    end.run_until_cancelled(follow(list_watch, &ending.0)).await;
+}
+
+async fn follow(mut list_watch: ListWatch, shared: &Shared) -> Infallible {
     loop {
         let item = list_watch.next().await;
         let mut seen = shared.lock();

@@ -191,6 +191,7 @@ function drawVitals(p) {
   const nodes = arr(p.nodes).map(obj);
   const works = arr(p.work).map(obj);
   const total = works.reduce((sum, w) => sum + arr(w.held_by).length, 0);
+  const held = works.reduce((sum, w) => sum + arr(w.held_by).filter((id) => id !== null).length, 0);
   const unowned = works.reduce((sum, w) => sum + (num(w.unowned) || 0), 0);
   const draining = nodes.filter((n) => n.draining).length;
   const go = nodes.filter((n) => n.kind === "go").length;
@@ -200,7 +201,7 @@ function drawVitals(p) {
   const all = [
     vital("Nodes", str(nodes.length), "alive", sub, nodes.length === 0),
     vital("Terms seen", str(reigns.length), "", reigns.length > 1 ? "last vacancy " + span(vacancies(reigns)[reigns.length - 1]) : "no change of leader yet", false),
-    vital("Shards held", total ? str(total - unowned) : "–", total ? "of " + total : "", unowned ? plural(unowned, "shard") + " without a holder" : total ? "none without a holder" : "no shard work here", unowned > 0),
+    vital("Shards held", total ? str(held) : "–", total ? "of " + total : "", unowned ? plural(unowned, "shard") + " without a holder" : total ? "none without a holder" : "no shard work here", unowned > 0),
   ];
   const summary = p.checks ? obj(obj(p.checks).summary) : null;
   if (summary) {

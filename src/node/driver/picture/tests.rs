@@ -1,6 +1,7 @@
 use super::*;
 use crate::engine::{
-    Config, Engine, Failover, Input, PlanTable, Revision, ShardEpoch, Stored, TickPolicy,
+    Config, Engine, Failover, Input, Member, PlanTable, Revision, ShardEpoch, Stored, TickPolicy,
+    WorkOffer,
 };
 use std::time::Duration;
 
@@ -14,6 +15,22 @@ fn held(lease: i64, shards: &[u32]) -> Change {
     let shards =
         shards.iter().map(|shard| ((work.clone(), ShardId(*shard)), ShardEpoch::default()));
     Change::Held(LeaseId(lease), Some(stored(Held { nonce: 0, shards: shards.collect() })))
+}
+
+/// What a node says of itself that offers that work.
+fn member(id: i64, work: &WorkType) -> Change {
+    let (work, shards, weight) = (work.clone(), 4, 1);
+    let member = Member {
+        lease: LeaseId(id),
+        d: Duration::from_secs(1),
+        f: Duration::from_secs(3),
+        tick: Duration::from_millis(50),
+        policy: TickPolicy::Strict,
+        pod_uid: None,
+        work: vec![WorkOffer { work, shards, weight, capacity: None, as_leader: false }],
+        draining: false,
+    };
+    Change::Member(NodeId::new(id).unwrap(), Some(stored(member)))
 }
 
 /// A picture and the engine whose view it goes with, as the driver has them.
@@ -58,6 +75,7 @@ impl Both {
 fn unowned_shards_are_those_of_the_plan_that_no_held_key_has() {
     let work = WorkType::new("checks");
     let mut both = Both::new();
+    both.apply(member(1, &work));
     let table = PlanTable { shards: vec![Assignment::default(); 4] };
     assert_eq!(both.apply(Change::Plan(work.clone(), Some(stored(table)))), Shards::Changed);
     assert_eq!(both.unowned(), 4);
@@ -76,4 +94,23 @@ fn unowned_shards_are_those_of_the_plan_that_no_held_key_has() {
     assert_eq!(shown.iter().map(|work| work.unowned).collect::<Vec<_>>(), [3]);
     assert_eq!(both.apply(Change::Held(LeaseId(1), None)), Shards::Changed);
     assert!(both.picture.holders.held.is_empty());
+}
+
+#[test]
+fn shards_of_work_that_no_live_member_offers_are_shown_and_not_missed() {
+    let (work, other) = (WorkType::new("checks"), WorkType::new("other"));
+    let mut both = Both::new();
+    let table = PlanTable { shards: vec![Assignment::default(); 4] };
+    both.apply(Change::Plan(work.clone(), Some(stored(table))));
+    let shown = |both: &Both| {
+        let works = both.picture.work(both.engine.picture());
+        works.iter().map(|work| (work.held_by.len(), work.unowned)).collect::<Vec<_>>()
+    };
+    assert_eq!(both.apply(member(1, &other)), Shards::Changed);
+    assert_eq!((both.unowned(), shown(&both)), (0, vec![(4, 0)]));
+    assert_eq!(both.apply(member(2, &work)), Shards::Changed);
+    assert_eq!((both.unowned(), shown(&both)), (4, vec![(4, 4)]));
+    let gone = Change::Member(NodeId::new(2).unwrap(), None);
+    assert_eq!(both.apply(gone), Shards::Changed);
+    assert_eq!((both.unowned(), shown(&both)), (0, vec![(4, 0)]));
 }

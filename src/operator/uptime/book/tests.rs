@@ -65,6 +65,30 @@ fn a_slot_that_was_claimed_is_left_out_and_not_taken_for_told() {
 }
 
 #[test]
+fn a_slot_that_is_given_back_is_run_by_the_next_owner_as_if_it_had_never_been_claimed() {
+    let checks = checks(&["a"]);
+    let mut first = book(&checks);
+    let next_due = |book: &mut Book, now| {
+        let [given] = start(book, now).try_into().unwrap();
+        book.given_back(&given.check, given.before);
+        assert!(book.has_unsaved());
+        let mut next = Book::new(SHARD, SHARDS, book.claims().clone());
+        next.adopt(&checks);
+        let [again] = next.due(now + 1).try_into().unwrap();
+        assert_eq!((again.slot, again.after), (given.slot, given.after));
+        assert_eq!(again.failures_before, given.failures_before);
+        given.slot
+    };
+    // The first that there ever was, and one after a result.
+    next_due(&mut first, 1_000_000);
+    let [told] = start(&mut first, 1_000_000).try_into().unwrap();
+    first.ended(&told.check, Some(2));
+    let slot = next_due(&mut first, told.slot.0 + 10_000);
+    assert_eq!(first.claims().values().map(|it| it.failures).collect::<Vec<_>>(), [2]);
+    assert_eq!(slot.0 - told.slot.0, 10_000);
+}
+
+#[test]
 fn a_result_that_was_not_published_is_not_taken_for_told() {
     let checks = checks(&["a"]);
     let mut book = book(&checks);

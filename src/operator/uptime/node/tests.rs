@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -27,6 +30,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Target {
     runs: Mutex<Vec<(CheckKey, u64)>>,
+    /// It does not answer.
+    hangs: AtomicBool,
 }
 
 #[async_trait]
@@ -34,6 +39,9 @@ impl Probe for Target {
     async fn run(&self, check: &Check) -> Probed {
         let slot = check.timing().slot_at(clock::unix_ms());
         self.runs.lock().unwrap().push((check.key().clone(), slot.0));
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
         let is_down = &*check.key().name == "down";
         Probed {
@@ -105,7 +113,10 @@ struct Cluster {
 impl Cluster {
     async fn of(members: i64) -> Self {
         let names = ["down", "a", "b", "c", "d", "e"];
-        let checks = Checks::of(names.map(|name| testing::check(name, 1)));
+        Self::with(members, Checks::of(names.map(|name| testing::check(name, 1)))).await
+    }
+
+    async fn with(members: i64, checks: Checks) -> Self {
         let mut cluster = Self {
             store: Arc::default(),
             target: Arc::default(),
@@ -234,6 +245,46 @@ async fn checks_move_with_leaving_and_joining_nodes_without_a_slot_missed_or_run
         let (first, last) = (slots.first().unwrap(), slots.last().unwrap());
         assert_eq!((last - first) / 1000 + 1, slots.len() as u64, "{check} left a slot out");
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_hangs_when_its_node_is_stopped_has_a_result_of_the_next_owner_in_its_interval()
+{
+    let mut cluster = Cluster::with(2, Checks::default()).await;
+    cluster.eventually("somebody leads", |members| members.iter().any(Member::leads)).await;
+    let owner = 1 - cluster.leader();
+    let id = Some(cluster.members[owner].node.id().to_string());
+    let owns_all = async {
+        loop {
+            let work = cluster.members[owner].node.status().await.unwrap().work;
+            if work.iter().any(|work| work.held_by.iter().all(|held| *held == id)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, owns_all).await.expect("the follower owns all shards");
+    // One whose interval has just begun, and is long beside all that happens here.
+    let has_begun = |check: &Check| {
+        let now = clock::unix_ms();
+        now - check.timing().slot_at(now).0 < 2000
+    };
+    let mut checks = (0..).map(|n| testing::check(&format!("check-{n}"), 120));
+    let check = checks.find(has_begun).unwrap();
+    cluster.target.hangs.store(true, Ordering::Relaxed);
+    cluster.checks.send_replace(Arc::new(Checks::of([check.clone()])));
+    let target = Arc::clone(&cluster.target);
+    let runs = || target.runs.lock().unwrap().clone();
+    cluster.eventually("it hangs", |_| runs().len() == 1).await;
+    target.hangs.store(false, Ordering::Relaxed);
+    let slot = runs()[0].1;
+    let leaver = cluster.members.remove(owner);
+    leaver.stop().await;
+    cluster.eventually("it is up", |members| members[0].report().summary.up == 1).await;
+    let key = check.key();
+    assert_eq!(runs(), [(key.clone(), slot), (key.clone(), slot)]);
+    assert_eq!(cluster.members[0].missed(), 0);
     cluster.stop().await;
 }
 

@@ -260,6 +260,48 @@ async fn on_cancel_no_run_begins_and_those_that_go_on_end() {
     );
 }
 
+/// Starts an owner at the beginning of a slot of the check; gives the slot, too.
+async fn start_with_a_slot(fixture: &mut Fixture, check: &Check) -> (Owner, u64) {
+    let now = (fixture.now)();
+    let slot = check.timing().after(check.timing().slot_at(now));
+    sleep(slot.due_in(now)).await;
+    (fixture.start(), slot.0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_hangs_is_given_back_and_the_next_owner_has_a_result_for_its_interval() {
+    let check = testing::check("a", 10);
+    // It hangs until its timeout, which is as long as the interval.
+    let target = Target { takes_ms: 9_900, ..Target::default() };
+    let mut fixture = Fixture::new([check.clone()], target);
+    let (owner, slot) = start_with_a_slot(&mut fixture, &check).await;
+    sleep(Duration::from_secs(4)).await;
+    let cancelled = (fixture.now)();
+    owner.stop().await.unwrap();
+    let took = (fixture.now)() - cancelled;
+    assert!((1000..1100).contains(&took), "{took} ms");
+    assert_eq!(fixture.history(), []);
+    let owner = fixture.start();
+    sleep(Duration::from_secs(30)).await;
+    owner.stop().await.unwrap();
+    let history = fixture.history();
+    let told: Vec<u64> = history.iter().map(|result| result.due_unix_ms).collect();
+    assert_eq!(told, [slot, slot + 10_000, slot + 20_000], "none twice, none left out");
+    assert!(history.iter().all(|result| result.epoch == ShardEpoch(2)), "{history:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_not_broken_off_when_the_next_owner_could_not_run_it_in_time() {
+    let check = testing::check("a", 10);
+    let target = Target { takes_ms: 9_900, ..Target::default() };
+    let mut fixture = Fixture::new([check.clone()], target);
+    let (owner, slot) = start_with_a_slot(&mut fixture, &check).await;
+    sleep(Duration::from_millis(8_500)).await;
+    owner.stop().await.unwrap();
+    let told: Vec<u64> = fixture.history().iter().map(|result| result.due_unix_ms).collect();
+    assert_eq!(told, [slot]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn dropped_it_ends_all_runs_at_once() {
     let mut fixture =

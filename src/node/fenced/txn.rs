@@ -1,0 +1,198 @@
+//! Several fenced writes at once, with the compares that one alone has: see `guarded`.
+
+use std::time::Duration;
+
+use super::{Fenced, FencedError};
+use crate::{
+    clock,
+    engine::Revision,
+    node::guarded::{self, FirstPut, Guard, Late, Place, Write},
+    store::{Effected, Get, Op, StoreError, Txn},
+};
+
+/// A request gets at least this long.
+const LEAST: Duration = Duration::from_millis(1);
+
+/// Several fenced writes that take effect at once. At most 120 keys, those that are only expected
+/// included; none is written twice.
+#[derive(Clone, Debug, Default)]
+pub struct FencedTxn {
+    expected: Vec<(String, Revision)>,
+    writes: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl FencedTxn {
+    /// Nothing yet: as it is, it only checks that the right to write stands.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Nothing is written unless `key` was last written at `revision`; `None` = unless it does not
+    /// exist.
+    #[must_use]
+    pub fn expect(mut self, key: impl Into<String>, revision: Option<Revision>) -> Self {
+        self.expected.push((key.into(), revision.unwrap_or_default()));
+        self
+    }
+
+    /// Puts a key.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.writes.push((key.into(), Some(value.into())));
+        self
+    }
+
+    /// Deletes a key.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<String>) -> Self {
+        self.writes.push((key.into(), None));
+        self
+    }
+}
+
+/// A key whose revision is compared.
+struct Compared {
+    key: String,
+    full: Vec<u8>,
+    modified: Revision,
+    /// Whether the caller said so: else it is what is known, and may be wrong.
+    is_expected: bool,
+}
+
+/// A key that is written.
+struct Written {
+    full: Vec<u8>,
+    write: Write,
+    /// Which one of those that are compared it is.
+    compared: usize,
+}
+
+impl Fenced {
+    /// Carries out several writes at once, or none. It is sent again only if nothing was written: since
+    /// a key that it does not expect anything of is another than was known here, or, for a shard that is
+    /// still held, since this node has claimed or released another meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As for [`compare_and_set`](Self::compare_and_set). To be able to tell after
+    /// [`FencedError::Unknown`] what became of it, let it put a value of its own. However late it takes
+    /// effect, it undoes no later write of its keys.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the outcome is unknown.
+    pub async fn txn(&self, txn: FencedTxn) -> Result<Revision, FencedError> {
+        let (mut compared, written) = self.parts(&txn)?;
+        let deadline = clock::boot_now() + self.env.call_timeout;
+        loop {
+            let Some(guard) = self.right.guard(&self.env) else {
+                return Err(self.right.stale(&self.env));
+            };
+            let late: Vec<Late<'_>> = written
+                .iter()
+                .map(|one| {
+                    let place = Place { key: &one.full, marker: Some(&self.known.marker) };
+                    place.late(compared[one.compared].modified, &one.write)
+                })
+                .collect();
+            let request = request(&guard, &compared, &written, &late);
+            let left = deadline.since(clock::boot_now());
+            let answer = match self.env.store.txn(request, left.max(LEAST)).await {
+                Ok(answer) => answer,
+                Err(source) => return Err(failed(&written, &late, source)),
+            };
+            if answer.succeeded {
+                self.note(&written, &late, answer.revision);
+                return Ok(answer.revision);
+            }
+            let found = |index: usize| {
+                let read = answer.reads.get(index).and_then(|kvs| kvs.first());
+                read.map_or(Revision(0), |kv| kv.modified)
+            };
+            for first in late.iter().filter_map(Late::first) {
+                first.refused(found(1 + compared.len()));
+            }
+            drop(late);
+            for (index, one) in compared.iter_mut().enumerate() {
+                let found = found(1 + index);
+                if one.is_expected && found != one.modified {
+                    return Err(FencedError::Conflict { key: one.key.clone(), found });
+                }
+                one.modified = found;
+            }
+            if found(0) != guard.modified {
+                guard.note_refused();
+                self.after_guard_lost(guard.modified, left).await?;
+            }
+        }
+    }
+
+    /// What it compares and what it writes, by the full keys.
+    fn parts(&self, txn: &FencedTxn) -> Result<(Vec<Compared>, Vec<Written>), FencedError> {
+        let mut compared = Vec::with_capacity(txn.expected.len() + txn.writes.len());
+        for (key, expected) in &txn.expected {
+            let (key, full) = (key.clone(), self.key(key)?);
+            compared.push(Compared { key, full, modified: *expected, is_expected: true });
+        }
+        let mut written = Vec::with_capacity(txn.writes.len());
+        for (key, value) in &txn.writes {
+            let full = self.key(key)?;
+            let place = compared.iter().position(|one| one.full == full).unwrap_or_else(|| {
+                let (key, full, modified) = (key.clone(), full.clone(), self.known.of(&full));
+                compared.push(Compared { key, full, modified, is_expected: false });
+                compared.len() - 1
+            });
+            let write = value
+                .as_ref()
+                .map_or(Write::Delete, |value| Write::Put { value: value.clone(), lease: None });
+            written.push(Written { full, write, compared: place });
+        }
+        Ok((compared, written))
+    }
+
+    /// It took effect.
+    fn note(&self, written: &[Written], late: &[Late<'_>], revision: Revision) {
+        late.iter().filter_map(Late::first).for_each(FirstPut::settled);
+        if let Some(marker) = late.iter().find_map(Late::settles) {
+            marker.moved(revision);
+        }
+        for Written { full, write, .. } in written {
+            match write {
+                Write::Put { .. } => self.known.learn(full, revision),
+                Write::Delete => self.known.forget(full),
+            }
+        }
+    }
+}
+
+fn request(guard: &Guard, compared: &[Compared], written: &[Written], late: &[Late<'_>]) -> Txn {
+    let mut compares = vec![guarded::modified_is(&guard.key, guard.modified)];
+    let mut otherwise = vec![Op::Get(Get::key(guard.key.as_slice()))];
+    for one in compared {
+        compares.push(guarded::modified_is(&one.full, one.modified));
+        otherwise.push(Op::Get(Get::key(one.full.as_slice())));
+    }
+    let mut then: Vec<Op> = written.iter().map(|one| one.write.op(&one.full)).collect();
+    // There is one marker, whatever the number of keys.
+    if let Some(first) = late.iter().find_map(Late::first) {
+        compares.push(first.compare());
+        otherwise.push(first.get());
+    }
+    if let Some(marker) = late.iter().find_map(Late::settles) {
+        then.push(marker.put());
+    }
+    if then.is_empty() {
+        // R11: a transaction without operations would be answered without a quorum.
+        then.push(Op::Get(Get::key(guard.key.as_slice())));
+    }
+    Txn { compares, then, otherwise }
+}
+
+fn failed(written: &[Written], late: &[Late<'_>], source: StoreError) -> FencedError {
+    let doing = format!("write {} keys at once", written.len());
+    if source.effected() == Effected::Unknown {
+        return FencedError::Unknown { doing, source };
+    }
+    late.iter().filter_map(Late::first).for_each(FirstPut::settled);
+    FencedError::Store { doing, source }
+}
