@@ -12,4 +12,6 @@ mod demo;
 mod etcd_faults;
 mod flags;
 mod go_node;
+mod locked_down;
+mod rounds;
 mod supervise;
