@@ -169,39 +169,4 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_flag_has_an_environment_variable_and_every_command_a_help_text() {
-        let cli = Cli::command();
-        let mut lacking = Vec::new();
-        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
-            let name = command.get_name();
-            if command.get_about().is_none() {
-                lacking.push(format!("{name}: no help text"));
-            }
-            for arg in command.get_arguments().filter(|it| !it.is_positional()) {
-                let id = arg.get_id().as_str();
-                if ["help", "version"].contains(&id) {
-                    continue;
-                }
-                let variable = arg.get_env().map(|it| it.to_string_lossy().into_owned());
-                if !variable.is_some_and(|it| it.starts_with("BELLWETHER_")) {
-                    lacking.push(format!("{name} --{id}: no environment variable"));
-                }
-                if arg.get_help().is_none() {
-                    lacking.push(format!("{name} --{id}: no help text"));
-                }
-            }
-        }
-        assert_eq!(lacking, Vec::<String>::new());
-    }
-}
+mod tests;

@@ -11,13 +11,32 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{controllers::server, support::tools};
 
-/// The block of commands under the heading.
-fn commands() -> String {
+/// The commands of the steps up to the one with this heading, and those of the step itself.
+fn steps_to(heading: &str) -> (String, String) {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = std::fs::read_to_string(readme).unwrap();
-    let (_, rest) = text.split_once("**4. Kubernetes.**").unwrap();
-    let (_, rest) = rest.split_once("```sh\n").unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
+    let (_, tour) = text.split_once("## Five minutes").unwrap();
+    let (before, rest) = tour.split_once(heading).unwrap();
+    let blocks = |text: &str| {
+        let blocks: Vec<_> = text.split("```sh\n").skip(1).collect();
+        blocks.iter().map(|it| it.split_once("```").unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    (blocks(before).concat(), blocks(rest)[0].clone())
+}
+
+/// The step on Kubernetes, for a reader who has followed the tour so far and let everything run.
+fn commands() -> String {
+    let (before, step) = steps_to("**4. Kubernetes.**");
+    let (_, listen) =
+        step.split_once("--listen 127.0.0.1:").expect("a port of its own: 8080 is taken");
+    let port = listen.split_whitespace().next().unwrap();
+    assert!(before.contains(":8080") && before.contains(":8081"), "the ports of other steps");
+    assert!(!before.contains(&format!(":{port}")), "another step has it: {port}");
+    let left: Vec<&str> = before.lines().filter(|line| line.starts_with("export ")).collect();
+    assert!(!left.is_empty(), "what the other steps leave behind");
+    // The port may be taken here by something that is not of the tour.
+    let step = step.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
+    format!("{}\n{step}", left.join("\n"))
 }
 
 fn folder(program: impl Into<PathBuf>) -> OsString {
@@ -51,8 +70,6 @@ async fn the_tours_commands_do_what_the_readme_says() {
         .env("PATH", path.unwrap())
         .env("KUBECONFIG", space.api.kubeconfig(&space.name, None))
         .env("KUBECACHEDIR", space.api.folder().join("kubectl-cache"))
-        // The port of the tour may be taken here.
-        .env("BELLWETHER_LISTEN", "127.0.0.1:0")
         .stdout(file.try_clone().unwrap())
         .stderr(file)
         .process_group(0)

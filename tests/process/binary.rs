@@ -52,6 +52,26 @@ pub(crate) fn ended(mut command: Command) -> Ran {
     }
 }
 
+/// Asks a server over plain HTTP, as small as it can be; returns the answer with its head.
+pub(crate) async fn http(url: &str, what: &str, headers: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let host = url.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
+    let request = format!("{what} HTTP/1.0\r\nhost: {host}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// The body at a path.
+pub(crate) async fn http_get(url: &str, path: &str) -> String {
+    let answer = http(url, &format!("GET {path}"), "").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{head}");
+    body.to_owned()
+}
+
 /// A process that runs in the background; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {

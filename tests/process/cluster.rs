@@ -1,9 +1,9 @@
 //! Nodes as processes, on etcd.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, time::Duration};
 
 use bellwether::{
-    engine::{LeaseId, Record, Term},
+    engine::{Record, Term},
     store::{
         keys::{Key, Keys},
         values,
@@ -20,9 +20,16 @@ use crate::{
 /// A cluster's name and its etcd.
 pub(crate) struct Shop {
     pub(crate) etcd: Etcd,
+    /// Credentials for it, by environment variable.
+    credentials: Vec<(&'static str, OsString)>,
 }
 
 impl Shop {
+    /// A cluster on an etcd that asks for these credentials.
+    pub(crate) fn locked(etcd: Etcd, credentials: Vec<(&'static str, OsString)>) -> Self {
+        Self { etcd, credentials }
+    }
+
     /// An etcd on which the first leader need not wait out a life that nobody has seen: as if a leader
     /// had ended cleanly before.
     pub(crate) async fn open() -> Self {
@@ -38,13 +45,14 @@ impl Shop {
         let mut client = etcd.client().await;
         let key = Keys::new("shop").unwrap().record();
         client.put(key, values::encode_record(&record), None).await.unwrap();
-        Self { etcd }
+        Self::locked(etcd, Vec::new())
     }
 
     /// A command on this cluster.
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = bellwether(args);
         command.env("BELLWETHER_CLUSTER", "shop").env("BELLWETHER_ETCD", self.etcd.endpoint(0));
+        command.envs(self.credentials.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -120,13 +128,13 @@ async fn the_keys_in_etcd_have_the_go_packages_layout_byte_for_byte() {
 }
 
 #[derive(Debug)]
-struct Dumped {
-    value: String,
-    lease: i64,
+pub(crate) struct Dumped {
+    pub(crate) value: String,
+    pub(crate) lease: i64,
 }
 
 /// As `etcdctl get --prefix / -w json` shows it.
-fn dump(etcd: &Etcd) -> BTreeMap<String, Dumped> {
+pub(crate) fn dump(etcd: &Etcd) -> BTreeMap<String, Dumped> {
     let json: Value =
         serde_json::from_str(&etcd.etcdctl(&["get", "--prefix", "/", "-w", "json"])).unwrap();
     let text = |it: &Value| String::from_utf8(base64(it.as_str().unwrap_or_default())).unwrap();
@@ -341,7 +349,7 @@ async fn probes_say_why_a_node_is_not_ready_and_pass_once_it_is() {
 }
 
 /// The URL of a node's page, from its log.
-async fn page(node: &Process) -> String {
+pub(crate) async fn page(node: &Process) -> String {
     let line = node.says("status server listens").await;
     let address = line.rsplit_once("address=").expect("an address").1;
     format!("http://{}", address.trim())
@@ -392,32 +400,4 @@ async fn a_frozen_leader_is_replaced_and_does_not_lead_when_it_thaws() {
     let said = frozen.err();
     let leads = said.matches("role=Leader").count();
     assert_eq!(leads, 1, "it led once, before: {said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_lease_and_the_keys_deleted_by_hand_come_back_without_a_manual_step() {
-    let shop = Shop::open().await;
-    let _one = shop.node("1", &[]);
-    let _two = shop.node("2", &[]);
-    shop.leader(2, None).await;
-    let lease_of = |id: &str| dump(&shop.etcd).get(&format!("/shop/nodes/{id}")).map(|it| it.lease);
-    for round in 0..2 {
-        let (leader, _) = shop.leader(2, None).await;
-        let before = lease_of(&leader).expect("it is there");
-        let lease = LeaseId(before).to_string();
-        let key = format!("/shop/election/{lease}");
-        match round {
-            0 => shop.etcd.etcdctl(&["lease", "revoke", &lease]),
-            _ => shop.etcd.etcdctl(&["del", &key]),
-        };
-        // Whatever was deleted: both are members again, with one leader, and know each other.
-        eventually("both back, one leading", LONG, || async {
-            let status = shop.status();
-            let candidates = dump(&shop.etcd).keys().filter(|it| it.contains("/election/")).count();
-            let nodes = status["nodes"].as_array()?.len();
-            let changed = round == 1 || lease_of(&leader)? != before;
-            (changed && nodes == 2 && candidates == 2 && !status["leader"].is_null()).then_some(())
-        })
-        .await;
-    }
 }

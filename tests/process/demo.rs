@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    binary::{LONG, Process, bellwether, ended, run},
+    binary::{LONG, Process, bellwether, ended, http, run},
     support::eventually,
 };
 
@@ -57,19 +57,14 @@ async fn the_demo_elects_resigns_on_request_survives_a_kill_and_leaves_on_ctrl_c
     assert_eq!(demo.status().await.code(), Some(0), "{}", demo.err());
 }
 
-/// POSTs an action over plain HTTP, as small as it can be.
+/// POSTs an action.
 async fn post(url: &str, action: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let host = url.strip_prefix("http://").unwrap();
-    let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
-    let request = format!(
-        "POST /actions/{action} HTTP/1.1\r\nhost: {host}\r\nx-bellwether-action: test\r\n\
-         content-length: 0\r\nconnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    http(
+        url,
+        &format!("POST /actions/{action}"),
+        "x-bellwether-action: test\r\ncontent-length: 0\r\n",
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

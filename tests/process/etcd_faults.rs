@@ -1,14 +1,21 @@
-//! What happens to etcd under running nodes, and etcd locked down.
+//! What happens to etcd under running nodes, and what people do to it by hand.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::collections::{BTreeMap, BTreeSet};
 
+use bellwether::{engine::LeaseId, store::etcd::EtcdConfig};
 use rustix::process::Signal;
 
 use crate::{
-    binary::{LONG, Process, bellwether},
-    cluster::Shop,
-    support::{etcd::Etcd, eventually, pki::Validity},
+    binary::{LONG, Process},
+    cluster::{Dumped, Shop, dump},
+    rounds::{Checks, Keeper},
+    support::eventually,
 };
+
+/// Node 3, with state.
+async fn keep(shop: &Shop) -> Keeper {
+    Keeper::join(EtcdConfig::new(shop.etcd.endpoints())).await
+}
 
 /// Two nodes whose checks nobody runs, and their leader.
 async fn pair(shop: &Shop) -> ([Process; 2], String, i64) {
@@ -18,7 +25,7 @@ async fn pair(shop: &Shop) -> ([Process; 2], String, i64) {
 }
 
 /// Never two that say they lead: the log lines of all nodes, in the order of their time stamps.
-fn led_one_after_another(nodes: &[Process]) {
+pub(crate) fn led_one_after_another(nodes: &[Process]) {
     let mut turns: Vec<(String, usize, bool)> = Vec::new();
     for (node, process) in nodes.iter().enumerate() {
         let said = process.err();
@@ -48,6 +55,7 @@ fn led_one_after_another(nodes: &[Process]) {
 async fn a_killed_etcd_suspends_the_leader_and_its_restart_loses_nobody() {
     let shop = Shop::open().await;
     let (nodes, ..) = pair(&shop).await;
+    let keeper = keep(&shop).await;
     shop.etcd.kill(0);
     // Without a store nobody leads, whoever did.
     for node in &nodes {
@@ -56,7 +64,8 @@ async fn a_killed_etcd_suspends_the_leader_and_its_restart_loses_nobody() {
         }
     }
     shop.etcd.restart(0).await;
-    shop.leader(2, None).await;
+    shop.leader(3, None).await;
+    keeper.has_its_state(&shop).await;
     led_one_after_another(&nodes);
 }
 
@@ -64,11 +73,13 @@ async fn a_killed_etcd_suspends_the_leader_and_its_restart_loses_nobody() {
 async fn a_wiped_etcd_is_noticed_and_joined_anew_without_a_manual_step() {
     let shop = Shop::open().await;
     let (nodes, ..) = pair(&shop).await;
+    let keeper = keep(&shop).await;
     shop.etcd.kill(0);
     shop.etcd.wipe(0);
     shop.etcd.start_again(0).await;
     // The record is gone with the rest: the first leader of the new store waits 3.3 s.
-    shop.leader(2, None).await;
+    shop.leader(3, None).await;
+    keeper.has_its_state(&shop).await;
     for node in &nodes {
         assert!(node.err().contains("session lost"), "{}", node.err());
     }
@@ -79,6 +90,7 @@ async fn a_wiped_etcd_is_noticed_and_joined_anew_without_a_manual_step() {
 async fn a_compaction_while_a_node_is_frozen_costs_it_nothing() {
     let shop = Shop::open().await;
     let (nodes, leader, term) = pair(&shop).await;
+    let keeper = keep(&shop).await;
     let follower = &nodes[usize::from(leader == "1")];
     follower.signal(Signal::STOP);
     let mut client = shop.etcd.client().await;
@@ -91,71 +103,121 @@ async fn a_compaction_while_a_node_is_frozen_costs_it_nothing() {
     let id = if leader == "1" { "2" } else { "1" };
     let ran = shop.ask(&["put", "--node", id, "after", "compaction"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert_eq!(shop.leader(2, None).await, (leader, term));
+    assert_eq!(shop.ask(&["get", "after", "-n", id]).out, "compaction");
+    // What was there before the compaction still is.
+    keeper.has_its_state(&shop).await;
+    assert_eq!(shop.leader(3, None).await, (leader, term));
 }
 
-/// A node of the cluster `shop` on an etcd that is locked down.
-fn locked_node(etcd: &Etcd, id: &str, flags: &[(&str, &Path)], password: Option<&str>) -> Process {
-    let mut command = bellwether(["run", "--id", id, "--listen", "127.0.0.1:0", "-c", "shop"]);
-    command.args(["--etcd", &etcd.endpoint(0)]);
-    for (flag, path) in flags {
-        command.arg(flag).arg(path);
-    }
-    if let Some(password) = password {
-        command.args(["--etcd-user", "ann"]).env("BELLWETHER_ETCD_PASSWORD", password);
-    }
-    Process::of(command)
+/// What an operator does to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    Deleted,
+    Overwritten,
 }
 
-/// Waits until both joined and one leads; hands over once; and nothing lies outside the prefix.
-async fn works_locked_down(etcd: &Etcd, nodes: [Process; 2]) {
-    let leads = async |not: Option<usize>| {
-        eventually("one of them leads", LONG, || async {
-            let leading = |node: &Process| node.err().contains("role=Leader");
-            (0..2).find(|one| Some(*one) != not && leading(&nodes[*one]))
-        })
-        .await
+const JUNK: &str = "junk";
+
+/// Harms a key of each node that has one; returns how many those were.
+fn harm(shop: &Shop, kind: &str, harm: Harm) -> usize {
+    let harmed: Vec<String> =
+        dump(&shop.etcd).into_keys().filter(|key| key.starts_with(kind)).collect();
+    for key in &harmed {
+        match harm {
+            Harm::Deleted => shop.etcd.etcdctl(&["del", key]),
+            Harm::Overwritten => shop.etcd.etcdctl(&["put", key, JUNK]),
+        };
+    }
+    harmed.len()
+}
+
+/// Whether nodes 1 to 3 have all their keys and nobody else has any, each as it should be and all of a
+/// node on one lease. Node 3 is no candidate.
+fn is_whole(dump: &BTreeMap<String, Dumped>) -> bool {
+    let hangs = |key: &str, lease: i64| {
+        dump.get(key).is_some_and(|kv| kv.lease == lease && kv.value != JUNK)
     };
-    let first = leads(None).await;
-    for node in &nodes {
-        node.says("joined").await;
+    let count = |kind: &str| dump.keys().filter(|key| key.starts_with(kind)).count();
+    let of_node = |id: &str| {
+        let Some(node) = dump.get(&format!("/shop/nodes/{id}")) else { return false };
+        let lease = LeaseId(node.lease);
+        let candidate = dump.get(&format!("/shop/election/{lease}"));
+        node.value.starts_with(&format!("{{\"ID\":{id},"))
+            && hangs(&format!("/shop/bellwether/members/{id}"), node.lease)
+            && hangs(&format!("/shop/bellwether/held/{lease}"), node.lease)
+            && candidate.is_none_or(|it| it.lease == node.lease && it.value == id)
+            && candidate.is_some() == (id != "3")
+    };
+    ["1", "2", "3"].into_iter().all(of_node)
+        && count("/shop/election/") == 2
+        && ["/shop/nodes/", "/shop/bellwether/members/", "/shop/bellwether/held/"]
+            .into_iter()
+            .all(|kind| count(kind) == 3)
+}
+
+/// Two nodes that run checks, one with state; after each harm all is as before, by itself.
+async fn keys_come_back(what: Harm) {
+    let shop = Shop::open().await;
+    let checks = Checks::of(shop.etcd.address(0));
+    let nodes = ["1", "2"].map(|id| shop.node(id, &["--checks", checks.folder()]));
+    let keeper = keep(&shop).await;
+    shop.leader(3, None).await;
+    checks.go_on(&shop).await;
+    for (kind, of) in [
+        ("/shop/election/", 2),
+        ("/shop/nodes/", 3),
+        ("/shop/bellwether/members/", 3),
+        ("/shop/bellwether/held/", 3),
+    ] {
+        let whole = async |when: String| {
+            eventually(&when, LONG, || async { is_whole(&dump(&shop.etcd)).then_some(()) }).await;
+        };
+        whole(format!("whole before {kind}")).await;
+        assert_eq!(harm(&shop, kind, what), of, "{kind}");
+        whole(format!("{kind} back after it was {what:?}")).await;
+        shop.leader(3, None).await;
+        checks.go_on(&shop).await;
+        keeper.has_its_state(&shop).await;
     }
-    // Longer than a token lives: the session is to outlive it.
-    tokio::time::timeout(Duration::from_secs(7), std::future::pending::<()>()).await.unwrap_err();
-    nodes[first].signal(Signal::TERM);
-    nodes[first].says("left cleanly").await;
-    leads(Some(first)).await;
-    for node in &nodes {
-        assert!(!node.err().contains("session lost"), "{}", node.err());
-    }
-    let keys = etcd.etcdctl(&["get", "--prefix", "", "--keys-only"]);
-    let outside: Vec<&str> =
-        keys.lines().filter(|key| !key.is_empty() && !key.starts_with("/shop/")).collect();
-    assert!(outside.is_empty(), "{outside:?}");
+    led_one_after_another(&nodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_for_the_prefix_and_tokens_of_five_seconds_are_enough() {
-    let etcd = Etcd::options()
-        .user("ann", "secret-of-ann", "/shop/")
-        .token_ttl(Duration::from_secs(5))
-        .start()
-        .await;
-    let nodes = ["1", "2"].map(|id| locked_node(&etcd, id, &[], Some("secret-of-ann")));
-    works_locked_down(&etcd, nodes).await;
+async fn candidate_node_member_and_held_keys_that_were_deleted_come_back_by_themselves() {
+    keys_come_back(Harm::Deleted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_certificates_are_enough() {
-    let etcd = Etcd::options().tls().start().await;
-    let files = etcd.pki().client("ann", Validity::Now);
-    let flags: [(&str, &Path); 3] = [
-        ("--etcd-ca-file", etcd.pki().ca.as_ref()),
-        ("--etcd-cert-file", files.cert.as_ref()),
-        ("--etcd-key-file", files.key.as_ref()),
-    ];
-    let nodes = ["1", "2"].map(|id| locked_node(&etcd, id, &flags, None));
-    works_locked_down(&etcd, nodes).await;
+async fn candidate_node_member_and_held_keys_that_were_overwritten_come_back_by_themselves() {
+    keys_come_back(Harm::Overwritten).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoked_leases_come_back_with_all_that_hung_on_them() {
+    let shop = Shop::open().await;
+    let checks = Checks::of(shop.etcd.address(0));
+    let nodes = ["1", "2"].map(|id| shop.node(id, &["--checks", checks.folder()]));
+    let keeper = keep(&shop).await;
+    shop.leader(3, None).await;
+    checks.go_on(&shop).await;
+    let leases = || -> BTreeSet<i64> {
+        let dump = dump(&shop.etcd);
+        let nodes = dump.iter().filter(|(key, _)| key.starts_with("/shop/nodes/"));
+        nodes.map(|(_, kv)| kv.lease).collect()
+    };
+    let before = leases();
+    assert_eq!(before.len(), 3);
+    for lease in &before {
+        shop.etcd.etcdctl(&["lease", "revoke", &LeaseId(*lease).to_string()]);
+    }
+    eventually("all back on new leases", LONG, || async {
+        (is_whole(&dump(&shop.etcd)) && leases().is_disjoint(&before)).then_some(())
+    })
+    .await;
+    shop.leader(3, None).await;
+    checks.go_on(&shop).await;
+    keeper.has_its_state(&shop).await;
+    led_one_after_another(&nodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

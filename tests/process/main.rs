@@ -13,4 +13,6 @@ mod etcd_faults;
 mod flags;
 mod frozen;
 mod go_node;
+mod locked_down;
+mod rounds;
 mod supervise;

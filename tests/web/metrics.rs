@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -87,6 +88,46 @@ fn the_table_in_the_docs_is_what_the_program_has() {
     }
     let text = std::fs::read_to_string(file).unwrap();
     assert!(text == wanted, "docs/metrics.md is behind: run `{UPDATE}`");
+}
+
+/// The words of a text that begin as our own metrics do.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("bellwether_"))
+}
+
+fn markdown_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let mut found: Vec<_> = folders.iter().flat_map(|folder| markdown_files(folder)).collect();
+    found.extend(files.into_iter().filter(|it| it.extension().is_some_and(|it| it == "md")));
+    found
+}
+
+#[test]
+fn every_metric_that_the_docs_name_is_one() {
+    let rows: Vec<MetricRow> = catalogue().into_iter().flat_map(|(_, rows)| rows).collect();
+    let is_one = |name: &str| {
+        let series = ["_bucket", "_sum", "_count"];
+        let of = series.iter().find_map(|series| name.strip_suffix(series));
+        rows.iter().any(|row| {
+            row.name == name || (row.kind == "histogram" && of == Some(row.name.as_str()))
+        })
+    };
+    assert!(!is_one("bellwether_shards") && is_one("bellwether_beat_seconds_bucket"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = markdown_files(&root.join("docs"));
+    files.extend([root.join("README.md"), root.join("CHANGELOG.md")]);
+    let mut wrong = Vec::new();
+    let mut names = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        names += named(&text).count();
+        let none = named(&text).filter(|name| !is_one(name));
+        wrong.extend(none.map(|name| format!("{}: there is no {name}", file.display())));
+    }
+    assert!(50 < names, "the docs were not found: {names}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -128,6 +128,22 @@ fn t6_an_unanswered_beat_extends_nothing_and_authority_lapses_by_the_own_clock()
     assert_eq!(rig.engine.role(), Role::Follower);
 }
 
+/// Whoever received the last record waits by the D in it: a smaller one would free the successor while this
+/// node may still act by an earlier beat.
+#[test]
+fn t6_d_is_the_same_in_all_records_of_a_term() {
+    let mut rig = Rig::leader();
+    for _ in 0..20 {
+        rig.wait(Failover::DEFAULT.h());
+        let Call::Beat { record, .. } = rig.done(is_beat) else { unreachable!() };
+        assert_eq!((record.term, record.d), (Term(101), Failover::DEFAULT.d()));
+    }
+    rig.input(Input::Resign);
+    rig.input(Input::WorkEnded { work: 1 });
+    let Some(Call::Resign { record, .. }) = rig.call(is_resign) else { panic!("no resign") };
+    assert_eq!(record.d, Failover::DEFAULT.d());
+}
+
 #[test]
 fn t6_a_late_beat_resumes_a_suspended_term_after_its_work_was_joined() {
     let mut rig = Rig::leader();

@@ -99,6 +99,34 @@ fn t2_an_unanswered_join_is_sent_again_as_it_was_and_known_by_its_own_keys() {
     assert_eq!(rig.engine.joined(), Some(first.lease));
 }
 
+/// JOIN compares that there is no held key of its lease, and that one is there still.
+#[test]
+fn t2_a_second_join_after_an_operator_deleted_node_and_member_costs_the_lease() {
+    let mut rig = Rig::new(config());
+    to_grant(&mut rig);
+    rig.answer(is_grant, granted());
+    let Call::Join(first) = rig.answer(is_join, Outcome::Unknown) else { unreachable!() };
+    rig.wait(ms(100));
+    rig.revision = 102;
+    let left = |change: &Change| matches!(change, Change::Held(..) | Change::Candidate(..));
+    let shows = joined_keys(ME, first.lease, 101).into_iter().filter(left).collect();
+    rig.refused(is_join, shows);
+    assert_eq!(rig.engine.joined(), None, "what is left on this lease is of an unknown past");
+    let held = Change::Held(first.lease, Some(stored(101, first.lease, Held::default())));
+    let shows = Outcome::Done(rig.header(vec![held]));
+    rig.answer(|call| *call == Call::ReadEnd { lease: first.lease }, shows);
+    rig.done(|call| matches!(call, Call::End { lease, .. } if *lease == first.lease));
+    rig.wait(ms(100));
+    assert!(!rig.asks(is_read) && !rig.asks(is_join), "not before it is gone");
+    rig.answer(is_revoke, Outcome::LeaseNotFound);
+    rig.wait(ms(100));
+    rig.done(is_read);
+    rig.answer(is_grant, granted());
+    let Call::Join(second) = rig.done(is_join) else { unreachable!() };
+    assert_ne!(first.lease, second.lease);
+    assert_eq!(rig.engine.joined(), Some(second.lease));
+}
+
 #[test]
 fn t2_a_live_holder_of_the_id_is_named_and_the_node_comes_to_rest() {
     let mut rig = Rig::new(config());

@@ -129,6 +129,32 @@ fn t14_a_late_own_write_is_adopted_by_its_nonce_and_any_other_ends_the_session()
     assert!(effects.iter().any(lost));
 }
 
+/// A restore that bumps the revisions: nothing goes back but the key, and what it holds was written by
+/// this very node.
+#[test]
+fn t14_a_held_key_that_a_backup_brought_back_ends_the_session() {
+    let mut rig = follower();
+    let me = rig.lease();
+    rig.see(vec![plan(102, table([Some(me), None, None, None], 102))]);
+    rig.revision = 110;
+    let Call::WriteHeld { content: old, .. } = rig.done(is_write) else { unreachable!() };
+    rig.see(vec![plan(111, table([Some(me), Some(me), None, None], 102))]);
+    rig.revision = 120;
+    rig.done(is_write);
+    rig.effects();
+    rig.wait(timing::CHECK_EVERY);
+    rig.revision = 1_000_000;
+    let brought = Change::Held(me, Some(written(101, 110, Some(me), old)));
+    let answer = Outcome::Done(rig.header(vec![brought]));
+    rig.answer(is_check, answer);
+    let effects = rig.effects();
+    let lost = |effect: &Effect| {
+        matches!(effect, Effect::SessionLost { reason: SessionEnd::HeldLost, .. })
+    };
+    assert!(effects.iter().any(lost), "{effects:?}");
+    assert!(effects.contains(&stop(0, ShardEnd::SessionLost)), "{effects:?}");
+}
+
 #[test]
 fn t14_shard_authority_counts_from_when_the_check_was_sent_and_lapses_without_one() {
     let mut rig = owner();
@@ -332,6 +358,27 @@ fn t15_a_junk_held_key_is_as_good_as_gone_and_deleted_after_its_wait() {
     assert!(!rig.asks(is_delete));
     keep_in_office(&mut rig, ms(200));
     assert!(rig.asks(is_delete));
+}
+
+#[test]
+fn t15_a_held_key_that_was_taken_off_its_lease_is_as_good_as_gone_too() {
+    let holder = held(&[(0, 90), (1, 90), (2, 90), (3, 90)]);
+    let mut rig = leader_over(holder.clone());
+    rig.see(joined_keys(id(3), LeaseId(78), 105));
+    rig.see(vec![Change::Held(LEADER, Some(written(104, 106, None, holder)))]);
+    let given_away = |rig: &Rig| {
+        let plans = rig.calls.values().filter_map(|(_, call)| match call {
+            Call::Plan { table, .. } => Some(table),
+            _ => None,
+        });
+        plans.flat_map(|table| &table.shards).any(|shard| shard.owner == Some(LeaseId(78)))
+    };
+    keep_in_office(&mut rig, timing::wait(timing::F).saturating_sub(ms(100)));
+    assert!(!given_away(&rig), "its owner may still act");
+    let is_delete = |call: &Call| matches!(call, Call::DeleteHeld { lease: LEADER, .. });
+    assert!(!rig.asks(is_delete));
+    keep_in_office(&mut rig, ms(200));
+    assert!(rig.asks(is_delete) && given_away(&rig));
 }
 
 #[test]

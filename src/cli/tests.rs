@@ -1,0 +1,127 @@
+//! The command line is whole, and the docs say nothing that it does not understand.
+
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory as _, error::ErrorKind};
+
+use super::*;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_flag_has_an_environment_variable_and_every_command_a_help_text() {
+    let cli = Cli::command();
+    let mut lacking = Vec::new();
+    for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+        let name = command.get_name();
+        if command.get_about().is_none() {
+            lacking.push(format!("{name}: no help text"));
+        }
+        for arg in command.get_arguments().filter(|it| !it.is_positional()) {
+            let id = arg.get_id().as_str();
+            if ["help", "version"].contains(&id) {
+                continue;
+            }
+            let variable = arg.get_env().map(|it| it.to_string_lossy().into_owned());
+            if !variable.is_some_and(|it| it.starts_with("BELLWETHER_")) {
+                lacking.push(format!("{name} --{id}: no environment variable"));
+            }
+            if arg.get_help().is_none() {
+                lacking.push(format!("{name} --{id}: no help text"));
+            }
+        }
+    }
+    assert_eq!(lacking, Vec::<String>::new());
+}
+
+/// What stands in the docs for a value, and one such value.
+const PLACEHOLDERS: [(&str, &str); 2] = [("ID", "1"), ("COMMAND", "status")];
+
+/// The command lines of this program in a Markdown text: in code spans, and in blocks of shell commands.
+fn command_lines(markdown: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    // Every other part stands between fences.
+    for (n, part) in markdown.split("```").enumerate() {
+        if n % 2 == 0 {
+            let spans = part.split('`').skip(1).step_by(2);
+            found.extend(spans.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" ")));
+        } else if let Some(shell) = part.strip_prefix("sh\n") {
+            let whole = shell.replace("\\\n", " ");
+            let lines = whole.lines().map(|line| line.split(" #").next().unwrap_or(line));
+            found.extend(lines.flat_map(|line| line.split(['|', '&', ';'])).map(str::to_owned));
+        }
+    }
+    // A program that runs another one names it behind two dashes.
+    let each = found.iter().flat_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (0..words.len())
+            .filter(|at| *at == 0 || words[at - 1] == "--")
+            .map(|at| words[at..].join(" "))
+            .collect::<Vec<_>>()
+    });
+    each.filter(|line| line.split(' ').next() == Some("bellwether")).collect()
+}
+
+/// Why a command line of the docs is refused.
+fn refused(line: &str) -> Option<String> {
+    let words = line.split(' ').map(|word| {
+        PLACEHOLDERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, value)| value)
+    });
+    let error = Cli::try_parse_from(words).err()?;
+    let is_name = line.split(' ').count() <= 2;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => None,
+        // The program or a command is spoken of.
+        ErrorKind::MissingRequiredArgument
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            if is_name =>
+        {
+            None
+        }
+        _ => Some(format!("{line}: {error}")),
+    }
+}
+
+fn markdown_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let mut found: Vec<_> = folders.iter().flat_map(|folder| markdown_files(folder)).collect();
+    found.extend(files.into_iter().filter(|it| it.extension().is_some_and(|it| it == "md")));
+    found
+}
+
+#[test]
+fn every_command_line_in_the_docs_is_understood() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = markdown_files(&root.join("docs"));
+    files.extend([root.join("README.md"), root.join("CHANGELOG.md")]);
+    let mut lines = 0;
+    let mut wrong = Vec::new();
+    for file in files {
+        let found = command_lines(&std::fs::read_to_string(&file).unwrap());
+        lines += found.len();
+        let refused = found.iter().filter_map(|line| refused(line));
+        wrong.extend(refused.map(|why| format!("{}: {why}", file.display())));
+    }
+    assert!(40 < lines, "the command lines were not found: {lines}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn command_lines_are_found_in_spans_and_blocks_and_wrong_ones_refused() {
+    let markdown = "`bellwether\nundrain ID`, `drain`, bellwether nodes\n```sh\nexport A=b\nx -- bellwether \\\n  \
+                    nodes & # bellwether\nbellwether crds | cat\n```\n```rust\nbellwether x\n```\n`bellwether drain`";
+    assert_eq!(
+        command_lines(markdown),
+        ["bellwether undrain ID", "bellwether nodes", "bellwether crds", "bellwether drain"]
+    );
+    for fine in ["bellwether --help", "bellwether COMMAND --help", "bellwether drain"] {
+        assert_eq!(refused(fine), None);
+    }
+    for wrong in ["bellwether drain --undo ID", "bellwether nods", "bellwether put KEY value -x"] {
+        assert!(refused(wrong).is_some(), "{wrong}");
+    }
+}
