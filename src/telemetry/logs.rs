@@ -1,11 +1,26 @@
 //! Logs: set up once, by the program. Text for people, JSON for machines, always to standard error.
 //!
-//! The one rule: no secrets. Below `info` some libraries print what they send, headers with tokens
-//! among it, so theirs never goes below, whatever the filter says.
+//! Two rules. No secrets: below `info` some libraries print what they send, headers with tokens among it,
+//! so theirs never goes below, whatever the filter says. And who logs never waits: a full pipe behind
+//! standard error must not stop the thread that keeps an office. So a thread of its own writes, and what
+//! it does not get rid of is dropped and counted.
 
-use std::{fmt, io, str::FromStr};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::fd::AsFd as _,
+    str::FromStr,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
+use prometheus::{
+    IntCounter,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
 use tracing::{Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt as _,
     registry::LookupSpan, util::SubscriberInitExt as _,
@@ -28,6 +43,14 @@ const CAPPED: [&str; 11] = [
 
 /// Prints every answer that it cannot parse, whole, as a warning: Secrets among them.
 const SILENT: &str = "kube_client::client";
+
+/// So many lines may wait to be written.
+const WAITING_LINES: usize = 8 * 1024;
+
+pub(crate) const DROPPED_LINES: &str = "bellwether_log_lines_dropped_total";
+
+/// Of the logs that [`init`] has set up.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,18 +118,75 @@ pub enum LogError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// Standard error cannot be used.
+    #[error("standard error cannot be written to")]
+    Output(#[source] io::Error),
     /// Somebody set up logging before.
     #[error("logging is set up already")]
     AlreadySetUp,
 }
 
-/// Sends the program's logs to standard error, as `options` say.
+/// Logs that are set up. Dropped, it waits until what was logged is written, for a second at most; what
+/// is logged later is lost.
+#[derive(Debug)]
+#[must_use = "what is logged after it was dropped is lost"]
+pub struct Logs {
+    _writer: WorkerGuard,
+}
+
+/// Sends the program's logs to standard error, as `options` say. Who logs does not wait for it: what
+/// cannot be written is dropped, and counted in `bellwether_log_lines_dropped_total`.
 ///
 /// # Errors
 ///
 /// [`LogError`]; nothing changed then.
-pub fn init(options: &LogOptions) -> Result<(), LogError> {
-    subscriber(options, io::stderr)?.try_init().map_err(|_| LogError::AlreadySetUp)
+pub fn init(options: &LogOptions) -> Result<Logs, LogError> {
+    // Its own handle: who holds the lock of `io::stderr` does not hold up the writer.
+    let output = io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Output)?;
+    let (lines, writer) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("logs")
+        .finish(File::from(output));
+    let dropped = lines.error_counter();
+    subscriber(options, lines)?.try_init().map_err(|_| LogError::AlreadySetUp)?;
+    let _ = DROPPED.set(dropped);
+    Ok(Logs { _writer: writer })
+}
+
+/// Shows how many lines were dropped.
+pub(super) struct DroppedLines {
+    lines: IntCounter,
+    dropped: fn() -> usize,
+    /// One scrape at a time: the counter is set by a reset and an addition.
+    scrape: Mutex<()>,
+}
+
+impl DroppedLines {
+    /// # Errors
+    ///
+    /// Never with this name; the registry's kind of error is passed on.
+    pub(super) fn new() -> prometheus::Result<Self> {
+        Self::counted_by(|| DROPPED.get().map_or(0, ErrorCounter::dropped_lines))
+    }
+
+    fn counted_by(dropped: fn() -> usize) -> prometheus::Result<Self> {
+        let help = "Log lines that were dropped because standard error did not take them in time.";
+        let lines = IntCounter::new(DROPPED_LINES, help)?;
+        Ok(Self { lines, dropped, scrape: Mutex::new(()) })
+    }
+}
+
+impl Collector for DroppedLines {
+    fn desc(&self) -> Vec<&Desc> {
+        self.lines.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lines.reset();
+        self.lines.inc_by((self.dropped)() as u64);
+        self.lines.collect()
+    }
 }
 
 /// What [`init`] sets up, writing to `writer`.

@@ -12,7 +12,7 @@ use prometheus::{
     proto::{MetricFamily, MetricType},
 };
 
-use super::process::ProcessCollector;
+use super::{logs::DroppedLines, process::ProcessCollector};
 
 /// The metric that every process has.
 pub(crate) const BUILD_INFO: &str = "bellwether_build_info";
@@ -20,7 +20,8 @@ pub(crate) const BUILD_INFO: &str = "bellwether_build_info";
 /// What `/metrics` is served as: the text format, which every Prometheus reads.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A registry that holds what every process shows: `bellwether_build_info` and `process_*`.
+/// A registry that holds what every process shows: `bellwether_build_info`, log lines that were dropped,
+/// and `process_*`.
 ///
 /// # Errors
 ///
@@ -45,7 +46,7 @@ pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
     )?;
     let commit = option_env!("BELLWETHER_COMMIT").unwrap_or("unknown");
     build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
-    Ok(vec![Box::new(build), Box::new(ProcessCollector::new()?)])
+    Ok(vec![Box::new(build), Box::new(DroppedLines::new()?), Box::new(ProcessCollector::new()?)])
 }
 
 /// All metrics of the registry in the text format.

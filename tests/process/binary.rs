@@ -86,10 +86,22 @@ impl Process {
     }
 
     /// Starts a command; what it prints goes to files.
-    pub(crate) fn of(mut command: Command) -> Self {
+    pub(crate) fn of(command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str| fs::File::create(folder.path().join(name)).unwrap();
-        let child = command.stdout(file("out")).stderr(file("err")).spawn();
+        let log = fs::File::create(folder.path().join("err")).unwrap();
+        Self::within(folder, command, log)
+    }
+
+    /// Starts a command that logs to that file, or to a pipe.
+    pub(crate) fn logging_to(command: Command, log: fs::File) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::File::create(folder.path().join("err")).unwrap();
+        Self::within(folder, command, log)
+    }
+
+    fn within(folder: TempDir, mut command: Command, log: fs::File) -> Self {
+        let out = fs::File::create(folder.path().join("out")).unwrap();
+        let child = command.stdout(out).stderr(log).spawn();
         Self { child: child.expect("the binary starts"), folder }
     }
 

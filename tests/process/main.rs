@@ -14,5 +14,6 @@ mod flags;
 mod frozen;
 mod go_node;
 mod locked_down;
+mod logs;
 mod rounds;
 mod supervise;
