@@ -47,6 +47,14 @@ async fn main() -> ExitCode {
             let handoffs = graceful::measure(medium, rounds).await;
             graceful::report(&mut bench, handoffs, &[Aim::P50(p50), Aim::P99(15.0)]);
         }
+        let name = format!("SIGTERM under `bellwether supervise`, {}", common::named(medium));
+        if bench.section(&name) {
+            let rounds = bench.rounds(60, 10);
+            let (ours, plain) = processes::ends(medium, rounds).await;
+            Bench::times();
+            let aims = [Aim::P50(p50), Aim::P99(15.0)];
+            bench.row("SIGTERM → first tick", ours, Some(plain), &aims);
+        }
     }
     if bench.section("crash: kill -9 under `bellwether supervise`") {
         let rounds = bench.rounds(60, 10);

@@ -1,6 +1,6 @@
-//! A node as a process, which is killed: says on standard output what happens to it.
+//! A node as a process, which is ended or killed: says on standard output what happens to it.
 //!
-//! It ends when its standard input does, so that none outlives the bench.
+//! SIGTERM stops it. It ends when its standard input does, so that none outlives the bench.
 
 use std::{
     io::Read as _,
@@ -16,12 +16,15 @@ use std::{
 use bellwether::{
     clock::boot_now,
     engine::{BootTime, Failover, Role, Term},
-    node::{ClusterNode, LeaderContext, Node},
+    node::{ClusterNode, LeaderContext, Node, Stopped},
     store::etcd::EtcdConfig,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
-use crate::common::CLUSTER;
+use crate::common::{CLUSTER, LONG};
 
 /// The first argument of the program that runs this.
 pub(crate) const COMMAND: &str = "node";
@@ -70,7 +73,7 @@ pub(crate) async fn run() {
     println!("pid {}", std::process::id());
     let mut membership = node.membership();
     node.start().await.unwrap();
-    let mut ended = end_of_input();
+    let (mut ended, mut told) = (end_of_input(), signal(SignalKind::terminate()).unwrap());
     let mut role = Role::Unknown;
     loop {
         let now = membership.borrow_and_update().role;
@@ -80,8 +83,12 @@ pub(crate) async fn run() {
         role = now;
         tokio::select! {
             biased;
-            // Both are cancel safe: they only wait.
+            // All are cancel safe: they only wait.
             _ = &mut ended => return,
+            _ = told.recv() => {
+                assert_eq!(node.stop(LONG).await.unwrap(), Stopped::Clean);
+                return;
+            }
             changed = membership.changed() => changed.unwrap(),
         }
     }

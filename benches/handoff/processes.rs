@@ -1,4 +1,4 @@
-//! Three nodes as processes, each under `bellwether supervise`; the leader is killed or stopped.
+//! Three nodes as processes, each under `bellwether supervise`; the leader is told to end, killed, or frozen.
 
 use std::{
     collections::BTreeSet,
@@ -143,18 +143,34 @@ fn read(id: usize, output: ChildStdout, sender: mpsc::Sender<Said>) {
     });
 }
 
+/// From SIGTERM for the leader's supervisor to its successor's first tick, and the plain client's handover.
+pub(crate) async fn ends(medium: Medium, rounds: usize) -> (Samples, Samples) {
+    let end = |leader: &Process| kill_process(leader.supervisor(), Signal::TERM).unwrap();
+    ended_by(end, medium, Failover::DEFAULT, rounds).await
+}
+
 /// From `kill -9` of the leader's process to its successor's first tick, and the plain client's handover.
 pub(crate) async fn crashes(rounds: usize) -> (Samples, Samples) {
-    let etcd = common::etcd_with_cluster(Medium::Memory).await;
-    let (mut cluster, mut leader) = Cluster::start(&etcd, Failover::STABLE).await;
+    let kill = |leader: &Process| kill_process(leader.node.unwrap(), Signal::KILL).unwrap();
+    ended_by(kill, Medium::Memory, Failover::STABLE, rounds).await
+}
+
+async fn ended_by(
+    end: impl Fn(&Process),
+    medium: Medium,
+    failover: Failover,
+    rounds: usize,
+) -> (Samples, Samples) {
+    let etcd = common::etcd_with_cluster(medium).await;
+    let (mut cluster, mut leader) = Cluster::start(&etcd, failover).await;
     let mut plain = Handover::new(&etcd).await;
     let mut samples = (Samples::default(), Samples::default());
     for _ in 0..rounds {
         common::pause_up_to(Duration::from_millis(200)).await;
-        let killed_at = boot_now();
-        kill_process(cluster.processes[leader].node.unwrap(), Signal::KILL).unwrap();
+        let ended_at = boot_now();
+        end(&cluster.processes[leader]);
         let (next, _, at) = cluster.first_tick().await;
-        samples.0.push(at.since(killed_at));
+        samples.0.push(at.since(ended_at));
         assert_ne!(next, leader);
         cluster.processes[leader] = cluster.spawn(leader);
         cluster.follows(leader).await;
