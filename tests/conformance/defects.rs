@@ -40,7 +40,13 @@ const DEFECTS: &[(&str, Shown)] = &[
         ),
     ),
     ("B27", Elsewhere("process/cluster.rs", "an_idle_leader_does_not_spin")),
-    ("B28", Test("cases::start_stop_cycles_leak_nothing")),
+    (
+        "B28",
+        Elsewhere(
+            "conformance/leaks.rs",
+            "a_thousand_calls_an_outage_and_re_joins_under_a_narrow_role_cost_no_connection",
+        ),
+    ),
     ("B29", Test("clusters::each_call_is_one_request")),
     ("B30", Test("clusters::a_lease_is_renewed_by_one_alone_and_not_too_often")),
     (

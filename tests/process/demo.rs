@@ -4,8 +4,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    binary::{LONG, Process, bellwether, ended, http, run},
-    support::eventually,
+    binary::{LONG, Process, bellwether, ended, http, http_get, run},
+    cluster::page,
+    support::{eventually, tools},
 };
 
 /// The URL that the demonstration has printed.
@@ -70,13 +71,46 @@ async fn post(url: &str, action: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standalone_node_leads_at_once_without_etcd_and_refuses_actions_unless_allowed() {
     let mut node = Process::start(["run", "--standalone", "--listen", "127.0.0.1:0"]);
-    let line = node.says("status server listens").await;
-    let url = format!("http://{}", line.rsplit_once("address=").unwrap().1.trim());
+    let url = page(&node).await;
     assert_eq!(leader(&url, None).await, "0");
     let resign = run(["resign", "--url", &url]);
     assert_eq!(resign.code, 5, "{}", resign.err);
     node.signal(Signal::TERM);
     assert_eq!(node.status().await.code(), Some(0), "{}", node.err());
+}
+
+/// All that a node with work has to tell, not only what its server counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_has_nothing_to_say_about_the_metrics_of_a_node_that_runs_checks() {
+    let checks = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/checks");
+    let node =
+        Process::start(["run", "--standalone", "--listen", "127.0.0.1:0", "--checks", checks]);
+    let url = page(&node).await;
+    assert_eq!(leader(&url, None).await, "0");
+    let text = eventually("runs of all kinds of checks", LONG, || async {
+        let text = http_get(&url, "/metrics").await;
+        let ran = |target: &str| {
+            text.lines().any(|line| {
+                line.starts_with("bellwether_uptime_runs_total{")
+                    && line.contains(&format!("target=\"{target}\""))
+            })
+        };
+        ["http", "tcp", "dns"].into_iter().all(ran).then_some(text)
+    })
+    .await;
+    for series in [
+        "leader_election_master_status{",
+        "bellwether_beat_seconds_bucket{",
+        "bellwether_store_calls_total{",
+        "bellwether_shards_owned{",
+        "bellwether_transitions_total{",
+        "bellwether_uptime_checks{",
+        "bellwether_http_requests_total{",
+        "process_cpu_seconds_total ",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(series)), "{series} in\n{text}");
+    }
+    assert_eq!(tools::promtool_check(&text), (true, String::new()));
 }
 
 #[test]

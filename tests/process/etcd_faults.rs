@@ -184,12 +184,12 @@ async fn keys_come_back(what: Harm) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn candidate_node_member_and_held_keys_that_were_deleted_come_back_by_themselves() {
-    keys_come_back(Harm::Deleted).await;
+    Box::pin(keys_come_back(Harm::Deleted)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn candidate_node_member_and_held_keys_that_were_overwritten_come_back_by_themselves() {
-    keys_come_back(Harm::Overwritten).await;
+    Box::pin(keys_come_back(Harm::Overwritten)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

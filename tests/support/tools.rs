@@ -26,6 +26,22 @@ pub fn program(tool: &str, program: &str) -> PathBuf {
     path
 }
 
+/// Whether promtool is content with a scrape, and what it says.
+pub fn promtool_check(text: &str) -> (bool, String) {
+    use std::io::Write as _;
+    let mut child = Command::new(program("prometheus", "promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool runs");
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let said = [out.stdout, out.stderr].concat();
+    (out.status.success(), String::from_utf8(said).unwrap())
+}
+
 fn folder(tool: &str) -> PathBuf {
     static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
     if let Some(folder) = std::env::var_os("BELLWETHER_TOOLS") {

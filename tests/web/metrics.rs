@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use bellwether::{
@@ -53,9 +52,9 @@ async fn promtool_has_nothing_to_say_about_a_live_scrape() {
     for path in ["/", "/status", "/livez", "/nowhere"] {
         client().get(served.url(path)).send().await.unwrap();
     }
-    let said = promtool_check(&scrape(&served).await);
+    let said = tools::promtool_check(&scrape(&served).await);
     assert_eq!(said, (true, String::new()));
-    let (fine, said) = promtool_check("# TYPE bad_total gauge\nbad_total 1\n");
+    let (fine, said) = tools::promtool_check("# TYPE bad_total gauge\nbad_total 1\n");
     assert!(!fine && said.contains("bad_total"), "promtool does look: {said}");
 }
 
@@ -146,7 +145,7 @@ fn promtool_has_nothing_to_say_about_any_metric_of_the_catalogue() {
     for row in catalogue().into_iter().flat_map(|(_, rows)| rows) {
         text.push_str(&sample(&row));
     }
-    assert_eq!(promtool_check(&text), (true, String::new()));
+    assert_eq!(tools::promtool_check(&text), (true, String::new()));
 }
 
 /// One series of a metric, whether it has one yet or not.
@@ -161,20 +160,4 @@ fn sample(MetricRow { name, kind, labels, help }: &MetricRow) -> String {
     } else {
         format!("{head}{name}{{{plain}}} 1\n")
     }
-}
-
-/// Whether promtool is content, and what it says.
-fn promtool_check(text: &str) -> (bool, String) {
-    use std::io::Write as _;
-    let mut child = Command::new(tools::program("prometheus", "promtool"))
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool runs");
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let out = child.wait_with_output().unwrap();
-    let said = [out.stdout, out.stderr].concat();
-    (out.status.success(), String::from_utf8(said).unwrap())
 }

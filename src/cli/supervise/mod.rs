@@ -110,10 +110,10 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
     let died_at = clock::boot_now();
     let until = died_at + args.end_within;
     let status = reaper.status.expect("the loop ends with it");
-    // What the dead process wrote last is in the pipe still.
-    announcements.take();
     let buried = reaper.bury(&mut ended, until).await;
     if buried {
+        // What the dead wrote last is in the pipe still; a node below a shell wrote until it was killed.
+        announcements.take_rest();
         end_all(&*store, &args.cluster.cluster, announcements.leases(), died_at, until).await;
     } else {
         tracing::error!(

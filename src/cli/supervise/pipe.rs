@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, io};
 
 use bellwether::{engine::LeaseId, node::supervision::Line};
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 
 /// More leases than a process with many nodes has at once. Beyond it the program is not to be believed.
@@ -50,6 +51,25 @@ impl Announcements {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     tracing::warn!(%error, "reading the program's announcements failed");
+                    self.reader = None;
+                }
+            }
+        }
+    }
+
+    /// Takes in all that is left, once everybody is dead who could write: asks the pipe itself, since the
+    /// runtime may not have heard yet of what came last.
+    pub(crate) fn take_rest(&mut self) {
+        let mut bytes = [0; 4096];
+        while let Some(reader) = &self.reader {
+            match rustix::io::read(reader, &mut bytes) {
+                Ok(0) => self.reader = None,
+                Ok(read) => self.leases.take_in(&bytes[..read]),
+                // Somebody who is no descendant was given the other end.
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "reading the program's last announcements failed");
                     self.reader = None;
                 }
             }
@@ -117,6 +137,27 @@ mod tests {
         assert_eq!(leases.announced, [LeaseId(0x1f)].into());
         leases.take_in(b"\n");
         assert_eq!(leases.announced, [LeaseId(0xb), LeaseId(0x1f)].into());
+    }
+
+    /// As after the last process below the program was killed: it is reaped, and the runtime has not looked
+    /// at the pipe since.
+    #[tokio::test]
+    async fn what_is_written_after_the_last_look_is_taken_once_everybody_is_dead() {
+        let (writer, reader) = pipe::pipe().unwrap();
+        let mut announcements = Announcements::new(reader);
+        let write = |line: &str| rustix::io::write(&writer, line.as_bytes()).unwrap();
+        write("lease a\nlease b\n");
+        announcements.readable().await;
+        announcements.take();
+        assert_eq!(*announcements.leases(), [LeaseId(0xa), LeaseId(0xb)].into());
+        write("gone b\nlease c\n");
+        announcements.take_rest();
+        assert_eq!(*announcements.leases(), [LeaseId(0xa), LeaseId(0xc)].into());
+        write("lease d\n");
+        drop(writer);
+        announcements.take_rest();
+        assert_eq!(*announcements.leases(), [LeaseId(0xa), LeaseId(0xc), LeaseId(0xd)].into());
+        assert!(announcements.reader.is_none(), "nobody can write any more");
     }
 
     #[test]

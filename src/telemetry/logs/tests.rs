@@ -86,7 +86,7 @@ fn a_bad_filter_and_a_bad_format_are_named() {
 fn dropped_lines_are_shown_as_they_are_counted_at_each_scrape() {
     let dropped = DroppedLines::counted_by(|| 3).unwrap();
     for _ in 0..2 {
-        let shown = dropped.collect()[0].get_metric()[0].get_counter().value();
+        let shown = dropped.collect()[0].get_metric()[0].get_counter().get_value();
         assert!((shown - 3.0).abs() < f64::EPSILON, "{shown}");
     }
 }
