@@ -168,20 +168,20 @@ async fn a_frozen_leader_does_nothing_of_its_term_once_it_thaws(manner: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_leader_neither_ticks_nor_writes_when_it_thaws() {
-    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("calm").await;
+    Box::pin(a_frozen_leader_does_nothing_of_its_term_once_it_thaws("calm")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_does_one_whose_workers_are_busy() {
-    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("busy").await;
+    Box::pin(a_frozen_leader_does_nothing_of_its_term_once_it_thaws("busy")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_does_one_with_a_wedged_routine() {
-    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("wedged").await;
+    Box::pin(a_frozen_leader_does_nothing_of_its_term_once_it_thaws("wedged")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nor_does_one_whose_routine_panics() {
-    a_frozen_leader_does_nothing_of_its_term_once_it_thaws("panicking").await;
+    Box::pin(a_frozen_leader_does_nothing_of_its_term_once_it_thaws("panicking")).await;
 }

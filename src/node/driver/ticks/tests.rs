@@ -74,7 +74,7 @@ async fn without_authority_no_tick_runs_though_nobody_has_cancelled_it() {
     let gate = Arc::new(Switch::default());
     ticker.gate = Some(Arc::clone(&gate) as Arc<dyn Gate>);
     let skipped = ticker.metrics.skipped.clone();
-    let _running = AbortOnDropHandle::new(tokio::spawn(ticker.run()));
+    let _running = AbortOnDropHandle::new(crate::tasks::spawn("ticker", ticker.run()));
     let three_skipped = async {
         while skipped.get() < 3 {
             tokio::task::yield_now().await;
@@ -102,7 +102,7 @@ async fn without_authority_no_task_and_no_worker_begins() {
         metrics: NodeMetrics::unregistered(),
         unfit: None,
     };
-    let _running = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+    let _running = AbortOnDropHandle::new(crate::tasks::spawn("keeper", keeper.run()));
     sleep(AGAIN_AFTER * 10).await;
     assert_eq!(told.try_recv(), Err(mpsc::error::TryRecvError::Empty), "it has run");
     gate.0.store(true, Ordering::SeqCst);
