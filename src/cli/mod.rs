@@ -23,12 +23,19 @@ mod watch;
 use std::{
     io::{self, IsTerminal as _},
     process::ExitCode,
+    time::Duration,
 };
 
-use bellwether::telemetry::logs::{self, LogFormat, LogOptions};
+use bellwether::{
+    tasks,
+    telemetry::logs::{self, LogFormat, LogOptions},
+};
 use clap::{Args, Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
+
+/// Nobody may be reading standard error.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Highly available controllers: one node leads, the others do the shard work
 #[derive(Parser, Debug)]
@@ -112,10 +119,11 @@ pub(crate) fn main() -> ExitCode {
     match start(cli) {
         Ok(code) => code,
         Err(failure) => {
-            if failure.exit != Exit::Done {
-                eprintln!("bellwether: {failure}");
+            let exit = failure.exit;
+            if exit != Exit::Done {
+                tasks::within(LAST_WORDS_WITHIN, move || eprintln!("bellwether: {failure}"));
             }
-            failure.exit.into()
+            exit.into()
         }
     }
 }

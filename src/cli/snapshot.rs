@@ -277,6 +277,7 @@ pub(crate) mod tests {
             |number, held| Shard { number, planned: Some(id(2)), held, epoch: 30, draining: false };
         assert_eq!(shards, [shard(0, Some(id(2))), shard(1, None)]);
     }
+
     /// Of the work type `old` two shards are planned, for somebody who is gone; nobody offers it.
     pub(crate) fn with_a_retired_work_type() -> Snapshot {
         let mut snapshot = two_nodes();

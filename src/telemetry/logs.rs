@@ -8,10 +8,14 @@
 use std::{
     fmt,
     fs::File,
-    io,
+    io::{self, Write as _},
     os::fd::AsFd as _,
     str::FromStr,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use prometheus::{
@@ -25,6 +29,8 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt as _,
     registry::LookupSpan, util::SubscriberInitExt as _,
 };
+
+use crate::tasks;
 
 /// Libraries that handle other people's credentials on the wire.
 const CAPPED: [&str; 11] = [
@@ -51,6 +57,11 @@ pub(crate) const DROPPED_LINES: &str = "bellwether_log_lines_dropped_total";
 
 /// Of the logs that [`init`] has set up.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Writes to standard error that failed: a line each.
+static FAILED: AtomicUsize = AtomicUsize::new(0);
+
+/// What the last lines get to be written.
+const LAST_LINES_WITHIN: Duration = Duration::from_millis(1500);
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,12 +137,35 @@ pub enum LogError {
     AlreadySetUp,
 }
 
-/// Logs that are set up. Dropped, it waits until what was logged is written, for a second at most; what
-/// is logged later is lost.
+/// Logs that are set up. Dropped, it waits until what was logged is written, for 1.5 s at most; what is
+/// logged later is lost.
 #[derive(Debug)]
 #[must_use = "what is logged after it was dropped is lost"]
 pub struct Logs {
-    _writer: WorkerGuard,
+    writer: Option<WorkerGuard>,
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        let writer = self.writer.take();
+        // The guard has a word to say on standard output if it cannot end, and that may be as stuck.
+        tasks::within(LAST_LINES_WITHIN, move || drop(writer));
+    }
+}
+
+/// Standard error, and how often it took nothing.
+struct Output(File);
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Whole lines come here, and what remains of one is no use to anybody.
+        let written = self.0.write_all(bytes).map(|()| bytes.len());
+        written.inspect_err(|_| drop(FAILED.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Sends the program's logs to standard error, as `options` say. Who logs does not wait for it: what
@@ -146,11 +180,11 @@ pub fn init(options: &LogOptions) -> Result<Logs, LogError> {
     let (lines, writer) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING_LINES)
         .thread_name("logs")
-        .finish(File::from(output));
+        .finish(Output(File::from(output)));
     let dropped = lines.error_counter();
     subscriber(options, lines)?.try_init().map_err(|_| LogError::AlreadySetUp)?;
     let _ = DROPPED.set(dropped);
-    Ok(Logs { _writer: writer })
+    Ok(Logs { writer: Some(writer) })
 }
 
 /// Shows how many lines were dropped.
@@ -166,7 +200,9 @@ impl DroppedLines {
     ///
     /// Never with this name; the registry's kind of error is passed on.
     pub(super) fn new() -> prometheus::Result<Self> {
-        Self::counted_by(|| DROPPED.get().map_or(0, ErrorCounter::dropped_lines))
+        Self::counted_by(|| {
+            DROPPED.get().map_or(0, ErrorCounter::dropped_lines) + FAILED.load(Ordering::Relaxed)
+        })
     }
 
     fn counted_by(dropped: fn() -> usize) -> prometheus::Result<Self> {

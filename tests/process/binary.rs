@@ -88,20 +88,21 @@ impl Process {
     /// Starts a command; what it prints goes to files.
     pub(crate) fn of(command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = fs::File::create(folder.path().join("err")).unwrap();
-        Self::within(folder, command, log)
+        let outputs = ["out", "err"].map(|it| fs::File::create(folder.path().join(it)).unwrap());
+        Self::within(folder, command, outputs)
     }
 
-    /// Starts a command that logs to that file, or to a pipe.
-    pub(crate) fn logging_to(command: Command, log: fs::File) -> Self {
+    /// Starts a command whose both outputs are that pipe; nothing of it is kept.
+    pub(crate) fn saying_all_to(command: Command, pipe: &fs::File) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::File::create(folder.path().join("err")).unwrap();
-        Self::within(folder, command, log)
+        for name in ["out", "err"] {
+            fs::File::create(folder.path().join(name)).unwrap();
+        }
+        Self::within(folder, command, [pipe.try_clone().unwrap(), pipe.try_clone().unwrap()])
     }
 
-    fn within(folder: TempDir, mut command: Command, log: fs::File) -> Self {
-        let out = fs::File::create(folder.path().join("out")).unwrap();
-        let child = command.stdout(out).stderr(log).spawn();
+    fn within(folder: TempDir, mut command: Command, [out, err]: [fs::File; 2]) -> Self {
+        let child = command.stdout(out).stderr(err).spawn();
         Self { child: child.expect("the binary starts"), folder }
     }
 

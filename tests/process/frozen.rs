@@ -3,18 +3,25 @@
 //! The node is this test binary again, since what it runs is a user's code: a routine that tells of each
 //! of its ticks before it asks anything, and a task that writes as fast as it can.
 
-use std::{env, future::pending, process::Command, thread, time::Duration};
+use std::{
+    env,
+    io::{Read as _, stdin},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bellwether::{
     clock::boot_now,
     node::{
-        ClusterNode, LeaderContext, Node as _,
+        ClusterNode, LeaderContext, Node as _, RoutineLimits,
         work::{LeaderTask, WorkError},
     },
     store::etcd::EtcdConfig,
 };
 use rustix::process::Signal;
+use tokio::sync::oneshot;
 
 use crate::{
     binary::{LONG, Process},
@@ -65,6 +72,11 @@ fn a_process_may_be_a_node() {
             }
         });
     }
+    let (sender, end_of_input) = oneshot::channel();
+    thread::spawn(move || {
+        let _ = stdin().read_to_end(&mut Vec::new());
+        let _ = sender.send(());
+    });
     runtime.block_on(async {
         let node = ClusterNode::builder()
             .cluster("shop")
@@ -85,11 +97,15 @@ fn a_process_may_be_a_node() {
                 }
             })
             .leader_task(Writes)
+            // It is to be frozen in office, whatever its routine does there.
+            .limits(RoutineLimits { run: LONG * 10, panics: u32::MAX, ..RoutineLimits::default() })
             .build()
             .unwrap();
         node.start().await.unwrap();
-        pending::<()>().await;
+        // It does not outlive who started it.
+        let _ = end_of_input.await;
     });
+    runtime.shutdown_background();
 }
 
 struct Writes;
@@ -114,6 +130,7 @@ fn node(shop: &Shop, id: &str, manner: &str) -> Process {
     let mut command = Command::new(env::current_exe().unwrap());
     command
         .args(["--exact", "frozen::a_process_may_be_a_node", "--nocapture"])
+        .stdin(Stdio::piped())
         .env(MANNER, manner)
         .env("FROZEN_ID", id)
         .env("FROZEN_ETCD", shop.etcd.endpoint(0));

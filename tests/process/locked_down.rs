@@ -71,7 +71,7 @@ async fn works_locked_down(shop: Shop, config: EtcdConfig, has_tokens: bool) {
     told(&shop, &["put", "jobs/a", "after", "-n", second]);
     assert_eq!(told(&shop, &["get", "jobs/a", "-n", second]), "after");
     prints(&watch, "after").await;
-    match changes.recv().await {
+    match tokio::time::timeout(LONG, changes.recv()).await.expect("a change") {
         Some(StateItem::Change(change)) => assert_eq!(change.value, b"after"),
         other => panic!("expected a change, got {other:?}"),
     }

@@ -35,7 +35,7 @@ async fn a_leader_whose_log_is_not_read_goes_on_leading_and_leaves_when_it_is_to
     let shop = Shop::open().await;
     let (_unread, log) = full_pipe();
     let args = ["run", "--id", "1", "--listen", "127.0.0.1:0", "--log", "trace"];
-    let mut node = Process::logging_to(shop.command(&args), log);
+    let mut node = Process::saying_all_to(shop.command(&args), &log);
     shop.leader(1, None).await;
     let mut client = shop.etcd.client().await;
     let record = Keys::new("shop").unwrap().record();

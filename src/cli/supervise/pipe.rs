@@ -6,6 +6,8 @@ use bellwether::{engine::LeaseId, node::supervision::Line};
 use rustix::io::Errno;
 use tokio::net::unix::pipe;
 
+/// What the kernel lets a pipe hold, by default.
+const LARGEST_PIPE: usize = 1 << 20;
 /// More leases than a process with many nodes has at once. Beyond it the program is not to be believed.
 const MOST_LEASES: usize = 4096;
 
@@ -61,7 +63,9 @@ impl Announcements {
     /// runtime may not have heard yet of what came last.
     pub(crate) fn take_rest(&mut self) {
         let mut bytes = [0; 4096];
-        while let Some(reader) = &self.reader {
+        // A pipe holds no more, unless somebody goes on writing.
+        for _ in 0..LARGEST_PIPE / bytes.len() {
+            let Some(reader) = &self.reader else { return };
             match rustix::io::read(reader, &mut bytes) {
                 Ok(0) => self.reader = None,
                 Ok(read) => self.leases.take_in(&bytes[..read]),

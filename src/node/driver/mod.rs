@@ -109,6 +109,8 @@ struct Driver {
     unfit_times: u32,
     unfit_last: BootTime,
     problem: Option<String>,
+    /// Why it does not campaign, until `fit_at`.
+    unfit: Option<String>,
 }
 
 /// Runs a node's driver until the node is closed or abandoned.
@@ -184,6 +186,7 @@ impl Driver {
             unfit_times: 0,
             unfit_last: BootTime::default(),
             problem: None,
+            unfit: None,
         }
     }
 
@@ -414,7 +417,7 @@ impl Driver {
         }
         self.starts.retain(|start| !start.is_closed());
         if self.starts.is_empty() {
-            // Nobody waits for an answer: the node was in the cluster before, and is to come back.
+            // Nobody waits for an answer, or not any more: it goes on trying.
             self.rejoin_at = Some(now + self.rejoin_after);
             self.rejoin_after = (self.rejoin_after * 2).min(REJOIN_AFTER_MOST);
             return;
@@ -480,7 +483,7 @@ impl Driver {
         self.unfit_last = now;
         self.fit_at = Some(now + after);
         tracing::error!(node = %self.node.id(), why = ?why, campaigns_again_after = ?after, "the leader's work cannot go on here");
-        self.problem = Some(format!("the leader's work cannot go on here: {why:?}"));
+        self.unfit = Some(format!("the leader's work cannot go on here: {why:?}"));
         self.inputs.push_back(Input::Unfit);
     }
 
@@ -535,7 +538,7 @@ impl Driver {
         }
         if self.fit_at.is_some_and(|at| at <= now) {
             self.fit_at = None;
-            self.problem = None;
+            self.unfit = None;
             self.inputs.push_back(Input::Fit);
         }
         if self.rejoin_at.is_some_and(|at| at <= now) {

@@ -36,8 +36,9 @@ use crate::{
 /// What work gets to return after authority was lost: the margin by which authority ends early for the
 /// sake of a step that cannot be interrupted (protocol, μ).
 const LOST_GRACE: Duration = Duration::from_millis(10);
-/// The driver looks up every second: if it has not for so long, the process was stopped or suspended.
-const STOOD_STILL: Duration = Duration::from_secs(3);
+/// The driver looks up every second: if it has not for so long, the process was stopped or suspended, or
+/// the machine is so busy that it is no fault of a routine to be late.
+const STOOD_STILL: Duration = Duration::from_millis(1250);
 /// Runners tell little, and the driver always reads.
 const EVENTS: usize = 64;
 

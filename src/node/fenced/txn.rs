@@ -113,16 +113,17 @@ impl Fenced {
                 first.refused(found(1 + compared.len()));
             }
             drop(late);
+            if found(0) != guard.modified {
+                guard.note_refused();
+                self.after_guard_lost(guard.modified, left).await?;
+                continue;
+            }
             for (index, one) in compared.iter_mut().enumerate() {
                 let found = found(1 + index);
                 if one.is_expected && found != one.modified {
                     return Err(FencedError::Conflict { key: one.key.clone(), found });
                 }
                 one.modified = found;
-            }
-            if found(0) != guard.modified {
-                guard.note_refused();
-                self.after_guard_lost(guard.modified, left).await?;
             }
         }
     }

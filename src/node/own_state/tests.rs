@@ -339,3 +339,23 @@ async fn writes_for_a_shard_that_is_still_held_go_on_when_the_node_claims_anothe
     let (put, done, ()) = tokio::join!(fenced.put("m", "1"), fenced.txn(txn), answer);
     assert!(put.is_ok() && done.is_ok(), "{put:?}, {done:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_former_leader_is_told_so_even_if_its_successor_has_written_the_key() {
+    let rig = Rig::new().await;
+    let fenced = rig.leads().await;
+    fenced.put("k", "ours").await.unwrap();
+    let key = rig.env.keys.leader_data("k").unwrap();
+    let by_successor = [rig.env.keys.candidate(LEASE), key].map(|key| Op::Put {
+        key,
+        value: b"theirs".to_vec(),
+        lease: None,
+    });
+    rig.store.txn(Txn { then: by_successor.into(), ..Txn::default() }, SOON).await.unwrap();
+    let refused = fenced.txn(FencedTxn::new().expect("k", None).put("k", "late")).await;
+    assert!(matches!(refused, Err(FencedError::StaleTerm)), "{refused:?}");
+    // Without asking the store: the gate is shut.
+    rig.next_txns(&[Fault::Denied]);
+    let again = fenced.put("l", "late").await;
+    assert!(matches!(again, Err(FencedError::StaleTerm)), "{again:?}");
+}

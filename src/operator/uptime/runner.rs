@@ -160,15 +160,14 @@ pub async fn run_shard(
         }
     }
     while let Some(done) = running.next().await {
+        let is_given_back = matches!(done, Ok(Done::GivenBack { .. }));
         runner.on_done(&mut book, &mut running, done);
+        if is_given_back {
+            // What still runs may go on until it is cut.
+            runner.save(&book).await;
+        }
     }
-    // The next owner can do without this, but would take what has ended for unfinished, and leave out what
-    // is given back.
-    if book.has_unsaved()
-        && let Err(error) = runner.ledger.save(book.claims()).await
-    {
-        runner.failed("claim", &error);
-    }
+    runner.save(&book).await;
     Ok(())
 }
 
@@ -246,14 +245,27 @@ impl ShardRunner {
             }
         }
         book.claimed(claims);
-        // The store may have taken long. What is not run now is claimed and never finished.
-        if self.gate.is_open() {
-            for (due, permit) in due.into_iter().zip(permits) {
+        // The store may have taken long. What is not begun now is not run under this claim.
+        let may_begin = self.gate.is_open() && !cancel.is_cancelled();
+        for (due, permit) in due.into_iter().zip(permits) {
+            if may_begin {
                 book.started(due.check.key());
                 running.push(self.spawn_run(due, permit, cancel.clone()));
+            } else {
+                book.given_back(&due.check, due.before);
             }
         }
         Ok(if is_full { RETRY_AFTER } else { Duration::ZERO })
+    }
+
+    /// The next owner can do without this, but would take what has ended for unfinished, and leave out what
+    /// is given back.
+    async fn save(&self, book: &Book) {
+        if book.has_unsaved()
+            && let Err(error) = self.ledger.save(book.claims()).await
+        {
+            self.failed("claim", &error);
+        }
     }
 
     fn spawn_run(

@@ -90,3 +90,12 @@ fn dropped_lines_are_shown_as_they_are_counted_at_each_scrape() {
         assert!((shown - 3.0).abs() < f64::EPSILON, "{shown}");
     }
 }
+
+#[test]
+fn a_line_that_standard_error_does_not_take_is_counted() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    drop(read);
+    let before = FAILED.load(Ordering::Relaxed);
+    Output(File::from(write)).write_all(b"a line\n").unwrap_err();
+    assert_eq!(FAILED.load(Ordering::Relaxed), before + 1);
+}

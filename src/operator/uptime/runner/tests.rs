@@ -291,6 +291,38 @@ async fn a_run_that_hangs_is_given_back_and_the_next_owner_has_a_result_for_its_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_is_given_back_before_what_still_runs_has_ended() {
+    let [long, short] =
+        [("long", 100), ("short", 10)].map(|(name, secs)| testing::check(name, secs));
+    let target = Target { takes_ms: 9_900, ..Target::default() };
+    let mut fixture = Fixture::new([long.clone(), short.clone()], target);
+    let now = (fixture.now)();
+    let slot = short.timing().after(short.timing().slot_at(now));
+    // Too late in its slot for the short one to be broken off.
+    sleep(slot.due_in(now) + Duration::from_millis(8_500)).await;
+    let owner = fixture.start();
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(fixture.target.asks.load(Ordering::SeqCst), 2);
+    owner.cancel.cancel();
+    sleep(Duration::from_millis(1100)).await;
+    let claims = fixture.shared.claims.lock().unwrap().clone();
+    assert!(!claims.contains_key(long.key()) && claims.contains_key(short.key()), "{claims:?}");
+    assert!(!owner.task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_claimed_when_the_shard_was_asked_back_is_not_begun() {
+    let check = testing::check("a", 10);
+    let mut fixture = Fixture::new([check.clone()], Target::default());
+    let (owner, _) = start_with_a_slot(&mut fixture, &check).await;
+    // The claim is on its way.
+    sleep(Duration::from_millis(1)).await;
+    owner.stop().await.unwrap();
+    assert_eq!(fixture.target.most.load(Ordering::SeqCst), 0);
+    assert_eq!(*fixture.shared.claims.lock().unwrap(), Claims::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_is_not_broken_off_when_the_next_owner_could_not_run_it_in_time() {
     let check = testing::check("a", 10);
     let target = Target { takes_ms: 9_900, ..Target::default() };
