@@ -13,12 +13,14 @@ use bellwether::{
         keep_joined, supervision,
     },
     store::Get,
+    tasks,
     telemetry::metrics,
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{kubernetes::KubeArgs, work::Work};
 use super::{
@@ -212,7 +214,7 @@ fn ttl(text: &str) -> Result<Duration, String> {
 /// A [`Failure`] if it cannot be set up, is refused, or cannot leave cleanly.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let signals = serve::signals()?;
-    leave_with_parent();
+    let _parent = leave_with_parent(signals.leave().clone());
     signals.unless_aborted(live_and_leave(args, signals.leave())).await?
 }
 
@@ -277,14 +279,27 @@ impl Identity {
     }
 }
 
-/// Under `supervise` the node does not outlive its parent: nobody would end its incarnation. A parent
-/// that dies counts as SIGTERM.
-fn leave_with_parent() {
-    if std::env::var_os(supervision::FD_ENV).is_some()
-        && let Err(error) = set_parent_process_death_signal(Some(Signal::TERM))
-    {
-        tracing::warn!(%error, "the end of the parent process will go unnoticed");
-    }
+/// Under `supervise` the node does not outlive its parent: nobody would end its incarnation. The kernel
+/// tells of each thread of the parent that ends with it, so it is a signal of its own: repeated, SIGTERM
+/// would cut the leaving short. Lasts until what is returned is dropped.
+fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> {
+    std::env::var_os(supervision::FD_ENV)?;
+    // Listened to first: until then it ends the process.
+    let listened = signal(SignalKind::user_defined1()).and_then(|gone| {
+        set_parent_process_death_signal(Some(Signal::USR1))?;
+        Ok(gone)
+    });
+    let mut gone = listened
+        .inspect_err(|error| {
+            tracing::warn!(%error, "the end of the parent process will go unnoticed");
+        })
+        .ok()?;
+    let leaving = tasks::spawn("parent", async move {
+        gone.recv().await;
+        tracing::warn!("the parent process has ended: leaving");
+        leave.cancel();
+    });
+    Some(AbortOnDropHandle::new(leaving))
 }
 
 /// Joins, and joins again whenever the session is lost; returns when it cannot.

@@ -8,7 +8,7 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, Write as _},
+    io,
     os::fd::AsFd as _,
     str::FromStr,
     sync::{
@@ -159,8 +159,10 @@ struct Output(File);
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Whole lines come here, and what remains of one is no use to anybody.
-        let written = self.0.write_all(bytes).map(|()| bytes.len());
-        written.inspect_err(|_| drop(FAILED.fetch_add(1, Ordering::Relaxed)))
+        self.0.write_all(bytes).inspect_err(|_| {
+            FAILED.fetch_add(1, Ordering::Relaxed);
+        })?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
