@@ -1,6 +1,6 @@
 //! Tasks with names, whose handles are kept.
 
-use std::{fmt, future::Future, sync::mpsc, thread, time::Duration};
+use std::{fmt, future::Future};
 
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -88,15 +88,4 @@ where
 {
     use tracing::Instrument as _;
     tokio::spawn(future.instrument(tracing::debug_span!("task", name)))
-}
-
-/// Does something that may block for ever on a thread of its own, and waits for it so long at most. For the
-/// last words of a process, to streams that nobody may read any more. Whether it was done.
-pub fn within(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
-    let (done, waits) = mpsc::channel();
-    thread::spawn(move || {
-        work();
-        let _ = done.send(());
-    });
-    waits.recv_timeout(limit).is_ok()
 }

@@ -23,19 +23,12 @@ mod watch;
 use std::{
     io::{self, IsTerminal as _},
     process::ExitCode,
-    time::Duration,
 };
 
-use bellwether::{
-    tasks,
-    telemetry::logs::{self, LogFormat, LogOptions},
-};
+use bellwether::telemetry::logs::{self, LogFormat, LogOptions};
 use clap::{Args, Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
-
-/// Nobody may be reading standard error.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Highly available controllers: one node leads, the others do the shard work
 #[derive(Parser, Debug)]
@@ -121,7 +114,7 @@ pub(crate) fn main() -> ExitCode {
         Err(failure) => {
             let exit = failure.exit;
             if exit != Exit::Done {
-                tasks::within(LAST_WORDS_WITHIN, move || eprintln!("bellwether: {failure}"));
+                logs::last_words(move || eprintln!("bellwether: {failure}"));
             }
             exit.into()
         }

@@ -1,6 +1,8 @@
 //! The command line is whole, and the docs say nothing that it does not understand.
 
-use std::path::{Path, PathBuf};
+#[allow(unreachable_pub, reason = "shared with other tests")]
+#[path = "../../tests/support/docs.rs"]
+mod docs;
 
 use clap::{CommandFactory as _, error::ErrorKind};
 
@@ -85,23 +87,12 @@ fn refused(line: &str) -> Option<String> {
     }
 }
 
-fn markdown_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
-    let mut found: Vec<_> = folders.iter().flat_map(|folder| markdown_files(folder)).collect();
-    found.extend(files.into_iter().filter(|it| it.extension().is_some_and(|it| it == "md")));
-    found
-}
-
 #[test]
 fn every_command_line_in_the_docs_is_understood() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = markdown_files(&root.join("docs"));
-    files.extend([root.join("README.md"), root.join("CHANGELOG.md")]);
     let mut lines = 0;
     let mut wrong = Vec::new();
-    for file in files {
-        let found = command_lines(&std::fs::read_to_string(&file).unwrap());
+    for (file, text) in docs::texts() {
+        let found = command_lines(&text);
         lines += found.len();
         let refused = found.iter().filter_map(|line| refused(line));
         wrong.extend(refused.map(|why| format!("{}: {why}", file.display())));

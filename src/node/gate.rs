@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use crate::{
     clock,
@@ -44,7 +44,7 @@ pub(crate) struct LeaderGate {
     office: Office,
     until: SharedTime,
     closed: AtomicBool,
-    refused: CancellationToken,
+    refusal: Notify,
 }
 
 impl LeaderGate {
@@ -53,7 +53,7 @@ impl LeaderGate {
             office,
             until: SharedTime::default(),
             closed: AtomicBool::new(false),
-            refused: CancellationToken::new(),
+            refusal: Notify::new(),
         }
     }
 
@@ -72,12 +72,16 @@ impl LeaderGate {
     /// T7: the store refused a write of this office. Closes at once, before the driver hears of it.
     pub(crate) fn refuse(&self) {
         self.close();
-        self.refused.cancel();
+        self.refusal.notify_one();
     }
 
-    /// Cancelled when the store [refused](Self::refuse) a write of this office.
-    pub(crate) const fn refused(&self) -> &CancellationToken {
-        &self.refused
+    /// Waits until the store has [refused](Self::refuse) a write of this office, since it last returned.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn refused(&self) {
+        self.refusal.notified().await;
     }
 
     /// What is left of it now; nothing if it is over.

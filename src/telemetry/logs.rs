@@ -14,7 +14,9 @@ use std::{
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -29,8 +31,6 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt as _,
     registry::LookupSpan, util::SubscriberInitExt as _,
 };
-
-use crate::tasks;
 
 /// Libraries that handle other people's credentials on the wire.
 const CAPPED: [&str; 11] = [
@@ -60,8 +60,8 @@ static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 /// Writes to standard error that failed: a line each.
 static FAILED: AtomicUsize = AtomicUsize::new(0);
 
-/// What the last lines get to be written.
-const LAST_LINES_WITHIN: Duration = Duration::from_millis(1500);
+/// What the end of a process gets to be told.
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(1500);
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,8 +149,19 @@ impl Drop for Logs {
     fn drop(&mut self) {
         let writer = self.writer.take();
         // The guard has a word to say on standard output if it cannot end, and that may be as stuck.
-        tasks::within(LAST_LINES_WITHIN, move || drop(writer));
+        last_words(move || drop(writer));
     }
+}
+
+/// Says something at the end of a process, to streams that nobody may read any more: waits for it for
+/// 1.5 s at most.
+pub fn last_words(say: impl FnOnce() + Send + 'static) {
+    let (said, waits) = mpsc::channel();
+    thread::spawn(move || {
+        say();
+        let _ = said.send(());
+    });
+    let _ = waits.recv_timeout(LAST_WORDS_WITHIN);
 }
 
 /// Standard error, and how often it took nothing.

@@ -155,14 +155,37 @@ fn is_whole(dump: &BTreeMap<String, Dumped>) -> bool {
             .all(|kind| count(kind) == 3)
 }
 
-/// Two nodes that run checks, one with state; after each harm all is as before, by itself.
+/// Two nodes that run checks, and a third with state.
+struct Working {
+    shop: Shop,
+    checks: Checks,
+    nodes: [Process; 2],
+    keeper: Keeper,
+}
+
+impl Working {
+    async fn start() -> Self {
+        let shop = Shop::open().await;
+        let checks = Checks::of(shop.etcd.address(0));
+        let nodes = ["1", "2"].map(|id| shop.node(id, &["--checks", checks.folder()]));
+        let keeper = keep(&shop).await;
+        let working = Self { shop, checks, nodes, keeper };
+        Box::pin(working.goes_on()).await;
+        working
+    }
+
+    /// Waits until all are there, somebody leads, each check is run, and the state is there.
+    async fn goes_on(&self) {
+        self.shop.leader(3, None).await;
+        self.checks.go_on(&self.shop).await;
+        self.keeper.has_its_state(&self.shop).await;
+    }
+}
+
+/// After each harm all is as before, by itself.
 async fn keys_come_back(what: Harm) {
-    let shop = Shop::open().await;
-    let checks = Checks::of(shop.etcd.address(0));
-    let nodes = ["1", "2"].map(|id| shop.node(id, &["--checks", checks.folder()]));
-    let keeper = keep(&shop).await;
-    shop.leader(3, None).await;
-    checks.go_on(&shop).await;
+    let working = Box::pin(Working::start()).await;
+    let shop = &working.shop;
     for (kind, of) in [
         ("/shop/election/", 2),
         ("/shop/nodes/", 3),
@@ -173,13 +196,11 @@ async fn keys_come_back(what: Harm) {
             eventually(&when, LONG, || async { is_whole(&dump(&shop.etcd)).then_some(()) }).await;
         };
         whole(format!("whole before {kind}")).await;
-        assert_eq!(harm(&shop, kind, what), of, "{kind}");
+        assert_eq!(harm(shop, kind, what), of, "{kind}");
         whole(format!("{kind} back after it was {what:?}")).await;
-        shop.leader(3, None).await;
-        checks.go_on(&shop).await;
-        keeper.has_its_state(&shop).await;
+        working.goes_on().await;
     }
-    led_one_after_another(&nodes);
+    led_one_after_another(&working.nodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,12 +215,8 @@ async fn candidate_node_member_and_held_keys_that_were_overwritten_come_back_by_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revoked_leases_come_back_with_all_that_hung_on_them() {
-    let shop = Shop::open().await;
-    let checks = Checks::of(shop.etcd.address(0));
-    let nodes = ["1", "2"].map(|id| shop.node(id, &["--checks", checks.folder()]));
-    let keeper = keep(&shop).await;
-    shop.leader(3, None).await;
-    checks.go_on(&shop).await;
+    let working = Box::pin(Working::start()).await;
+    let shop = &working.shop;
     let leases = || -> BTreeSet<i64> {
         let dump = dump(&shop.etcd);
         let nodes = dump.iter().filter(|(key, _)| key.starts_with("/shop/nodes/"));
@@ -214,10 +231,8 @@ async fn revoked_leases_come_back_with_all_that_hung_on_them() {
         (is_whole(&dump(&shop.etcd)) && leases().is_disjoint(&before)).then_some(())
     })
     .await;
-    shop.leader(3, None).await;
-    checks.go_on(&shop).await;
-    keeper.has_its_state(&shop).await;
-    led_one_after_another(&nodes);
+    working.goes_on().await;
+    led_one_after_another(&working.nodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,9 @@
 mod actions;
 mod browser;
 mod browsing;
+#[allow(unreachable_pub, reason = "shared with the binary's own tests")]
+#[path = "../support/docs.rs"]
+mod docs;
 mod driven;
 mod http;
 mod limits;

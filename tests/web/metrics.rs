@@ -1,9 +1,6 @@
 //! `/metrics` as Prometheus reads it, and the table of all metrics in `docs/metrics.md`.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::fmt::Write as _;
 
 use bellwether::{
     k8s::{client::ClientMetrics, metrics::K8sMetrics, queue::QueueMetrics},
@@ -13,6 +10,7 @@ use bellwether::{
 };
 
 use super::{
+    docs,
     served::{Script, Served, client, empty},
     tools,
 };
@@ -95,14 +93,6 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| word.starts_with("bellwether_"))
 }
 
-fn markdown_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
-    let mut found: Vec<_> = folders.iter().flat_map(|folder| markdown_files(folder)).collect();
-    found.extend(files.into_iter().filter(|it| it.extension().is_some_and(|it| it == "md")));
-    found
-}
-
 #[test]
 fn every_metric_that_the_docs_name_is_one() {
     let rows: Vec<MetricRow> = catalogue().into_iter().flat_map(|(_, rows)| rows).collect();
@@ -114,13 +104,9 @@ fn every_metric_that_the_docs_name_is_one() {
         })
     };
     assert!(!is_one("bellwether_shards") && is_one("bellwether_beat_seconds_bucket"));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = markdown_files(&root.join("docs"));
-    files.extend([root.join("README.md"), root.join("CHANGELOG.md")]);
     let mut wrong = Vec::new();
     let mut names = 0;
-    for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
+    for (file, text) in docs::texts() {
         names += named(&text).count();
         let none = named(&text).filter(|name| !is_one(name));
         wrong.extend(none.map(|name| format!("{}: there is no {name}", file.display())));

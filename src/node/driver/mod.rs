@@ -105,12 +105,17 @@ struct Driver {
     _compaction: Option<AbortOnDropHandle<()>>,
     rejoin_at: Option<BootTime>,
     rejoin_after: Duration,
-    fit_at: Option<BootTime>,
     unfit_times: u32,
     unfit_last: BootTime,
     problem: Option<String>,
-    /// Why it does not campaign, until `fit_at`.
-    unfit: Option<String>,
+    unfit: Option<Unfit>,
+}
+
+/// Why the node does not campaign, and until when.
+#[derive(Clone, Copy, Debug)]
+struct Unfit {
+    because: UnfitBecause,
+    until: BootTime,
 }
 
 /// Runs a node's driver until the node is closed or abandoned.
@@ -182,7 +187,6 @@ impl Driver {
             _compaction: compaction,
             rejoin_at: None,
             rejoin_after: REJOIN_AFTER,
-            fit_at: None,
             unfit_times: 0,
             unfit_last: BootTime::default(),
             problem: None,
@@ -231,8 +235,8 @@ impl Driver {
             }
             Phase::Rest | Phase::Active => None,
         };
-        let dues =
-            [self.engine.deadline(), self.work.deadline(), self.rejoin_at, self.fit_at, leaving];
+        let fit_at = self.unfit.map(|unfit| unfit.until);
+        let dues = [self.engine.deadline(), self.work.deadline(), self.rejoin_at, fit_at, leaving];
         let now = clock::boot_now();
         dues.into_iter().flatten().min().map_or(IDLE, |due| due.since(now).min(IDLE))
     }
@@ -472,7 +476,7 @@ impl Driver {
     }
 
     fn on_unfit(&mut self, why: UnfitBecause, now: BootTime) {
-        if self.fit_at.is_some() {
+        if self.unfit.is_some() {
             return;
         }
         if FIT_FOR < now.since(self.unfit_last) {
@@ -481,9 +485,8 @@ impl Driver {
         let after = self.options.limits.unfit_after * (1 << self.unfit_times);
         self.unfit_times = (self.unfit_times + 1).min(UNFIT_DOUBLINGS);
         self.unfit_last = now;
-        self.fit_at = Some(now + after);
+        self.unfit = Some(Unfit { because: why, until: now + after });
         tracing::error!(node = %self.node.id(), why = ?why, campaigns_again_after = ?after, "the leader's work cannot go on here");
-        self.unfit = Some(format!("the leader's work cannot go on here: {why:?}"));
         self.inputs.push_back(Input::Unfit);
     }
 
@@ -536,8 +539,7 @@ impl Driver {
         if let Some(WorkEvent::Unfit { why, .. }) = self.work.on_time(now) {
             self.on_unfit(why, now);
         }
-        if self.fit_at.is_some_and(|at| at <= now) {
-            self.fit_at = None;
+        if self.unfit.is_some_and(|unfit| unfit.until <= now) {
             self.unfit = None;
             self.inputs.push_back(Input::Fit);
         }

@@ -159,13 +159,15 @@ impl Picture {
         }
     }
 
-    /// How many shards of each work type nobody holds. Of one that no live member offers: none, since
-    /// there is no such work any more; its plan stays in the store.
+    /// How many shards of each work type nobody holds.
     pub(super) fn unowned<'a>(&self, view: View<'a>) -> impl Iterator<Item = (&'a WorkType, u32)> {
-        view.plans().map(move |(work, table)| {
-            let planned = if view.is_offered(work) { table.shards.len() } else { 0 };
-            (work, self.holders.unowned(work, planned))
-        })
+        view.plans().map(move |(work, table)| (work, self.unowned_of(view, work, &table.shards)))
+    }
+
+    /// None of work that no live member offers: there is no such work any more, though its plan stays in
+    /// the store.
+    fn unowned_of(&self, view: View<'_>, work: &WorkType, table: &[Assignment]) -> u32 {
+        if view.is_offered(work) { self.holders.unowned(work, table.len()) } else { 0 }
     }
 
     /// The holder of the record, while its candidate key stands as its TAKE found it; else a Go node
@@ -222,11 +224,7 @@ impl Picture {
         let draining = table.iter().enumerate().filter(|(_, shard)| shard.draining);
         WorkStatus {
             work: work.to_string(),
-            unowned: if view.is_offered(work) {
-                held_by.iter().filter(|owner| owner.is_none()).count() as u32
-            } else {
-                0
-            },
+            unowned: self.unowned_of(view, work, table),
             planned_for: table.iter().map(|shard| shard.owner.and_then(name)).collect(),
             draining: draining.map(|(index, _)| index as u32).collect(),
             held_by,

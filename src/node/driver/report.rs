@@ -45,7 +45,10 @@ impl Driver {
                 failover_h_ms: millis(config.failover.h()),
                 last_tick_unix_ms: (0.0 < last_tick).then_some((last_tick * 1000.0) as u64),
                 sessions_lost: membership.sessions_lost,
-                problem: self.problem.clone().or_else(|| self.unfit.clone()),
+                problem: self.problem.clone().or_else(|| {
+                    let because = self.unfit?.because;
+                    Some(format!("the leader's work cannot go on here: {because:?}"))
+                }),
             },
             leader: self.picture.leader(view),
             nodes: picture::nodes(view),

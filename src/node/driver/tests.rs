@@ -227,7 +227,7 @@ async fn a_node_that_is_fit_again_still_says_what_else_is_wrong() {
     rig.driver.on_unfit(UnfitBecause::Panics, clock::boot_now());
     assert!(rig.driver.status().node.problem.is_some_and(|it| it.contains("Panics")));
     rig.driver.problem = Some("the session was lost".into());
-    rig.driver.fit_at = Some(BootTime::default());
+    rig.driver.unfit.as_mut().unwrap().until = BootTime::default();
     rig.driver.on_time();
     assert_eq!(rig.driver.status().node.problem.as_deref(), Some("the session was lost"));
     rig.driver.problem = None;

@@ -64,8 +64,6 @@ struct LeaderWork {
     gate: Arc<LeaderGate>,
     pulse: Arc<Pulse>,
     silent: bool,
-    /// Its end was told already, because the store refused a write of its office.
-    refused: bool,
     /// Whether its routine runs, and the task that runs it.
     turn: (Arc<Turn>, Id),
     group: Group,
@@ -213,8 +211,7 @@ impl UserWork {
         }
         group.tasks = aborts.len();
         group.aborts = aborts;
-        self.leader =
-            Some(LeaderWork { work, gate, pulse, silent: false, refused: false, turn, group });
+        self.leader = Some(LeaderWork { work, gate, pulse, silent: false, turn, group });
     }
 
     fn leader_ticker(&self, work: u64, context: &LeaderContext, ending: &Ending) -> Ticker {
@@ -453,10 +450,9 @@ impl UserWork {
     /// Cancel safe: what was not returned is returned next time.
     pub(super) async fn next(&mut self) -> WorkItem {
         let refused = async {
-            match self.leader.as_mut().filter(|leader| !leader.refused) {
+            match &self.leader {
                 Some(leader) => {
-                    leader.gate.refused().cancelled().await;
-                    leader.refused = true;
+                    leader.gate.refused().await;
                     leader.gate.office().term
                 }
                 None => std::future::pending().await,

@@ -374,16 +374,21 @@ fn r9_beside_a_go_candidate_authority_ends_with_the_lease_too() {
     assert!(!rig.is_acting());
 }
 
-#[test]
-fn r9_a_node_key_on_a_foreign_lease_makes_the_node_leave_with_the_duplicate_error() {
-    let mut rig = Rig::leader();
+/// A Go node has put its own over this node's.
+fn node_key_of_an_intruder() -> Change {
     let metadata = NodeMetadata {
         id: ME,
         address: "intruder".into(),
         start: std::time::UNIX_EPOCH,
         role: Role::Follower,
     };
-    rig.see(vec![Change::Node(ME, Some(stored(104, LeaseId(9), metadata)))]);
+    Change::Node(ME, Some(stored(104, LeaseId(9), metadata)))
+}
+
+#[test]
+fn r9_a_node_key_on_a_foreign_lease_makes_the_node_leave_with_the_duplicate_error() {
+    let mut rig = Rig::leader();
+    rig.see(vec![node_key_of_an_intruder()]);
     let refused = rig.effects().into_iter().any(|effect| {
         matches!(effect, Effect::Refused(crate::engine::Refusal::DuplicateId { address, .. }) if address == "intruder")
     });
@@ -396,13 +401,7 @@ fn r9_a_node_that_is_leaving_goes_on_leaving_when_its_node_key_is_overwritten() 
     let mut rig = Rig::leader();
     let own = rig.lease();
     rig.input(Input::Stop);
-    let metadata = NodeMetadata {
-        id: ME,
-        address: "intruder".into(),
-        start: std::time::UNIX_EPOCH,
-        role: Role::Follower,
-    };
-    rig.see(vec![Change::Node(ME, Some(stored(104, LeaseId(9), metadata)))]);
+    rig.see(vec![node_key_of_an_intruder()]);
     rig.input(Input::WorkEnded { work: 1 });
     rig.done(|call| *call == Call::ReadEnd { lease: own });
     rig.done(|call| *call == Call::Revoke { lease: own });
