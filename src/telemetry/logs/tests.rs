@@ -99,3 +99,17 @@ fn a_line_that_standard_error_does_not_take_is_counted() {
     Output(File::from(write)).write_all(b"a line\n").unwrap_err();
     assert_eq!(FAILED.load(Ordering::Relaxed), before + 1);
 }
+
+#[test]
+fn last_words_that_nobody_hears_hold_up_no_end() {
+    let (ended, waits) = mpsc::channel();
+    thread::spawn(move || {
+        last_words(|| {
+            loop {
+                thread::park();
+            }
+        });
+        let _ = ended.send(());
+    });
+    waits.recv_timeout(Duration::from_secs(60)).expect("it ends");
+}
