@@ -217,6 +217,7 @@ pub(crate) mod tests {
                     as_leader: false,
                 }],
                 draining: false,
+                campaigns: true,
             };
             let created = number * 10;
             snapshot

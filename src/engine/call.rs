@@ -448,7 +448,7 @@ pub enum Effect {
         /// Why.
         reason: SessionEnd,
     },
-    /// The join was refused. Unless `retrying`, the engine is at rest until the next [`Input::Start`].
+    /// The join was refused. The engine is at rest until the next [`Input::Start`].
     Refused(Refusal),
     /// Left the cluster; at rest until the next [`Input::Start`].
     Left {
@@ -535,6 +535,8 @@ pub enum WorkEnd {
     Stopping,
     /// The node said that it is unfit.
     Unfit,
+    /// R13: answers to beats came too late, or not at all, for so long that the office was of no use.
+    Useless,
     /// The session was lost, or the store was replaced.
     SessionLost,
 }
@@ -563,8 +565,10 @@ pub enum SessionEnd {
     HeldLost,
     /// The store was wiped, restored or exchanged (R8).
     StoreReplaced,
-    /// The grant or the join did not get through.
-    JoinFailed,
+    /// R16: no renewal of the lease was answered for its TTL.
+    Unanswered,
+    /// R14: the shards were held, and answers came too late to work on them.
+    UselessOwner,
 }
 
 /// Why a node was not let in.

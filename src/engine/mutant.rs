@@ -64,4 +64,16 @@ pub enum Mutant {
     ReplacedStoreUnnoticed,
     /// T19: broken candidate keys are not repaired.
     NoRepair,
+    /// R13: an office whose answers come too late is kept.
+    UselessOfficeKept,
+    /// R13: an office counts as useless only if no answer leaves any authority.
+    UselessByNoAuthority,
+    /// R14: shards whose owner's answers come too late are kept.
+    UselessOwnershipKept,
+    /// R15: a node that did not claim a shard in time is given it again at once.
+    UnclaimedGivenAgain,
+    /// R15: a node whose candidate key is gone is given new shards.
+    SilentGivenShards,
+    /// R16: a lease whose renewals are not answered is kept.
+    UnansweredRenewalsKept,
 }

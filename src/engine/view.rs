@@ -58,6 +58,8 @@ pub struct Member {
     pub work: Vec<WorkOffer>,
     /// Wants no shards and no office.
     pub draining: bool,
+    /// Whether it takes part in elections: then its candidate key shows that it is heard (R15).
+    pub campaigns: bool,
 }
 
 /// What a node does when its configured tick is not the cluster's.

@@ -145,6 +145,9 @@ struct MemberWire {
     work: Vec<OfferWire>,
     #[serde(default, skip_serializing_if = "is_false")]
     draining: bool,
+    /// Written by nodes that never campaign.
+    #[serde(default, skip_serializing_if = "is_false")]
+    abstains: bool,
 }
 
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
@@ -183,6 +186,7 @@ pub fn encode_member(member: &Member) -> Vec<u8> {
         pod: member.pod_uid.clone(),
         work: member.work.iter().map(OfferWire::from).collect(),
         draining: member.draining,
+        abstains: !member.campaigns,
     })
 }
 
@@ -201,6 +205,7 @@ pub fn decode_member(value: &[u8]) -> Option<Member> {
         pod_uid: wire.pod,
         work: wire.work.into_iter().map(OfferWire::decode).collect::<Option<_>>()?,
         draining: wire.draining,
+        campaigns: !wire.abstains,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::{
     breaks::Broken,
     chance::{MILLIS, SECONDS, Time},
     host::ProcId,
-    scenario::Fault,
+    scenario::{BadLink, Fault},
     world::{Event, Proof, World, drift, note},
 };
 
@@ -54,6 +54,12 @@ impl World {
         match fault {
             Fault::Freeze | Fault::Starve => self.freeze(p, fault),
             Fault::CutUp | Fault::CutDown | Fault::CutBoth => self.cut(p, fault),
+            Fault::BadLink => {
+                let slot = self.procs[p].slot;
+                let link = BadLink::drawn(&mut self.chance, self.scenario.nodes[slot].d());
+                let until = self.now + self.chance.log_between(SECONDS, 10 * SECONDS);
+                self.spoil_link(slot, link, until);
+            }
             Fault::Kill => self.kill(p),
             Fault::Stop => self.stop(p),
             Fault::Resign => self.ask(p, Input::Resign),
@@ -138,6 +144,24 @@ impl World {
         }
         if fault != Fault::CutUp {
             links.down_cut_until = until;
+        }
+    }
+
+    /// From now on a node's link is bad.
+    pub fn spoil_link(&mut self, slot: usize, link: BadLink, until: Time) {
+        note!(self, "the link of node {slot} is {link:?}");
+        let links = &mut self.slots[slot];
+        match link {
+            BadLink::Slow { up, down } => {
+                links.slow_up = up;
+                links.slow_down = down;
+                links.slow_until = until;
+            }
+            BadLink::Deaf => links.down_cut_until = until,
+            BadLink::Stalled => {
+                links.up_cut_until = until;
+                links.down_cut_until = until;
+            }
         }
     }
 

@@ -120,6 +120,17 @@ fn the_invariants_hold_over_all_seeds() {
     }
 }
 
+#[test]
+fn a_node_whose_link_stays_bad_makes_room_for_another() {
+    let from = env("BELLWETHER_SIM_FROM", 0);
+    let count = env("BELLWETHER_SIM_SEEDS", 20_000) / 4;
+    let scenario = |seed| Scenario::of(seed).with_bad_link();
+    match search(from..from + count, None, scenario) {
+        Err(found) => panic!("{}", tell(found.0, scenario(found.0), None)),
+        Ok(stats) => assert!(stats.runs < stats.terms, "more than one term a run"),
+    }
+}
+
 /// What each of them showed when it failed is told in the engine's rule that it led to.
 #[test]
 fn seeds_that_once_broke_a_rule_break_none() {

@@ -28,6 +28,8 @@ pub enum Fault {
     CutDown,
     /// Neither.
     CutBoth,
+    /// One node's link is slow, or deaf in one direction, for a while.
+    BadLink,
     /// A process dies.
     Kill,
     /// A node is told to leave.
@@ -74,12 +76,13 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Freeze,
         Self::Starve,
         Self::CutUp,
         Self::CutDown,
         Self::CutBoth,
+        Self::BadLink,
         Self::Kill,
         Self::Stop,
         Self::Resign,
@@ -105,6 +108,32 @@ impl Fault {
 
     pub fn index(self) -> usize {
         self as usize
+    }
+}
+
+/// What is wrong with one node's link to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadLink {
+    /// Requests and answers take so much longer, each way.
+    Slow { up: Time, down: Time },
+    /// Requests arrive, answers and events do not.
+    Deaf,
+    /// Nothing arrives in either direction.
+    Stalled,
+}
+
+impl BadLink {
+    /// Slow by a tenth to one and a half of D in one direction or both, or dead in one or both.
+    pub fn drawn(chance: &mut Chance, d: Duration) -> Self {
+        let d = d.as_nanos() as Time;
+        let slow = chance.between(d / 10, d * 3 / 2);
+        match chance.below(6) {
+            0 => Self::Deaf,
+            1 => Self::Stalled,
+            2 => Self::Slow { up: slow, down: 0 },
+            3 => Self::Slow { up: 0, down: slow },
+            _ => Self::Slow { up: slow, down: slow },
+        }
     }
 }
 
@@ -153,6 +182,8 @@ pub struct Scenario {
     pub supervised_percent: u32,
     /// Of a hundred endings of work, so many take seconds.
     pub slow_join_percent: u32,
+    /// The link of this node stays bad after all other faults have ended (I8).
+    pub bad_for_good: Option<(usize, BadLink)>,
     /// What is done on purpose, one move after another.
     pub script: &'static [Move],
 }
@@ -220,8 +251,20 @@ impl Scenario {
             new_tick: chance
                 .percent(10)
                 .then(|| (Duration::from_millis(80), chance.between(500, 4_000) * MILLIS)),
+            bad_for_good: None,
             script: &[],
         }
+    }
+
+    /// The same run, with one node's link bad for good when all other faults have ended.
+    pub fn with_bad_link(mut self) -> Self {
+        let chance = &mut Chance::new(self.seed ^ 0xbad1_0000_0000);
+        let slot = chance.below(self.nodes.len() as u64) as usize;
+        self.bad_for_good = Some((slot, BadLink::drawn(chance, self.nodes[slot].d())));
+        // Long enough that answers which come late are answers still.
+        self.call_timeout = Duration::from_millis(chance.between(1_000, 3_000));
+        self.weights[Fault::BadLink.index()] = 5;
+        self
     }
 
     /// No faults at all.

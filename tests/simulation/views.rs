@@ -71,8 +71,12 @@ impl World {
         }
         let kvs = self.depot.all();
         let there = Seen::in_the_store(Decoded::of_list(&self.depot.keys, &kvs).changes);
+        let bad = self.scenario.bad_for_good.map(|(slot, _)| slot);
         for p in 0..self.procs.len() {
             let proc = &self.procs[p];
+            if Some(proc.slot) == bad {
+                continue;
+            }
             let has_all = proc.watch.open && proc.watch.under_way.is_empty();
             if !proc.alive || !has_all || !proc.steps.is_empty() {
                 continue;
@@ -99,7 +103,9 @@ impl World {
             _ => None,
         });
         let Some(tick) = tick else { return };
-        let living = || self.procs.iter().filter(|proc| proc.alive);
+        // A node whose link stays bad need not have heard of it.
+        let bad = self.scenario.bad_for_good.map(|(slot, _)| slot);
+        let living = || self.procs.iter().filter(|proc| proc.alive && Some(proc.slot) != bad);
         let offered: BTreeSet<_> = living().map(|proc| proc.offers).collect();
         let run: BTreeSet<_> = living().map(|proc| proc.tick).collect();
         // The leases of Go nodes and of others that died may not have run out yet.
@@ -110,7 +116,8 @@ impl World {
             _ => true,
         };
         let alone = self.depot.all().iter().all(is_of_the_living);
-        let agreed = alone && offered.len() == 1 && !offered.contains(&tick);
+        // Keys that a bad link left behind hold a switch up until their lease runs out.
+        let agreed = alone && bad.is_none() && offered.len() == 1 && !offered.contains(&tick);
         if run != BTreeSet::from([tick]) || agreed {
             let what =
                 format!("the tick is {tick:?}, offered are {offered:?}, nodes run at {run:?}");

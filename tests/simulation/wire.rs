@@ -169,7 +169,7 @@ impl World {
             self.stats.late_requests += 1;
             arrives += self.chance.log_between(50 * MILLIS, 12 * SECONDS);
         }
-        arrives += self.latency();
+        arrives += self.latency() + self.slow_up(flight.slot);
         // R12: a GRANT is never sent twice.
         let once = matches!(flight.ask, Ask::Call(Call::Grant { .. }));
         if !once && self.chance.ppm(self.duplicate_ppm()) {
@@ -229,6 +229,16 @@ impl World {
         ordinary
     }
 
+    fn slow_up(&self, slot: usize) -> Time {
+        let links = &self.slots[slot];
+        if self.now < links.slow_until { links.slow_up } else { 0 }
+    }
+
+    fn slow_down(&self, slot: usize) -> Time {
+        let links = &self.slots[slot];
+        if self.now < links.slow_until { links.slow_down } else { 0 }
+    }
+
     /// A request arrives at the store.
     pub fn on_arrive(&mut self, mut flight: Box<InFlight>) {
         if self.now < self.depot.down_until {
@@ -257,7 +267,7 @@ impl World {
             self.stats.lost_answers.count(kind);
             return self.give_up(*flight);
         }
-        let mut at = self.now + self.latency();
+        let mut at = self.now + self.latency() + self.slow_down(flight.slot);
         let cut = self.slots[flight.slot].down_cut_until;
         if self.now < cut {
             self.stats.lost_answers.count(kind);
@@ -404,6 +414,7 @@ impl World {
 
     fn push_watch(&mut self, p: ProcId, item: Item) {
         let lag = self.latency() + self.chance.below(self.scenario.lag + 1);
+        let lag = lag + self.slow_down(self.procs[p].slot);
         let slot = &self.slots[self.procs[p].slot];
         let watch = &mut self.procs[p].watch;
         let last = watch.under_way.back().map_or(0, |(at, _)| *at);
@@ -453,7 +464,8 @@ impl World {
             let again = self.now + self.scenario.call_timeout.as_nanos() as u64;
             return self.at(again, Event::SendList(p, number));
         }
-        let at = self.now + self.latency();
+        let slow = self.slow_up(self.procs[p].slot);
+        let at = self.now + self.latency() + slow;
         self.at(at, Event::ListArrive(p, number, sent_at));
     }
 
@@ -473,7 +485,8 @@ impl World {
         }
         let (revision, changes) = self.depot.list(self.now);
         let cluster = self.depot.cluster();
-        let at = self.now + self.latency();
+        let slow = self.slow_down(self.procs[p].slot);
+        let at = self.now + self.latency() + slow;
         let item = Item::Listed { number, sent_at, revision, cluster, changes };
         self.at(at, Event::Item(p, Box::new(item)));
     }

@@ -30,6 +30,9 @@ use crate::{
 /// No run has more events than this, but one that goes round in circles.
 const MOST_EVENTS: u64 = 200_000;
 
+/// Longer than any run.
+const FOR_GOOD: Time = 3_600 * SECONDS;
+
 /// Writes a line of the trace, if there is one.
 macro_rules! note {
     ($world:expr, $($what:tt)*) => {
@@ -91,6 +94,10 @@ pub struct Slot {
     pub clock: Clock,
     pub up_cut_until: Time,
     pub down_cut_until: Time,
+    /// Until when its messages take so much longer, each way.
+    pub slow_until: Time,
+    pub slow_up: Time,
+    pub slow_down: Time,
     /// Until when its renewals are answered by a deposed leader of the store.
     pub stale_until: Time,
     /// Until when that member of the store carries out nothing that needs a quorum.
@@ -167,6 +174,9 @@ pub struct World {
     /// Since when all has been as it should be.
     settled_since: Option<Time>,
     led_since: Option<Time>,
+    /// When there was one leader, and when all shards were worked on, for the last time.
+    led_at: Time,
+    owned_at: Time,
     done: bool,
 }
 
@@ -227,6 +237,9 @@ impl World {
                     clock: Clock::new(chance.below(1_000_000) * SECONDS, error),
                     up_cut_until: 0,
                     down_cut_until: 0,
+                    slow_until: 0,
+                    slow_up: 0,
+                    slow_down: 0,
                     stale_until: 0,
                     minority_until: 0,
                     proc: None,
@@ -270,6 +283,8 @@ impl World {
             hash: 0,
             settled_since: None,
             led_since: None,
+            led_at: 0,
+            owned_at: 0,
             done: false,
         }
     }
@@ -537,8 +552,12 @@ impl World {
             let links = &mut self.slots[slot];
             links.up_cut_until = links.up_cut_until.min(self.now);
             links.down_cut_until = links.down_cut_until.min(self.now);
+            links.slow_until = links.slow_until.min(self.now);
             links.stale_until = links.stale_until.min(self.now);
             links.minority_until = links.minority_until.min(self.now);
+        }
+        if let Some((slot, link)) = self.scenario.bad_for_good {
+            self.spoil_link(slot, link, self.now + FOR_GOOD);
         }
         for p in 0..self.procs.len() {
             if self.slots[self.procs[p].slot].proc != Some(p) && self.procs[p].alive {
@@ -581,9 +600,11 @@ impl World {
             }
             self.queue.push(Reverse(entry));
         }
+        // One that can lead, at least.
+        let first_well = usize::from(self.scenario.bad_for_good.is_some_and(|(bad, _)| bad == 0));
         for slot in 0..self.slots.len() {
             let dead = self.slots[slot].proc.is_none_or(|p| !self.procs[p].alive);
-            if dead && (slot == 0 || self.chance.percent(70)) {
+            if dead && (slot == first_well || self.chance.percent(70)) {
                 self.at(self.now, Event::Begin(slot, Proof::None));
             }
         }
@@ -597,19 +618,30 @@ impl World {
         let slack = 2_500 * MILLIS + 40 * MILLIS * self.slots.len() as u64;
         let to_lead = (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
         let to_own = to_lead + (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
-        let problem = self.leader_problem();
+        let (extra_lead, extra_own) = self.bad_link_bounds();
+        let (to_lead, to_own) = (to_lead + extra_lead, to_own + extra_lead + extra_own);
+        let (leader, shards) = (self.leader_problem(), self.shard_problem());
+        let well = leader.is_none() && shards.is_none();
+        if leader.is_none() {
+            self.led_at = self.now;
+        }
+        if shards.is_none() {
+            self.owned_at = self.now;
+        }
+        let problem = leader.filter(|_| self.led_at + self.hiccup() < self.now);
         if problem.is_none() {
             self.led_since.get_or_insert(self.now);
         } else if to_lead < since {
             return self.violate(Rule::I7, problem.unwrap_or_default());
         }
-        let problem = problem.or_else(|| self.shard_problem());
+        let shards = shards.filter(|_| self.owned_at + self.hiccup() < self.now);
+        let problem = problem.or(shards);
         match (problem, self.settled_since) {
             (None, None) => {
                 note!(self, "settled");
                 self.settled_since = Some(self.now);
             }
-            (None, Some(at)) if at + 1_500 * MILLIS < self.now => {
+            (None, Some(at)) if at + self.settles_for() < self.now && well => {
                 self.stats.settled_ms += (at - self.scenario.faults_for) / MILLIS;
                 self.finish();
                 return;
@@ -620,6 +652,30 @@ impl World {
             _ => (),
         }
         self.at(self.now + 100 * MILLIS, Event::Judge);
+    }
+
+    /// How long a useful node may be without authority: one whose link is slow for good gets it beat by beat.
+    fn hiccup(&self) -> Time {
+        if self.scenario.bad_for_good.is_some() { 1_500 * MILLIS } else { 0 }
+    }
+
+    /// How long all must be well: a node with a bad link that leads again shows only later (I8).
+    fn settles_for(&self) -> Time {
+        if self.scenario.bad_for_good.is_some() { 6 * SECONDS } else { 1_500 * MILLIS }
+    }
+
+    /// I8: by how much a link that stays bad delays a leader, and the shards.
+    fn bad_link_bounds(&self) -> (Time, Time) {
+        if self.scenario.bad_for_good.is_none() {
+            return (0, 0);
+        }
+        let d = self.scenario.nodes.iter().map(|node| node.d()).max().unwrap_or_default();
+        let d = d.as_nanos() as Time;
+        let office = (2 * d).max(SECONDS) + d * 11 / 10 + SECONDS;
+        let shards = (6 * SECONDS).max(self.scenario.ttl * SECONDS) + 3_300 * MILLIS + SECONDS;
+        // A list that was lost is sent again only then.
+        let office = office + self.scenario.call_timeout.as_nanos() as Time;
+        (office * 112 / 100 + self.hiccup(), shards * 112 / 100 + self.hiccup())
     }
 
     fn finish(&mut self) {
@@ -636,7 +692,9 @@ impl World {
     /// Why there is not one leader, with all others joined.
     pub fn leader_problem(&self) -> Option<String> {
         let living = || self.procs.iter().filter(|proc| proc.alive);
-        if let Some(proc) = living().find(|proc| proc.engine.joined().is_none()) {
+        let bad = self.scenario.bad_for_good.map(|(slot, _)| slot);
+        let well = |proc: &&Proc| Some(proc.slot) != bad;
+        if let Some(proc) = living().filter(well).find(|proc| proc.engine.joined().is_none()) {
             return Some(format!("node {} has not joined", proc.id));
         }
         let leads = |proc: &&Proc| proc.work.is_some() && self.now < proc.authority_until;

@@ -95,7 +95,11 @@ impl Engine {
 
     /// Whether the node wants to be a candidate at all.
     pub(super) fn wants_office(&self) -> bool {
-        self.config.campaigns && !self.unfit && !self.is_drained() && !self.session.is_leaving()
+        self.config.campaigns
+            && !self.unfit
+            && self.health.is_good()
+            && !self.is_drained()
+            && !self.session.is_leaving()
     }
 
     pub(super) fn election_rules(&mut self) {
@@ -241,7 +245,7 @@ impl Engine {
 
     /// R6, T5.
     fn take_rule(&mut self, lease: LeaseId, term: Term) {
-        if self.candidacy.taking || self.work != Work::Idle || self.held_up(lease) {
+        if self.candidacy.taking || self.work != Work::Idle {
             return;
         }
         let Some(at) = self.take_at(term) else { return };
@@ -253,11 +257,6 @@ impl Engine {
         if self.is_due(at) {
             self.take(lease, term);
         }
-    }
-
-    /// A session that is on its way out takes no office.
-    fn held_up(&self, lease: LeaseId) -> bool {
-        self.session.is_leaving() || self.session.lease() != Some(lease)
     }
 
     /// R3: W of the record as it is now.
@@ -386,8 +385,7 @@ impl Engine {
                     // Its echo came first.
                     let d = self.config.failover.d();
                     reign.office.revision = reign.office.revision.max(answer.revision);
-                    let until = sent + self.config.span(d);
-                    reign.until = reign.until.max(until);
+                    self.extend_until(sent + self.config.span(d));
                 } else if !self.candidacy.is_closed(term)
                     && let Some(lease) = self.session.lease()
                 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Asked, Engine, Found};
 use crate::engine::{
     call::{Answer, Call, Outcome},
-    types::{BootTime, LeaseId},
+    types::{BootTime, LeaseId, Revision},
     view::Record,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Ending {
     step: Step,
     asked: bool,
     again_at: BootTime,
+    /// R14, R16: h of an incarnation that is given back at once, before anything is read.
+    blind: Option<Revision>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +45,17 @@ impl Ending {
     /// Of a life that is proven dead.
     pub(super) const fn proven(lease: LeaseId) -> Self {
         let again_at = BootTime(Duration::ZERO);
-        Self { lease, proof: Proof::Proven, step: Step::Read, asked: false, again_at }
+        Self { lease, proof: Proof::Proven, step: Step::Read, asked: false, again_at, blind: None }
     }
 
     /// Of an own incarnation whose tasks may still run.
     pub(super) const fn own(lease: LeaseId, by: BootTime) -> Self {
         Self { proof: Proof::JoinedBy(by), ..Self::proven(lease) }
+    }
+
+    /// Nothing of it may be read before it was given back: answers are what this node lacks.
+    pub(super) const fn give_back_blindly(&mut self, held: Revision) {
+        self.blind = Some(held);
     }
 }
 
@@ -74,6 +81,13 @@ impl Engine {
             }
             // Something of it will not end: unclean, and everybody waits for it.
             step = Step::Revoke;
+        }
+        if let Some(held) = self.session.ending.front_mut().and_then(|ending| ending.blind.take()) {
+            if step == Step::Read {
+                let nonce = self.draws.draw();
+                self.send(Asked::Abandon, Call::Stop { lease, held, nonce, office: None });
+            }
+            self.send(Asked::Abandon, Call::Revoke { lease });
         }
         match step {
             Step::Read => self.send(Asked::ReadEnd(lease), Call::ReadEnd { lease }),

@@ -92,6 +92,11 @@ impl Engine {
             self.retry_join();
             return;
         };
+        if !self.health.is_good() {
+            // R14, R16: this read is what measures the round trip.
+            self.retry_join();
+            return;
+        }
         let holder = self.holder(&answer);
         self.on_holder(holder, &answer);
     }
@@ -291,6 +296,7 @@ impl Engine {
             pod_uid: self.config.pod_uid.clone(),
             work: self.config.work.clone(),
             draining: self.drain_wish,
+            campaigns: self.config.campaigns,
         }
     }
 

@@ -8,6 +8,7 @@ mod draws;
 mod election;
 mod ending;
 mod headers;
+mod health;
 mod join;
 mod leaving;
 mod office;
@@ -16,14 +17,16 @@ mod picture;
 mod plans;
 mod session;
 mod shards;
+mod unclaimed;
 mod watched;
 
 use std::{collections::BTreeMap, mem, time::Duration};
 
 pub use self::picture::Picture;
 use self::{
-    draws::Draws, election::Candidacy, headers::Headers, office::Reign, own_keys::OwnKeys,
-    picture::Found, plans::Planning, session::Session, shards::Holding, watched::Watched,
+    draws::Draws, election::Candidacy, headers::Headers, health::Health, office::Reign,
+    own_keys::OwnKeys, picture::Found, plans::Planning, session::Session, shards::Holding,
+    unclaimed::Unclaimed, watched::Watched,
 };
 use super::{
     call::{Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
@@ -182,6 +185,7 @@ pub struct Engine {
     incarnation: u64,
     watched: Watched,
     headers: Headers,
+    health: Health,
     session: Session,
     candidacy: Candidacy,
     reign: Option<Reign>,
@@ -191,6 +195,7 @@ pub struct Engine {
     n: u64,
     holding: Holding,
     planning: BTreeMap<WorkType, Planning>,
+    unclaimed: Unclaimed,
     own: OwnKeys,
     standing: Standing,
     unfit: bool,
@@ -211,6 +216,7 @@ impl Engine {
             incarnation: 0,
             watched: Watched::default(),
             headers: Headers::default(),
+            health: Health::default(),
             session: Session::default(),
             candidacy: Candidacy::default(),
             reign: None,
@@ -219,6 +225,7 @@ impl Engine {
             n: 0,
             holding: Holding::default(),
             planning: BTreeMap::new(),
+            unclaimed: Unclaimed::default(),
             own: OwnKeys::default(),
             standing: Standing { role: Role::Unknown, term: None },
             unfit: false,
@@ -230,6 +237,7 @@ impl Engine {
     /// Takes in what happened and says what to do about it. `now` must not go backwards and must have
     /// been read after whatever `input` reports (R1).
     pub fn step(&mut self, now: BootTime, input: Input) -> Vec<Effect> {
+        self.stand_still(now);
         self.now = self.now.max(now);
         self.lapse();
         match input {
@@ -284,6 +292,19 @@ impl Engine {
                 break;
             }
         }
+    }
+
+    /// A process that stood still past its deadline sent nothing meanwhile, and nothing could be answered:
+    /// that time counts neither against its office (R13) nor against its shards (R14).
+    fn stand_still(&mut self, now: BootTime) {
+        let Some(still) = self.wake_at.map(|at| now.since(at)) else { return };
+        if still < self.config.failover.h() {
+            return;
+        }
+        if let Some(reign) = &mut self.reign {
+            reign.sound_at = (reign.sound_at + still).min(now);
+        }
+        self.holding.sound_at = (self.holding.sound_at + still).min(now);
     }
 
     /// When [`step`](Self::step) must be called next if nothing happens before; `None` at rest.
@@ -392,6 +413,9 @@ impl Engine {
         {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
+        }
+        if matches!(outcome, Outcome::Done(_) | Outcome::Refused(_)) && is_linearizable(&asked) {
+            self.note_round_trip(sent_at, received_at);
         }
         if incarnation != self.incarnation && !matches!(asked, Asked::Abandon) {
             self.on_late_answer(&asked, &outcome);

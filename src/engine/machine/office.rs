@@ -13,6 +13,9 @@ use crate::engine::{
     view::Record,
 };
 
+/// R13: the least time without a sound answer after which an office is useless.
+const USELESS_AFTER: Duration = Duration::from_secs(1);
+
 /// T6: at most this many beats in flight.
 const BEATS_IN_FLIGHT: usize = 40;
 
@@ -26,8 +29,13 @@ pub(super) struct Reign {
     attempts: BTreeMap<u64, BootTime>,
     beating: usize,
     beat_at: BootTime,
+    /// R13: when the last sound answer came. An answer is sound if at least H of the authority that it
+    /// gives is left.
+    pub(super) sound_at: BootTime,
     /// Why it is to end once its work has been joined.
     giving_up: Option<WorkEnd>,
+    /// R13: when a useless office is closed although its work has not been joined.
+    close_at: BootTime,
 }
 
 impl Engine {
@@ -56,12 +64,23 @@ impl Engine {
         let d = self.config.failover.d();
         let until = sent.map_or(BootTime::default(), |sent| sent + self.config.span(d));
         let beat_at = sent.unwrap_or(self.now) + self.config.failover.h();
-        self.reign = Some(Reign { office, until, attempts, beating: 0, beat_at, giving_up: None });
+        self.reign = Some(Reign {
+            office,
+            until,
+            attempts,
+            beating: 0,
+            beat_at,
+            sound_at: self.now,
+            giving_up: None,
+            close_at: BootTime::default(),
+        });
         self.own.dirty_role();
         if self.session.is_leaving() {
             self.give_up(WorkEnd::Stopping);
         } else if self.unfit {
             self.give_up(WorkEnd::Unfit);
+        } else if !self.health.is_good() {
+            self.give_up_useless();
         }
     }
 
@@ -75,6 +94,7 @@ impl Engine {
         if self.is_drained() {
             self.give_up(WorkEnd::Resigned);
         }
+        self.useless_rule();
         self.resign_rule();
         self.beat_rule();
         if let Some(authority) = self.authority()
@@ -86,7 +106,8 @@ impl Engine {
 
     fn beat_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
-        let healthy = !self.unfit && reign.giving_up != Some(WorkEnd::Unfit);
+        let over = matches!(reign.giving_up, Some(WorkEnd::Unfit | WorkEnd::Useless));
+        let healthy = !self.unfit && !over;
         if !healthy || !self.is_due(self.reign.as_ref().map_or(self.now, |reign| reign.beat_at)) {
             return;
         }
@@ -154,8 +175,57 @@ impl Engine {
             sent.or_else(|| reign.attempts.get(&n).copied())
         };
         if let Some(at) = at {
-            reign.until = reign.until.max(at + span);
+            self.extend_until(at + span);
         }
+    }
+
+    /// Authority that an own committed TAKE or BEAT gives. R13 (useless office): the answer is sound if
+    /// enough of it is left.
+    pub(super) fn extend_until(&mut self, until: BootTime) {
+        let enough = if self.config.breaks(Mutant::UselessByNoAuthority) {
+            Duration::from_nanos(1)
+        } else {
+            self.config.failover.h()
+        };
+        let Some(reign) = &mut self.reign else { return };
+        reign.until = reign.until.max(until);
+        if self.now + enough <= until {
+            reign.sound_at = self.now;
+        }
+    }
+
+    /// R13: an office whose answers come too late to act by is given up, and so are beats: they would keep
+    /// everybody else waiting.
+    fn useless_rule(&mut self) {
+        let Some(reign) = &self.reign else { return };
+        if self.session.is_leaving() || self.config.breaks(Mutant::UselessOfficeKept) {
+            return;
+        }
+        let (giving_up, sound_at, close_at) = (reign.giving_up, reign.sound_at, reign.close_at);
+        match giving_up {
+            Some(WorkEnd::Useless) => {
+                if self.work != Work::Idle && self.is_due(close_at) {
+                    // Its work will not end: the record stays as it is, and the others wait.
+                    self.close_term(WorkEnd::Useless);
+                }
+            }
+            Some(WorkEnd::Unfit) => (),
+            _ => {
+                let patience = (self.config.failover.d() * 2).max(USELESS_AFTER);
+                if self.is_due(sound_at + patience) {
+                    self.give_up_useless();
+                }
+            }
+        }
+    }
+
+    fn give_up_useless(&mut self) {
+        self.health.doubt(self.now);
+        let close_at = self.now + self.config.failover.d();
+        if let Some(reign) = &mut self.reign {
+            reign.close_at = close_at;
+        }
+        self.give_up(WorkEnd::Useless);
     }
 
     /// What the view says of the office: echoes, and its end.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Engine, Found, watched::SeenPlan, watched::is_sound};
+use super::{Asked, Engine, Found, unclaimed::Trust, watched::SeenPlan, watched::is_sound};
 use crate::engine::{
     call::{Call, Office, Outcome, WorkEnd},
     mutant::Mutant,
@@ -133,7 +133,9 @@ impl Engine {
             self.send_plan(work, call);
             return;
         };
-        let (new, proofs, next_at) = self.plan(work, &plan, &table);
+        let freedoms = self.freedoms(work, &plan, &table);
+        self.note_claims(work, &plan, &table, &freedoms);
+        let (new, proofs, next_at) = self.plan(work, &plan, &table, &freedoms);
         if let Some(planning) = self.planning.get_mut(work) {
             planning.next_at = next_at;
             planning.settled = Some((revision, office.revision));
@@ -161,25 +163,70 @@ impl Engine {
         self.send(Asked::Plan(work.clone()), call);
     }
 
+    /// For each shard, whether it may be given away.
+    fn freedoms(&self, work: &WorkType, plan: &SeenPlan, table: &PlanTable) -> Vec<Freedom> {
+        let holders = self.holders(work);
+        (0u32..)
+            .zip(table.shards.iter().zip(&plan.since))
+            .map(|(shard, (assignment, since))| {
+                self.freedom(work, ShardId(shard), assignment, *since, &holders)
+            })
+            .collect()
+    }
+
+    /// R15: which living owners claimed in time what the plan gave them, and which did not.
+    fn note_claims(
+        &mut self,
+        work: &WorkType,
+        plan: &SeenPlan,
+        table: &PlanTable,
+        freedoms: &[Freedom],
+    ) {
+        if self.config.breaks(Mutant::UnclaimedGivenAgain) {
+            return;
+        }
+        for ((assignment, since), freedom) in table.shards.iter().zip(&plan.since).zip(freedoms) {
+            let Some(owner) = assignment.owner.filter(|_| !assignment.draining) else {
+                continue;
+            };
+            match freedom {
+                Freedom::Held => self.unclaimed.claimed(owner, *since),
+                Freedom::Free(Some(_))
+                    if *since + CLAIM_WITHIN <= self.now && self.is_worker(owner, work) =>
+                {
+                    self.unclaimed.miss(owner, self.now);
+                }
+                Freedom::Free(_) | Freedom::At(_) | Freedom::HeldBy(..) => (),
+            }
+        }
+        let held = &self.watched.held;
+        self.unclaimed.retain(|lease| held.contains_key(&lease));
+    }
+
+    /// Whether that incarnation takes shards of that work type at all.
+    fn is_worker(&self, lease: LeaseId, work: &WorkType) -> bool {
+        let Some(id) = self.watched.by_lease.get(&lease) else { return false };
+        let member = self.watched.members.get(id).and_then(|stored| stored.value.as_ref());
+        member.is_some_and(|member| {
+            !member.draining
+                && !self.watched.drains.contains(id)
+                && member.work.iter().any(|offer| offer.work == *work)
+        })
+    }
+
     /// The next table, the proofs that it needs, and when to look again if something is not free yet.
     fn plan(
         &self,
         work: &WorkType,
         plan: &SeenPlan,
         table: &PlanTable,
+        freedoms: &[Freedom],
     ) -> (PlanTable, BTreeMap<LeaseId, Revision>, Option<BootTime>) {
-        let holders = self.holders(work);
-        let freedoms: Vec<Freedom> = (0u32..)
-            .zip(table.shards.iter().zip(&plan.since))
-            .map(|(shard, (assignment, since))| {
-                self.freedom(work, ShardId(shard), assignment, *since, &holders)
-            })
-            .collect();
-        let workers = self.workers(work, table.shards.len());
+        let workers = self.workers(work, table, freedoms);
         let current: Vec<Option<LeaseId>> = table
             .shards
             .iter()
-            .zip(&freedoms)
+            .zip(freedoms)
             .map(|(assignment, freedom)| match freedom {
                 Freedom::HeldBy(lease, _) => Some(*lease),
                 _ if assignment.draining => None,
@@ -189,10 +236,10 @@ impl Engine {
         let wanted = planner::assign(&current, &workers);
         let mut new = table.clone();
         let mut proofs = BTreeMap::new();
-        let mut next_at: Option<BootTime> = None;
+        let mut next_at = self.unclaimed.next_at(self.now);
         let epoch = ShardEpoch(self.watched.revision.0);
         let mut again = |at: BootTime| next_at = Some(next_at.map_or(at, |next| next.min(at)));
-        for (shard, (assignment, freedom)) in new.shards.iter_mut().zip(&freedoms).enumerate() {
+        for (shard, (assignment, freedom)) in new.shards.iter_mut().zip(freedoms).enumerate() {
             let want = wanted[shard];
             match *freedom {
                 Freedom::HeldBy(lease, epoch) => {
@@ -300,10 +347,15 @@ impl Engine {
 
     /// Who can take shards of that work type: followers first, the leader only if it is alone or told
     /// to take part.
-    fn workers(&self, work: &WorkType, shards: usize) -> Vec<Worker> {
+    ///
+    /// R15: a node that missed a claim, or whose candidate key is not in the view, keeps what it holds and
+    /// gets nothing new, as long as there is anybody else.
+    fn workers(&self, work: &WorkType, table: &PlanTable, freedoms: &[Freedom]) -> Vec<Worker> {
         let own = self.session.lease();
+        let shards = table.shards.len();
         let mut workers = Vec::new();
         let mut leader = None;
+        let mut doubted = Vec::new();
         for (id, stored) in &self.watched.members {
             let (Some(member), Some(lease)) = (&stored.value, stored.lease) else {
                 continue;
@@ -320,16 +372,35 @@ impl Engine {
             }
             let (weight, capacity) = (offer.weight.max(1), offer.capacity);
             let worker = Worker { lease, weight, capacity };
+            let trust = self.trust(lease, member.campaigns);
             if own == Some(lease) && !offer.as_leader {
                 leader = Some(worker);
-            } else {
+            } else if trust == Trust::Full {
                 workers.push(worker);
+            } else {
+                doubted.push((worker, trust));
             }
         }
         if workers.is_empty() {
             workers.extend(leader);
         }
+        if workers.is_empty() {
+            return doubted.into_iter().map(|(worker, _)| worker).collect();
+        }
+        workers.extend(doubted.into_iter().map(|(worker, trust)| {
+            let most = holds(worker.lease, table, freedoms) + u32::from(trust == Trust::Probation);
+            Worker { capacity: Some(worker.capacity.map_or(most, |own| own.min(most))), ..worker }
+        }));
         workers
+    }
+
+    /// R15: what a living node may be given.
+    fn trust(&self, lease: LeaseId, campaigns: bool) -> Trust {
+        let heard = !campaigns || self.watched.candidates.contains_key(&lease);
+        if !heard && !self.config.breaks(Mutant::SilentGivenShards) {
+            return Trust::Paused;
+        }
+        self.unclaimed.trust(lease, self.now)
     }
 
     pub(super) fn on_planned(&mut self, work: &WorkType, outcome: &Outcome) {
@@ -400,4 +471,15 @@ impl Engine {
     pub(super) fn on_held_deleted(&mut self, outcome: &Outcome) {
         self.check_office_by(outcome);
     }
+}
+
+/// How many shards of the table that incarnation holds.
+fn holds(lease: LeaseId, table: &PlanTable, freedoms: &[Freedom]) -> u32 {
+    let shards = table.shards.iter().zip(freedoms);
+    let held = shards.filter(|(assignment, freedom)| match freedom {
+        Freedom::HeldBy(holder, _) => *holder == lease,
+        Freedom::Held => assignment.owner == Some(lease) && !assignment.draining,
+        Freedom::Free(_) | Freedom::At(_) => false,
+    });
+    held.count() as u32
 }

@@ -255,6 +255,7 @@ impl Engine {
         self.candidacy.forget();
         self.holding.forget(self.config.breaks(Mutant::NewIncarnationKeepsShards));
         self.planning.clear();
+        self.unclaimed = super::Unclaimed::default();
         self.own.forget();
     }
 
@@ -307,6 +308,8 @@ impl Engine {
             Phase::Rest => self.ending_rules(),
             Phase::In(_) => {
                 self.keepalive_rule();
+                self.useless_owner_rule();
+                self.probe_rule();
                 self.leave_rule();
             }
             _ => {
@@ -379,9 +382,40 @@ impl Engine {
             granted.renew_at = self.now + (granted.ttl / 6).max(Duration::from_millis(100));
             self.send(Asked::Renew(lease), Call::Renew { lease });
         }
-        if let Some(granted) = &self.session.granted {
-            let at = granted.renew_at;
-            self.wake(at);
+        let Some(granted) = &self.session.granted else { return };
+        let (renew_at, over_at) = (granted.renew_at, granted.renewed + granted.ttl);
+        self.wake(renew_at);
+        if !self.session.is_leaving()
+            && !self.config.breaks(Mutant::UnansweredRenewalsKept)
+            && self.is_due(over_at)
+        {
+            self.on_unanswered(lease);
+        }
+    }
+
+    /// R16: a lease whose renewals have not been answered for its TTL is given up, even if they arrive: no
+    /// lease is kept alive by requests that nobody answers.
+    fn on_unanswered(&mut self, lease: LeaseId) {
+        if self.session.is_in() {
+            self.give_up_incarnation(SessionEnd::Unanswered);
+            return;
+        }
+        self.health.doubt(self.now);
+        // A JOIN under it may have committed: it is over only when the store says so (R10).
+        self.abandon_granted();
+        self.session.ending.push_back(Ending::proven(lease));
+        self.incarnation += 1;
+        self.retry_join();
+    }
+
+    /// R14, R16: the incarnation is of no use to the cluster. Its keys are given back without waiting for
+    /// answers as soon as its work has been joined, and the next one joins only when the node is healthy.
+    pub(super) fn give_up_incarnation(&mut self, reason: SessionEnd) {
+        self.health.doubt(self.now);
+        let held = self.holding.h;
+        self.lose_session(reason);
+        if let Some(ending) = self.session.ending.back_mut() {
+            ending.give_back_blindly(held);
         }
     }
 
@@ -428,10 +462,5 @@ impl Engine {
         let ttl =
             granted.ttl.mul_f64((1.0 - RHO) / (1.0 + RHO)).saturating_sub(margin(granted.ttl));
         Some(granted.renewed + ttl)
-    }
-
-    /// When the last renewal that was answered was sent, and what was granted.
-    pub fn lease_renewed(&self) -> Option<(BootTime, Duration)> {
-        self.session.granted.as_ref().map(|granted| (granted.renewed, granted.ttl))
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Holding {
     pub(super) content: Shards,
     /// End of shard authority.
     pub(super) until: BootTime,
+    /// R14: when the last answer came that left at least F/4 of shard authority, or when nothing was held.
+    pub(super) sound_at: BootTime,
     /// When `h` was known: reads sent before may show something older.
     known_at: BootTime,
     /// The one held write in flight: what it puts.
@@ -73,6 +75,19 @@ impl Holding {
     /// Whether any task of a shard may still run.
     pub(super) fn is_running(&self) -> bool {
         !self.running.is_empty()
+    }
+
+    /// R14: whether the held key has shards, or may have some by a write whose outcome is unknown.
+    fn may_hold(&self) -> bool {
+        !self.content.is_empty() || self.unresolved || self.writing.is_some()
+    }
+
+    /// Shard authority that an own held write or a CHECK gives.
+    fn extend(&mut self, now: BootTime, until: BootTime) {
+        self.until = self.until.max(until);
+        if now + F / 4 <= until {
+            self.sound_at = now;
+        }
     }
 
     /// Whether a held write is in flight.
@@ -148,6 +163,19 @@ impl Engine {
             .collect()
     }
 
+    /// R14: an owner whose answers come too late to work by gives its incarnation up, so that somebody else
+    /// gets its shards. The rule needs no view.
+    pub(super) fn useless_owner_rule(&mut self) {
+        if self.session.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
+            return;
+        }
+        if !self.holding.may_hold() {
+            self.holding.sound_at = self.now;
+        } else if self.is_due(self.holding.sound_at + 2 * F) {
+            self.give_up_incarnation(SessionEnd::UselessOwner);
+        }
+    }
+
     pub(super) fn shard_rules(&mut self) {
         if !self.session.is_listed() || self.session.is_leaving() {
             return;
@@ -178,7 +206,7 @@ impl Engine {
         }
     }
 
-    fn check_now(&mut self, lease: LeaseId) {
+    pub(super) fn check_now(&mut self, lease: LeaseId) {
         if !self.holding.checking {
             self.holding.checking = true;
             self.holding.check_at = self.now + CHECK_EVERY;
@@ -233,7 +261,7 @@ impl Engine {
         if same || adopted || inexact {
             let until = sent + self.config.span(F);
             if !self.config.breaks(Mutant::ShardAuthorityFromKeepalive) {
-                self.holding.until = self.holding.until.max(until);
+                self.holding.extend(self.now, until);
             }
             return;
         }
@@ -267,7 +295,8 @@ impl Engine {
 
     /// T13: whether a held shard is to be let go of.
     fn is_leaving_shard(&self, lease: LeaseId, shard: &Shard, epoch: ShardEpoch) -> bool {
-        self.is_released(shard, epoch)
+        self.is_drained()
+            || self.is_released(shard, epoch)
             || match self.says(lease, shard) {
                 Says::Nothing => false,
                 Says::Gone => true,
@@ -338,6 +367,9 @@ impl Engine {
     /// T12: the shards that the plan gives to this lease and nobody is seen to hold.
     fn add_claims(&self, lease: LeaseId, content: &mut Shards) -> Vec<(WorkType, Revision)> {
         let mut plans = Vec::new();
+        if self.is_drained() {
+            return plans;
+        }
         for offer in &self.config.work {
             let Some(plan) = self.watched.plans.get(&offer.work) else {
                 continue;
@@ -393,8 +425,7 @@ impl Engine {
                 self.holding.unresolved = false;
                 self.holding.settle = false;
                 self.holding.known_at = self.now;
-                let until = sent + self.config.span(F);
-                self.holding.until = self.holding.until.max(until);
+                self.holding.extend(self.now, sent + self.config.span(F));
                 self.holding.check_at = self.holding.check_at.max(sent + CHECK_EVERY);
             }
             Outcome::Refused(answer) => {

@@ -107,7 +107,8 @@ pub(super) fn show_zeros(options: &NodeOptions) {
         SessionEnd::MemberLost,
         SessionEnd::HeldLost,
         SessionEnd::StoreReplaced,
-        SessionEnd::JoinFailed,
+        SessionEnd::Unanswered,
+        SessionEnd::UselessOwner,
     ] {
         metrics.sessions_lost.with_label_values(&[session_label(end)]);
     }
@@ -129,6 +130,7 @@ pub(super) const fn reason_label(reason: WorkEnd) -> &'static str {
         WorkEnd::Resigned => "resigned",
         WorkEnd::Stopping => "stopping",
         WorkEnd::Unfit => "unfit",
+        WorkEnd::Useless => "useless",
         WorkEnd::SessionLost => "session_lost",
     }
 }
@@ -139,6 +141,7 @@ pub(super) const fn session_label(reason: SessionEnd) -> &'static str {
         SessionEnd::MemberLost => "member_lost",
         SessionEnd::HeldLost => "held_lost",
         SessionEnd::StoreReplaced => "store_replaced",
-        SessionEnd::JoinFailed => "join_failed",
+        SessionEnd::Unanswered => "unanswered",
+        SessionEnd::UselessOwner => "useless_owner",
     }
 }

@@ -246,7 +246,11 @@ impl UserWork {
             WorkEnd::Resigned | WorkEnd::Stopping | WorkEnd::Unfit => {
                 leader.group.cancel(now, grace);
             }
-            WorkEnd::Suspended | WorkEnd::Deposed | WorkEnd::KeyLost | WorkEnd::SessionLost => {
+            WorkEnd::Suspended
+            | WorkEnd::Deposed
+            | WorkEnd::KeyLost
+            | WorkEnd::SessionLost
+            | WorkEnd::Useless => {
                 leader.gate.close();
                 leader.group.cancel(now, LOST_GRACE);
             }

@@ -55,6 +55,7 @@ fn member() -> Member {
         pod_uid: None,
         work: Vec::new(),
         draining: false,
+        campaigns: true,
     }
 }
 

@@ -114,6 +114,7 @@ fn our_own_values_are_versioned_json() {
             as_leader: true,
         }],
         draining: false,
+        campaigns: true,
     };
     assert_eq!(
         text(encode_member(&member)),
@@ -269,9 +270,10 @@ proptest! {
     fn a_member_reads_back(
         lease in leases(), d in spans(), f in spans(), tick in spans(), adopt: bool,
         pod_uid in option::of(".*"), work in vec(offers(), 0..4), draining: bool,
+        campaigns: bool,
     ) {
         let policy = if adopt { TickPolicy::Adopt } else { TickPolicy::Strict };
-        let member = Member { lease, d, f, tick, policy, pod_uid, work, draining };
+        let member = Member { lease, d, f, tick, policy, pod_uid, work, draining, campaigns };
         prop_assert_eq!(decode_member(&encode_member(&member)), Some(member));
     }
 

@@ -155,7 +155,7 @@ fn r6_a_go_node_that_is_the_oldest_is_never_deposed() {
     let mut others = under_leader();
     others.retain(|change| !matches!(change, Change::Member(..)));
     let mut rig = Rig::joined(config(), others);
-    rig.wait(ms(60_000));
+    rig.wait_renewed(ms(60_000));
     assert!(!rig.asks(is_take));
     // Its lease ends: not before the own wait.
     rig.see(vec![Change::Candidate(LEADER, None)]);
@@ -202,10 +202,10 @@ fn r6_after_a_failed_take_none_is_sent_until_the_view_has_caught_up() {
     rig.revision = 140;
     rig.refused(is_take, Vec::new());
     rig.revision = 110;
-    rig.wait(ms(5000));
+    rig.wait_renewed(ms(5000));
     assert!(!rig.asks(is_take));
     rig.input(Input::Progress { revision: Revision(140) });
-    rig.wait(ms(5000));
+    rig.wait_renewed(ms(5000));
     assert!(rig.asks(is_take));
 }
 
@@ -331,7 +331,7 @@ fn an_unfit_candidate_withdraws_so_that_the_queue_does_not_stand_still_behind_it
 fn an_idle_follower_writes_nothing() {
     let mut rig = Rig::joined(config(), under_leader());
     for beaten in 0..50 {
-        rig.wait(ms(200));
+        rig.wait_renewed(ms(200));
         rig.see(vec![beat(102 + beaten, 2)]);
     }
     let writes: Vec<_> =

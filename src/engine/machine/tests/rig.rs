@@ -74,6 +74,7 @@ pub(super) fn member(lease: LeaseId) -> Member {
         pod_uid: None,
         work: config().work,
         draining: false,
+        campaigns: true,
     }
 }
 
@@ -158,7 +159,7 @@ impl Rig {
     /// A node that is alone and in office in term 101, by a TAKE at revision 103.
     pub(super) fn leader() -> Self {
         let mut rig = Self::joined(config(), vec![seed(50)]);
-        rig.wait(timing::wait(timing::SPAN_MAX));
+        rig.wait_renewed(timing::wait(timing::SPAN_MAX));
         rig.revision = 103;
         let Call::Take(take) = rig.done(|call| matches!(call, Call::Take(_))) else {
             unreachable!()
@@ -238,6 +239,25 @@ impl Rig {
         }
         self.now = until;
         self.input(Input::Tick);
+    }
+
+    /// Lets time pass while the store answers the renewals of the lease.
+    pub(super) fn wait_renewed(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.renew();
+            self.wait(ms(100).min(until.since(self.now)));
+        }
+        self.renew();
+    }
+
+    /// Answers all renewals that are asked for.
+    pub(super) fn renew(&mut self) {
+        let is_renew = |call: &Call| matches!(call, Call::Renew { .. });
+        let ttl = Duration::from_secs(5);
+        while self.asks(is_renew) {
+            self.answer(is_renew, Outcome::Done(Answer { ttl, ..Answer::default() }));
+        }
     }
 
     /// Lets time pass without the engine being called: a pause.

@@ -237,7 +237,7 @@ fn r10_a_new_incarnation_keeps_no_shard_of_the_old_one() {
 fn keep_in_office(rig: &mut Rig, time: std::time::Duration) {
     let until = rig.now + time;
     while rig.now < until {
-        rig.wait(ms(50).min(until.since(rig.now)));
+        rig.wait_renewed(ms(50).min(until.since(rig.now)));
         while rig.asks(|call| matches!(call, Call::Beat { .. })) {
             rig.done(|call| matches!(call, Call::Beat { .. }));
         }

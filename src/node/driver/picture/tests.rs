@@ -29,6 +29,7 @@ fn member(id: i64, work: &WorkType) -> Change {
         pod_uid: None,
         work: vec![WorkOffer { work, shards, weight, capacity: None, as_leader: false }],
         draining: false,
+        campaigns: true,
     };
     Change::Member(NodeId::new(id).unwrap(), Some(stored(member)))
 }
