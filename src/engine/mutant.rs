@@ -72,8 +72,6 @@ pub enum Mutant {
     UselessOwnershipKept,
     /// R15: a node that did not claim a shard in time is given it again at once.
     UnclaimedGivenAgain,
-    /// R15: a node whose candidate key is gone is given new shards.
-    SilentGivenShards,
     /// R16: a lease whose renewals are not answered is kept.
     UnansweredRenewalsKept,
 }

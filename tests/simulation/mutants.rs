@@ -10,7 +10,7 @@ use crate::{
     breaks::{Break, Broken},
     chance::{MILLIS, SECONDS},
     env,
-    scenario::{Fault, Scenario},
+    scenario::{BadLink, Fault, Scenario},
     search, tell,
     world::{Trace, run},
 };
@@ -91,6 +91,9 @@ const LEASES: &[(Fault, u32)] = &[
     (Fault::Freeze, 2),
 ];
 
+/// Links that are bad for a while, and office that changes hands.
+const LINKS: &[(Fault, u32)] = &[(Fault::BadLink, 4), (Fault::Resign, 4), (Fault::Kill, 1)];
+
 /// The plan is lost while shards move.
 const UNPLANNED: &[(Fault, u32)] = &[(Fault::Overwrite, 6), (Fault::Delete, 2), (Fault::Drain, 8)];
 /// Leases go while shards move.
@@ -140,6 +143,20 @@ fn supervised_and_lossy(scenario: &mut Scenario) {
     very_lossy(scenario);
 }
 
+/// One node's link stays bad (I8).
+fn bad_link(scenario: &mut Scenario) {
+    *scenario = scenario.clone().with_bad_link();
+}
+
+/// The link of one node is slow by about half of what a leader can bear, each way.
+fn useless_link(scenario: &mut Scenario) {
+    bad_link(scenario);
+    let d = scenario.nodes[0].d().as_nanos() as u64;
+    let each = d * 43 / 100 + scenario.seed % 40 * d / 1_000;
+    scenario.bad_for_good = Some((0, BadLink::Slow { up: each, down: each }));
+    scenario.faults_for = 6 * SECONDS;
+}
+
 fn supervised(scenario: &mut Scenario) {
     scenario.supervised_percent = 100;
 }
@@ -184,6 +201,11 @@ const CASES: &[Case] = &[
     engine(Mutant::DrainCalledOff, MOVES, plain).found_by(11),
     engine(Mutant::ReleasedClaimedAgain, UNPLANNED, lossy).found_by(1294),
     around(Broken::EndWithoutRecord, DEATHS, supervised_and_lossy).found_by(1657),
+    engine(Mutant::UselessOfficeKept, LINKS, bad_link).found_by(9),
+    engine(Mutant::UselessByNoAuthority, LINKS, useless_link).found_by(188),
+    engine(Mutant::UselessOwnershipKept, LINKS, bad_link).found_by(69),
+    engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(8),
+    engine(Mutant::UnansweredRenewalsKept, LINKS, bad_link),
 ];
 
 /// Rules whose absence a random search does not find within thousands of seeds, since it takes three rare

@@ -1,4 +1,4 @@
-//! The invariants I1 to I7 of the protocol, checked at every step and at every commit, by true time.
+//! The invariants I1 to I8 of the protocol, checked at every step and at every commit, by true time.
 //!
 //! They look at what the engines say (authority, shards), at what their work does, and at what the store
 //! commits; never at how an engine came to it.
@@ -37,6 +37,8 @@ pub enum Rule {
     I6,
     /// After faults stop: one leader, and every shard owned, within bounds.
     I7,
+    /// With one node's link bad for good, the others lead and work, and its lease does not live on.
+    I8,
     /// What the engine promises to its driver.
     Contract,
     /// It panicked.

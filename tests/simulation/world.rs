@@ -22,7 +22,7 @@ use crate::{
     host::{Proc, ProcId, Shard},
     parent::Parent,
     rules::{Rule, Violation},
-    scenario::Scenario,
+    scenario::{BadLink, Scenario},
     stats::Stats,
     wire::{Answered, InFlight, Item},
 };
@@ -632,7 +632,7 @@ impl World {
         if problem.is_none() {
             self.led_since.get_or_insert(self.now);
         } else if to_lead < since {
-            return self.violate(Rule::I7, problem.unwrap_or_default());
+            return self.violate(self.liveness(), problem.unwrap_or_default());
         }
         let shards = shards.filter(|_| self.owned_at + self.hiccup() < self.now);
         let problem = problem.or(shards);
@@ -648,10 +648,26 @@ impl World {
             }
             // Shards may move once more after it has settled for the first time.
             (Some(_), Some(_)) if since < to_own => self.settled_since = None,
-            (Some(problem), _) if to_own < since => return self.violate(Rule::I7, problem),
+            (Some(problem), _) if to_own < since => return self.violate(self.liveness(), problem),
             _ => (),
         }
         self.at(self.now + 100 * MILLIS, Event::Judge);
+    }
+
+    /// R16: no lease is kept alive by renewals whose answers nobody hears.
+    fn check_deaf_leases(&mut self) {
+        let Some((bad, BadLink::Deaf)) = self.scenario.bad_for_good else { return };
+        let since = self.now - self.scenario.faults_for.max(self.depot.back_at);
+        if since <= self.scenario.ttl * SECONDS * 112 / 100 + 1_500 * MILLIS {
+            return;
+        }
+        let living = self.depot.leases();
+        let kept = self.procs.iter().filter(|proc| proc.alive && proc.slot == bad);
+        let kept = kept.flat_map(|proc| &proc.leases).find(|lease| living.contains(lease));
+        if let Some(lease) = kept.copied() {
+            let what = format!("lease {lease} of deaf node {bad} lives on");
+            self.violate(Rule::I8, what);
+        }
     }
 
     /// How long a useful node may be without authority: one whose link is slow for good gets it beat by beat.
@@ -659,9 +675,13 @@ impl World {
         if self.scenario.bad_for_good.is_some() { 1_500 * MILLIS } else { 0 }
     }
 
+    const fn liveness(&self) -> Rule {
+        if self.scenario.bad_for_good.is_some() { Rule::I8 } else { Rule::I7 }
+    }
+
     /// How long all must be well: a node with a bad link that leads again shows only later (I8).
     fn settles_for(&self) -> Time {
-        if self.scenario.bad_for_good.is_some() { 6 * SECONDS } else { 1_500 * MILLIS }
+        if self.scenario.bad_for_good.is_some() { 8 * SECONDS } else { 1_500 * MILLIS }
     }
 
     /// I8: by how much a link that stays bad delays a leader, and the shards.
@@ -682,6 +702,7 @@ impl World {
         self.done = true;
         self.check_views();
         self.check_ticks();
+        self.check_deaf_leases();
         self.stats.runs += 1;
         self.stats.big_runs += u64::from(16 <= self.slots.len());
         self.stats.true_seconds += self.now / SECONDS;

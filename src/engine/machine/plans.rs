@@ -397,10 +397,7 @@ impl Engine {
     /// R15: what a living node may be given.
     fn trust(&self, lease: LeaseId, campaigns: bool) -> Trust {
         let heard = !campaigns || self.watched.candidates.contains_key(&lease);
-        if !heard && !self.config.breaks(Mutant::SilentGivenShards) {
-            return Trust::Paused;
-        }
-        self.unclaimed.trust(lease, self.now)
+        if heard { self.unclaimed.trust(lease, self.now) } else { Trust::Paused }
     }
 
     pub(super) fn on_planned(&mut self, work: &WorkType, outcome: &Outcome) {

@@ -1,8 +1,10 @@
 //! R1, R4, R5, R7, R9; T6, T7, T8, T9.
 
+use std::time::Duration;
+
 use super::rig::{ME, Rig, config, id, joined_keys, member, ms, record, seed, stored, written};
 use crate::engine::{
-    Call, Change, Effect, Failover, Input, LeaseId, NodeMetadata, Outcome, Revision, Role,
+    Call, Change, Effect, Failover, Held, Input, LeaseId, NodeMetadata, Outcome, Revision, Role,
     SessionEnd, Term, WorkEnd, timing,
 };
 
@@ -446,4 +448,80 @@ fn a_member_of_a_drained_id_gives_up_office_and_does_not_enrol() {
         panic!("the offer was not changed")
     };
     assert_eq!(*written, crate::engine::Member { draining: true, ..member(lease) });
+}
+
+/// Answers to beats come `late` after they were sent, for so long.
+fn beats_answered_late(rig: &mut Rig, late: Duration, time: Duration) {
+    let until = rig.now + time;
+    while rig.now < until {
+        rig.wait_renewed(ms(10));
+        let due = |rig: &Rig| {
+            let mut beats = rig.calls.iter().filter(|(_, (_, call))| is_beat(call));
+            beats.find(|(_, (sent, _))| *sent + late <= rig.now).map(|(id, (sent, _))| (*id, *sent))
+        };
+        while let Some((id, sent)) = due(rig) {
+            rig.calls.remove(&id);
+            let outcome = Outcome::Done(rig.header(Vec::new()));
+            rig.answer_as(id, sent, outcome);
+        }
+    }
+}
+
+fn has_resigned_as_useless(rig: &mut Rig) -> bool {
+    rig.effects().contains(&Effect::TermClosed { term: Term(101), reason: WorkEnd::Useless })
+}
+
+#[test]
+fn r13_an_office_whose_answers_come_too_late_is_resigned_and_taken_again_only_when_healthy() {
+    let mut rig = Rig::leader();
+    let span = timing::span(Failover::DEFAULT.d());
+    let sound = span.saturating_sub(Failover::DEFAULT.h() + ms(10));
+    beats_answered_late(&mut rig, sound, ms(6000));
+    assert!(!has_resigned_as_useless(&mut rig), "{sound:?} leave enough to act by");
+    // A little authority after each answer does not help anybody.
+    beats_answered_late(&mut rig, span.saturating_sub(ms(50)), ms(2300));
+    for effect in rig.effects.clone() {
+        if let Effect::StopWork { work, .. } = effect {
+            rig.input(Input::WorkEnded { work });
+        }
+    }
+    rig.wait_renewed(ms(10));
+    assert!(has_resigned_as_useless(&mut rig));
+    assert!(!rig.asks(is_beat) || rig.asks(is_resign));
+    let lease = rig.lease();
+    rig.wait_renewed(span);
+    rig.done(is_resign);
+    let gone = rig.revision + 1;
+    rig.see(vec![Change::Candidate(lease, None)]);
+    rig.input(Input::Progress { revision: Revision(gone) });
+    rig.wait_renewed(ms(3000));
+    let is_enrol = |call: &Call| matches!(call, Call::Enrol { .. });
+    assert!(!rig.asks(is_enrol), "no round trip was quick since");
+    // A slow round trip does not make it healthy, a quick one does.
+    let is_check = |call: &Call| matches!(call, Call::Check { .. });
+    let own = held_key(lease);
+    let slow = Outcome::Done(rig.header(vec![own.clone()]));
+    rig.answer(is_check, slow);
+    assert!(!rig.asks(is_enrol));
+    while !rig.asks(is_check) {
+        rig.wait_renewed(ms(10));
+    }
+    let quick = Outcome::Done(rig.header(vec![own]));
+    rig.answer(is_check, quick);
+    assert!(rig.asks(is_enrol));
+}
+
+#[test]
+fn r13_a_process_that_stood_still_is_not_useless() {
+    let mut rig = Rig::leader();
+    beats_answered_late(&mut rig, ms(5), ms(500));
+    rig.pause(ms(4000));
+    rig.input(Input::Tick);
+    beats_answered_late(&mut rig, ms(5), ms(500));
+    assert!(!has_resigned_as_useless(&mut rig));
+    assert!(rig.engine.office().is_some());
+}
+
+fn held_key(lease: LeaseId) -> Change {
+    Change::Held(lease, Some(stored(101, lease, Held::default())))
 }

@@ -403,3 +403,105 @@ fn t15_a_held_key_that_comes_as_junk_counts_as_vanished_from_then_on() {
     rig.see(vec![Change::Held(junk, Some(written(104, 104, None, held(&[(0, 3)]))))]);
     assert_eq!(rig.engine.watched.vanished.get(&junk).map(|vanished| vanished.at), Some(rig.now));
 }
+
+fn lost(rig: &mut Rig) -> Option<SessionEnd> {
+    rig.effects().into_iter().find_map(|effect| match effect {
+        Effect::SessionLost { reason, .. } => Some(reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn r14_an_owner_whose_checks_are_answered_too_late_gives_its_incarnation_up_blindly() {
+    let mut rig = owner();
+    let me = rig.lease();
+    rig.effects();
+    rig.wait_renewed(2 * timing::F - ms(1));
+    assert_eq!(rig.engine.joined(), Some(me));
+    rig.wait_renewed(ms(1));
+    assert_eq!(lost(&mut rig), Some(SessionEnd::UselessOwner));
+    let is_stop = |call: &Call| matches!(call, Call::Stop { held: Revision(110), .. });
+    assert!(!rig.asks(is_stop), "its work has not been joined");
+    ended(&mut rig, 0);
+    assert!(rig.asks(is_stop));
+    assert!(rig.asks(|call| *call == Call::Revoke { lease: me }));
+    // The late answer of a claim is ignored, and nothing is joined before a quick round trip.
+    let shows = Outcome::Done(rig.header(vec![]));
+    rig.answer(is_check, shows);
+    assert!(starts(&mut rig).is_empty());
+    assert_eq!(rig.engine.joined(), None);
+}
+
+#[test]
+fn r15_a_node_that_did_not_claim_in_time_gets_one_shard_after_its_pause_and_then_its_share() {
+    let mut rig = leader_over(Held::default());
+    rig.see(joined_keys(id(3), LeaseId(78), 105));
+    let given = |rig: &Rig, to: LeaseId| {
+        let last = rig.calls.values().rev().find(|(_, call)| is_plan(call));
+        let Some((_, Call::Plan { table, .. })) = last else { return None };
+        Some(table.shards.iter().filter(|shard| shard.owner == Some(to)).count())
+    };
+    // The table of the last PLAN takes effect; the other node claims, LEADER lives and does not.
+    let mut epoch = 105;
+    let mut commit = |rig: &mut Rig| {
+        epoch += 10;
+        rig.revision = epoch;
+        let Call::Plan { table, .. } = rig.done(is_plan) else { unreachable!() };
+        let shards: Vec<_> = (0..4)
+            .filter(|shard| table.shards[*shard as usize].owner == Some(LeaseId(78)))
+            .map(|shard| (shard, table.shards[shard as usize].epoch.0))
+            .collect();
+        let claimed = written(105, epoch + 1, Some(LeaseId(78)), held(&shards));
+        rig.see(vec![plan(epoch + 1, table), Change::Held(LeaseId(78), Some(claimed))]);
+    };
+    keep_in_office(&mut rig, ms(100));
+    assert_eq!((given(&rig, LEADER), given(&rig, LeaseId(78))), (Some(2), Some(2)));
+    commit(&mut rig);
+    keep_in_office(&mut rig, ms(600));
+    assert_eq!((given(&rig, LEADER), given(&rig, LeaseId(78))), (Some(0), Some(4)));
+    commit(&mut rig);
+    keep_in_office(&mut rig, ms(500));
+    assert!(!rig.asks(is_plan), "nothing is drained towards it");
+    keep_in_office(&mut rig, ms(700));
+    let Some(Call::Plan { table, .. }) = rig.call(is_plan) else { panic!("no probation") };
+    assert_eq!(table.shards.iter().filter(|shard| shard.draining).count(), 1);
+}
+
+#[test]
+fn r15_a_node_that_was_deposed_gets_no_shard_until_it_is_heard() {
+    let mut rig = leader_over(Held::default());
+    rig.see(joined_keys(id(3), LeaseId(78), 105));
+    rig.see(vec![Change::Candidate(LEADER, None)]);
+    keep_in_office(&mut rig, ms(100));
+    let owners = |rig: &Rig| {
+        let last = rig.calls.values().rev().find(|(_, call)| is_plan(call));
+        let Some((_, Call::Plan { table, .. })) = last else { panic!("no plan") };
+        table.shards.iter().map(|shard| shard.owner).collect::<Vec<_>>()
+    };
+    assert_eq!(owners(&rig), [Some(LeaseId(78)); 4]);
+}
+
+#[test]
+fn r16_a_lease_whose_renewals_are_not_answered_is_given_up() {
+    let mut rig = follower();
+    let me = rig.lease();
+    rig.wait_renewed(ms(2000));
+    rig.effects();
+    rig.wait(config().ttl);
+    assert_eq!(lost(&mut rig), Some(SessionEnd::Unanswered));
+    assert!(rig.asks(|call| *call == Call::Revoke { lease: me }));
+    rig.wait(ms(5000));
+    assert_eq!(rig.engine.joined(), None);
+    assert!(!rig.asks(|call| matches!(call, Call::ReadJoin { .. })), "the old lease may live");
+}
+
+#[test]
+fn a_drained_node_lets_go_of_its_shards_even_if_nobody_plans() {
+    let mut rig = owner();
+    rig.effects();
+    rig.input(Input::Drain(true));
+    assert!(rig.effects().contains(&stop(0, ShardEnd::Moved)));
+    ended(&mut rig, 0);
+    let Some(Call::WriteHeld { content, .. }) = rig.call(is_write) else { panic!("no release") };
+    assert!(content.shards.is_empty());
+}
