@@ -1,7 +1,7 @@
 //! What every node promises, case by case, over each kind of node and store.
 //!
 //! [`cases`] and [`watches`] hold what both kinds of nodes promise, [`clusters`] what takes several
-//! nodes, [`faults`] what goes wrong around them. Each is run over a `ClusterNode` on a memory store, a
+//! nodes, [`faults`] what goes wrong around them, [`bad_links`] what one node's bad link must not do. Each is run over a `ClusterNode` on a memory store, a
 //! `ClusterNode` on a real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are named `case_`
 //! with their number; [`defects`] says for each of its defects where it is tested or why it cannot
 //! occur.
@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_links;
 mod cases;
 mod clusters;
 mod defects;
@@ -127,6 +128,15 @@ mod on_etcd {
     cases_of_clusters!(Etcd);
     // Where reads and writes cross: a store in memory answers in one step.
     run!(Etcd, clusters: a_read_of_the_cluster_is_of_one_revision,);
+    run!(Etcd, bad_links:
+        a_leader_with_a_slow_link_makes_room,
+        a_fast_leader_with_a_slow_link_makes_room,
+        a_leader_that_hears_no_answers_makes_room,
+        a_fast_leader_that_hears_no_answers_makes_room,
+        an_owner_with_a_slow_link_makes_room,
+        an_owner_that_hears_no_answers_makes_room,
+        a_fast_owner_that_hears_no_answers_makes_room,
+    );
 }
 
 mod standalone {
