@@ -55,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..4_u8).prop_map(Step::Delete),
         3 => (0..4_u8, 0..4_u8).prop_map(|(put, delete)| Step::PutAndDelete(put, delete)),
         2 => Just(Step::PutOutsideOfTheRange),
-        1 => Just(Step::PutMany),
+        2 => Just(Step::PutMany),
         4 => Just(Step::CutWatches),
         4 => Just(Step::Away),
         2 => Just(Step::Slow),
@@ -364,7 +364,7 @@ fn a_reader_is_given_what_the_store_held_at_each_revision_or_is_told_what_is_lef
     }
     let Counts { snapshots, changes, slow, cut_off, replaced } = counts.get();
     assert!(
-        [snapshots, slow, cut_off, replaced].iter().all(|count| *count > 20) && changes > 1000,
+        [snapshots, slow, cut_off, replaced].iter().all(|count| *count > 5) && changes > 1000,
         "too little happened: {:?}",
         counts.get()
     );
