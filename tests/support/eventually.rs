@@ -9,7 +9,7 @@ use std::{future::Future, time::Duration};
 /// After `within`, naming what was waited for. It is a limit against hanging, not a bound to prove:
 /// choose it generously.
 #[track_caller]
-pub fn eventually<T>(
+pub(crate) fn eventually<T>(
     what: &str,
     within: Duration,
     mut poll: impl AsyncFnMut() -> Option<T>,

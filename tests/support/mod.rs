@@ -12,7 +12,7 @@ pub mod pki;
 pub mod proxy;
 pub mod tools;
 
-pub use eventually::eventually;
+pub(crate) use eventually::eventually;
 
 /// Starts the log of a test binary, once; the level is taken from `RUST_LOG`. The output shows up with
 /// `--nocapture` or when a test fails.
