@@ -10,6 +10,7 @@ pub mod signals;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 
 /// The code in these files is compiled as that in doc comments is.
 #[cfg(doctest)]
