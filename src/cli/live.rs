@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bellwether::{
     clock,
-    engine::{Change, Revision},
+    engine::{BootTime, Change, Revision, timing},
     store::{Store, StoreError, Watch, WatchItem, WatchRequest, keys::Keys, protocol::Decoded},
 };
 
@@ -25,6 +25,14 @@ pub(crate) enum Moved {
     Cut,
 }
 
+/// Beyond the time after which a silent leader cannot act any more: a beat may be on its way here.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How long a leader of that D is listened for before it counts as silent.
+pub(crate) fn patience(d: Duration) -> Duration {
+    timing::wait(d) + GRACE
+}
+
 /// See the module's docs.
 pub(crate) struct Live {
     store: Arc<dyn Store>,
@@ -34,6 +42,8 @@ pub(crate) struct Live {
     pub(crate) snapshot: Snapshot,
     /// When a write of the record was last received, in Unix time.
     pub(crate) last_beat_unix_ms: Option<u64>,
+    /// When that was, or else since when it is listened for.
+    pub(crate) heard_at: BootTime,
     /// Why it does not follow, while it does not.
     pub(crate) problem: Option<String>,
 }
@@ -56,10 +66,41 @@ impl Live {
             watch: None,
             snapshot: Snapshot::default(),
             last_beat_unix_ms: None,
+            heard_at: clock::boot_now(),
             problem: None,
         };
         live.relist().await?;
         Ok(live)
+    }
+
+    /// Listens until the leader beats, or for as long as its silence may last: `None` if it acts, as far
+    /// as the store can say, or nobody is in office; else how long it was listened for in vain.
+    ///
+    /// Ends at the next beat of a leader that acts. A leader of the Go package has none.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub(crate) async fn silence_of_the_leader(&mut self) -> Result<Option<Duration>, StoreError> {
+        let began = clock::boot_now();
+        loop {
+            let Some(d) = self.snapshot.leader().and_then(|it| it.d) else { return Ok(None) };
+            if self.last_beat_unix_ms.is_some() {
+                return Ok(None);
+            }
+            let left = patience(d).saturating_sub(clock::boot_now().since(began));
+            if left.is_zero() {
+                break;
+            }
+            // Cancel safe; the loop ends then.
+            let _ = tokio::time::timeout(left, self.moved()).await;
+        }
+        // A watch may lag; the record itself has the last word.
+        let heard = self.snapshot.record.as_ref().map(|it| it.modified);
+        let listened = clock::boot_now().since(began);
+        self.relist().await?;
+        let silent = self.snapshot.record.as_ref().map(|it| it.modified) == heard;
+        Ok(silent.then_some(listened).filter(|_| self.snapshot.leader().is_some()))
     }
 
     async fn relist(&mut self) -> Result<(), StoreError> {
@@ -108,7 +149,10 @@ impl Live {
         let mut moved = Moved::Beat;
         for change in changes {
             match &change {
-                Change::Record(_) => self.last_beat_unix_ms = Some(clock::unix_ms()),
+                Change::Record(_) => {
+                    self.last_beat_unix_ms = Some(clock::unix_ms());
+                    self.heard_at = clock::boot_now();
+                }
                 _ => moved = Moved::More,
             }
             self.snapshot.apply(change);

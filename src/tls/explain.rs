@@ -104,7 +104,10 @@ fn of_certificate(error: &Cert, words: &Words) -> Explained {
             let says = match presented.as_slice() {
                 [] => "has no subjectAltName (a common name does not count)".to_owned(),
                 names => {
-                    format!("is for {}", names.iter().map(|it| plain(it)).collect::<Vec<_>>().join(", "))
+                    format!(
+                        "is for {}",
+                        names.iter().map(|it| plain(it)).collect::<Vec<_>>().join(", ")
+                    )
                 }
             };
             say(format!("the server's certificate {says}, not for {expected}"), words.name)

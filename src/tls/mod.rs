@@ -73,7 +73,10 @@ impl Trust {
     /// # Errors
     ///
     /// What rustls finds wrong with the certificate; nothing is added then.
-    pub(crate) fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), rustls::Error> {
+    pub(crate) fn add(
+        &mut self,
+        certificate: CertificateDer<'static>,
+    ) -> Result<(), rustls::Error> {
         self.roots.add(certificate.clone())?;
         self.listed.push(certificate);
         Ok(())

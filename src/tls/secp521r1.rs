@@ -78,8 +78,10 @@ impl SignatureVerificationAlgorithm for Verify {
 /// curve, TLS 1.2 names the digest alone.
 pub(super) fn added_to(of_ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
     let all = [of_ring.all, &[&SHA256, &SHA384, &SHA512]].concat();
-    let mut mapping: Vec<(SignatureScheme, &'static [&'static dyn SignatureVerificationAlgorithm])> =
-        Vec::new();
+    let mut mapping: Vec<(
+        SignatureScheme,
+        &'static [&'static dyn SignatureVerificationAlgorithm],
+    )> = Vec::new();
     for (scheme, algorithms) in of_ring.mapping {
         let own: &[&'static dyn SignatureVerificationAlgorithm] = match scheme {
             SignatureScheme::ECDSA_NISTP256_SHA256 => &[&SHA256],
@@ -88,7 +90,8 @@ pub(super) fn added_to(of_ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlg
         };
         mapping.push((*scheme, leak([*algorithms, own].concat())));
     }
-    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, &[&SHA512]));
+    let own: Vec<&'static dyn SignatureVerificationAlgorithm> = vec![&SHA512];
+    mapping.push((SignatureScheme::ECDSA_NISTP521_SHA512, leak(own)));
     WebPkiSupportedAlgorithms { all: leak(all), mapping: leak(mapping) }
 }
 

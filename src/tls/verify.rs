@@ -156,7 +156,8 @@ fn listed_itself(
         let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
     };
-    let (not_before, not_after) = (at(parsed.validity().not_before), at(parsed.validity().not_after));
+    let (not_before, not_after) =
+        (at(parsed.validity().not_before), at(parsed.validity().not_after));
     if now < not_before {
         return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
     }

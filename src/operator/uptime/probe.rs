@@ -92,7 +92,8 @@ impl Default for Prober {
 impl Prober {
     /// A prober that trusts the public certificate authorities.
     pub fn new() -> Self {
-        let public = http::verifying(Trust::public()).expect("the list of authorities is not empty");
+        let public =
+            http::verifying(Trust::public()).expect("the list of authorities is not empty");
         Self { public: Arc::new(public) }
     }
 

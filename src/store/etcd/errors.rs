@@ -282,6 +282,10 @@ const TABLE: &[Row] = &[
         Class::Denied("give the name and password of an etcd user (etcdctl user list)"),
     ),
     row(
+        "authentication is not enabled",
+        Class::Denied("etcd needs no user: leave it out, or turn it on (etcdctl auth enable)"),
+    ),
+    row(
         "permission denied",
         Class::Denied(
             "grant the user's role readwrite on the prefix (etcdctl role \

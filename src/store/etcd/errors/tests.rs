@@ -15,6 +15,7 @@ const SAID: &[(Code, &str, &str)] = &[
         "etcdserver: authentication failed, invalid user ID or password",
         "denied",
     ),
+    (Code::FailedPrecondition, "etcdserver: authentication is not enabled", "denied"),
     (Code::PermissionDenied, "etcdserver: permission denied", "denied"),
     (Code::FailedPrecondition, "etcdserver: user name not found", "denied"),
     (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", "overloaded"),
