@@ -83,6 +83,8 @@ impl Live {
     /// What the store says.
     pub(crate) async fn silence_of_the_leader(&mut self) -> Result<Option<Duration>, StoreError> {
         let began = clock::boot_now();
+        let written = |live: &Self| live.snapshot.record.as_ref().map(|it| it.modified);
+        let first = written(self);
         loop {
             let Some(d) = self.snapshot.leader().and_then(|it| it.d) else { return Ok(None) };
             if self.last_beat_unix_ms.is_some() {
@@ -96,11 +98,10 @@ impl Live {
             let _ = tokio::time::timeout(left, self.moved()).await;
         }
         // A watch may lag; the record itself has the last word.
-        let heard = self.snapshot.record.as_ref().map(|it| it.modified);
         let listened = clock::boot_now().since(began);
         self.relist().await?;
-        let silent = self.snapshot.record.as_ref().map(|it| it.modified) == heard;
-        Ok(silent.then_some(listened).filter(|_| self.snapshot.leader().is_some()))
+        let silent = written(self) == first && self.snapshot.leader().is_some();
+        Ok(silent.then_some(listened))
     }
 
     async fn relist(&mut self) -> Result<(), StoreError> {
