@@ -1,4 +1,4 @@
-//! What an error of TLS means: the reason, and what to do about it.
+//! Explains errors of TLS: the reason, and what to do about it.
 //!
 //! Pure. rustls names errors in the words of its code (`BadSignature`, `HandshakeFailure`); people get a
 //! sentence. How a user sets certificates differs between clients, so the client brings those [`Words`].
@@ -12,31 +12,31 @@ use rustls::{
 
 use super::verify::Rejected;
 
-/// What the user of one client can set, as it is called there.
+/// Names of what the user of one client can set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
-    /// Where the trusted certificates are listed.
+    /// Name of the list of trusted certificates.
     pub(crate) bundle: &'static str,
-    /// What to do if the certificate is for another name.
+    /// Remedy if the certificate is for another name.
     pub(crate) name: &'static str,
-    /// What to do if the server wants a client certificate and got none.
+    /// Remedy if the server wants a client certificate and got none.
     pub(crate) no_client_certificate: &'static str,
-    /// What to renew if the client certificate has expired.
+    /// Name of the client certificate, to renew if it has expired.
     pub(crate) client_certificate: &'static str,
-    /// What to look at if the server rejects the client certificate.
+    /// Remedy if the server rejects the client certificate.
     pub(crate) client_certificate_rejected: &'static str,
 }
 
 /// An error of TLS in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Explained {
-    /// What is wrong, as a clause that begins with the server or its certificate.
+    /// Clause that begins with the server or its certificate.
     pub(crate) reason: String,
-    /// What to do about it.
+    /// Clause that says what to do about it.
     pub(crate) remedy: String,
 }
 
-/// What the error means; `None` if it says nothing of certificates, versions or ciphers.
+/// Reason and remedy of the error; `None` if it says nothing of certificates, versions or ciphers.
 pub(crate) fn explain(error: &Error, words: &Words) -> Option<Explained> {
     match error {
         Error::InvalidCertificate(reason) => Some(of_certificate(reason, words)),

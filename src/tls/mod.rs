@@ -63,7 +63,7 @@ impl Trust {
         Self { roots, listed: Vec::new() }
     }
 
-    /// Nobody, until certificates are added.
+    /// An empty list, to which certificates are added.
     pub(crate) fn nobody() -> Self {
         Self { roots: RootCertStore::empty(), listed: Vec::new() }
     }

@@ -286,7 +286,10 @@ async fn a_full_etcd_is_named_once_by_every_node_and_its_end_too_and_nobody_is_c
     // Whoever is in office cannot write a beat, so nobody acts.
     let leader = shop.ask(&["leader"]);
     assert!([3, 8].contains(&leader.code), "{leader:?}");
-    assert!(!leader.out.starts_with("leader 1") && !leader.out.starts_with("leader 2"), "{leader:?}");
+    assert!(
+        !leader.out.starts_with("leader 1") && !leader.out.starts_with("leader 2"),
+        "{leader:?}"
+    );
     assert_eq!(shop.status()["leader"], serde_json::Value::Null);
     let check = shop.ask(&["check"]);
     assert_eq!(check.code, 8, "{check:?}");
@@ -308,7 +311,11 @@ async fn a_full_etcd_is_named_once_by_every_node_and_its_end_too_and_nobody_is_c
     assert_eq!(shop.ask(&["leader"]).code, 0);
     for node in &nodes {
         let said = node.err();
-        assert_eq!((said.matches(FULL).count(), said.matches(SPACE_AGAIN).count()), (1, 1), "{said}");
+        assert_eq!(
+            (said.matches(FULL).count(), said.matches(SPACE_AGAIN).count()),
+            (1, 1),
+            "{said}"
+        );
     }
 }
 
@@ -323,7 +330,10 @@ async fn a_frozen_leader_is_not_called_leader() {
     assert_eq!(leader.code, 8, "{leader:?}");
     assert!(leader.out.contains("nobody acts") && leader.out.contains("silent for"), "{leader:?}");
     let status = shop.status();
-    assert_eq!((&status["leader"], &status["not_acting"]["id"]), (&serde_json::Value::Null, &"1".into()));
+    assert_eq!(
+        (&status["leader"], &status["not_acting"]["id"]),
+        (&serde_json::Value::Null, &"1".into())
+    );
     node.signal(Signal::CONT);
     shop.leader(1, None).await;
     assert_eq!(shop.ask(&["leader"]).code, 0);

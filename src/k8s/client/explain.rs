@@ -197,7 +197,7 @@ fn of_connection(error: &kube::Error) -> Explained {
     )
 }
 
-/// What the user of a kubeconfig or a pod can set.
+/// Names of what the user of a kubeconfig or a pod can set.
 const WORDS: Words = Words {
     bundle: "the kubeconfig's certificate-authority, or the pod's ca.crt",
     name: "use one of its names as the server's address, or set tls-server-name in the kubeconfig",

@@ -46,3 +46,6 @@ fn verifier(config: &Config) -> Result<Option<Arc<dyn ServerCertVerifier>>, Erro
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Service(Box::new(error))
 }
+
+#[cfg(test)]
+mod tests;

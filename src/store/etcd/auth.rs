@@ -32,7 +32,7 @@ use crate::clock;
 /// A login hashes the password, which takes etcd tens of milliseconds of a core, on purpose.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What etcd says to a login while authentication is off.
+/// Part of etcd's answer to a login while authentication is off.
 const NOT_ENABLED: &str = "authentication is not enabled";
 
 /// How a login ended that etcd answered.

@@ -1,4 +1,4 @@
-//! What keeps etcd from serving: logged once when it begins, and once when it has ended.
+//! Conditions that keep etcd from serving, logged once when they begin and once when they have ended.
 //!
 //! Calls tell of it in passing, at any rate and in any order, and a node that writes nothing hears of a
 //! full etcd from its alarms only. The one rule: a condition has ended when something succeeds that it
@@ -18,13 +18,13 @@ use crate::{engine::types::BootTime, store::StoreError};
 /// says so itself.
 const LASTS: Duration = Duration::from_millis(500);
 
-/// What has not failed for this long has ended.
+/// A condition that has not shown for this long has ended, if something succeeded since.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Members that answer nothing for this long are logged. Above the time that etcd needs to elect a leader.
 pub(super) const SILENT: Duration = Duration::from_secs(2);
 
-/// What is wrong.
+/// Kind of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// The NOSPACE alarm: what takes space is rejected.
@@ -137,7 +137,7 @@ impl Complaints {
         }
     }
 
-    /// What is wrong now, for people.
+    /// Text of a condition that lasts, for people.
     pub(super) fn current(&self) -> Option<String> {
         if !self.any.load(SeqCst) {
             return None;

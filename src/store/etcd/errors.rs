@@ -189,7 +189,7 @@ pub(super) fn tls_cause<'a>(
     error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
 }
 
-/// What the user of a store can set, as `EtcdConfig` calls it.
+/// Names of what the user of a store can set, as `EtcdConfig` has them.
 const WORDS: Words = Words {
     bundle: "tls.ca_file",
     name: "use a name that is in it as the endpoint, or set tls.server_name",

@@ -168,7 +168,7 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
-/// What the author of a check can set.
+/// Names of what the author of a check can set.
 const WORDS: Words = Words {
     bundle: "caBundle",
     name: "use a name that is in it in the URL",
