@@ -1,18 +1,23 @@
-//! A [`Snapshot`] that follows the store: a list, then a watch from the next revision, and a new list
-//! whenever that breaks.
+//! A [`Snapshot`] that follows the store, by the same [`Feed`] as a node's view: a list, then a watch from
+//! the next revision, and a new list whenever the watch breaks or does not prove itself fresh.
 
 use std::{sync::Arc, time::Duration};
 
 use bellwether::{
     clock,
     engine::{BootTime, Change, Revision, timing},
-    store::{Store, StoreError, Watch, WatchItem, WatchRequest, keys::Keys, protocol::Decoded},
+    store::{
+        Store, StoreError,
+        keys::Keys,
+        list_watch::{Feed, Options, Update},
+    },
 };
+use tokio::sync::watch;
 
 use super::snapshot::Snapshot;
 
-/// Before a broken watch is opened anew.
-const PAUSE: Duration = Duration::from_millis(500);
+/// A leader that acts beats at least this often. Only a longer silence makes the watch prove itself.
+const BEATS_EVERY: Duration = Duration::from_secs(1);
 
 /// What moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,9 @@ pub(crate) struct Live {
     store: Arc<dyn Store>,
     keys: Keys,
     timeout: Duration,
-    watch: Option<Box<dyn Watch>>,
+    feed: Feed,
+    /// Why the feed failed last, as it happens.
+    failure: watch::Receiver<Option<StoreError>>,
     pub(crate) snapshot: Snapshot,
     /// When a write of the record was last received, in Unix time.
     pub(crate) last_beat_unix_ms: Option<u64>,
@@ -59,18 +66,24 @@ impl Live {
         keys: Keys,
         timeout: Duration,
     ) -> Result<Self, StoreError> {
-        let mut live = Self {
+        // By itself: the feed would try again, whatever the reason.
+        let snapshot = Snapshot::read(&*store, &keys, timeout).await?;
+        let options = Options { timeout, ..Options::view(BEATS_EVERY) };
+        let feed = Feed::start(Arc::clone(&store), keys.clone(), options);
+        let failure = feed.failure();
+        let heard_at = clock::boot_now();
+        let (last_beat_unix_ms, problem) = (None, None);
+        Ok(Self {
             store,
             keys,
             timeout,
-            watch: None,
-            snapshot: Snapshot::default(),
-            last_beat_unix_ms: None,
-            heard_at: clock::boot_now(),
-            problem: None,
-        };
-        live.relist().await?;
-        Ok(live)
+            feed,
+            failure,
+            snapshot,
+            last_beat_unix_ms,
+            heard_at,
+            problem,
+        })
     }
 
     /// Listens until the leader beats, or for as long as its silence may last: `None` if it acts, as far
@@ -83,8 +96,7 @@ impl Live {
     /// What the store says.
     pub(crate) async fn silence_of_the_leader(&mut self) -> Result<Option<Duration>, StoreError> {
         let began = clock::boot_now();
-        let written = |live: &Self| live.snapshot.record.as_ref().map(|it| it.modified);
-        let first = written(self);
+        let first = self.written();
         loop {
             let Some(d) = self.snapshot.leader().and_then(|it| it.d) else { return Ok(None) };
             if self.last_beat_unix_ms.is_some() {
@@ -99,61 +111,63 @@ impl Live {
         }
         // A watch may lag; the record itself has the last word.
         let listened = clock::boot_now().since(began);
-        self.relist().await?;
-        let silent = written(self) == first && self.snapshot.leader().is_some();
+        self.snapshot = Snapshot::read(&*self.store, &self.keys, self.timeout).await?;
+        let silent = self.written() == first && self.snapshot.leader().is_some();
         Ok(silent.then_some(listened))
     }
 
-    async fn relist(&mut self) -> Result<(), StoreError> {
-        let snapshot = Snapshot::read(&*self.store, &self.keys, self.timeout).await?;
-        let request = WatchRequest {
-            range: self.keys.watched(),
-            from: Revision(snapshot.revision.0 + 1),
-            previous: false,
-        };
-        self.watch = Some(self.store.watch(request, self.timeout).await?);
-        self.snapshot = snapshot;
-        self.problem = None;
-        Ok(())
+    /// Which write of the record is seen.
+    fn written(&self) -> Option<Revision> {
+        self.snapshot.record.as_ref().map(|it| it.modified)
+    }
+
+    fn heard(&mut self) {
+        self.last_beat_unix_ms = Some(clock::unix_ms());
+        self.heard_at = clock::boot_now();
     }
 
     /// Waits until something moved.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost, but while the store is cut off, who cancels it more often than it pauses never
-    /// lists again.
+    /// Cancel safe: what was not returned is returned next time.
     pub(crate) async fn moved(&mut self) -> Moved {
-        let Some(watch) = &mut self.watch else {
-            tokio::time::sleep(PAUSE).await;
-            return match self.relist().await {
-                Ok(()) => Moved::More,
-                Err(error) => self.cut(&error),
-            };
+        let update = tokio::select! {
+            biased;
+            // Cancel safe, both.
+            update = self.feed.next() => update,
+            Ok(()) = self.failure.changed() => return self.cut(),
         };
-        match watch.next().await {
-            Ok(WatchItem::Events { revision, events }) => {
-                let decoded = Decoded::of_events(&self.keys, &events);
-                self.take_in(revision, decoded.changes)
+        match update {
+            Some(Update::Listed { revision, changes, .. }) => {
+                let before = self.written();
+                self.snapshot = Snapshot::of(revision, changes);
+                if self.written() != before {
+                    self.heard();
+                }
+                self.problem = None;
+                Moved::More
             }
-            Ok(WatchItem::Progress { revision }) => {
+            Some(Update::Changed { revision, changes, .. }) => self.take_in(revision, changes),
+            Some(Update::Progress { revision }) => {
                 self.snapshot.revision = revision;
+                self.problem = None;
                 Moved::Beat
             }
-            Err(error) => self.cut(&error),
+            Some(Update::Lost) => self.cut(),
+            // The feed ends with its runtime only.
+            None => std::future::pending().await,
         }
     }
 
     fn take_in(&mut self, revision: Revision, changes: Vec<Change>) -> Moved {
         let before = self.snapshot.leader();
         self.snapshot.revision = revision;
+        self.problem = None;
         let mut moved = Moved::Beat;
         for change in changes {
             match &change {
-                Change::Record(_) => {
-                    self.last_beat_unix_ms = Some(clock::unix_ms());
-                    self.heard_at = clock::boot_now();
-                }
+                Change::Record(_) => self.heard(),
                 _ => moved = Moved::More,
             }
             self.snapshot.apply(change);
@@ -161,9 +175,10 @@ impl Live {
         if self.snapshot.leader() == before { moved } else { Moved::More }
     }
 
-    fn cut(&mut self, error: &StoreError) -> Moved {
-        self.watch = None;
-        self.problem = Some(error.to_string());
+    fn cut(&mut self) -> Moved {
+        let failure = self.failure.borrow_and_update();
+        let failure = failure.as_ref().map(ToString::to_string);
+        self.problem = Some(failure.unwrap_or_else(|| "the watch was lost".to_owned()));
         Moved::Cut
     }
 }

@@ -340,14 +340,18 @@ async fn look_at_etcd(cluster: &ClusterArgs) -> Result<(), Failure> {
 async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
     let status = node.status().await.ok();
     let why = status.and_then(|it| {
-        let of_store = it.store.problem.map(|problem| format!("{}: {problem}", it.store.endpoint));
+        let of_store = it.store.problem.map(|problem| {
+            // Some name the member themselves.
+            let named = problem.contains(&it.store.endpoint);
+            if named { problem } else { format!("{}: {problem}", it.store.endpoint) }
+        });
         it.node.problem.or(of_store)
     });
     let what = format!("not joined within {within:?}");
     match why {
         // It names its own remedy, if there is one.
         Some(why) => Failure::new(Exit::Unreachable, format!("{what}: {why}"))
-            .try_this("the log above says more; --etcd (BELLWETHER_ETCD) names etcd's members"),
+            .try_this("the log above says more"),
         None => Failure::new(Exit::Unreachable, what)
             .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it"),
     }
