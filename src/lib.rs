@@ -16,6 +16,7 @@ pub mod signals;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 
 /// Waiting without sleeping, as in the tests under `tests/`.
 #[cfg(test)]

@@ -338,10 +338,23 @@ async fn look_at_etcd(cluster: &ClusterArgs) -> Result<(), Failure> {
 }
 
 async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
-    let problem = node.status().await.ok().and_then(|it| it.node.problem.or(it.store.problem));
-    let why = problem.map(|it| format!(": {it}")).unwrap_or_default();
-    Failure::new(Exit::Unreachable, format!("not joined within {within:?}{why}"))
-        .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it")
+    let status = node.status().await.ok();
+    let why = status.and_then(|it| {
+        let of_store = it.store.problem.map(|problem| {
+            // Some name the member themselves.
+            let named = problem.contains(&it.store.endpoint);
+            if named { problem } else { format!("{}: {problem}", it.store.endpoint) }
+        });
+        it.node.problem.or(of_store)
+    });
+    let what = format!("not joined within {within:?}");
+    match why {
+        // It names its own remedy, if there is one.
+        Some(why) => Failure::new(Exit::Unreachable, format!("{what}: {why}"))
+            .try_this("the log above says more"),
+        None => Failure::new(Exit::Unreachable, what)
+            .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it"),
+    }
 }
 
 async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 //! The only module that names `etcd_client`. Of that crate it takes the messages and the calls; the
 //! rest is here, because the crate's own balancer keeps sending to dead members: one channel per member
 //! ([`link`]), who is asked ([`pool`]), how a call is carried out ([`calls`]), who looks after the
-//! members ([`referee`]), what errors mean ([`errors`]), tokens ([`auth`]) and certificates ([`tls`]).
+//! members ([`referee`]), what errors mean ([`errors`]), what is logged of them ([`complaints`]), tokens
+//! ([`auth`]) and certificates ([`tls`]).
 //!
 //! # Guarantees
 //!
@@ -15,6 +16,7 @@
 
 mod auth;
 mod calls;
+mod complaints;
 mod config;
 mod connector;
 mod convert;
@@ -85,6 +87,8 @@ pub struct MemberStatus {
     pub endpoint: String,
     /// Its version, such as `3.7.3`.
     pub version: String,
+    /// The id of the etcd cluster it belongs to: the same for all members of one.
+    pub cluster: u64,
     /// Whether it leads etcd's cluster.
     pub leads: bool,
     /// Whether it only learns: such a member serves nobody and should not be an endpoint.
@@ -191,6 +195,7 @@ impl EtcdStore {
         Ok(MemberStatus {
             endpoint: endpoint.to_owned(),
             version: status.version().to_owned(),
+            cluster: status.header().map_or(0, etcd_client::ResponseHeader::cluster_id),
             leads: status.leader() != 0 && own == Some(status.leader()),
             is_learner: status.is_learner(),
             db_bytes: bytes(status.db_size()),
@@ -207,6 +212,7 @@ impl EtcdStore {
             asked: Revision(0),
             timeout,
             suspect_after: self.suspect_after,
+            takes_space: false,
             proves_quorum: true,
             avoid: None,
         }
@@ -238,7 +244,10 @@ impl Store for EtcdStore {
         let writes =
             txn.then.iter().chain(&txn.otherwise).any(|op| !matches!(op, super::Op::Get(_)));
         let repeat = if writes { Repeat::Never } else { Repeat::Safe };
-        let response = call(&self.pool, self.call("txn", repeat, timeout), |link| {
+        // By the branch that is taken, which nobody knows yet: most write in the first.
+        let takes_space = txn.then.iter().any(|op| matches!(op, super::Op::Put { .. }));
+        let how = Call { takes_space, ..self.call("txn", repeat, timeout) };
+        let response = call(&self.pool, how, |link| {
             let (mut kv, txn) = (link.kv(), convert::txn(&txn));
             async move { kv.txn(txn).await }
         });
@@ -262,7 +271,8 @@ impl Store for EtcdStore {
         ttl: Duration,
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
-        let response = call(&self.pool, self.call("grant", Repeat::Never, timeout), |link| {
+        let how = Call { takes_space: true, ..self.call("grant", Repeat::Never, timeout) };
+        let response = call(&self.pool, how, |link| {
             let mut client = link.lease();
             let options = LeaseGrantOptions::new().with_id(lease.0);
             async move { client.grant(whole_seconds(ttl), Some(options)).await }
