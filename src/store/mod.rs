@@ -363,6 +363,12 @@ pub trait Store: Send + Sync + Debug + 'static {
 
     /// Asks the store to prefer another member for what comes (a watch that lags, say). A hint.
     fn avoid_current(&self) {}
+
+    /// Returns, with the reason, once a part of the store has ended by a bug that it cannot go on without
+    /// (one of its background tasks panicked); never, as long as it only cannot reach anything.
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
 }
 
 /// How the store is reached.

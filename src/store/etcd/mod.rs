@@ -38,6 +38,7 @@ use std::{
 
 use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     auth::Auth,
@@ -63,6 +64,8 @@ pub struct EtcdStore {
     pool: Arc<Pool>,
     renewals: Renewals,
     suspect_after: Duration,
+    /// Cancelled when one of the tasks has ended.
+    failed: CancellationToken,
     // Dropped with the store, which ends them.
     _tasks: Tasks,
 }
@@ -128,20 +131,24 @@ impl EtcdStore {
             config.call_metrics(),
         )?);
         let mut tasks = Tasks::new();
-        tasks.spawn("etcd suspicions", never(referee::decide(pool.clone(), config.suspect_after)));
-        tasks.spawn("etcd recovery", never(referee::recover(pool.clone())));
-        tasks.spawn("etcd survey", never(referee::survey(pool.clone(), config.survey_every)));
+        let failed = CancellationToken::new();
+        let deciding = referee::decide(pool.clone(), config.suspect_after);
+        tasks.spawn("etcd suspicions", never(failed.clone(), deciding));
+        tasks.spawn("etcd recovery", never(failed.clone(), referee::recover(pool.clone())));
+        let surveying = referee::survey(pool.clone(), config.survey_every);
+        tasks.spawn("etcd survey", never(failed.clone(), surveying));
         if let Some(files) = files {
             let following = referee::follow_files(pool.clone(), files, config.reload_every);
-            tasks.spawn("etcd certificates", never(following));
+            tasks.spawn("etcd certificates", never(failed.clone(), following));
         }
         if let Some(auth) = auth {
-            tasks.spawn("etcd login", auth.keep_logged_in(pool.clone()));
+            tasks.spawn("etcd login", never(failed.clone(), auth.keep_logged_in(pool.clone())));
         }
         Ok(Self {
             pool,
             renewals: Renewals::default(),
             suspect_after: config.suspect_after,
+            failed,
             _tasks: tasks,
         })
     }
@@ -213,8 +220,10 @@ impl EtcdStore {
     }
 }
 
-async fn never(loops: impl Future<Output = std::convert::Infallible>) {
-    match loops.await {}
+/// A task that goes on as long as the store. If it ends all the same, by a panic, the store has failed.
+async fn never<T>(failed: CancellationToken, task: impl Future<Output = T>) {
+    let _failed = failed.drop_guard();
+    task.await;
 }
 
 impl Debug for EtcdStore {
@@ -300,6 +309,11 @@ impl Store for EtcdStore {
     ) -> Result<Box<dyn Watch>, StoreError> {
         let how = Call { proves_quorum: false, ..self.call("watch", Repeat::Safe, timeout) };
         Ok(Box::new(watch::open(&self.pool, &request, how).await?))
+    }
+
+    async fn failed(&self) -> String {
+        self.failed.cancelled().await;
+        "a task of the etcd client has ended".to_owned()
     }
 
     fn health(&self) -> Health {
