@@ -177,7 +177,7 @@ async fn follow(mut arrivals: Arrivals, asked: &CancellationToken) -> Aborted {
     let kind = next_request(&mut arrivals).await;
     tracing::info!(
         signal = name(kind),
-        "leaving; a second SIGTERM or SIGINT, {SAME_REQUEST:?} or more later, ends at once"
+        "leaving; for {SAME_REQUEST:?} every signal counts as this one"
     );
     asked.cancel();
     let copies = async {
@@ -197,6 +197,7 @@ async fn follow(mut arrivals: Arrivals, asked: &CancellationToken) -> Aborted {
     while let Some(Some(kind)) = arrivals.next().now_or_never() {
         copy(kind);
     }
+    tracing::info!("still leaving; a second signal ends at once");
     loop {
         let kind = next_request(&mut arrivals).await;
         if meaning(kind) == Meaning::Leave {

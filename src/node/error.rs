@@ -53,7 +53,7 @@ fn after(waited: Duration) -> String {
     if waited.is_zero() {
         return String::new();
     }
-    format!(", which has not ended within {waited:?}")
+    format!(", which has not ended within {waited:.1?}")
 }
 
 /// Why a call about the node itself failed.

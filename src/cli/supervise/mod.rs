@@ -49,7 +49,8 @@ const FORWARDED: [(SignalKind, Signal); 10] = [
 ];
 
 /// Would end this process, and are about this process alone: its limits and its timers.
-const IGNORED: [SignalKind; 4] = [
+const IGNORED: [SignalKind; 5] = [
+    SignalKind::from_raw(Signal::STKFLT.as_raw()),
     SignalKind::from_raw(Signal::XCPU.as_raw()),
     SignalKind::from_raw(Signal::XFSZ.as_raw()),
     SignalKind::from_raw(Signal::VTALARM.as_raw()),
@@ -62,7 +63,8 @@ const WARM_EVERY: Duration = Duration::from_secs(10);
 /// Runs a program, and ends its node's incarnation the moment it is dead
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags. It forwards signals, \
+Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags. It forwards signals \
+(not the copy of a request that the program follows already), \
 reaps orphans, and passes on the exit status (128+n if signal n ended the program). The program's node \
 tells it its lease through an inherited pipe (BELLWETHER_SUPERVISOR_FD). When the program is dead, \
 whatever it started is killed too, and only then its incarnation is ended in etcd: the successor takes \

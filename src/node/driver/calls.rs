@@ -85,7 +85,11 @@ impl Calls {
             // The engine has no deadlines of its own: every call comes back to it, whatever happens.
             let outcome = AssertUnwindSafe(sent).catch_unwind().await.unwrap_or_else(|panic| {
                 let (call, panic) = (protocol::name(&call), panic_message(panic.as_ref()));
-                tracing::error!(call, panic, "a call to the store panicked: its outcome is unknown");
+                tracing::error!(
+                    call,
+                    panic,
+                    "a call to the store panicked: its outcome is unknown"
+                );
                 Outcome::Unknown
             });
             let received_at = clock::boot_now();

@@ -14,7 +14,8 @@ pub(super) struct Sabotage {
 
 impl Sabotage {
     pub(super) fn from_env() -> Self {
-        let wanted = if cfg!(feature = "mutants") { std::env::var_os(PANIC_FILE_ENV) } else { None };
+        let wanted =
+            if cfg!(feature = "mutants") { std::env::var_os(PANIC_FILE_ENV) } else { None };
         Self { panic_file: wanted.map(PathBuf::from) }
     }
 

@@ -32,12 +32,7 @@ impl Rig {
     }
 
     /// One that waits so long for its id.
-    fn waiting(
-        store: &Arc<MemoryStore>,
-        campaigns: bool,
-        work: Work,
-        id_wait: Duration,
-    ) -> Self {
+    fn waiting(store: &Arc<MemoryStore>, campaigns: bool, work: Work, id_wait: Duration) -> Self {
         let options = NodeOptions {
             engine: Config {
                 id: NodeId::new(1).unwrap(),

@@ -54,10 +54,15 @@ enum Whose {
 /// Something that the engine must hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    Leader { work: u64 },
+    Leader {
+        work: u64,
+    },
     /// A task of the leader's work is gone while the rest goes on.
     LeaderPanicked,
-    Shard { work: WorkType, shard: ShardId },
+    Shard {
+        work: WorkType,
+        shard: ShardId,
+    },
     Follower,
 }
 

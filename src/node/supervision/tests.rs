@@ -20,7 +20,17 @@ fn a_line_is_read_as_it_was_written() {
 
 #[test]
 fn junk_on_the_pipe_is_no_line() {
-    for junk in ["", "lease", "lease ", "lease xyz", "lease -1", "lease 0", "grant 1", "gone 1 2", "leaving 1"] {
+    for junk in [
+        "",
+        "lease",
+        "lease ",
+        "lease xyz",
+        "lease -1",
+        "lease 0",
+        "grant 1",
+        "gone 1 2",
+        "leaving 1",
+    ] {
         assert_eq!(Line::parse(junk), None, "{junk:?}");
     }
 }
