@@ -116,7 +116,7 @@ impl Signals {
     }
 }
 
-/// What a signal is to do.
+/// Effect of a signal on the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     /// Asks the program to leave; as a second request it ends the program at once.

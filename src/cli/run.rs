@@ -379,7 +379,7 @@ pub(crate) fn is_broken(error: &NodeError) -> Failure {
     )
 }
 
-/// Fails on what waiting does not fix. That etcd does not answer yet is not an error.
+/// Fails on what waiting does not fix. An etcd that does not answer yet is waited for.
 async fn look_at(store: &dyn Store, cluster: &ClusterArgs) -> Result<(), Failure> {
     let get = Get { keys_only: true, ..Get::key(cluster.cluster.record()) };
     let Err(error) = store.get(get, cluster.timeout).await else { return Ok(()) };

@@ -85,7 +85,7 @@ pub(crate) struct Core {
     id: NodeId,
     commands: mpsc::Sender<Command>,
     closed: AtomicBool,
-    /// The driver has ended and nobody had asked for it.
+    /// The driver has ended without a request.
     broken: AtomicBool,
     /// Held as long as the process may have an incarnation that names the pod's UID. Here and not in the
     /// driver: the work of a driver that failed holds a handle of the node for as long as it may act.
@@ -258,7 +258,7 @@ impl Node for Core {
         let deadline = clock::boot_now() + CLOSE_WITHIN;
         match self.send(Command::Close { deadline, reply }).await {
             Ok(()) => (),
-            // It has nothing left to end.
+            // A driver that has failed has nothing left to end.
             Err(NodeError::Broken) if !self.closed.swap(true, Ordering::AcqRel) => {
                 return Err(CloseError::Unclean);
             }

@@ -68,7 +68,7 @@ pub enum NodeError {
     Unresponsive(Duration),
     /// The driver has ended by a bug: it panicked, or a task that it needs did; the log has the message.
     /// The node has no authority any more, its work is cancelled, and its keys stay until its lease
-    /// expires. It does not recover: end the process, so that a supervisor can prove its death.
+    /// expires. The node does not recover: end the process, so that a supervisor can prove its death.
     #[error("the node's driver has failed: the process must be restarted")]
     Broken,
 }
@@ -77,7 +77,7 @@ pub enum NodeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// It left uncleanly, or its driver had failed: its lease runs out by itself.
+    /// The node left uncleanly, or its driver had failed: its lease runs out by itself.
     #[error("the node did not leave cleanly: its keys stay until its lease runs out")]
     Unclean,
     /// Its thread did not end.

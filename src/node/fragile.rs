@@ -1,4 +1,4 @@
-//! For tests: a store that panics where it is told to, as a bug of the driver or of the store would.
+//! For tests: a store that panics on request, as a bug of the driver or of the store would.
 
 use std::{
     sync::{

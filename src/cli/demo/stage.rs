@@ -199,7 +199,7 @@ impl Stage {
                 }
                 // Cancel safe: a change that was not seen is seen next time.
                 changed = membership.changed() => if changed.is_err() {
-                    return Failure::new(Exit::Failed, "a node is gone that nobody has ended");
+                    return Failure::new(Exit::Failed, "a node is gone unasked");
                 }
             }
         }

@@ -292,7 +292,7 @@ mod tests {
             let store = Fragile::new();
             let node = ClusterNode::builder().id(1).cluster("C").store(Arc::clone(&store) as _);
             let node: Arc<dyn Node> = Arc::new(node.build().unwrap());
-            // One that waits for its caches has not begun to join.
+            // An operator that waits for its caches has not begun to join.
             let never = Running {
                 kind: "never".into(),
                 run: Box::pin(std::future::pending()),

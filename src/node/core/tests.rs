@@ -90,7 +90,7 @@ impl LeaderTask for Task {
 impl Leading {
     async fn new(more: impl FnOnce(ClusterNodeBuilder) -> ClusterNodeBuilder) -> Self {
         let store = Fragile::new();
-        // Nobody can have led before: the store is the test's own.
+        // The store is the test's own: no leader can have been before.
         let (keys, seed) = (Keys::new("C").unwrap(), Call::Seed { ended: true });
         let seeded = protocol::send(&*store, &keys, &seed, LONG).await;
         assert!(matches!(seeded, Outcome::Done(_)), "{seeded:?}");
@@ -149,7 +149,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
 
     assert_eq!(leading.break_driver().await, NodeError::Broken);
 
-    // Before anybody is told: authority is over, and the work is cancelled and dropped.
+    // Before any caller learns it: authority is over, and the work is cancelled and dropped.
     assert!(tick.check().is_err() && task.check().is_err() && shard.check().is_err());
     assert!(tick.is_cancelled() && task.is_cancelled() && shard.is_cancelled());
     let refused = tick.fenced().put("k", "v").await;
@@ -185,7 +185,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
     assert_eq!(node.close().await, Ok(()));
     assert_eq!(node.status().await.unwrap_err(), NodeError::Broken, "also when it is closed");
 
-    // Nobody has ended its term: without a proof of its death the others wait.
+    // The term is not ended: without a proof of its death the others wait.
     let keys = &leading.core().env.keys;
     let record = leading.store.store.get(Get::key(keys.record()), LONG).await.unwrap();
     let record = crate::store::values::decode_record(&record.kvs[0].value).unwrap();

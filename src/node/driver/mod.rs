@@ -630,7 +630,7 @@ impl Driver {
     }
 }
 
-/// A task that the driver needs has ended. One that returned or was aborted was asked to.
+/// A task that the driver needs has ended. A task that returned or was aborted was asked to.
 fn on_end_beside(ended: &tasks::Ended) {
     assert!(!matches!(ended, tasks::Ended::Panicked { .. }), "{ended}");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Names a file: once it exists, the driver of this process panics.
 const PANIC_FILE_ENV: &str = "BELLWETHER_MUTANT_PANIC_FILE";
 
-/// What a driver is to suffer.
+/// The panic that a test asks a driver for.
 #[derive(Debug)]
 pub(super) struct Sabotage {
     panic_file: Option<PathBuf>,

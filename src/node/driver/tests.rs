@@ -31,7 +31,7 @@ impl Rig {
         Self::waiting(store, campaigns, work, Duration::ZERO)
     }
 
-    /// One that waits so long for its id.
+    /// A driver that waits so long for its id.
     fn waiting(store: &Arc<MemoryStore>, campaigns: bool, work: Work, id_wait: Duration) -> Self {
         let options = NodeOptions {
             engine: Config {
@@ -230,7 +230,7 @@ impl Drop for PanicsOnDrop {
 
 #[tokio::test]
 async fn a_leader_whose_ticks_were_ended_by_a_panic_between_two_runs_is_unfit() {
-    // It overruns, is dropped, and takes what runs it along.
+    // The run overruns, is dropped, and takes its runner along.
     let tick = |_: LeaderContext| async {
         let _guard = PanicsOnDrop;
         std::future::pending().await

@@ -98,7 +98,7 @@ pub(super) struct UserWork {
     node: Arc<dyn Node>,
     runtime: Option<Handle>,
     tick: watch::Sender<Duration>,
-    /// What a runner that panicked said.
+    /// Each returns the message of its runner's panic, if that panicked.
     set: JoinSet<Option<String>>,
     whose: HashMap<Id, Whose>,
     events: (mpsc::Sender<WorkEvent>, mpsc::Receiver<WorkEvent>),
@@ -187,8 +187,8 @@ impl UserWork {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let runtime = self.runtime.as_ref().expect("the node was started from a runtime");
-        // Panics of runs are caught inside. One that comes here is of the drop of a run that was cut, or a
-        // bug of the runner.
+        // Panics of runs are caught inside. A panic that comes here is of the drop of a run that was cut, or
+        // a bug of the runner.
         let task = std::panic::AssertUnwindSafe(task).catch_unwind();
         let task = task.map(|ended| ended.err().map(|panic| panic_message(panic.as_ref())));
         let abort = self.set.spawn_on(task, runtime);
@@ -517,8 +517,8 @@ impl UserWork {
             }
             Whose::Follower => {
                 let ended = self.follower.take();
-                // It ends uncancelled by a panic, or if its runtime has shut down: then there is no starting
-                // anew.
+                // A follower that was not cancelled has panicked, or its runtime has shut down: then it cannot
+                // be started again.
                 let asked = ended.is_some_and(|follower| follower.group.cancelled_at.is_some());
                 if self.follower_wanted && (asked || panic.is_some()) {
                     self.start_follower();
@@ -573,8 +573,8 @@ impl UserWork {
     }
 }
 
-/// However the driver ends, also by a panic: without it nobody extends or ends authority any more, so all of
-/// it ends here, and the work that had it is cancelled. Tasks that still run are aborted with the set.
+/// However the driver ends, also by a panic: without a driver authority is neither extended nor ended, so all
+/// of it ends here, and the work that had it is cancelled. Tasks that still run are aborted with the set.
 impl Drop for UserWork {
     fn drop(&mut self) {
         // First of all (R5: authority is over before anything else happens).
@@ -597,7 +597,7 @@ impl Drop for UserWork {
 #[derive(Debug)]
 pub(super) struct Joined {
     id: Id,
-    /// What it said when it panicked.
+    /// Message of its panic, if it panicked.
     panic: Option<String>,
 }
 

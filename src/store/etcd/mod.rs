@@ -324,3 +324,19 @@ impl Store for EtcdStore {
         self.pool.leave(self.pool.current(), Switch::Asked);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_panics_makes_the_store_fail_and_one_that_goes_on_does_not() {
+        let store = EtcdStore::new(&EtcdConfig::new(["http://127.0.0.1:9"])).unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(50), store.failed()).await;
+        assert!(waited.is_err(), "an etcd that is not there is no failure of the store");
+        let mut tasks = Tasks::new();
+        tasks.spawn("panics", never(store.failed.clone(), async { panic!("on purpose") }));
+        let why = tokio::time::timeout(Duration::from_secs(60), store.failed()).await.unwrap();
+        assert!(why.contains("has ended"), "{why}");
+    }
+}

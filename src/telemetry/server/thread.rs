@@ -147,3 +147,21 @@ async fn serve(
     let Ok(Content { source, registry, metrics }) = content.await else { return };
     server.serve_counted(source, registry, metrics, stop).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_servers_thread_is_noticed() {
+        let mut server = StatusServer::bind(ServerConfig::from("127.0.0.1:0")).await.unwrap();
+        assert!(server.ended().now_or_never().is_none(), "it serves");
+        // Its thread ends when there is nothing to serve, as it would by a failure.
+        server.begin = None;
+        tokio::time::timeout(Duration::from_secs(60), server.ended()).await.expect("it has ended");
+    }
+}
