@@ -340,8 +340,7 @@ pub trait Store: Send + Sync + Debug + 'static {
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError>;
 
-    /// Revokes a lease and deletes its keys, in one revision. [`StoreError::LeaseNotFound`] if there is
-    /// none.
+    /// Revokes a lease with its keys, in one revision; [`StoreError::LeaseNotFound`] if there is none.
     async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError>;
 
     /// Renews a lease once. A lease that is gone is an answer with a TTL of zero, not an error.
@@ -364,8 +363,7 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Asks the store to prefer another member for what comes (a watch that lags, say). A hint.
     fn avoid_current(&self) {}
 
-    /// Returns, with the reason, once a part of the store has ended by a bug that it cannot go on without
-    /// (one of its background tasks panicked); never, as long as it only cannot reach anything.
+    /// Returns the reason once the store has failed by a bug (a task of its own panicked), and never else.
     async fn failed(&self) -> String {
         std::future::pending().await
     }
