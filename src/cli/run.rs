@@ -144,7 +144,12 @@ pub(crate) struct NodeArgs {
 
     /// How long to wait for the holder of --id to end, before exit code 6: it may be an earlier life that was
     /// killed and whose lease has yet to expire; 0 fails at once (default: --ttl and 2 s)
-    #[arg(long, value_name = "TIME", env = "BELLWETHER_ID_WAIT", value_parser = args::duration)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_ID_WAIT",
+        value_parser = args::duration_or_zero
+    )]
     id_wait: Option<Duration>,
 
     /// Work but never lead

@@ -211,7 +211,7 @@ async fn a_second_process_with_a_live_id_is_refused_with_exit_code_6_and_disturb
     let shop = Shop::open().await;
     let one = shop.node("7", &[]);
     let before = shop.leader(1, None).await;
-    let mut twin = shop.node("7", &["--id-wait", "0s"]);
+    let mut twin = shop.node("7", &["--id-wait", "0"]);
     let status = twin.status().await;
     assert_eq!(status.code(), Some(6), "{}", twin.err());
     let said = twin.err();
