@@ -1,7 +1,7 @@
 //! Signals as service managers, containers and terminals send them: to one process or to several, once or
 //! in copies.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -10,6 +10,10 @@ use crate::{
     cluster::Shop,
     supervise::{child_of, supervised_command, when},
 };
+
+/// Copies of one signal, so far apart that the kernel does not merge all of them.
+const COPIES: usize = 20;
+const APART: Duration = Duration::from_millis(1);
 
 fn kill(pid: Pid, signal: Signal) {
     kill_process(pid, signal).expect("it runs");
@@ -93,11 +97,12 @@ async fn ctrl_c_in_every_group_of_a_terminal_is_one_request() {
     let node = Process::of(command);
     shop.leader(1, None).await;
     let child = child_of(&node).await;
-    for _ in 0..3 {
+    for _ in 0..COPIES {
         for group in [node.pid(), child] {
             // The first one may have ended it already.
             let _ = kill_process_group(group, Signal::INT);
         }
+        tokio::time::sleep(APART).await;
     }
     leaves_cleanly(node, "Ctrl-C").await;
 }
@@ -183,8 +188,9 @@ async fn a_supervised_leader_goes_on_leading_whatever_signal_comes_that_asks_for
 async fn the_demonstration_takes_copies_of_ctrl_c_for_one() {
     let mut demo = Process::of(bellwether(["demo", "--listen", "127.0.0.1:0", "--log", "info"]));
     demo.says("role=Leader").await;
-    for _ in 0..3 {
+    for _ in 0..COPIES {
         demo.signal(Signal::INT);
+        tokio::time::sleep(APART).await;
     }
     assert_eq!(demo.status().await.code(), Some(0), "{}", demo.err());
 }
