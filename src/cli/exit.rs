@@ -20,6 +20,7 @@ Exit codes:
   7    a port or a file of this machine cannot be had
   8    reached, but not healthy (check), or the node in office does not act (leader)
   9    sent, but nobody knows whether it took effect: look before repeating
+  10   run: the node failed by a bug; it had no time to leave, and the log has the panic
   126  supervise: the program cannot be executed
   127  supervise: there is no such program
   128+n  ended by signal n; under supervise, the child was";
@@ -38,6 +39,7 @@ pub(crate) enum Exit {
     Local = 7,
     Unhealthy = 8,
     Unknown = 9,
+    Broken = 10,
     NotExecutable = 126,
     NoSuchProgram = 127,
     Interrupted = 130,

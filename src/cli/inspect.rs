@@ -217,7 +217,15 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
     redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut shown = (0, false);
     loop {
-        redraw.tick().await;
+        tokio::select! {
+            biased;
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            Some(ended) = following.join_next() => {
+                return Err(Failure::new(Exit::Failed, ended.to_string()));
+            }
+            // Cancel safe: a tick that was not taken is due still.
+            _ = redraw.tick() => (),
+        }
         let seen = Arc::clone(&now.borrow());
         let silence = clock::boot_now().since(seen.heard_at);
         let d = seen.snapshot.leader().and_then(|it| it.d);

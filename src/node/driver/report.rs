@@ -74,12 +74,13 @@ impl Driver {
     }
 }
 
-pub(super) fn refused(options: &NodeOptions, refusal: &Refusal) -> StartError {
+pub(super) fn refused(options: &NodeOptions, refusal: &Refusal, waited: Duration) -> StartError {
     match refusal {
         Refusal::DuplicateId { address, holder } => StartError::DuplicateId {
             id: options.engine.id,
             address: address.clone(),
             holder: *holder,
+            waited,
         },
         Refusal::TickDisagreement { cluster, own } => {
             StartError::TickDisagreement { cluster: *cluster, own: *own }

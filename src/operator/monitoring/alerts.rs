@@ -138,9 +138,10 @@ fn driver_stuck() -> Alert {
         lasting: MINUTE,
         severity: Severity::Warning,
         summary: "The node {{ $labels.instance }} answers, but its election stands still.",
-        description: "The thread that renews the lease and moves the election has not stepped for \
-                      two minutes. The node has no authority any more; its liveness probe should \
-                      have it restarted.",
+        description: "The driver that renews the lease and moves the election has not stepped for \
+                      two minutes: its thread is stuck, or it has panicked. The node has no \
+                      authority any more, and its liveness probe fails: it should have been \
+                      restarted.",
         runbook: "driver-stuck",
     }
 }

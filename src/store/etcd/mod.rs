@@ -40,6 +40,7 @@ use std::{
 
 use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     auth::Auth,
@@ -65,6 +66,8 @@ pub struct EtcdStore {
     pool: Arc<Pool>,
     renewals: Renewals,
     suspect_after: Duration,
+    /// Cancelled when one of the tasks has ended.
+    failed: CancellationToken,
     // Dropped with the store, which ends them.
     _tasks: Tasks,
 }
@@ -132,20 +135,24 @@ impl EtcdStore {
             config.call_metrics(),
         )?);
         let mut tasks = Tasks::new();
-        tasks.spawn("etcd suspicions", never(referee::decide(pool.clone(), config.suspect_after)));
-        tasks.spawn("etcd recovery", never(referee::recover(pool.clone())));
-        tasks.spawn("etcd survey", never(referee::survey(pool.clone(), config.survey_every)));
+        let failed = CancellationToken::new();
+        let deciding = referee::decide(pool.clone(), config.suspect_after);
+        tasks.spawn("etcd suspicions", never(failed.clone(), deciding));
+        tasks.spawn("etcd recovery", never(failed.clone(), referee::recover(pool.clone())));
+        let surveying = referee::survey(pool.clone(), config.survey_every);
+        tasks.spawn("etcd survey", never(failed.clone(), surveying));
         if let Some(files) = files {
             let following = referee::follow_files(pool.clone(), files, config.reload_every);
-            tasks.spawn("etcd certificates", never(following));
+            tasks.spawn("etcd certificates", never(failed.clone(), following));
         }
         if let Some(auth) = auth {
-            tasks.spawn("etcd login", auth.keep_logged_in(pool.clone()));
+            tasks.spawn("etcd login", never(failed.clone(), auth.keep_logged_in(pool.clone())));
         }
         Ok(Self {
             pool,
             renewals: Renewals::default(),
             suspect_after: config.suspect_after,
+            failed,
             _tasks: tasks,
         })
     }
@@ -219,8 +226,10 @@ impl EtcdStore {
     }
 }
 
-async fn never(loops: impl Future<Output = std::convert::Infallible>) {
-    match loops.await {}
+/// A task that goes on as long as the store. If it ends all the same, by a panic, the store has failed.
+async fn never<T>(failed: CancellationToken, task: impl Future<Output = T>) {
+    let _failed = failed.drop_guard();
+    task.await;
 }
 
 impl Debug for EtcdStore {
@@ -312,11 +321,32 @@ impl Store for EtcdStore {
         Ok(Box::new(watch::open(&self.pool, &request, how).await?))
     }
 
+    async fn failed(&self) -> String {
+        self.failed.cancelled().await;
+        "a task of the etcd client has ended".to_owned()
+    }
+
     fn health(&self) -> Health {
         self.pool.health()
     }
 
     fn avoid_current(&self) {
         self.pool.leave(self.pool.current(), Switch::Asked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_panics_makes_the_store_fail_and_one_that_goes_on_does_not() {
+        let store = EtcdStore::new(&EtcdConfig::new(["http://127.0.0.1:9"])).unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(50), store.failed()).await;
+        assert!(waited.is_err(), "an etcd that is not there is no failure of the store");
+        let mut tasks = Tasks::new();
+        tasks.spawn("panics", never(store.failed.clone(), async { panic!("on purpose") }));
+        let why = tokio::time::timeout(Duration::from_secs(60), store.failed()).await.unwrap();
+        assert!(why.contains("has ended"), "{why}");
     }
 }
