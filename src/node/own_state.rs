@@ -1,5 +1,5 @@
 //! The state a node keeps for itself in the cluster: writes it, and puts it back after a lost session
-//! (T17, R10). What is wanted and whose turn it is, [`OwnKeys`] decides; this sends.
+//! (T17, R10). What is wanted and whose turn it is, [`OwnCalls`] decides; this sends.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,7 @@ use super::{
 };
 use crate::{
     clock,
-    engine::{
-        LeaseId, Next, NodeId, OwnCall, OwnEffect, OwnKeys, OwnWrite, Revision, Turn,
-    },
+    engine::{LeaseId, Next, NodeId, OwnCall, OwnCalls, OwnEffect, OwnWrite, Revision, Turn},
     store::{StoreError, keys::Keys},
 };
 
@@ -42,7 +40,7 @@ pub(crate) struct OwnState {
 
 #[derive(Debug, Default)]
 struct Calls {
-    keys: OwnKeys,
+    own: OwnCalls,
     /// Wakes the calls that wait for their turn, by their numbers.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
@@ -54,19 +52,19 @@ impl OwnState {
 
     /// The node has joined under that lease. To be called before the session is published.
     pub(crate) fn joined(&self, lease: LeaseId) {
-        self.lock().keys.joined(lease);
+        self.lock().own.joined(lease);
     }
 
     /// The node has left: its state went with it, and answers to earlier calls count no longer.
     pub(crate) fn left(&self) {
         let mut calls = self.lock();
-        calls.keys.left();
+        calls.own.left();
         // Those that wait are woken by it.
         calls.waiting.clear();
     }
 
     fn call(&self, key: &str, write: OwnWrite) -> Call<'_> {
-        let call = self.lock().keys.call(key, write);
+        let call = self.lock().own.call(key, write);
         Call { own: self, call, sent: None }
     }
 
@@ -124,7 +122,7 @@ impl OwnState {
         if call.turn() == Turn::Over {
             return Err(StateError::NoLease);
         }
-        let awaited = self.lock().keys.is_missing(key, now.lease);
+        let awaited = self.lock().own.is_missing(key, now.lease);
         let mut done = None;
         loop {
             let left = deadline.since(clock::boot_now());
@@ -132,7 +130,7 @@ impl OwnState {
                 let session = session.borrow().as_ref().map(|session| session.lease);
                 (session == Some(now.lease)).then_some(None)
             };
-            let known = self.lock().keys.known(key, now.lease);
+            let known = self.lock().own.known(key, now.lease);
             let place = Place { key: full, marker: Some(&now.marker) };
             let write = call.write(now.lease);
             call.sent = Some(now.lease);
@@ -181,7 +179,7 @@ impl OwnState {
             if lease != Some(session.lease) {
                 return;
             }
-            let missing = self.lock().keys.missing(session.lease);
+            let missing = self.lock().own.missing(session.lease);
             if missing.is_empty() {
                 tokio::select! {
                     biased;
@@ -215,7 +213,7 @@ impl OwnState {
         let lease = *lease;
         let full = env.keys.state(&key, id).expect("it was checked when it was put");
         // A call that came between has the last word.
-        let Some(call) = self.lock().keys.put_back(&key, lease) else { return Ok(()) };
+        let Some(call) = self.lock().own.put_back(&key, lease) else { return Ok(()) };
         let mut call = Call { own: self, call, sent: None };
         let write = call.write(lease);
         let place = Place { key: &full, marker: Some(marker) };
@@ -272,7 +270,7 @@ impl Call<'_> {
     }
 
     fn turn(&self) -> Turn {
-        self.own.lock().keys.turn(&self.call)
+        self.own.lock().own.turn(&self.call)
     }
 
     /// Waits until all earlier calls for the key have ended, or the node has left.
@@ -284,7 +282,7 @@ impl Call<'_> {
         loop {
             let woken = {
                 let mut calls = self.own.lock();
-                if calls.keys.turn(&self.call) != Turn::Waits {
+                if calls.own.turn(&self.call) != Turn::Waits {
                     return;
                 }
                 let (wake, woken) = oneshot::channel();
@@ -298,7 +296,7 @@ impl Call<'_> {
 
     fn note(&mut self, effect: OwnEffect) -> Next {
         self.sent = None;
-        self.own.lock().keys.note(&self.call, effect)
+        self.own.lock().own.note(&self.call, effect)
     }
 
     /// Notes how its write failed.
@@ -321,9 +319,9 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         let mut calls = self.own.lock();
         if let Some(lease) = self.sent {
-            calls.keys.note(&self.call, OwnEffect::Unknown { lease });
+            calls.own.note(&self.call, OwnEffect::Unknown { lease });
         }
-        let ended = calls.keys.end(&self.call);
+        let ended = calls.own.end(&self.call);
         calls.waiting.remove(&self.call.number);
         if let Some(wake) = ended.next.and_then(|next| calls.waiting.remove(&next)) {
             let _ = wake.send(());

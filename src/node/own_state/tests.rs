@@ -84,7 +84,7 @@ impl Rig {
     }
 
     async fn is_settled(&self) {
-        while !self.own.lock().keys.is_settled() {
+        while !self.own.lock().own.is_settled() {
             sleep(Duration::from_millis(1)).await;
         }
     }

@@ -19,7 +19,7 @@ use super::{LeaseId, Revision, mutant::Mutant};
 
 /// The own state of one node, by the user's keys.
 #[derive(Debug, Default)]
-pub struct OwnKeys {
+pub struct OwnCalls {
     /// How often the node has left.
     life: u64,
     /// Of the last call.
@@ -54,7 +54,7 @@ pub enum OwnWrite {
     PutBack(Vec<u8>),
 }
 
-/// One call about one key, from when it is made until it [ends](OwnKeys::end).
+/// One call about one key, from when it is made until it [ends](OwnCalls::end).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnCall {
     life: u64,
@@ -112,7 +112,7 @@ pub struct Ended {
     pub missing: bool,
 }
 
-impl OwnKeys {
+impl OwnCalls {
     /// Without that rule.
     #[cfg(feature = "mutants")]
     pub fn with_mutant(mutant: Option<Mutant>) -> Self {

@@ -11,14 +11,14 @@ fn put(value: &str) -> OwnWrite {
     OwnWrite::Put(value.into())
 }
 
-fn joined() -> OwnKeys {
-    let mut keys = OwnKeys::default();
+fn joined() -> OwnCalls {
+    let mut keys = OwnCalls::default();
     keys.joined(FIRST);
     keys
 }
 
 /// A whole call, in its turn.
-fn called(keys: &mut OwnKeys, write: OwnWrite, effect: Option<OwnEffect>) -> Next {
+fn called(keys: &mut OwnCalls, write: OwnWrite, effect: Option<OwnEffect>) -> Next {
     let call = keys.call("k", write);
     assert_eq!(keys.turn(&call), Turn::Has);
     let next = effect.map_or(Next::Done, |effect| keys.note(&call, effect));
@@ -27,7 +27,7 @@ fn called(keys: &mut OwnKeys, write: OwnWrite, effect: Option<OwnEffect>) -> Nex
 }
 
 /// What a new session puts back.
-fn put_back(keys: &mut OwnKeys) -> Option<String> {
+fn put_back(keys: &mut OwnCalls) -> Option<String> {
     keys.joined(SECOND);
     keys.missing(SECOND).pop()?;
     match keys.put_back("k", SECOND)?.write {
@@ -44,7 +44,7 @@ fn calls_for_one_key_take_turns_in_the_order_in_which_they_were_made() {
     let given_up = keys.call("k", put("3"));
     let fourth = keys.call("k", OwnWrite::Delete);
     let other = keys.call("l", put("1"));
-    let turns = |keys: &OwnKeys| [&first, &second, &fourth, &other].map(|call| keys.turn(call));
+    let turns = |keys: &OwnCalls| [&first, &second, &fourth, &other].map(|call| keys.turn(call));
     assert_eq!(turns(&keys), [Turn::Has, Turn::Waits, Turn::Waits, Turn::Has]);
     keys.end(&given_up);
     assert_eq!(keys.end(&first).next, Some(second.number));
