@@ -194,7 +194,10 @@ impl OwnCalls {
                 key.is_gone();
                 Next::Done
             }
-            (OwnEffect::Took { lease, revision }, OwnWrite::Put(value) | OwnWrite::PutBack(value)) => {
+            (
+                OwnEffect::Took { lease, revision },
+                OwnWrite::Put(value) | OwnWrite::PutBack(value),
+            ) => {
                 if matches!(call.write, OwnWrite::Put(_)) {
                     key.wanted = Some(value.clone());
                 }

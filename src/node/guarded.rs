@@ -49,7 +49,7 @@ impl Write {
     }
 
     /// Whether what was found is what this write leaves behind.
-    pub(crate) fn left(&self, found: Option<&KeyValue>) -> bool {
+    fn left(&self, found: Option<&KeyValue>) -> bool {
         match (self, found) {
             (Self::Put { value, lease }, Some(kv)) => kv.value == *value && kv.lease == *lease,
             (Self::Delete, None) => true,

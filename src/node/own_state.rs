@@ -220,24 +220,22 @@ impl OwnState {
         let mut known = Revision(0);
         loop {
             // Calls for the key wait: for no longer than for a single attempt.
-            let wait = guarded::attempt_timeout(
-                clock::boot_now() + env.call_timeout,
-                env.call_timeout,
-            );
+            let wait =
+                guarded::attempt_timeout(clock::boot_now() + env.call_timeout, env.call_timeout);
             let late = place.late(known, &write);
             let store = env.store.as_ref();
-            let revision = match guarded::attempt(store, None, &full, known, &write, late, wait)
-                .await?
-            {
-                Attempt::Done { revision, .. } => revision,
-                Attempt::Changed(Some(kv)) if write.left(Some(&kv)) => kv.modified,
-                Attempt::Changed(found) => {
-                    known = found.map_or(Revision(0), |kv| kv.modified);
-                    continue;
-                }
-                Attempt::Settled => continue,
-                Attempt::GuardLost => unreachable!("there is none"),
-            };
+            let revision =
+                match guarded::attempt(store, None, &full, known, &write, late, wait).await? {
+                    Attempt::Done { revision, .. } => revision,
+                    // By an earlier copy, by a call whose fate is open, or by an operator.
+                    Attempt::Changed(Some(kv)) if kv.lease == Some(lease) => kv.modified,
+                    Attempt::Changed(found) => {
+                        known = found.map_or(Revision(0), |kv| kv.modified);
+                        continue;
+                    }
+                    Attempt::Settled => continue,
+                    Attempt::GuardLost => unreachable!("there is none"),
+                };
             call.note(OwnEffect::Took { lease, revision });
             return Ok(());
         }

@@ -112,7 +112,10 @@ pub enum Step {
 impl Proc {
     pub fn new(slot: usize, config: Config, seed: u64) -> Self {
         #[cfg(feature = "mutants")]
-        let own = Own { calls: bellwether::engine::OwnCalls::with_mutant(config.mutant), ..Own::default() };
+        let own = Own {
+            calls: bellwether::engine::OwnCalls::with_mutant(config.mutant),
+            ..Own::default()
+        };
         #[cfg(not(feature = "mutants"))]
         let own = Own::default();
         Self {

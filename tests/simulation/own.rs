@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use bellwether::{
-    engine::{LeaseId, Next, NodeId, Outcome, OwnCall, OwnCalls, OwnEffect, OwnWrite, Revision, Turn},
+    engine::{
+        LeaseId, Next, NodeId, Outcome, OwnCall, OwnCalls, OwnEffect, OwnWrite, Revision, Turn,
+    },
     store::{
         Op, Txn,
         keys::Keys,
@@ -221,11 +223,8 @@ impl World {
 
     fn own_begin(&mut self, p: ProcId, change: u64, delete: bool) -> u64 {
         let own = &mut self.procs[p].own;
-        let write = if delete {
-            OwnWrite::Delete
-        } else {
-            OwnWrite::Put(change.to_string().into_bytes())
-        };
+        let write =
+            if delete { OwnWrite::Delete } else { OwnWrite::Put(change.to_string().into_bytes()) };
         let call = own.calls.call(KEY, write);
         let number = call.number;
         own.log.retain(|called| called.change != change);
@@ -404,7 +403,8 @@ impl World {
     fn own_ended(&mut self, p: ProcId, number: u64, fate: Fate) {
         let own = &mut self.procs[p].own;
         let Some(it) = own.pending.remove(&number) else { return };
-        if !matches!(it.call.write, OwnWrite::PutBack(_)) && own.calls.turn(&it.call) != Turn::Over {
+        if !matches!(it.call.write, OwnWrite::PutBack(_)) && own.calls.turn(&it.call) != Turn::Over
+        {
             own.fate(it.change, fate);
         }
         own.calls.end(&it.call);

@@ -4,8 +4,7 @@ use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use bellwether::{
     engine::{
-        BootTime, Call, CallId, Change, Input, LeaseId, Office, Outcome, Revision, ShardEpoch,
-        Term,
+        BootTime, Call, CallId, Change, Input, LeaseId, Office, Outcome, Revision, ShardEpoch, Term,
     },
     store::{
         Op, StoreError, Txn,

@@ -28,14 +28,21 @@ enum Wait {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Call { key: usize, delete: bool, faults: Vec<Fault>, wait: Wait },
+    Call {
+        key: usize,
+        delete: bool,
+        faults: Vec<Fault>,
+        wait: Wait,
+    },
     Sleep(u64),
     /// The lease ends; the node hears of it so much later.
     Lose(u64),
     Join,
     Stop,
     Backup,
-    Restore { bumped: bool },
+    Restore {
+        bumped: bool,
+    },
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -239,12 +246,14 @@ impl World {
             let full = self.rig.env.keys.state(name, self.rig.id).unwrap();
             let mut newest = 0;
             for (revision, events) in &events {
-                let Some(kv) = events.iter().map(|event| &event.kv).find(|kv| kv.key == full) else {
+                let Some(kv) = events.iter().map(|event| &event.kv).find(|kv| kv.key == full)
+                else {
                     continue;
                 };
-                let heard = log.heard.iter().filter(|(at, call)| {
-                    at < revision && log.calls[*call].key == key
-                });
+                let heard = log
+                    .heard
+                    .iter()
+                    .filter(|(at, call)| at < revision && log.calls[*call].key == key);
                 newest = heard.map(|(_, call)| *call).fold(newest, usize::max);
                 let Some(lease) = kv.lease else { continue };
                 let number = number(&kv.value);
