@@ -187,7 +187,9 @@ impl OwnCalls {
         let session = self.session;
         let key = self.keys.entry(call.key.clone()).or_default();
         match (effect, &call.write) {
-            (OwnEffect::Took { revision, .. }, _) if by_revision && revision < key.modified => {
+            (OwnEffect::Took { revision, .. }, OwnWrite::Put(_))
+                if by_revision && revision < key.modified =>
+            {
                 Next::Done
             }
             (OwnEffect::Took { .. }, OwnWrite::Delete) => {

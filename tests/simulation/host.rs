@@ -112,12 +112,9 @@ pub enum Step {
 impl Proc {
     pub fn new(slot: usize, config: Config, seed: u64) -> Self {
         #[cfg(feature = "mutants")]
-        let own = Own {
-            calls: bellwether::engine::OwnCalls::with_mutant(config.mutant),
-            ..Own::default()
-        };
+        let calls = bellwether::engine::OwnCalls::with_mutant(config.mutant);
         #[cfg(not(feature = "mutants"))]
-        let own = Own::default();
+        let calls = bellwether::engine::OwnCalls::default();
         Self {
             id: config.id,
             slot,
@@ -132,7 +129,7 @@ impl Proc {
             shards: BTreeMap::new(),
             leases: Vec::new(),
             announced: Vec::new(),
-            own,
+            own: Own::new(calls),
             own_floor: 0,
             left: false,
             heir: None,

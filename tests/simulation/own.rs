@@ -120,6 +120,10 @@ impl OwnAsk {
 }
 
 impl Own {
+    pub fn new(calls: OwnCalls) -> Self {
+        Self { calls, ..Self::default() }
+    }
+
     /// The process goes on after it has left.
     pub fn of_former(former: &mut Self) -> Self {
         let own = std::mem::take(former);

@@ -45,6 +45,10 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::with(OwnState::default()).await
+    }
+
+    async fn with(own: OwnState) -> Self {
         let store = MemoryStore::new();
         let env = Env {
             store: Arc::new(store.clone()),
@@ -53,8 +57,7 @@ impl Rig {
             call_timeout: SOON,
         };
         let session = watch::Sender::new(None);
-        let rig =
-            Self { store, env, id: NodeId::new(1).unwrap(), own: OwnState::default(), session };
+        let rig = Self { store, env, id: NodeId::new(1).unwrap(), own, session };
         rig.joins(LEASE).await;
         rig
     }

@@ -78,6 +78,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn program() -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 1..40)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Its caller has not heard anything, and may never.
@@ -121,8 +125,8 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
-        let rig = Arc::new(Rig::new().await);
+    async fn new(own: OwnState) -> Self {
+        let rig = Arc::new(Rig::with(own).await);
         let faults: Arc<Mutex<Vec<Fault>>> = Arc::default();
         let next = Arc::clone(&faults);
         rig.store.faults().set(move |call| {
@@ -314,6 +318,55 @@ async fn call(rig: Arc<Rig>, log: Arc<Mutex<Log>>, key: usize, delete: bool) {
     }
 }
 
+async fn play(program: Vec<Step>, own: OwnState) {
+    let mut world = World::new(own).await;
+    for step in program {
+        world.take(step).await;
+    }
+    world.settle().await;
+    world.judge_history();
+    world.judge_state().await;
+}
+
+fn play_alone(program: Vec<Step>, own: OwnState) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(play(program, own));
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn programs_find_each_rule_that_is_left_out() {
+    use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+
+    use crate::engine::{OwnCalls, mutant::Mutant};
+
+    for mutant in [
+        Mutant::OwnCallsWithoutTurns,
+        Mutant::OwnAnswerOfLostSession,
+        Mutant::OwnAnswerAfterLeaving,
+        Mutant::OwnAnswersByRevision,
+        Mutant::OwnUnknownForgotten,
+        Mutant::PutBackWithoutTurn,
+    ] {
+        let config = ProptestConfig {
+            cases: 5000,
+            failure_persistence: None,
+            max_shrink_iters: 0,
+            ..ProptestConfig::default()
+        };
+        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let mut runner = TestRunner::new_with_rng(config, rng);
+        let found = runner.run(&program(), |program| {
+            let own = OwnState::default();
+            own.lock().own = OwnCalls::with_mutant(Some(mutant));
+            play_alone(program, own);
+            Ok(())
+        });
+        assert!(found.is_err(), "{mutant:?} was not found");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 1500,
@@ -322,17 +375,7 @@ proptest! {
     })]
 
     #[test]
-    fn what_was_acknowledged_last_is_what_is_there(program in vec(step(), 1..40)) {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let mut world = World::new().await;
-            for step in program {
-                world.take(step).await;
-            }
-            world.settle().await;
-            world.judge_history();
-            world.judge_state().await;
-        });
+    fn what_was_acknowledged_last_is_what_is_there(program in program()) {
+        play_alone(program, OwnState::default());
     }
 }
