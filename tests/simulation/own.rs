@@ -327,7 +327,8 @@ impl World {
         let own = &mut self.procs[p].own;
         let current = own.lease == Some(ask.lease);
         if current {
-            if !matches!(outcome, Outcome::Unknown) {
+            // Of a message that may come twice an answer settles one copy only.
+            if self.scenario.duplicate_ppm == 0 && !matches!(outcome, Outcome::Unknown) {
                 own.open.remove(&ask.attempt);
             }
             match outcome {
@@ -352,7 +353,7 @@ impl World {
         };
         it.attempt = None;
         let back = matches!(it.call.write, OwnWrite::PutBack(_));
-        let took = it.took;
+        let (took, over) = (it.took, own.calls.turn(&it.call) == Turn::Over);
         let lease = ask.lease;
         match outcome {
             Outcome::Done(answer) => {
@@ -363,7 +364,7 @@ impl World {
                 if matches!(next, Next::Again(_)) && !back && patient {
                     return self.own_goes_on(p);
                 }
-                if !back {
+                if !back && !over {
                     self.procs[p].own.done = ask.change;
                 }
                 self.own_ended(p, number, Fate::Acknowledged);
