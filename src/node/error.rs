@@ -108,6 +108,14 @@ pub enum StateError {
         /// Why it failed.
         source: StoreError,
     },
+    /// Earlier calls for the same key had not ended in time. Nothing was sent, nothing changed.
+    #[error("cannot {doing}: earlier calls for the key did not end within {timeout:?}")]
+    Busy {
+        /// What was asked, about which key.
+        doing: String,
+        /// How long it was waited for them.
+        timeout: Duration,
+    },
     /// The store did not answer. The write may or may not have taken effect, now or later; a later
     /// write of the same key is never undone by it.
     #[error("it is unknown whether the store did {doing}")]
@@ -129,7 +137,7 @@ impl StateError {
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoLease => true,
+            Self::NoLease | Self::Busy { .. } => true,
             Self::Store { source, .. } | Self::Unknown { source, .. } => source.is_transient(),
             Self::Key { .. } | Self::Closed | Self::Broken => false,
         }

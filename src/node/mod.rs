@@ -239,13 +239,27 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`CloseError`] if the work or the store did not let it end in time; it is closed all the same.
     async fn close(&self) -> Result<(), CloseError>;
 
-    /// Puts a key of the node's own state, which vanishes with the node. After a lost session it is
-    /// put back by itself. Returns the revision of the write.
+    /// Puts a key of the node's own state, which vanishes with the node. Returns the revision of the write.
+    ///
+    /// # Guarantees
+    ///
+    /// Calls of [`put`](Self::put) and [`delete`](Self::delete) for one key take turns, in the order in
+    /// which they were made (in which their futures were first polled): a later call is sent when the
+    /// earlier ones have ended. An acknowledged value stays until a later call replaces or deletes it:
+    /// after a lost session, or in a store that was restored from a backup, the node puts it back by
+    /// itself when it has joined again. A call that ended in [`StateError::Unknown`] may be what is put
+    /// back. [`stop`](Self::stop) drops the state, and so all that was called before it.
     ///
     /// # Errors
     ///
-    /// [`StateError::NoLease`] if the node is not joined, [`StateError::Unknown`] if the store did not
-    /// answer, [`StateError::Key`] for an invalid or reserved key.
+    /// [`StateError::NoLease`] if the node is not joined, or left before it was the call's turn;
+    /// [`StateError::Busy`] if that did not come in time; [`StateError::Unknown`] if the store did not
+    /// answer; [`StateError::Key`] for an invalid or reserved key.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its turn has come, a call changes nothing. Dropped later, it may have taken effect,
+    /// as after [`StateError::Unknown`].
     async fn put(&self, key: &str, value: &[u8]) -> Result<Revision, StateError>;
 
     /// A key of the node's own state; `None` if there is none.
@@ -262,9 +276,14 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`StateError`]; nothing changes.
     async fn get_as_node(&self, node: NodeId, key: &str) -> Result<Option<Vec<u8>>, StateError>;
 
-    /// Deletes a key of the node's own state. Whether there was one.
+    /// Deletes a key of the node's own state. Whether there was one, also if a new session had not put it
+    /// back yet. Its order among the calls for the key is that of [`put`](Self::put).
     ///
     /// # Errors
+    ///
+    /// As for [`put`](Self::put). After [`StateError::Unknown`] the key is not put back.
+    ///
+    /// # Cancel safety
     ///
     /// As for [`put`](Self::put).
     async fn delete(&self, key: &str) -> Result<bool, StateError>;

@@ -165,6 +165,21 @@ const ATTACKS: &[(&str, &[&str])] = &[
     ),
     ("a late Put after a re-join or after a newer Put", &["a_late_put_after_a_newer_put"]),
     (
+        "a Put that is answered only after the node has joined again",
+        &["a_put_that_is_answered_after_the_node_has_joined_again_is_put_again"],
+    ),
+    (
+        "a Put that a restored store answers at a smaller revision",
+        &["a_put_that_a_restored_store_takes_at_a_smaller_revision_comes_back"],
+    ),
+    (
+        "a Put that is answered after a STOP, or after a later Delete",
+        &[
+            "a_put_that_is_answered_after_a_stop_is_not_in_the_next_incarnation",
+            "calls_for_one_key_take_effect_in_the_order_in_which_they_were_made",
+        ],
+    ),
+    (
         "a late first Put after a Delete of its key",
         &[
             "a_late_put_whose_fate_was_unknown_does_not_come_after_a_delete",

@@ -94,6 +94,10 @@ const LEASES: &[(Fault, u32)] = &[
 /// Links that are bad for a while, and office that changes hands.
 const LINKS: &[(Fault, u32)] = &[(Fault::BadLink, 4), (Fault::Resign, 4), (Fault::Kill, 1)];
 
+/// Sessions and lives end, and what was under way in them is answered later.
+const SESSIONS: &[(Fault, u32)] = &[(Fault::Revoke, 6), (Fault::Stop, 4), (Fault::CutDown, 2)];
+const RESTORES: &[(Fault, u32)] = &[(Fault::Restore, 4), (Fault::Revoke, 2)];
+
 /// The plan is lost while shards move.
 const UNPLANNED: &[(Fault, u32)] = &[(Fault::Overwrite, 6), (Fault::Delete, 2), (Fault::Drain, 8)];
 /// Leases go while shards move.
@@ -157,6 +161,14 @@ fn useless_link(scenario: &mut Scenario) {
     scenario.faults_for = 6 * SECONDS;
 }
 
+/// Calls about own state beside each other (I5).
+fn own_calls(scenario: &mut Scenario) {
+    scenario.own_calls = true;
+    scenario.lose_answer_ppm = 100_000;
+    scenario.late_ppm = 30_000;
+    scenario.slow_ppm = 100_000;
+}
+
 fn supervised(scenario: &mut Scenario) {
     scenario.supervised_percent = 100;
 }
@@ -205,6 +217,12 @@ const CASES: &[Case] = &[
     engine(Mutant::UselessOwnershipKept, LINKS, bad_link).found_by(3390),
     engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(8),
     engine(Mutant::UnansweredRenewalsKept, LINKS, bad_link),
+    engine(Mutant::OwnCallsWithoutTurns, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswerAfterLeaving, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswersByRevision, RESTORES, own_calls),
+    engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls),
+    engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls),
 ];
 
 /// Rules whose absence a random search does not find within thousands of seeds, since it takes three rare

@@ -184,6 +184,8 @@ pub struct Scenario {
     pub slow_join_percent: u32,
     /// The link of this node stays bad after all other faults have ended (I8).
     pub bad_for_good: Option<(usize, BadLink)>,
+    /// Whether users put and delete their nodes' own state at any time, beside calls that are under way (I5).
+    pub own_calls: bool,
     /// What is done on purpose, one move after another.
     pub script: &'static [Move],
 }
@@ -257,6 +259,7 @@ impl Scenario {
                 .percent(10)
                 .then(|| (Duration::from_millis(80), chance.between(500, 4_000) * MILLIS)),
             bad_for_good: None,
+            own_calls: false,
             script: &[],
         }
     }
@@ -269,6 +272,15 @@ impl Scenario {
         // Long enough that answers which come late are answers still.
         self.call_timeout = Duration::from_millis(chance.between(1_000, 3_000));
         self.weights[Fault::BadLink.index()] = 5;
+        self
+    }
+
+    /// The same run, with users that put and delete at any time. Nobody deletes or overwrites single keys:
+    /// the marker of T17 may be one of them.
+    pub fn with_own_calls(mut self) -> Self {
+        self.own_calls = true;
+        self.weights[Fault::Delete.index()] = 0;
+        self.weights[Fault::Overwrite.index()] = 0;
         self
     }
 

@@ -410,6 +410,7 @@ impl Driver {
         self.work.set_tick(tick);
         self.work.begin_holding(HeldGate::new(lease));
         self.publish();
+        self.core.own.joined(lease);
         let published = &self.core.published;
         let session = Session::new(&self.core.env.keys, lease);
         published.session.send_replace(Some(session.clone()));

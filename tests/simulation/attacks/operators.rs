@@ -85,10 +85,10 @@ fn a_late_put_after_a_newer_put() {
         },
         |world| world.once(world.keeps(is_put), |world| world.hold = None),
         |world| {
-            let Some(Ask::Put { value, .. }) = world.held.first().map(|flight| &flight.ask) else {
+            let Some(Ask::Own(late)) = world.held.first().map(|flight| &flight.ask) else {
                 return false;
             };
-            let newer = *value < world.procs[world.cast[1]].state.written;
+            let newer = late.change < world.procs[world.cast[1]].own.done;
             newer && LET_GO(world)
         },
     ];
