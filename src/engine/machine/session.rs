@@ -172,7 +172,7 @@ impl Engine {
         if !matches!(self.session.phase, Phase::Rest) {
             return;
         }
-        self.incarnation += 1;
+        self.begin_incarnation();
         self.session.start = start;
         self.session.dead = dead;
         self.session.leaving = None;
@@ -208,8 +208,7 @@ impl Engine {
             _ => None,
         });
         let granted = self.session.granted.take().map(|granted| granted.lease);
-        self.incarnation += 1;
-        self.retry_ending();
+        self.begin_incarnation();
         for lease in granted.into_iter().chain(granting) {
             self.session.own.insert(lease);
             self.session.ending.push_back(Ending::proven(lease));
@@ -242,8 +241,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn come_to_rest(&mut self) {
+    /// From now on answers to what was sent before count no more. Whatever waits for one must ask again.
+    fn begin_incarnation(&mut self) {
         self.incarnation += 1;
+        self.retry_ending();
+    }
+
+    pub(super) fn come_to_rest(&mut self) {
+        self.begin_incarnation();
         self.session.phase = Phase::Rest;
         self.session.leaving = None;
         self.session.ending.clear();
@@ -268,16 +273,15 @@ impl Engine {
         }
         let Phase::In(Incarnation { lease, since, .. }) = self.session.phase else {
             if !matches!(self.session.phase, Phase::Rest) {
-                self.incarnation += 1;
+                self.begin_incarnation();
                 self.abandon_granted();
-                self.retry_ending();
                 self.retry_join();
             }
             return;
         };
         self.close_term(WorkEnd::SessionLost);
         self.stop_shards(ShardEnd::SessionLost);
-        self.incarnation += 1;
+        self.begin_incarnation();
         self.session.granted = None;
         self.session.own.insert(lease);
         self.out.push(Effect::SessionLost { lease, reason });
@@ -405,7 +409,7 @@ impl Engine {
         // A JOIN under it may have committed: it is over only when the store says so (R10).
         self.abandon_granted();
         self.session.ending.push_back(Ending::proven(lease));
-        self.incarnation += 1;
+        self.begin_incarnation();
         self.retry_join();
     }
 

@@ -392,6 +392,41 @@ fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_o
     assert!(rig.asks(|call| *call == Call::ReadEnd { lease: old }), "{:?}", rig.effects);
 }
 
+/// The questions about the earlier lease belong to the incarnation that is given up: they are asked again.
+#[test]
+fn r16_a_lease_that_is_given_up_while_an_earlier_one_is_ended_does_not_stop_the_join() {
+    let mut rig = Rig::joined(config(), Vec::new());
+    let old = rig.lease();
+    rig.wait(config().ttl / 3);
+    rig.answer(is_renew, Outcome::LeaseNotFound);
+    rig.done(|call| *call == Call::ReadEnd { lease: old });
+    rig.answer(is_revoke, Outcome::LeaseNotFound);
+    rig.wait(ms(3_000));
+    rig.done(is_read);
+    rig.answer(is_grant, granted());
+    rig.refused(is_join, joined_keys(ME, old, 101));
+    let asks = |rig: &Rig| {
+        rig.calls.values().filter(|(_, call)| *call == Call::ReadEnd { lease: old }).count()
+    };
+    assert_eq!(asks(&rig), 1);
+    rig.wait(config().ttl + ms(1_000));
+    assert_eq!(asks(&rig), 2, "the renewals were not answered for a TTL, and the first question counts no more");
+}
+
+#[test]
+fn a_node_that_is_started_again_while_its_old_lease_is_ended_asks_about_that_again() {
+    let mut rig = Rig::joined(config(), Vec::new());
+    let old = rig.lease();
+    let metadata = metadata(1, "intruder");
+    rig.see(vec![Change::Node(ME, Some(stored(104, LeaseId(9), metadata)))]);
+    let asks = |rig: &Rig| {
+        rig.calls.values().filter(|(_, call)| *call == Call::ReadEnd { lease: old }).count()
+    };
+    assert_eq!(asks(&rig), 1);
+    rig.start(Dead::default());
+    assert_eq!(asks(&rig), 2);
+}
+
 #[test]
 fn r10_work_that_will_not_end_costs_the_clean_end_but_not_the_return() {
     let mut rig = Rig::leader();
