@@ -90,6 +90,8 @@ mod env;
 mod error;
 mod every;
 mod fenced;
+#[cfg(test)]
+pub(crate) mod fragile;
 mod gate;
 mod guarded;
 mod host;
@@ -177,6 +179,8 @@ pub struct Membership {
     pub term: Option<Term>,
     /// How many sessions it has lost since it started.
     pub sessions_lost: u64,
+    /// Whether its driver has failed ([`NodeError::Broken`]): it never joins again.
+    pub broken: bool,
 }
 
 /// How a node left its cluster.
@@ -211,9 +215,11 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`StartError::DuplicateId`] and [`StartError::TickDisagreement`] if the cluster does not let it
-    /// in: nobody else is disturbed, and it was never a candidate. [`StartError::Stopped`] if it was
-    /// stopped meanwhile, [`StartError::Closed`] after [`close`](Self::close).
+    /// [`StartError::DuplicateId`], after the builder's [`id_wait`](ClusterNodeBuilder::id_wait), and
+    /// [`StartError::TickDisagreement`] if the cluster does not let it in: nobody else is disturbed, and
+    /// it was never a candidate. [`StartError::Stopped`] if it was stopped meanwhile,
+    /// [`StartError::Closed`] after [`close`](Self::close), [`StartError::Broken`] if its driver has
+    /// failed.
     async fn start(&self) -> Result<(), StartError>;
 
     /// Leaves the cluster: ends the work, resigns, gives the lease back. Returns before `deadline` has
@@ -222,11 +228,11 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`] after [`close`](Self::close).
+    /// [`NodeError::Closed`] after [`close`](Self::close), [`NodeError::Broken`] if its driver has failed.
     async fn stop(&self, deadline: Duration) -> Result<Stopped, NodeError>;
 
     /// Stops the node for good, and ends its watches and its part of the [`DriverHost`]. The thread ends
-    /// when all its nodes are dropped. Later calls answer `Closed`.
+    /// when all its nodes are dropped. Later calls answer `Closed`, those of a broken node `Broken`.
     ///
     /// # Errors
     ///
@@ -342,7 +348,8 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`], or [`NodeError::Unresponsive`] if the driver does not answer.
+    /// [`NodeError::Closed`], [`NodeError::Unresponsive`] if the driver does not answer,
+    /// [`NodeError::Broken`] if it has failed.
     async fn status(&self) -> Result<status::Status, NodeError>;
 
     /// Gives up office once, after the work has ended; another node gets it. Nothing happens if the
@@ -350,18 +357,19 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`].
+    /// [`NodeError::Closed`], [`NodeError::Broken`].
     async fn resign(&self) -> Result<(), NodeError>;
 
     /// Asks that the node gets no shards and no office, or that it may get them again.
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`].
+    /// [`NodeError::Closed`], [`NodeError::Broken`].
     async fn drain(&self, draining: bool) -> Result<(), NodeError>;
 }
 
-/// Joins, and joins again whenever the session is lost; returns why it cannot (any more).
+/// Joins, and joins again whenever the session is lost; returns why it cannot (any more):
+/// [`StartError::Broken`] once the node's driver has failed.
 ///
 /// # Cancel safety
 ///
@@ -374,9 +382,24 @@ pub async fn keep_joined(node: &dyn Node) -> StartError {
             return refused;
         }
         for joined in [true, false] {
-            if membership.wait_for(|it| it.joined == joined).await.is_err() {
-                return StartError::Closed;
+            match membership.wait_for(|it| it.joined == joined || it.broken).await.map(|it| *it) {
+                Ok(it) if it.broken => return StartError::Broken,
+                Ok(_) => (),
+                Err(_) => return StartError::Closed,
             }
         }
     }
+}
+
+/// Returns once the node's driver has failed ([`NodeError::Broken`]), and never otherwise.
+///
+/// # Cancel safety
+///
+/// Cancel safe: it only waits.
+pub async fn broken(node: &dyn Node) -> NodeError {
+    if node.membership().wait_for(|it| it.broken).await.is_err() {
+        // The node is gone, and did not fail before.
+        std::future::pending::<()>().await;
+    }
+    NodeError::Broken
 }
