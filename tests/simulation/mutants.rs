@@ -225,11 +225,11 @@ const CASES: &[Case] = &[
     engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(8),
     engine(Mutant::UnansweredRenewalsKept, LINKS, bad_link),
     engine(Mutant::OwnCallsWithoutTurns, SESSIONS, own_calls),
-    engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls).found_by(18),
     engine(Mutant::OwnAnswerAfterLeaving, SESSIONS, own_calls),
-    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls),
-    engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls),
-    engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls).found_by(289),
+    engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls).found_by(3),
+    engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls).found_by(3),
 ];
 
 /// Rules whose absence a random search does not find within thousands of seeds, since it takes three rare

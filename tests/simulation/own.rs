@@ -357,6 +357,7 @@ impl World {
         };
         it.attempt = None;
         let back = matches!(it.call.write, OwnWrite::PutBack(_));
+        let twice = 0 < self.scenario.duplicate_ppm;
         let (took, over) = (it.took, own.calls.turn(&it.call) == Turn::Over);
         let lease = ask.lease;
         match outcome {
@@ -377,7 +378,8 @@ impl World {
                 it.known = Some(answer.revision);
                 return self.own_goes_on(p);
             }
-            Outcome::Refused(_) | Outcome::LeaseNotFound => {
+            // Of a message that came twice, the other copy may have taken effect.
+            Outcome::Refused(_) | Outcome::LeaseNotFound if !(patient && twice) => {
                 if let Outcome::Refused(answer) = outcome {
                     own.found = Some((lease, answer.revision));
                 }
