@@ -147,7 +147,8 @@ pub async fn a_put_that_is_answered_late_is_kept_over_a_lost_session(rig: Rig) {
         node.until("joined again", |now| now.joined && now.sessions_lost == 1).await;
     };
     let (put, ()) = tokio::join!(node.put("k", b"new"), lost);
-    put.unwrap();
+    // Unknown if this machine was too slow for the answer: it has taken effect all the same.
+    assert!(matches!(put, Ok(_) | Err(StateError::Unknown { .. })), "{put:?}");
     let back = eventually("it is back", SOON, async || node.get("k").await.unwrap()).await;
     assert_eq!(back, b"new");
     node.close().await.unwrap();
