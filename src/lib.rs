@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod engine;
+mod hash;
 pub mod k8s;
 pub mod node;
 pub mod operator;
