@@ -274,11 +274,13 @@ impl Service<Request<Body>> for Gate {
         }
         let (authority, refusals) = (self.authority.clone(), self.refusals.clone());
         Box::pin(async move {
-            send_held(&client, authority, request).await.map_err(BoxError::from).inspect_err(|error| {
-                if error.downcast_ref().is_some_and(is_refused) {
-                    refusals.count();
-                }
-            })
+            send_held(&client, authority, request).await.map_err(BoxError::from).inspect_err(
+                |error| {
+                    if error.downcast_ref().is_some_and(is_refused) {
+                        refusals.count();
+                    }
+                },
+            )
         })
     }
 }

@@ -30,7 +30,11 @@ impl PodLock {
     /// `AddrInUse` if another node of this pod has it.
     pub(crate) fn take(cluster: &str, pod_uid: &str) -> io::Result<Self> {
         // 107 bytes at most: both are hashed. A collision only costs the proof.
-        let name = format!("bellwether-{:016x}-{:016x}", fnv1a(cluster.as_bytes()), fnv1a(pod_uid.as_bytes()));
+        let name = format!(
+            "bellwether-{:016x}-{:016x}",
+            fnv1a(cluster.as_bytes()),
+            fnv1a(pod_uid.as_bytes())
+        );
         let address = SocketAddr::from_abstract_name(name)?;
         Ok(Self { _socket: UnixListener::bind_addr(&address)? })
     }

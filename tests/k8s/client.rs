@@ -10,8 +10,8 @@ use std::{
 
 use bellwether::k8s::{
     client::{
-        CallError, CallOptions, ClientMetrics, ClientOptions, ConnectError, Connection,
-        Reason, connect, explain,
+        CallError, CallOptions, ClientMetrics, ClientOptions, ConnectError, Connection, Reason,
+        connect, explain,
     },
     k8s_openapi::api::{
         authentication::v1::SelfSubjectReview,

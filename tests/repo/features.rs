@@ -17,8 +17,7 @@ fn cargo(args: &[&str]) -> String {
 
 /// The manifest, as cargo reads it.
 fn package() -> Value {
-    let text =
-        cargo(&["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"]);
+    let text = cargo(&["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"]);
     let mut all: Value = serde_json::from_str(&text).unwrap();
     all["packages"][0].take()
 }
@@ -42,7 +41,8 @@ fn choosing(package: &Value) -> BTreeSet<String> {
             .filter(|(name, enables)| {
                 !found.contains(*name)
                     && texts(enables).iter().any(|it| {
-                        let version = it.strip_prefix("k8s-openapi").map(|it| it.trim_start_matches('?'));
+                        let version =
+                            it.strip_prefix("k8s-openapi").map(|it| it.trim_start_matches('?'));
                         let version = version.and_then(|it| it.strip_prefix('/'));
                         version.is_some_and(chooses) || found.contains(*it)
                     })
@@ -87,7 +87,8 @@ fn features_of_k8s_openapi(args: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn nothing_that_the_library_depends_on_chooses_one_either() {
-    let of_the_library = features_of_k8s_openapi(&["--no-default-features", "--features", "mutants"]);
+    let of_the_library =
+        features_of_k8s_openapi(&["--no-default-features", "--features", "mutants"]);
     assert!(of_the_library.contains("schemars"), "{of_the_library:?}");
     assert!(!of_the_library.iter().any(|it| chooses(it)), "{of_the_library:?}");
     let of_the_command = features_of_k8s_openapi(&[]);

@@ -94,7 +94,9 @@ fn a_row_of_other_words_is_found() {
     );
     assert_eq!(named(&text), ["node id 3 is in use by …", "a", "b"]);
     let message = "node id 3 is taken by a live node at \"a\": stop it";
-    assert!(is(message, "node id 3 is taken by a live node at …") && is(message, "node id … stop it"));
+    assert!(
+        is(message, "node id 3 is taken by a live node at …") && is(message, "node id … stop it")
+    );
     assert!(!is(message, "node id 3 is in use by …") && !is(message, "stop it"));
     assert!(is_metric("bellwether_transitions_total{reason=\"suspended\"}"));
     assert!(!is_metric("bellwether_transitions_total{why=\"x\"}") && !is_metric("draining"));

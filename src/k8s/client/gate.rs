@@ -17,10 +17,7 @@ use http_body::{Frame, SizeHint};
 use kube::client::Body;
 use tower::{BoxError, Service};
 
-use crate::{
-    k8s::authority::Permit,
-    node::AuthorityLost,
-};
+use crate::{k8s::authority::Permit, node::AuthorityLost};
 
 #[cfg(test)]
 mod tests;

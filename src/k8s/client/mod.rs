@@ -33,8 +33,8 @@ use http::{Request, Response};
 use kube::client::Body;
 use tower::{BoxError, util::BoxCloneSyncService};
 
-pub(crate) use self::inlet::Inlet;
 use self::calls::Calls;
+pub(crate) use self::inlet::Inlet;
 pub use self::{
     calls::{CallError, CallOptions},
     config::{ClientOptions, ConnectError},

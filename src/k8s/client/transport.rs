@@ -14,10 +14,7 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use kube::{
-    Config,
-    client::ConfigExt as _,
-};
+use kube::{Config, client::ConfigExt as _};
 use tokio::net::TcpStream;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
