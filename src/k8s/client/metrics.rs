@@ -8,7 +8,6 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, Uri};
-use kube::client::Body;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, core::Collector};
 use tower::Service;
 
