@@ -147,7 +147,7 @@ fn post() -> Request<Body> {
 
 /// What becomes of a write whose first attempt gets that answer and whose second one would succeed; the
 /// authority ends, and the token changes, while the server has the first attempt.
-async fn written(first: &'static str, end: End, by: By) -> (Result<u16, kube::Error>, Vec<String>) {
+async fn outcome(first: &'static str, end: End, by: By) -> (Result<u16, kube::Error>, Vec<String>) {
     let (node, ctx) = leading().await;
     let (ctx, gate) = ctx.apart();
     gate.extend(BootTime(clock::boot_now().0 + HOUR));
@@ -194,11 +194,11 @@ const STALE: &str = "401 Unauthorized";
 async fn an_authority_that_ends_between_two_attempts_stops_the_second() {
     for first in [BUSY, STALE] {
         for by in [By::Gated, By::Permit] {
-            let (written, asked) = written(first, End::Never, by).await;
+            let (written, asked) = outcome(first, End::Never, by).await;
             assert_eq!(written.unwrap(), 200, "{first:?} {by:?}");
             assert_eq!(asked, ["POST /write HTTP/1.1"; 2], "{first:?} {by:?}: two attempts");
             for end in [End::Closed, End::Suspended] {
-                let (written, asked) = written(first, end, by).await;
+                let (written, asked) = outcome(first, end, by).await;
                 assert_eq!(asked, ["POST /write HTTP/1.1"], "{first:?} {end:?} {by:?}");
                 let error = written.unwrap_err();
                 let unsent = matches!(refused_as(&error), Refused::Unsent { .. });
@@ -213,7 +213,7 @@ async fn an_authority_that_ends_between_two_attempts_stops_the_second() {
 #[tokio::test]
 async fn a_write_whose_authority_ends_in_flight_is_given_up_and_its_outcome_is_unknown() {
     for end in [End::Closed, End::Suspended] {
-        let (written, asked) = written("200 OK", end, By::Gated).await;
+        let (written, asked) = outcome("200 OK", end, By::Gated).await;
         assert_eq!(asked, ["POST /write HTTP/1.1"], "{end:?}");
         let error = written.unwrap_err();
         assert!(matches!(refused_as(&error), Refused::Abandoned { .. }), "{end:?}: {error:?}");
@@ -222,7 +222,7 @@ async fn a_write_whose_authority_ends_in_flight_is_given_up_and_its_outcome_is_u
 
 #[tokio::test]
 async fn a_503_is_repeated_for_reads_only_and_reads_need_no_authority() {
-    let (written, asked) = written("503 Busy", End::Never, By::Gated).await;
+    let (written, asked) = outcome("503 Busy", End::Never, By::Gated).await;
     assert_eq!((written.unwrap(), asked.len()), (503, 1), "nobody knows what a write did");
 
     let (node, ctx) = leading().await;
