@@ -8,6 +8,7 @@ use std::{
 };
 
 use kube::Client;
+use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -60,6 +61,8 @@ struct Inner {
     fence: Option<Fence>,
     /// The process's, which writes at any time.
     client: Client,
+    /// What the gated client's task runs on, wherever the work first asks for the client.
+    runtime: Handle,
     /// Made when the first request or event of the work needs it.
     gated: OnceLock<GatedClient>,
     events: OnceLock<Events>,
@@ -78,6 +81,9 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub(crate) fn new(
         controller: &Arc<str>,
         authority: Authority,
@@ -92,6 +98,7 @@ impl Context {
             authority,
             fence,
             client: client.clone(),
+            runtime: Handle::current(),
             gated: OnceLock::new(),
             events: OnceLock::new(),
             readable,
@@ -127,13 +134,12 @@ impl Context {
 
     /// A client that writes only while the right to act is held. Reads pass. When the work has ended and all
     /// its runs with it, the client refuses every request.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
     pub fn client(&self) -> &Client {
-        let Inner { client, authority, metrics, .. } = &*self.inner;
-        let make = || GatedClient::new(client, authority, &metrics.refused);
+        let Inner { client, authority, metrics, runtime, .. } = &*self.inner;
+        let make = || {
+            let _entered = runtime.enter();
+            GatedClient::new(client, authority, &metrics.refused)
+        };
         self.inner.gated.get_or_init(make).client()
     }
 

@@ -154,6 +154,8 @@ async fn work_that_asks_the_api_server_nothing_has_no_task_of_its_own() {
     let (name, metrics) = (Arc::clone(&desk.name), desk.metrics.clone());
     let ctx = Context::new(&name, authority, None, &client, Readable::default(), metrics);
     assert_eq!(alive_tasks(), before);
+    let elsewhere = ctx.child();
+    std::thread::spawn(move || drop(elsewhere.client().clone())).join().unwrap();
     let _ = (ctx.events(), ctx.child().client(), ctx.client());
     assert_eq!(alive_tasks(), before + 1, "one for all that it asks");
     ctx.end().await;
