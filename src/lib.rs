@@ -12,6 +12,11 @@ pub mod store;
 pub mod tasks;
 pub mod telemetry;
 
+/// Waiting without sleeping, as in the tests under `tests/`.
+#[cfg(test)]
+#[path = "../tests/support/eventually.rs"]
+pub(crate) mod eventually;
+
 /// The code in these files is compiled as that in doc comments is.
 #[cfg(doctest)]
 mod pages {

@@ -1,18 +1,23 @@
-//! A [`Snapshot`] that follows the store: a list, then a watch from the next revision, and a new list
-//! whenever that breaks.
+//! A [`Snapshot`] that follows the store, by the same [`Feed`] as a node's view: a list, then a watch from
+//! the next revision, and a new list whenever the watch breaks or does not prove itself fresh.
 
 use std::{sync::Arc, time::Duration};
 
 use bellwether::{
     clock,
     engine::{Change, Revision},
-    store::{Store, StoreError, Watch, WatchItem, WatchRequest, keys::Keys, protocol::Decoded},
+    store::{
+        Store, StoreError,
+        keys::Keys,
+        list_watch::{Feed, Options, Update},
+    },
 };
+use tokio::sync::watch;
 
 use super::snapshot::Snapshot;
 
-/// Before a broken watch is opened anew.
-const PAUSE: Duration = Duration::from_millis(500);
+/// A leader that acts beats at least this often. Only a longer silence makes the watch prove itself.
+const BEATS_EVERY: Duration = Duration::from_secs(1);
 
 /// What moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +32,9 @@ pub(crate) enum Moved {
 
 /// See the module's docs.
 pub(crate) struct Live {
-    store: Arc<dyn Store>,
-    keys: Keys,
-    timeout: Duration,
-    watch: Option<Box<dyn Watch>>,
+    feed: Feed,
+    /// Why the feed failed last, as it happens.
+    failure: watch::Receiver<Option<StoreError>>,
     pub(crate) snapshot: Snapshot,
     /// When a write of the record was last received, in Unix time.
     pub(crate) last_beat_unix_ms: Option<u64>,
@@ -49,62 +53,48 @@ impl Live {
         keys: Keys,
         timeout: Duration,
     ) -> Result<Self, StoreError> {
-        let mut live = Self {
-            store,
-            keys,
-            timeout,
-            watch: None,
-            snapshot: Snapshot::default(),
-            last_beat_unix_ms: None,
-            problem: None,
-        };
-        live.relist().await?;
-        Ok(live)
-    }
-
-    async fn relist(&mut self) -> Result<(), StoreError> {
-        let snapshot = Snapshot::read(&*self.store, &self.keys, self.timeout).await?;
-        let request = WatchRequest {
-            range: self.keys.watched(),
-            from: Revision(snapshot.revision.0 + 1),
-            previous: false,
-        };
-        self.watch = Some(self.store.watch(request, self.timeout).await?);
-        self.snapshot = snapshot;
-        self.problem = None;
-        Ok(())
+        // By itself: the feed would try again, whatever the reason.
+        let snapshot = Snapshot::read(&*store, &keys, timeout).await?;
+        let options = Options { timeout, ..Options::view(BEATS_EVERY) };
+        let feed = Feed::start(store, keys, options);
+        let failure = feed.failure();
+        Ok(Self { feed, failure, snapshot, last_beat_unix_ms: None, problem: None })
     }
 
     /// Waits until something moved.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost, but while the store is cut off, who cancels it more often than it pauses never
-    /// lists again.
+    /// Cancel safe: what was not returned is returned next time.
     pub(crate) async fn moved(&mut self) -> Moved {
-        let Some(watch) = &mut self.watch else {
-            tokio::time::sleep(PAUSE).await;
-            return match self.relist().await {
-                Ok(()) => Moved::More,
-                Err(error) => self.cut(&error),
-            };
+        let update = tokio::select! {
+            biased;
+            // Cancel safe, both.
+            update = self.feed.next() => update,
+            Ok(()) = self.failure.changed() => return self.cut(),
         };
-        match watch.next().await {
-            Ok(WatchItem::Events { revision, events }) => {
-                let decoded = Decoded::of_events(&self.keys, &events);
-                self.take_in(revision, decoded.changes)
+        match update {
+            Some(Update::Listed { revision, changes, .. }) => {
+                self.snapshot = Snapshot::of(revision, changes);
+                self.problem = None;
+                Moved::More
             }
-            Ok(WatchItem::Progress { revision }) => {
+            Some(Update::Changed { revision, changes, .. }) => self.take_in(revision, changes),
+            Some(Update::Progress { revision }) => {
                 self.snapshot.revision = revision;
+                self.problem = None;
                 Moved::Beat
             }
-            Err(error) => self.cut(&error),
+            Some(Update::Lost) => self.cut(),
+            // The feed ends with its runtime only.
+            None => std::future::pending().await,
         }
     }
 
     fn take_in(&mut self, revision: Revision, changes: Vec<Change>) -> Moved {
         let before = self.snapshot.leader();
         self.snapshot.revision = revision;
+        self.problem = None;
         let mut moved = Moved::Beat;
         for change in changes {
             match &change {
@@ -116,9 +106,10 @@ impl Live {
         if self.snapshot.leader() == before { moved } else { Moved::More }
     }
 
-    fn cut(&mut self, error: &StoreError) -> Moved {
-        self.watch = None;
-        self.problem = Some(error.to_string());
+    fn cut(&mut self) -> Moved {
+        let failure = self.failure.borrow_and_update();
+        let failure = failure.as_ref().map(ToString::to_string);
+        self.problem = Some(failure.unwrap_or_else(|| "the watch was lost".to_owned()));
         Moved::Cut
     }
 }

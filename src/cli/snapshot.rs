@@ -58,11 +58,16 @@ impl Snapshot {
         timeout: Duration,
     ) -> Result<Self, StoreError> {
         let answer = store.get(Get::range(keys.watched()), timeout).await?;
-        let mut snapshot = Self { revision: answer.revision, ..Self::default() };
-        for change in Decoded::of_list(keys, &answer.kvs).changes {
+        Ok(Self::of(answer.revision, Decoded::of_list(keys, &answer.kvs).changes))
+    }
+
+    /// All that a list shows.
+    pub(crate) fn of(revision: Revision, changes: Vec<Change>) -> Self {
+        let mut snapshot = Self { revision, ..Self::default() };
+        for change in changes {
             snapshot.apply(change);
         }
-        Ok(snapshot)
+        snapshot
     }
 
     /// Takes in what one key has become.

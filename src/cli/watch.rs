@@ -1,7 +1,7 @@
 //! `watch`: nodes' state as it changes.
 
 use bellwether::{
-    engine::NodeId,
+    engine::{NodeId, Revision},
     node::{ClusterNode, EventType, KV, Node as _, StateChange, StateError, StateItem, WatchFrom},
 };
 use clap::Args;
@@ -19,7 +19,9 @@ use super::{
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 First what is there, then each change: one line (with -o json: one document a line) each. Survives \
-reconnects and compaction, with nothing lost or repeated.")]
+reconnects, with nothing lost or repeated. Where changes had to be left out, a line `lagged` says why \
+(slow-reader, cut-off: etcd has compacted them, store-replaced: etcd was restored or wiped), and what is \
+there follows as `present`: it replaces all lines before.")]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -50,13 +52,17 @@ pub(crate) struct WatchArgs {
 /// One line.
 #[derive(Debug, Serialize)]
 struct Line {
-    /// `present`, `added`, `modified` or `deleted`.
+    /// `present`, `added`, `modified`, `deleted` or `lagged`.
     what: &'static str,
+    /// Empty if it is about none.
     node: String,
+    /// The key; of `lagged` the one that is watched.
     key: String,
     /// As text; what is not UTF-8 is replaced.
     value: Option<String>,
     revision: String,
+    /// Why changes were left out, of `lagged`.
+    cause: Option<&'static str>,
 }
 
 /// `watch`
@@ -81,8 +87,9 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
             other => Failure::caused(Exit::Failed, "watching", &other),
         })?;
     while let Some(item) = changes.recv().await {
-        for line in lines(item) {
-            if args.node.is_none_or(|it| it.to_string() == line.node) {
+        for line in lines(&args.key, item) {
+            let is_wanted = |id: NodeId| line.cause.is_some() || id.to_string() == line.node;
+            if args.node.is_none_or(is_wanted) {
                 show(&line, args.output)?;
             }
         }
@@ -91,19 +98,35 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     Err(Failure::new(Exit::Failed, "the watch ended unasked"))
 }
 
-fn lines(item: StateItem) -> Vec<Line> {
+fn lines(watched: &str, item: StateItem) -> Vec<Line> {
     match item {
         StateItem::Change(change) => vec![of_change(change)],
-        StateItem::Snapshot { revision, state } | StateItem::Lagged { revision, state, .. } => {
-            let present = |(node, kv): (NodeId, KV)| Line {
-                what: "present",
-                node: node.to_string(),
-                key: kv.key,
-                value: Some(String::from_utf8_lossy(&kv.value).into_owned()),
-                revision: revision.to_string(),
-            };
-            state.into_iter().map(present).collect()
+        StateItem::Snapshot { revision, state } => {
+            state.into_iter().map(|it| present(revision, it)).collect()
         }
+        StateItem::Lagged { cause, revision, state } => {
+            let lagged = Line {
+                what: "lagged",
+                node: String::new(),
+                key: watched.to_owned(),
+                value: None,
+                revision: revision.to_string(),
+                cause: Some(cause.as_str()),
+            };
+            let present = state.into_iter().map(|it| present(revision, it));
+            std::iter::once(lagged).chain(present).collect()
+        }
+    }
+}
+
+fn present(revision: Revision, (node, kv): (NodeId, KV)) -> Line {
+    Line {
+        what: "present",
+        node: node.to_string(),
+        key: kv.key,
+        value: Some(String::from_utf8_lossy(&kv.value).into_owned()),
+        revision: revision.to_string(),
+        cause: None,
     }
 }
 
@@ -119,21 +142,50 @@ fn of_change(change: StateChange) -> Line {
         key,
         value: value.map(|it| String::from_utf8_lossy(&it).into_owned()),
         revision: change.revision.to_string(),
+        cause: None,
     }
 }
 
 fn show(line: &Line, format: Format) -> Result<(), Failure> {
     match format {
         Format::Json => output::print_json(line, Layout::Line),
-        Format::Table => {
-            let value = line.value.as_deref().unwrap_or_default();
-            output::print(&format!(
-                "{:<8}  node {}  {}  {}\n",
-                line.what,
-                line.node,
-                output::printable(&line.key),
-                shown_value(value.as_bytes())
-            ))
-        }
+        Format::Table => output::print(&row(line)),
+    }
+}
+
+fn row(line: &Line) -> String {
+    let key = output::printable(&line.key);
+    if let Some(cause) = line.cause {
+        return format!("{:<8}  {key}  {cause}, at revision {}\n", line.what, line.revision);
+    }
+    let value = shown_value(line.value.as_deref().unwrap_or_default().as_bytes());
+    format!("{:<8}  node {}  {key}  {value}\n", line.what, line.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether::node::LagCause;
+
+    use super::*;
+
+    #[test]
+    fn changes_that_are_left_out_are_shown_with_the_cause_before_what_is_there() {
+        let state =
+            vec![(NodeId::new(3).unwrap(), KV { key: "jobs/a".into(), value: b"1".into() })];
+        let item =
+            StateItem::Lagged { cause: LagCause::StoreReplaced, revision: Revision(7), state };
+        let lines = lines("jobs", item);
+        let rows: Vec<_> = lines.iter().map(row).collect();
+        assert_eq!(
+            rows,
+            ["lagged    jobs  store-replaced, at revision 7\n", "present   node 3  jobs/a  1\n"]
+        );
+        assert_eq!(
+            serde_json::to_value(&lines[0]).unwrap(),
+            serde_json::json!({
+                "what": "lagged", "node": "", "key": "jobs", "value": null, "revision": "7",
+                "cause": "store-replaced",
+            })
+        );
     }
 }

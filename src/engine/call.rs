@@ -498,6 +498,9 @@ pub enum Effect {
     },
     /// The cluster's tick is now this.
     TickChanged(Duration),
+    /// The store was replaced by another, or by an earlier state of itself (R8): whatever else follows it
+    /// must list again.
+    StoreReplaced,
 }
 
 /// A role, and whose office the node acts in or under.

@@ -70,6 +70,8 @@ pub(crate) struct Published {
     pub(crate) membership: watch::Sender<Membership>,
     pub(crate) session: watch::Sender<Option<Session>>,
     pub(crate) metadata: watch::Sender<NodeMetadata>,
+    /// How often the store was found replaced (R8).
+    pub(crate) replacements: watch::Sender<u64>,
 }
 
 /// One node.
@@ -107,6 +109,7 @@ impl Core {
                 membership: watch::Sender::new(Membership::default()),
                 session: watch::Sender::new(None),
                 metadata: watch::Sender::new(metadata),
+                replacements: watch::Sender::new(0),
             },
             own: OwnState::default(),
             id,
@@ -222,7 +225,8 @@ impl Node for Core {
         from: WatchFrom,
     ) -> Result<StateWatch, StateError> {
         self.open()?;
-        state_watch::open(&self.env, &self.host, &self.gone, key, from).await
+        let replacements = self.published.replacements.subscribe();
+        state_watch::open(&self.env, &self.host, replacements, &self.gone, key, from).await
     }
 
     async fn get_nodes(&self) -> Result<Vec<NodeMetadata>, StateError> {

@@ -123,7 +123,7 @@ pub use self::{
     metrics::NodeMetrics,
     nodes::{ClusterNode, StandaloneNode},
     options::{InvalidOption, RoutineLimits, WorkerOptions},
-    state_watch::{StateItem, StateWatch, WatchFrom},
+    state_watch::{LagCause, StateItem, StateWatch, WatchFrom},
 };
 
 /// A key-value pair of a node's state. `key` is the user's key, as it was put.
@@ -271,10 +271,11 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`StateError`]; nothing changes.
     async fn get_cluster(&self, prefix: &str) -> Result<BTreeMap<NodeId, Vec<KV>>, StateError>;
 
-    /// Changes of `key` and of the keys below it, of all nodes. The watch survives reconnects and
-    /// compaction with nothing lost or repeated, and ends when it or the node is dropped or the node is
-    /// [closed](Self::close). A reader that is too slow is told [`StateItem::Lagged`] with a fresh
-    /// snapshot, and blocks nobody.
+    /// Changes of `key` and of the keys below it, of all nodes. The watch survives reconnects with
+    /// nothing lost or repeated, and ends when it or the node is dropped or the node is
+    /// [closed](Self::close). Where changes have to be left out, the reader gets
+    /// [`StateItem::Lagged`] with the cause and a fresh snapshot: if it is too slow, if etcd has compacted
+    /// them while the watch was cut off, and if the store was replaced. A slow reader blocks nobody.
     ///
     /// # Errors
     ///

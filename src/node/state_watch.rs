@@ -3,7 +3,7 @@
 
 use futures::{Stream, stream};
 use prometheus::IntCounter;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{EventType, KV, StateChange, env::Env, error::StateError, host::DriverHost};
@@ -15,6 +15,9 @@ use crate::{
         list_watch::{self, Delta, Options, StateStart},
     },
 };
+
+#[doc(no_inline)]
+pub use crate::store::list_watch::LagCause;
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,10 +41,12 @@ pub enum StateItem {
     },
     /// A change.
     Change(StateChange),
-    /// The reader was too slow, and some changes are left out: this is what came of them.
+    /// Some changes are left out, and this is all that is there after them: drop what was delivered
+    /// before, and go on with `state`.
     Lagged {
-        /// How many changes are left out.
-        missed: u64,
+        /// Why changes are left out. After a [`LagCause::StoreReplaced`] revisions count from the
+        /// beginning of another history, and may be smaller than before.
+        cause: LagCause,
         /// Everything up to here is in `state`.
         revision: Revision,
         /// All that is there at that revision, by key.
@@ -51,6 +56,16 @@ pub enum StateItem {
 
 /// A watch on state. Ends when dropped, and with its node: when that was closed, or has left after its
 /// last handle was dropped.
+///
+/// # Guarantees
+///
+/// Every change is delivered once and in order, through reconnects too. Where that is not possible, the
+/// reader gets a [`StateItem::Lagged`] with a snapshot: if the reader is too slow, if the store has
+/// compacted the changes while the watch was cut off, and if the store was wiped, restored or exchanged.
+/// Revisions only decrease with a [`LagCause::StoreReplaced`].
+///
+/// A restored store is recognised by its revision, by the id of its cluster, by what it holds at the last
+/// revision that the watch has delivered, and by the node (R8), if that has joined.
 #[derive(Debug)]
 pub struct StateWatch {
     inner: list_watch::StateWatch,
@@ -72,9 +87,9 @@ impl StateWatch {
                     let state = self.state(&kvs);
                     Some(StateItem::Snapshot { revision, state })
                 }
-                list_watch::StateItem::Lagged { missed, revision, kvs } => {
+                list_watch::StateItem::Lagged { cause, revision, kvs } => {
                     let state = self.state(&kvs);
-                    Some(StateItem::Lagged { missed, revision, state })
+                    Some(StateItem::Lagged { cause, revision, state })
                 }
                 list_watch::StateItem::Changed(delta) => self.change(&delta).map(StateItem::Change),
             };
@@ -134,6 +149,7 @@ impl StateWatch {
 pub(crate) async fn open(
     env: &Env,
     host: &DriverHost,
+    replacements: watch::Receiver<u64>,
     end: &CancellationToken,
     key: &str,
     from: WatchFrom,
@@ -148,7 +164,8 @@ pub(crate) async fn open(
     };
     let inner = {
         let _inside = host.handle().enter();
-        list_watch::StateWatch::start(env.store.clone(), range, start, Options::STATE, end.clone())
+        let (store, end) = (env.store.clone(), end.clone());
+        list_watch::StateWatch::start(store, range, start, Options::STATE, replacements, end)
     };
     let refused = |source| StateError::Store { doing: format!("watch {key:?}"), source };
     match timeout(env.call_timeout, inner.started()).await {

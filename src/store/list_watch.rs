@@ -12,16 +12,21 @@
 //! is asked for progress meanwhile; but only if it is behind, since etcd says nothing about progress
 //! before the first revision that a watch was asked for exists.
 //!
+//! A watch goes on where it left off only if the store still has the history that was delivered. The
+//! range is read as of the last revision that was delivered, after the new watch was opened, and the
+//! consumer compares it with what it holds ([`Item::Resumed`]). A store that was restored from a backup
+//! fails the comparison, even if its revisions have overtaken what was delivered (R8).
+//!
 //! # Caveats
 //!
-//! After a list it is for the consumer to find out what is gone. A store that was wiped or restored is
-//! listed anew; what that means is for the consumer, too (R8).
+//! A list carries the reason why it was read ([`Relist`]): after the first list, changes between what was
+//! delivered before and the list may be missing, and the consumer has to say so to its reader.
 
 mod feed;
+mod following;
 mod state;
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -29,20 +34,18 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
 use tokio::{sync::watch, time};
+
+use self::following::{Break, Following, answer_of};
 
 use crate::{
     clock,
     engine::{BootTime, Revision},
-    store::{
-        Event, Get, GetAnswer, KeyRange, KeyValue, Store, StoreError, Watch, WatchItem,
-        WatchRequest,
-    },
+    store::{Event, Get, KeyRange, KeyValue, Store, StoreError, WatchItem, WatchRequest},
 };
 
 pub use feed::{Feed, Update};
-pub use state::{Delta, StateItem, StateStart, StateWatch};
+pub use state::{Delta, LagCause, StateItem, StateStart, StateWatch};
 
 /// How many keys are read at once; the pages of a list are of one revision. A thousand nodes have four
 /// thousand keys, and what is listed must be followed before [`SAME_STORE_FOR`] is over.
@@ -51,10 +54,6 @@ const PAGE: i64 = 2000;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest wait between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How often a watch that is behind is asked where it is.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// A watch that is never silent is proven fresh after so many times `probe_after`.
-const BUSY_FACTOR: u32 = 10;
 
 /// A store that was restored from a backup is not served before this is over, counted from the old one's
 /// last answer (protocol, A3: 3.3 s by true time): a watch that was opened within it belongs to its list.
@@ -63,11 +62,23 @@ const SAME_STORE_FOR: Duration = Duration::from_millis(2900);
 /// What follows when a watch breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterBreak {
-    /// The watch goes on after the last revision that was delivered: every single change is told, but a
-    /// store that was restored in between, and has overtaken that revision since, goes unnoticed.
+    /// The watch goes on after the last revision that was delivered, so that no change is left out. The
+    /// range is read as of that revision first: a list follows if the store has compacted the revision,
+    /// or holds something else there because it was replaced.
     Resume,
-    /// The range is listed anew (R2).
+    /// The range is listed again (R2).
     List,
+}
+
+/// Why a range is listed again. The later variant counts where both hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Relist {
+    /// The watch broke and is not resumed, or what it wants is compacted: the list is of the same
+    /// history, at the revision that was delivered last or a greater one.
+    CutOff,
+    /// The store was wiped, restored from a backup or exchanged for another: the list begins another
+    /// history, whose revisions may be smaller.
+    Replaced,
 }
 
 /// How a range is followed.
@@ -120,6 +131,15 @@ pub(crate) enum Item {
         revision: Revision,
         /// Id of the store's cluster.
         cluster: u64,
+        /// In the order of the keys.
+        kvs: Vec<KeyValue>,
+        /// Why it follows earlier items; `None` for the first list.
+        because: Option<Relist>,
+    },
+    /// A watch that goes on where it left off was opened, and this is the range as of the last revision
+    /// that was delivered. If the consumer holds something else, the store was replaced: it calls
+    /// [`relist`](ListWatch::relist). Comes with [`AfterBreak::Resume`] only.
+    Resumed {
         /// In the order of the keys.
         kvs: Vec<KeyValue>,
     },
@@ -185,12 +205,18 @@ pub(crate) struct ListWatch {
     /// The store is known to be at least here: a watch has to get there.
     expected: Arc<AtomicI64>,
     counters: Arc<Counters>,
-    /// Why a list failed last.
+    /// Why a list or a watch failed last.
     failure: watch::Sender<Option<StoreError>>,
     /// Where the range is followed from, once it was listed.
     place: Option<Place>,
+    /// Where it was followed from when that was given up.
+    left: Option<Place>,
+    /// Why it was given up, until a list says it.
+    because: Option<Relist>,
     /// Before the last list was sent.
     listed_at: BootTime,
+    /// Nothing has failed since the last list.
+    just_listed: bool,
     watch: Option<Following>,
     /// Attempts since something was last delivered.
     failures: u32,
@@ -204,41 +230,6 @@ struct Place {
     cluster: u64,
 }
 
-struct Following {
-    watch: Box<dyn Watch>,
-    /// Who was asked when it was opened.
-    endpoint: String,
-    heard_at: BootTime,
-    probed_at: BootTime,
-    probe: Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
-    /// Where the watch was when the probe was sent: no linearizable answer may show less.
-    probed_from: Revision,
-    asked_at: BootTime,
-    /// Since when the watch has not been where the store was known to be then, and where that is. Not
-    /// where the store has got to since: one that is written to all the time is never caught up with.
-    behind: Option<(BootTime, Revision)>,
-}
-
-/// Why a watch was given up.
-enum Break {
-    /// It said so.
-    Failed(StoreError),
-    /// It did not prove itself fresh.
-    Stale(&'static str),
-    /// What was delivered is not the past of what is there now.
-    Replaced,
-}
-
-impl fmt::Display for Break {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(error) => error.fmt(f),
-            Self::Stale(how) => write!(f, "the watch is stale: {how}"),
-            Self::Replaced => f.write_str("the store was wiped, restored or exchanged"),
-        }
-    }
-}
-
 impl ListWatch {
     pub(crate) fn new(store: Arc<dyn Store>, range: KeyRange, options: Options) -> Self {
         Self {
@@ -249,7 +240,10 @@ impl ListWatch {
             counters: Arc::default(),
             failure: watch::Sender::new(None),
             place: None,
+            left: None,
+            because: None,
             listed_at: BootTime::default(),
+            just_listed: false,
             watch: None,
             failures: 0,
             lost_told: false,
@@ -265,15 +259,23 @@ impl ListWatch {
         Arc::clone(&self.counters)
     }
 
-    /// Why a list failed last, as it happens: lists are tried again, whatever the reason.
+    /// Why a list or a watch failed last, as it happens: both are tried again, whatever the reason.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<StoreError>> {
         self.failure.subscribe()
     }
 
-    /// Drops the watch; a list comes next.
+    /// Drops the watch, since the store was replaced or may have been; a list comes next.
     pub(crate) fn relist(&mut self) {
-        self.place = None;
         self.watch = None;
+        self.leave(Relist::Replaced);
+    }
+
+    /// Gives up what was delivered as the place to go on from.
+    fn leave(&mut self, because: Relist) {
+        if let Some(place) = self.place.take() {
+            self.left = Some(place);
+        }
+        self.because = self.because.max(Some(because));
         self.expected.store(0, Ordering::Relaxed);
     }
 
@@ -298,9 +300,10 @@ impl ListWatch {
                     }
                 },
                 (Some(place), None) => match self.open(place).await {
-                    Ok(()) => {}
-                    Err(error) => {
-                        if let Some(lost) = self.lost(&Break::Failed(error)) {
+                    Ok(Some(resumed)) => return resumed,
+                    Ok(None) => {}
+                    Err(why) => {
+                        if let Some(lost) = self.lost(&why) {
                             return lost;
                         }
                     }
@@ -320,57 +323,90 @@ impl ListWatch {
     async fn list(&mut self) -> Result<Item, StoreError> {
         self.pause().await;
         let sent_at = clock::boot_now();
-        let mut get = Get { limit: PAGE, ..Get::range(self.range.clone()) };
+        let (revision, cluster, kvs) = self.read(None).await?;
+        let received_at = clock::boot_now();
+        let goes_back = |left: Place| revision < left.delivered || cluster != left.cluster;
+        if self.left.take().is_some_and(goes_back) {
+            self.because = Some(Relist::Replaced);
+        }
+        self.place = Some(Place { delivered: revision, cluster });
+        self.listed_at = sent_at;
+        self.just_listed = true;
+        // Not yet a success: if the watch cannot be opened in time, the next list is not to come at once.
+        let failures = self.failures;
+        self.delivered(revision);
+        self.failures = failures;
+        self.counters.lists.fetch_add(1, Ordering::Relaxed);
+        let because = self.because.take();
+        Ok(Item::Listed { sent_at, received_at, revision, cluster, kvs, because })
+    }
+
+    /// Reads the whole range, as of `at` or else of now, and says of which revision the store was at the
+    /// first page and what its cluster's id is. All pages are of one revision.
+    async fn read(
+        &mut self,
+        at: Option<Revision>,
+    ) -> Result<(Revision, u64, Vec<KeyValue>), StoreError> {
+        let mut get = Get { limit: PAGE, at, ..Get::range(self.range.clone()) };
         let timeout = self.timeout();
         let mut answer = self.store.get(get.clone(), timeout).await?;
         let (revision, cluster) = (answer.revision, answer.cluster);
         let mut kvs = std::mem::take(&mut answer.kvs);
-        get.at = Some(revision);
+        get.at = at.or(Some(revision));
         while answer.more {
             let Some(last) = kvs.last() else { break };
             get.range.from = KeyRange::key(last.key.clone()).to;
             answer = self.store.get(get.clone(), timeout).await?;
             kvs.append(&mut answer.kvs);
         }
-        let received_at = clock::boot_now();
-        self.place = Some(Place { delivered: revision, cluster });
-        self.listed_at = sent_at;
-        // Not yet a success: if the watch cannot be opened in time, the next list is not to come at once.
-        let failures = self.failures;
-        self.delivered(revision);
-        self.failures = failures;
-        self.counters.lists.fetch_add(1, Ordering::Relaxed);
-        Ok(Item::Listed { sent_at, received_at, revision, cluster, kvs })
+        Ok((revision, cluster, kvs))
     }
 
-    async fn open(&mut self, place: Place) -> Result<(), StoreError> {
-        self.pause().await;
+    /// Opens a watch after what was delivered. Of one that has to prove whose history it goes on with,
+    /// what the consumer is to compare.
+    async fn open(&mut self, place: Place) -> Result<Option<Item>, Break> {
+        if !self.just_listed {
+            self.pause().await;
+        }
         let from = Revision(place.delivered.0 + 1);
         let request = WatchRequest { range: self.range.clone(), from, previous: false };
-        if self.is_list_too_old() {
-            self.place = None;
-            return Ok(());
+        let resumes = self.options.after_break == AfterBreak::Resume;
+        if !resumes && self.is_list_too_old() {
+            self.leave(Relist::CutOff);
+            return Ok(None);
         }
-        let watch = self.store.watch(request, self.timeout()).await?;
+        let watch = self.store.watch(request, self.timeout()).await.map_err(Break::Failed)?;
+        let mut resumed = None;
+        if self.is_list_too_old() || !self.just_listed {
+            if resumes {
+                // With the watch open: what replaces the store from now on breaks it.
+                let kvs = self.read_again(place).await?;
+                resumed = Some(Item::Resumed { kvs });
+            } else if self.is_list_too_old() {
+                self.failures = self.failures.saturating_add(1);
+                self.leave(Relist::CutOff);
+                return Ok(None);
+            }
+        }
         let now = clock::boot_now();
-        if self.is_list_too_old() {
-            self.failures = self.failures.saturating_add(1);
-            self.place = None;
-            return Ok(());
-        }
         // Of a resumed one it is to be known at once whether there is anything it has to make up for.
         let since = if self.lost_told { BootTime::default() } else { now };
-        self.watch = Some(Following {
-            watch,
-            endpoint: self.store.health().endpoint,
-            heard_at: since,
-            probed_at: since,
-            probe: None,
-            probed_from: place.delivered,
-            asked_at: BootTime::default(),
-            behind: None,
-        });
-        Ok(())
+        let endpoint = self.store.health().endpoint;
+        self.watch = Some(Following::new(watch, endpoint, since, place.delivered));
+        Ok(resumed)
+    }
+
+    /// Reads what the range was when it was last delivered, of the same store as far as that can be told
+    /// by its revision and its cluster's id.
+    async fn read_again(&mut self, place: Place) -> Result<Vec<KeyValue>, Break> {
+        // etcd refuses to read a revision that is yet to come; where it is, an answer says.
+        let get = Get { keys_only: true, ..Get::key(self.range.from.clone()) };
+        let newest = self.store.get(get, self.timeout()).await.map_err(Break::Failed)?;
+        if newest.revision < place.delivered || newest.cluster != place.cluster {
+            return Err(Break::Replaced);
+        }
+        let (_, cluster, kvs) = self.read(Some(place.delivered)).await.map_err(Break::Failed)?;
+        if cluster == place.cluster { Ok(kvs) } else { Err(Break::Replaced) }
     }
 
     /// The next thing the watch delivers that is new.
@@ -457,17 +493,19 @@ impl ListWatch {
     fn lost(&mut self, why: &Break) -> Option<Item> {
         let following = self.watch.take();
         self.failures = self.failures.saturating_add(1);
+        self.just_listed = false;
         // One that could not be opened may be tried again for as long as the list serves.
         if self.options.after_break == AfterBreak::List && following.is_some() {
-            self.place = None;
-            self.expected.store(0, Ordering::Relaxed);
+            self.leave(Relist::CutOff);
         }
         match why {
-            Break::Failed(StoreError::Compacted { .. }) | Break::Replaced => {
-                self.place = None;
-                self.expected.store(0, Ordering::Relaxed);
+            Break::Replaced => self.leave(Relist::Replaced),
+            Break::Failed(error) => {
+                if matches!(error, StoreError::Compacted { .. }) {
+                    self.leave(Relist::CutOff);
+                }
+                self.failure.send_replace(Some(error.clone()));
             }
-            Break::Failed(_) => {}
             Break::Stale(_) => {
                 self.counters.stale.fetch_add(1, Ordering::Relaxed);
                 // If calls have moved on already, the next watch goes with them.
@@ -487,8 +525,7 @@ impl ListWatch {
 
     /// Whether a watch that is opened now may be of another store than the list.
     fn is_list_too_old(&self) -> bool {
-        self.options.after_break == AfterBreak::List
-            && SAME_STORE_FOR < clock::boot_now().since(self.listed_at)
+        SAME_STORE_FOR < clock::boot_now().since(self.listed_at)
     }
 
     fn timeout(&self) -> Duration {
@@ -502,73 +539,6 @@ impl ListWatch {
         let pause = (FIRST_PAUSE * 2_u32.pow(doublings.min(10))).min(LONGEST_PAUSE);
         // Half to all of it, so that a fleet does not return as one.
         time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
-    }
-}
-
-impl Following {
-    fn note(&mut self, now: BootTime, delivered: Revision, expected: Revision) {
-        if self.behind.is_none_or(|(_, goal)| goal <= delivered) {
-            self.behind = (delivered < expected).then_some((now, expected));
-        }
-    }
-
-    /// Whether it has proven itself in time.
-    fn judge(&self, now: BootTime, options: Options) -> Result<(), Break> {
-        match self.behind {
-            Some((since, _)) if since + options.stale_after <= now => {
-                Err(Break::Stale("it is behind"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// When something is to be done or judged next.
-    fn next_due(&self, options: Options) -> BootTime {
-        let stale = self.behind.map(|(since, _)| since + options.stale_after);
-        let ask = self.behind.map(|_| self.asked_at + ASK_AGAIN);
-        let probe = self.probe.is_none().then(|| self.probe_due(options));
-        let due = [stale, ask, probe].into_iter().flatten().min();
-        due.unwrap_or(self.probed_at + options.probe_after * BUSY_FACTOR)
-    }
-
-    fn probe_due(&self, options: Options) -> BootTime {
-        let silent = self.heard_at.max(self.probed_at) + options.probe_after;
-        silent.min(self.probed_at + options.probe_after * BUSY_FACTOR)
-    }
-
-    fn is_probe_due(&self, now: BootTime, options: Options) -> bool {
-        self.probe.is_none() && self.probe_due(options) <= now
-    }
-
-    /// Asks the store, by whichever member it is reached, how far it is. By one key: etcd counts a range to
-    /// its end whatever the limit, and a thousand nodes ask at once when their leader falls silent.
-    fn probe(
-        &mut self,
-        now: BootTime,
-        delivered: Revision,
-        store: &Arc<dyn Store>,
-        range: &KeyRange,
-        options: Options,
-    ) {
-        let get = Get { keys_only: true, ..Get::key(range.from.clone()) };
-        let store = Arc::clone(store);
-        self.probe = Some(Box::pin(async move { store.get(get, options.stale_after).await }));
-        self.probed_from = delivered;
-        self.probed_at = now;
-    }
-
-    fn is_to_be_asked(&self, now: BootTime) -> bool {
-        self.behind.is_some() && self.asked_at + ASK_AGAIN <= now
-    }
-}
-
-/// The probe's answer; never, if there is no probe.
-async fn answer_of(
-    probe: &mut Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
-) -> Result<GetAnswer, StoreError> {
-    match probe {
-        Some(probe) => probe.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! What every node promises, case by case, over each kind of node and store.
 //!
 //! [`cases`] and [`watches`] hold what both kinds of nodes promise, [`clusters`] what takes several
-//! nodes, [`faults`] what goes wrong around them. Each is run over a `ClusterNode` on a memory store, a
+//! nodes, [`faults`] what goes wrong around them, [`histories`] what watches are given when etcd forgets
+//! or is restored. Each of the others is run over a `ClusterNode` on a memory store, a
 //! `ClusterNode` on a real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are named `case_`
 //! with their number; [`defects`] says for each of its defects where it is tested or why it cannot
 //! occur.
@@ -16,6 +17,7 @@ mod cases;
 mod clusters;
 mod defects;
 mod faults;
+mod histories;
 mod leaks;
 mod rig;
 mod watches;

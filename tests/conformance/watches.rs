@@ -1,7 +1,7 @@
 //! What a watch on the nodes' state promises, and when it ends.
 
 use bellwether::node::{
-    EventType, StateChange, StateError, StateItem, StateWatch, Stopped, WatchFrom,
+    EventType, LagCause, StateChange, StateError, StateItem, StateWatch, Stopped, WatchFrom,
 };
 use futures::StreamExt as _;
 use tokio::time::timeout;
@@ -74,7 +74,7 @@ pub async fn an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags(rig: Ri
         assert_eq!(change(&mut quick).await.value, value);
     }
     let mut seen = match slow.recv().await {
-        Some(StateItem::Lagged { missed, mut state, .. }) => {
+        Some(StateItem::Lagged { cause: LagCause::SlowReader { missed }, mut state, .. }) => {
             assert!(1000 < missed, "{missed}");
             assert_eq!(state.len(), 1);
             state.remove(0).1.value

@@ -328,7 +328,8 @@ impl World {
             }
             Effect::Left { clean } => self.on_left(p, clean),
             Effect::TickChanged(tick) => self.procs[p].tick = tick,
-            Effect::Role(_) | Effect::TermClosed { .. } => (),
+            // Users' watches, which list again, are no part of the simulation.
+            Effect::Role(_) | Effect::TermClosed { .. } | Effect::StoreReplaced => (),
             Effect::StartWork { work, .. } => {
                 self.stats.works += 1;
                 let after = self.act_after();

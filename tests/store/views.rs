@@ -40,8 +40,9 @@ async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does(
     let mut feed = Feed::start(Arc::clone(&shared), keys.clone(), options);
     assert!(matches!(soon(feed.next()).await, Some(Update::Listed { .. })));
     let range = keys.state_of_all("k").unwrap();
-    let mut watch =
-        StateWatch::start(shared, range, StateStart::Now, options, CancellationToken::new());
+    let (_, replacements) = tokio::sync::watch::channel(0);
+    let end = CancellationToken::new();
+    let mut watch = StateWatch::start(shared, range, StateStart::Now, options, replacements, end);
     soon(watch.started()).await.unwrap();
 
     let quiet = tokio::time::timeout(Duration::from_millis(700), feed.next()).await;

@@ -364,6 +364,21 @@ impl Etcd {
         fs::remove_dir_all(self.members[member].folder.join("data")).expect("the data is removed");
     }
 
+    /// Ends a member and copies its data, which [`put_back`](Self::put_back) takes.
+    pub fn back_up(&self, member: usize) -> PathBuf {
+        self.kill(member);
+        let folder = &self.members[member].folder;
+        let backup = folder.join("backup");
+        copy_folder(&folder.join("data"), &backup);
+        backup
+    }
+
+    /// Puts a copy of a backup in the place of the data of a member that was ended.
+    pub fn put_back(&self, member: usize, backup: &Path) {
+        self.wipe(member);
+        copy_folder(backup, &self.members[member].folder.join("data"));
+    }
+
     /// Starts a member that was ended; waits until it is ready.
     pub async fn start_again(&self, member: usize) {
         self.launch(member);
@@ -523,5 +538,17 @@ pub fn until_stopped(pid: u32) {
     };
     while !is_stopped() {
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder can be made");
+    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("a file can be copied");
+        }
     }
 }

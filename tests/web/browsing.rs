@@ -1,6 +1,9 @@
 //! The page in a real browser.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
     browser::{self, Look},
@@ -110,12 +113,13 @@ async fn an_open_page_listens_to_the_event_stream() {
     served.stopped().await;
 }
 
-/// With `BELLWETHER_SCREENSHOTS=DIR`: every picture in light, in the dark and on a phone, for eyes.
+/// Every picture in light, in the dark and on a phone. They stay in a folder, for eyes: that of
+/// `BELLWETHER_SCREENSHOTS`, or one under the target's.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_picture_can_be_looked_at() {
-    let Some(folder) = std::env::var_os("BELLWETHER_SCREENSHOTS").map(PathBuf::from) else {
-        return;
-    };
+async fn every_picture_is_drawn_in_each_look() {
+    let folder = std::env::var_os("BELLWETHER_SCREENSHOTS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pictures"), PathBuf::from);
+    std::fs::create_dir_all(&folder).unwrap();
     let pictures = [
         ("demo", scene::demo()),
         ("follower", scene::follower()),
@@ -128,13 +132,19 @@ async fn every_picture_can_be_looked_at() {
         ("light", Look { width: 1280, height: 2900, dark: false }),
         ("dark", Look { width: 1280, height: 2900, dark: true }),
         ("phone", Look { width: 360, height: 3600, dark: false }),
-        ("readme", Look { width: 1280, height: 1500, dark: false }),
     ];
+    let mut drawn = BTreeSet::new();
     for (name, picture) in pictures {
         let served = Served::new(Script::new(picture)).await;
         for (how, look) in &looks {
             let file = folder.join(format!("{name}-{how}.png"));
+            // One of an earlier run proves nothing.
+            let _ = std::fs::remove_file(&file);
             browser::screenshot(&served.url("/"), look, &file).await;
+            assert_eq!(size_of_png(&file), (look.width, look.height), "{name}, {how}");
+            let bytes = std::fs::read(&file).unwrap();
+            assert!(bytes.len() > 30_000, "{name}, {how}: hardly anything is drawn");
+            assert!(drawn.insert(bytes), "{name}, {how}: it looks like another one");
         }
         served.stopped().await;
     }

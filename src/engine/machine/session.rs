@@ -264,6 +264,7 @@ impl Engine {
         if reason == SessionEnd::StoreReplaced {
             self.watched = super::Watched::default();
             self.headers.forget(self.now);
+            self.out.push(Effect::StoreReplaced);
         }
         let Phase::In(Incarnation { lease, since, .. }) = self.session.phase else {
             if !matches!(self.session.phase, Phase::Rest) {

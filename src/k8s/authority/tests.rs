@@ -248,22 +248,48 @@ async fn an_end_by_the_boot_clock_shows_however_long_a_timer_still_runs() {
         let (ctx, gate) = ctx.apart();
         gate.extend(BootTime(clock::boot_now().0 + HOUR));
         let authority = Authority::Leader(ctx);
-        let mut over = pin!(authority.over());
-        assert!(futures::poll!(&mut over).is_pending());
         tokio::time::pause();
         if jumps {
+            // A task of its own is polled by its timer alone.
+            let over = tasks::spawn("over", async move { authority.over().await });
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(!over.is_finished());
             gate.extend(BootTime(Duration::ZERO));
             tokio::select! {
                 biased;
-                _ = &mut over => {}
+                lost = over => drop(lost.unwrap()),
                 () = tokio::time::sleep(HOUR / 2) => panic!("it waits for a timer of an hour"),
             }
         } else {
+            let mut over = pin!(authority.over());
+            assert!(futures::poll!(&mut over).is_pending());
             gate.close();
             assert!(futures::poll!(&mut over).is_ready(), "each poll asks, whatever woke it");
         }
         tokio::time::resume();
     }
+    node.stop(HOUR).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_carries_what_its_attempts_are_checked_against_and_a_read_does_not() {
+    let (node, ctx) = leading().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let permit = Permit::of(request.extensions()).map(|it| it.check().is_ok());
+        log.lock().unwrap().push((request.method().clone(), permit));
+        async { Ok::<_, BoxError>(Response::new(Body::empty())) }
+    });
+    let client = Client::new(service, "n");
+    let gated = GatedClient::new(&client, &Authority::Leader(ctx), &refusals());
+    for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::GET] {
+        let request = Request::builder().method(method).uri("/").body(Body::empty()).unwrap();
+        send(gated.client(), request).await.unwrap();
+    }
+    let held =
+        [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].map(|it| (it, Some(true)));
+    assert_eq!(*seen.lock().unwrap(), [&held[..], &[(Method::GET, None)]].concat());
     node.stop(HOUR).await.unwrap();
 }
 

@@ -305,6 +305,9 @@ impl Driver {
                 }
             }
             Effect::TickChanged(tick) => self.work.set_tick(tick),
+            Effect::StoreReplaced => {
+                self.core.published.replacements.send_modify(|count| *count += 1);
+            }
         }
     }
 

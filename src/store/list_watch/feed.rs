@@ -8,10 +8,10 @@ use std::sync::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Counters, Item, ListWatch, Options, Stats};
+use super::{AfterBreak, Counters, Item, ListWatch, Options, Stats};
 use crate::{
     engine::{BootTime, Change, Input, Revision},
-    store::{Store, keys::Keys, protocol::Decoded},
+    store::{Store, StoreError, keys::Keys, protocol::Decoded},
     tasks,
 };
 
@@ -76,12 +76,15 @@ pub struct Feed {
     generation: watch::Sender<u64>,
     expected: Arc<AtomicI64>,
     counters: Arc<Counters>,
+    failure: watch::Receiver<Option<StoreError>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Feed {
-    /// Begins with a list, on the current runtime.
+    /// Begins with a list, on the current runtime. A broken watch is never resumed: the range is listed
+    /// again, whatever `options` say (R2).
     pub fn start(store: Arc<dyn Store>, keys: Keys, options: Options) -> Self {
+        let options = Options { after_break: AfterBreak::List, ..options };
         let list_watch = ListWatch::new(store, keys.watched(), options);
         let (sender, updates) = mpsc::channel(QUEUE);
         let (generation, wanted) = watch::channel(0);
@@ -90,6 +93,7 @@ impl Feed {
             generation,
             expected: list_watch.expected(),
             counters: list_watch.counters(),
+            failure: list_watch.failure(),
             _task: AbortOnDropHandle::new(tasks::spawn(
                 "store feed",
                 run(list_watch, keys, sender, wanted),
@@ -122,6 +126,11 @@ impl Feed {
         self.expected.fetch_max(revision.0, Ordering::Relaxed);
     }
 
+    /// Why a list or a watch failed last, as it happens: both are tried again, whatever the reason.
+    pub fn failure(&self) -> watch::Receiver<Option<StoreError>> {
+        self.failure.clone()
+    }
+
     /// What happened so far.
     pub fn stats(&self) -> Stats {
         self.counters.stats()
@@ -145,8 +154,10 @@ async fn run(
                 Err(_) => return,
             },
             sent = async {
-                let item = list_watch.next().await;
-                updates.send((generation, decoded(&keys, item, &counters))).await
+                match decoded(&keys, list_watch.next().await, &counters) {
+                    Some(update) => updates.send((generation, update)).await,
+                    None => Ok(()),
+                }
             } => if sent.is_err() {
                 return;
             },
@@ -154,19 +165,17 @@ async fn run(
     }
 }
 
-fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Update {
+fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
     let count = |decoded: Decoded| {
         counters.foreign.fetch_add(decoded.foreign, Ordering::Relaxed);
         decoded.changes
     };
-    match item {
-        Item::Listed { sent_at, received_at, revision, cluster, kvs } => Update::Listed {
-            sent_at,
-            received_at,
-            revision,
-            cluster,
-            changes: count(Decoded::of_list(keys, &kvs)),
-        },
+    Some(match item {
+        // Why it is listed again, the engine finds out by itself (R8).
+        Item::Listed { sent_at, received_at, revision, cluster, kvs, because: _ } => {
+            let changes = count(Decoded::of_list(keys, &kvs));
+            Update::Listed { sent_at, received_at, revision, cluster, changes }
+        }
         Item::Changed { received_at, revision, events } => Update::Changed {
             received_at,
             revision,
@@ -174,5 +183,7 @@ fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Update {
         },
         Item::Progress { revision } => Update::Progress { revision },
         Item::Lost => Update::Lost,
-    }
+        // A view is listed after each break, see [`Feed::start`].
+        Item::Resumed { .. } => return None,
+    })
 }

@@ -1,8 +1,15 @@
 //! A watch for users: changes with what was before, whatever happens to the watches beneath.
 //!
-//! It keeps what it has delivered. So what was before is always known, a list after a compaction
-//! becomes the changes that were missed, and a reader who lags gets the state as it is now. The task
-//! that follows the store never waits for a reader.
+//! It keeps what it has delivered. So what was before is always known, a resumed watch can be checked
+//! against the store, and a reader who lags gets the state as it is now. The task that follows the store
+//! never waits for a reader.
+//!
+//! # Guarantees
+//!
+//! Within one history of the store revisions never decrease. What a reader folds from snapshots and
+//! changes is the range as of each revision that it has received in full. Between two revisions no
+//! change is left out unless a [`StateItem::Lagged`] with a snapshot stands between them. A history ends
+//! with a [`LagCause::StoreReplaced`]; the next one may begin at a smaller revision.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +21,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Counters, Item, ListWatch, Options, Stats};
+use super::{Counters, Item, ListWatch, Options, Relist, Stats};
 use crate::{
     engine::Revision,
     store::{Event, KeyRange, KeyValue, Store, StoreError},
@@ -27,12 +34,51 @@ const QUEUE: usize = 1024;
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// The revision of the change. Of a delete that was only found out by a list: the list's.
+    /// The revision of the change.
     pub revision: Revision,
     /// What it is now; `None` = deleted.
     pub now: Option<Arc<KeyValue>>,
     /// What it was before, as it was last delivered; `None` = it did not exist.
     pub before: Option<Arc<KeyValue>>,
+}
+
+/// Why changes are left out of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LagCause {
+    /// The reader was too slow, and more changes came than are kept for it.
+    SlowReader {
+        /// How many changes are left out.
+        missed: u64,
+    },
+    /// The watch was cut off, and the store has compacted what happened meanwhile. How many changes are
+    /// left out is not known; there may be none.
+    CutOff,
+    /// The store was wiped, restored from a backup or exchanged for another. The snapshot begins another
+    /// history: its revision may be smaller than those before, and it must not be compared with them.
+    StoreReplaced,
+}
+
+impl LagCause {
+    /// The cause as one word, for logs and output: `slow-reader`, `cut-off` or `store-replaced`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SlowReader { .. } => "slow-reader",
+            Self::CutOff => "cut-off",
+            Self::StoreReplaced => "store-replaced",
+        }
+    }
+
+    /// The one cause that is said of both. A reader that reacts to it has reacted to the other.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::StoreReplaced, _) | (_, Self::StoreReplaced) => Self::StoreReplaced,
+            (Self::CutOff, _) | (_, Self::CutOff) => Self::CutOff,
+            (Self::SlowReader { missed }, Self::SlowReader { missed: more }) => {
+                Self::SlowReader { missed: missed + more }
+            }
+        }
+    }
 }
 
 /// What a [`StateWatch`] delivers.
@@ -45,10 +91,11 @@ pub enum StateItem {
         /// In the order of the keys.
         kvs: Vec<Arc<KeyValue>>,
     },
-    /// The reader was too slow: this many changes are left out, and this is what came of them.
+    /// Changes are left out, and this is the whole range as it is after them. Replaces all that was
+    /// delivered before.
     Lagged {
-        /// How many.
-        missed: u64,
+        /// Why changes are left out.
+        cause: LagCause,
         /// Everything up to here is in it.
         revision: Revision,
         /// In the order of the keys.
@@ -83,12 +130,14 @@ struct Shared {
 struct Seen {
     /// What the reader is to get next; `Now` once it has got its snapshot.
     start: StateStart,
+    /// The revision of the first list.
+    began: Option<Revision>,
     /// Up to where the store was followed; `None` before the first list.
     revision: Option<Revision>,
     keys: BTreeMap<Vec<u8>, Arc<KeyValue>>,
-    waiting: VecDeque<StateItem>,
-    /// How many changes the reader has missed.
-    missed: u64,
+    waiting: VecDeque<Delta>,
+    /// Why changes are left out that the reader does not know of yet; nothing waits then.
+    lag: Option<LagCause>,
     /// Nothing more comes.
     ended: bool,
 }
@@ -106,21 +155,25 @@ impl Drop for Ending {
 impl StateWatch {
     /// Begins to follow a range, on the current runtime, until that ends or `end` is cancelled.
     ///
-    /// Whatever is written after [`started`](Self::started) has returned is delivered.
+    /// Whatever is written after [`started`](Self::started) has returned is delivered. Each change of
+    /// `replacements` says that somebody has found the store replaced (R8): the range is listed again,
+    /// and the reader gets a [`LagCause::StoreReplaced`].
     pub fn start(
         store: Arc<dyn Store>,
         range: KeyRange,
         start: StateStart,
         options: Options,
+        replacements: watch::Receiver<u64>,
         end: CancellationToken,
     ) -> Self {
         let list_watch = ListWatch::new(store, range, options);
         let seen = Seen {
             start,
+            began: None,
             revision: None,
             keys: BTreeMap::new(),
             waiting: VecDeque::new(),
-            missed: 0,
+            lag: None,
             ended: false,
         };
         let shared = Arc::new(Shared { seen: Mutex::new(seen), news: Notify::new() });
@@ -129,7 +182,7 @@ impl StateWatch {
             failure: list_watch.failure(),
             _task: AbortOnDropHandle::new(tasks::spawn(
                 "state watch",
-                run(list_watch, Ending(Arc::clone(&shared)), end),
+                run(list_watch, Ending(Arc::clone(&shared)), replacements, end),
             )),
             shared,
         }
@@ -172,7 +225,7 @@ impl StateWatch {
             let news = self.shared.news.notified();
             let (revision, ended) = {
                 let seen = self.shared.lock();
-                (seen.revision, seen.ended)
+                (seen.began, seen.ended)
             };
             if revision.is_some() || ended {
                 // Whoever waits in `next` must not miss what this one was woken for.
@@ -183,7 +236,7 @@ impl StateWatch {
         }
     }
 
-    /// Why a list failed last, if one did.
+    /// Why a list or a watch failed last, if one did.
     pub fn failure(&self) -> Option<StoreError> {
         self.failure.borrow().clone()
     }
@@ -231,18 +284,41 @@ impl Shared {
     }
 }
 
-async fn run(list_watch: ListWatch, ending: Ending, end: CancellationToken) {
-    end.run_until_cancelled(follow(list_watch, &ending.0)).await;
+async fn run(
+    list_watch: ListWatch,
+    ending: Ending,
+    replacements: watch::Receiver<u64>,
+    end: CancellationToken,
+) {
+    end.run_until_cancelled(follow(list_watch, &ending.0, replacements)).await;
 }
 
-async fn follow(mut list_watch: ListWatch, shared: &Shared) -> Infallible {
+async fn follow(
+    mut list_watch: ListWatch,
+    shared: &Shared,
+    mut replacements: watch::Receiver<u64>,
+) -> Infallible {
     loop {
-        let item = list_watch.next().await;
+        // Cancel safe, both: a list that is given up is read again, of the store that is there now.
+        let item = tokio::select! {
+            biased;
+            () = next_replacement(&mut replacements) => {
+                list_watch.relist();
+                continue;
+            }
+            item = list_watch.next() => item,
+        };
         let mut seen = shared.lock();
         match item {
-            Item::Listed { revision, kvs, .. } => seen.listed(revision, kvs),
+            Item::Listed { revision, kvs, because, .. } => seen.listed(revision, kvs, because),
             Item::Changed { revision, events, .. } => seen.changed(revision, events),
             Item::Progress { revision } => seen.revision = Some(revision),
+            Item::Resumed { kvs } => {
+                if !seen.holds(&kvs) {
+                    list_watch.relist();
+                }
+                continue;
+            }
             // Whatever follows makes up for it.
             Item::Lost => continue,
         }
@@ -251,16 +327,36 @@ async fn follow(mut list_watch: ListWatch, shared: &Shared) -> Infallible {
     }
 }
 
+/// Returns when the store is found replaced once more; never, if nobody looks for that any more.
+async fn next_replacement(replacements: &mut watch::Receiver<u64>) {
+    if replacements.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 impl Seen {
-    fn listed(&mut self, revision: Revision, kvs: Vec<KeyValue>) {
-        let listed: BTreeMap<_, _> =
-            kvs.into_iter().map(|kv| (kv.key.clone(), Arc::new(kv))).collect();
-        let before = std::mem::replace(&mut self.keys, listed);
-        if self.revision.replace(revision).is_some() {
-            for delta in missed_between(&before, &self.keys, revision) {
-                self.deliver(delta);
-            }
+    fn listed(&mut self, revision: Revision, kvs: Vec<KeyValue>, because: Option<Relist>) {
+        self.keys = kvs.into_iter().map(|kv| (kv.key.clone(), Arc::new(kv))).collect();
+        self.began.get_or_insert(revision);
+        if self.revision.replace(revision).is_none() {
+            return;
         }
+        // A list does not show what came and went before it: the difference of two lists is no history.
+        let cause = match because {
+            Some(Relist::Replaced) => LagCause::StoreReplaced,
+            Some(Relist::CutOff) | None => LagCause::CutOff,
+        };
+        tracing::warn!(
+            cause = cause.as_str(),
+            revision = revision.0,
+            "watch left changes out, sending a snapshot"
+        );
+        self.leave_out(cause);
+    }
+
+    /// Whether this is what was delivered.
+    fn holds(&self, kvs: &[KeyValue]) -> bool {
+        self.keys.len() == kvs.len() && self.keys.values().zip(kvs).all(|(is, kv)| **is == *kv)
     }
 
     fn changed(&mut self, revision: Revision, events: Vec<Event>) {
@@ -280,12 +376,17 @@ impl Seen {
     }
 
     fn deliver(&mut self, delta: Delta) {
-        if self.missed == 0 && self.waiting.len() < QUEUE {
-            self.waiting.push_back(StateItem::Changed(delta));
-            return;
+        if self.lag.is_none() && self.waiting.len() < QUEUE {
+            self.waiting.push_back(delta);
+        } else {
+            self.leave_out(LagCause::SlowReader { missed: 1 + self.waiting.len() as u64 });
         }
-        self.missed += 1 + self.waiting.len() as u64;
+    }
+
+    /// Nothing that waits is delivered any more: a snapshot is, which has all of it.
+    fn leave_out(&mut self, cause: LagCause) {
         self.waiting.clear();
+        self.lag = Some(self.lag.map_or(cause, |lag| lag.and(cause)));
     }
 
     fn take(&mut self) -> Option<StateItem> {
@@ -296,41 +397,12 @@ impl Seen {
             let first = StateItem::Snapshot { revision, kvs: kvs() };
             self.start = StateStart::Now;
             self.waiting.clear();
-            self.missed = 0;
+            self.lag = None;
             return Some(first);
         }
-        if self.missed == 0 {
-            return self.waiting.pop_front();
-        }
-        let lagged = StateItem::Lagged { missed: self.missed, revision, kvs: kvs() };
-        self.missed = 0;
-        Some(lagged)
-    }
-}
-
-/// The changes that lead from one state to the other: deletes first, then puts as they happened.
-fn missed_between(
-    before: &BTreeMap<Vec<u8>, Arc<KeyValue>>,
-    now: &BTreeMap<Vec<u8>, Arc<KeyValue>>,
-    revision: Revision,
-) -> Vec<Delta> {
-    let mut deltas = Vec::new();
-    for (key, was) in before {
-        // One that was created anew was deleted in between.
-        if now.get(key).is_none_or(|is| is.created != was.created) {
-            deltas.push(Delta { revision, now: None, before: Some(Arc::clone(was)) });
+        match self.lag.take() {
+            Some(cause) => Some(StateItem::Lagged { cause, revision, kvs: kvs() }),
+            None => self.waiting.pop_front().map(StateItem::Changed),
         }
     }
-    let mut puts: Vec<_> = now
-        .iter()
-        .filter(|(key, is)| before.get(*key) != Some(is))
-        .map(|(key, is)| Delta {
-            revision: is.modified,
-            now: Some(Arc::clone(is)),
-            before: before.get(key).filter(|was| was.created == is.created).cloned(),
-        })
-        .collect();
-    puts.sort_by_key(|delta| delta.revision);
-    deltas.append(&mut puts);
-    deltas
 }

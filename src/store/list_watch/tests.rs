@@ -1,3 +1,4 @@
+mod history;
 mod state;
 
 use std::{
@@ -13,7 +14,7 @@ use super::*;
 use crate::{
     engine::{Change, LeaseId, NodeId},
     store::{
-        Health, LeaseAnswer, Op, Txn, TxnAnswer,
+        GetAnswer, Health, LeaseAnswer, Op, Txn, TxnAnswer, Watch,
         keys::Keys,
         memory::{Fault, MemoryStore, Model, Seen},
     },
@@ -55,6 +56,7 @@ fn delete(store: &MemoryStore, key: &str) -> Revision {
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Listed(i64, Vec<String>),
+    Resumed(Vec<String>),
     Changed(i64, Vec<String>),
     Progress(i64),
     Lost,
@@ -70,6 +72,7 @@ async fn said(list_watch: &mut ListWatch) -> Said {
             assert!(sent_at <= received_at);
             Said::Listed(revision.0, kvs.iter().map(shown).collect())
         }
+        Item::Resumed { kvs } => Said::Resumed(kvs.iter().map(shown).collect()),
         Item::Changed { revision, events, .. } => {
             Said::Changed(revision.0, events.iter().map(|event| shown(&event.kv)).collect())
         }
@@ -133,6 +136,7 @@ async fn a_broken_watch_is_resumed_where_it_left_off() {
     assert_eq!(said(&mut list_watch).await, Said::Lost);
     put(&store, "k", "2");
     put(&store, "k", "3");
+    assert_eq!(said(&mut list_watch).await, Said::Resumed(vec!["k=1".into()]));
     assert_eq!(said(&mut list_watch).await, changed(3, "k=2"));
     assert_eq!(said(&mut list_watch).await, changed(4, "k=3"));
     assert_eq!(list_watch.counters().stats().lists, 1);
@@ -161,6 +165,7 @@ async fn a_resumed_watch_says_that_it_is_there_even_if_nothing_happens() {
         assert!(time::timeout(Duration::from_millis(20), list_watch.next()).await.is_err());
         store.faults().cut_watches();
         assert_eq!(said(&mut list_watch).await, Said::Lost);
+        assert_eq!(said(&mut list_watch).await, Said::Resumed(vec!["k=1".into()]));
         assert_eq!(said(&mut list_watch).await, Said::Progress(2));
     }
 }
@@ -190,6 +195,7 @@ async fn a_silent_member_is_left_for_another() {
     store.faults().stall_watches();
     put(&store, "k", "1");
     assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, Said::Resumed(vec![]));
     assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
     assert_eq!(store.faults().members_avoided(), 1);
     assert_eq!(list_watch.counters().stats().stale, 1);
@@ -290,16 +296,8 @@ async fn a_watch_that_delivers_outlives_a_probe_that_is_not_answered() {
 #[test]
 fn a_watch_is_stale_if_it_does_not_get_to_where_the_store_was_not_to_where_it_is() {
     let at = |ms| BootTime(Duration::from_millis(ms));
-    let mut following = Following {
-        watch: Box::new(OddWatch { items: VecDeque::new() }),
-        endpoint: String::new(),
-        heard_at: at(0),
-        probed_at: at(0),
-        probe: None,
-        probed_from: Revision(1),
-        asked_at: at(0),
-        behind: None,
-    };
+    let watch = Box::new(OddWatch { items: VecDeque::new() });
+    let mut following = Following::new(watch, String::new(), at(0), Revision(1));
     let is_stale = |following: &Following, ms| following.judge(at(ms), OPTIONS).is_err();
     following.note(at(0), Revision(1), Revision(2));
     // It got to 2 in time; that the store is at 9 by now has a time of its own.
@@ -309,6 +307,34 @@ fn a_watch_is_stale_if_it_does_not_get_to_where_the_store_was_not_to_where_it_is
     assert!(is_stale(&following, 350));
     following.note(at(351), Revision(20), Revision(20));
     assert!(!is_stale(&following, 10_000));
+}
+
+/// A list that is followed at once needs no second read; one whose watch could not be opened at first does.
+#[tokio::test]
+async fn a_watch_that_is_opened_late_after_its_list_proves_that_the_list_still_holds() {
+    let store = MemoryStore::new();
+    put(&store, "k", "1");
+    store.faults().set(|seen| matches!(seen, Seen::Watch(_)).then_some(Fault::Unreachable));
+    let mut list_watch = follow(&store, PATIENT);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(2, vec!["k=1".into()]));
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    store.faults().clear();
+    assert_eq!(said(&mut list_watch).await, Said::Resumed(vec!["k=1".into()]));
+}
+
+/// A watch of old etcds, from a compacted revision on, leaves out a delete at just that revision.
+#[tokio::test]
+async fn a_watch_is_not_resumed_from_the_revision_of_a_compaction() {
+    let store = MemoryStore::new();
+    let mut list_watch = follow(&store, PATIENT);
+    said(&mut list_watch).await;
+    put(&store, "k", "1");
+    assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
+    store.faults().cut_watches();
+    let deleted = delete(&store, "k");
+    store.compact(deleted).unwrap();
+    assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, Said::Listed(3, vec![]));
 }
 
 #[tokio::test]
@@ -442,6 +468,7 @@ async fn a_member_that_answers_but_lags_is_left_for_another() {
     said(&mut list_watch).await;
     put(&store, "k", "1");
     assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, Said::Resumed(vec![]));
     assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
     assert_eq!(store.faults().members_avoided(), 1);
 }
@@ -455,6 +482,7 @@ async fn a_watch_must_get_to_where_an_answer_showed_the_store_to_be() {
     let revision = put(&store, "k", "1");
     list_watch.expected().fetch_max(revision.0, Ordering::Relaxed);
     assert_eq!(said(&mut list_watch).await, Said::Lost);
+    assert_eq!(said(&mut list_watch).await, Said::Resumed(vec![]));
     assert_eq!(said(&mut list_watch).await, changed(2, "k=1"));
 }
 

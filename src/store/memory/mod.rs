@@ -120,7 +120,7 @@ impl Shared {
     /// Acts on the model as it is now, and wakes the watches if that changed it.
     fn at_now<T>(&self, act: impl FnOnce(&mut Model, BootTime) -> T) -> T {
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = (model.revision(), model.compacted());
+        let before = (model.revision(), model.compacted(), model.replacements());
         let quiet_until = model.quiet_until();
         // Read with the lock held, so that the model's time never seems to go back.
         let now = clock::boot_now();
@@ -137,7 +137,7 @@ impl Shared {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        if sooner || before != (revision, model.compacted()) {
+        if sooner || before != (revision, model.compacted(), model.replacements()) {
             self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
         }
         result

@@ -74,6 +74,8 @@ pub struct Model {
     compacted: Revision,
     /// No lease is found expired before this: spares most calls the look at all leases.
     quiet_until: BootTime,
+    /// How often the data was replaced.
+    replacements: u64,
 }
 
 /// One event of the history.
@@ -101,6 +103,7 @@ impl Model {
             history: VecDeque::new(),
             compacted: Revision(0),
             quiet_until: BootTime::default(),
+            replacements: 0,
         }
     }
 
@@ -267,16 +270,16 @@ impl Model {
 
     /// All data is lost; the cluster id stays, as etcd's does with the same flags.
     pub fn wipe(&mut self) {
-        let now = self.now;
-        *self = Self { now, ..Self::new(self.config.clone()) };
+        let (now, replacements) = (self.now, self.replacements + 1);
+        *self = Self { now, replacements, ..Self::new(self.config.clone()) };
     }
 
     /// A backup is put in place. Its leases begin anew. With a bump, revisions go on that much above the
     /// backup's, and what was before counts as compacted (`etcdutl snapshot restore --bump-revision
     /// --mark-compacted`).
     pub fn restore(&mut self, backup: &Self, bump: Option<u64>) {
-        let (now, config) = (self.now, self.config.clone());
-        *self = Self { config, now, ..backup.clone() };
+        let (now, config, replacements) = (self.now, self.config.clone(), self.replacements + 1);
+        *self = Self { config, now, replacements, ..backup.clone() };
         self.restart_leases();
         if let Some(bump) = bump {
             self.revision.0 += bump as i64;
@@ -288,6 +291,13 @@ impl Model {
     /// The id of the cluster changes, as when other members are configured.
     pub fn set_cluster(&mut self, cluster: u64) {
         self.config.cluster = cluster;
+        self.replacements += 1;
+    }
+
+    /// How often it was wiped, restored or given another cluster id. The members of an etcd are restarted
+    /// for that, so that no watch outlives it.
+    pub fn replacements(&self) -> u64 {
+        self.replacements
     }
 
     fn commit(&mut self, changes: Vec<Past>) {

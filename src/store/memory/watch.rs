@@ -24,6 +24,8 @@ pub(super) struct MemoryWatch {
     faults: Receiver<Watches>,
     /// As the faults stood when it was opened.
     opened: Watches,
+    /// As the data stood when it was opened.
+    replacements: u64,
     over: bool,
 }
 
@@ -32,6 +34,7 @@ impl MemoryWatch {
         let faults = shared.faults.watches();
         let opened = *faults.borrow();
         Self {
+            replacements: shared.at_now(|model, _| model.replacements()),
             range: request.range,
             previous: if request.previous { WithPrevious::Yes } else { WithPrevious::No },
             began: request.from,
@@ -48,10 +51,14 @@ impl MemoryWatch {
     /// The next item, if there is one, else until when none comes by itself.
     fn poll(&mut self) -> Result<Result<WatchItem, Option<Duration>>, StoreError> {
         let (range, from, previous) = (&self.range, self.from, self.previous);
-        let (found, revision, quiet) = self.shared.at_now(|model, now| {
+        let (found, revision, replacements, quiet) = self.shared.at_now(|model, now| {
             let quiet = model.quiet_until().map(|until| until.since(now));
-            (model.next_events(range, from, previous), model.revision(), quiet)
+            let found = model.next_events(range, from, previous);
+            (found, model.revision(), model.replacements(), quiet)
         });
+        if replacements != self.replacements {
+            return Err(over("the store was restarted with other data"));
+        }
         if let Some((revision, events)) = found? {
             self.from = Revision(revision.0 + 1);
             return Ok(Ok(WatchItem::Events { revision, events }));
@@ -71,11 +78,14 @@ impl MemoryWatch {
     fn check_cut(&mut self, now: Watches) -> Result<(), StoreError> {
         if self.over || now.cuts != self.opened.cuts {
             self.over = true;
-            let message = "the watch is over".to_owned();
-            return Err(StoreError::Broken { endpoint: "memory".to_owned(), message });
+            return Err(over("the watch is over"));
         }
         Ok(())
     }
+}
+
+fn over(message: &str) -> StoreError {
+    StoreError::Broken { endpoint: "memory".to_owned(), message: message.to_owned() }
 }
 
 #[async_trait]

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
-    node::{ClusterNode, StandaloneNode},
+    eventually::eventually,
+    node::{ClusterNode, StandaloneNode, WorkerOptions},
     operator::uptime::{
         Check, CheckKey, WORK,
         probe::{Probed, Verdict},
@@ -179,9 +180,9 @@ fn the_node_is_told_whether_it_runs_checks_while_it_leads_others() {
     let (_, checks) = watch::channel(Arc::default());
     for as_leader in [false, true] {
         let options = UptimeOptions { shards: SHARDS, as_leader, ..UptimeOptions::default() };
-        let said = format!("{:?}", worker_options(&Uptime::new(checks.clone(), options)));
-        assert!(said.contains(&format!("as_leader: {as_leader}")), "{said}");
-        assert!(said.contains("shards: 8"), "{said}");
+        let WorkerOptions(worker) = worker_options(&Uptime::new(checks.clone(), options));
+        assert_eq!((worker.name.as_str(), worker.shards), (WORK, SHARDS));
+        assert_eq!(worker.as_leader, as_leader);
     }
 }
 
@@ -255,16 +256,12 @@ async fn a_run_that_hangs_when_its_node_is_stopped_has_a_result_of_the_next_owne
     cluster.eventually("somebody leads", |members| members.iter().any(Member::leads)).await;
     let owner = 1 - cluster.leader();
     let id = Some(cluster.members[owner].node.id().to_string());
-    let owns_all = async {
-        loop {
-            let work = cluster.members[owner].node.status().await.unwrap().work;
-            if work.iter().any(|work| work.held_by.iter().all(|held| *held == id)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, owns_all).await.expect("the follower owns all shards");
+    eventually("the follower owns all shards", DEADLINE, async || {
+        let work = cluster.members[owner].node.status().await.unwrap().work;
+        let owns_all = work.iter().any(|work| work.held_by.iter().all(|held| *held == id));
+        owns_all.then_some(())
+    })
+    .await;
     // One whose interval has just begun, and is long beside all that happens here.
     let has_begun = |check: &Check| {
         let now = clock::unix_ms();
@@ -345,17 +342,11 @@ async fn a_check_that_is_removed_leaves_nothing_behind() {
         .await;
     cluster.checks.send_replace(Arc::default());
     let node = &cluster.members[0].node;
-    let gone = async {
-        loop {
-            let state = node.get_cluster(WORK).await.unwrap();
-            let results = state.values().flatten().filter(|kv| kv.key != CHANGES);
-            if results.count() == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    eventually("no result is left", DEADLINE, async || {
+        let state = node.get_cluster(WORK).await.unwrap();
+        state.values().flatten().all(|kv| kv.key == CHANGES).then_some(())
+    })
+    .await;
     cluster.stop().await;
 }
 
@@ -378,11 +369,10 @@ async fn a_standalone_node_does_it_all_and_writes_the_status_file() {
         .build()
         .unwrap();
     let member = Member::start(Arc::new(node), uptime).await;
-    let written = async {
-        while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("state: down")) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, written).await.unwrap();
+    eventually("the status file is written", DEADLINE, async || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        text.contains("state: down").then_some(())
+    })
+    .await;
     member.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What users watch.
 
 use futures::FutureExt as _;
+use tokio::sync::watch::channel;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -21,7 +22,19 @@ fn delta(revision: i64, before: Option<Arc<KeyValue>>, now: Option<Arc<KeyValue>
 }
 
 fn watch(store: &MemoryStore, start: StateStart) -> StateWatch {
-    StateWatch::start(Arc::new(store.clone()), range(), start, OPTIONS, CancellationToken::new())
+    let (_, replacements) = channel(0);
+    let end = CancellationToken::new();
+    StateWatch::start(Arc::new(store.clone()), range(), start, OPTIONS, replacements, end)
+}
+
+fn lagged(cause: LagCause, revision: i64, kvs: Vec<Arc<KeyValue>>) -> StateItem {
+    StateItem::Lagged { cause, revision: Revision(revision), kvs }
+}
+
+/// From now on nobody gets through to the store, and nobody hears of it.
+fn cut_off(store: &MemoryStore) {
+    store.faults().set(|_| Some(Fault::Unreachable));
+    store.faults().cut_watches();
 }
 
 #[tokio::test]
@@ -58,41 +71,142 @@ async fn a_state_watch_begins_with_a_snapshot_if_asked_to() {
     assert_eq!(soon(watch.next()).await, Some(delta(4, None, Some(kv("k3", "c", 4, 4, 1)))));
 }
 
+/// What came and went before a list is not in it, and what is in it has revisions in no order: the
+/// difference of two lists is no history.
 #[tokio::test]
-async fn a_compaction_becomes_the_changes_that_were_missed() {
+async fn a_watch_that_was_cut_off_over_a_compaction_is_told_so_with_what_is_there() {
     let store = MemoryStore::new();
-    for key in ["k-deleted", "k-kept", "k-modified", "k-reborn"] {
+    for key in ["k-deleted", "k-kept", "k-reborn"] {
         put(&store, key, "old");
     }
     let mut watch = watch(&store, StateStart::Now);
     soon(watch.started()).await.unwrap();
-    // No watch can be opened until all is done and forgotten.
-    store.faults().set(|seen| matches!(seen, Seen::Watch(_)).then_some(Fault::Unreachable));
-    store.faults().cut_watches();
+    cut_off(&store);
     delete(&store, "k-deleted");
-    put(&store, "k-modified", "new");
     delete(&store, "k-reborn");
     put(&store, "k-reborn", "new");
-    put(&store, "k-added", "new");
     put(&store, "k-brief", "new");
     let last = delete(&store, "k-brief");
     store.compact(last).unwrap();
     store.faults().clear();
-    for expected in [
-        delta(12, Some(kv("k-deleted", "old", 2, 2, 1)), None),
-        delta(12, Some(kv("k-reborn", "old", 5, 5, 1)), None),
-        delta(7, Some(kv("k-modified", "old", 4, 4, 1)), Some(kv("k-modified", "new", 4, 7, 2))),
-        delta(9, None, Some(kv("k-reborn", "new", 9, 9, 1))),
-        delta(10, None, Some(kv("k-added", "new", 10, 10, 1))),
-    ] {
-        assert_eq!(soon(watch.next()).await, Some(expected));
-    }
-    put(&store, "k-kept", "new");
+    let (kept, reborn) = (kv("k-kept", "old", 3, 3, 1), kv("k-reborn", "new", 7, 7, 1));
     assert_eq!(
         soon(watch.next()).await,
-        Some(delta(13, Some(kv("k-kept", "old", 3, 3, 1)), Some(kv("k-kept", "new", 3, 13, 2))))
+        Some(lagged(LagCause::CutOff, 9, vec![Arc::clone(&kept), reborn]))
     );
+    put(&store, "k-kept", "new");
+    let new = kv("k-kept", "new", 3, 10, 2);
+    assert_eq!(soon(watch.next()).await, Some(delta(10, Some(kept), Some(new))));
     assert_eq!(watch.stats().lists, 2);
+}
+
+#[tokio::test]
+async fn what_waits_for_its_reader_gives_way_to_the_snapshot_after_a_compaction() {
+    let store = MemoryStore::new();
+    let mut watch = watch(&store, StateStart::Now);
+    soon(watch.started()).await.unwrap();
+    let waits = put(&store, "k", "1");
+    soon(async {
+        while watch.stats().delivered < waits {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    cut_off(&store);
+    let last = put(&store, "k", "2");
+    put(&store, "other", "");
+    store.compact(Revision(last.0 + 1)).unwrap();
+    store.faults().clear();
+    soon(async {
+        while watch.stats().lists < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(
+        soon(watch.next()).await,
+        Some(lagged(LagCause::CutOff, 4, vec![kv("k", "2", 2, 3, 2)]))
+    );
+}
+
+/// The restored store has got further than what was delivered of the old one: nothing in the headers of
+/// its answers tells them apart.
+#[tokio::test]
+async fn a_restored_store_that_has_overtaken_the_old_one_is_told_as_another_history() {
+    let store = MemoryStore::new();
+    put(&store, "k1", "kept");
+    let backup = store.with_model(|model| model.clone());
+    let mut watch = watch(&store, StateStart::Now);
+    soon(watch.started()).await.unwrap();
+    put(&store, "k2", "lost");
+    assert!(matches!(soon(watch.next()).await, Some(StateItem::Changed(_))));
+    cut_off(&store);
+    store.with_model(|model| model.restore(&backup, None));
+    for _ in 0..5 {
+        put(&store, "k3", "new");
+    }
+    store.faults().clear();
+    let kvs = vec![kv("k1", "kept", 2, 2, 1), kv("k3", "new", 3, 7, 5)];
+    assert_eq!(soon(watch.next()).await, Some(lagged(LagCause::StoreReplaced, 7, kvs)));
+}
+
+#[tokio::test]
+async fn a_wiped_store_is_told_as_another_history_whose_revisions_begin_again() {
+    let store = MemoryStore::new();
+    for value in ["1", "2", "3"] {
+        put(&store, "k", value);
+    }
+    let mut watch = watch(&store, StateStart::Now);
+    soon(watch.started()).await.unwrap();
+    store.with_model(Model::wipe);
+    put(&store, "k", "new");
+    let new = kv("k", "new", 2, 2, 1);
+    assert_eq!(
+        soon(watch.next()).await,
+        Some(lagged(LagCause::StoreReplaced, 2, vec![Arc::clone(&new)]))
+    );
+    delete(&store, "k");
+    assert_eq!(soon(watch.next()).await, Some(delta(3, Some(new), None)));
+}
+
+#[tokio::test]
+async fn another_cluster_id_is_told_as_another_history_even_if_it_holds_the_same() {
+    let store = MemoryStore::new();
+    put(&store, "k", "1");
+    let mut watch = watch(&store, StateStart::Now);
+    soon(watch.started()).await.unwrap();
+    store.with_model(|model| model.set_cluster(1));
+    assert_eq!(
+        soon(watch.next()).await,
+        Some(lagged(LagCause::StoreReplaced, 2, vec![kv("k", "1", 2, 2, 1)]))
+    );
+}
+
+/// R8: the node knows by its own keys what a watch of a range in which nothing happens cannot know.
+#[tokio::test]
+async fn a_watch_lists_again_when_somebody_else_finds_the_store_replaced() {
+    let store = MemoryStore::new();
+    put(&store, "k", "1");
+    let (found, replacements) = channel(0);
+    let mut watch = StateWatch::start(
+        Arc::new(store.clone()),
+        range(),
+        StateStart::Now,
+        OPTIONS,
+        replacements,
+        CancellationToken::new(),
+    );
+    soon(watch.started()).await.unwrap();
+    found.send_modify(|count| *count += 1);
+    let there = kv("k", "1", 2, 2, 1);
+    assert_eq!(
+        soon(watch.next()).await,
+        Some(lagged(LagCause::StoreReplaced, 2, vec![Arc::clone(&there)]))
+    );
+    drop(found);
+    put(&store, "k", "2");
+    let now = kv("k", "2", 2, 3, 2);
+    assert_eq!(soon(watch.next()).await, Some(delta(3, Some(there), Some(now))));
 }
 
 #[tokio::test]
@@ -115,7 +229,7 @@ async fn a_slow_reader_is_told_what_it_missed_and_holds_up_nobody() {
     let now = kv("k", "2999", 2, 3001, 3000);
     assert_eq!(
         soon(slow.next()).await,
-        Some(StateItem::Lagged { missed: 3000, revision: last, kvs: vec![Arc::clone(&now)] })
+        Some(lagged(LagCause::SlowReader { missed: 3000 }, last.0, vec![Arc::clone(&now)]))
     );
     delete(&store, "k");
     assert_eq!(soon(slow.next()).await, Some(delta(3002, Some(now), None)));
@@ -180,7 +294,9 @@ async fn a_state_watch_that_has_ended_says_so_after_what_it_saw_and_lets_go_of_t
     let store = MemoryStore::new();
     let (seen, end) = (Arc::new(store.clone()), CancellationToken::new());
     let kept = Arc::downgrade(&seen);
-    let mut watch = StateWatch::start(seen, range(), StateStart::Now, OPTIONS, end.clone());
+    let (_, replacements) = channel(0);
+    let start = StateStart::Now;
+    let mut watch = StateWatch::start(seen, range(), start, OPTIONS, replacements, end.clone());
     soon(watch.started()).await.unwrap();
     let last = put(&store, "k", "1");
     soon(async {

@@ -1,0 +1,240 @@
+//! What a node's watches are given when etcd forgets its past, or has another one: after a compaction and
+//! after a restore that happen while they are cut off.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bellwether::{
+    engine::{NodeId, Revision},
+    node::{ClusterNode, KV, LagCause, Node as _, StateItem, StateWatch, WatchFrom},
+    store::{
+        Get, KeyRange, Op, Store, Txn,
+        etcd::{EtcdConfig, EtcdStore},
+        keys::Keys,
+        memory::MemoryStore,
+    },
+};
+use tokio::time::timeout;
+
+use crate::{
+    rig::SOON,
+    support::{
+        etcd::Etcd,
+        eventually,
+        proxy::{Fault, Proxy},
+    },
+    watches::change,
+};
+
+type State = BTreeMap<(NodeId, String), Vec<u8>>;
+
+/// A real etcd, a reader that reaches it by a proxy, and an operator's hand that needs none.
+struct Scene {
+    etcd: Etcd,
+    proxy: Proxy,
+    reader: ClusterNode,
+    raw: EtcdStore,
+    keys: Keys,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let etcd = Etcd::start().await;
+        let proxy = Proxy::to(etcd.address(0)).await;
+        let raw = EtcdStore::new(&EtcdConfig::new(etcd.endpoints())).unwrap();
+        let endpoint = format!("http://{}", proxy.address());
+        // It is never started: it has no keys of its own by which it could tell one store from another.
+        let reader = ClusterNode::builder()
+            .cluster("histories")
+            .id(0)
+            .store_from(move || Ok(Arc::new(EtcdStore::new(&EtcdConfig::new([endpoint]))?)))
+            .build()
+            .unwrap();
+        Self { etcd, proxy, reader, raw, keys: Keys::new("histories").unwrap() }
+    }
+
+    async fn write(&self, op: Op) -> Revision {
+        let txn = Txn { then: vec![op], ..Txn::default() };
+        // An etcd that was just restarted may refuse at first.
+        eventually("a write", SOON, async || self.raw.txn(txn.clone(), SOON).await.ok())
+            .await
+            .revision
+    }
+
+    fn key(&self, key: &str) -> Vec<u8> {
+        self.keys.state(key, writer()).unwrap()
+    }
+
+    async fn put(&self, key: &str, value: &str) -> Revision {
+        self.write(Op::Put { key: self.key(key), value: value.into(), lease: None }).await
+    }
+
+    async fn delete(&self, key: &str) -> Revision {
+        self.write(Op::Delete(KeyRange::key(self.key(key)))).await
+    }
+
+    /// Revision and id of the cluster.
+    async fn header(&self) -> (Revision, u64) {
+        let get = Get::key(self.key("k"));
+        let answer =
+            eventually("a read", SOON, async || self.raw.get(get.clone(), SOON).await.ok()).await;
+        (answer.revision, answer.cluster)
+    }
+
+    async fn watch(&self) -> (StateWatch, Revision, State) {
+        let mut watch = self.reader.watch_key_cluster("k", WatchFrom::Snapshot).await.unwrap();
+        match item(&mut watch).await {
+            StateItem::Snapshot { revision, state } => (watch, revision, of(state)),
+            other => panic!("expected a snapshot, got {other:?}"),
+        }
+    }
+
+    fn cut(&self) {
+        self.proxy.set(Fault::Refuse);
+    }
+
+    fn mend(&self) {
+        self.proxy.set(Fault::None);
+    }
+}
+
+/// The node whose state is written; nobody of that id runs.
+fn writer() -> NodeId {
+    NodeId::new(7).unwrap()
+}
+
+fn of(state: Vec<(NodeId, KV)>) -> State {
+    state.into_iter().map(|(node, kv)| ((node, kv.key), kv.value)).collect()
+}
+
+fn state(pairs: &[(&str, &str)]) -> State {
+    let pair =
+        |(key, value): &(&str, &str)| ((writer(), (*key).to_owned()), value.as_bytes().into());
+    pairs.iter().map(pair).collect()
+}
+
+async fn item(watch: &mut StateWatch) -> StateItem {
+    timeout(SOON, watch.recv()).await.expect("an item").expect("the node is not closed")
+}
+
+async fn lagged(watch: &mut StateWatch) -> (LagCause, Revision, State) {
+    match item(watch).await {
+        StateItem::Lagged { cause, revision, state } => (cause, revision, of(state)),
+        other => panic!("expected to lag, got {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_cut_off_over_a_compaction_of_etcd_is_given_a_snapshot() {
+    let scene = Scene::new().await;
+    scene.put("k/deleted", "old").await;
+    scene.put("k/kept", "old").await;
+    let (mut watch, _, there) = scene.watch().await;
+    assert_eq!(there, state(&[("k/deleted", "old"), ("k/kept", "old")]));
+
+    scene.cut();
+    scene.put("k/added", "1").await;
+    scene.put("k/brief", "1").await;
+    scene.delete("k/brief").await;
+    scene.put("k/added", "2").await;
+    let last = scene.delete("k/deleted").await;
+    scene.etcd.etcdctl(&["compact", &last.to_string()]);
+    scene.mend();
+
+    let (cause, revision, there) = lagged(&mut watch).await;
+    assert_eq!((cause, revision), (LagCause::CutOff, last));
+    assert_eq!(there, state(&[("k/added", "2"), ("k/kept", "old")]));
+    let next = scene.put("k/kept", "new").await;
+    let modified = change(&mut watch).await;
+    assert_eq!((modified.revision, modified.key.as_str()), (next, "k/kept"));
+    assert_eq!(modified.old_value, b"old");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_cut_off_without_a_compaction_of_etcd_misses_nothing() {
+    let scene = Scene::new().await;
+    scene.put("k/a", "0").await;
+    let (mut watch, before, _) = scene.watch().await;
+    scene.cut();
+    for value in 1..=20 {
+        scene.put("k/a", &value.to_string()).await;
+    }
+    // As far as it can go without that anything is missed.
+    scene.etcd.etcdctl(&["compact", &before.to_string()]);
+    scene.mend();
+    for value in 1..=20 {
+        let modified = change(&mut watch).await;
+        assert_eq!(modified.value, value.to_string().into_bytes());
+        assert_eq!(modified.revision, Revision(before.0 + value));
+    }
+}
+
+/// Cluster id and revisions of the restored etcd say nothing: it has the same flags, and has got further
+/// than the old one was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_cut_off_until_a_restored_etcd_has_overtaken_is_given_another_history() {
+    let scene = Scene::new().await;
+    scene.put("k/kept", "old").await;
+    let backup = scene.etcd.back_up(0);
+    scene.etcd.start_again(0).await;
+    scene.header().await;
+    let (mut watch, _, _) = scene.watch().await;
+    scene.put("k/lost", "1").await;
+    assert_eq!(change(&mut watch).await.key, "k/lost");
+    let before = scene.header().await;
+
+    scene.cut();
+    scene.etcd.kill(0);
+    scene.etcd.put_back(0, &backup);
+    scene.etcd.start_again(0).await;
+    for value in 0..10 {
+        scene.put("k/new", &value.to_string()).await;
+    }
+    let now = scene.header().await;
+    assert!(before.0 < now.0 && before.1 == now.1, "{before:?}, {now:?}");
+    scene.mend();
+
+    let (cause, revision, there) = lagged(&mut watch).await;
+    assert_eq!((cause, revision), (LagCause::StoreReplaced, now.0));
+    assert_eq!(there, state(&[("k/kept", "old"), ("k/new", "9")]));
+    scene.delete("k/kept").await;
+    assert_eq!(change(&mut watch).await.old_key, "k/kept");
+}
+
+/// Nothing of what the watch is over has changed since the backup, and it is told nothing by itself: the
+/// node has seen the store's revision go back (R8).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
+    let store = MemoryStore::new();
+    let node = ClusterNode::builder().cluster("C").id(1).memory(&store).build().unwrap();
+    node.start().await.unwrap();
+    let mut watch = node.watch_key_cluster("quiet", WatchFrom::Snapshot).await.unwrap();
+    assert!(
+        matches!(item(&mut watch).await, StateItem::Snapshot { state, .. } if state.is_empty())
+    );
+    let backup = store.with_model(|model| model.clone());
+    // Its beats, that is.
+    eventually("the node has seen the store go on", SOON, async || {
+        (backup.revision().0 + 2 < store.with_model(|model| model.revision().0)).then_some(())
+    })
+    .await;
+    store.with_model(|model| model.restore(&backup, None));
+    let (cause, _, there) = lagged(&mut watch).await;
+    assert_eq!((cause, there), (LagCause::StoreReplaced, State::new()));
+    // And it goes on.
+    eventually("the node has joined again", SOON, async || node.put("quiet", b"1").await.ok())
+        .await;
+    loop {
+        match item(&mut watch).await {
+            StateItem::Change(change) => {
+                assert_eq!((change.key.as_str(), change.value.as_slice()), ("quiet", &b"1"[..]));
+                break;
+            }
+            // The watch had noticed by itself as well.
+            StateItem::Lagged { cause: LagCause::StoreReplaced, state, .. } if state.is_empty() => {
+            }
+            other => panic!("expected a change, got {other:?}"),
+        }
+    }
+    node.stop(Duration::from_secs(5)).await.unwrap();
+    node.close().await.unwrap();
+}
