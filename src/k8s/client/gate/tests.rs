@@ -1,6 +1,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use http::Uri;
+use http_body::Body as _;
 use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioIo},
@@ -76,4 +77,26 @@ async fn a_write_that_has_waited_for_its_connection_is_stopped_there() {
     let error = stopped.unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(Refused::Unsent { .. })), "{error:?}");
     assert_eq!(received, "", "nothing reached the server");
+}
+
+#[tokio::test]
+async fn an_attempt_without_a_body_is_not_begun_when_its_authority_is_over() {
+    let (node, ctx) = leading().await;
+    let (ctx, gate) = ctx.apart();
+    gate.extend(BootTime(clock::boot_now().0 + HOUR));
+    let inner = service_fn(|request: Request<HeldBody>| async move {
+        Ok::<_, BoxError>(Response::new(request.into_body().is_end_stream()))
+    });
+    let permit = Permit::new(Authority::Leader(ctx));
+    let send = || {
+        let mut request = Request::delete("/write").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(permit.clone());
+        Gated::new(inner).oneshot(request)
+    };
+    assert!(send().await.unwrap().into_body(), "it is sent, without a body");
+    permit.did_nothing();
+    gate.close();
+    let error = send().await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(Refused::Unsent { .. })), "{error:?}");
+    node.stop(HOUR).await.unwrap();
 }
