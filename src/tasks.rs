@@ -1,30 +1,51 @@
 //! Tasks with names, whose handles are kept.
 
-use std::{fmt, future::Future};
+use std::{any::Any, collections::HashMap, fmt, future::Future};
 
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
+use tracing::Instrument as _;
 
 /// Spawns named tasks and keeps their handles; dropping it aborts what still runs.
 #[derive(Debug, Default)]
 pub struct Tasks {
-    set: JoinSet<&'static str>,
+    set: JoinSet<()>,
+    /// Names of the tasks that have not been joined.
+    names: HashMap<Id, &'static str>,
 }
 
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It returned.
+    /// The task returned.
     Returned(&'static str),
-    /// It panicked or was aborted; what it said.
-    Failed(String),
+    /// The task was aborted, or its runtime has shut down.
+    Aborted(&'static str),
+    /// The task panicked.
+    Panicked {
+        /// Name of the task.
+        name: &'static str,
+        /// Message of the panic.
+        message: String,
+    },
 }
 
-/// As it is said where none should have ended.
+/// The words for an owner whose task should not have ended.
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Returned(name) => write!(f, "task `{name}` ended unasked"),
-            Self::Failed(why) => write!(f, "a task failed: {why}"),
+            Self::Aborted(name) => write!(f, "task `{name}` was aborted"),
+            Self::Panicked { name, message } => write!(f, "task `{name}` panicked: {message}"),
+        }
+    }
+}
+
+impl Ended {
+    fn of(name: &'static str, ended: Result<(), JoinError>) -> Self {
+        match ended.map_err(JoinError::try_into_panic) {
+            Ok(()) => Self::Returned(name),
+            Err(Ok(panic)) => Self::Panicked { name, message: panic_message(panic.as_ref()) },
+            Err(Err(_)) => Self::Aborted(name),
         }
     }
 }
@@ -35,15 +56,14 @@ impl Tasks {
         Self::default()
     }
 
-    /// Spawns a task on the current runtime.
-    pub fn spawn<F>(&mut self, name: &'static str, future: F)
+    /// Spawns a task on the current runtime. The handle can abort the task; it is joined here.
+    pub fn spawn<F>(&mut self, name: &'static str, future: F) -> AbortHandle
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.set.spawn(async move {
-            future.await;
-            name
-        });
+        let task = self.set.spawn(future.instrument(tracing::debug_span!("task", name)));
+        self.names.insert(task.id(), name);
+        task
     }
 
     /// How many have not been joined.
@@ -62,10 +82,12 @@ impl Tasks {
     ///
     /// Cancel safe: a task whose end was not returned is returned next time.
     pub async fn join_next(&mut self) -> Option<Ended> {
-        match self.set.join_next().await? {
-            Ok(name) => Some(Ended::Returned(name)),
-            Err(error) => Some(Ended::Failed(error.to_string())),
-        }
+        let (id, ended) = match self.set.join_next_with_id().await? {
+            Ok((id, ())) => (id, Ok(())),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let name = self.names.remove(&id).unwrap_or("unnamed");
+        Some(Ended::of(name, ended))
     }
 
     /// Waits until all have ended.
@@ -76,6 +98,7 @@ impl Tasks {
     /// Aborts all and waits until they have ended.
     pub async fn abort_all(&mut self) {
         self.set.shutdown().await;
+        self.names.clear();
     }
 }
 
@@ -86,6 +109,66 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    use tracing::Instrument as _;
     tokio::spawn(future.instrument(tracing::debug_span!("task", name)))
+}
+
+/// The message of a panic, from what `catch_unwind` or a join returned.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_end_carries_the_name_of_its_task() {
+        let mut tasks = Tasks::new();
+        tasks.spawn("returns", async {});
+        assert_eq!(tasks.join_next().await, Some(Ended::Returned("returns")));
+        tasks.spawn("panics", async { panic!("on {}", "purpose") });
+        let ended = tasks.join_next().await.unwrap();
+        assert_eq!(ended, Ended::Panicked { name: "panics", message: "on purpose".into() });
+        assert_eq!(ended.to_string(), "task `panics` panicked: on purpose");
+        tasks.spawn("is aborted", std::future::pending()).abort();
+        assert_eq!(tasks.join_next().await, Some(Ended::Aborted("is aborted")));
+        assert_eq!(tasks.join_next().await, None);
+        assert!(tasks.names.is_empty(), "the name of a joined task is forgotten");
+    }
+
+    /// Counts the spans of the name `task`.
+    struct Spans(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Spans {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            metadata.is_span() && metadata.name() == "task"
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[tokio::test]
+    async fn both_ways_to_spawn_run_the_task_in_a_span() {
+        let spans = Arc::new(AtomicUsize::new(0));
+        let _logs = tracing::subscriber::set_default(Spans(Arc::clone(&spans)));
+        let mut tasks = Tasks::new();
+        tasks.spawn("one", async {});
+        tasks.join_all().await;
+        spawn("other", async {}).await.unwrap();
+        assert_eq!(spans.load(Ordering::Relaxed), 2);
+    }
 }

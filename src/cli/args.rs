@@ -94,9 +94,14 @@ pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
 
 /// A duration with its unit, above zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write a number with its unit, as 50ms, 5s or 2m"))?;
+    let time = duration_or_zero(text)?;
     if time.is_zero() { Err("is zero: choose more".into()) } else { Ok(time) }
+}
+
+/// A duration with its unit, or `0`.
+pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: write a number with its unit, as 50ms, 5s or 2m"))
 }
 
 fn call_timeout(text: &str) -> Result<Duration, String> {
@@ -119,6 +124,8 @@ mod tests {
     fn a_time_needs_a_unit_and_is_not_zero() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert!(duration("5").unwrap_err().contains("50ms"));
+        assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_zero("0s"), Ok(Duration::ZERO));
         assert!(duration("0s").unwrap_err().contains("choose more"));
     }
 

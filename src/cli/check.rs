@@ -1,6 +1,6 @@
 //! `check`: is this cluster, or this node, well? For probes, for `helm test`, and for people.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bellwether::{
     engine::timing,
@@ -145,9 +145,9 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
         Verdict::Ok,
         format!("{} answers, revision {}", store.health().endpoint, answer.revision),
     )];
-    for member in store.members(cluster.timeout).await {
-        findings.push(of_member(member));
-    }
+    let members = store.members(cluster.timeout).await;
+    findings.extend(of_clusters(&members));
+    findings.extend(members.into_iter().map(of_member));
     findings.push(compaction(&store, keys, cluster.timeout).await);
     if !args.etcd_only {
         if is_kubernetes_wanted(args.kubernetes) {
@@ -218,12 +218,11 @@ fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
         Err(error) => return Finding::new(WHAT, Verdict::Warning, error.to_string()),
     };
     let says = format!(
-        "{} is etcd {}{}, {} MiB of {} MiB in use",
+        "{} is etcd {}{}, {}",
         member.endpoint,
         member.version,
         if member.leads { ", leads" } else { "" },
-        member.db_in_use_bytes >> 20,
-        member.db_bytes >> 20,
+        space(&member),
     );
     if !member.alarms.is_empty() {
         let says = format!("{}: {}", member.endpoint, member.alarms.join(", "));
@@ -240,7 +239,60 @@ fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
             "before 3.5.28 and 3.6.9 a member can answer stale reads after a pause: upgrade etcd",
         );
     }
+    if member.db_bytes.saturating_mul(100)
+        >= member.db_quota_bytes.saturating_mul(NEARLY_FULL_PERCENT)
+        && member.db_quota_bytes > 0
+    {
+        // What is free inside the file is given back by a defragmentation only.
+        let wasted = member.db_in_use_bytes.saturating_mul(2) < member.db_bytes;
+        return Finding::new(WHAT, Verdict::Warning, says).try_this(if wasted {
+            "nearly full, and most of it is free inside the file: `etcdctl defrag`"
+        } else {
+            "nearly full: compact and `etcdctl defrag`, or raise --quota-backend-bytes"
+        });
+    }
     Finding::new(WHAT, Verdict::Ok, says)
+}
+
+/// etcd raises NOSPACE when its file, not what is in use of it, exceeds the quota.
+const NEARLY_FULL_PERCENT: u64 = 80;
+
+/// How much of the quota a member has used up, in words.
+fn space(member: &MemberStatus) -> String {
+    let (size, used) = (mib(member.db_bytes), mib(member.db_in_use_bytes));
+    match member.db_quota_bytes {
+        0 => format!("{size} large ({used} in use), its quota is not told before etcd 3.6"),
+        quota => format!("{size} of {} quota ({used} in use)", mib(quota)),
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        0 => "0 MiB".into(),
+        _ if bytes < MIB => "< 1 MiB".into(),
+        _ if bytes % (1 << 30) == 0 => format!("{} GiB", bytes >> 30),
+        _ => format!("{} MiB", bytes / MIB),
+    }
+}
+
+/// Endpoints of two etcd clusters: each answers well for itself, and the nodes see two states.
+fn of_clusters(members: &[Result<MemberStatus, StoreError>]) -> Option<Finding> {
+    let mut endpoints: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for member in members.iter().flatten() {
+        endpoints.entry(member.cluster).or_default().push(&member.endpoint);
+    }
+    if endpoints.len() < 2 {
+        return None;
+    }
+    let clusters: Vec<String> = endpoints
+        .iter()
+        .map(|(cluster, endpoints)| format!("{} of cluster {cluster:x}", endpoints.join(", ")))
+        .collect();
+    let says = format!("the endpoints belong to different etcd clusters: {}", clusters.join("; "));
+    let remedy = "name members of one etcd cluster in --etcd (BELLWETHER_ETCD): `etcdctl member list` \
+                  shows them";
+    Some(Finding::new("clusters", Verdict::Failed, says).try_this(remedy))
 }
 
 fn is_stale_reader(version: &str) -> bool {
@@ -291,6 +343,12 @@ async fn of_nodes(mut live: Live) -> Vec<Finding> {
             Verdict::Warning,
             format!("node {} of the Go package leads: it has no beat to look for", it.id),
         ),
+        (Some(it), Ok(())) if it.suspended => Finding::new(
+            LEADER,
+            Verdict::Failed,
+            format!("node {} is in office and suspended: its beats come too late for it to act", it.id),
+        )
+        .try_this("look at that node's log and at its link to etcd; another node takes over within seconds"),
         (Some(it), Ok(())) => {
             Finding::new(LEADER, Verdict::Ok, format!("node {} leads, term {}", it.id, it.term))
         }
@@ -372,19 +430,62 @@ mod tests {
         assert_eq!((finding.verdict, &*finding.says), (Verdict::Ok, says));
     }
 
-    #[test]
-    fn an_alarm_fails_the_check_and_names_the_remedy() {
-        let member = MemberStatus {
+    fn member() -> MemberStatus {
+        MemberStatus {
             endpoint: "http://e:2379".into(),
             version: "3.7.3".into(),
+            cluster: 0xa,
             leads: true,
             is_learner: false,
             db_bytes: 0,
             db_in_use_bytes: 0,
             db_quota_bytes: 0,
-            alarms: vec!["NOSPACE".into()],
+            alarms: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn space_is_judged_by_the_quota() {
+        let of = |size: u64, used: u64, quota: u64| {
+            let (db_bytes, db_in_use_bytes) = (size << 20, used << 20);
+            of_member(Ok(MemberStatus {
+                db_bytes,
+                db_in_use_bytes,
+                db_quota_bytes: quota << 20,
+                ..member()
+            }))
         };
-        let finding = of_member(Ok(member));
+        let young = of(2, 2, 2048);
+        assert_eq!(young.verdict, Verdict::Ok);
+        assert!(young.says.ends_with("leads, 2 MiB of 2 GiB quota (2 MiB in use)"), "{young:?}");
+        let full = of(1700, 1500, 2048);
+        assert_eq!(full.verdict, Verdict::Warning);
+        assert!(full.remedy.as_ref().is_some_and(|it| it.contains("compact")), "{full:?}");
+        let wasted = of(1700, 20, 2048);
+        assert_eq!(wasted.verdict, Verdict::Warning);
+        assert!(wasted.remedy.as_ref().is_some_and(|it| it.contains("defrag")), "{wasted:?}");
+        assert_eq!(of(1600, 1600, 2048).verdict, Verdict::Ok);
+        let untold = of(2, 2, 0);
+        assert_eq!(untold.verdict, Verdict::Ok);
+        assert!(untold.says.contains("2 MiB large"), "{untold:?}");
+    }
+
+    #[test]
+    fn endpoints_of_two_etcd_clusters_fail_the_check_and_both_are_named() {
+        let of = |endpoint: &str, cluster| {
+            Ok(MemberStatus { endpoint: endpoint.into(), cluster, ..member() })
+        };
+        let down = || Err(StoreError::LeaseNotFound);
+        assert_eq!(of_clusters(&[of("http://a", 0xa), down(), of("http://b", 0xa)]), None);
+        let finding = of_clusters(&[of("http://a", 0xa), of("http://b", 0xb)]).unwrap();
+        assert_eq!(finding.verdict, Verdict::Failed);
+        let both = "http://a of cluster a; http://b of cluster b";
+        assert!(finding.says.ends_with(both), "{finding:?}");
+    }
+
+    #[test]
+    fn an_alarm_fails_the_check_and_names_the_remedy() {
+        let finding = of_member(Ok(MemberStatus { alarms: vec!["NOSPACE".into()], ..member() }));
         assert_eq!(finding.verdict, Verdict::Failed);
         assert!(finding.says.contains("NOSPACE") && finding.remedy.is_some());
     }

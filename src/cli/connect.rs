@@ -1,6 +1,6 @@
 //! To whom the commands talk: etcd, or the status server of one node.
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use bellwether::{
     node::status::Status,
@@ -39,19 +39,28 @@ pub(crate) fn etcd_config(args: &ClusterArgs) -> Result<EtcdConfig, Failure> {
         config = config.tls(tls);
     }
     if let Some(user) = &args.etcd_user {
-        let password = std::env::var(PASSWORD_ENV);
-        config = match (&args.etcd_password_file, password) {
-            (Some(file), _) => config.user_with_password_file(user, file),
-            (None, Ok(password)) => config.user(user, password),
-            (None, Err(_)) => {
-                let what = format!("--etcd-user is {user:?}, but there is no password");
-                return Err(Failure::new(Exit::Usage, what)
-                    .try_this(format!("give --etcd-password-file, or set {PASSWORD_ENV}")));
-            }
+        config = match &args.etcd_password_file {
+            Some(file) => config.user_with_password_file(user, file),
+            None => config.user(user, password(user, std::env::var_os(PASSWORD_ENV))?),
         };
     }
     config.validate().map_err(|error| wrong_flag(&error))?;
     Ok(config)
+}
+
+/// The password of a user in the environment, without the line break that a Secret made by `echo` ends with.
+fn password(user: &str, value: Option<OsString>) -> Result<String, Failure> {
+    let Some(value) = value else {
+        let what = format!("--etcd-user is {user:?}, but there is no password");
+        return Err(Failure::new(Exit::Usage, what)
+            .try_this(format!("give --etcd-password-file, or set {PASSWORD_ENV}")));
+    };
+    match value.into_string() {
+        Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
+        Err(_) => Err(Failure::new(Exit::Usage, format!("{PASSWORD_ENV} is not UTF-8")).try_this(
+            "set the password as UTF-8 text: is it still encoded, or of another charset?",
+        )),
+    }
 }
 
 /// Says it in the words of the command line.
@@ -63,6 +72,7 @@ fn wrong_flag(error: &ConfigError) -> Failure {
         "tls.key_file" => "--etcd-key-file",
         "tls.server_name" => "--etcd-server-name",
         "user" => "--etcd-user",
+        "password" => PASSWORD_ENV,
         "password_file" => "--etcd-password-file",
         other => other,
     };
@@ -212,4 +222,29 @@ pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
 pub(crate) fn etcd(args: &ClusterArgs) -> Result<Arc<EtcdStore>, Failure> {
     let store = EtcdStore::new(&etcd_config(args)?).map_err(|error| wrong_flag(&error))?;
     Ok(Arc::new(store))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_password_of_the_environment_is_what_its_file_would_hold() {
+        for value in ["s3cret", "s3cret\n", "s3cret\r\n"] {
+            assert_eq!(password("app", Some(value.into())).unwrap(), "s3cret");
+        }
+        // Only line breaks at the end: a password may hold blanks.
+        assert_eq!(password("app", Some(" s3\ncret \n".into())).unwrap(), " s3\ncret ");
+    }
+
+    #[test]
+    fn a_password_that_is_missing_or_no_text_is_an_error_that_names_the_variable() {
+        let none = password("app", None).unwrap_err().to_string();
+        assert!(none.contains("--etcd-user is \"app\"") && none.contains(PASSWORD_ENV), "{none}");
+        let bytes = password("app", Some(OsString::from_vec(vec![b's', 0xe9]))).unwrap_err();
+        assert_eq!(bytes.exit, Exit::Usage);
+        assert!(bytes.what.contains(PASSWORD_ENV) && bytes.what.contains("UTF-8"), "{bytes}");
+    }
 }

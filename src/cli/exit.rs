@@ -18,8 +18,9 @@ Exit codes:
   5    etcd (or the API server) refuses: credentials, permissions, certificates
   6    the cluster refuses: the id is taken, the ticks differ, somebody else's write came first
   7    a port or a file of this machine cannot be had
-  8    reached, but not healthy (check)
+  8    reached, but not healthy (check), or the node in office does not act (leader)
   9    sent, but nobody knows whether it took effect: look before repeating
+  10   run: the node failed by a bug; it had no time to leave, and the log has the panic
   126  supervise: the program cannot be executed
   127  supervise: there is no such program
   128+n  ended by signal n; under supervise, the child was";
@@ -38,6 +39,7 @@ pub(crate) enum Exit {
     Local = 7,
     Unhealthy = 8,
     Unknown = 9,
+    Broken = 10,
     NotExecutable = 126,
     NoSuchProgram = 127,
     Interrupted = 130,
@@ -77,7 +79,7 @@ impl Failure {
     pub(crate) fn of_store(doing: &str, error: &StoreError) -> Self {
         let failure = |exit| Self::caused(exit, doing, error);
         match error {
-            _ if says_certificate(error) => failure(Exit::Denied).try_this(
+            _ if says_tls(error) => failure(Exit::Denied).try_this(
                 "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
                  presents and asks for, and that it serves TLS at all",
             ),
@@ -112,11 +114,9 @@ impl Failure {
     }
 }
 
-fn says_certificate(error: &StoreError) -> bool {
+fn says_tls(error: &StoreError) -> bool {
     let text = chain(error).to_ascii_lowercase();
-    ["certificate", "unknownissuer", "tls handshake", "bad_certificate", "certificaterequired"]
-        .iter()
-        .any(|word| text.contains(word))
+    ["certificate", "tls handshake", "tls cipher", "tls 1."].iter().any(|word| text.contains(word))
 }
 
 /// An error and its causes, each once, in one line.

@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use bellwether::{clock, store::Store, tasks::Tasks};
+use bellwether::{
+    clock,
+    engine::BootTime,
+    store::{Store, StoreError},
+    tasks::Tasks,
+};
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 use tokio::sync::watch;
@@ -16,7 +21,7 @@ use super::{
     args::ClusterArgs,
     connect::{self, NodeClient},
     exit::{Exit, Failure},
-    live::{Live, Moved},
+    live::{Live, Moved, patience},
     output::{self, Format, Layout, Table},
     report::Report,
     snapshot::Snapshot,
@@ -104,13 +109,31 @@ impl ReadArgs {
             }
             Source::Store(store) => {
                 let keys = &self.cluster.cluster;
-                let snapshot = Snapshot::read(&*store, keys, self.cluster.timeout)
-                    .await
-                    .map_err(|error| Failure::of_store("reading the cluster", &error))?;
-                Ok(Report::of_snapshot(keys.cluster(), &snapshot, None))
+                let snapshot =
+                    Snapshot::read(&*store, keys, self.cluster.timeout).await.map_err(reading)?;
+                Ok(Report::of_snapshot(keys.cluster(), &snapshot, None, None))
             }
         }
     }
+
+    /// As [`report`](Self::report), with a leader named only if it acts: its next beat is waited for.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if nobody tells.
+    async fn judged_report(&self) -> Result<Report, Failure> {
+        let Source::Store(store) = self.source()? else { return self.report().await };
+        let keys = self.cluster.cluster.clone();
+        let name = keys.cluster().to_owned();
+        let mut live = Live::open(store, keys, self.cluster.timeout).await.map_err(reading)?;
+        let silence = live.silence_of_the_leader().await.map_err(reading)?;
+        Ok(Report::of_snapshot(&name, &live.snapshot, live.last_beat_unix_ms, silence))
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
+fn reading(error: StoreError) -> Failure {
+    Failure::of_store("reading the cluster", &error)
 }
 
 /// Shows a cluster: its leader, nodes and work
@@ -131,7 +154,7 @@ pub(crate) struct StatusArgs {
 /// A [`Failure`] if nobody tells.
 pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
     if !args.watch {
-        let report = args.read.report().await?;
+        let report = args.read.judged_report().await?;
         return print(&args.read, &report, |it| it.render(clock::unix_ms()));
     }
     match args.read.source()? {
@@ -154,6 +177,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 struct Seen {
     snapshot: Snapshot,
     last_beat_unix_ms: Option<u64>,
+    /// When the leader was last heard, or began to be listened for.
+    heard_at: BootTime,
     problem: Option<String>,
     /// Counts what is more than a beat.
     changes: u64,
@@ -162,6 +187,7 @@ struct Seen {
 impl Seen {
     fn of(live: &Live, changes: u64) -> Arc<Self> {
         Arc::new(Self {
+            heard_at: live.heard_at,
             snapshot: live.snapshot.clone(),
             last_beat_unix_ms: live.last_beat_unix_ms,
             problem: live.problem.clone(),
@@ -189,13 +215,26 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
     let screen = Screen::new(read.output);
     let mut redraw = tokio::time::interval(REDRAW_EVERY);
     redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut shown = 0;
+    let mut shown = (0, false);
     loop {
-        redraw.tick().await;
+        tokio::select! {
+            biased;
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            Some(ended) = following.join_next() => {
+                return Err(Failure::new(Exit::Failed, ended.to_string()));
+            }
+            // Cancel safe: a tick that was not taken is due still.
+            _ = redraw.tick() => (),
+        }
         let seen = Arc::clone(&now.borrow());
-        let report = Report::of_snapshot(&name, &seen.snapshot, seen.last_beat_unix_ms);
-        screen.show(&report, seen.problem.as_deref(), seen.changes != shown)?;
-        shown = seen.changes;
+        let silence = clock::boot_now().since(seen.heard_at);
+        let d = seen.snapshot.leader().and_then(|it| it.d);
+        let silence = Some(silence).filter(|silence| d.is_some_and(|d| patience(d) < *silence));
+        let beat = seen.last_beat_unix_ms;
+        let report = Report::of_snapshot(&name, &seen.snapshot, beat, silence);
+        let showing = (seen.changes, silence.is_some());
+        screen.show(&report, seen.problem.as_deref(), showing != shown)?;
+        shown = showing;
     }
 }
 
@@ -263,20 +302,20 @@ impl Screen {
 ///
 /// A [`Failure`] if nobody tells.
 pub(crate) async fn nodes(read: ReadArgs) -> Result<(), Failure> {
-    let report = read.report().await?;
+    let report = read.judged_report().await?;
     match read.output {
         Format::Json => output::print_json(&report.nodes, Layout::Pretty),
         Format::Table => output::print(&report.render_nodes(clock::unix_ms())),
     }
 }
 
-/// `leader`: exit code 3 if there is none.
+/// `leader`: exit code 3 if there is none, 8 if the node in office does not act.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nobody tells, or nobody leads.
+/// A [`Failure`] if nobody tells, nobody leads, or the node in office does not act.
 pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
-    let report = read.report().await?;
+    let report = read.judged_report().await?;
     match read.output {
         Format::Json => output::print_json(&report.leader, Layout::Pretty)?,
         Format::Table if report.leader.is_some() => {
@@ -284,9 +323,14 @@ pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
         }
         Format::Table => {}
     }
-    match report.leader {
-        Some(_) => Ok(()),
-        None => Err(Failure::new(Exit::NotThere, "no node leads now")
+    match (report.leader, report.not_acting) {
+        (Some(_), _) => Ok(()),
+        (None, Some(it)) => {
+            Err(Failure::new(Exit::Unhealthy, format!("nobody acts: {}", it.says())).try_this(
+                "`bellwether check` looks at etcd; the log of that node says what it waits for",
+            ))
+        }
+        (None, None) => Err(Failure::new(Exit::NotThere, "no node leads now")
             .try_this("`bellwether status --watch` shows whether an election is under way")),
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bellwether::{
     clock,
-    engine::{Change, Revision},
+    engine::{BootTime, Change, Revision, timing},
     store::{
         Store, StoreError,
         keys::Keys,
@@ -30,14 +30,27 @@ pub(crate) enum Moved {
     Cut,
 }
 
+/// Beyond the time after which a silent leader cannot act any more: a beat may be on its way here.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How long a leader of that D is listened for before it counts as silent.
+pub(crate) fn patience(d: Duration) -> Duration {
+    timing::wait(d) + GRACE
+}
+
 /// See the module's docs.
 pub(crate) struct Live {
+    store: Arc<dyn Store>,
+    keys: Keys,
+    timeout: Duration,
     feed: Feed,
     /// Why the feed failed last, as it happens.
     failure: watch::Receiver<Option<StoreError>>,
     pub(crate) snapshot: Snapshot,
     /// When a write of the record was last received, in Unix time.
     pub(crate) last_beat_unix_ms: Option<u64>,
+    /// When that was, or else since when it is listened for.
+    pub(crate) heard_at: BootTime,
     /// Why it does not follow, while it does not.
     pub(crate) problem: Option<String>,
 }
@@ -56,9 +69,61 @@ impl Live {
         // By itself: the feed would try again, whatever the reason.
         let snapshot = Snapshot::read(&*store, &keys, timeout).await?;
         let options = Options { timeout, ..Options::view(BEATS_EVERY) };
-        let feed = Feed::start(store, keys, options);
+        let feed = Feed::start(Arc::clone(&store), keys.clone(), options);
         let failure = feed.failure();
-        Ok(Self { feed, failure, snapshot, last_beat_unix_ms: None, problem: None })
+        let heard_at = clock::boot_now();
+        let (last_beat_unix_ms, problem) = (None, None);
+        Ok(Self {
+            store,
+            keys,
+            timeout,
+            feed,
+            failure,
+            snapshot,
+            last_beat_unix_ms,
+            heard_at,
+            problem,
+        })
+    }
+
+    /// Listens until the leader beats, or for as long as its silence may last: `None` if it acts, as far
+    /// as the store can say, or nobody is in office; else how long it was listened for in vain.
+    ///
+    /// Ends at the next beat of a leader that acts. A leader of the Go package has none.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub(crate) async fn silence_of_the_leader(&mut self) -> Result<Option<Duration>, StoreError> {
+        let began = clock::boot_now();
+        let first = self.written();
+        loop {
+            let Some(d) = self.snapshot.leader().and_then(|it| it.d) else { return Ok(None) };
+            if self.last_beat_unix_ms.is_some() {
+                return Ok(None);
+            }
+            let left = patience(d).saturating_sub(clock::boot_now().since(began));
+            if left.is_zero() {
+                break;
+            }
+            // Cancel safe; the loop ends then.
+            let _ = tokio::time::timeout(left, self.moved()).await;
+        }
+        // A watch may lag; the record itself has the last word.
+        let listened = clock::boot_now().since(began);
+        self.snapshot = Snapshot::read(&*self.store, &self.keys, self.timeout).await?;
+        let silent = self.written() == first && self.snapshot.leader().is_some();
+        Ok(silent.then_some(listened))
+    }
+
+    /// Which write of the record is seen.
+    fn written(&self) -> Option<Revision> {
+        self.snapshot.record.as_ref().map(|it| it.modified)
+    }
+
+    fn heard(&mut self) {
+        self.last_beat_unix_ms = Some(clock::unix_ms());
+        self.heard_at = clock::boot_now();
     }
 
     /// Waits until something moved.
@@ -75,7 +140,11 @@ impl Live {
         };
         match update {
             Some(Update::Listed { revision, changes, .. }) => {
+                let before = self.written();
                 self.snapshot = Snapshot::of(revision, changes);
+                if self.written() != before {
+                    self.heard();
+                }
                 self.problem = None;
                 Moved::More
             }
@@ -98,7 +167,7 @@ impl Live {
         let mut moved = Moved::Beat;
         for change in changes {
             match &change {
-                Change::Record(_) => self.last_beat_unix_ms = Some(clock::unix_ms()),
+                Change::Record(_) => self.heard(),
                 _ => moved = Moved::More,
             }
             self.snapshot.apply(change);

@@ -128,7 +128,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         colour: io::stderr().is_terminal(),
     };
     // One TLS for etcd, checks and the command line itself; set before anything speaks it.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    bellwether::tls::install();
     let _logs =
         logs::init(&options).map_err(|error| Failure::caused(Exit::Usage, "--log", &error))?;
     let mut runtime = if cli.command.runs_work() {

@@ -13,6 +13,7 @@ use bellwether::{
 use serde::Serialize;
 
 use super::{
+    live::patience,
     output::{Table, printable, span},
     snapshot::Snapshot,
 };
@@ -28,7 +29,11 @@ pub(crate) struct Report {
     pub(crate) cluster: String,
     /// The store's revision it is as of.
     pub(crate) revision: String,
+    /// The leader, unless it has stopped acting.
     pub(crate) leader: Option<LeaderStatus>,
+    /// The node that is in office and has stopped acting, if one has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_acting: Option<NotActing>,
     /// D of the leader: how long it may be silent before it is deposed.
     pub(crate) failover_d_ms: Option<u64>,
     pub(crate) tick_ms: Option<f64>,
@@ -42,6 +47,33 @@ pub(crate) struct Report {
     /// The shards of each work in numbers, where single ones are not told: from an `Election`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) work_counts: Vec<WorkCounts>,
+}
+
+/// A node in office that does not act: nobody leads until it does again, or another takes office.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct NotActing {
+    #[serde(flatten)]
+    pub(crate) node: LeaderStatus,
+    /// For how long it is known to have written no beat; none if its beats say that it may not act.
+    pub(crate) silent_ms: Option<u64>,
+}
+
+impl NotActing {
+    /// In a clause that begins with the node.
+    pub(crate) fn says(&self) -> String {
+        let Self { node, silent_ms } = self;
+        let at = node.address.as_deref().map(|it| format!(" at {}", printable(it)));
+        let why = match silent_ms {
+            Some(silent_ms) => format!("silent for {}", span(*silent_ms)),
+            None => "its beats reach etcd, and their answers come too late".into(),
+        };
+        format!(
+            "node {}{} is in office for term {} and suspended: {why}",
+            node.id,
+            at.unwrap_or_default(),
+            node.term,
+        )
+    }
 }
 
 /// An `Election`, as the leader last wrote it.
@@ -67,11 +99,13 @@ pub(crate) struct WorkCounts {
 const TOLD_WITHIN_MS: u64 = 120_000;
 
 impl Report {
-    /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched.
+    /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched, and `silence` only to who
+    /// has listened in vain, see [`Live::silence_of_the_leader`](super::live::Live::silence_of_the_leader).
     pub(crate) fn of_snapshot(
         cluster: &str,
         snapshot: &Snapshot,
         last_beat_unix_ms: Option<u64>,
+        silence: Option<Duration>,
     ) -> Self {
         let leader = snapshot.leader();
         let address = |id| {
@@ -82,11 +116,13 @@ impl Report {
         Self {
             cluster: cluster.to_owned(),
             revision: snapshot.revision.to_string(),
+            not_acting: None,
             leader: leader.map(|it| LeaderStatus {
                 id: it.id.to_string(),
                 address: address(it.id),
                 term: it.term.to_string(),
                 last_beat_unix_ms,
+                suspended: it.suspended,
             }),
             failover_d_ms: leader.and_then(|it| it.d).map(ms),
             tick_ms: snapshot
@@ -100,6 +136,19 @@ impl Report {
             election: None,
             work_counts: Vec::new(),
         }
+        .judged(silence.map(ms))
+    }
+
+    /// The same, with the leader as one that does not act if it is suspended or has been silent.
+    fn judged(mut self, silent_ms: Option<u64>) -> Self {
+        let is_suspended = |it: &mut LeaderStatus| it.suspended || silent_ms.is_some();
+        let Some(mut node) = self.leader.take_if(is_suspended) else { return self };
+        node.suspended = true;
+        for it in self.nodes.iter_mut().filter(|it| it.id == node.id) {
+            UNKNOWN.clone_into(&mut it.role);
+        }
+        self.not_acting = Some(NotActing { node, silent_ms });
+        self
     }
 
     /// As a node's `/status` shows it.
@@ -109,9 +158,14 @@ impl Report {
         for node in nodes.iter_mut().filter(|it| it.role == LEADER && !leads(&it.id)) {
             UNKNOWN.clone_into(&mut node.role);
         }
+        let heard = status.leader.as_ref().and_then(|it| it.last_beat_unix_ms);
+        let silent_ms = heard.map(|at| status.at_unix_ms.saturating_sub(at));
+        let patience = patience(Duration::from_millis(status.node.failover_d_ms));
+        let silent_ms = silent_ms.filter(|silent| ms(patience) < *silent);
         Self {
             cluster: status.cluster,
             revision: status.store.revision,
+            not_acting: None,
             leader: status.leader,
             failover_d_ms: Some(status.node.failover_d_ms),
             tick_ms: Some(status.node.tick_ms),
@@ -121,6 +175,7 @@ impl Report {
             election: None,
             work_counts: Vec::new(),
         }
+        .judged(silent_ms)
     }
 
     /// As an `Election` shows it, as far as that goes: a picture, written by the leader.
@@ -132,11 +187,13 @@ impl Report {
             cluster: place.cluster.clone(),
             // The store's is not told.
             revision: "0".into(),
+            not_acting: None,
             leader: status.leader.map(|it| LeaderStatus {
                 id: it.node.to_string(),
                 address: Some(it.address).filter(|it| !it.is_empty()),
                 term: status.term.unwrap_or_default().to_string(),
                 last_beat_unix_ms: None,
+                suspended: false,
             }),
             failover_d_ms: None,
             tick_ms: None,
@@ -174,6 +231,9 @@ impl Report {
 
     /// One line about who leads.
     pub(crate) fn render_leader(&self, now_unix_ms: u64) -> String {
+        if let Some(it) = &self.not_acting {
+            return format!("leader: nobody acts, {}\n", it.says());
+        }
         let Some(leader) = &self.leader else { return "leader: nobody\n".into() };
         let at = leader.address.as_deref().map(|it| format!(" at {}", printable(it)));
         let mut parts = vec![format!("leader {}{}", leader.id, at.unwrap_or_default())];
@@ -339,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_report_reads_well_and_names_every_node() {
-        let report = Report::of_snapshot("shop", &two_nodes(), Some(1_000));
+        let report = Report::of_snapshot("shop", &two_nodes(), Some(1_000), None);
         assert_eq!(
             report.render(3_500),
             "\
@@ -361,19 +421,75 @@ checks   2        1      0          1         2:1
         let mut snapshot = two_nodes();
         let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
         record.unwrap().ended = true;
-        let report = Report::of_snapshot("shop", &snapshot, None);
+        let report = Report::of_snapshot("shop", &snapshot, None, None);
         let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
         assert_eq!(roles, ["Unknown", "Follower"]);
         let status = Status {
-            nodes: Report::of_snapshot("shop", &two_nodes(), None).nodes,
+            nodes: Report::of_snapshot("shop", &two_nodes(), None, None).nodes,
             ..Status::default()
         };
         assert_eq!(Report::of_status(status).nodes[0].role, "Unknown");
     }
 
     #[test]
+    fn a_suspended_leader_is_not_named_as_leader() {
+        let mut snapshot = two_nodes();
+        let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
+        record.unwrap().suspended = true;
+        let report = Report::of_snapshot("shop", &snapshot, None, None);
+        assert_eq!(report.leader, None);
+        assert_eq!(
+            report.render_leader(0),
+            "leader: nobody acts, node 1 at host-1:80 is in office for term 10 and suspended: its beats \
+             reach etcd, and their answers come too late\n"
+        );
+        let status = Status {
+            leader: Some(LeaderStatus { suspended: true, ..LeaderStatus::default() }),
+            ..Status::default()
+        };
+        assert!(Report::of_status(status).not_acting.is_some());
+    }
+
+    #[test]
+    fn a_leader_that_is_silent_is_not_named_as_leader() {
+        let silence = Some(Duration::from_millis(1_400));
+        let report = Report::of_snapshot("shop", &two_nodes(), None, silence);
+        assert_eq!(report.leader, None);
+        assert_eq!(
+            report.render_leader(0),
+            "leader: nobody acts, node 1 at host-1:80 is in office for term 10 and suspended: silent for \
+             1.4s\n"
+        );
+        let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
+        assert_eq!(roles, ["Unknown", "Follower"]);
+        // Nobody is in office: there is nobody to be silent.
+        let nobody = Report::of_snapshot("shop", &Snapshot::default(), None, silence);
+        assert_eq!(nobody.not_acting, None);
+    }
+
+    #[test]
+    fn a_node_that_has_not_heard_its_leader_for_too_long_names_none() {
+        let status = |at_unix_ms| {
+            let mut status = Status { at_unix_ms, ..Status::default() };
+            status.node.failover_d_ms = 1_000;
+            let id = "1".to_owned();
+            status.leader = Some(LeaderStatus {
+                id,
+                last_beat_unix_ms: Some(5_000),
+                ..LeaderStatus::default()
+            });
+            Report::of_status(status)
+        };
+        let heard = status(6_000);
+        assert!(heard.leader.is_some() && heard.not_acting.is_none());
+        let silent = status(9_000);
+        assert_eq!(silent.leader, None);
+        assert_eq!(silent.not_acting.and_then(|it| it.silent_ms), Some(4_000));
+    }
+
+    #[test]
     fn an_empty_cluster_says_so() {
-        let report = Report::of_snapshot("shop", &Snapshot::default(), None);
+        let report = Report::of_snapshot("shop", &Snapshot::default(), None, None);
         assert_eq!(report.render(0), "cluster shop   revision 0\nleader: nobody\n\nno nodes\n");
     }
 }

@@ -9,16 +9,16 @@ use bellwether::{
     engine::{Failover, NodeId, TickPolicy},
     k8s::{identity::PodIdentity, operator::NodeBuilder},
     node::{
-        ClusterNode, InvalidOption, Node, NodeMetrics, StandaloneNode, StartError, Stopped,
-        keep_joined, supervision,
+        ClusterNode, InvalidOption, Node, NodeError, NodeMetrics, StandaloneNode, StartError,
+        Stopped, broken, keep_joined, supervision,
     },
-    store::Get,
+    store::{Get, Store},
     tasks,
     telemetry::metrics,
 };
 use clap::{Args, ValueEnum};
 use prometheus::Registry;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -30,12 +30,19 @@ use super::{
     serve,
 };
 
+/// What the default of `--id-wait` adds to the TTL: etcd looks for expired leases twice a second, grants no
+/// less than 2 s, and renews all leases when its leader changes.
+const ID_WAIT_BEYOND_TTL: Duration = Duration::from_secs(2);
+
 /// Runs a node: on etcd, or alone
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 The node joins, campaigns, and works: as follower it runs the uptime checks of its shards, as leader it \
 gathers what all of them found. While etcd cannot be reached it keeps trying, and says so in the log and \
-on /readyz. SIGTERM ends its work, hands office and shards over, and leaves; a second signal ends at once.
+on /readyz. SIGTERM, SIGINT (Ctrl-C) and SIGHUP end its work, hand office and shards over, and leave; a second \
+SIGTERM or SIGINT ends at once. Copies of one request within a second are one request.
+
+A restart while an earlier life of the same id is still in etcd waits for its end: see --id-wait.
 
 Under a parent that ends a dead node's incarnation a crash fails over in milliseconds:
   bellwether supervise -- bellwether run --id 1")]
@@ -135,6 +142,16 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "TIME", env = "BELLWETHER_START_WITHIN", value_parser = args::duration)]
     start_within: Option<Duration>,
 
+    /// How long to wait for the holder of --id to end, before exit code 6: it may be an earlier life that was
+    /// killed and whose lease has yet to expire; 0 fails at once (default: --ttl and 2 s)
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "BELLWETHER_ID_WAIT",
+        value_parser = args::duration_or_zero
+    )]
+    id_wait: Option<Duration>,
+
     /// Work but never lead
     #[arg(long, env = "BELLWETHER_NEVER_LEAD")]
     never_lead: bool,
@@ -195,6 +212,12 @@ impl From<Policy> for TickPolicy {
     }
 }
 
+impl NodeArgs {
+    fn id_wait(&self) -> Duration {
+        self.id_wait.unwrap_or(self.ttl + ID_WAIT_BEYOND_TTL)
+    }
+}
+
 fn tick(text: &str) -> Result<Duration, String> {
     args::bounded(args::duration(text)?, Duration::from_millis(1), Duration::from_secs(3600))
 }
@@ -223,7 +246,7 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     let pod = kubernetes::pod(page.address().port())?;
     let identity = Identity::of(&args, pod.as_ref(), page.address())?;
     let registry = metrics::registry().map_err(|error| metric_twice(&error))?;
-    let builder = builder(&args, identity, &registry)?;
+    let (builder, etcd) = builder(&args, identity, &registry)?;
     let mut work = if kubernetes::is_wanted(&args.kube, &args.work) {
         kubernetes::work(&args, builder, pod, &registry).await?
     } else {
@@ -238,9 +261,17 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
         biased;
         // Cancel safe: a token.
         () = asked.cancelled() => Ok(()),
+        // Cancel safe: both only wait.
+        error = broken(&*node) => Err(is_broken(&error)),
+        () = page.ended() => Err(Failure::new(Exit::Failed, "the status server has ended unasked")),
         // Dropped, what was begun goes on in the background until the node is stopped below.
-        ended = work.live(live(&*node, &args)) => ended,
+        ended = work.live(live(&*node, &args, etcd)) => ended,
     };
+    if let Err(failure @ Failure { exit: Exit::Broken, .. }) = lived {
+        // There is nothing to leave, and a supervisor waits for the end of this process.
+        return Err(failure);
+    }
+    supervision::announce_leaving();
     let left = leave(&*node, args.node.grace).await;
     work.end().await;
     page.close().await;
@@ -280,10 +311,11 @@ impl Identity {
 }
 
 /// Under `supervise` the node does not outlive its parent: nobody would end its incarnation. The kernel
-/// tells of each thread of the parent that ends with it, so it is a signal of its own: repeated, SIGTERM
-/// would cut the leaving short. Lasts until what is returned is dropped.
+/// tells of each thread of the parent that ends, so it is a signal of its own: repeated, SIGTERM would cut
+/// the leaving short. Lasts until what is returned is dropped.
 fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> {
     std::env::var_os(supervision::FD_ENV)?;
+    let parent = getppid();
     // Listened to first: until then it ends the process.
     let listened = signal(SignalKind::user_defined1()).and_then(|gone| {
         set_parent_process_death_signal(Some(Signal::USR1))?;
@@ -294,18 +326,31 @@ fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> 
             tracing::warn!(%error, "the end of the parent process will go unnoticed");
         })
         .ok()?;
+    // If the task fails, the end of the parent could not be noticed any more.
+    let leave = leave.drop_guard();
     let leaving = tasks::spawn("parent", async move {
-        gone.recv().await;
+        loop {
+            gone.recv().await;
+            if getppid() != parent {
+                break;
+            }
+            // Passed on by the parent, which lives, or sent by hand.
+            tracing::debug!("SIGUSR1 ignored");
+        }
         tracing::warn!("the parent process has ended: leaving");
-        leave.cancel();
+        drop(leave);
     });
     Some(AbortOnDropHandle::new(leaving))
 }
 
 /// Joins, and joins again whenever the session is lost; returns when it cannot.
-async fn live(node: &dyn Node, args: &RunArgs) -> Result<(), Failure> {
-    if !args.node.standalone {
-        look_at_etcd(&args.cluster).await?;
+async fn live(
+    node: &dyn Node,
+    args: &RunArgs,
+    etcd: Option<Arc<dyn Store>>,
+) -> Result<(), Failure> {
+    if let Some(etcd) = etcd {
+        look_at(&*etcd, &args.cluster).await?;
     }
     if let Some(within) = args.node.start_within {
         match tokio::time::timeout(within, node.start()).await {
@@ -317,16 +362,30 @@ async fn live(node: &dyn Node, args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn not_joined(error: &StartError) -> Failure {
-    let exit = match error {
-        StartError::DuplicateId { .. } | StartError::TickDisagreement { .. } => Exit::Refused,
-        _ => Exit::Failed,
-    };
-    Failure::caused(exit, "joining the cluster", error)
+    let failure = |exit| Failure::caused(exit, "joining the cluster", error);
+    match error {
+        StartError::DuplicateId { waited, .. } if waited.is_zero() => failure(Exit::Refused)
+            .try_this("wait for the holder's lease to expire: --id-wait (BELLWETHER_ID_WAIT)"),
+        StartError::DuplicateId { .. } => failure(Exit::Refused).try_this(
+            "look at that address whether the node still runs; if it was killed and had a longer --ttl, \
+             raise --id-wait (BELLWETHER_ID_WAIT)",
+        ),
+        StartError::TickDisagreement { .. } => failure(Exit::Refused),
+        StartError::Broken => is_broken(&NodeError::Broken),
+        _ => failure(Exit::Failed),
+    }
 }
 
-/// Finds out what waiting would not mend. That etcd is not there yet is none of it.
-async fn look_at_etcd(cluster: &ClusterArgs) -> Result<(), Failure> {
-    let store = connect::store(cluster)?;
+/// The end of a node whose driver has failed.
+pub(crate) fn is_broken(error: &NodeError) -> Failure {
+    Failure::caused(Exit::Broken, "running the node", error).try_this(
+        "this is a bug: keep the log, which has the panic, and start the node again; under \
+         `bellwether supervise` another node leads already",
+    )
+}
+
+/// Fails on what waiting does not fix. An etcd that does not answer yet is waited for.
+async fn look_at(store: &dyn Store, cluster: &ClusterArgs) -> Result<(), Failure> {
     let get = Get { keys_only: true, ..Get::key(cluster.cluster.record()) };
     let Err(error) = store.get(get, cluster.timeout).await else { return Ok(()) };
     let failure = Failure::of_store("looking at etcd", &error);
@@ -338,10 +397,23 @@ async fn look_at_etcd(cluster: &ClusterArgs) -> Result<(), Failure> {
 }
 
 async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
-    let problem = node.status().await.ok().and_then(|it| it.node.problem.or(it.store.problem));
-    let why = problem.map(|it| format!(": {it}")).unwrap_or_default();
-    Failure::new(Exit::Unreachable, format!("not joined within {within:?}{why}"))
-        .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it")
+    let status = node.status().await.ok();
+    let why = status.and_then(|it| {
+        let of_store = it.store.problem.map(|problem| {
+            // Some name the member themselves.
+            let named = problem.contains(&it.store.endpoint);
+            if named { problem } else { format!("{}: {problem}", it.store.endpoint) }
+        });
+        it.node.problem.or(of_store)
+    });
+    let what = format!("not joined within {within:?}");
+    match why {
+        // It names its own remedy, if there is one.
+        Some(why) => Failure::new(Exit::Unreachable, format!("{what}: {why}"))
+            .try_this("the log above says more"),
+        None => Failure::new(Exit::Unreachable, what)
+            .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it"),
+    }
 }
 
 async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {
@@ -366,11 +438,12 @@ fn wrong_node(error: &InvalidOption) -> Failure {
     Failure::caused(Exit::Usage, "setting up the node", error)
 }
 
+/// The node that the flags describe, and a store to look at etcd with, if it is on one.
 fn builder(
     args: &RunArgs,
     identity: Identity,
     registry: &Registry,
-) -> Result<NodeBuilder, Failure> {
+) -> Result<(NodeBuilder, Option<Arc<dyn Store>>), Failure> {
     let metrics = NodeMetrics::register(registry).map_err(|error| metric_twice(&error))?;
     let Identity { id, address, pod_uid } = identity;
     let it = &args.node;
@@ -383,11 +456,12 @@ fn builder(
             .ttl(it.ttl)
             .failover(it.profile.into())
             .metrics(metrics);
-        return Ok(node.into());
+        return Ok((node.into(), None));
     }
-    // Once more inside the node's own thread: this one only finds what is wrong with the flags.
+    // The node has a connection of its own, on its own thread. This one finds what is wrong with the flags and
+    // whether etcd refuses, and is dropped then.
     let config = connect::etcd_config(&args.cluster)?;
-    connect::store(&args.cluster)?;
+    let store = connect::store(&args.cluster)?;
     let node = ClusterNode::builder()
         .id(id)
         .address(address)
@@ -398,12 +472,14 @@ fn builder(
         .failover(it.profile.into())
         .call_timeout(args.cluster.timeout)
         .campaigns(!it.never_lead)
+        .id_wait(it.id_wait())
         .metrics(metrics)
         .etcd(config);
-    Ok(match pod_uid {
-        Some(uid) => node.pod_uid(uid).into(),
-        None => node.into(),
-    })
+    let node = match pod_uid {
+        Some(uid) => node.pod_uid(uid),
+        None => node,
+    };
+    Ok((node.into(), Some(store)))
 }
 
 fn metric_twice(error: &prometheus::Error) -> Failure {

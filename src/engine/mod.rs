@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod call;
 pub mod machine;
 pub mod mutant;
+pub mod own_calls;
 pub mod planner;
 pub mod timing;
 pub mod types;
@@ -18,6 +19,7 @@ pub use call::{
     SessionEnd, ShardEnd, Standing, Take, WorkEnd,
 };
 pub use machine::{Authority, Config, Engine, ShardAuthority};
+pub use own_calls::{Next, OwnCall, OwnCalls, OwnEffect, OwnWrite, Turn};
 pub use timing::{Failover, InvalidFailover};
 pub use types::{
     BootTime, CallId, LeaseId, NegativeNodeId, NodeId, NodeMetadata, Revision, Role, ShardEpoch,

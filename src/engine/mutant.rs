@@ -1,7 +1,7 @@
 //! Deliberate breaks of the protocol's rules, each of which the simulation must find.
 //!
-//! Without the feature `mutants` nothing of this is compiled in: [`Config::breaks`](super::Config::breaks)
-//! is then a constant `false`.
+//! Without the feature `mutants` the mutant of a [`Config`](super::Config) is ignored, and the code of every
+//! break is compiled out.
 
 /// One rule of the protocol, left out on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,4 +74,16 @@ pub enum Mutant {
     UnclaimedGivenAgain,
     /// R16: a lease whose renewals are not answered is kept.
     UnansweredRenewalsKept,
+    /// T17: calls for one key do not take turns: what is noted is what was answered last.
+    OwnCallsWithoutTurns,
+    /// T17: what was written under a lost lease counts as written under the present one.
+    OwnAnswerOfLostSession,
+    /// T17: the answer to a call that was made before the node left counts after it has joined again.
+    OwnAnswerAfterLeaving,
+    /// T17: an answer at a smaller revision than the last one is dropped.
+    OwnAnswersByRevision,
+    /// T17: a call that may have taken effect is forgotten.
+    OwnUnknownForgotten,
+    /// T17: what is put back does not wait for the calls that are under way.
+    PutBackWithoutTurn,
 }

@@ -55,6 +55,8 @@ pub struct NodeOptions {
     pub(crate) env: Env,
     pub(crate) work: Work,
     pub(crate) limits: RoutineLimits,
+    /// How long `start` waits for the holder of the id to end.
+    pub(crate) id_wait: Duration,
     pub(crate) host: DriverHost,
 }
 
@@ -77,6 +79,7 @@ struct Options {
     work: Work,
     workers: Vec<Worker>,
     limits: RoutineLimits,
+    id_wait: Duration,
     call_timeout: Duration,
     metrics: Option<NodeMetrics>,
     host: Option<DriverHost>,
@@ -99,6 +102,7 @@ impl Options {
             work: Work::default(),
             workers: Vec::new(),
             limits: RoutineLimits::default(),
+            id_wait: Duration::ZERO,
             call_timeout: CALL_TIMEOUT,
             metrics: None,
             host: None,
@@ -135,12 +139,12 @@ impl Options {
                 work,
                 campaigns: self.campaigns,
                 own_store: self.own_store,
-                #[cfg(feature = "mutants")]
                 mutant: None,
             },
             env: Env { store, keys, metrics, call_timeout: self.call_timeout },
             work: self.work,
             limits: self.limits,
+            id_wait: self.id_wait,
             host,
         })
     }
@@ -380,6 +384,16 @@ impl ClusterNodeBuilder {
     #[must_use]
     pub fn pod_uid(mut self, uid: impl Into<String>) -> Self {
         self.options.pod_uid = Some(uid.into());
+        self
+    }
+
+    /// How long [`start`](super::Node::start) waits for the holder of the node's id to end before it fails
+    /// with [`DuplicateId`](super::StartError::DuplicateId). The holder may be an earlier life of this
+    /// node that was killed, and whose lease has yet to expire: a little more than the TTL covers it.
+    /// Default zero: fail at once, as the Go package does.
+    #[must_use]
+    pub fn id_wait(mut self, wait: Duration) -> Self {
+        self.options.id_wait = wait;
         self
     }
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -22,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Claimed, CloseError, KV, Membership, Node, NodeError, StartError, StateError, StateWatch,
     Stopped, WatchFrom, builder::NodeOptions, claim, driver, env::Env, guarded::Marker,
-    host::DriverHost, own_state::OwnState, state, state_watch, status::Status,
+    host::DriverHost, own_state::OwnState, pod_lock::PodLock, state, state_watch, status::Status,
 };
 use crate::{
     clock,
-    engine::{BootTime, LeaseId, NodeId, NodeMetadata, Revision},
+    engine::{BootTime, LeaseId, NodeId, NodeMetadata, Revision, Role},
     store::keys::Keys,
+    tasks::panic_message,
 };
 
 /// Commands are rare, and each caller waits for its own.
@@ -84,6 +87,11 @@ pub(crate) struct Core {
     id: NodeId,
     commands: mpsc::Sender<Command>,
     closed: AtomicBool,
+    /// The driver has ended without a request.
+    broken: AtomicBool,
+    /// Held as long as the process may have an incarnation that names the pod's UID. Here and not in the
+    /// driver: the work of a driver that failed holds a handle of the node for as long as it may act.
+    pub(crate) pod_lock: Mutex<Option<PodLock>>,
     /// Cancelled when nobody can call the node any more.
     pub(crate) abandoned: CancellationToken,
     /// Cancelled when the driver has ended: nothing of the node is left.
@@ -100,7 +108,7 @@ impl Core {
             id,
             address: options.engine.address.clone(),
             start: clock::wall_now(),
-            role: crate::engine::Role::Unknown,
+            role: Role::Unknown,
         };
         let core = Arc::new(Self {
             env: options.env.clone(),
@@ -115,16 +123,15 @@ impl Core {
             id,
             commands,
             closed: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            pod_lock: Mutex::new(None),
             abandoned: CancellationToken::new(),
             gone: CancellationToken::new(),
             driver: Mutex::new(None),
         });
         let running = Box::pin(driver::run(Arc::clone(&core), options, received));
-        let gone = core.gone.clone().drop_guard();
-        let driver = core.host.spawn(async move {
-            running.await;
-            drop(gone);
-        });
+        let fall = Fall { core: Arc::clone(&core), was_asked: false };
+        let driver = core.host.spawn(watched(running, fall));
         *core.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         core
     }
@@ -134,17 +141,83 @@ impl Core {
     }
 
     fn open(&self) -> Result<(), StateError> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(StateError::Broken);
+        }
         if self.closed.load(Ordering::Acquire) { Err(StateError::Closed) } else { Ok(()) }
     }
 
     async fn send(&self, command: Command) -> Result<(), NodeError> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(NodeError::Broken);
+        }
         if self.closed.load(Ordering::Acquire) {
             return Err(NodeError::Closed);
         }
         match timeout(ANSWER_WITHIN, self.commands.send(command)).await {
-            Ok(sent) => sent.map_err(|_| NodeError::Closed),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(self.over().await),
             Err(_) => Err(NodeError::Unresponsive(ANSWER_WITHIN)),
         }
+    }
+
+    /// Why the driver dropped a command: it has ended, and says in a moment whether it was asked to.
+    async fn over(&self) -> NodeError {
+        let _ = timeout(ANSWER_WITHIN, self.gone.cancelled()).await;
+        if self.broken.load(Ordering::Acquire) { NodeError::Broken } else { NodeError::Closed }
+    }
+
+    /// The driver has ended unasked. Its gates are closed and its work is cancelled (see `UserWork`);
+    /// this publishes that the node has no session, no role and no future.
+    fn break_down(&self) {
+        self.broken.store(true, Ordering::Release);
+        let metrics = &self.env.metrics;
+        metrics.role.set(Role::Unknown as i64);
+        metrics.master.with_label_values(&[self.env.keys.cluster()]).set(0);
+        metrics.authority_remaining.set(None);
+        metrics.shard_authority_remaining.set(None);
+        metrics.lease_remaining.set(None);
+        let published = &self.published;
+        published.session.send_replace(None);
+        published.metadata.send_modify(|metadata| metadata.role = Role::Unknown);
+        published.membership.send_modify(|membership| {
+            *membership = Membership {
+                sessions_lost: membership.sessions_lost,
+                broken: true,
+                ..Membership::default()
+            };
+        });
+    }
+}
+
+/// Runs the driver, and looks at how it ends.
+async fn watched(driver: impl Future<Output = ()> + Unpin, mut fall: Fall) {
+    match AssertUnwindSafe(driver).catch_unwind().await {
+        Ok(()) => fall.was_asked = true,
+        Err(panic) => {
+            let panic = panic_message(panic.as_ref());
+            tracing::error!(
+                node = %fall.core.id,
+                panic,
+                "the node's driver panicked: its authority is over, its work is cancelled, and the \
+                 process must be restarted"
+            );
+        }
+    }
+}
+
+/// Publishes the driver's end, however it ends: by order, by a panic, or dropped with its runtime.
+struct Fall {
+    core: Arc<Core>,
+    was_asked: bool,
+}
+
+impl Drop for Fall {
+    fn drop(&mut self) {
+        if !self.was_asked {
+            self.core.break_down();
+        }
+        self.core.gone.cancel();
     }
 }
 
@@ -161,8 +234,16 @@ impl Node for Core {
     async fn start(&self) -> Result<(), StartError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Start { runtime: Handle::current(), reply };
-        self.send(command).await.map_err(|_| StartError::Closed)?;
-        answer.await.unwrap_or(Err(StartError::Closed))
+        let refused = |error| match error {
+            NodeError::Broken => StartError::Broken,
+            NodeError::Closed => StartError::Closed,
+            NodeError::Unresponsive(within) => StartError::Unresponsive(within),
+        };
+        self.send(command).await.map_err(refused)?;
+        match answer.await {
+            Ok(started) => started,
+            Err(_) => Err(refused(self.over().await)),
+        }
     }
 
     async fn stop(&self, deadline: Duration) -> Result<Stopped, NodeError> {
@@ -170,7 +251,7 @@ impl Node for Core {
         self.send(Command::Stop { deadline: clock::boot_now() + deadline, reply }).await?;
         match timeout(deadline + STOP_SLACK, answer).await {
             Ok(Ok(stopped)) => Ok(stopped),
-            Ok(Err(_)) => Err(NodeError::Closed),
+            Ok(Err(_)) => Err(self.over().await),
             Err(_) => Ok(Stopped::Unclean),
         }
     }
@@ -178,8 +259,14 @@ impl Node for Core {
     async fn close(&self) -> Result<(), CloseError> {
         let (reply, answer) = oneshot::channel();
         let deadline = clock::boot_now() + CLOSE_WITHIN;
-        if self.send(Command::Close { deadline, reply }).await.is_err() {
-            return Ok(());
+        match self.send(Command::Close { deadline, reply }).await {
+            Ok(()) => (),
+            // A driver that has failed has nothing left to end.
+            Err(NodeError::Broken) if !self.closed.swap(true, Ordering::AcqRel) => {
+                return Err(CloseError::Unclean);
+            }
+            Err(NodeError::Unresponsive(within)) => return Err(CloseError::Stuck(within)),
+            Err(NodeError::Closed | NodeError::Broken) => return Ok(()),
         }
         self.closed.store(true, Ordering::Release);
         let stopped = timeout(CLOSE_WITHIN + STOP_SLACK, answer).await;
@@ -262,7 +349,7 @@ impl Node for Core {
         self.send(Command::Status { reply }).await?;
         match timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(status)) => Ok(status),
-            Ok(Err(_)) => Err(NodeError::Closed),
+            Ok(Err(_)) => Err(self.over().await),
             Err(_) => Err(NodeError::Unresponsive(ANSWER_WITHIN)),
         }
     }
@@ -290,3 +377,6 @@ impl Drop for Owner {
 pub(crate) fn abandoned_deadline() -> BootTime {
     clock::boot_now() + CLOSE_WITHIN
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,6 +90,8 @@ mod env;
 mod error;
 mod every;
 mod fenced;
+#[cfg(test)]
+pub(crate) mod fragile;
 mod gate;
 mod guarded;
 mod host;
@@ -177,6 +179,8 @@ pub struct Membership {
     pub term: Option<Term>,
     /// How many sessions it has lost since it started.
     pub sessions_lost: u64,
+    /// Whether its driver has failed ([`NodeError::Broken`]): it never joins again.
+    pub broken: bool,
 }
 
 /// How a node left its cluster.
@@ -211,9 +215,11 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`StartError::DuplicateId`] and [`StartError::TickDisagreement`] if the cluster does not let it
-    /// in: nobody else is disturbed, and it was never a candidate. [`StartError::Stopped`] if it was
-    /// stopped meanwhile, [`StartError::Closed`] after [`close`](Self::close).
+    /// [`StartError::DuplicateId`], after the builder's [`id_wait`](ClusterNodeBuilder::id_wait), and
+    /// [`StartError::TickDisagreement`] if the cluster does not let it in: nobody else is disturbed, and
+    /// it was never a candidate. [`StartError::Stopped`] if it was stopped meanwhile,
+    /// [`StartError::Closed`] after [`close`](Self::close), [`StartError::Broken`] if its driver has
+    /// failed.
     async fn start(&self) -> Result<(), StartError>;
 
     /// Leaves the cluster: ends the work, resigns, gives the lease back. Returns before `deadline` has
@@ -222,24 +228,38 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`] after [`close`](Self::close).
+    /// [`NodeError::Closed`] after [`close`](Self::close), [`NodeError::Broken`] if its driver has failed.
     async fn stop(&self, deadline: Duration) -> Result<Stopped, NodeError>;
 
     /// Stops the node for good, and ends its watches and its part of the [`DriverHost`]. The thread ends
-    /// when all its nodes are dropped. Later calls answer `Closed`.
+    /// when all its nodes are dropped. Later calls answer `Closed`, those of a broken node `Broken`.
     ///
     /// # Errors
     ///
     /// [`CloseError`] if the work or the store did not let it end in time; it is closed all the same.
     async fn close(&self) -> Result<(), CloseError>;
 
-    /// Puts a key of the node's own state, which vanishes with the node. After a lost session it is
-    /// put back by itself. Returns the revision of the write.
+    /// Puts a key of the node's own state, which vanishes with the node. Returns the revision of the write.
+    ///
+    /// # Guarantees
+    ///
+    /// Calls of [`put`](Self::put) and [`delete`](Self::delete) for one key take turns, in the order in
+    /// which they were made (in which their futures were first polled): a later call is sent when the
+    /// earlier ones have ended. An acknowledged value stays until a later call replaces or deletes it:
+    /// after a lost session, or in a store that was restored from a backup, the node puts it back by
+    /// itself when it has joined again. A call that ended in [`StateError::Unknown`] may be what is put
+    /// back. [`stop`](Self::stop) drops the state, and so all that was called before it.
     ///
     /// # Errors
     ///
-    /// [`StateError::NoLease`] if the node is not joined, [`StateError::Unknown`] if the store did not
-    /// answer, [`StateError::Key`] for an invalid or reserved key.
+    /// [`StateError::NoLease`] if the node is not joined, or left before it was the call's turn;
+    /// [`StateError::Busy`] if that did not come in time; [`StateError::Unknown`] if the store did not
+    /// answer; [`StateError::Key`] for an invalid or reserved key.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its turn has come, a call changes nothing. Dropped later, it may have taken effect,
+    /// as after [`StateError::Unknown`].
     async fn put(&self, key: &str, value: &[u8]) -> Result<Revision, StateError>;
 
     /// A key of the node's own state; `None` if there is none.
@@ -256,9 +276,14 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`StateError`]; nothing changes.
     async fn get_as_node(&self, node: NodeId, key: &str) -> Result<Option<Vec<u8>>, StateError>;
 
-    /// Deletes a key of the node's own state. Whether there was one.
+    /// Deletes a key of the node's own state. Whether there was one, also if a new session had not put it
+    /// back yet. Its order among the calls for the key is that of [`put`](Self::put).
     ///
     /// # Errors
+    ///
+    /// As for [`put`](Self::put). After [`StateError::Unknown`] the key is not put back.
+    ///
+    /// # Cancel safety
     ///
     /// As for [`put`](Self::put).
     async fn delete(&self, key: &str) -> Result<bool, StateError>;
@@ -323,7 +348,8 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`], or [`NodeError::Unresponsive`] if the driver does not answer.
+    /// [`NodeError::Closed`], [`NodeError::Unresponsive`] if the driver does not answer,
+    /// [`NodeError::Broken`] if it has failed.
     async fn status(&self) -> Result<status::Status, NodeError>;
 
     /// Gives up office once, after the work has ended; another node gets it. Nothing happens if the
@@ -331,18 +357,19 @@ pub trait Node: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`].
+    /// [`NodeError::Closed`], [`NodeError::Broken`].
     async fn resign(&self) -> Result<(), NodeError>;
 
     /// Asks that the node gets no shards and no office, or that it may get them again.
     ///
     /// # Errors
     ///
-    /// [`NodeError::Closed`].
+    /// [`NodeError::Closed`], [`NodeError::Broken`].
     async fn drain(&self, draining: bool) -> Result<(), NodeError>;
 }
 
-/// Joins, and joins again whenever the session is lost; returns why it cannot (any more).
+/// Joins, and joins again whenever the session is lost; returns why it cannot (any more):
+/// [`StartError::Broken`] once the node's driver has failed.
 ///
 /// # Cancel safety
 ///
@@ -355,9 +382,24 @@ pub async fn keep_joined(node: &dyn Node) -> StartError {
             return refused;
         }
         for joined in [true, false] {
-            if membership.wait_for(|it| it.joined == joined).await.is_err() {
-                return StartError::Closed;
+            match membership.wait_for(|it| it.joined == joined || it.broken).await.map(|it| *it) {
+                Ok(it) if it.broken => return StartError::Broken,
+                Ok(_) => (),
+                Err(_) => return StartError::Closed,
             }
         }
     }
+}
+
+/// Returns once the node's driver has failed ([`NodeError::Broken`]), and never otherwise.
+///
+/// # Cancel safety
+///
+/// Cancel safe: it only waits.
+pub async fn broken(node: &dyn Node) -> NodeError {
+    if node.membership().wait_for(|it| it.broken).await.is_err() {
+        // The node is gone, and did not fail before.
+        std::future::pending::<()>().await;
+    }
+    NodeError::Broken
 }

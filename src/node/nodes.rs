@@ -29,6 +29,11 @@ impl ClusterNode {
     pub(crate) fn from_options(options: NodeOptions) -> Self {
         Self { owner: Arc::new(Owner(Core::new(options))) }
     }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.owner.0
+    }
 }
 
 /// A node that is a cluster of its own, in a memory store: it runs the leader's and the follower's

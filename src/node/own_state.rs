@@ -1,23 +1,28 @@
-//! The state a node keeps for itself in the cluster: what it put, at which revisions, and how it comes
-//! back after a lost session (T17, R10).
+//! The state a node keeps for itself in the cluster: writes it, and puts it back after a lost session
+//! (T17, R10). What is wanted and whose turn it is, [`OwnCalls`] decides; this sends.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::{sleep, timeout},
+};
 
 use super::{
     core::Session,
     env::Env,
     error::StateError,
-    guarded::{self, Attempt, Failed, Late, Place, Policy, Write},
+    guarded::{self, Attempt, Failed, Place, Policy, Write},
 };
 use crate::{
-    engine::{LeaseId, NodeId, Revision},
+    clock,
+    engine::{LeaseId, Next, NodeId, OwnCall, OwnCalls, OwnEffect, OwnWrite, Revision, Turn},
     store::{StoreError, keys::Keys},
 };
 
@@ -25,88 +30,42 @@ use crate::{
 const PUT_BACK_AT_ONCE: usize = 16;
 const PUT_BACK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// One key of the node's own state.
-#[derive(Clone, Debug)]
-struct Entry {
-    /// As it was last put, or may have been.
-    value: Vec<u8>,
-    /// The incarnation it was last written under; `None` if that is not known.
-    lease: Option<LeaseId>,
-    /// m(key), if it was written under that incarnation.
-    modified: Revision,
-}
-
-/// All of them, by the user's key.
+/// All keys of the node's own state, and the calls about them that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct OwnState {
-    entries: Mutex<BTreeMap<String, Entry>>,
-    /// Keys that are being deleted, how many times: what is put back keeps off them.
-    deleting: Mutex<BTreeMap<String, usize>>,
+    calls: Mutex<Calls>,
+    /// Something is to be put back.
+    missing: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    own: OwnCalls,
+    /// Wakes the calls that wait for their turn, by their numbers.
+    waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
 impl OwnState {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node has left: its state went with it.
-    pub(crate) fn clear(&self) {
-        self.lock().clear();
+    /// The node has joined under that lease. To be called before the session is published.
+    pub(crate) fn joined(&self, lease: LeaseId) {
+        self.lock().own.joined(lease);
     }
 
-    fn known(&self, key: &str, lease: LeaseId) -> Revision {
-        match self.lock().get(key) {
-            Some(entry) if entry.lease == Some(lease) => entry.modified,
-            _ => Revision(0),
-        }
+    /// The node has left: its state went with it, and answers to earlier calls count no longer.
+    pub(crate) fn left(&self) {
+        let mut calls = self.lock();
+        calls.own.left();
+        // Those that wait are woken by it.
+        calls.waiting.clear();
     }
 
-    /// A put took effect.
-    fn learn(&self, key: &str, value: Vec<u8>, lease: LeaseId, modified: Revision) {
-        let mut map = self.lock();
-        match map.get_mut(key) {
-            // A put of the same key that was committed later has been learnt already.
-            Some(entry) if entry.lease == Some(lease) && modified <= entry.modified => (),
-            _ => {
-                let entry = Entry { value, lease: Some(lease), modified };
-                map.insert(key.to_owned(), entry);
-            }
-        }
-    }
-
-    /// A put may take effect yet: it is the newest value that anybody may see, so it is what must come
-    /// back (I5: own state never goes back to an older value).
-    fn suspect(&self, key: &str, value: Vec<u8>) {
-        let mut map = self.lock();
-        if let Some(entry) = map.get_mut(key) {
-            entry.value = value;
-        } else {
-            let entry = Entry { value, lease: None, modified: Revision(0) };
-            map.insert(key.to_owned(), entry);
-        }
-    }
-
-    fn forget(&self, key: &str) {
-        self.lock().remove(key);
-    }
-
-    /// What is not yet put under this incarnation.
-    fn missing(&self, lease: LeaseId) -> Vec<(String, Vec<u8>)> {
-        let map = self.lock();
-        let missing = map.iter().filter(|(_, entry)| entry.lease != Some(lease));
-        missing.map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
-    }
-
-    fn is_missing(&self, key: &str, lease: LeaseId) -> bool {
-        self.lock().get(key).is_some_and(|entry| entry.lease != Some(lease))
-    }
-
-    fn deleting(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
-        self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_being_deleted(&self, key: &str) -> bool {
-        self.deleting().contains_key(key)
+    fn call(&self, key: &str, write: OwnWrite) -> Call<'_> {
+        let call = self.lock().own.call(key, write);
+        Call { own: self, call, sent: None }
     }
 
     /// T17: puts a key on the lease of the session.
@@ -119,22 +78,9 @@ impl OwnState {
         value: &[u8],
     ) -> Result<Revision, StateError> {
         let full = state_key(&env.keys, key, id)?;
-        let now = session.borrow().clone().ok_or(StateError::NoLease)?;
-        let lease = now.lease;
-        let write = Write::Put { value: value.to_vec(), lease: Some(lease) };
-        let done = self.write(env, session, &now, key, &full, &write).await;
-        match done {
-            Ok((revision, _)) => {
-                self.learn(key, value.to_vec(), lease, revision);
-                Ok(revision)
-            }
-            Err(error) => {
-                if matches!(error, StateError::Unknown { .. }) {
-                    self.suspect(key, value.to_vec());
-                }
-                Err(error)
-            }
-        }
+        let write = OwnWrite::Put(value.to_vec());
+        let (revision, _) = self.change(env, session, key, &full, write).await?;
+        Ok(revision)
     }
 
     /// T17: deletes a key. Whether there was one.
@@ -146,46 +92,73 @@ impl OwnState {
         key: &str,
     ) -> Result<bool, StateError> {
         let full = state_key(&env.keys, key, id)?;
-        let now = session.borrow().clone().ok_or(StateError::NoLease)?;
-        // Before the write is made up: what is put back is then either seen by it as under way, or sees
-        // this and is not sent.
-        let _deleting = Deleting::begin(self, key);
-        let (_, deleted) = self.write(env, session, &now, key, &full, &Write::Delete).await?;
-        self.forget(key);
+        let (_, deleted) = self.change(env, session, key, &full, OwnWrite::Delete).await?;
         Ok(deleted)
     }
 
-    async fn write(
+    /// One call of the user's, in its turn.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its turn has come, nothing changes. Dropped later, the outcome is unknown.
+    async fn change(
         &self,
         env: &Env,
         session: &watch::Receiver<Option<Session>>,
-        Session { lease, marker }: &Session,
         key: &str,
         full: &[u8],
-        write: &Write,
+        write: OwnWrite,
     ) -> Result<(Revision, bool), StateError> {
-        let doing = || match write {
-            Write::Put { .. } => format!("put {key:?}"),
-            Write::Delete => format!("delete {key:?}"),
+        let deadline = clock::boot_now() + env.call_timeout;
+        if session.borrow().is_none() {
+            return Err(StateError::NoLease);
+        }
+        let mut call = self.call(key, write);
+        let Ok(()) = timeout(env.call_timeout, call.until_turn()).await else {
+            return Err(StateError::Busy { doing: call.doing(), timeout: env.call_timeout });
         };
-        let same = || {
-            let now = session.borrow().as_ref().map(|session| session.lease);
-            (now == Some(*lease)).then_some(None)
-        };
-        let known = self.known(key, *lease);
-        let (store, timeout) = (env.store.as_ref(), env.call_timeout);
-        let place = Place { key: full, marker: Some(marker) };
-        let done =
-            guarded::write(store, same, place, known, write, Policy::Overwrite, timeout).await;
-        done.map_err(|failed| match failed {
-            Failed::GuardLost | Failed::Store(StoreError::LeaseNotFound) => StateError::NoLease,
-            Failed::Changed(_) => unreachable!("the policy overwrites"),
-            Failed::Store(source) => StateError::Store { doing: doing(), source },
-            Failed::Unknown(source) => StateError::Unknown { doing: doing(), source },
-        })
+        let mut now = session.borrow().clone().ok_or(StateError::NoLease)?;
+        // After the session was looked at: the node may have left since the call was made.
+        if call.turn() == Turn::Over {
+            return Err(StateError::NoLease);
+        }
+        let awaited = self.lock().own.is_missing(key, now.lease);
+        let mut done = None;
+        loop {
+            let left = deadline.since(clock::boot_now());
+            let same = || {
+                let session = session.borrow().as_ref().map(|session| session.lease);
+                (session == Some(now.lease)).then_some(None)
+            };
+            let known = self.lock().own.known(key, now.lease);
+            let place = Place { key: full, marker: Some(&now.marker) };
+            let write = call.write(now.lease);
+            call.sent = Some(now.lease);
+            let policy = Policy::Overwrite;
+            let wrote =
+                guarded::write(env.store.as_ref(), same, place, known, &write, policy, left).await;
+            let (revision, deleted) = match (wrote, done) {
+                (Ok(wrote), _) => wrote,
+                // It was acknowledged in an earlier session; what is missing in this one is put back.
+                (Err(_), Some(done)) => return Ok(done),
+                (Err(failed), None) => return Err(call.failed(failed, now.lease)),
+            };
+            done = Some((revision, deleted || awaited));
+            // The session may have been lost and regained since the write was sent.
+            let next = call.note(OwnEffect::Took { lease: now.lease, revision });
+            let joined = session.borrow().clone();
+            match (next, joined) {
+                (Next::Again(lease), Some(joined))
+                    if joined.lease == lease && clock::boot_now() < deadline =>
+                {
+                    now = joined;
+                }
+                _ => return Ok((revision, deleted || awaited)),
+            }
+        }
     }
 
-    /// Puts back what an earlier incarnation had put, until all is back or the session is another.
+    /// Puts back what an earlier session had, until the session is another.
     ///
     /// # Cancel safety
     ///
@@ -197,19 +170,28 @@ impl OwnState {
         now: &watch::Receiver<Option<Session>>,
         session: &Session,
     ) {
+        let mut now = now.clone();
         loop {
-            let missing = self.missing(session.lease);
-            let gone = now.borrow().as_ref().map(|now| now.lease) != Some(session.lease);
-            if missing.is_empty() || gone {
+            let mut more = pin!(self.missing.notified());
+            // Before it is looked for: what is missed from here on is heard of.
+            more.as_mut().enable();
+            let lease = now.borrow_and_update().as_ref().map(|now| now.lease);
+            if lease != Some(session.lease) {
                 return;
             }
-            let deleting: BTreeSet<String> = self.deleting().keys().cloned().collect();
-            if missing.iter().all(|(key, _)| deleting.contains(key)) {
-                // What their deletes leave of them is known soon.
-                sleep(PUT_BACK_AGAIN_AFTER).await;
+            let missing = self.lock().own.missing(session.lease);
+            if missing.is_empty() {
+                tokio::select! {
+                    biased;
+                    // Cancel safe: a change that is not seen is seen next time.
+                    changed = now.changed() => if changed.is_err() { return },
+                    // Cancel safe: what is missing is looked for anew each time.
+                    () = more => (),
+                }
+                continue;
             }
             let failed = stream::iter(missing)
-                .map(|(key, value)| self.put_one_back(env, id, session, key, value))
+                .map(|key| self.put_one_back(env, id, session, key))
                 .buffer_unordered(PUT_BACK_AT_ONCE)
                 .filter_map(|result| async { result.err() })
                 .collect::<Vec<_>>()
@@ -227,61 +209,123 @@ impl OwnState {
         id: NodeId,
         Session { lease, marker }: &Session,
         key: String,
-        value: Vec<u8>,
     ) -> Result<(), StoreError> {
         let lease = *lease;
-        let Ok(full) = env.keys.state(&key, id) else { return Ok(()) };
-        let write = Write::Put { value: value.clone(), lease: Some(lease) };
-        let (store, timeout) = (env.store.as_ref(), env.call_timeout);
-        let mut known = Revision(0);
-        // A put or a delete of the user's that came between has the last word.
+        let full = env.keys.state(&key, id).expect("it was checked when it was put");
+        // A call that came between has the last word.
+        let Some(call) = self.lock().own.put_back(&key, lease) else { return Ok(()) };
+        let mut call = Call { own: self, call, sent: None };
+        let write = call.write(lease);
         let place = Place { key: &full, marker: Some(marker) };
+        let mut known = Revision(0);
         loop {
+            // Calls for the key wait: for no longer than for a single attempt.
+            let wait =
+                guarded::attempt_timeout(clock::boot_now() + env.call_timeout, env.call_timeout);
             let late = place.late(known, &write);
-            if !self.is_missing(&key, lease) || self.is_being_deleted(&key) {
-                if let Late::First(put) = late {
-                    put.settled();
-                }
-                return Ok(());
-            }
-            match guarded::attempt(store, None, &full, known, &write, late, timeout).await? {
-                Attempt::Settled => (),
-                Attempt::Done { revision, .. } => {
-                    self.learn(&key, value, lease, revision);
-                    return Ok(());
-                }
-                Attempt::Changed(Some(kv)) if kv.lease == Some(lease) => {
-                    self.learn(&key, kv.value, lease, kv.modified);
-                    return Ok(());
-                }
-                Attempt::Changed(found) => known = found.map_or(Revision(0), |kv| kv.modified),
-                Attempt::GuardLost => return Ok(()),
-            }
+            let store = env.store.as_ref();
+            let revision =
+                match guarded::attempt(store, None, &full, known, &write, late, wait).await? {
+                    Attempt::Done { revision, .. } => revision,
+                    // By an earlier copy, by a call whose fate is open, or by an operator.
+                    Attempt::Changed(Some(kv)) if kv.lease == Some(lease) => kv.modified,
+                    Attempt::Changed(found) => {
+                        known = found.map_or(Revision(0), |kv| kv.modified);
+                        continue;
+                    }
+                    Attempt::Settled => continue,
+                    Attempt::GuardLost => unreachable!("there is none"),
+                };
+            call.note(OwnEffect::Took { lease, revision });
+            return Ok(());
         }
     }
 }
 
-/// A delete of a key that is under way.
-struct Deleting<'a> {
+/// A call about one key, from when it is made. Dropped, the next one has its turn.
+struct Call<'a> {
     own: &'a OwnState,
-    key: &'a str,
+    call: OwnCall,
+    /// Under which lease a write was sent of which nothing is noted yet.
+    sent: Option<LeaseId>,
 }
 
-impl<'a> Deleting<'a> {
-    fn begin(own: &'a OwnState, key: &'a str) -> Self {
-        *own.deleting().entry(key.to_owned()).or_default() += 1;
-        Self { own, key }
+impl Call<'_> {
+    fn doing(&self) -> String {
+        match self.call.write {
+            OwnWrite::Put(_) | OwnWrite::PutBack(_) => format!("put {:?}", self.call.key),
+            OwnWrite::Delete => format!("delete {:?}", self.call.key),
+        }
+    }
+
+    fn write(&self, lease: LeaseId) -> Write {
+        match &self.call.write {
+            OwnWrite::Put(value) | OwnWrite::PutBack(value) => {
+                Write::Put { value: value.clone(), lease: Some(lease) }
+            }
+            OwnWrite::Delete => Write::Delete,
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        self.own.lock().own.turn(&self.call)
+    }
+
+    /// Waits until all earlier calls for the key have ended, or the node has left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: the turn is asked for anew.
+    async fn until_turn(&self) {
+        loop {
+            let woken = {
+                let mut calls = self.own.lock();
+                if calls.own.turn(&self.call) != Turn::Waits {
+                    return;
+                }
+                let (wake, woken) = oneshot::channel();
+                calls.waiting.insert(self.call.number, wake);
+                woken
+            };
+            // An error: the node has left.
+            let _ = woken.await;
+        }
+    }
+
+    fn note(&mut self, effect: OwnEffect) -> Next {
+        self.sent = None;
+        self.own.lock().own.note(&self.call, effect)
+    }
+
+    /// Notes how its write failed.
+    fn failed(&mut self, failed: Failed, lease: LeaseId) -> StateError {
+        let doing = self.doing();
+        if let Failed::Unknown(source) = failed {
+            self.note(OwnEffect::Unknown { lease });
+            return StateError::Unknown { doing, source };
+        }
+        self.sent = None;
+        match failed {
+            Failed::GuardLost | Failed::Store(StoreError::LeaseNotFound) => StateError::NoLease,
+            Failed::Store(source) => StateError::Store { doing, source },
+            Failed::Changed(_) | Failed::Unknown(_) => unreachable!("the policy overwrites"),
+        }
     }
 }
 
-impl Drop for Deleting<'_> {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let mut deleting = self.own.deleting();
-        if let Some(count) = deleting.get_mut(self.key) {
-            *count -= 1;
-            if *count == 0 {
-                deleting.remove(self.key);
-            }
+        let mut calls = self.own.lock();
+        if let Some(lease) = self.sent {
+            calls.own.note(&self.call, OwnEffect::Unknown { lease });
+        }
+        let ended = calls.own.end(&self.call);
+        calls.waiting.remove(&self.call.number);
+        if let Some(wake) = ended.next.and_then(|next| calls.waiting.remove(&next)) {
+            let _ = wake.send(());
+        }
+        if ended.missing {
+            self.own.missing.notify_waiters();
         }
     }
 }

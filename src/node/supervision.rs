@@ -7,6 +7,7 @@
 //! ```text
 //! lease 3c0b4e0a2f7d91a5      this lease is about to be granted to one of my incarnations
 //! gone 3c0b4e0a2f7d91a5       this incarnation has ended and left nothing behind
+//! leaving                     this process was asked to leave, and does
 //! ```
 //!
 //! A lease is announced *before* the request for it leaves, so the parent knows of every lease that the
@@ -44,6 +45,9 @@ pub enum Line {
     Lease(LeaseId),
     /// This incarnation has ended and left nothing behind.
     Gone(LeaseId),
+    /// The process was asked to leave, and does: what the parent is asked at the same time is the same
+    /// request.
+    Leaving,
 }
 
 impl fmt::Display for Line {
@@ -51,6 +55,7 @@ impl fmt::Display for Line {
         match self {
             Self::Lease(lease) => write!(f, "lease {lease}"),
             Self::Gone(lease) => write!(f, "gone {lease}"),
+            Self::Leaving => f.write_str("leaving"),
         }
     }
 }
@@ -58,7 +63,11 @@ impl fmt::Display for Line {
 impl Line {
     /// What a line without its end says; `None` if it is none of ours.
     pub fn parse(line: &str) -> Option<Self> {
-        let (word, lease) = line.trim_end().split_once(' ')?;
+        let line = line.trim_end();
+        if line == "leaving" {
+            return Some(Self::Leaving);
+        }
+        let (word, lease) = line.split_once(' ')?;
         let lease = i64::from_str_radix(lease, 16).ok().filter(|lease| 0 < *lease).map(LeaseId)?;
         match word {
             "lease" => Some(Self::Lease(lease)),
@@ -102,6 +111,12 @@ impl Parent {
             self.pipe = None;
         }
     }
+}
+
+/// Tells the parent, if there is one, that this process was asked to leave: once, and as soon as it was. A
+/// service manager that signals every process asks the parent too, which then does not pass it on.
+pub fn announce_leaving() {
+    Parent::from_env().tell(Line::Leaving);
 }
 
 /// What ending an incarnation found.

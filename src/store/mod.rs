@@ -340,8 +340,7 @@ pub trait Store: Send + Sync + Debug + 'static {
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError>;
 
-    /// Revokes a lease and deletes its keys, in one revision. [`StoreError::LeaseNotFound`] if there is
-    /// none.
+    /// Revokes a lease with its keys, in one revision; [`StoreError::LeaseNotFound`] if there is none.
     async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError>;
 
     /// Renews a lease once. A lease that is gone is an answer with a TTL of zero, not an error.
@@ -363,6 +362,11 @@ pub trait Store: Send + Sync + Debug + 'static {
 
     /// Asks the store to prefer another member for what comes (a watch that lags, say). A hint.
     fn avoid_current(&self) {}
+
+    /// Returns the reason once the store has failed by a bug (a task of its own panicked), and never else.
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
 }
 
 /// How the store is reached.

@@ -37,7 +37,7 @@ type NotReady = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// One node's [`StatusSource`].
 ///
-/// Live as long as the node's driver steps; ready when it has joined, hears of the store, and the election
+/// Live as long as the node's driver steps, or has ended because the node was closed; ready when it has joined, hears of the store, and the election
 /// is not stuck. Nothing can be asked of the node by a button unless [`may_resign`](Self::may_resign).
 pub struct NodeSource {
     node: Arc<dyn Node>,
@@ -163,6 +163,7 @@ impl StatusSource for NodeSource {
         match self.node.status().await {
             Ok(_) => Probe::Pass("the driver steps".into()),
             Err(NodeError::Closed) => Probe::Pass("the node has left".into()),
+            // Unresponsive or broken: only a restart helps.
             Err(error) => Probe::Fail(error.to_string()),
         }
     }

@@ -230,7 +230,8 @@ pub async fn a_second_node_with_a_live_id_is_refused_and_disturbs_nobody(rig: Ri
     first.put("k", b"mine").await.unwrap();
     let second = rig.build(Spec::new(7));
     match second.start().await {
-        Err(StartError::DuplicateId { id, address, holder }) => {
+        Err(StartError::DuplicateId { id, address, holder, waited }) => {
+            assert_eq!(waited, Duration::ZERO, "nobody asked it to wait");
             assert_eq!((id, address.as_str()), (first.id(), "address-of-7"));
             assert_eq!(holder, Some(rig.lease_of(7).await));
         }

@@ -41,6 +41,7 @@ impl Shop {
             n: 0,
             d: Duration::from_secs(1),
             ended: true,
+            suspended: false,
         };
         let mut client = etcd.client().await;
         let key = Keys::new("shop").unwrap().record();
@@ -211,10 +212,12 @@ async fn a_second_process_with_a_live_id_is_refused_with_exit_code_6_and_disturb
     let shop = Shop::open().await;
     let one = shop.node("7", &[]);
     let before = shop.leader(1, None).await;
-    let mut twin = shop.node("7", &[]);
+    let mut twin = shop.node("7", &["--id-wait", "0"]);
     let status = twin.status().await;
     assert_eq!(status.code(), Some(6), "{}", twin.err());
-    assert!(twin.err().contains("host-7"), "it names the holder: {}", twin.err());
+    let said = twin.err();
+    assert!(said.contains("node id 7 is taken by a live node at \"host-7\""), "{said}");
+    assert!(said.contains("--id-wait"), "it names the remedy: {said}");
     assert_eq!(shop.leader(1, None).await, before);
     assert!(!one.err().contains("WARN"), "{}", one.err());
 }

@@ -9,7 +9,7 @@ use crate::{
     binary::{LONG, Process},
     cluster::{Dumped, Shop, dump},
     rounds::{Checks, Keeper},
-    support::eventually,
+    support::{etcd::Etcd, eventually},
 };
 
 /// Node 3, with state.
@@ -245,5 +245,108 @@ async fn a_second_signal_ends_a_node_that_cannot_leave_and_its_number_is_in_the_
         node.says("a second signal ends at once").await;
         node.signal(signal);
         assert_eq!(node.status().await.code(), Some(code), "{}", node.err());
+    }
+}
+
+const FULL: &str = "etcd has no space left, it rejects writes";
+const SPACE_AGAIN: &str = "etcd has space again, it accepts writes";
+
+/// Writes until etcd's quota is used up.
+async fn fill(etcd: &Etcd) {
+    let mut client = etcd.client().await;
+    let large = vec![b'x'; 1_000_000];
+    let refused = eventually("etcd is full", LONG, async || {
+        client.put("junk", large.clone(), None).await.err()
+    })
+    .await;
+    assert!(refused.to_string().contains("database space exceeded"), "{refused}");
+}
+
+/// As a runbook has it.
+async fn make_room(etcd: &Etcd) {
+    etcd.etcdctl(&["del", "junk"]);
+    let mut client = etcd.client().await;
+    let now = client.get("none", None).await.unwrap().header().unwrap().revision();
+    etcd.etcdctl(&["compact", &now.to_string()]);
+    etcd.etcdctl(&["defrag"]);
+    etcd.etcdctl(&["alarm", "disarm"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_is_named_once_by_every_node_and_its_end_too_and_nobody_is_called_leader() {
+    const QUOTA: &str = "--quota-backend-bytes=16777216";
+    let shop = Shop::locked(Etcd::options().flag(QUOTA).start().await, Vec::new());
+    // The third writes nothing of its own: it hears of a full etcd by the alarm.
+    let nodes = [shop.node("1", &[]), shop.node("2", &[]), shop.node("3", &["--never-lead"])];
+    shop.leader(3, None).await;
+    fill(&shop.etcd).await;
+    for node in &nodes {
+        node.says(FULL).await;
+    }
+    // Whoever is in office cannot write a beat, so nobody acts.
+    let leader = shop.ask(&["leader"]);
+    assert!([3, 8].contains(&leader.code), "{leader:?}");
+    assert!(
+        !leader.out.starts_with("leader 1") && !leader.out.starts_with("leader 2"),
+        "{leader:?}"
+    );
+    assert_eq!(shop.status()["leader"], serde_json::Value::Null);
+    let check = shop.ask(&["check"]);
+    assert_eq!(check.code, 8, "{check:?}");
+    assert!(check.out.contains("NOSPACE"), "{check:?}");
+
+    let mut late = shop.node("9", &["--start-within", "4s"]);
+    assert_eq!(late.status().await.code(), Some(4), "{}", late.err());
+    let said = late.err();
+    assert!(said.contains(FULL), "{said}");
+    let error = said.lines().find(|line| line.starts_with("bellwether: ")).unwrap();
+    assert!(error.contains("not joined") && error.contains("space exceeded"), "{error}");
+    assert!(error.contains("alarm disarm"), "{error}");
+
+    make_room(&shop.etcd).await;
+    for node in &nodes {
+        node.says(SPACE_AGAIN).await;
+    }
+    shop.leader(3, None).await;
+    assert_eq!(shop.ask(&["leader"]).code, 0);
+    for node in &nodes {
+        let said = node.err();
+        assert_eq!(
+            (said.matches(FULL).count(), said.matches(SPACE_AGAIN).count()),
+            (1, 1),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leader_is_not_called_leader() {
+    let shop = Shop::open().await;
+    // Alone: nobody takes its office.
+    let node = shop.node("1", &["--ttl", "60s"]);
+    shop.leader(1, None).await;
+    node.signal(Signal::STOP);
+    let leader = shop.ask(&["leader"]);
+    assert_eq!(leader.code, 8, "{leader:?}");
+    assert!(leader.out.contains("nobody acts") && leader.out.contains("silent for"), "{leader:?}");
+    let status = shop.status();
+    assert_eq!(
+        (&status["leader"], &status["not_acting"]["id"]),
+        (&serde_json::Value::Null, &"1".into())
+    );
+    node.signal(Signal::CONT);
+    shop.leader(1, None).await;
+    assert_eq!(shop.ask(&["leader"]).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_of_two_etcd_clusters_fail_the_check() {
+    let (one, other) = (Etcd::start().await, Etcd::start().await);
+    let both = format!("{},{}", one.endpoint(0), other.endpoint(0));
+    let ran = crate::binary::run(["check", "--etcd-only", "--cluster", "shop", "--etcd", &both]);
+    assert_eq!(ran.code, 8, "{ran:?}");
+    assert!(ran.out.contains("different etcd clusters"), "{ran:?}");
+    for etcd in [&one, &other] {
+        assert!(ran.out.contains(&format!("{} of cluster", etcd.endpoint(0))), "{ran:?}");
     }
 }

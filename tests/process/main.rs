@@ -9,11 +9,15 @@ mod support;
 mod binary;
 mod cluster;
 mod demo;
+#[cfg(feature = "mutants")]
+mod driver;
 mod etcd_faults;
 mod flags;
 mod frozen;
 mod go_node;
 mod locked_down;
 mod logs;
+mod restarts;
 mod rounds;
+mod signals;
 mod supervise;

@@ -77,13 +77,18 @@ async fn orphans_are_reaped_while_the_program_runs_and_killed_when_it_ends() {
 const STABLE: &[&str] = &["--profile", "stable"];
 
 fn supervised(shop: &Shop, id: &str) -> Process {
+    Process::of(supervised_command(shop, id, &[]))
+}
+
+/// A node under its supervisor.
+pub(crate) fn supervised_command(shop: &Shop, id: &str, more: &[&str]) -> Command {
     let binary = env!("CARGO_BIN_EXE_bellwether");
     let node = ["supervise", "--", binary, "run", "--id", id, "--listen", "127.0.0.1:0"];
-    Process::of(shop.command(&[&node, STABLE].concat()))
+    shop.command(&[&node, STABLE, more].concat())
 }
 
 /// The process under the supervisor.
-async fn child_of(supervisor: &Process) -> Pid {
+pub(crate) async fn child_of(supervisor: &Process) -> Pid {
     let line = supervisor.says("started pid=").await;
     let pid = line.split_once("pid=").unwrap().1.split(' ').next().unwrap();
     Pid::from_raw(pid.parse().unwrap()).unwrap()
@@ -126,7 +131,7 @@ async fn a_node_leaves_when_its_supervisor_is_killed() {
 }
 
 /// The time at the beginning of a log line.
-fn when(line: &str) -> Duration {
+pub(crate) fn when(line: &str) -> Duration {
     let time: jiff::Timestamp = line.split(' ').next().unwrap().parse().unwrap();
     Duration::from_nanos(u64::try_from(time.as_nanosecond()).unwrap())
 }

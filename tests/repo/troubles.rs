@@ -21,6 +21,7 @@ fn messages() -> Vec<String> {
             id: NodeId::new(3).unwrap(),
             address: "10.0.0.7:8080".into(),
             holder: None,
+            waited: Duration::from_secs(7),
         }
         .to_string(),
         StartError::TickDisagreement {
@@ -28,6 +29,7 @@ fn messages() -> Vec<String> {
             own: Duration::from_millis(100),
         }
         .to_string(),
+        NodeError::Broken.to_string(),
         NodeError::Unresponsive(Duration::from_secs(5)).to_string(),
         CloseError::Unclean.to_string(),
         StateError::NoLease.to_string(),

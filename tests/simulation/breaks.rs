@@ -112,7 +112,7 @@ impl Broken {
                     compare.revision.0 = 0;
                 }
             }
-            (Self::PlainPut, Ask::Put { .. }) => txn.compares.clear(),
+            (Self::PlainPut, Ask::Own(ask)) if ask.name() == "put" => txn.compares.clear(),
             _ => (),
         }
     }

@@ -17,6 +17,7 @@ use bellwether::engine::{
 use crate::{
     breaks::Broken,
     chance::{MICROS, MILLIS, SECONDS, Time},
+    own::Own,
     rules::Rule,
     wire::{Ask, Item, Watch},
     world::{Event, Proof, World, note},
@@ -55,7 +56,12 @@ pub struct Proc {
     /// The leases that its parent was told.
     pub announced: Vec<LeaseId>,
     /// Own state (T17).
-    pub state: OwnState,
+    pub own: Own,
+    /// The last change of it before the process began.
+    pub own_floor: u64,
+    /// Whether it has left, and the process that goes on with what it remembers.
+    pub left: bool,
+    pub heir: Option<ProcId>,
     /// Until when it is inside leader authority, in true time.
     pub authority_until: Time,
     /// Until when it is inside shard authority, in true time.
@@ -89,17 +95,6 @@ pub struct ShardWork {
     pub stopping: bool,
 }
 
-/// One key of a node's state.
-#[derive(Debug, Default)]
-pub struct OwnState {
-    pub lease: Option<LeaseId>,
-    /// m(key) as last known.
-    pub modified: Revision,
-    pub wanted: u64,
-    pub written: u64,
-    pub in_flight: Option<u64>,
-}
-
 /// One uninterruptible step of a driver.
 pub enum Step {
     /// Taken from the transport; to be stamped.
@@ -116,6 +111,10 @@ pub enum Step {
 
 impl Proc {
     pub fn new(slot: usize, config: Config, seed: u64) -> Self {
+        #[cfg(feature = "mutants")]
+        let calls = bellwether::engine::OwnCalls::with_mutant(config.mutant);
+        #[cfg(not(feature = "mutants"))]
+        let calls = bellwether::engine::OwnCalls::default();
         Self {
             id: config.id,
             slot,
@@ -130,7 +129,10 @@ impl Proc {
             shards: BTreeMap::new(),
             leases: Vec::new(),
             announced: Vec::new(),
-            state: OwnState::default(),
+            own: Own::new(calls),
+            own_floor: 0,
+            left: false,
+            heir: None,
             authority_until: 0,
             shard_until: 0,
             offers: Duration::ZERO,
@@ -310,15 +312,12 @@ impl World {
             Effect::Joined { lease, tick, .. } => {
                 self.stats.joins += 1;
                 self.procs[p].tick = tick;
-                let state = &mut self.procs[p].state;
-                *state =
-                    OwnState { lease: Some(lease), wanted: state.wanted, ..OwnState::default() };
-                self.put_state(p);
+                self.own_joined(p, lease);
             }
             Effect::SessionLost { lease, reason } => {
                 self.stats.sessions_lost += 1;
                 self.check_lost(p, lease, reason);
-                self.procs[p].state.lease = None;
+                self.procs[p].own.lease = None;
             }
             Effect::Refused(_) => {
                 self.stats.refusals += 1;
@@ -372,6 +371,8 @@ impl World {
             self.check_left(p);
         }
         self.end_proc(p);
+        self.procs[p].left = true;
+        self.own_left(p);
         if self.healed && self.slots[self.procs[p].slot].proc == Some(p) {
             // Told to leave before all faults ended: the bounds count from when it is back.
             self.depot.back_at = self.now;
@@ -463,49 +464,6 @@ impl World {
             self.run(p);
         }
     }
-
-    /// Writes the own state, if something is to be written and nothing is on its way.
-    pub fn put_state(&mut self, p: ProcId) {
-        let proc = &mut self.procs[p];
-        let state = &mut proc.state;
-        let Some(lease) = state.lease else { return };
-        if !proc.alive || state.in_flight.is_some() || state.written == state.wanted {
-            return;
-        }
-        state.in_flight = Some(state.wanted);
-        let ask = Ask::Put { lease, id: proc.id, seen: state.modified, value: state.wanted };
-        self.send_raw(p, ask);
-    }
-
-    /// An own put was answered, or given up.
-    pub fn on_put(&mut self, p: ProcId, lease: LeaseId, value: u64, outcome: &PutOutcome) {
-        let state = &mut self.procs[p].state;
-        if state.lease != Some(lease) || state.in_flight != Some(value) {
-            return;
-        }
-        state.in_flight = None;
-        match outcome {
-            PutOutcome::Done(revision) => {
-                state.modified = *revision;
-                state.written = value;
-            }
-            PutOutcome::Refused(found) => state.modified = *found,
-            PutOutcome::LeaseNotFound => return,
-            PutOutcome::Unknown => (),
-        }
-        let after = self.chance.between(1, 50) * MILLIS;
-        self.at(self.now + after, Event::PutState(p));
-    }
-}
-
-/// What became of an own put.
-#[derive(Clone, Debug)]
-pub enum PutOutcome {
-    Done(Revision),
-    /// m(key) as found.
-    Refused(Revision),
-    LeaseNotFound,
-    Unknown,
 }
 
 fn discriminant(input: &Input) -> u8 {

@@ -19,6 +19,7 @@ mod harm;
 mod host;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod own;
 mod parent;
 mod rules;
 mod scenario;
@@ -128,6 +129,24 @@ fn a_node_whose_link_stays_bad_makes_room_for_another() {
     match search(from..from + count, None, scenario) {
         Err(found) => panic!("{}", tell(found.0, scenario(found.0), None)),
         Ok(stats) => assert!(stats.runs < stats.terms, "more than one term a run"),
+    }
+}
+
+#[test]
+fn own_state_is_as_the_last_call_left_it() {
+    let from = env("BELLWETHER_SIM_FROM", 0);
+    let count = env("BELLWETHER_SIM_SEEDS", 20_000) / 4;
+    let scenario = |seed| Scenario::of(seed).with_own_calls();
+    match search(from..from + count, None, scenario) {
+        Err(found) => panic!("{}", tell(found.0, scenario(found.0), None)),
+        Ok(stats) => {
+            stats.print();
+            assert!(stats.runs < stats.own_checked, "more than one node's state a run");
+            if 500 <= count {
+                assert!(0 < stats.deletes && 0 < stats.own_put_back);
+                assert!(0 < stats.late_commits.of("put") && 0 < stats.late_commits.of("delete"));
+            }
+        }
     }
 }
 

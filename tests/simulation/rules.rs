@@ -31,7 +31,8 @@ pub enum Rule {
     I3,
     /// Epochs never fall within one history of the store.
     I4,
-    /// Own state never goes back to an older value.
+    /// Own state is as the last call left it that was acknowledged or may have taken effect, never goes
+    /// back to an older value, and does not outlive its node.
     I5,
     /// `ended` is true only while nobody acts.
     I6,
@@ -78,7 +79,8 @@ pub struct History {
     meddled: bool,
     claimed: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
     written: BTreeMap<Shard, ShardEpoch>,
-    state: BTreeMap<NodeId, u64>,
+    /// The newest change of each node's own state.
+    pub state: BTreeMap<NodeId, u64>,
 }
 
 impl History {
@@ -470,7 +472,7 @@ impl World {
         }
     }
 
-    pub fn on_raw_commit(&mut self, ask: &Ask, revision: Revision) {
+    pub fn on_raw_commit(&mut self, ask: &Ask, revision: Revision, existed: bool) {
         match ask {
             Ask::Fenced(office) => {
                 self.stats.fenced += 1;
@@ -491,14 +493,7 @@ impl World {
                     self.violate(Rule::I4, what);
                 }
             }
-            Ask::Put { id, value, .. } => {
-                self.stats.puts += 1;
-                let last = self.depot.history.state.insert(*id, *value);
-                if last.is_some_and(|last| *value < last) {
-                    let what = format!("state of node {id} becomes {value}, after {last:?}");
-                    self.violate(Rule::I5, what);
-                }
-            }
+            Ask::Own(ask) => self.check_own(ask, revision, existed),
             Ask::Call(_) => unreachable!("judged elsewhere"),
         }
     }

@@ -67,7 +67,8 @@ macro_rules! stats {
 stats! {
     runs, true_seconds, events, steps, settled_ms,
     lives, joins, sessions_lost, refusals, left, left_clean,
-    terms, ended, works, acts, fenced, refused_raw, puts,
+    terms, ended, works, acts, fenced, refused_raw, puts, deletes,
+    own_calls, own_put_back, own_checked,
     shard_starts, shard_acts, shard_writes, claims, releases, moves,
     pauses, slow_joins, slow_messages, lost_requests, late_requests, cut_requests,
     stale_renewals, duplicates, big_runs, views_compared, lists, compacted_watches, late_watches, ends_by_parents,

@@ -4,8 +4,7 @@ use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use bellwether::{
     engine::{
-        BootTime, Call, CallId, Change, Input, LeaseId, NodeId, Office, Outcome, Revision,
-        ShardEpoch, Term,
+        BootTime, Call, CallId, Change, Input, LeaseId, Office, Outcome, Revision, ShardEpoch, Term,
     },
     store::{
         Op, StoreError, Txn,
@@ -16,7 +15,8 @@ use bellwether::{
 
 use crate::{
     chance::{MICROS, MILLIS, SECONDS, Time},
-    host::{ProcId, PutOutcome, Shard},
+    host::{ProcId, Shard},
+    own::OwnAsk,
     world::{Event, World, note},
 };
 
@@ -84,7 +84,7 @@ pub enum Ask {
     /// T16: a write to a shard under that h.
     ShardWrite(LeaseId, Revision, Shard, ShardEpoch),
     /// T17: a write of the own state.
-    Put { lease: LeaseId, id: NodeId, seen: Revision, value: u64 },
+    Own(OwnAsk),
 }
 
 /// One request on its way.
@@ -258,7 +258,7 @@ impl World {
             Ask::Call(call) => protocol::name(call),
             Ask::Fenced(_) => "fenced",
             Ask::ShardWrite(..) => "shard_write",
-            Ask::Put { .. } => "put",
+            Ask::Own(ask) => ask.name(),
         };
         if flight.deadline < self.now && matches!(outcome, Outcome::Done(_)) {
             self.stats.late_commits.count(kind);
@@ -341,15 +341,16 @@ impl World {
                 }],
                 otherwise: vec![],
             },
-            Ask::Put { lease, id, seen, value } => {
-                let key = keys.state("sim", *id).expect("a valid key");
-                protocol::own_key(key, *seen, value.to_string().into_bytes(), *lease)
-            }
+            Ask::Own(ask) => ask.txn(keys),
             Ask::Call(_) => unreachable!("carried out elsewhere"),
         };
         if let Some(broken) = self.broken {
             broken.alter_raw(&self.depot.keys, ask, &mut txn);
         }
+        let existed = match ask {
+            Ask::Own(ask) => self.depot.get(&ask.key(&self.depot.keys)).is_some(),
+            _ => false,
+        };
         let request = Request::Txn(txn);
         let result = self.depot.serve(self.now, &request);
         self.mark_request(&request);
@@ -358,7 +359,7 @@ impl World {
         match &outcome {
             Outcome::Done(answer) => {
                 let revision = answer.revision;
-                self.on_raw_commit(ask, revision);
+                self.on_raw_commit(ask, revision, existed);
             }
             _ => self.stats.refused_raw += 1,
         }
@@ -381,15 +382,7 @@ impl World {
                 {
                     self.ask(p, Input::OfficeOver { term: office.term });
                 }
-                Ask::Put { lease, value, .. } => {
-                    let outcome = match outcome {
-                        Outcome::Done(answer) => PutOutcome::Done(answer.revision),
-                        Outcome::Refused(answer) => PutOutcome::Refused(answer.revision),
-                        Outcome::LeaseNotFound => PutOutcome::LeaseNotFound,
-                        _ => PutOutcome::Unknown,
-                    };
-                    self.on_put(p, lease, value, &outcome);
-                }
+                Ask::Own(ask) => self.on_own(p, &ask, &outcome),
                 _ => (),
             },
         }
@@ -560,7 +553,8 @@ impl World {
 fn raw_outcome(result: Result<Response, StoreError>) -> Outcome {
     match result {
         Ok(Response::Txn(answer)) => {
-            let found = answer.reads.iter().flatten().next();
+            // What comes after it is the marker.
+            let found = answer.reads.first().and_then(|read| read.first());
             let revision = if answer.succeeded {
                 answer.revision
             } else {

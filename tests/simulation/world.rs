@@ -20,6 +20,7 @@ use crate::{
     depot::Depot,
     harm::GoNode,
     host::{Proc, ProcId, Shard},
+    own::Own,
     parent::Parent,
     rules::{Rule, Violation},
     scenario::{BadLink, Scenario},
@@ -105,7 +106,7 @@ pub struct Slot {
     /// The process that runs now.
     pub proc: Option<ProcId>,
     pub parent: Parent,
-    /// Counts the values of its own state.
+    /// Counts the changes of its own state.
     pub state: u64,
 }
 
@@ -466,7 +467,12 @@ impl World {
             return;
         }
         let p = self.spawn(slot, pod(slot));
-        self.slots[slot].proc = Some(p);
+        if let Some(former) = self.slots[slot].proc.replace(p)
+            && self.procs[former].left
+        {
+            self.procs[p].own = Own::of_former(&mut self.procs[former].own);
+            self.procs[former].heir = Some(p);
+        }
         let pod_uid = (proof == Proof::Lock).then(|| pod(slot));
         self.start(p, Dead { leases: Vec::new(), pod_uid });
     }
@@ -483,6 +489,7 @@ impl World {
         self.stats.lives += 1;
         let p = self.procs.len() - 1;
         self.procs[p].offers = self.offered_tick();
+        self.procs[p].own_floor = self.slots[slot].state;
         p
     }
 
@@ -505,7 +512,6 @@ impl World {
             work: offers.collect(),
             campaigns: true,
             own_store: false,
-            #[cfg(feature = "mutants")]
             mutant: match self.engine_break {
                 Some(Break::Engine(mutant)) => Some(mutant),
                 _ => None,
@@ -517,21 +523,6 @@ impl World {
     pub fn offered_tick(&self) -> Duration {
         let new = self.scenario.new_tick.filter(|(_, from)| *from <= self.now);
         new.map_or(Duration::from_millis(50), |(tick, _)| tick)
-    }
-
-    fn new_state(&mut self, slot: usize) {
-        self.slots[slot].state += 1;
-        let value = self.slots[slot].state;
-        if let Some(p) = self.slots[slot].proc
-            && self.procs[p].alive
-        {
-            self.procs[p].state.wanted = value;
-            self.put_state(p);
-        }
-        if !self.healed {
-            let after = self.chance.between(50, 2_000) * MILLIS;
-            self.at(self.now + after, Event::NewState(slot));
-        }
     }
 
     fn start_again(&mut self, p: ProcId) {
@@ -703,6 +694,7 @@ impl World {
         self.check_views();
         self.check_ticks();
         self.check_deaf_leases();
+        self.check_own_kept();
         self.stats.runs += 1;
         self.stats.big_runs += u64::from(16 <= self.slots.len());
         self.stats.true_seconds += self.now / SECONDS;

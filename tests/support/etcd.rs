@@ -62,6 +62,7 @@ pub struct Options {
     user: Option<UserOf>,
     token_ttl: Option<Duration>,
     tls: bool,
+    auto_tls: Option<SocketAddr>,
     flags: Vec<String>,
 }
 
@@ -103,6 +104,13 @@ impl Options {
     /// The client port speaks TLS and asks for client certificates, see [`Etcd::pki`].
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// The first member also speaks TLS at this address, with a certificate that it makes itself, see
+    /// [`Etcd::own_certificate`].
+    pub fn auto_tls(mut self, at: SocketAddr) -> Self {
+        self.auto_tls = Some(at);
         self
     }
 
@@ -157,6 +165,7 @@ impl Etcd {
             user: None,
             token_ttl: None,
             tls: false,
+            auto_tls: None,
             flags: Vec::new(),
         }
     }
@@ -218,6 +227,11 @@ impl Etcd {
     /// The authority of the certificates, with TLS: `client` is issued already.
     pub fn pki(&self) -> &Pki {
         self.pki.as_ref().expect("started with tls()")
+    }
+
+    /// The certificate that the first member made for `--auto-tls`.
+    pub fn own_certificate(&self) -> PathBuf {
+        self.members[0].folder.join("data/fixtures/client/cert.pem")
     }
 
     /// A folder of this etcd's for a test's own files; removed in the end.
@@ -435,6 +449,10 @@ impl Etcd {
             flags.push(format!("--trusted-ca-file={}", pki.ca.display()));
             flags.push(format!("--cert-file={}", folder.join("server.pem").display()));
             flags.push(format!("--key-file={}", folder.join("server.key").display()));
+        }
+        if let Some(address) = self.options.auto_tls {
+            flags.push("--auto-tls".to_owned());
+            flags.push(format!("--listen-client-urls=http://{},https://{address}", member.client));
         }
         flags.extend(self.options.flags.iter().cloned());
         flags

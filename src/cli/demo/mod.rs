@@ -84,7 +84,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let address = page.address();
     let registry = metrics::registry()
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
-    let stage = Stage::set(&args, address, &registry).await?;
+    let (stage, reading) = Stage::set(&args, address, &registry).await?;
     let stage = Arc::new(stage);
     page.serve(Arc::clone(&stage) as _, registry)
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
          bellwether resign --url http://{}\n  end           Ctrl-C\n\n",
         args.nodes, address, address
     ))?;
-    let left = signals.unless_aborted(stage.play(signals.leave())).await;
+    let left = signals.unless_aborted(stage.play(signals.leave(), reading)).await;
     page.close().await;
     left?.map(|()| ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
-    node::{ClusterNode, Node, NodeMetrics, StartError, status::Status},
+    node::{ClusterNode, Node, NodeError, NodeMetrics, status::Status},
     operator::uptime::{self, Uptime},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     tasks::Tasks,
@@ -16,15 +16,13 @@ use bellwether::{
 };
 use prometheus::Registry;
 use serde_json::Value;
-use tokio::{
-    sync::{Notify, watch},
-    time::sleep,
-};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
 use crate::cli::{
     exit::{Exit, Failure},
+    run,
     serve::{
         cut::CutStore,
         work::{self, Manifests},
@@ -34,11 +32,11 @@ use crate::cli::{
 /// The cluster's name.
 const CLUSTER: &str = "demo";
 
-/// Between two tries of a killed node to come back while its old life has not run out.
-const KNOCK_EVERY: Duration = Duration::from_millis(250);
-
 /// Of the lease: a killed node's id is free again after that.
 const TTL: Duration = Duration::from_secs(2);
+
+/// How long a killed node that comes back waits for its old life to run out.
+const ID_WAIT: Duration = Duration::from_secs(60);
 
 /// One life of one node.
 #[derive(Clone, Debug)]
@@ -79,10 +77,10 @@ impl Stage {
         args: &DemoArgs,
         address: SocketAddr,
         registry: &Registry,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, Tasks), Failure> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         seed(&*store).await;
-        let manifests = match &args.checks {
+        let mut manifests = match &args.checks {
             Some(folder) => Manifests::of(folder).await?,
             None => Manifests::samples(&address.to_string()).await?,
         };
@@ -94,7 +92,8 @@ impl Stage {
             Ok(Place { id, metrics, uptime, actor: watch::Sender::new(None) })
         };
         let places = (1..=i64::from(args.nodes)).map(place).collect::<Result<_, Failure>>()?;
-        Ok(Self {
+        let reading = std::mem::take(&mut manifests.reading);
+        let stage = Self {
             store,
             address,
             failover: args.profile.into(),
@@ -103,17 +102,29 @@ impl Stage {
             _manifests: manifests,
             narrator: Narrator::default(),
             changed: Notify::new(),
-        })
+        };
+        Ok((stage, reading))
     }
 
-    /// Lets the nodes live until they are to leave, and until they have left.
+    /// Lets the nodes live until they are to leave, and until they have left. `reading` are the tasks that
+    /// read the manifests.
     ///
     /// # Errors
     ///
-    /// The first [`Failure`] of a node that cannot live.
-    pub(super) async fn play(&self, leave: &CancellationToken) -> Result<(), Failure> {
+    /// The first [`Failure`] of a node that cannot live, or of the reading.
+    pub(super) async fn play(
+        &self,
+        leave: &CancellationToken,
+        mut reading: Tasks,
+    ) -> Result<(), Failure> {
         let lives = self.places.iter().map(|place| self.lives(place, leave));
-        futures::future::try_join_all(lives).await.map(drop)
+        tokio::select! {
+            biased;
+            // Cancel safe: what ended is handed out next time, and there is no next time.
+            Some(ended) = reading.join_next() => Err(Failure::new(Exit::Failed, ended.to_string())),
+            // Dropped with this future, or when the reading has failed.
+            lived = futures::future::try_join_all(lives) => lived.map(drop),
+        }
     }
 
     /// One node after the other in one place.
@@ -152,6 +163,7 @@ impl Stage {
             .address(format!("{} (node {} of this process)", self.address, place.id))
             .cluster(CLUSTER)
             .ttl(TTL)
+            .id_wait(ID_WAIT)
             .failover(self.failover)
             .metrics(place.metrics.clone())
             .store(store)
@@ -164,13 +176,8 @@ impl Stage {
 
     /// Joins, and tells of its roles for as long as it lives.
     async fn live(&self, place: &Place, actor: &Actor) -> Failure {
-        loop {
-            match actor.node.start().await {
-                Ok(()) => break,
-                // Its old life: its lease has not run out.
-                Err(StartError::DuplicateId { .. }) => sleep(KNOCK_EVERY).await,
-                Err(error) => return Failure::caused(Exit::Failed, "joining", &error),
-            }
+        if let Err(error) = actor.node.start().await {
+            return Failure::caused(Exit::Failed, "joining", &error);
         }
         place.actor.send_replace(Some(actor.clone()));
         let mut following = Tasks::new();
@@ -181,8 +188,19 @@ impl Stage {
             let now = *membership.borrow_and_update();
             self.narrator.stands(place.id, now);
             self.changed.notify_waiters();
-            if membership.changed().await.is_err() {
-                return Failure::new(Exit::Failed, "a node's driver has ended");
+            if now.broken {
+                return run::is_broken(&NodeError::Broken);
+            }
+            tokio::select! {
+                biased;
+                // Cancel safe: what ended is handed out next time, and there is no next time.
+                Some(ended) = following.join_next() => {
+                    return Failure::new(Exit::Failed, ended.to_string());
+                }
+                // Cancel safe: a change that was not seen is seen next time.
+                changed = membership.changed() => if changed.is_err() {
+                    return Failure::new(Exit::Failed, "a node is gone unasked");
+                }
             }
         }
     }
@@ -255,7 +273,11 @@ impl StatusSource for Stage {
     }
 
     async fn liveness(&self) -> Probe {
-        Probe::Pass("the demonstration runs".into())
+        let broken = self.actors().into_iter().find(|it| it.node.membership().borrow().broken);
+        match broken {
+            Some(actor) => Probe::Fail(format!("node {}: {}", actor.node.id(), NodeError::Broken)),
+            None => Probe::Pass("the demonstration runs".into()),
+        }
     }
 
     async fn readiness(&self) -> Probe {

@@ -10,6 +10,7 @@ use bellwether::{
         identity::PodIdentity,
         operator::{NodeBuilder, Operator, OperatorError},
     },
+    node::NodeError,
     operator::uptime::api::{self, ApiChecks},
     tasks::Tasks,
 };
@@ -120,6 +121,9 @@ pub(super) async fn work(
 
 impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
-        Self::caused(Exit::Failed, "running the operator", &error)
+        match &error {
+            OperatorError::Node(error @ NodeError::Broken) => super::is_broken(error),
+            _ => Self::caused(Exit::Failed, "running the operator", &error),
+        }
     }
 }

@@ -96,6 +96,10 @@ impl Store for CutStore {
     fn avoid_current(&self) {
         self.store.avoid_current();
     }
+
+    async fn failed(&self) -> String {
+        self.store.failed().await
+    }
 }
 
 struct CutWatch {

@@ -13,6 +13,7 @@ use bellwether::{
     clock,
     engine::{BootTime, LeaseId},
     node::supervision::end_incarnation,
+    signals::is_ignored,
     store::{Get, Store, keys::Keys},
     tasks::Tasks,
 };
@@ -34,7 +35,7 @@ use super::{
 };
 
 /// What is passed on to the child.
-const FORWARDED: [(SignalKind, Signal); 7] = [
+const FORWARDED: [(SignalKind, Signal); 10] = [
     (SignalKind::hangup(), Signal::HUP),
     (SignalKind::interrupt(), Signal::INT),
     (SignalKind::quit(), Signal::QUIT),
@@ -42,6 +43,18 @@ const FORWARDED: [(SignalKind, Signal); 7] = [
     (SignalKind::user_defined1(), Signal::USR1),
     (SignalKind::user_defined2(), Signal::USR2),
     (SignalKind::window_change(), Signal::WINCH),
+    (SignalKind::alarm(), Signal::ALARM),
+    (SignalKind::from_raw(Signal::POWER.as_raw()), Signal::POWER),
+    (SignalKind::io(), Signal::IO),
+];
+
+/// Would end this process, and are about this process alone: its limits and its timers.
+const IGNORED: [SignalKind; 5] = [
+    SignalKind::from_raw(Signal::STKFLT.as_raw()),
+    SignalKind::from_raw(Signal::XCPU.as_raw()),
+    SignalKind::from_raw(Signal::XFSZ.as_raw()),
+    SignalKind::from_raw(Signal::VTALARM.as_raw()),
+    SignalKind::from_raw(Signal::PROF.as_raw()),
 ];
 
 /// Between two reads that keep the connection to etcd open and its token valid.
@@ -50,7 +63,8 @@ const WARM_EVERY: Duration = Duration::from_secs(10);
 /// Runs a program, and ends its node's incarnation the moment it is dead
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags. It forwards signals, \
+Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags. It forwards signals \
+(not the copy of a request that the program follows already), \
 reaps orphans, and passes on the exit status (128+n if signal n ended the program). The program's node \
 tells it its lease through an inherited pipe (BELLWETHER_SUPERVISOR_FD). When the program is dead, \
 whatever it started is killed too, and only then its incarnation is ended in etcd: the successor takes \
@@ -86,15 +100,15 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
     let store = connect::store(&args.cluster)?;
     children::become_subreaper().map_err(local("becoming the reaper of orphans"))?;
     // Both before the child exists, so that no signal is lost.
-    let (mut signals, _listeners) = listen().map_err(local("listening for signals"))?;
+    let (mut signals, mut tasks) = listen().map_err(local("listening for signals"))?;
     let mut ended = unix::signal(SignalKind::child()).map_err(local("listening for SIGCHLD"))?;
 
     let (child, receiver) = children::spawn(&args.command)?;
     tracing::info!(pid = child.as_raw_nonzero().get(), program = %args.command[0], "started");
     let mut announcements = Announcements::new(receiver);
     let mut reaper = Reaper::new(child);
-    let mut warmers = Tasks::new();
-    warmers.spawn("keep warm", keep_warm(Arc::clone(&store), args.cluster.clone()));
+    tasks.spawn("keep warm", keep_warm(Arc::clone(&store), args.cluster.clone()));
+    let mut requests = Requests::default();
 
     while reaper.status.is_none() {
         tokio::select! {
@@ -102,9 +116,20 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
             // Cancel safe: a signal that was not received stays pending in its listener.
             _ = ended.recv() => { reaper.reap(); }
             // Cancel safe: channel receive.
-            Some(signal) = signals.recv() => children::forward(child, signal),
+            Some(signal) = signals.recv() => {
+                announcements.take();
+                if requests.passes_on(signal, announcements.is_leaving()) {
+                    children::forward(child, signal);
+                }
+            }
             // Cancel safe: only waits until there is something to read.
             () = announcements.readable() => announcements.take(),
+            // Cancel safe: what ended is returned once. Without it signals are lost, or the ending finds no
+            // connection: the program is asked to leave while that still works.
+            Some(ended) = tasks.join_next() => {
+                tracing::error!(%ended, "this process cannot go on: asking the program to leave");
+                children::forward(child, Signal::TERM);
+            }
         }
     }
     let died_at = clock::boot_now();
@@ -123,6 +148,32 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
     let code = exit_code(status);
     tracing::info!(code, "the program has ended");
     Ok(ExitCode::from(code))
+}
+
+/// The requests to leave that came to this process.
+#[derive(Debug, Default)]
+struct Requests {
+    had_one: bool,
+}
+
+impl Requests {
+    /// Whether a signal is to be passed on. The first request is not, if the program was asked to leave
+    /// before: who signals every process of a group has signalled both, once, and a second signal would end
+    /// the program at once.
+    fn passes_on(&mut self, signal: Signal, is_leaving: bool) -> bool {
+        if ![Signal::TERM, Signal::INT, Signal::HUP].contains(&signal) {
+            return true;
+        }
+        let is_copy = is_leaving && !self.had_one;
+        self.had_one = true;
+        if is_copy {
+            tracing::info!(
+                signal = signal.as_raw(),
+                "the program leaves already: the signal is not passed on"
+            );
+        }
+        !is_copy
+    }
 }
 
 /// Ends all incarnations that were announced and are not gone. The program is proven dead.
@@ -157,7 +208,15 @@ async fn end_all(
 fn listen() -> std::io::Result<(mpsc::Receiver<Signal>, Tasks)> {
     let (sender, receiver) = mpsc::channel(16);
     let mut listeners = Tasks::new();
+    for kind in IGNORED {
+        // From here on it does not end the process, whether somebody listens or not.
+        drop(unix::signal(kind)?);
+    }
     for (kind, signal) in FORWARDED {
+        // As `nohup` wants it; the program inherits that.
+        if signal == Signal::HUP && is_ignored(kind) {
+            continue;
+        }
         let mut arrivals = unix::signal(kind)?;
         let sender = sender.clone();
         listeners.spawn("signals", async move {
@@ -178,5 +237,21 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
             tracing::warn!(%error, "etcd does not answer: a crash now would not be ended by this process");
         }
         tokio::time::sleep(WARM_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_request_is_not_passed_on_to_a_program_that_leaves_already_and_the_second_is() {
+        let mut requests = Requests::default();
+        assert!(requests.passes_on(Signal::USR1, true), "asks for something else");
+        assert!(!requests.passes_on(Signal::TERM, true));
+        assert!(requests.passes_on(Signal::TERM, true));
+        let mut requests = Requests::default();
+        assert!(requests.passes_on(Signal::INT, false));
+        assert!(requests.passes_on(Signal::TERM, true));
     }
 }

@@ -80,6 +80,11 @@ impl Announcements {
         }
     }
 
+    /// Whether the program was asked to leave, and does.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leases.leaving
+    }
+
     /// Those whose incarnations may live.
     pub(crate) fn leases(&self) -> &BTreeSet<LeaseId> {
         &self.leases.announced
@@ -90,6 +95,8 @@ impl Announcements {
 #[derive(Debug, Default)]
 struct Leases {
     announced: BTreeSet<LeaseId>,
+    /// The program was asked to leave.
+    leaving: bool,
     /// The beginning of a line whose end was not read yet.
     rest: Vec<u8>,
 }
@@ -116,6 +123,10 @@ impl Leases {
             }
             Some(Line::Lease(lease)) => {
                 tracing::warn!(%lease, "more leases than a program has: not remembered");
+            }
+            Some(Line::Leaving) => {
+                tracing::debug!("leaving");
+                self.leaving = true;
             }
             Some(Line::Gone(lease)) => {
                 tracing::debug!(%lease, "gone");
@@ -169,7 +180,10 @@ mod tests {
         let mut leases = Leases::default();
         leases.take_in(&vec![b'x'; 100_000]);
         assert!(leases.rest.len() <= MOST_BYTES + 1);
-        leases.take_in(b"\nlease -1\nlease zz\n\xff\xfe\nlease c\n");
+        leases.take_in(b"\nlease -1\nlease zz\n\xff\xfe\nleaving now\nlease c\n");
         assert_eq!(leases.announced, [LeaseId(0xc)].into());
+        assert!(!leases.leaving);
+        leases.take_in(b"leaving\n");
+        assert!(leases.leaving);
     }
 }

@@ -14,6 +14,7 @@ use kube::core::Status;
 
 pub use self::rights::MissingRule;
 use super::{CallError, TransportError};
+use crate::tls::{self, Words};
 
 /// What kind of error it is: a closed set, fit for a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,7 +177,7 @@ fn of_connection(error: &kube::Error) -> Explained {
     let whom = transport.map_or("the API server".to_owned(), |it| {
         format!("the API server at {}", it.endpoint.trim_end_matches('/'))
     });
-    if let Some(tls) = find::<rustls::Error>(error) {
+    if let Some(tls) = tls::cause(error) {
         return of_tls(&whom, tls);
     }
     if let Some(call) = find::<CallError>(error) {
@@ -196,29 +197,24 @@ fn of_connection(error: &kube::Error) -> Explained {
     )
 }
 
+/// Names of what the user of a kubeconfig or a pod can set.
+const WORDS: Words = Words {
+    bundle: "the kubeconfig's certificate-authority, or the pod's ca.crt",
+    name: "use one of its names as the server's address, or set tls-server-name in the kubeconfig",
+    no_client_certificate: "set client-certificate and client-key of the kubeconfig's user",
+    client_certificate: "the kubeconfig's client-certificate",
+    client_certificate_rejected: "is the kubeconfig's client-certificate signed by the authority in \
+                                  the API server's --client-ca-file, and in date?",
+};
+
 fn of_tls(whom: &str, error: &rustls::Error) -> Explained {
-    use rustls::{CertificateError as C, Error as E};
-    let remedy = match error {
-        E::InvalidCertificate(C::UnknownIssuer) => {
-            "its certificate is signed by an authority that is not the configured one: compare the \
-             kubeconfig's certificate-authority, or the pod's ca.crt, with the server's"
+    match tls::explain(error, &WORDS) {
+        Some(tls::Explained { reason, remedy }) => {
+            Explained::new(Reason::Tls, format!("{whom} is not trusted: {reason}")).remedy(remedy)
         }
-        E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
-            "its certificate has expired, or this machine's clock is wrong"
-        }
-        E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
-            "its certificate is not valid yet: is this machine's clock behind?"
-        }
-        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
-            "its certificate is for other names: use one of them as the server's address, or set \
-             tls-server-name in the kubeconfig"
-        }
-        E::AlertReceived(_) => {
-            "it turned the connection down: does it want a client certificate, or another one?"
-        }
-        _ => "see that the address is that of an API server",
-    };
-    Explained::new(Reason::Tls, format!("{whom} is not trusted: {error}")).remedy(remedy)
+        None => Explained::new(Reason::Tls, format!("{whom} is not trusted: {error}"))
+            .remedy("see that the address is that of an API server"),
+    }
 }
 
 /// The first error of a type in the chain of causes.

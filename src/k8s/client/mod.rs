@@ -26,6 +26,7 @@ mod inlet;
 mod metrics;
 mod token;
 mod transport;
+mod trust;
 
 use std::{fmt, sync::Arc};
 

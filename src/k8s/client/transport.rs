@@ -24,6 +24,7 @@ use super::{
     inlet::Socket,
     metrics::{HostMetrics, Measured},
     token::{TokenFile, WithToken},
+    trust,
 };
 
 /// A silent connection is asked whether it lives after this long, so that a watch whose server is gone
@@ -76,8 +77,7 @@ pub(super) fn attempts(
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let tcp =
         tcp.map_response(|tcp: TokioIo<TcpStream>| TokioIo::new(Socket::new(tcp.into_inner())));
-    let tls = config
-        .rustls_https_connector_with_connector(tcp)
+    let tls = trust::connector(&config, tcp)
         .map_err(|source| ConnectError::Certificates { endpoint: endpoint.clone(), source })?;
     let http = legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())

@@ -14,7 +14,7 @@ use crate::{
         election::tell_pod,
         identity::PodIdentity,
     },
-    node::{Node, Stopped, keep_joined},
+    node::{Node, Stopped, broken, keep_joined},
     tasks::Tasks,
     telemetry::{NodeSource, ServerConfig, StatusServer},
 };
@@ -127,8 +127,16 @@ impl BuiltOperator {
             // Dropped with this future only.
             () = shutdown => Ok(()),
             // Dropped, what was begun goes on in the background until the node is stopped below.
-            ended = begun.live(async { Err(OperatorError::Start(keep_joined(&*node).await)) }) => ended,
+            ended = begun.live(async { Err(keep_joined(&*node).await.into()) }) => ended,
+            // Cancel safe: a token. The thread only ends by a bug.
+            () = server_ended(server.as_ref()) => {
+                Err(OperatorError::Task("the status server has ended unasked".into()))
+            }
         };
+        if let Err(error @ OperatorError::Node(_)) = lived {
+            // There is nothing to leave, and others wait for the end of this process.
+            return Err(error);
+        }
         let stopped = node.stop(stop_within).await;
         begun.end().await;
         let closed = node.close().await;
@@ -191,7 +199,8 @@ impl Begun {
     ///
     /// # Errors
     ///
-    /// That of the node's life, or [`OperatorError::Task`] if a part of the operator has ended.
+    /// That of the node's life, [`OperatorError::Task`] if a part of the operator has ended, or
+    /// [`OperatorError::Node`] if the node's driver has failed.
     ///
     /// # Cancel safety
     ///
@@ -201,9 +210,11 @@ impl Begun {
         &mut self,
         life: impl Future<Output = Result<(), E>>,
     ) -> Result<(), E> {
-        let Self { synced, waits, tasks, .. } = self;
+        let Self { node, synced, waits, tasks } = self;
         tokio::select! {
             biased;
+            // Cancel safe: it only waits.
+            error = broken(&**node) => Err(OperatorError::Node(error).into()),
             // Cancel safe: what ended is handed out next time, and there is no next time. None: the operator
             // has no controllers, only a leader's tasks or workers, which are its node's.
             Some(ended) = tasks.join_next() => Err(OperatorError::Task(ended.to_string()).into()),
@@ -218,6 +229,13 @@ impl Begun {
     /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work.
     pub async fn end(mut self) {
         self.tasks.abort_all().await;
+    }
+}
+
+async fn server_ended(server: Option<&StatusServer>) {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -257,4 +275,49 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
     }
     // The node was closed: there is nobody to tell any more.
     std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::node::{ClusterNode, NodeError, fragile::Fragile};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_operator_whose_nodes_driver_fails_ends_at_once_and_says_so() {
+        for joins in [true, false] {
+            let store = Fragile::new();
+            let node = ClusterNode::builder().id(1).cluster("C").store(Arc::clone(&store) as _);
+            let node: Arc<dyn Node> = Arc::new(node.build().unwrap());
+            // An operator that waits for its caches has not begun to join.
+            let never = Running {
+                kind: "never".into(),
+                run: Box::pin(std::future::pending()),
+                synced: Box::pin(std::future::pending()),
+                is_synced: Arc::new(|| false),
+            };
+            let operator = BuiltOperator {
+                node: Arc::clone(&node),
+                loops: Vec::new(),
+                caches: if joins { Vec::new() } else { vec![never] },
+                pod: None,
+                serving: None,
+                stop_within: LONG,
+            };
+            let life = operator.run(std::future::pending());
+            let breaking = async {
+                if joins {
+                    node.membership().wait_for(|it| it.joined).await.unwrap();
+                }
+                store.health.store(true, Ordering::SeqCst);
+                assert!(node.status().await.is_err());
+            };
+            let both = async { tokio::join!(life, breaking).0 };
+            let ended = tokio::time::timeout(LONG, both).await.expect("it ends");
+            assert!(matches!(ended, Err(OperatorError::Node(NodeError::Broken))), "{ended:?}");
+        }
+    }
 }

@@ -97,6 +97,10 @@ pub enum OperatorError {
     /// The cluster does not let it in.
     #[error("joining the cluster")]
     Start(#[source] StartError),
+    /// The node's driver has failed ([`NodeError::Broken`]): end the process, so that a supervisor can
+    /// prove its death. Nothing was waited for.
+    #[error("running the node")]
+    Node(#[source] NodeError),
     /// It could not leave.
     #[error("leaving the cluster")]
     Stop(#[source] NodeError),
@@ -110,4 +114,13 @@ pub enum OperatorError {
     /// [`exit_code`](Aborted::exit_code) then.
     #[error(transparent)]
     Aborted(Aborted),
+}
+
+impl From<StartError> for OperatorError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Broken => Self::Node(NodeError::Broken),
+            error => Self::Start(error),
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::{
     },
     node::env::Env,
     store::protocol,
+    tasks::panic_message,
 };
 
 /// What has no tighter deadline.
@@ -82,7 +83,15 @@ impl Calls {
             tracing::trace!(call = protocol::name(&call), "sent");
             let sent = protocol::send(env.store.as_ref(), &env.keys, &call, timeout);
             // The engine has no deadlines of its own: every call comes back to it, whatever happens.
-            let outcome = AssertUnwindSafe(sent).catch_unwind().await.unwrap_or(Outcome::Unknown);
+            let outcome = AssertUnwindSafe(sent).catch_unwind().await.unwrap_or_else(|panic| {
+                let (call, panic) = (protocol::name(&call), panic_message(panic.as_ref()));
+                tracing::error!(
+                    call,
+                    panic,
+                    "a call to the store panicked: its outcome is unknown"
+                );
+                Outcome::Unknown
+            });
             let received_at = clock::boot_now();
             Answered { id, call, sent_at, received_at, outcome }
         });
@@ -101,7 +110,8 @@ impl Calls {
                     let Answered { id, sent_at, received_at, outcome, .. } = answered;
                     return Some(Input::Answered { id, sent_at, received_at, outcome });
                 }
-                Err(error) => tracing::error!(error = %error, "a call to the store broke"),
+                // The engine would wait for its answer for ever.
+                Err(error) => panic!("a call to the store was lost: {error}"),
             }
         }
     }

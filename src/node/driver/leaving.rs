@@ -51,7 +51,7 @@ impl Driver {
         self.end_session();
         self.feed = None;
         self.fed = Stats::default();
-        self.core.own.clear();
+        self.core.own.left();
         self.problem = None;
         self.left = Some(if clean { Stopped::Clean } else { Stopped::Unclean });
     }

@@ -10,24 +10,30 @@ mod group;
 mod leaving;
 mod picture;
 mod report;
+mod sabotage;
 mod ticks;
 mod user_work;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
     select,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::AbortHandle,
     time::sleep,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     calls::Calls,
     picture::{Picture, Shards},
     report::{reason_label, refused, role_label, session_label},
+    sabotage::Sabotage,
     ticks::{UnfitBecause, WorkEvent},
     user_work::{Ended, UserWork, WorkItem},
 };
@@ -45,7 +51,7 @@ use crate::{
         Standing,
     },
     store::list_watch::{Feed, Options, Stats},
-    tasks,
+    tasks::{self, Tasks},
 };
 
 /// Nothing due: the driver still looks this often, so that a machine that slept notices.
@@ -53,6 +59,8 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Before a join that was refused after the session was lost is tried again.
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
 const REJOIN_AFTER_MOST: Duration = Duration::from_secs(30);
+/// Between two tries to join while the holder of the node's id is waited for.
+const KNOCK_EVERY: Duration = Duration::from_millis(250);
 /// Of the time that `stop` is given, this part is left for giving the lease back.
 const STOP_NOW_PART: u32 = 5;
 /// A node that was fit for so long begins its back-off anew.
@@ -89,8 +97,6 @@ struct Driver {
     unmeasured: bool,
     shards_unmeasured: bool,
     parent: Parent,
-    /// Held as long as the process may have an incarnation that names the pod's UID.
-    pod_lock: Option<PodLock>,
     proven_dead: Dead,
     phase: Phase,
     /// The engine has left, but work is still to be joined.
@@ -100,11 +106,14 @@ struct Driver {
     stops: Vec<oneshot::Sender<Stopped>>,
     standing: Standing,
     lease: Option<LeaseId>,
-    putting_back: Option<JoinHandle<()>>,
-    /// Looks whether somebody compacts the store, if it is one that needs it.
-    _compaction: Option<AbortOnDropHandle<()>>,
+    /// Tasks that the driver needs: one that panics ends the driver.
+    beside: Tasks,
+    putting_back: Option<AbortHandle>,
     rejoin_at: Option<BootTime>,
     rejoin_after: Duration,
+    /// Since when a `start` waits for the holder of the node's id to end.
+    knocks_since: Option<BootTime>,
+    sabotage: Sabotage,
     unfit_times: u32,
     unfit_last: BootTime,
     problem: Option<String>,
@@ -119,27 +128,38 @@ struct Unfit {
 }
 
 /// Runs a node's driver until the node is closed or abandoned.
+///
+/// # Panics
+///
+/// If the engine, the driver, or a task that they need fails: [`Core`] looks at it.
 pub(super) async fn run(
     core: Arc<Core>,
     options: NodeOptions,
     mut commands: mpsc::Receiver<Command>,
 ) {
     report::show_zeros(&options);
+    let store = Arc::clone(&core.env.store);
+    let mut store_failed = pin!(store.failed());
     let mut driver = Driver::new(core, options);
     while !driver.is_over() {
-        driver.turn(&mut commands).await;
+        select! {
+            biased;
+            // Cancel safe: it is polled to its end, which ends this.
+            why = &mut store_failed => panic!("the store has failed: {why}"),
+            // Dropped with the driver only.
+            () = driver.turn(&mut commands) => (),
+        }
     }
     driver.end().await;
 }
 
 impl Driver {
     fn new(core: Arc<Core>, mut options: NodeOptions) -> Self {
-        let mut pod_lock = None;
         let mut proven_dead = Dead::default();
         if let Some(uid) = options.engine.pod_uid.clone() {
             match PodLock::take(options.env.keys.cluster(), &uid) {
                 Ok(lock) => {
-                    pod_lock = Some(lock);
+                    *core.pod_lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
                     proven_dead.pod_uid = Some(uid);
                 }
                 Err(error) => {
@@ -148,11 +168,13 @@ impl Driver {
                 }
             }
         }
-        let compaction = (options.env.store.kind() == "etcd").then(|| {
+        let mut beside = Tasks::new();
+        // Looks whether somebody compacts the store, if it is one that needs it.
+        if options.env.store.kind() == "etcd" {
             let membership = core.published.membership.subscribe();
             let looking = compaction::watch_over(options.env.clone(), membership);
-            AbortOnDropHandle::new(tasks::spawn("compaction", async { match looking.await {} }))
-        });
+            beside.spawn("compaction", async { match looking.await {} });
+        }
         let node: Arc<dyn Node> = Arc::clone(&core) as Arc<dyn Node>;
         let work = UserWork::new(
             options.env.clone(),
@@ -174,7 +196,6 @@ impl Driver {
             unmeasured: false,
             shards_unmeasured: false,
             parent: Parent::from_env(),
-            pod_lock,
             proven_dead,
             phase: Phase::Rest,
             left: None,
@@ -183,10 +204,12 @@ impl Driver {
             stops: Vec::new(),
             standing: Standing { role: Role::Unknown, term: None },
             lease: None,
+            beside,
             putting_back: None,
-            _compaction: compaction,
             rejoin_at: None,
             rejoin_after: REJOIN_AFTER,
+            knocks_since: None,
+            sabotage: Sabotage::from_env(),
             unfit_times: 0,
             unfit_last: BootTime::default(),
             problem: None,
@@ -211,7 +234,11 @@ impl Driver {
             biased;
             // All are cancel safe: what they do not return now, they return next time.
             Some(answered) = self.calls.next() => self.on_answer(answered),
-            Some(update) = next_change => self.on_change(update.into()),
+            update = next_change => match update {
+                Some(update) => self.on_change(update.into()),
+                None => panic!("the task that follows the store has ended"),
+            },
+            Some(ended) = self.beside.join_next() => on_end_beside(&ended),
             item = self.work.next() => self.on_work(item),
             Some(command) = commands.recv() => self.on_command(command),
             () = self.core.abandoned.cancelled(), if !self.closing => {
@@ -244,6 +271,7 @@ impl Driver {
     /// Hands all inputs to the engine and carries out what it says.
     fn settle(&mut self) {
         self.core.env.metrics.driver_steps.inc();
+        self.sabotage.panic_if_asked();
         loop {
             while let Some(input) = self.inputs.pop_front() {
                 let effects = self.engine.step(clock::boot_now(), input);
@@ -365,6 +393,8 @@ impl Driver {
         let view = self.engine.picture();
         metrics.members.set(view.nodes().len() as i64);
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
+        let suspended = self.picture.has_suspended_leader(view);
+        metrics.leader_suspended.set(i64::from(suspended));
         if std::mem::take(&mut self.shards_unmeasured) {
             for (work, unowned) in self.picture.unowned(view) {
                 metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
@@ -380,6 +410,7 @@ impl Driver {
         self.work.set_tick(tick);
         self.work.begin_holding(HeldGate::new(lease));
         self.publish();
+        self.core.own.joined(lease);
         let published = &self.core.published;
         let session = Session::new(&self.core.env.keys, lease);
         published.session.send_replace(Some(session.clone()));
@@ -389,10 +420,11 @@ impl Driver {
             before.abort();
         }
         let core = Arc::clone(&self.core);
-        self.putting_back = Some(tasks::spawn("put-back", async move {
+        self.putting_back = Some(self.beside.spawn("put-back", async move {
             let now = core.published.session.subscribe();
             core.own.put_back(&core.env, core.id(), &now, &session).await;
         }));
+        self.knocks_since = None;
         for start in self.starts.drain(..) {
             let _ = start.send(Ok(()));
         }
@@ -418,7 +450,7 @@ impl Driver {
 
     fn on_refused(&mut self, refusal: &Refusal, now: BootTime) {
         tracing::warn!(node = %self.node.id(), refusal = ?refusal, "join refused");
-        self.problem = Some(refused(&self.options, refusal).to_string());
+        self.problem = Some(refused(&self.options, refusal, Duration::ZERO).to_string());
         if self.lease.is_some() {
             self.end_session();
         }
@@ -427,12 +459,33 @@ impl Driver {
             // Nobody waits for an answer, or not any more: it goes on trying.
             self.rejoin_at = Some(now + self.rejoin_after);
             self.rejoin_after = (self.rejoin_after * 2).min(REJOIN_AFTER_MOST);
+            self.knocks_since = None;
+            return;
+        }
+        let waited = match refusal {
+            Refusal::DuplicateId { .. } => now.since(*self.knocks_since.get_or_insert(now)),
+            Refusal::TickDisagreement { .. } => Duration::ZERO,
+        };
+        if matches!(refusal, Refusal::DuplicateId { .. }) && waited < self.options.id_wait {
+            self.wait_for_id(refusal, waited, now);
             return;
         }
         self.phase = Phase::Rest;
+        self.knocks_since = None;
         for start in self.starts.drain(..) {
-            let _ = start.send(Err(refused(&self.options, refusal)));
+            let _ = start.send(Err(refused(&self.options, refusal, waited)));
         }
+    }
+
+    /// Tries again in a moment: the holder may be an earlier life of this node, whose lease runs out.
+    fn wait_for_id(&mut self, refusal: &Refusal, waited: Duration, now: BootTime) {
+        let id_wait = self.options.id_wait;
+        let error = refused(&self.options, refusal, Duration::ZERO);
+        if waited.is_zero() {
+            tracing::warn!(node = %self.node.id(), %error, ?id_wait, "waiting for the holder of the id to end");
+        }
+        self.problem = Some(format!("waiting up to {id_wait:?} for the id: {error}"));
+        self.rejoin_at = Some(now + KNOCK_EVERY.min(id_wait.saturating_sub(waited)));
     }
 
     fn on_role(&mut self, standing: Standing, now: BootTime) {
@@ -468,7 +521,8 @@ impl Driver {
         match item {
             WorkItem::Refused(term) => self.inputs.push_back(Input::OfficeOver { term }),
             WorkItem::Event(WorkEvent::Unfit { why, .. }) => self.on_unfit(why, now),
-            WorkItem::Joined(id) => match self.work.on_joined(id, now) {
+            WorkItem::Joined(joined) => match self.work.on_joined(&joined, now) {
+                Some(Ended::LeaderPanicked) => self.on_unfit(UnfitBecause::Panics, now),
                 Some(Ended::Leader { work }) => self.inputs.push_back(Input::WorkEnded { work }),
                 Some(Ended::Shard { work, shard }) => {
                     self.inputs.push_back(Input::ShardEnded { work, shard });
@@ -521,6 +575,9 @@ impl Driver {
         }
         self.work.run_on(runtime);
         self.starts.retain(|start| !start.is_closed());
+        if self.starts.is_empty() {
+            self.knocks_since = None;
+        }
         self.starts.push(reply);
         let resting = self.phase == Phase::Rest && self.left.is_none();
         if resting || self.rejoin_at.is_some() {
@@ -569,13 +626,19 @@ impl Driver {
 
     /// Ends what is left: the node is closed.
     async fn end(mut self) {
-        if let Some(task) = self.putting_back.take() {
-            task.abort();
-        }
-        self.work.abort_all().await;
+        self.beside.abort_all().await;
+        let is_joined = self.work.abort_all().await;
         self.core.published.session.send_replace(None);
-        drop(self.pod_lock.take());
+        // Work that goes on may act for this life of the pod: its handles of the node keep the lock.
+        if is_joined {
+            self.core.pod_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
+}
+
+/// A task that the driver needs has ended. A task that returned or was aborted was asked to.
+fn on_end_beside(ended: &tasks::Ended) {
+    assert!(!matches!(ended, tasks::Ended::Panicked { .. }), "{ended}");
 }
 
 #[cfg(test)]

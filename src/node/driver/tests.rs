@@ -28,6 +28,11 @@ impl Rig {
     }
 
     fn over(store: &Arc<MemoryStore>, campaigns: bool, work: Work) -> Self {
+        Self::waiting(store, campaigns, work, Duration::ZERO)
+    }
+
+    /// A driver that waits so long for its id.
+    fn waiting(store: &Arc<MemoryStore>, campaigns: bool, work: Work, id_wait: Duration) -> Self {
         let options = NodeOptions {
             engine: Config {
                 id: NodeId::new(1).unwrap(),
@@ -40,7 +45,6 @@ impl Rig {
                 work: Vec::new(),
                 campaigns,
                 own_store: true,
-                #[cfg(feature = "mutants")]
                 mutant: None,
             },
             env: Env {
@@ -51,6 +55,7 @@ impl Rig {
             },
             work,
             limits: RoutineLimits { cancel_grace: LONG, ..RoutineLimits::default() },
+            id_wait,
             host: DriverHost::new("at rest").unwrap(),
         };
         // It has a driver of its own, which nobody asks for anything.
@@ -170,6 +175,72 @@ async fn a_start_that_nobody_waits_for_any_more_is_tried_again_after_a_refusal()
     let mut stopped = holder.stop();
     assert_eq!(holder.turns_until(&mut stopped).await, Stopped::Clean);
     second.turns_until_some(|driver| driver.lease).await;
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_holder_of_its_id_and_joins_once_that_has_left() {
+    let store = Arc::new(MemoryStore::new());
+    let mut holder = Rig::over(&store, false, Work::default());
+    let mut started = holder.start();
+    holder.turns_until(&mut started).await.unwrap();
+    let mut second = Rig::waiting(&store, false, Work::default(), LONG);
+    let mut joined = second.start();
+    let said = second.turns_until_some(|driver| driver.problem.clone()).await;
+    assert!(said.contains("waiting up to 60s for the id"), "{said}");
+    assert!(said.contains("node id 1 is taken by a live node at \"me:1\""), "{said}");
+    assert!(joined.try_recv().is_err(), "it waits");
+    let mut stopped = holder.stop();
+    assert_eq!(holder.turns_until(&mut stopped).await, Stopped::Clean);
+    second.turns_until(&mut joined).await.unwrap();
+    assert_eq!(second.driver.problem, None);
+}
+
+#[tokio::test]
+async fn a_start_does_not_wait_longer_for_its_id_than_it_may_and_says_how_long_it_did() {
+    let store = Arc::new(MemoryStore::new());
+    let mut holder = Rig::over(&store, false, Work::default());
+    let mut started = holder.start();
+    holder.turns_until(&mut started).await.unwrap();
+    let bound = Duration::from_millis(300);
+    let mut second = Rig::waiting(&store, false, Work::default(), bound);
+    // Each start has a wait of its own.
+    for _ in 0..2 {
+        let mut joined = second.start();
+        let refused = second.turns_until(&mut joined).await.unwrap_err();
+        let said = refused.to_string();
+        let StartError::DuplicateId { id, address, holder, waited } = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!((id.get(), address.as_str(), holder.is_some()), (1, "me:1", true));
+        assert!(bound <= waited, "{waited:?}");
+        assert!(said.contains("has not ended within"), "{said}");
+        assert_eq!(second.driver.phase, Phase::Rest);
+    }
+}
+
+/// Panics when it is dropped, as a guard of a user's may.
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "dropped on purpose");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_whose_ticks_were_ended_by_a_panic_between_two_runs_is_unfit() {
+    // The run overruns, is dropped, and takes its runner along.
+    let tick = |_: LeaderContext| async {
+        let _guard = PanicsOnDrop;
+        std::future::pending().await
+    };
+    let work = Work { leader: Some(Arc::new(tick)), ..Work::default() };
+    let mut rig = Rig::new(true, work);
+    rig.driver.work.shorten_runs(Duration::from_millis(10));
+    let mut started = rig.start();
+    rig.turns_until(&mut started).await.unwrap();
+    let because = rig.turns_until_some(|driver| driver.unfit.map(|unfit| unfit.because)).await;
+    assert_eq!(because, UnfitBecause::Panics);
 }
 
 /// A leader, and the context of one of its ticks.

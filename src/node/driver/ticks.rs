@@ -29,6 +29,7 @@ use crate::{
     clock,
     engine::BootTime,
     node::{NodeMetrics, RoutineLimits, gate::Gate, work::WorkError},
+    tasks::panic_message,
 };
 
 /// What a run gets to end after it was cancelled for its length.
@@ -318,14 +319,8 @@ fn ended_by_itself(ended: Result<Result<(), WorkError>, Box<dyn Any + Send>>) ->
     match ended {
         Ok(Ok(())) => Run::Well,
         Ok(Err(error)) => Run::Failed(error),
-        Err(panic) => Run::Panicked(message_of(panic.as_ref())),
+        Err(panic) => Run::Panicked(panic_message(panic.as_ref())),
     }
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 /// What becomes of work that returns before it is told to.

@@ -31,6 +31,7 @@ use crate::{
         env::Env,
         gate::{Gate, HeldGate, LeaderGate, ShardGate},
     },
+    tasks::panic_message,
 };
 
 /// What work gets to return after authority was lost: the margin by which authority ends early for the
@@ -53,8 +54,15 @@ enum Whose {
 /// Something that the engine must hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    Leader { work: u64 },
-    Shard { work: WorkType, shard: ShardId },
+    Leader {
+        work: u64,
+    },
+    /// A task of the leader's work is gone while the rest goes on.
+    LeaderPanicked,
+    Shard {
+        work: WorkType,
+        shard: ShardId,
+    },
     Follower,
 }
 
@@ -90,7 +98,8 @@ pub(super) struct UserWork {
     node: Arc<dyn Node>,
     runtime: Option<Handle>,
     tick: watch::Sender<Duration>,
-    set: JoinSet<()>,
+    /// Each returns the message of its runner's panic, if that panicked.
+    set: JoinSet<Option<String>>,
     whose: HashMap<Id, Whose>,
     events: (mpsc::Sender<WorkEvent>, mpsc::Receiver<WorkEvent>),
     leader: Option<LeaderWork>,
@@ -135,6 +144,11 @@ impl UserWork {
         self.tick.send_replace(tick);
     }
 
+    #[cfg(test)]
+    pub(super) fn shorten_runs(&mut self, run: Duration) {
+        self.limits.run = run;
+    }
+
     pub(super) fn tick(&self) -> Duration {
         *self.tick.borrow()
     }
@@ -173,8 +187,10 @@ impl UserWork {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let runtime = self.runtime.as_ref().expect("the node was started from a runtime");
-        // Panics of user code are caught inside; one that comes here is a bug of the runner.
-        let task = std::panic::AssertUnwindSafe(task).catch_unwind().map(drop);
+        // Panics of runs are caught inside. A panic that comes here is of the drop of a run that was cut, or
+        // a bug of the runner.
+        let task = std::panic::AssertUnwindSafe(task).catch_unwind();
+        let task = task.map(|ended| ended.err().map(|panic| panic_message(panic.as_ref())));
         let abort = self.set.spawn_on(task, runtime);
         self.whose.insert(abort.id(), whose);
         abort
@@ -469,8 +485,8 @@ impl UserWork {
             Some(event) = self.events.1.recv() => WorkItem::Event(event),
             Some(joined) = self.set.join_next_with_id() => {
                 WorkItem::Joined(match joined {
-                    Ok((id, ())) => id,
-                    Err(error) => error.id(),
+                    Ok((id, panic)) => Joined { id, panic },
+                    Err(error) => Joined { id: error.id(), panic: None },
                 })
             }
             else => std::future::pending().await,
@@ -478,8 +494,16 @@ impl UserWork {
     }
 
     /// A task was joined: whether that ends something.
-    pub(super) fn on_joined(&mut self, id: Id, now: BootTime) -> Option<Ended> {
-        match self.whose.remove(&id)? {
+    pub(super) fn on_joined(
+        &mut self,
+        Joined { id, panic }: &Joined,
+        now: BootTime,
+    ) -> Option<Ended> {
+        let whose = self.whose.remove(id)?;
+        if let Some(panic) = panic {
+            tracing::error!(work = ?whose, panic, "a task that runs work panicked");
+        }
+        match whose {
             Whose::Leader(work) => {
                 let leader = self.leader.as_mut().filter(|leader| leader.work == work)?;
                 leader.group.tasks -= 1;
@@ -489,13 +513,14 @@ impl UserWork {
                     self.leader = None;
                     return Some(Ended::Leader { work });
                 }
-                None
+                panic.is_some().then_some(Ended::LeaderPanicked)
             }
             Whose::Follower => {
                 let ended = self.follower.take();
-                // It ends uncancelled only if its runtime has shut down: there is no starting anew.
+                // A follower that was not cancelled has panicked, or its runtime has shut down: then it cannot
+                // be started again.
                 let asked = ended.is_some_and(|follower| follower.group.cancelled_at.is_some());
-                if self.follower_wanted && asked {
+                if self.follower_wanted && (asked || panic.is_some()) {
                     self.start_follower();
                     return None;
                 }
@@ -523,15 +548,17 @@ impl UserWork {
         }
     }
 
-    /// Drops all that runs: the node is closed.
-    pub(super) async fn abort_all(&mut self) {
+    /// Drops all that runs: the node is closed. Whether all of it is known to have ended.
+    pub(super) async fn abort_all(&mut self) -> bool {
         self.set.abort_all();
         // Work that blocks its thread cannot be waited for.
         let joined = async { while self.set.join_next().await.is_some() {} };
-        if tokio::time::timeout(WEDGED_AFTER, joined).await.is_err() {
+        let is_joined = tokio::time::timeout(WEDGED_AFTER, joined).await.is_ok();
+        if !is_joined {
             tracing::error!("some work of a closed node does not end");
             self.set.detach_all();
         }
+        is_joined
     }
 
     /// Whether the leader's work of that number, which was stopped, has nothing left to join.
@@ -546,11 +573,39 @@ impl UserWork {
     }
 }
 
+/// However the driver ends, also by a panic: without a driver authority is neither extended nor ended, so all
+/// of it ends here, and the work that had it is cancelled. Tasks that still run are aborted with the set.
+impl Drop for UserWork {
+    fn drop(&mut self) {
+        // First of all (R5: authority is over before anything else happens).
+        if let Some(leader) = &self.leader {
+            leader.gate.close();
+        }
+        self.end_holding();
+        for shard in self.shards.values() {
+            shard.gate.close();
+        }
+        let now = clock::boot_now();
+        for ((work, _), running) in &self.shards {
+            self.measure_end(work, running, now);
+        }
+        self.cut_all(now);
+    }
+}
+
+/// A task of the work that has ended.
+#[derive(Debug)]
+pub(super) struct Joined {
+    id: Id,
+    /// Message of its panic, if it panicked.
+    panic: Option<String>,
+}
+
 /// Something about running work.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum WorkItem {
     /// T7: the store refused a write of this term's.
     Refused(Term),
     Event(WorkEvent),
-    Joined(Id),
+    Joined(Joined),
 }

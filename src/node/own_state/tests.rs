@@ -1,6 +1,9 @@
-//! A first put whose answer was missing, and a delete after it.
+//! Calls whose answers are late or missing, beside each other, lost sessions, stops and restores. Random
+//! programs of all that are in [`model`].
 //!
 //! Time is paused: what is late lands when everything else is over.
+
+mod model;
 
 use std::sync::{
     Arc,
@@ -26,6 +29,10 @@ const SOON: Duration = Duration::from_secs(10);
 /// Later than anything else here, by the paused clock.
 const LATE: Duration = Duration::from_secs(3600);
 const LEASE: LeaseId = LeaseId(7);
+/// Of the session after that.
+const AGAIN: LeaseId = LeaseId(8);
+const BIT_LATE: Duration = Duration::from_millis(900);
+const SOON_LOST: Duration = Duration::from_millis(50);
 
 /// A node's own state in a cluster without anybody else.
 struct Rig {
@@ -38,6 +45,10 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::with(OwnState::default()).await
+    }
+
+    async fn with(own: OwnState) -> Self {
         let store = MemoryStore::new();
         let env = Env {
             store: Arc::new(store.clone()),
@@ -46,8 +57,7 @@ impl Rig {
             call_timeout: SOON,
         };
         let session = watch::Sender::new(None);
-        let rig =
-            Self { store, env, id: NodeId::new(1).unwrap(), own: OwnState::default(), session };
+        let rig = Self { store, env, id: NodeId::new(1).unwrap(), own, session };
         rig.joins(LEASE).await;
         rig
     }
@@ -56,7 +66,30 @@ impl Rig {
     async fn joins(&self, lease: LeaseId) {
         // It outlives what is late: no lease that ended is to save anybody here.
         self.store.grant(lease, LATE * 100, SOON).await.unwrap();
+        self.own.joined(lease);
         self.session.send_replace(Some(Session::new(&self.env.keys, lease)));
+    }
+
+    /// The session is lost, and its lease with it.
+    async fn loses_session(&self, lease: LeaseId) {
+        self.session.send_replace(None);
+        self.store.revoke(lease, SOON).await.unwrap();
+    }
+
+    /// As the driver does in each session; until all is as it should be.
+    async fn puts_back(&self) {
+        let (now, session) = (self.session.subscribe(), self.session.borrow().clone().unwrap());
+        tokio::select! {
+            biased;
+            () = self.own.put_back(&self.env, self.id, &now, &session) => (),
+            () = self.is_settled() => (),
+        }
+    }
+
+    async fn is_settled(&self) {
+        while !self.own.lock().own.is_settled() {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn put(&self, key: &str, value: &str) -> Result<Revision, StateError> {
@@ -206,13 +239,11 @@ async fn what_is_being_put_back_does_not_come_after_a_delete() {
 async fn put_back_beside_a_delete(faults: &[Fault]) {
     let rig = Rig::new().await;
     rig.put("k", "old").await.unwrap();
-    rig.store.revoke(LEASE, SOON).await.unwrap();
-    rig.joins(LeaseId(8)).await;
+    rig.loses_session(LEASE).await;
+    rig.joins(AGAIN).await;
     rig.next_txns(faults);
-    let (now, session) = (rig.session.subscribe(), rig.session.borrow().clone().unwrap());
-    let put_back = rig.own.put_back(&rig.env, rig.id, &now, &session);
-    let ((), deleted) = tokio::join!(biased; put_back, rig.delete("k"));
-    deleted.unwrap();
+    let ((), deleted) = tokio::join!(biased; rig.puts_back(), rig.delete("k"));
+    assert!(deleted.unwrap());
     rig.all_has_landed().await;
     assert_eq!(rig.value("k").await, None);
 }
@@ -221,14 +252,174 @@ async fn put_back_beside_a_delete(faults: &[Fault]) {
 async fn what_could_not_be_deleted_is_put_back_all_the_same() {
     let rig = Rig::new().await;
     rig.put("k", "old").await.unwrap();
-    rig.store.revoke(LEASE, SOON).await.unwrap();
-    rig.joins(LeaseId(8)).await;
+    rig.loses_session(LEASE).await;
+    rig.joins(AGAIN).await;
     rig.next_txns(&[Fault::Denied]);
-    let (now, session) = (rig.session.subscribe(), rig.session.borrow().clone().unwrap());
-    let put_back = rig.own.put_back(&rig.env, rig.id, &now, &session);
-    let (deleted, ()) = tokio::join!(biased; rig.delete("k"), put_back);
+    let (deleted, ()) = tokio::join!(biased; rig.delete("k"), rig.puts_back());
     deleted.unwrap_err();
     assert_eq!(rig.value("k").await.as_deref(), Some("old"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_is_answered_after_the_node_has_joined_again_is_put_again() {
+    let rig = Rig::new().await;
+    rig.put("k", "old").await.unwrap();
+    rig.next_txns(&[Fault::SlowAnswer(BIT_LATE)]);
+    let put = async {
+        let revision = rig.put("k", "new").await.unwrap();
+        // At once, not a moment later.
+        let kv = rig.at(rig.env.keys.state("k", rig.id).unwrap()).await.unwrap();
+        assert_eq!((kv.value, kv.lease, kv.modified), (b"new".to_vec(), Some(AGAIN), revision));
+    };
+    let again = async {
+        sleep(SOON_LOST).await;
+        rig.loses_session(LEASE).await;
+        rig.joins(AGAIN).await;
+        rig.puts_back().await;
+    };
+    tokio::join!(put, again);
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await.as_deref(), Some("new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_is_answered_before_the_node_has_joined_again_is_put_back_then() {
+    let rig = Rig::new().await;
+    rig.put("k", "old").await.unwrap();
+    rig.next_txns(&[Fault::SlowAnswer(BIT_LATE)]);
+    let lost = async {
+        sleep(SOON_LOST).await;
+        rig.loses_session(LEASE).await;
+    };
+    let (put, ()) = tokio::join!(rig.put("k", "new"), lost);
+    put.unwrap();
+    rig.joins(AGAIN).await;
+    rig.puts_back().await;
+    assert_eq!(rig.value("k").await.as_deref(), Some("new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_is_answered_after_a_stop_is_not_in_the_next_incarnation() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::SlowAnswer(BIT_LATE)]);
+    let restart = async {
+        sleep(SOON_LOST).await;
+        rig.loses_session(LEASE).await;
+        rig.own.left();
+        rig.joins(AGAIN).await;
+        rig.puts_back().await;
+    };
+    // The second one waits for the first one's answer, and the node is another by then.
+    let puts = async { tokio::join!(biased; rig.put("k", "old"), rig.put("k", "waits")) };
+    let ((old, waits), ()) = tokio::join!(puts, restart);
+    old.unwrap();
+    assert!(matches!(waits, Err(StateError::NoLease)), "{waits:?}");
+    rig.puts_back().await;
+    rig.all_has_landed().await;
+    assert_eq!(rig.value("k").await, None);
+    // Nor does the old one hold up the new one's.
+    rig.put("k", "new").await.unwrap();
+    assert_eq!(rig.value("k").await.as_deref(), Some("new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_for_one_key_take_effect_in_the_order_in_which_they_were_made() {
+    let rig = Rig::new().await;
+    for first in [Fault::SlowAnswer(BIT_LATE), Fault::SlowRequest(BIT_LATE)] {
+        rig.next_txns(&[first]);
+        let (put, deleted) = tokio::join!(biased; rig.put("k", "old"), rig.delete("k"));
+        put.unwrap();
+        assert!(deleted.unwrap(), "what was put before it");
+        rig.next_txns(&[first]);
+        let (old, new) = tokio::join!(biased; rig.put("k", "old"), rig.put("k", "new"));
+        assert!(old.unwrap() < new.unwrap());
+        rig.all_has_landed().await;
+        assert_eq!(rig.value("k").await.as_deref(), Some("new"));
+        rig.delete("k").await.unwrap();
+        rig.loses_session(LEASE).await;
+        rig.joins(LEASE).await;
+        rig.puts_back().await;
+        assert_eq!(rig.value("k").await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_never_took_effect_does_not_replace_a_later_one_that_did() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::LostRequest, Fault::Denied]);
+    let (lost, put) = tokio::join!(biased; rig.put("k", "never"), rig.put("k", "later"));
+    assert!(matches!(lost, Err(StateError::Unknown { .. })), "{lost:?}");
+    put.unwrap();
+    rig.loses_session(LEASE).await;
+    rig.joins(AGAIN).await;
+    rig.puts_back().await;
+    assert_eq!(rig.value("k").await.as_deref(), Some("later"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_waited_for_may_have_taken_effect() {
+    let rig = Rig::new().await;
+    for key in ["put", "deleted"] {
+        rig.put(key, "old").await.unwrap();
+        rig.next_txns(&[Fault::LostAnswer]);
+        let wait = Duration::from_millis(1);
+        let dropped = match key {
+            "put" => tokio::time::timeout(wait, rig.put(key, "new")).await.is_err(),
+            _ => tokio::time::timeout(wait, rig.delete(key)).await.is_err(),
+        };
+        assert!(dropped);
+    }
+    rig.loses_session(LEASE).await;
+    rig.joins(AGAIN).await;
+    rig.puts_back().await;
+    // Others may have read what the calls left: nothing goes back behind it.
+    assert_eq!(rig.value("put").await.as_deref(), Some("new"));
+    assert_eq!(rig.value("deleted").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_a_restored_store_takes_at_a_smaller_revision_comes_back() {
+    let rig = Rig::new().await;
+    rig.put("k", "old").await.unwrap();
+    let backup = rig.store.with_model(|model| model.clone());
+    for n in 0..10 {
+        rig.put("k", &format!("before the restore {n}")).await.unwrap();
+    }
+    let before = rig.put("k", "before the restore").await.unwrap();
+    rig.store.with_model(|model| model.restore(&backup, None));
+    // The lease is in the backup: nobody has noticed yet.
+    let after = rig.put("k", "after the restore").await.unwrap();
+    assert!(after < before, "{after:?}, {before:?}");
+    rig.loses_session(LEASE).await;
+    rig.joins(AGAIN).await;
+    rig.puts_back().await;
+    assert_eq!(rig.value("k").await.as_deref(), Some("after the restore"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_gets_no_turn_in_time_changes_nothing() {
+    let rig = Rig::new().await;
+    rig.next_txns(&[Fault::SlowAnswer(SOON / 4), Fault::SlowAnswer(SOON / 4)]);
+    let calls = tokio::join!(
+        biased;
+        async { tokio::time::timeout(SOON * 2, rig.put("k", "1")).await.unwrap() },
+        async { tokio::time::timeout(SOON * 2, rig.put("k", "2")).await.unwrap() },
+    );
+    assert!(calls.0.is_ok() && calls.1.is_ok(), "{calls:?}");
+    // It is waited for without an end: time stands still for its deadline.
+    let never = vec![Fault::LostRequest; 10_000];
+    rig.next_txns(&never);
+    let (stuck, busy) = tokio::join!(
+        biased;
+        tokio::time::timeout(SOON * 3, rig.put("k", "3")),
+        rig.put("k", "4"),
+    );
+    assert!(stuck.is_err());
+    assert!(matches!(busy, Err(StateError::Busy { .. })), "{busy:?}");
+    rig.next_txns(&[]);
+    assert_eq!(rig.value("k").await.as_deref(), Some("2"));
+    rig.put("k", "5").await.unwrap();
+    assert_eq!(rig.value("k").await.as_deref(), Some("5"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,6 +529,10 @@ async fn writes_for_a_shard_that_is_still_held_go_on_when_the_node_claims_anothe
     let txn = FencedTxn::new().expect("k", None).put("k", "1").put("l", "1");
     let (put, done, ()) = tokio::join!(fenced.put("m", "1"), fenced.txn(txn), answer);
     assert!(put.is_ok() && done.is_ok(), "{put:?}, {done:?}");
+    for key in ["k", "l", "m"] {
+        let kv = fenced.get(key).await.unwrap();
+        assert_eq!(kv.map(|kv| kv.value), Some(b"1".to_vec()), "{key}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_line_is_read_as_it_was_written() {
-    for line in [Line::Lease(LEASE), Line::Gone(OTHER)] {
+    for line in [Line::Lease(LEASE), Line::Gone(OTHER), Line::Leaving] {
         assert_eq!(Line::parse(&format!("{line}\n")), Some(line));
     }
     assert_eq!(Line::Lease(LEASE).to_string(), "lease 3c0b4e0a");
@@ -20,7 +20,17 @@ fn a_line_is_read_as_it_was_written() {
 
 #[test]
 fn junk_on_the_pipe_is_no_line() {
-    for junk in ["", "lease", "lease ", "lease xyz", "lease -1", "lease 0", "grant 1", "gone 1 2"] {
+    for junk in [
+        "",
+        "lease",
+        "lease ",
+        "lease xyz",
+        "lease -1",
+        "lease 0",
+        "grant 1",
+        "gone 1 2",
+        "leaving 1",
+    ] {
         assert_eq!(Line::parse(junk), None, "{junk:?}");
     }
 }
@@ -33,6 +43,7 @@ fn record(lease: LeaseId, ended: bool) -> Record {
         n: 9,
         d: SPAN_MAX,
         ended,
+        suspended: false,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use rustls::{ClientConfig, pki_types::CertificateDer, pki_types::pem::PemObject};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::{
     resource::Target,
     value::{Span, UnixMs},
 };
-use crate::{clock, engine::BootTime};
+use crate::{clock, engine::BootTime, tls::Trust};
 
 mod dns;
 mod http;
@@ -92,8 +92,9 @@ impl Default for Prober {
 impl Prober {
     /// A prober that trusts the public certificate authorities.
     pub fn new() -> Self {
-        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        Self { public: Arc::new(http::verifying(roots)) }
+        let public =
+            http::verifying(Trust::public()).expect("the list of authorities is not empty");
+        Self { public: Arc::new(public) }
     }
 
     /// Runs the check once, within its timeout.
@@ -234,16 +235,16 @@ fn since(began: BootTime) -> Duration {
 /// # Errors
 ///
 /// What is wrong with the text, in words.
-pub(super) fn trusted(pem: &str) -> Result<RootCertStore, String> {
+pub(super) fn trusted(pem: &str) -> Result<Trust, String> {
     const REMEDY: &str = "write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on";
-    let mut roots = RootCertStore::empty();
+    let mut trust = Trust::nobody();
     for (at, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
         let number = at + 1;
         let certificate = certificate
             .map_err(|error| format!("certificate {number} cannot be read ({error}): {REMEDY}"))?;
-        roots
+        trust
             .add(certificate)
             .map_err(|error| format!("certificate {number} cannot be used ({error}): {REMEDY}"))?;
     }
-    if roots.is_empty() { Err(format!("holds no certificate: {REMEDY}")) } else { Ok(roots) }
+    if trust.is_empty() { Err(format!("holds no certificate: {REMEDY}")) } else { Ok(trust) }
 }

@@ -205,7 +205,8 @@ impl ShardRunner {
 
     fn failed(&self, operation: &'static str, error: &LedgerError) {
         self.metrics.on_store_failure(operation);
-        let cause = std::error::Error::source(error).map(ToString::to_string);
+        let causes = std::iter::successors(std::error::Error::source(error), |it| it.source());
+        let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         tracing::warn!(shard = self.shard.0, operation, %error, cause, "store failed an uptime check");
     }
 

@@ -2,6 +2,11 @@
 //!
 //! One task logs in; whoever finds the token refused asks it and waits. A token that says when it ends
 //! (JWT) is renewed before it does; etcd's simple ones live on while they are used.
+//!
+//! The one rule: etcd hashes the password at every login and agrees on it in a quorum, so logins that
+//! lead nowhere come ever more seldom ([`pace`]).
+
+mod pace;
 
 use std::{
     sync::{
@@ -14,6 +19,8 @@ use std::{
 use http::HeaderValue;
 use tokio::sync::{Notify, watch};
 
+use self::pace::Pace;
+
 use super::{
     config::Password,
     errors::{Verdict, classify},
@@ -25,8 +32,19 @@ use crate::clock;
 /// A login hashes the password, which takes etcd tens of milliseconds of a core, on purpose.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Between two logins that failed for good; etcd's cost is its own defence, this is ours.
-const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// Part of etcd's answer to a login while authentication is off.
+const NOT_ENABLED: &str = "authentication is not enabled";
+
+/// How a login ended that etcd answered.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// With a token, which lasts so long if that is known.
+    Token(Option<Duration>),
+    /// Without one: etcd has authentication off, and calls need none.
+    NotNeeded,
+    /// etcd does not accept name or password, or there is no password.
+    Refused,
+}
 
 /// How the latest login ended.
 #[derive(Clone, Debug, Default)]
@@ -98,12 +116,19 @@ impl Auth {
 
     /// Logs in, and again when asked or when a token is about to end. Never returns.
     pub(super) async fn keep_logged_in(self: Arc<Self>, pool: Arc<Pool>) {
+        let mut pace = Pace::default();
         loop {
-            let lifetime = self.log_in(&pool).await;
+            let ended = self.log_in(&pool, &mut pace).await;
+            let at = clock::boot_now();
+            if ended == Ended::Refused {
+                self.after_refusal(pace.refused()).await;
+            }
             let renew = async {
-                match lifetime {
-                    Some(lifetime) => tokio::time::sleep(lifetime * 2 / 3).await,
-                    None => std::future::pending().await,
+                match ended {
+                    Ended::Token(Some(lifetime)) => tokio::time::sleep(lifetime * 2 / 3).await,
+                    Ended::Token(None) | Ended::NotNeeded | Ended::Refused => {
+                        std::future::pending().await
+                    }
                 }
             };
             let asked = async {
@@ -114,27 +139,54 @@ impl Auth {
             tokio::select! {
                 biased;
                 // Cancel safe: what was asked for stays in `wanted_above`.
-                () = asked => {}
+                () = asked => {
+                    if ended != Ended::Refused {
+                        // etcd took back what this login had given.
+                        tokio::time::sleep(pace.taken_back(clock::boot_now().since(at))).await;
+                    }
+                }
                 () = renew => {}
             }
         }
     }
 
-    /// Logs in at any member; returns how long the token lasts, if that is known.
-    async fn log_in(&self, pool: &Pool) -> Option<Duration> {
+    /// Waits before a refused login is tried again, or until there is another password to try.
+    async fn after_refusal(&self, pause: Duration) {
+        const LOOK_EVERY: Duration = Duration::from_secs(1);
+        let refused = self.password().await;
+        let until = clock::boot_now() + pause;
+        loop {
+            let left = until.since(clock::boot_now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+            if self.password().await != refused {
+                return;
+            }
+        }
+    }
+
+    /// Logs in at any member, one after the other until one answers.
+    async fn log_in(&self, pool: &Pool, pace: &mut Pace) -> Ended {
         let mut tried = Tried::default();
+        let mut last = None;
         loop {
             let Some(member) = pool.choose(tried) else {
                 tried = Tried::default();
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                let pause = pace.unanswered();
+                if pace.is_first_unanswered() {
+                    let error = last.take();
+                    tracing::warn!(user = %self.user, error, "login to etcd failed, retrying");
+                }
+                tokio::time::sleep(pause).await;
                 continue;
             };
             let password = match self.password().await {
                 Ok(password) => password,
                 Err(problem) => {
-                    self.ended(None, Some(problem));
-                    tokio::time::sleep(AFTER_REFUSAL).await;
-                    return None;
+                    self.refused(problem);
+                    return Ended::Refused;
                 }
             };
             let link = pool.link(member);
@@ -143,6 +195,7 @@ impl Auth {
             let verdict = match tokio::time::timeout(LOGIN_TIMEOUT, asking).await {
                 Ok(Ok(answer)) => {
                     pool.metrics().logged_in(true);
+                    pace.answered();
                     return self.accepted(answer.token());
                 }
                 Ok(Err(error)) => classify(&error),
@@ -150,35 +203,51 @@ impl Auth {
             };
             match verdict {
                 Verdict::Denied(text) | Verdict::Reauthenticate(text)
-                    if text.contains("authentication is not enabled") =>
+                    if text.contains(NOT_ENABLED) =>
                 {
-                    // A user is configured and etcd has none yet: nothing is wrong.
+                    // As etcdctl does it: calls go on without a token. If authentication is turned on
+                    // later, they are refused, and that asks for a login.
+                    if self.header.borrow().is_some() || self.version() == 0 {
+                        tracing::warn!(user = %self.user, "etcd has authentication off, the user is not needed");
+                    }
+                    pace.answered();
                     self.ended(None, None);
-                    return None;
+                    return Ended::NotNeeded;
                 }
                 Verdict::Denied(text) | Verdict::Reauthenticate(text) => {
                     pool.metrics().logged_in(false);
-                    tracing::error!(user = %self.user, error = %text, "etcd refused the login");
-                    self.ended(None, Some(text));
-                    tokio::time::sleep(AFTER_REFUSAL).await;
-                    return None;
+                    pace.answered();
+                    self.refused(text);
+                    return Ended::Refused;
                 }
                 other => {
                     tracing::debug!(error = ?other, "a login failed");
+                    last = Some(other.into_text());
                     tried.insert(member);
                 }
             }
         }
     }
 
-    fn accepted(&self, token: &str) -> Option<Duration> {
+    fn accepted(&self, token: &str) -> Ended {
         let Ok(mut header) = HeaderValue::from_str(token) else {
-            self.ended(None, Some("etcd's token is not a valid header".to_owned()));
-            return None;
+            self.refused("etcd's token is not a valid header".to_owned());
+            return Ended::Refused;
         };
         header.set_sensitive(true);
+        if self.login.borrow().refused.is_some() {
+            tracing::info!(user = %self.user, "etcd accepts the login");
+        }
         self.ended(Some(header), None);
-        lifetime_of(token)
+        Ended::Token(lifetime_of(token))
+    }
+
+    /// Logged when it begins, and when etcd says something else.
+    fn refused(&self, text: String) {
+        if self.login.borrow().refused.as_ref() != Some(&text) {
+            tracing::error!(user = %self.user, error = %text, "etcd refused the login");
+        }
+        self.ended(None, Some(text));
     }
 
     fn ended(&self, token: Option<HeaderValue>, refused: Option<String>) {

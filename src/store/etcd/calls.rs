@@ -7,6 +7,7 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use futures::future::{Either, select};
 
 use super::{
+    complaints::Called,
     errors::{Verdict, classify, unanswered, with_context},
     link::Link,
     metrics::Outcome,
@@ -39,6 +40,8 @@ pub(super) struct Call {
     pub(super) timeout: Duration,
     /// Makes a member suspect.
     pub(super) suspect_after: Duration,
+    /// Whether it puts keys or grants a lease, which a full etcd rejects.
+    pub(super) takes_space: bool,
     /// Whether an answer means that the member is in a quorum. Renewals and watches are answered by
     /// members that are cut off, for a while.
     pub(super) proves_quorum: bool,
@@ -71,7 +74,16 @@ where
 {
     let began = clock::boot_now();
     let result = by_any_member(pool, call, send).await;
-    pool.metrics().called(call.name, Outcome::of(&result), clock::boot_now().since(began));
+    let now = clock::boot_now();
+    pool.metrics().called(call.name, Outcome::of(&result), now.since(began));
+    let called = Called {
+        name: call.name,
+        takes_space: call.takes_space,
+        proves_quorum: call.proves_quorum,
+        silent_for: pool.all_silent_for(),
+        error: result.as_ref().err(),
+    };
+    pool.complaints().on_call(called, now);
     result
 }
 

@@ -8,7 +8,11 @@ use std::{error::Error as _, io, time::Duration};
 use etcd_client::Error;
 use tonic::{Code, Status};
 
-use crate::{engine::types::Revision, store::StoreError};
+use crate::{
+    engine::types::Revision,
+    store::StoreError,
+    tls::{Explained, Words, explain},
+};
 
 /// What became of one attempt, and what may be done next.
 #[derive(Debug, PartialEq, Eq)]
@@ -185,44 +189,32 @@ pub(super) fn tls_cause<'a>(
     error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
 }
 
+/// Names of what the user of a store can set, as `EtcdConfig` has them.
+const WORDS: Words = Words {
+    bundle: "tls.ca_file",
+    name: "use a name that is in it as the endpoint, or set tls.server_name",
+    no_client_certificate: "set tls.cert_file and tls.key_file",
+    client_certificate: "tls.cert_file",
+    client_certificate_rejected: "is tls.cert_file signed by the authority in etcd's \
+                                  --trusted-ca-file, in date, and for client authentication?",
+};
+
 fn classify_tls(error: &rustls::Error, unsent: bool) -> Verdict {
-    use rustls::{AlertDescription as Alert, CertificateError as Cert, Error as Tls};
+    use rustls::{AlertDescription as Alert, Error as Tls};
+    // With TLS 1.3 a server judges the client's certificate after the handshake; all else it says in it.
+    let late = match error {
+        Tls::AlertReceived(alert) => !matches!(
+            alert,
+            Alert::HandshakeFailure | Alert::InsufficientSecurity | Alert::ProtocolVersion
+        ),
+        _ => true,
+    };
+    if let Some(Explained { reason, remedy }) = explain(error, &WORDS).filter(|_| unsent || late) {
+        return Verdict::Untrusted(format!("{reason}: {remedy}"));
+    }
     let remedy = match error {
-        Tls::InvalidCertificate(reason) => match reason {
-            Cert::UnknownIssuer | Cert::BadSignature => {
-                "the server's certificate is not signed by an authority in tls.ca_file: give the \
-                 file of the one that signed it"
-            }
-            Cert::Expired | Cert::ExpiredContext { .. } => {
-                "the server's certificate has expired: renew it, or set the clock"
-            }
-            Cert::NotValidYet | Cert::NotValidYetContext { .. } => {
-                "the server's certificate is not valid yet: set the clock"
-            }
-            Cert::NotValidForName | Cert::NotValidForNameContext { .. } => {
-                "the server's certificate is for another name: use a name that is in it as the \
-                 endpoint, or set tls.server_name"
-            }
-            _ => "the server's certificate cannot be used: look at it with openssl x509 -text",
-        },
-        Tls::AlertReceived(alert) => match alert {
-            Alert::CertificateRequired | Alert::NoCertificate => {
-                "the server asks for a client certificate: set tls.cert_file and tls.key_file"
-            }
-            Alert::CertificateExpired => "the own certificate has expired: renew tls.cert_file",
-            Alert::UnknownCA
-            | Alert::BadCertificate
-            | Alert::CertificateUnknown
-            | Alert::CertificateRevoked
-            | Alert::UnsupportedCertificate
-            | Alert::AccessDenied => {
-                "the server does not accept the own certificate: is tls.cert_file signed by the \
-                 authority in etcd's --trusted-ca-file, in date, and for client authentication?"
-            }
-            // Any other alert may come at any time of a connection.
-            _ if unsent => "the server broke off the TLS handshake",
-            _ => return Verdict::Broken(error.to_string()),
-        },
+        // Any other alert may come at any time of a connection.
+        Tls::AlertReceived(_) if unsent => "the server broke off the TLS handshake",
         Tls::InvalidMessage(_) if unsent => {
             "the server does not speak TLS there: is it http, or is this the wrong port?"
         }
@@ -288,6 +280,10 @@ const TABLE: &[Row] = &[
     row(
         "invalid user ID or password",
         Class::Denied("give the name and password of an etcd user (etcdctl user list)"),
+    ),
+    row(
+        "authentication is not enabled",
+        Class::Denied("etcd needs no user: leave it out, or turn it on (etcdctl auth enable)"),
     ),
     row(
         "permission denied",

@@ -25,6 +25,10 @@ pub(super) enum Say {
     Well,
     /// These messages, and nothing after them.
     Messages(Vec<Vec<u8>>),
+    /// This message, and that all is well.
+    One(Vec<u8>),
+    /// An error, by its number in gRPC and in words.
+    Error(u8, &'static str),
 }
 
 /// A running member. Ends, with its connections, when dropped.
@@ -36,6 +40,15 @@ pub(super) struct FakeMember {
 impl FakeMember {
     /// One that does what `script` says to the number of a connection, from 1.
     pub(super) async fn start(script: impl Fn(usize) -> Say + Send + Sync + 'static) -> Self {
+        Self::start_with(move |connection, _| script(connection)).await
+    }
+
+    /// One that does what `script` says to a method, such as `/etcdserverpb.KV/Range`.
+    pub(super) async fn of_methods(script: impl Fn(&str) -> Say + Send + Sync + 'static) -> Self {
+        Self::start_with(move |_, method| script(method)).await
+    }
+
+    async fn start_with(script: impl Fn(usize, &str) -> Say + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = Tasks::new();
@@ -48,12 +61,17 @@ impl FakeMember {
     }
 }
 
-async fn accept(listener: TcpListener, script: Arc<impl Fn(usize) -> Say + Send + Sync + 'static>) {
+async fn accept(
+    listener: TcpListener,
+    script: Arc<impl Fn(usize, &str) -> Say + Send + Sync + 'static>,
+) {
     let mut connections = JoinSet::new();
     for number in 1.. {
         let (stream, _) = listener.accept().await.unwrap();
         let script = Arc::clone(&script);
-        let service = service_fn(move |_: Request<Incoming>| answer(script(number)));
+        let service = service_fn(move |request: Request<Incoming>| {
+            answer(script(number, request.uri().path()))
+        });
         let http = http2::Builder::new(TokioExecutor::new());
         let serving = http.serve_connection(TokioIo::new(stream), service);
         connections.spawn(async move { drop(serving.await) });
@@ -65,12 +83,10 @@ type Frames = stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
 async fn answer(say: Say) -> Result<Response<StreamBody<Frames>>, Infallible> {
     let frames = match say {
         Say::Nothing => std::future::pending().await,
-        Say::Well => {
-            let trailers = HeaderMap::from_iter([(
-                http::HeaderName::from_static("grpc-status"),
-                HeaderValue::from_static("0"),
-            )]);
-            stream::iter([framed(&[]), Frame::trailers(trailers)]).map(Ok).boxed()
+        Say::Well => whole(&[]),
+        Say::One(message) => whole(&message),
+        Say::Error(code, text) => {
+            stream::iter([Frame::trailers(status(code, text))]).map(Ok).boxed()
         }
         Say::Messages(messages) => {
             let messages = messages.into_iter().map(|message| framed(&message));
@@ -81,6 +97,18 @@ async fn answer(say: Say) -> Result<Response<StreamBody<Frames>>, Infallible> {
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
     Ok(response)
+}
+
+fn whole(message: &[u8]) -> Frames {
+    stream::iter([framed(message), Frame::trailers(status(0, ""))]).map(Ok).boxed()
+}
+
+fn status(code: u8, text: &'static str) -> HeaderMap {
+    let name = http::HeaderName::from_static;
+    HeaderMap::from_iter([
+        (name("grpc-status"), HeaderValue::from(u16::from(code))),
+        (name("grpc-message"), HeaderValue::from_static(text)),
+    ])
 }
 
 /// A message as gRPC frames it: not compressed, its length, itself.

@@ -3,7 +3,8 @@
 //! The only module that names `etcd_client`. Of that crate it takes the messages and the calls; the
 //! rest is here, because the crate's own balancer keeps sending to dead members: one channel per member
 //! ([`link`]), who is asked ([`pool`]), how a call is carried out ([`calls`]), who looks after the
-//! members ([`referee`]), what errors mean ([`errors`]), tokens ([`auth`]) and certificates ([`tls`]).
+//! members ([`referee`]), what errors mean ([`errors`]), what is logged of them ([`complaints`]), tokens
+//! ([`auth`]) and certificates ([`tls`]).
 //!
 //! # Guarantees
 //!
@@ -15,6 +16,7 @@
 
 mod auth;
 mod calls;
+mod complaints;
 mod config;
 mod connector;
 mod convert;
@@ -38,6 +40,7 @@ use std::{
 
 use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     auth::Auth,
@@ -63,6 +66,8 @@ pub struct EtcdStore {
     pool: Arc<Pool>,
     renewals: Renewals,
     suspect_after: Duration,
+    /// Cancelled when one of the tasks has ended.
+    failed: CancellationToken,
     // Dropped with the store, which ends them.
     _tasks: Tasks,
 }
@@ -85,6 +90,8 @@ pub struct MemberStatus {
     pub endpoint: String,
     /// Its version, such as `3.7.3`.
     pub version: String,
+    /// The id of the etcd cluster it belongs to: the same for all members of one.
+    pub cluster: u64,
     /// Whether it leads etcd's cluster.
     pub leads: bool,
     /// Whether it only learns: such a member serves nobody and should not be an endpoint.
@@ -128,20 +135,24 @@ impl EtcdStore {
             config.call_metrics(),
         )?);
         let mut tasks = Tasks::new();
-        tasks.spawn("etcd suspicions", never(referee::decide(pool.clone(), config.suspect_after)));
-        tasks.spawn("etcd recovery", never(referee::recover(pool.clone())));
-        tasks.spawn("etcd survey", never(referee::survey(pool.clone(), config.survey_every)));
+        let failed = CancellationToken::new();
+        let deciding = referee::decide(pool.clone(), config.suspect_after);
+        tasks.spawn("etcd suspicions", never(failed.clone(), deciding));
+        tasks.spawn("etcd recovery", never(failed.clone(), referee::recover(pool.clone())));
+        let surveying = referee::survey(pool.clone(), config.survey_every);
+        tasks.spawn("etcd survey", never(failed.clone(), surveying));
         if let Some(files) = files {
             let following = referee::follow_files(pool.clone(), files, config.reload_every);
-            tasks.spawn("etcd certificates", never(following));
+            tasks.spawn("etcd certificates", never(failed.clone(), following));
         }
         if let Some(auth) = auth {
-            tasks.spawn("etcd login", auth.keep_logged_in(pool.clone()));
+            tasks.spawn("etcd login", never(failed.clone(), auth.keep_logged_in(pool.clone())));
         }
         Ok(Self {
             pool,
             renewals: Renewals::default(),
             suspect_after: config.suspect_after,
+            failed,
             _tasks: tasks,
         })
     }
@@ -191,6 +202,7 @@ impl EtcdStore {
         Ok(MemberStatus {
             endpoint: endpoint.to_owned(),
             version: status.version().to_owned(),
+            cluster: status.header().map_or(0, etcd_client::ResponseHeader::cluster_id),
             leads: status.leader() != 0 && own == Some(status.leader()),
             is_learner: status.is_learner(),
             db_bytes: bytes(status.db_size()),
@@ -207,14 +219,17 @@ impl EtcdStore {
             asked: Revision(0),
             timeout,
             suspect_after: self.suspect_after,
+            takes_space: false,
             proves_quorum: true,
             avoid: None,
         }
     }
 }
 
-async fn never(loops: impl Future<Output = std::convert::Infallible>) {
-    match loops.await {}
+/// A task that goes on as long as the store. If it ends all the same, by a panic, the store has failed.
+async fn never<T>(failed: CancellationToken, task: impl Future<Output = T>) {
+    let _failed = failed.drop_guard();
+    task.await;
 }
 
 impl Debug for EtcdStore {
@@ -238,7 +253,10 @@ impl Store for EtcdStore {
         let writes =
             txn.then.iter().chain(&txn.otherwise).any(|op| !matches!(op, super::Op::Get(_)));
         let repeat = if writes { Repeat::Never } else { Repeat::Safe };
-        let response = call(&self.pool, self.call("txn", repeat, timeout), |link| {
+        // By the branch that is taken, which nobody knows yet: most write in the first.
+        let takes_space = txn.then.iter().any(|op| matches!(op, super::Op::Put { .. }));
+        let how = Call { takes_space, ..self.call("txn", repeat, timeout) };
+        let response = call(&self.pool, how, |link| {
             let (mut kv, txn) = (link.kv(), convert::txn(&txn));
             async move { kv.txn(txn).await }
         });
@@ -262,7 +280,8 @@ impl Store for EtcdStore {
         ttl: Duration,
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
-        let response = call(&self.pool, self.call("grant", Repeat::Never, timeout), |link| {
+        let how = Call { takes_space: true, ..self.call("grant", Repeat::Never, timeout) };
+        let response = call(&self.pool, how, |link| {
             let mut client = link.lease();
             let options = LeaseGrantOptions::new().with_id(lease.0);
             async move { client.grant(whole_seconds(ttl), Some(options)).await }
@@ -302,11 +321,32 @@ impl Store for EtcdStore {
         Ok(Box::new(watch::open(&self.pool, &request, how).await?))
     }
 
+    async fn failed(&self) -> String {
+        self.failed.cancelled().await;
+        "a task of the etcd client has ended".to_owned()
+    }
+
     fn health(&self) -> Health {
         self.pool.health()
     }
 
     fn avoid_current(&self) {
         self.pool.leave(self.pool.current(), Switch::Asked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_panics_makes_the_store_fail_and_one_that_goes_on_does_not() {
+        let store = EtcdStore::new(&EtcdConfig::new(["http://127.0.0.1:9"])).unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(50), store.failed()).await;
+        assert!(waited.is_err(), "an etcd that is not there is no failure of the store");
+        let mut tasks = Tasks::new();
+        tasks.spawn("panics", never(store.failed.clone(), async { panic!("on purpose") }));
+        let why = tokio::time::timeout(Duration::from_secs(60), store.failed()).await.unwrap();
+        assert!(why.contains("has ended"), "{why}");
     }
 }

@@ -16,6 +16,7 @@ use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
     auth::Auth,
+    complaints::Complaints,
     config::ConfigError,
     errors::{Verdict, classify, with_context},
     link::Link,
@@ -81,6 +82,9 @@ pub(super) struct Pool {
     material: RwLock<Option<Arc<Material>>>,
     auth: Option<Arc<Auth>>,
     metrics: Arc<dyn CallMetrics>,
+    complaints: Complaints,
+    /// When the pool was made, by the boot clock in microseconds.
+    made: u64,
     /// Where the I/O is done: links must not land on the runtime of whoever happens to call.
     runtime: Handle,
 }
@@ -128,6 +132,8 @@ impl Pool {
             material: RwLock::new(material),
             auth,
             metrics,
+            complaints: Complaints::default(),
+            made: now(),
             runtime: Handle::current(),
         })
     }
@@ -138,6 +144,10 @@ impl Pool {
 
     pub(super) fn metrics(&self) -> &dyn CallMetrics {
         self.metrics.as_ref()
+    }
+
+    pub(super) fn complaints(&self) -> &Complaints {
+        &self.complaints
     }
 
     pub(super) fn auth(&self) -> Option<&Arc<Auth>> {
@@ -317,6 +327,12 @@ impl Pool {
         Duration::from_micros(now().saturating_sub(self.last_answer(member)))
     }
 
+    /// How long ago any member last answered; since the pool was made, if none has.
+    pub(super) fn all_silent_for(&self) -> Duration {
+        let last = (0..self.members.len()).map(|member| self.last_answer(member)).max();
+        Duration::from_micros(now().saturating_sub(last.unwrap_or(0).max(self.made)))
+    }
+
     /// How long ago a member last answered with a quorum, or showed by an event that it is in one: a
     /// member that is cut off delivers none, but for those that it had not delivered yet.
     pub(super) fn unproven_for(&self, member: usize) -> Duration {
@@ -375,10 +391,13 @@ impl Pool {
 
     pub(super) fn health(&self) -> Health {
         let state = &self.members[self.current()];
+        // What lasts says more than what the latest call met.
+        let refused = || self.auth.as_ref()?.refused_at(self.auth.as_ref()?.version());
+        let lasting = self.complaints.current().or_else(refused);
         Health {
             endpoint: state.endpoint.clone(),
-            healthy: state.up.load(SeqCst) && !state.has_problem.load(SeqCst),
-            problem: lock(&state.problem).clone(),
+            healthy: state.up.load(SeqCst) && !state.has_problem.load(SeqCst) && lasting.is_none(),
+            problem: lasting.or_else(|| lock(&state.problem).clone()),
         }
     }
 }

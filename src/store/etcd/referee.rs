@@ -14,6 +14,7 @@ use super::{
     pool::{Before, Pool},
     tls::Watched,
 };
+use crate::clock;
 
 /// How often failed members are looked at, and members with watches that do not prove themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -206,7 +207,7 @@ pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
     }
 }
 
-/// Measures the members now and then, and leaves one that is much slower than another.
+/// Looks for alarms now and then, measures the members, and leaves one that is much slower than another.
 ///
 /// # Cancel safety
 ///
@@ -215,6 +216,7 @@ pub(super) async fn survey(pool: Arc<Pool>, every: Duration) -> Infallible {
     let mut slow = 0;
     loop {
         tokio::time::sleep(every).await;
+        look_for_alarms(&pool).await;
         if pool.len() == 1 {
             continue;
         }
@@ -227,6 +229,17 @@ pub(super) async fn survey(pool: Arc<Pool>, every: Duration) -> Infallible {
             Some(_) => slow + 1,
             None => 0,
         };
+    }
+}
+
+/// Asks the current member for etcd's alarms: a node that writes nothing hears of a full etcd by them.
+async fn look_for_alarms(pool: &Pool) {
+    let member = pool.current();
+    let mut maintenance = pool.link(member).maintenance();
+    let asking = tokio::time::timeout(PROBE_WITHIN, maintenance.status());
+    if let Ok(Ok(status)) = asking.await {
+        let now = clock::boot_now();
+        pool.complaints().on_alarms(pool.endpoint(member), status.errors(), now);
     }
 }
 

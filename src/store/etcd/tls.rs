@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName,
         pem::{self, PemObject as _},
@@ -15,7 +15,10 @@ use rustls::{
 };
 
 use super::config::{ConfigError, Tls};
-use crate::clock;
+use crate::{
+    clock,
+    tls::{self, Trust},
+};
 
 /// The content of the files of a [`Tls`].
 #[derive(Clone, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl Material {
                 let cert = read("tls.cert_file", cert_file)?;
                 let key = read("tls.key_file", key_file)?;
                 let chain = certificates("tls.cert_file", cert_file, &cert)?;
-                in_date(cert_file, chain)?;
+                usable(cert_file, chain)?;
                 private_key(key_file, &key)?;
                 Some((cert, key))
             }
@@ -57,19 +60,17 @@ impl Material {
     /// As the TLS library takes it, for HTTP/2.
     pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
         let unusable = |error: pem::Error| rustls::Error::General(error.to_string());
-        let mut roots = RootCertStore::empty();
-        match &self.ca {
+        let trust = match &self.ca {
             Some(file) => {
+                let mut trust = Trust::nobody();
                 for certificate in CertificateDer::pem_slice_iter(file) {
-                    roots.add(certificate.map_err(unusable)?)?;
+                    trust.add(certificate.map_err(unusable)?)?;
                 }
+                trust
             }
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
+            None => Trust::public(),
+        };
+        let builder = tls::trusting(trust)?;
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificates, key)) => {
@@ -146,6 +147,15 @@ fn certificates(field: &'static str, file: &Path, pem: &[u8]) -> Result<Vec<Vec<
 }
 
 fn private_key(file: &Path, pem: &[u8]) -> Result<(), ConfigError> {
+    let text = String::from_utf8_lossy(pem);
+    if text.contains("ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
+        return Err(ConfigError::new(
+            "tls.key_file",
+            file.display().to_string(),
+            "holds a private key that is encrypted",
+            "decrypt it: openssl pkey -in FILE -out NEW_FILE",
+        ));
+    }
     let has_key = x509_parser::pem::Pem::iter_from_buffer(pem)
         .filter_map(Result::ok)
         .any(|block| block.label.ends_with("PRIVATE KEY"));
@@ -160,8 +170,8 @@ fn private_key(file: &Path, pem: &[u8]) -> Result<(), ConfigError> {
     ))
 }
 
-/// The first certificate of a chain is the own one.
-fn in_date(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
+/// Whether the own certificate, the first of its chain, is in date and has a key that can be used.
+fn usable(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
     let refuse = |problem: String, remedy: &str| {
         Err(ConfigError::new("tls.cert_file", file.display().to_string(), problem, remedy))
     };
@@ -185,6 +195,13 @@ fn in_date(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
         return refuse(
             format!("is not valid before {}", validity.not_before),
             "set this machine's clock",
+        );
+    }
+    if let Some(key) = tls::unsupported_key(&certificate) {
+        return refuse(
+            format!("has {key}, which is not supported"),
+            "issue it again with an RSA key of 2048 to 8192 bits, or ECDSA on P-256, P-384 or P-521, \
+             or Ed25519",
         );
     }
     Ok(())

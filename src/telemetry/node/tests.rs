@@ -1,5 +1,11 @@
+use std::sync::atomic::Ordering;
+
 use super::*;
-use crate::node::status::{LeaderStatus, SelfStatus, StoreStatus};
+use crate::node::{
+    ClusterNode,
+    fragile::Fragile,
+    status::{LeaderStatus, SelfStatus, StoreStatus},
+};
 
 fn joined() -> Status {
     Status {
@@ -41,4 +47,29 @@ fn a_leader_whose_authority_has_lapsed_is_not_the_leader_here() {
     assert!(!leadership(&status).here);
     status.node.authority_left_ms = Some(1);
     assert!(leadership(&status).here);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_driver_has_failed_is_not_live_and_one_that_left_is() {
+    let store = Fragile::new();
+    let node = |id| {
+        let node = ClusterNode::builder().id(id).cluster("C").store(Arc::clone(&store) as _);
+        Arc::new(node.build().unwrap())
+    };
+    let left = node(1);
+    left.close().await.unwrap();
+    assert_eq!(NodeSource::new(left).liveness().await, Probe::Pass("the node has left".into()));
+    let failed = node(2);
+    let source = NodeSource::new(Arc::clone(&failed) as _);
+    assert!(passes(&source.liveness().await));
+    store.health.store(true, Ordering::SeqCst);
+    assert!(failed.status().await.is_err());
+    for _ in 0..2 {
+        let live = source.liveness().await;
+        let Probe::Fail(said) = live else { panic!("{live:?}") };
+        assert!(said.contains("driver has failed"), "{said}");
+        assert!(!passes(&source.readiness().await));
+        // However the program goes on.
+        let _ = failed.close().await;
+    }
 }

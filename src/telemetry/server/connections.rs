@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::tasks::Tasks;
+use crate::tasks::{Ended, Tasks};
 
 /// A request's head may not be larger; the smallest that hyper takes is 8 KiB.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -68,7 +68,12 @@ impl Connections {
                 // Cancel safe: a token stays cancelled.
                 () = stop.cancelled() => break,
                 // Cancel safe: an end that was not returned is returned next time.
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if matches!(ended, Ended::Panicked { .. }) {
+                        tracing::error!(%ended, "a status connection is lost");
+                    }
+                    continue;
+                }
                 // Cancel safe: a connection that was not returned is returned next time.
                 stream = accept(&listener) => stream,
             };

@@ -182,7 +182,18 @@ impl Server {
         let mut publisher = Tasks::new();
         publisher.spawn("status events", events::publish(shared.clone()));
         let connections = Connections::new(shared.clone());
-        connections.serve(self.listener, routes::router(shared), stop).await;
+        let serving = connections.serve(self.listener, routes::router(shared), stop);
+        let failed = tokio::select! {
+            biased;
+            // Cancel safe: what ended is returned once, and there is no next time.
+            Some(ended) = publisher.join_next() => Some(ended),
+            // Dropped when the publisher has failed only: that closes the listener and all connections.
+            () = serving => None,
+        };
+        if let Some(ended) = failed {
+            // The server ends with it: a page that stands still must not look well.
+            tracing::error!(%ended, "the status server ends");
+        }
         publisher.abort_all().await;
     }
 }

@@ -14,6 +14,8 @@ use crate::telemetry::{metrics::ServerMetrics, source::StatusSource};
 pub struct StatusServer {
     address: SocketAddr,
     stop: CancellationToken,
+    /// Cancelled when the thread has ended.
+    ended: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
     begin: Option<oneshot::Sender<Content>>,
 }
@@ -60,14 +62,19 @@ impl StatusServer {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (bound, address) = oneshot::channel();
         let (begin, content) = oneshot::channel();
+        let ended = CancellationToken::new();
         let serving = serve(config, bound, content, stop.clone());
+        let guard = ended.clone().drop_guard();
         let thread = thread::Builder::new()
             .name("bw-status".into())
-            .spawn(move || runtime.block_on(serving))
+            .spawn(move || {
+                let _ended = guard;
+                runtime.block_on(serving);
+            })
             .map_err(failed)?;
         let address = address.await.expect("the thread says how it went before it ends");
         let address = address.map_err(StatusServerError::Bind)?;
-        Ok(Self { address, stop, thread: Some(thread), begin: Some(begin) })
+        Ok(Self { address, stop, ended, thread: Some(thread), begin: Some(begin) })
     }
 
     /// Where it listens.
@@ -91,6 +98,16 @@ impl StatusServer {
             let _ = begin.send(Content { source, registry, metrics });
         }
         Ok(())
+    }
+
+    /// Returns when the server has ended: it was closed, or a part of it failed by a bug. Nothing is
+    /// answered any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Stops it, and waits until open requests have ended or were cut off.
@@ -129,4 +146,22 @@ async fn serve(
     let _ = bound.send(Ok(server.address()));
     let Ok(Content { source, registry, metrics }) = content.await else { return };
     server.serve_counted(source, registry, metrics, stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_servers_thread_is_noticed() {
+        let mut server = StatusServer::bind(ServerConfig::from("127.0.0.1:0")).await.unwrap();
+        assert!(server.ended().now_or_never().is_none(), "it serves");
+        // Its thread ends when there is nothing to serve, as it would by a failure.
+        server.begin = None;
+        tokio::time::timeout(Duration::from_secs(60), server.ended()).await.expect("it has ended");
+    }
 }

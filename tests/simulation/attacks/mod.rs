@@ -147,7 +147,7 @@ fn is_claim(flight: &InFlight) -> bool {
 }
 
 fn is_put(flight: &InFlight) -> bool {
-    matches!(flight.ask, Ask::Put { .. })
+    matches!(&flight.ask, Ask::Own(ask) if ask.name() == "put")
 }
 
 fn is_fenced(flight: &InFlight) -> bool {

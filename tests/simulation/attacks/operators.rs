@@ -1,7 +1,5 @@
 //! Attacks by an operator: keys deleted or overwritten, leases revoked.
 
-use bellwether::engine::Input;
-
 use super::*;
 
 #[test]
@@ -51,7 +49,7 @@ fn an_operator_overwrites_a_held_key() {
                 world.stall_watch(world.cast[1]);
                 let key = world.depot.keys.held(lease);
                 world.overwrite(key, Some(lease));
-                world.ask(world.cast[1], Input::Drain(true));
+                world.drain_request(world.cast[1]);
             })
         },
         ANOTHER_ACTS,
@@ -87,10 +85,10 @@ fn a_late_put_after_a_newer_put() {
         },
         |world| world.once(world.keeps(is_put), |world| world.hold = None),
         |world| {
-            let Some(Ask::Put { value, .. }) = world.held.first().map(|flight| &flight.ask) else {
+            let Some(Ask::Own(late)) = world.held.first().map(|flight| &flight.ask) else {
                 return false;
             };
-            let newer = *value < world.procs[world.cast[1]].state.written;
+            let newer = late.change < world.procs[world.cast[1]].own.done;
             newer && LET_GO(world)
         },
     ];

@@ -19,7 +19,7 @@ use bellwether::{
 
 use super::{LONG, get, put, watch};
 use crate::support::{
-    etcd::Etcd,
+    etcd::{Etcd, free_ports},
     eventually,
     pki::{Files, Pki, Validity, replace},
     proxy::Proxy,
@@ -56,6 +56,23 @@ async fn both_sides_show_certificates() {
     store.avoid_current();
     put(&store, "k", "w").await.unwrap();
     assert!(store.health().endpoint.starts_with("https://"));
+}
+
+#[tokio::test]
+async fn the_certificate_that_etcd_makes_itself_is_trusted_by_itself() {
+    let address = free_ports(1)[0];
+    let etcd = Etcd::options().auto_tls(address).start().await;
+    let own = etcd.own_certificate();
+    let config = EtcdConfig::new([format!("https://{address}")]);
+    let store = EtcdStore::connect(&config.clone().tls(Tls::ca(&own))).await.unwrap();
+    put(&store, "k", "v").await.unwrap();
+    assert!(store.health().endpoint.starts_with("https://"));
+    // It is trusted because it is listed, not because it signs itself.
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = Pki::new(folder.path(), "a stranger");
+    let error = EtcdStore::connect(&config.tls(Tls::ca(&stranger.ca))).await.unwrap_err();
+    let ConnectError::Store(error) = error else { panic!("{error}") };
+    assert!(error.to_string().contains("not signed by a trusted authority"), "{error}");
 }
 
 #[tokio::test]

@@ -1,17 +1,12 @@
 //! Sends an HTTP request.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use reqwest::{
     Client, Response, header::HeaderMap, header::HeaderName, header::HeaderValue, redirect,
     tls::TlsInfo,
 };
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::ClientConfig;
 
 use super::{Answer, Failure, Prober, since, trusted};
 use crate::{
@@ -21,6 +16,7 @@ use crate::{
         resource::{HttpTarget, Method},
         value::{StatusRange, UnixMs},
     },
+    tls::{self, Explained, Trust, Words},
 };
 
 /// How much of a body is looked at.
@@ -44,7 +40,7 @@ pub(super) async fn ask(
     }
     // The URL may hold a password or a token: it is never part of what is said.
     let sent = request.send().await.map_err(reqwest::Error::without_url);
-    let response = sent.map_err(|error| Failure::of("no response", &error))?;
+    let response = sent.map_err(|error| no_response(&error))?;
     let latency = since(began);
     let certificate_expires = certificate_expires(&response);
     let text = format!(
@@ -63,8 +59,11 @@ pub(super) async fn ask(
 
 fn client(prober: &Prober, target: &HttpTarget) -> Result<Client, Failure> {
     let tls = match &target.ca_bundle {
-        _ if target.insecure_skip_tls_verify => trusting_anybody(),
-        Some(pem) => verifying(trusted(pem).map_err(Failure::new)?),
+        _ if target.insecure_skip_tls_verify => {
+            with_alpn(tls::trusting_anybody().with_no_client_auth())
+        }
+        Some(pem) => verifying(trusted(pem).map_err(Failure::new)?)
+            .map_err(|error| Failure::of("cannot use caBundle", &error))?,
         None => ClientConfig::clone(&prober.public),
     };
     let follow = redirect::Policy::limited(MOST_REDIRECTS);
@@ -159,22 +158,9 @@ fn certificate_expires(response: &Response) -> Option<UnixMs> {
     Some(UnixMs(Duration::from_secs(ends).as_millis().try_into().unwrap_or(u64::MAX)))
 }
 
-/// Verifies servers by these roots.
-pub(super) fn verifying(roots: RootCertStore) -> ClientConfig {
-    with_alpn(builder().with_root_certificates(roots).with_no_client_auth())
-}
-
-fn trusting_anybody() -> ClientConfig {
-    let verifier = Arc::new(Anybody(ring::default_provider()));
-    with_alpn(
-        builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth(),
-    )
-}
-
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
+/// Verifies servers by these certificates.
+pub(super) fn verifying(trust: Trust) -> Result<ClientConfig, rustls::Error> {
+    Ok(with_alpn(tls::trusting(trust)?.with_no_client_auth()))
 }
 
 fn with_alpn(mut config: ClientConfig) -> ClientConfig {
@@ -182,44 +168,22 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
-/// Takes any certificate, as `insecureSkipTlsVerify` asks. The handshake's signature is still checked, so
-/// that the certificate that is looked at is the server's own.
-#[derive(Debug)]
-struct Anybody(CryptoProvider);
+/// Names of what the author of a check can set.
+const WORDS: Words = Words {
+    bundle: "caBundle",
+    name: "use a name that is in it in the URL",
+    no_client_certificate: "checks have none: do not ask for one at this URL",
+    client_certificate: "the client certificate",
+    client_certificate_rejected: "checks have none: do not ask for one at this URL",
+};
 
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+/// Why there was no response. TLS is explained; all else is said with its causes.
+fn no_response(error: &reqwest::Error) -> Failure {
+    const DOING: &str = "no response";
+    match tls::cause(error).and_then(|error| tls::explain(error, &WORDS)) {
+        Some(Explained { reason, remedy }) => {
+            Failure::new(format_args!("{DOING}: {reason}: {remedy}"))
+        }
+        None => Failure::of(DOING, error),
     }
 }

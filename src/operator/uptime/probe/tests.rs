@@ -5,8 +5,6 @@ use hickory_resolver::proto::{
     rr::{RData, Record, rdata},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -23,6 +21,7 @@ use crate::{
         value::StatusRange,
     },
     tasks::Tasks,
+    tls::testing::{P521, P521_KEY},
 };
 
 fn check(target: Target, expect: Expect) -> Check {
@@ -270,17 +269,12 @@ async fn tls(tasks: &mut Tasks, days: i64) -> (SocketAddr, String) {
     let ends = Duration::from_secs(days.unsigned_abs() * 86_400);
     params.not_after = if days < 0 { now - ends } else { now + ends }.into();
     let certificate = params.signed_by(&key, &issuer).unwrap();
+    (showing(tasks, &certificate.pem(), &key.serialize_pem()).await, pem)
+}
 
-    let config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            )
-            .unwrap();
+/// A server that shows this certificate.
+async fn showing(tasks: &mut Tasks, certificate: &str, key: &str) -> SocketAddr {
+    let config = crate::tls::testing::server(certificate, key);
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -293,7 +287,21 @@ async fn tls(tasks: &mut Tasks, days: i64) -> (SocketAddr, String) {
             let _ = stream.shutdown().await;
         }
     });
-    (address, pem)
+    address
+}
+
+/// A server that answers every handshake with this alert of TLS.
+async fn alerting(tasks: &mut Tasks, alert: u8) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("alert", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&[21, 3, 1, 0, 2, 2, alert]).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    address
 }
 
 fn https(address: SocketAddr, pem: &str) -> HttpTarget {
@@ -321,13 +329,50 @@ async fn a_certificate_of_an_unknown_authority_or_past_its_end_is_down_unless_it
     let (address, pem) = tls(&mut tasks, 10).await;
     let unknown = HttpTarget { ca_bundle: None, ..https(address, &pem) };
     let probed = probe(Target::Http(unknown.clone()), Expect::default()).await;
-    is(&probed, Verdict::Down, "UnknownIssuer");
+    is(&probed, Verdict::Down, "not signed by a trusted authority: give the certificate");
     let anybody = HttpTarget { insecure_skip_tls_verify: true, ..unknown };
     is(&probe(Target::Http(anybody), Expect::default()).await, Verdict::Up, "204");
 
     let (address, pem) = tls(&mut tasks, -3).await;
     let probed = probe(Target::Http(https(address, &pem)), Expect::default()).await;
     is(&probed, Verdict::Down, "expired");
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_and_one_on_p521_are_trusted_by_themselves() {
+    let mut tasks = Tasks::new();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    for (certificate, key) in [(pem.as_str(), key.serialize_pem().as_str()), (P521, P521_KEY)] {
+        let address = showing(&mut tasks, certificate, key).await;
+        let probed = probe(Target::Http(https(address, certificate)), Expect::default()).await;
+        is(&probed, Verdict::Up, "204");
+        let anybody = HttpTarget {
+            insecure_skip_tls_verify: true,
+            ca_bundle: None,
+            ..https(address, certificate)
+        };
+        is(&probe(Target::Http(anybody), Expect::default()).await, Verdict::Up, "204");
+    }
+}
+
+#[tokio::test]
+async fn old_versions_and_ciphers_of_tls_are_named_with_the_remedy() {
+    let mut tasks = Tasks::new();
+    let [protocol_version, handshake_failure] = [70, 40];
+    for (alert, reason, remedy) in [
+        (protocol_version, "the server speaks only TLS 1.1 or older", "enable TLS 1.2 or 1.3"),
+        (handshake_failure, "RSA key exchange", "enable TLS 1.3"),
+    ] {
+        let address = alerting(&mut tasks, alert).await;
+        let target =
+            HttpTarget { insecure_skip_tls_verify: true, ca_bundle: None, ..https(address, "") };
+        let probed = probe(Target::Http(target), Expect::default()).await;
+        is(&probed, Verdict::Down, reason);
+        is(&probed, Verdict::Down, remedy);
+    }
 }
 
 #[tokio::test]

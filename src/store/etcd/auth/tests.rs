@@ -1,4 +1,92 @@
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
+use crate::store::{
+    Get, Store as _, StoreError,
+    etcd::{
+        EtcdConfig, EtcdStore,
+        fake::{FakeMember, Say},
+    },
+};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A store whose user logs in at a member that says this to the login and to reads, and the number of
+/// logins.
+async fn store(
+    login: impl Fn(usize) -> Say + Send + Sync + 'static,
+    read: impl Fn(usize) -> Say + Send + Sync + 'static,
+) -> (EtcdStore, FakeMember, Arc<AtomicUsize>) {
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    let member = FakeMember::of_methods(move |method| match method {
+        "/etcdserverpb.Auth/Authenticate" => login(count.fetch_add(1, SeqCst) + 1),
+        _ => read(count.load(SeqCst)),
+    });
+    let member = member.await;
+    let config = EtcdConfig::new([member.endpoint()]).user("shop", "correct-horse");
+    (EtcdStore::new(&config).unwrap(), member, logins)
+}
+
+async fn read(store: &EtcdStore, within: Duration) -> Result<(), StoreError> {
+    store.get(Get::key("k"), within).await.map(|_| ())
+}
+
+/// `AuthenticateResponse` with the token `t`.
+fn token() -> Say {
+    Say::One(vec![0x12, 1, b't'])
+}
+
+#[tokio::test]
+async fn an_etcd_without_authentication_is_logged_in_to_once_and_used_without_a_token() {
+    let off = |_| Say::Error(9, "etcdserver: authentication is not enabled");
+    let (store, _member, logins) = store(off, |_| Say::Well).await;
+    let auth = store.pool.auth().unwrap();
+    assert_eq!(tokio::time::timeout(LONG, auth.renewed(0)).await.unwrap(), Ok(()));
+    for _ in 0..20 {
+        read(&store, LONG).await.unwrap();
+    }
+    assert_eq!((logins.load(SeqCst), auth.header().borrow().is_some()), (1, false));
+}
+
+#[tokio::test]
+async fn authentication_that_is_turned_on_later_is_noticed() {
+    let login = |n| if n == 1 { Say::Error(9, "authentication is not enabled") } else { token() };
+    let wants_token = |logins| match logins {
+        1 => Say::Error(3, "etcdserver: user name is empty"),
+        _ => Say::Well,
+    };
+    let (store, _member, logins) = store(login, wants_token).await;
+    tokio::time::timeout(LONG, store.pool.auth().unwrap().renewed(0)).await.unwrap().unwrap();
+    read(&store, LONG).await.unwrap();
+    assert_eq!(logins.load(SeqCst), 2);
+}
+
+/// What a call of two seconds may cost in logins: the pauses before them add up to more after so many.
+const LOGINS_IN_TWO_SECONDS: usize = 10;
+
+#[tokio::test]
+async fn no_way_in_which_logins_lead_nowhere_makes_a_storm_of_them() {
+    let refused =
+        || Say::Error(3, "etcdserver: authentication failed, invalid user ID or password");
+    let broken = || Say::Error(13, "nobody has seen that yet");
+    let no_leader = || Say::Error(14, "etcdserver: no leader");
+    for (what, login) in [
+        ("refused", Box::new(move |_| refused()) as Box<dyn Fn(usize) -> Say + Send + Sync>),
+        ("unknown", Box::new(move |_| broken())),
+        ("no leader", Box::new(move |_| no_leader())),
+        ("accepted in vain", Box::new(|_| token())),
+    ] {
+        let (store, _member, logins) =
+            store(login, |_| Say::Error(16, "etcdserver: invalid auth token")).await;
+        let until = clock::boot_now() + Duration::from_secs(2);
+        while clock::boot_now() < until {
+            read(&store, Duration::from_secs(2)).await.unwrap_err();
+        }
+        let logins = logins.load(SeqCst);
+        assert!((1..=LOGINS_IN_TWO_SECONDS).contains(&logins), "{what}: {logins} logins");
+    }
+}
 
 #[test]
 fn a_jwt_tells_how_long_it_lasts_and_other_tokens_do_not() {

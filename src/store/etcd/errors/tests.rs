@@ -15,6 +15,7 @@ const SAID: &[(Code, &str, &str)] = &[
         "etcdserver: authentication failed, invalid user ID or password",
         "denied",
     ),
+    (Code::FailedPrecondition, "etcdserver: authentication is not enabled", "denied"),
     (Code::PermissionDenied, "etcdserver: permission denied", "denied"),
     (Code::FailedPrecondition, "etcdserver: user name not found", "denied"),
     (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", "overloaded"),
@@ -146,6 +147,8 @@ fn tls_refusals_say_which_file_is_wrong() {
         (Tls::AlertReceived(AlertDescription::CertificateExpired), "renew tls.cert_file"),
         (Tls::AlertReceived(AlertDescription::UnknownCA), "--trusted-ca-file"),
         (Tls::InvalidMessage(InvalidMessage::InvalidContentType), "is it http"),
+        (Tls::AlertReceived(AlertDescription::ProtocolVersion), "TLS 1.2 or 1.3"),
+        (Tls::AlertReceived(AlertDescription::HandshakeFailure), "ECDHE"),
     ] {
         match connect(tls.clone()) {
             Verdict::Untrusted(said) => assert!(said.contains(word), "{tls:?}: {said}"),
@@ -161,6 +164,9 @@ fn tls_refusals_say_which_file_is_wrong() {
     // An alert that says nothing about certificates may come in the middle of a connection.
     let closed = Tls::AlertReceived(AlertDescription::InternalError);
     assert_eq!(name(&local(io::Error::new(io::ErrorKind::InvalidData, closed))), "broken");
+    // One of the handshake, which is over, proves nothing of what was sent since.
+    let strange = Tls::AlertReceived(AlertDescription::HandshakeFailure);
+    assert_eq!(name(&local(io::Error::new(io::ErrorKind::InvalidData, strange))), "broken");
 }
 
 #[test]

@@ -97,6 +97,7 @@ async fn events_show_that_a_connection_delivers_and_progress_does_not() {
         asked: Revision(0),
         timeout: Duration::from_secs(60),
         suspect_after: Duration::from_secs(60),
+        takes_space: false,
         proves_quorum: false,
         avoid: None,
     };

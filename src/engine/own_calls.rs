@@ -1,0 +1,291 @@
+//! T17 (own keys): what the calls of one node have made of its own state, and what a session must put back.
+//!
+//! Pure: it sends nothing. Its caller asks whose turn it is, writes, and notes what became of the write.
+//!
+//! # Invariants
+//!
+//! - Calls for one key take turns, in the order in which they were made: the store's order is theirs,
+//!   whatever order their answers would come in. What is put back takes its turn, too.
+//! - A key is wanted as the last call left it that took effect, or may have. Neither the revision of an
+//!   answer nor the moment at which it comes counts: a store that was restored from a backup answers with
+//!   smaller revisions.
+//! - A value that was written under an earlier lease is not kept under the present one, even if its answer
+//!   comes only now: it is put again.
+//! - What the node was asked before it left is dropped, and so is every answer that belongs to it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{LeaseId, Revision, mutant::Mutant};
+
+/// The own state of one node, by the user's keys.
+#[derive(Debug, Default)]
+pub struct OwnCalls {
+    /// How often the node has left.
+    life: u64,
+    /// Of the last call.
+    number: u64,
+    /// The session in which keys are to be.
+    session: Option<LeaseId>,
+    keys: BTreeMap<String, OwnKey>,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+#[derive(Debug, Default)]
+struct OwnKey {
+    /// Calls that have not ended, in the order in which they were made. The first one has the turn.
+    calls: VecDeque<u64>,
+    /// As the last call left it that took effect or may have; `None` = deleted, or never put.
+    wanted: Option<Vec<u8>>,
+    /// Under this lease the store has what is wanted, or what it had before a write whose fate is open.
+    kept: Option<LeaseId>,
+    /// m(key) under that lease, as last known; zero = absent, or not known.
+    modified: Revision,
+}
+
+/// What a call does to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnWrite {
+    /// The user puts a value.
+    Put(Vec<u8>),
+    /// The user deletes the key.
+    Delete,
+    /// A new session puts back what an earlier one had.
+    PutBack(Vec<u8>),
+}
+
+/// One call about one key, from when it is made until it [ends](OwnCalls::end).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCall {
+    life: u64,
+    /// Grows from call to call.
+    pub number: u64,
+    /// The user's key.
+    pub key: String,
+    /// What is to become of it.
+    pub write: OwnWrite,
+}
+
+/// Whether a call may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is the first of those that have not ended.
+    Has,
+    /// Another call for its key is under way.
+    Waits,
+    /// The node has left since it was made: it must not write any more.
+    Over,
+}
+
+/// What is known of a write. Nothing is noted of one that took no effect for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnEffect {
+    /// It took effect under that lease, at that revision.
+    Took {
+        /// The session's that it was sent in.
+        lease: LeaseId,
+        /// As the store answered, or as the key was found.
+        revision: Revision,
+    },
+    /// It may have taken effect, or may yet, under that lease.
+    Unknown {
+        /// The session's that it was sent in.
+        lease: LeaseId,
+    },
+}
+
+/// What a call has to do after its effect was noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing more.
+    Done,
+    /// The session has changed since the write was sent: write again, under this lease.
+    Again(LeaseId),
+}
+
+/// What the end of a call leaves to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The call that has the turn now.
+    pub next: Option<u64>,
+    /// The key is to be put back in the present session.
+    pub missing: bool,
+}
+
+impl OwnCalls {
+    /// Without that rule.
+    #[cfg(feature = "mutants")]
+    pub fn with_mutant(mutant: Option<Mutant>) -> Self {
+        Self { mutant, ..Self::default() }
+    }
+
+    #[cfg(feature = "mutants")]
+    fn breaks(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
+    const fn breaks(&self, _: Mutant) -> bool {
+        false
+    }
+
+    /// The node has joined under that lease. To be called before anything is written under it.
+    pub fn joined(&mut self, lease: LeaseId) {
+        self.session = Some(lease);
+    }
+
+    /// The node has left: its state went with it.
+    pub fn left(&mut self) {
+        self.life += 1;
+        self.session = None;
+        self.keys.clear();
+    }
+
+    /// A call is made. It comes after all that were made before.
+    pub fn call(&mut self, key: &str, write: OwnWrite) -> OwnCall {
+        self.number += 1;
+        let call = OwnCall { life: self.life, number: self.number, key: key.to_owned(), write };
+        self.keys.entry(key.to_owned()).or_default().calls.push_back(call.number);
+        call
+    }
+
+    /// Whether a call may write now. To be asked anew before each attempt, after the session was looked at.
+    pub fn turn(&self, call: &OwnCall) -> Turn {
+        if call.life != self.life {
+            return Turn::Over;
+        }
+        let first = self.keys.get(&call.key).and_then(|key| key.calls.front());
+        if first == Some(&call.number) || self.breaks(Mutant::OwnCallsWithoutTurns) {
+            Turn::Has
+        } else {
+            Turn::Waits
+        }
+    }
+
+    /// m(key), if it is known of that session; else zero.
+    pub fn known(&self, key: &str, lease: LeaseId) -> Revision {
+        match self.keys.get(key) {
+            Some(key) if key.kept == Some(lease) => key.modified,
+            _ => Revision(0),
+        }
+    }
+
+    /// Whether the key is wanted, and not yet put under that lease.
+    pub fn is_missing(&self, key: &str, lease: LeaseId) -> bool {
+        self.keys.get(key).is_some_and(|key| key.is_missing(lease))
+    }
+
+    /// Notes what became of a call's write.
+    pub fn note(&mut self, call: &OwnCall, effect: OwnEffect) -> Next {
+        if call.life != self.life && !self.breaks(Mutant::OwnAnswerAfterLeaving) {
+            return Next::Done;
+        }
+        let by_revision = self.breaks(Mutant::OwnAnswersByRevision);
+        let forgets_unknown = self.breaks(Mutant::OwnUnknownForgotten);
+        let trusts_late_answer = self.breaks(Mutant::OwnAnswerOfLostSession);
+        let session = self.session;
+        let key = self.keys.entry(call.key.clone()).or_default();
+        match (effect, &call.write) {
+            (OwnEffect::Took { revision, .. }, OwnWrite::Put(_))
+                if by_revision && revision < key.modified =>
+            {
+                Next::Done
+            }
+            (OwnEffect::Took { .. }, OwnWrite::Delete) => {
+                key.is_gone();
+                Next::Done
+            }
+            (
+                OwnEffect::Took { lease, revision },
+                OwnWrite::Put(value) | OwnWrite::PutBack(value),
+            ) => {
+                if matches!(call.write, OwnWrite::Put(_)) {
+                    key.wanted = Some(value.clone());
+                }
+                key.kept = Some(lease);
+                key.modified = revision;
+                match session {
+                    Some(_) if trusts_late_answer => {
+                        key.kept = session;
+                        Next::Done
+                    }
+                    Some(session) if session != lease => Next::Again(session),
+                    _ => Next::Done,
+                }
+            }
+            (OwnEffect::Unknown { .. }, _) if forgets_unknown => Next::Done,
+            // Whoever read the key may have seen the new value: what was before never comes back.
+            (OwnEffect::Unknown { lease }, OwnWrite::Put(value)) => {
+                if key.wanted.is_none() {
+                    // In this session it may as well be absent.
+                    key.kept = Some(lease);
+                    key.modified = Revision(0);
+                }
+                key.wanted = Some(value.clone());
+                Next::Done
+            }
+            (OwnEffect::Unknown { .. }, OwnWrite::Delete) => {
+                key.is_gone();
+                Next::Done
+            }
+            (OwnEffect::Unknown { .. }, OwnWrite::PutBack(_)) => Next::Done,
+        }
+    }
+
+    /// A call has ended, or its caller waits for it no longer.
+    pub fn end(&mut self, call: &OwnCall) -> Ended {
+        if call.life != self.life {
+            return Ended::default();
+        }
+        let session = self.session;
+        let Some(key) = self.keys.get_mut(&call.key) else { return Ended::default() };
+        key.calls.retain(|number| *number != call.number);
+        let next = key.calls.front().copied();
+        let missing = session.is_some_and(|lease| next.is_none() && key.is_missing(lease));
+        if next.is_none() && key.wanted.is_none() {
+            self.keys.remove(&call.key);
+        }
+        Ended { next, missing }
+    }
+
+    /// What is to be put back under that lease and can be now: no call for the key is under way.
+    pub fn missing(&self, lease: LeaseId) -> Vec<String> {
+        let turns = !self.breaks(Mutant::PutBackWithoutTurn);
+        let free = |key: &OwnKey| key.calls.is_empty() || !turns;
+        let missing = self.keys.iter().filter(|(_, key)| key.is_missing(lease) && free(key));
+        missing.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether no call is under way, and nothing is to be put back in the present session.
+    pub fn is_settled(&self) -> bool {
+        let missing = |key: &OwnKey| self.session.is_some_and(|lease| key.is_missing(lease));
+        self.keys.values().all(|key| key.calls.is_empty() && !missing(key))
+    }
+
+    /// The call that puts a key back, if it is still [missing](Self::missing). It has the turn at once.
+    pub fn put_back(&mut self, key: &str, lease: LeaseId) -> Option<OwnCall> {
+        let turns = !self.breaks(Mutant::PutBackWithoutTurn);
+        let missing = self.keys.get(key).filter(|key| key.is_missing(lease))?;
+        if turns && !missing.calls.is_empty() {
+            return None;
+        }
+        let value = missing.wanted.clone()?;
+        Some(self.call(key, OwnWrite::PutBack(value)))
+    }
+}
+
+impl OwnKey {
+    fn is_missing(&self, lease: LeaseId) -> bool {
+        self.wanted.is_some() && self.kept != Some(lease)
+    }
+
+    fn is_gone(&mut self) {
+        self.wanted = None;
+        self.kept = None;
+        self.modified = Revision(0);
+    }
+}
+
+#[cfg(test)]
+mod tests;

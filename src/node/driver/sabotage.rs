@@ -1,0 +1,30 @@
+//! Lets a test of the built binary make a driver panic. Does nothing without the feature `mutants`, which
+//! no build that is used has.
+
+use std::path::PathBuf;
+
+/// Names a file: once it exists, the driver of this process panics.
+const PANIC_FILE_ENV: &str = "BELLWETHER_MUTANT_PANIC_FILE";
+
+/// The panic that a test asks a driver for.
+#[derive(Debug)]
+pub(super) struct Sabotage {
+    panic_file: Option<PathBuf>,
+}
+
+impl Sabotage {
+    pub(super) fn from_env() -> Self {
+        let wanted =
+            if cfg!(feature = "mutants") { std::env::var_os(PANIC_FILE_ENV) } else { None };
+        Self { panic_file: wanted.map(PathBuf::from) }
+    }
+
+    /// # Panics
+    ///
+    /// If a test wants it to.
+    pub(super) fn panic_if_asked(&self) {
+        if let Some(file) = &self.panic_file {
+            assert!(!file.exists(), "sabotaged by a test");
+        }
+    }
+}

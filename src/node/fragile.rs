@@ -1,0 +1,105 @@
+//! For tests: a store that panics on request, as a bug of the driver or of the store would.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    engine::LeaseId,
+    store::{
+        Get, GetAnswer, Health, LeaseAnswer, Op, Store, StoreError, Txn, TxnAnswer, Watch,
+        WatchRequest, memory::MemoryStore,
+    },
+};
+
+/// A memory store with weak places.
+#[derive(Debug, Default)]
+pub(crate) struct Fragile {
+    pub(crate) store: MemoryStore,
+    /// The next look at its health panics: the driver looks when it is asked for its status.
+    pub(crate) health: AtomicBool,
+    /// Every watch that is opened panics: the task that follows the store does that.
+    pub(crate) watch: AtomicBool,
+    /// Every write of a key whose name ends with `precious` panics.
+    pub(crate) precious: AtomicBool,
+    /// A task of the store has ended.
+    pub(crate) failed: CancellationToken,
+}
+
+impl Fragile {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+}
+
+fn breaks(flag: &AtomicBool) {
+    assert!(!flag.load(Ordering::SeqCst), "broken on purpose");
+}
+
+#[async_trait]
+impl Store for Fragile {
+    fn kind(&self) -> &'static str {
+        self.store.kind()
+    }
+
+    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
+        let writes = txn.then.iter().any(
+            |op| matches!(op, Op::Put { key, .. } if String::from_utf8_lossy(key).contains("precious")),
+        );
+        if writes {
+            breaks(&self.precious);
+        }
+        self.store.txn(txn, timeout).await
+    }
+
+    async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
+        self.store.get(get, timeout).await
+    }
+
+    async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.store.grant(lease, ttl, timeout).await
+    }
+
+    async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
+        self.store.revoke(lease, timeout).await
+    }
+
+    async fn keep_alive(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        self.store.keep_alive(lease, timeout).await
+    }
+
+    async fn watch(
+        &self,
+        request: WatchRequest,
+        timeout: Duration,
+    ) -> Result<Box<dyn Watch>, StoreError> {
+        breaks(&self.watch);
+        self.store.watch(request, timeout).await
+    }
+
+    fn health(&self) -> Health {
+        breaks(&self.health);
+        self.store.health()
+    }
+
+    async fn failed(&self) -> String {
+        self.failed.cancelled().await;
+        "broken on purpose".into()
+    }
+}
