@@ -1,6 +1,12 @@
 //! Highly available Kubernetes controllers: fenced leader election over etcd, shard work on the
 //! followers.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "bellwether runs on Linux only: it reads CLOCK_BOOTTIME, /proc and abstract sockets. Build for a Linux \
+     target, or in a container."
+);
+
 pub mod clock;
 pub mod engine;
 pub mod k8s;

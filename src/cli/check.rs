@@ -291,6 +291,12 @@ async fn of_nodes(mut live: Live) -> Vec<Finding> {
             Verdict::Warning,
             format!("node {} of the Go package leads: it has no beat to look for", it.id),
         ),
+        (Some(it), Ok(())) if it.suspended => Finding::new(
+            LEADER,
+            Verdict::Failed,
+            format!("node {} is in office and suspended: its beats come too late for it to act", it.id),
+        )
+        .try_this("look at that node's log and at its link to etcd; another node takes over within seconds"),
         (Some(it), Ok(())) => {
             Finding::new(LEADER, Verdict::Ok, format!("node {} leads, term {}", it.id, it.term))
         }

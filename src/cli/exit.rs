@@ -13,7 +13,7 @@ Exit codes:
   0    done
   1    failed, for a reason that is none of these
   2    a flag, an argument or an environment variable is wrong
-  3    not there: no leader, no such node, no such key
+  3    not there: no leader that acts, no such node, no such key
   4    etcd (or the node, or the API server) cannot be reached or does not answer
   5    etcd (or the API server) refuses: credentials, permissions, certificates
   6    the cluster refuses: the id is taken, the ticks differ, somebody else's write came first

@@ -270,7 +270,7 @@ pub(crate) async fn nodes(read: ReadArgs) -> Result<(), Failure> {
     }
 }
 
-/// `leader`: exit code 3 if there is none.
+/// `leader`: exit code 3 if there is none, or if it is suspended.
 ///
 /// # Errors
 ///
@@ -285,6 +285,13 @@ pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
         Format::Table => {}
     }
     match report.leader {
+        Some(leader) if leader.suspended => Err(Failure::new(
+            Exit::NotThere,
+            format!("node {} is in office and suspended: no leader acts now", leader.id),
+        )
+        .try_this(
+            "`bellwether check` names what is wrong with etcd or with the leader's link to it",
+        )),
         Some(_) => Ok(()),
         None => Err(Failure::new(Exit::NotThere, "no node leads now")
             .try_this("`bellwether status --watch` shows whether an election is under way")),

@@ -87,6 +87,7 @@ impl Report {
                 address: address(it.id),
                 term: it.term.to_string(),
                 last_beat_unix_ms,
+                suspended: it.suspended,
             }),
             failover_d_ms: leader.and_then(|it| it.d).map(ms),
             tick_ms: snapshot
@@ -137,6 +138,7 @@ impl Report {
                 address: Some(it.address).filter(|it| !it.is_empty()),
                 term: status.term.unwrap_or_default().to_string(),
                 last_beat_unix_ms: None,
+                suspended: false,
             }),
             failover_d_ms: None,
             tick_ms: None,
@@ -178,6 +180,9 @@ impl Report {
         let at = leader.address.as_deref().map(|it| format!(" at {}", printable(it)));
         let mut parts = vec![format!("leader {}{}", leader.id, at.unwrap_or_default())];
         parts.push(format!("term {}", leader.term));
+        if leader.suspended {
+            parts.push("suspended: in office, and does not act".into());
+        }
         if let Some(d) = self.failover_d_ms {
             parts.push(format!("deposed after {} of silence", span(d + d / 10)));
         }
@@ -369,6 +374,20 @@ checks   2        1      0          1         2:1
             ..Status::default()
         };
         assert_eq!(Report::of_status(status).nodes[0].role, "Unknown");
+    }
+
+    #[test]
+    fn a_suspended_leader_is_named_as_such() {
+        let mut snapshot = two_nodes();
+        let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
+        record.unwrap().suspended = true;
+        let report = Report::of_snapshot("shop", &snapshot, None);
+        assert!(report.leader.as_ref().unwrap().suspended);
+        assert_eq!(
+            report.render_leader(0),
+            "leader 1 at host-1:80, term 10, suspended: in office, and does not act, deposed after 1.1s of \
+             silence\n"
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Leader {
     pub(crate) term: Term,
     /// None: a node of the Go package.
     pub(crate) d: Option<Duration>,
+    /// Whether its last beat says that it had no authority: it is in office and does not act.
+    pub(crate) suspended: bool,
 }
 
 /// One shard, as planned and as held.
@@ -105,7 +107,7 @@ impl Snapshot {
         if self.member_on(oldest.0).is_none()
             && let Some(id) = oldest.1.value
         {
-            return Some(Leader { id, term: Term(oldest.1.created.0), d: None });
+            return Some(Leader { id, term: Term(oldest.1.created.0), d: None, suspended: false });
         }
         let record = self.record.as_ref()?.value.as_ref().filter(|it| !it.ended)?;
         let (lease, id) = (record.lease?, record.node?);
@@ -114,6 +116,7 @@ impl Snapshot {
             id,
             term: record.term,
             d: Some(record.d),
+            suspended: record.suspended,
         })
     }
 
@@ -244,6 +247,7 @@ pub(crate) mod tests {
             n: 1,
             d: Duration::from_secs(1),
             ended: false,
+            suspended: false,
         };
         snapshot.apply(Change::Record(Some(stored(40, 0, record))));
         snapshot
@@ -253,7 +257,10 @@ pub(crate) mod tests {
     fn the_record_says_who_leads_and_an_ended_one_says_nobody() {
         let mut snapshot = two_nodes();
         let d = Some(Duration::from_secs(1));
-        assert_eq!(snapshot.leader(), Some(Leader { id: id(1), term: Term(10), d }));
+        assert_eq!(
+            snapshot.leader(),
+            Some(Leader { id: id(1), term: Term(10), d, suspended: false })
+        );
         let mut record = snapshot.record.clone().unwrap();
         record.value.as_mut().unwrap().ended = true;
         snapshot.apply(Change::Record(Some(record)));
@@ -273,7 +280,10 @@ pub(crate) mod tests {
     fn a_node_without_a_member_record_leads_while_its_key_is_the_oldest() {
         let mut snapshot = two_nodes();
         snapshot.apply(Change::Candidate(LeaseId(0xc), Some(stored(3, 0xc, id(7)))));
-        assert_eq!(snapshot.leader(), Some(Leader { id: id(7), term: Term(3), d: None }));
+        assert_eq!(
+            snapshot.leader(),
+            Some(Leader { id: id(7), term: Term(3), d: None, suspended: false })
+        );
     }
 
     #[test]

@@ -271,7 +271,7 @@ pub struct Take {
 /// another lease than the own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HolderClause {
-    /// Nothing to do: ended, a seed, or own.
+    /// Nothing to do: ended, a seed, own, or among the older candidates that TAKE deletes anyway.
     None,
     /// The view still shows it with `c = record.term`: it is deleted.
     Delete {

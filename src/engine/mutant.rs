@@ -1,7 +1,7 @@
 //! Deliberate breaks of the protocol's rules, each of which the simulation must find.
 //!
-//! Without the feature `mutants` nothing of this is compiled in: [`Config::breaks`](super::Config::breaks)
-//! is then a constant `false`.
+//! Without the feature `mutants` the mutant of a [`Config`](super::Config) is ignored, and the code of every
+//! break is compiled out.
 
 /// One rule of the protocol, left out on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -37,6 +37,9 @@ pub struct Record {
     pub d: Duration,
     /// Whether all work of the term is proven to have ended.
     pub ended: bool,
+    /// Whether the writer had no authority when it sent this: it is in office and does not act. For people
+    /// only; no rule of the protocol reads it.
+    pub suspended: bool,
 }
 
 /// The record of a live incarnation of ours, under `/{cluster}/bellwether/members/{id}`.

@@ -135,7 +135,6 @@ impl Options {
                 work,
                 campaigns: self.campaigns,
                 own_store: self.own_store,
-                #[cfg(feature = "mutants")]
                 mutant: None,
             },
             env: Env { store, keys, metrics, call_timeout: self.call_timeout },

@@ -41,6 +41,7 @@ pub struct NodeMetrics {
     pub(crate) term: IntGauge,
     pub(crate) role: IntGauge,
     pub(crate) master: IntGaugeVec,
+    pub(crate) leader_suspended: IntGauge,
     pub(crate) transitions: IntCounterVec,
     pub(crate) sessions_lost: IntCounterVec,
     pub(crate) ticks: IntCounterVec,
@@ -141,6 +142,10 @@ impl NodeMetrics {
                 names::MASTER,
                 "Whether this node is the leader of the cluster of that name: 1 or 0.",
                 &["name"],
+            )?,
+            leader_suspended: b.gauge(
+                names::LEADER_SUSPENDED,
+                "Whether this node sees a leader in office that does not act: 1 or 0.",
             )?,
             transitions: b.counters(
                 names::TRANSITIONS,

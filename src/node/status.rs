@@ -75,6 +75,10 @@ pub struct LeaderStatus {
     pub term: String,
     /// When the record was last received.
     pub last_beat_unix_ms: Option<u64>,
+    /// Whether the leader is in office and does not act, as far as this node knows: the record says that its
+    /// writer had no authority, or the record has not changed for longer than a leader may be silent.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 /// A live node.

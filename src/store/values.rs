@@ -99,6 +99,8 @@ struct RecordWire {
     n: u64,
     d_ns: u64,
     ended: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    suspended: bool,
 }
 
 /// The record.
@@ -111,6 +113,7 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
         n: record.n,
         d_ns: nanos(record.d),
         ended: record.ended,
+        suspended: record.suspended,
     })
 }
 
@@ -127,6 +130,7 @@ pub fn decode_record(value: &[u8]) -> Option<Record> {
         n: wire.n,
         d: Duration::from_nanos(wire.d_ns),
         ended: wire.ended,
+        suspended: wire.suspended,
     })
 }
 

@@ -1,8 +1,9 @@
 //! What every node promises, case by case, over each kind of node and store.
 //!
 //! [`cases`] and [`watches`] hold what both kinds of nodes promise, [`clusters`] what takes several
-//! nodes, [`faults`] what goes wrong around them, [`histories`] what watches are given when etcd forgets
-//! or is restored. Each of the others is run over a `ClusterNode` on a memory store, a
+//! nodes, [`faults`] what goes wrong around them, [`bad_links`] what one node's bad link must not do,
+//! [`histories`] what watches are given when etcd forgets or is restored. Each of the others is run over a
+//! `ClusterNode` on a memory store, a
 //! `ClusterNode` on a real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are named `case_`
 //! with their number; [`defects`] says for each of its defects where it is tested or why it cannot
 //! occur.
@@ -13,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_links;
 mod cases;
 mod clusters;
 mod defects;
@@ -129,6 +131,15 @@ mod on_etcd {
     cases_of_clusters!(Etcd);
     // Where reads and writes cross: a store in memory answers in one step.
     run!(Etcd, clusters: a_read_of_the_cluster_is_of_one_revision,);
+    run!(Etcd, bad_links:
+        a_leader_with_a_slow_link_makes_room,
+        a_fast_leader_with_a_slow_link_makes_room,
+        a_leader_that_hears_no_answers_makes_room,
+        a_fast_leader_that_hears_no_answers_makes_room,
+        an_owner_with_a_slow_link_makes_room,
+        an_owner_that_hears_no_answers_makes_room,
+        a_fast_owner_that_hears_no_answers_makes_room,
+    );
 }
 
 mod standalone {

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bellwether::{
-    engine::{LeaseId, NodeId, Revision, Role},
+    engine::{Failover, LeaseId, NodeId, Revision, Role},
     node::{
         ClusterNode, ClusterNodeBuilder, FollowerContext, LeaderContext, Membership, Node,
         NodeMetrics, RoutineLimits, StandaloneNode, WorkerOptions,
@@ -29,7 +29,7 @@ use bellwether::{
 use prometheus::Registry;
 use tokio::sync::{OnceCell, watch};
 
-use crate::support::{etcd::Etcd, eventually};
+use crate::support::{etcd::Etcd, eventually, proxy::Proxy};
 
 /// A limit against hanging, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -74,6 +74,11 @@ impl Rig {
         rig
     }
 
+    /// A proxy in front of its etcd.
+    pub async fn proxy(&self) -> Proxy {
+        Proxy::to(self.endpoints[0].trim_start_matches("http://").parse().unwrap()).await
+    }
+
     /// Another cluster in the same store.
     pub fn neighbour(&self, cluster: String) -> Self {
         let (memory, raw) = (self.memory.clone(), self.raw.clone());
@@ -86,6 +91,10 @@ impl Rig {
 
     /// A builder on this cluster's store, through `link`.
     pub fn linked(&self, id: i64, link: &Arc<Link>) -> ClusterNodeBuilder {
+        self.linked_by(id, link, self.endpoints.clone())
+    }
+
+    fn linked_by(&self, id: i64, link: &Arc<Link>, endpoints: Vec<String>) -> ClusterNodeBuilder {
         let builder = ClusterNode::builder().cluster(&self.cluster).id(id);
         let builder = builder.address(format!("address-of-{id}"));
         let link = Arc::clone(link);
@@ -93,7 +102,6 @@ impl Rig {
             let inner: Arc<dyn Store> = Arc::new(store.clone());
             return builder.memory(store).store(Arc::new(Linked { inner, link }));
         }
-        let endpoints = self.endpoints.clone();
         builder.store_from(move || {
             let inner = Arc::new(EtcdStore::new(&EtcdConfig::new(endpoints))?);
             Ok(Arc::new(Linked { inner, link }))
@@ -116,7 +124,9 @@ impl Rig {
                 Arc::new(configure!(builder, spec, probe).build().unwrap())
             }
             Kind::Memory | Kind::Etcd => {
-                let builder = self.linked(spec.id, &spec.link).metrics(metrics);
+                let endpoints = spec.endpoint.clone().map_or(self.endpoints.clone(), |at| vec![at]);
+                let builder = self.linked_by(spec.id, &spec.link, endpoints).metrics(metrics);
+                let builder = builder.failover(spec.failover);
                 Arc::new(configure!(builder, spec, probe).build().unwrap())
             }
         };
@@ -230,6 +240,9 @@ pub struct Spec {
     pub tick: Duration,
     pub limits: RoutineLimits,
     pub link: Arc<Link>,
+    /// Where it reaches etcd, if not where all do.
+    pub endpoint: Option<String>,
+    pub failover: Failover,
     pub routine: Option<Routine>,
     pub tasks: Vec<BoxedTask>,
     pub workers: Vec<WorkerOptions>,
@@ -245,6 +258,8 @@ impl Spec {
                 ..RoutineLimits::default()
             },
             link: Arc::default(),
+            endpoint: None,
+            failover: Failover::DEFAULT,
             routine: None,
             tasks: Vec::new(),
             workers: Vec::new(),
@@ -272,6 +287,17 @@ impl Spec {
 
     pub fn link(mut self, link: &Arc<Link>) -> Self {
         self.link = Arc::clone(link);
+        self
+    }
+
+    /// Reaches etcd through `proxy` alone.
+    pub fn through(mut self, proxy: &Proxy) -> Self {
+        self.endpoint = Some(format!("http://{}", proxy.address()));
+        self
+    }
+
+    pub fn failover(mut self, failover: Failover) -> Self {
+        self.failover = failover;
         self
     }
 

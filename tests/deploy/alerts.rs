@@ -49,7 +49,7 @@ fn laid_out(rules: &Value) -> tempfile::TempDir {
 fn promtool_reads_the_rules_and_has_nothing_to_say() {
     let folder = laid_out(&rules());
     let (fine, said) = promtool(&["check", "rules", "--lint=all", "alerts.yaml"], folder.path());
-    assert!(fine && said.contains("SUCCESS: 6 rules found"), "{said}");
+    assert!(fine && said.contains("SUCCESS: 7 rules found"), "{said}");
 }
 
 #[test]
@@ -73,6 +73,7 @@ fn the_cases_notice_an_alert_that_is_wrong() {
     for (alert, right, wrong) in [
         ("BellwetherNoLeader", "unless sum", "unless count"),
         ("BellwetherTwoLeaders", "> 1", "> 2"),
+        ("BellwetherLeaderSuspended", "> 3", "> 30"),
         ("BellwetherFlapping", "> 5", "> 7"),
         ("BellwetherTickStuck", "(60 + 3", "(0 + 3"),
         ("BellwetherDriverStuck", "== 0", "> 0"),

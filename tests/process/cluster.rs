@@ -41,6 +41,7 @@ impl Shop {
             n: 0,
             d: Duration::from_secs(1),
             ended: true,
+            suspended: false,
         };
         let mut client = etcd.client().await;
         let key = Keys::new("shop").unwrap().record();

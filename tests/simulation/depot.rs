@@ -75,6 +75,7 @@ impl Depot {
             n: 0,
             d: Duration::from_secs(3),
             ended: true,
+            suspended: false,
         };
         let put =
             Op::Put { key: self.keys.record(), value: values::encode_record(&record), lease: None };

@@ -209,7 +209,7 @@ impl Scenario {
         let mixed = chance.percent(30);
         let works = if chance.percent(25) { 2 } else { 1 };
         let mut weights = [0; Fault::ALL.len()];
-        for fault in Fault::ALL {
+        for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::BadLink) {
             let percent = match fault {
                 Fault::Wipe | Fault::Restore => 12,
                 Fault::GoJoin | Fault::GoLeave => 20,
@@ -218,6 +218,11 @@ impl Scenario {
             if chance.percent(percent) {
                 weights[fault.index()] = chance.between(1, 10) as u32;
             }
+        }
+        // A stream of its own: the seeds that found other mutants stay what they were.
+        let links = &mut Chance::new(seed ^ 0xbad1_0001_0000);
+        if links.percent(35) {
+            weights[Fault::BadLink.index()] = links.between(1, 10) as u32;
         }
         let drift_ppm = [0, 1_000, 100_000, 100_000][chance.below(4) as usize];
         Self {

@@ -505,7 +505,6 @@ impl World {
             work: offers.collect(),
             campaigns: true,
             own_store: false,
-            #[cfg(feature = "mutants")]
             mutant: match self.engine_break {
                 Some(Break::Engine(mutant)) => Some(mutant),
                 _ => None,

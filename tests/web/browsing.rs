@@ -70,6 +70,17 @@ async fn a_page_without_office_store_and_lease_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_leader_is_shown_as_such() {
+    let mut picture = scene::demo();
+    picture["leader"]["suspended"] = serde_json::json!(true);
+    let served = Served::new(Script::new(picture)).await;
+    let dom = shown(&browser::dom(&served.url("/")).await);
+    assert!(part(&dom, "leader-who").contains("Node 1 is suspended"));
+    assert!(part(&dom, "leader-facts").contains("in office, and does not act"));
+    served.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn markup_in_data_is_shown_as_text_and_never_runs() {
     let served = Served::new(Script::new(scene::hostile())).await;
     let dom = browser::dom(&served.url("/")).await;

@@ -173,6 +173,7 @@ fn status_of(id: &str, at: u64) -> Status {
             address: Some("127.0.0.1:9001".to_owned()),
             term: "4711".to_owned(),
             last_beat_unix_ms: Some(at - 60),
+            suspended: false,
         }),
         nodes: vec![
             node("0", at - 1_284_000, 128, Some(1)),

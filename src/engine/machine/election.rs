@@ -342,6 +342,7 @@ impl Engine {
             n,
             d: self.config.failover.d(),
             ended: false,
+            suspended: false,
         };
         self.candidacy.taking = true;
         self.candidacy.takes.insert(n, (term, self.now));

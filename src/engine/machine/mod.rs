@@ -60,23 +60,14 @@ pub struct Config {
     /// Whether this process has created the store itself and nobody else can have used it before
     /// (memory): then the record is seeded as ended, and the first leader need not wait.
     pub own_store: bool,
-    /// The rule that is left out on purpose.
-    #[cfg(feature = "mutants")]
+    /// The rule that is left out on purpose. Ignored without the feature `mutants`.
     pub mutant: Option<Mutant>,
 }
 
 impl Config {
     /// Whether this rule is left out on purpose. Never without the feature `mutants`.
-    #[cfg(feature = "mutants")]
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
-        self.mutant == Some(mutant)
-    }
-
-    /// Whether this rule is left out on purpose. Never without the feature `mutants`.
-    #[cfg(not(feature = "mutants"))]
-    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
-    pub(crate) const fn breaks(&self, _: Mutant) -> bool {
-        false
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
     /// span(x), for own authority.

@@ -141,6 +141,7 @@ impl Engine {
         if self.config.breaks(Mutant::DChangedInTerm) && self.n.is_multiple_of(4) {
             d /= 4;
         }
+        let suspended = self.authority().is_none_or(|authority| authority.until <= self.now);
         Some(Record {
             term: office.term,
             lease: Some(office.lease),
@@ -148,6 +149,7 @@ impl Engine {
             n: self.n,
             d,
             ended,
+            suspended,
         })
     }
 

@@ -8,7 +8,7 @@ use std::{
 use super::Watched;
 use crate::engine::{
     call::Answer,
-    types::{BootTime, LeaseId, NodeId, NodeMetadata, Revision, Term, WorkType},
+    types::{BootTime, LeaseId, NodeId, NodeMetadata, Revision, WorkType},
     view::{Change, Held, Member, PlanTable, Record, Stored},
 };
 
@@ -32,19 +32,6 @@ impl<'a> Picture<'a> {
     /// When the record as it is now was first received.
     pub fn record_at(&self) -> BootTime {
         self.watched.record_at
-    }
-
-    /// Who is in office: the record names it, it is not ended, and its candidate key is still there.
-    /// Of a cluster led by a Go node: the id in the oldest candidate key.
-    pub fn leader(&self) -> Option<(Option<Term>, NodeId)> {
-        if let Some((_, lease, _)) = self.watched.oldest
-            && !self.watched.is_ours(lease)
-        {
-            let id = self.watched.candidates.get(&lease)?.value?;
-            return Some((None, id));
-        }
-        let (term, _) = self.watched.seated()?;
-        self.record().and_then(|record| record.node).map(|id| (Some(term), id))
     }
 
     /// The candidate key of an incarnation.

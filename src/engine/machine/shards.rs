@@ -169,7 +169,12 @@ impl Engine {
         if self.session.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
             return;
         }
-        if !self.holding.may_hold() {
+        let may_hold = if self.config.breaks(Mutant::CheckOnlyNonEmpty) {
+            !self.holding.content.is_empty()
+        } else {
+            self.holding.may_hold()
+        };
+        if !may_hold {
             self.holding.sound_at = self.now;
         } else if self.is_due(self.holding.sound_at + 2 * F) {
             self.give_up_incarnation(SessionEnd::UselessOwner);

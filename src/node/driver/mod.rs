@@ -365,6 +365,8 @@ impl Driver {
         let view = self.engine.picture();
         metrics.members.set(view.nodes().len() as i64);
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
+        let suspended = self.picture.has_suspended_leader(view);
+        metrics.leader_suspended.set(i64::from(suspended));
         if std::mem::take(&mut self.shards_unmeasured) {
             for (work, unowned) in self.picture.unowned(view) {
                 metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));

@@ -10,7 +10,7 @@ use crate::{
     clock,
     engine::{
         Assignment, BootTime, Change, Held, LeaseId, NodeId, Record, ShardId, Term, WorkType,
-        machine::Picture as View,
+        machine::Picture as View, timing,
     },
     node::status::{LeaderStatus, NodeStatus, Reign, WorkStatus},
 };
@@ -173,15 +173,13 @@ impl Picture {
     /// The holder of the record, while its candidate key stands as its TAKE found it; else a Go node
     /// with the oldest candidate key.
     pub(super) fn leader(&self, view: View<'_>) -> Option<LeaderStatus> {
-        if let Some(record) = view.record().filter(|record| !record.ended)
-            && let (Some(lease), Some(node)) = (record.lease, record.node)
-            && view.candidate(lease).is_some_and(|key| key.created.0 == record.term.0)
-        {
+        if let Some((record, node)) = in_office(view) {
             return Some(LeaderStatus {
                 id: node.to_string(),
                 address: address(view, node),
                 term: record.term.to_string(),
                 last_beat_unix_ms: Some(self.record_at_ms),
+                suspended: self.is_suspended(view, record),
             });
         }
         let (lease, oldest) = view.queue().next()?;
@@ -191,7 +189,18 @@ impl Picture {
             address: address(view, id),
             term: oldest.created.to_string(),
             last_beat_unix_ms: None,
+            suspended: false,
         })
+    }
+
+    /// Whether a leader is in office and does not act, as the view shows it.
+    pub(super) fn has_suspended_leader(&self, view: View<'_>) -> bool {
+        in_office(view).is_some_and(|(record, _)| self.is_suspended(view, record))
+    }
+
+    /// Silence counts only while the watch delivers other things: a node that is cut off itself cannot tell.
+    fn is_suspended(&self, view: View<'_>, record: &Record) -> bool {
+        record.suspended || view.record_at() + timing::wait(record.d) < self.fresh_at
     }
 
     /// The terms this node has seen, oldest first.
@@ -230,6 +239,14 @@ impl Picture {
             held_by,
         }
     }
+}
+
+/// The record and its node, while its candidate key stands as its TAKE found it.
+fn in_office(view: View<'_>) -> Option<(&Record, NodeId)> {
+    let record = view.record().filter(|record| !record.ended)?;
+    let (lease, node) = (record.lease?, record.node?);
+    let stands = view.candidate(lease).is_some_and(|key| key.created.0 == record.term.0);
+    stands.then_some((record, node))
 }
 
 /// All live nodes, by id.

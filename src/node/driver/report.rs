@@ -24,6 +24,13 @@ impl Driver {
         let view = self.engine.picture();
         let last_tick = env.metrics.last_tick.with_label_values(&["leader"]).get();
         let last_tick = last_tick.max(env.metrics.last_tick.with_label_values(&["follower"]).get());
+        let mut leader = self.picture.leader(view);
+        // A leader that is cut off learns of its own suspension from its clock alone.
+        if let (Some(leader), Some(own)) = (&mut leader, self.engine.authority())
+            && leader.id == metadata.id.to_string()
+        {
+            leader.suspended = own.until <= now;
+        }
         Status {
             cluster: env.keys.cluster().to_owned(),
             node: SelfStatus {
@@ -50,7 +57,7 @@ impl Driver {
                     Some(format!("the leader's work cannot go on here: {because:?}"))
                 }),
             },
-            leader: self.picture.leader(view),
+            leader,
             nodes: picture::nodes(view),
             timeline: self.picture.timeline(),
             work: self.picture.work(view),

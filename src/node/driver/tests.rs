@@ -40,7 +40,6 @@ impl Rig {
                 work: Vec::new(),
                 campaigns,
                 own_store: true,
-                #[cfg(feature = "mutants")]
                 mutant: None,
             },
             env: Env {

@@ -11,6 +11,7 @@ pub(crate) const AUTHORITY_MARGIN: &str = "bellwether_authority_margin_seconds";
 pub(crate) const TERM: &str = "bellwether_term";
 pub(crate) const ROLE: &str = "bellwether_role";
 pub(crate) const MASTER: &str = "leader_election_master_status";
+pub(crate) const LEADER_SUSPENDED: &str = "bellwether_leader_suspended";
 pub(crate) const TRANSITIONS: &str = "bellwether_transitions_total";
 pub(crate) const SESSIONS_LOST: &str = "bellwether_sessions_lost_total";
 pub(crate) const TICKS: &str = "bellwether_ticks_total";

@@ -33,6 +33,7 @@ fn record(lease: LeaseId, ended: bool) -> Record {
         n: 9,
         d: SPAN_MAX,
         ended,
+        suspended: false,
     }
 }
 

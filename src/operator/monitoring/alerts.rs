@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::{
     node::metrics::names::{
-        DRIVER_STEPS, LAST_TICK, MASTER, ROLE, SHARDS_UNOWNED, TERM, TICK_PERIOD, TICKS,
+        DRIVER_STEPS, LAST_TICK, LEADER_SUSPENDED, MASTER, ROLE, SHARDS_UNOWNED, TERM, TICK_PERIOD,
+        TICKS, TRANSITIONS,
     },
     telemetry::{
         metrics::BUILD_INFO,
@@ -28,6 +29,7 @@ pub(super) fn group() -> RuleGroup {
         alerts: vec![
             no_leader(),
             two_leaders(),
+            leader_suspended(),
             flapping(),
             tick_stuck(),
             driver_stuck(),
@@ -68,6 +70,25 @@ fn two_leaders() -> Alert {
                       that cannot be: most likely the nodes are on two etcds, or two releases have \
                       the same job and cluster name.",
         runbook: "two-leaders",
+    }
+}
+
+/// A suspension that lasts, or one that returns: a single one ends within seconds (R13, an office without
+/// use is given up) and is shorter than a scrape.
+fn leader_suspended() -> Alert {
+    Alert {
+        name: "BellwetherLeaderSuspended",
+        query: format!(
+            "(max by ({RELEASE}) ({LEADER_SUSPENDED}) > 0) or (sum by ({RELEASE}) \
+             (increase({TRANSITIONS}{{reason=~\"suspended|useless\"}}[10m])) > 3)"
+        ),
+        lasting: MINUTE,
+        severity: Severity::Warning,
+        summary: "The leader of job {{ $labels.job }} is in office and does not act.",
+        description: "The leader's beats reach etcd too late, or not at all, for the leader to act by \
+                      them: no reconcile loop runs. Another node takes over within seconds; if the alert \
+                      lasts, etcd is slow or refuses writes for all nodes.",
+        runbook: "leader-suspended",
     }
 }
 

@@ -3,11 +3,11 @@
 use crate::{
     node::metrics::names::{
         AUTHORITY_MARGIN, AUTHORITY_REMAINING, BEAT_SECONDS, DRAIN_SECONDS, DRAINS_OVERDUE,
-        DRIVER_STEPS, KEEPALIVE_SECONDS, LAST_TICK, LEASE_REMAINING, MASTER, MEMBERS, PANICS, ROLE,
-        SESSIONS_LOST, SHARD_AUTHORITY_REMAINING, SHARD_MOVES, SHARDS_DRAINING, SHARDS_OWNED,
-        SHARDS_UNOWNED, STALE_REJECTIONS, STORE_CALL_SECONDS, STORE_CALLS, TERM, TICK_LATENESS,
-        TICK_OVERRUNS, TICK_SECONDS, TICKS, TICKS_SKIPPED, TRANSITIONS, VIEW_AGE, WATCH_LAG,
-        WATCH_RESYNCS,
+        DRIVER_STEPS, KEEPALIVE_SECONDS, LAST_TICK, LEADER_SUSPENDED, LEASE_REMAINING, MASTER,
+        MEMBERS, PANICS, ROLE, SESSIONS_LOST, SHARD_AUTHORITY_REMAINING, SHARD_MOVES,
+        SHARDS_DRAINING, SHARDS_OWNED, SHARDS_UNOWNED, STALE_REJECTIONS, STORE_CALL_SECONDS,
+        STORE_CALLS, TERM, TICK_LATENESS, TICK_OVERRUNS, TICK_SECONDS, TICKS, TICKS_SKIPPED,
+        TRANSITIONS, VIEW_AGE, WATCH_LAG, WATCH_RESYNCS,
     },
     telemetry::{
         grafana::{Dashboard, Kind, Panel, Query, Row, Series, Unit},
@@ -127,6 +127,14 @@ fn who_leads() -> Vec<Panel> {
             "1 while no node says that it leads. Hand-overs are shorter than a scrape and do not show.",
         )
         .query("leaderless", Query::raw(format!("1 - clamp_max({}, 1)", masters().sum()))),
+        Panel::new(
+            Kind::Lines,
+            "Leader suspended",
+            Unit::Count,
+            "1 while the node sees a leader in office that does not act, since its beats come too late or not at all. See the \
+             runbook of the alert BellwetherLeaderSuspended.",
+        )
+        .query("{{instance}}", Series::of(LEADER_SUSPENDED).now().max_by(&["instance"])),
         Panel::new(
             Kind::Lines,
             "Term",

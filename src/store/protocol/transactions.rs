@@ -119,7 +119,15 @@ fn t2_squatter(keys: &Keys, id: NodeId, node: Revision, member: Revision) -> Txn
 }
 
 fn t3_seed(keys: &Keys, ended: bool) -> Txn {
-    let seed = Record { term: Term(0), lease: None, node: None, n: 0, d: SPAN_MAX, ended };
+    let seed = Record {
+        term: Term(0),
+        lease: None,
+        node: None,
+        n: 0,
+        d: SPAN_MAX,
+        ended,
+        suspended: false,
+    };
     Txn {
         compares: vec![absent(&keys.record())],
         then: vec![put(keys.record(), values::encode_record(&seed), None)],
@@ -163,11 +171,7 @@ fn t5_take(keys: &Keys, take: &Take) -> Txn {
     }
     match take.holder {
         HolderClause::None => {}
-        HolderClause::Delete { lease } => {
-            if !take.older.iter().any(|(older, _)| *older == lease) {
-                txn.then.push(delete(keys.candidate(lease)));
-            }
-        }
+        HolderClause::Delete { lease } => txn.then.push(delete(keys.candidate(lease))),
         HolderClause::Gone { lease, term } => txn.compares.push(compare(
             KeyRange::key(keys.candidate(lease)),
             Target::Created,

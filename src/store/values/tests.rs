@@ -94,6 +94,7 @@ fn our_own_values_are_versioned_json() {
         n: 17,
         d: Duration::from_secs(1),
         ended: false,
+        suspended: false,
     };
     assert_eq!(
         text(encode_record(&record)),
@@ -260,9 +261,9 @@ proptest! {
     #[test]
     fn a_record_reads_back(
         term in 0..=i64::MAX, lease in option::of(leases()), node in option::of(ids()), n: u64,
-        d in spans(), ended: bool,
+        d in spans(), ended: bool, suspended: bool,
     ) {
-        let record = Record { term: Term(term), lease, node, n, d, ended };
+        let record = Record { term: Term(term), lease, node, n, d, ended, suspended };
         prop_assert_eq!(decode_record(&encode_record(&record)), Some(record));
     }
 

@@ -123,7 +123,7 @@ function drawTop(p) {
   setText($("cluster"), str(p.cluster) || "–");
   const several = arr(p.siblings).length > 1;
   setText($("seen-by"), several ? plural(arr(p.siblings).length, "node") + " in this process" : nodeName(str(self.id)));
-  const leader = p.leader ? nodeName(str(obj(p.leader).id)) + " leads" : "no leader";
+  const leader = p.leader ? nodeName(str(obj(p.leader).id)) + standing(obj(p.leader)) : "no leader";
   document.title = leader + " · " + str(p.cluster) + " · bellwether";
   const server = obj(p.server);
   setText($("foot"), "bellwether " + str(server.version) + " · picture by " + nodeName(str(self.id)) + (self.address ? " at " + str(self.address) : ""));
@@ -135,20 +135,23 @@ function currentReign(p) {
   return last.to_unix_ms === null || last.to_unix_ms === undefined ? last : {};
 }
 
+// A suspended leader is in office and does not act: its beats come too late, or none comes.
+const standing = (leader) => (leader.suspended ? " is suspended" : " leads");
+
 function drawHero(p) {
   const leader = p.leader ? obj(p.leader) : null;
   const id = leader ? str(leader.id) : null;
   const fresh = flag(id, "huge");
   fresh.id = "leader-flag";
   morph($("leader-flag"), fresh);
-  setText($("leader-who"), leader ? capital(nodeName(id)) + " leads" : "Nobody leads");
+  setText($("leader-who"), leader ? capital(nodeName(id)) + standing(leader) : "Nobody leads");
   const reigns = arr(p.timeline);
   const from = leader ? num(currentReign(p).from_unix_ms) : num(obj(reigns[reigns.length - 1]).to_unix_ms);
   put($("leader-since"), 
     from === null ? "" : leader ? since(from, (ms) => "in office for " + age(ms)) : since(from, (ms) => "vacant for " + age(ms)));
   const self = obj(p.node);
   const facts = leader
-    ? ["term " + str(leader.term), str(leader.address), id === str(self.id) ? "this node" : ""]
+    ? ["term " + str(leader.term), str(leader.address), id === str(self.id) ? "this node" : "", leader.suspended ? "in office, and does not act" : ""]
     : ["after an unclean end a successor first waits out the last leader's " + span(num(self.failover_d_ms))];
   setText($("leader-facts"), facts.filter(Boolean).join(" · "));
 

@@ -1,12 +1,12 @@
 //! Who plays in a script, what each can do, and what can be seen of it.
 
 use bellwether::{
-    engine::{Call, LeaseId, PlanTable, ShardId},
+    engine::{Call, DrainRequest, LeaseId, PlanTable, ShardId},
     store::{KeyRange, Op, Txn, protocol::Request, values},
 };
 
 use crate::{
-    chance::{SECONDS, Time},
+    chance::{MILLIS, SECONDS, Time},
     host::{ProcId, Shard},
     scenario::Fault,
     wire::{Ask, InFlight},
@@ -40,6 +40,15 @@ impl World {
         let shard = self.procs[self.cast[1]].shards.keys().next().cloned();
         self.prop = shard;
         self.cast.len() == 3 && self.prop.is_some()
+    }
+
+    /// Casts, once all is settled, the leader, one that holds no shard, and the one that holds the only one.
+    pub fn cast_the_idle_second(&mut self) -> bool {
+        let Some(leader) = self.leader().filter(|_| self.is_settled()) else { return false };
+        let alive = (0..self.procs.len()).filter(|p| *p != leader && self.procs[*p].alive);
+        let (idle, busy): (Vec<_>, Vec<_>) = alive.partition(|p| self.procs[*p].shards.is_empty());
+        self.cast = [vec![leader], idle, busy].concat();
+        self.cast.len() == 3 && !self.procs[self.cast[2]].shards.is_empty()
     }
 
     /// Casts the next in line as the second, and the one after it as the third.
@@ -137,6 +146,24 @@ impl World {
         self.delete(&key);
     }
 
+    /// Somebody asks it to drain; it hears of that by its watch alone.
+    pub fn drain_request(&mut self, p: ProcId) {
+        let key = self.depot.keys.drain_request(self.procs[p].id);
+        let request = DrainRequest { since_unix_ms: self.now / MILLIS, why: "sim".into() };
+        let value = values::encode_drain_request(&request);
+        self.write(Op::Put { key, value, lease: None });
+    }
+
+    /// Its driver does nothing, and its work goes on.
+    pub fn starve(&mut self, p: ProcId) {
+        self.procs[p].starved_until = self.now + LONG;
+    }
+
+    pub fn wake(&mut self, p: ProcId) {
+        self.procs[p].starved_until = self.now;
+        self.at(self.now, Event::Run(p));
+    }
+
     /// It reaches a member of the store that has lost its quorum, and does not know.
     pub fn only_reaches_a_deposed_leader(&mut self, p: ProcId) {
         let slot = self.procs[p].slot;
@@ -160,6 +187,10 @@ impl World {
 
     fn meddle_with(&mut self, op: Op) {
         self.depot.history.meddled();
+        self.write(op);
+    }
+
+    fn write(&mut self, op: Op) {
         let txn = Txn { then: vec![op], ..Txn::default() };
         let _ = self.depot.serve(self.now, &Request::Txn(txn));
         self.publish();

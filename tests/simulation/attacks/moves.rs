@@ -22,10 +22,11 @@ const READ_LATE: &[Move] = &[
 ];
 
 impl World {
-    /// Shards go from the second to the third.
+    /// Shards go from the second, whose watch lags, to the third.
     fn back_to_the_third(&mut self) {
+        self.stall_watch(self.cast[1]);
         self.ask(self.cast[2], Input::Drain(false));
-        self.ask(self.cast[1], Input::Drain(true));
+        self.drain_request(self.cast[1]);
     }
 }
 
@@ -74,6 +75,31 @@ fn the_answer_of_a_claim_is_lost() {
         |world| world.acts(world.cast[1]),
     ];
     attack(SCRIPT, &[engine(ClaimNotSettled)], plain);
+}
+
+/// The node has nothing else that it would look after.
+#[test]
+fn the_answer_of_a_first_claim_is_lost() {
+    const SCRIPT: &[Move] = &[
+        |world| {
+            let ready = world.cast_the_idle_second();
+            world.once(ready, |world| {
+                world.hold = Some(is_claim_of_the_second);
+                world.ask(world.cast[2], Input::Drain(true));
+            })
+        },
+        |world| {
+            let given = world.pick_given(world.cast[1]) && world.keeps(is_claim);
+            world.once(given, |world| world.since = world.now)
+        },
+        |world| world.passed(400 * MILLIS) && LET_GO(world),
+        |world| world.acts(world.cast[1]),
+    ];
+    attack(SCRIPT, &[engine(CheckOnlyNonEmpty), engine(ClaimNotSettled)], one_shard);
+}
+
+fn one_shard(scenario: &mut Scenario) {
+    scenario.works = vec![(WorkType::new("checks"), 1)];
 }
 
 /// A claim commits while a PLAN is on the wire that gives its shard to another.

@@ -1,7 +1,5 @@
 //! Attacks by an operator: keys deleted or overwritten, leases revoked.
 
-use bellwether::engine::Input;
-
 use super::*;
 
 #[test]
@@ -51,7 +49,7 @@ fn an_operator_overwrites_a_held_key() {
                 world.stall_watch(world.cast[1]);
                 let key = world.depot.keys.held(lease);
                 world.overwrite(key, Some(lease));
-                world.ask(world.cast[1], Input::Drain(true));
+                world.drain_request(world.cast[1]);
             })
         },
         ANOTHER_ACTS,

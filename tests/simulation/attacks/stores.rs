@@ -3,6 +3,11 @@
 
 use super::*;
 
+/// No lease ends, nor its session (R16), while the store is restored.
+fn long_leases(scenario: &mut Scenario) {
+    scenario.ttl = 30;
+}
+
 #[test]
 fn a_restored_backup_brings_the_old_leaders_key_back() {
     const SCRIPT: &[Move] = &[
@@ -32,19 +37,23 @@ fn a_take_of_the_lost_history_lands_beside_the_old_leaders_key() {
         |world| {
             world.opening(|world| {
                 world.back_up();
-                world.vanishes(world.cast[0]);
+                // It stands still: an office whose beats are not answered is given up by now (R13).
+                world.stall_watch(world.cast[0]);
+                world.starve(world.cast[0]);
+                let key = world.depot.keys.candidate(world.lease(world.cast[0]));
+                world.delete(&key);
                 world.hold = Some(|_, flight| is_take(flight));
             })
         },
         |world| world.once(world.keeps(is_take), World::restore),
         |world| {
             world.once(world.is_restored(), |world| {
-                world.reconnect(world.cast[0]);
+                world.wake(world.cast[0]);
                 world.since = world.now;
                 LET_GO(world);
             })
         },
         |world| world.passed(2 * SECONDS),
     ];
-    attack(SCRIPT, &[around(Broken::TakeWithoutHolder)], plain);
+    attack(SCRIPT, &[around(Broken::TakeWithoutHolder)], long_leases);
 }

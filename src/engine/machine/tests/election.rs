@@ -221,7 +221,8 @@ fn r2_the_views_revision_is_that_of_lists_events_and_progress_and_events_come_wh
         Change::Record(Some(written(50, 103, None, record(102, successor, id(3), 1)))),
         Change::Candidate(successor, Some(written(102, 103, Some(successor), id(3)))),
     ]);
-    assert_eq!(rig.engine.picture().leader(), Some((Some(Term(102)), id(3))));
+    let record = rig.engine.picture().record().unwrap();
+    assert_eq!((record.term, record.node), (Term(102), Some(id(3))));
     assert_eq!(rig.engine.picture().revision(), Revision(103));
     rig.input(Input::Progress { revision: Revision(140) });
     assert_eq!(rig.engine.picture().revision(), Revision(140));

@@ -164,6 +164,22 @@ fn t6_a_late_beat_resumes_a_suspended_term_after_its_work_was_joined() {
     assert!(rig.effects().iter().any(|effect| matches!(effect, Effect::StartWork { work: 2, .. })));
 }
 
+/// Others may not take over before the record is silent, and people must be able to see why nobody acts.
+#[test]
+fn t6_beats_of_a_leader_without_authority_say_that_it_is_suspended() {
+    let mut rig = Rig::leader();
+    let Call::Beat { record, .. } = rig.done(is_beat) else { unreachable!() };
+    assert!(!record.suspended);
+    rig.wait(timing::span(Failover::DEFAULT.d()) + Failover::DEFAULT.h());
+    assert!(!rig.is_acting());
+    let beats = rig.calls.values().filter_map(|(_, call)| match call {
+        Call::Beat { record, .. } => Some((record.n, record.suspended)),
+        _ => None,
+    });
+    let newest = beats.max().unwrap();
+    assert!(newest.1, "beat {} was sent without authority", newest.0);
+}
+
 #[test]
 fn r5_a_refused_beat_closes_the_term_and_the_key_is_withdrawn_not_resigned() {
     let mut rig = Rig::leader();

@@ -42,7 +42,6 @@ pub(super) fn config() -> Config {
         }],
         campaigns: true,
         own_store: false,
-        #[cfg(feature = "mutants")]
         mutant: None,
     }
 }
@@ -86,12 +85,20 @@ pub(super) fn record(term: i64, lease: LeaseId, node: NodeId, n: u64) -> Record 
         n,
         d: Failover::DEFAULT.d(),
         ended: false,
+        suspended: false,
     }
 }
 
 pub(super) fn seed(modified: i64) -> Change {
-    let record =
-        Record { term: Term(0), lease: None, node: None, n: 0, d: timing::SPAN_MAX, ended: false };
+    let record = Record {
+        term: Term(0),
+        lease: None,
+        node: None,
+        n: 0,
+        d: timing::SPAN_MAX,
+        ended: false,
+        suspended: false,
+    };
     Change::Record(Some(written(modified, modified, None, record)))
 }
 

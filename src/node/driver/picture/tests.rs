@@ -53,7 +53,6 @@ impl Both {
             work: Vec::new(),
             campaigns: true,
             own_store: false,
-            #[cfg(feature = "mutants")]
             mutant: None,
         };
         Self { picture: Picture::default(), engine: Engine::new(config, 1) }
@@ -114,4 +113,48 @@ fn shards_of_work_that_no_live_member_offers_are_shown_and_not_missed() {
     let gone = Change::Member(NodeId::new(2).unwrap(), None);
     assert_eq!(both.apply(gone), Shards::Changed);
     assert_eq!((both.unowned(), shown(&both)), (0, vec![(4, 0)]));
+}
+
+/// Node 2 leads in term 7 by lease 0x2.
+fn office(suspended: bool) -> [Change; 2] {
+    let key = Stored { created: Revision(7), ..stored(NodeId::new(2).unwrap()) };
+    let record = Record {
+        term: Term(7),
+        lease: Some(LeaseId(2)),
+        node: NodeId::new(2).ok(),
+        n: 1,
+        d: Duration::from_secs(1),
+        ended: false,
+        suspended,
+    };
+    [Change::Candidate(LeaseId(2), Some(key)), Change::Record(Some(stored(record)))]
+}
+
+#[test]
+fn a_leader_whose_record_says_so_is_suspended() {
+    let mut both = Both::new();
+    for (suspended, changes) in [false, true, false].map(|it| (it, office(it))) {
+        for change in changes {
+            both.apply(change);
+        }
+        let view = both.engine.picture();
+        assert_eq!(both.picture.leader(view).unwrap().suspended, suspended);
+        assert_eq!(both.picture.has_suspended_leader(view), suspended);
+    }
+}
+
+#[test]
+fn a_leader_that_is_silent_while_the_watch_goes_on_is_suspended_and_one_that_no_watch_shows_is_not()
+{
+    let mut both = Both::new();
+    for change in office(false) {
+        both.apply(change);
+    }
+    let silence = timing::wait(Duration::from_secs(1));
+    for (delivered_at, suspended) in [(silence, false), (silence + Duration::from_millis(1), true)]
+    {
+        // Nothing but the last delivery counts: a node that is cut off hears nothing of anybody.
+        both.picture.fresh_at = BootTime(delivered_at);
+        assert_eq!(both.picture.leader(both.engine.picture()).unwrap().suspended, suspended);
+    }
 }
