@@ -328,7 +328,8 @@ async fn a_frozen_leader_is_not_called_leader() {
     node.signal(Signal::STOP);
     let leader = shop.ask(&["leader"]);
     assert_eq!(leader.code, 8, "{leader:?}");
-    assert!(leader.out.contains("nobody acts") && leader.out.contains("silent for"), "{leader:?}");
+    assert_eq!(leader.out, "", "nobody is named");
+    assert!(leader.err.contains("nobody acts") && leader.err.contains("silent for"), "{leader:?}");
     let status = shop.status();
     assert_eq!(
         (&status["leader"], &status["not_acting"]["id"]),
