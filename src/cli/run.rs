@@ -383,7 +383,7 @@ fn not_joined(error: &StartError) -> Failure {
 pub(crate) fn is_broken(error: &NodeError) -> Failure {
     Failure::caused(Exit::Broken, "running the node", error).try_this(
         "this is a bug: keep the log, which has the panic, and start the node again; under \
-         `bellwether supervise` another node leads already",
+         `bellwether supervise` the others take over at once",
     )
 }
 
