@@ -273,6 +273,9 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     }
     supervision::announce_leaving();
     let left = leave(&*node, args.node.grace).await;
+    if let Err(failure @ Failure { exit: Exit::Broken, .. }) = left {
+        return Err(failure);
+    }
     work.end().await;
     page.close().await;
     // Why it had to end tells more than how the leaving went.
@@ -380,7 +383,7 @@ fn not_joined(error: &StartError) -> Failure {
 pub(crate) fn is_broken(error: &NodeError) -> Failure {
     Failure::caused(Exit::Broken, "running the node", error).try_this(
         "this is a bug: keep the log, which has the panic, and start the node again; under \
-         `bellwether supervise` another node leads already",
+         `bellwether supervise` the others take over at once",
     )
 }
 
@@ -430,6 +433,7 @@ async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {
             format!("did not leave cleanly within {grace:?}: the lease has to run out"),
         )
         .try_this("look above for work that does not end, or for etcd not answering")),
+        Err(error @ NodeError::Broken) => Err(is_broken(&error)),
         Err(error) => Err(Failure::caused(Exit::Failed, "leaving the cluster", &error)),
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustix::process::Signal;
+
 use crate::{
     binary::{LONG, Process, bellwether},
     cluster::Shop,
@@ -44,6 +46,25 @@ async fn a_leader_whose_driver_panics_ends_with_exit_code_10_and_another_leads_a
     let took_over = when(&successor.says("role=Leader").await);
     let gap = took_over.saturating_sub(when(&ended));
     assert!(gap < Duration::from_millis(3300), "{gap:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_panics_while_its_node_leaves_ends_the_process_too() {
+    let shop = Shop::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("panic");
+    let args = ["run", "--id", "1", "--listen", "127.0.0.1:0", "--grace", "50s"];
+    let mut command = shop.command(&args);
+    command.env(PANIC_FILE_ENV, &file);
+    let mut node = Process::of(command);
+    shop.leader(1, None).await;
+    // It cannot leave.
+    shop.etcd.freeze(0);
+    node.signal(Signal::TERM);
+    node.says("leaving; for 1s every signal counts as this one").await;
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(node.status().await.code(), Some(10), "{}", node.err());
+    shop.etcd.thaw(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,11 +141,11 @@ impl Stage {
             };
             place.actor.send_replace(None);
             let grace = if matches!(lived, Lived::Asked) { GRACE } else { Duration::ZERO };
-            let _ = actor.node.stop(grace).await;
+            let stopped = actor.node.stop(grace).await;
             let _ = actor.node.close().await;
             self.changed.notify_waiters();
             match lived {
-                Lived::Asked => return Ok(()),
+                Lived::Asked => return stopped.map(drop).map_err(|error| run::is_broken(&error)),
                 Lived::Failed(failure) => return Err(failure),
                 Lived::Killed => {
                     let _ = tokio::time::timeout(self.away, leave.cancelled()).await;

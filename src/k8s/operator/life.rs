@@ -14,7 +14,7 @@ use crate::{
         election::tell_pod,
         identity::PodIdentity,
     },
-    node::{Node, Stopped, broken, keep_joined},
+    node::{Node, NodeError, Stopped, broken, keep_joined},
     tasks::Tasks,
     telemetry::{NodeSource, ServerConfig, StatusServer},
 };
@@ -137,7 +137,10 @@ impl BuiltOperator {
             // There is nothing to leave, and others wait for the end of this process.
             return Err(error);
         }
-        let stopped = node.stop(stop_within).await;
+        let stopped = match node.stop(stop_within).await {
+            Err(error @ NodeError::Broken) => return Err(OperatorError::Node(error)),
+            stopped => stopped,
+        };
         begun.end().await;
         let closed = node.close().await;
         if let Some(server) = server {
@@ -282,7 +285,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::node::{ClusterNode, NodeError, fragile::Fragile};
+    use crate::node::{ClusterNode, fragile::Fragile};
 
     const LONG: Duration = Duration::from_secs(60);
 
