@@ -410,7 +410,11 @@ fn r16_a_lease_that_is_given_up_while_an_earlier_one_is_ended_does_not_stop_the_
     };
     assert_eq!(asks(&rig), 1);
     rig.wait(config().ttl + ms(1_000));
-    assert_eq!(asks(&rig), 2, "the renewals were not answered for a TTL, and the first question counts no more");
+    assert_eq!(
+        asks(&rig),
+        2,
+        "the renewals were not answered for a TTL, and the first question counts no more"
+    );
 }
 
 #[test]
