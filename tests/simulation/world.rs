@@ -583,6 +583,8 @@ impl World {
                     entry.event,
                     Event::Arrive(_)
                         | Event::Item(..)
+                        | Event::SendList(..)
+                        | Event::WatchOpen(..)
                         | Event::WorkJoined(..)
                         | Event::ShardJoined(..)
                 )

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
-    node::{ClusterNode, Node, NodeError, NodeMetrics, status::Status},
+    node::{ClusterNode, Node, NodeError, NodeMetrics, StartError, status::Status},
     operator::uptime::{self, Uptime},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     tasks::Tasks,
@@ -177,7 +177,10 @@ impl Stage {
     /// Joins, and tells of its roles for as long as it lives.
     async fn live(&self, place: &Place, actor: &Actor) -> Failure {
         if let Err(error) = actor.node.start().await {
-            return Failure::caused(Exit::Failed, "joining", &error);
+            return match error {
+                StartError::Broken => run::is_broken(&NodeError::Broken),
+                _ => Failure::caused(Exit::Failed, "joining", &error),
+            };
         }
         place.actor.send_replace(Some(actor.clone()));
         let mut following = Tasks::new();

@@ -237,7 +237,7 @@ impl Engine {
         let mut new = table.clone();
         let mut proofs = BTreeMap::new();
         let mut next_at = self.unclaimed.next_at(self.now);
-        let epoch = ShardEpoch(self.watched.revision.0);
+        let viewed = self.watched.revision.0;
         let mut again = |at: BootTime| next_at = Some(next_at.map_or(at, |next| next.min(at)));
         for (shard, (assignment, freedom)) in new.shards.iter_mut().zip(freedoms).enumerate() {
             let want = wanted[shard];
@@ -271,6 +271,9 @@ impl Engine {
                         }
                         proofs.insert(owner, revision);
                     }
+                    // A restored store hands its revisions out again: what a plan of the lost history gave
+                    // away at this revision must not be given away at it once more.
+                    let epoch = ShardEpoch(viewed.max(assignment.epoch.0.saturating_add(1)));
                     *assignment = Assignment { owner: Some(want), epoch, draining: false };
                 }
             }

@@ -90,7 +90,11 @@ fn the_answer_of_a_first_claim_is_lost() {
         },
         |world| {
             let given = world.pick_given(world.cast[1]) && world.keeps(is_claim);
-            world.once(given, |world| world.since = world.now)
+            world.once(given, |world| {
+                // Its view would tell it what became of the claim.
+                world.stall_watch(world.cast[1]);
+                world.since = world.now;
+            })
         },
         |world| world.passed(400 * MILLIS) && LET_GO(world),
         |world| world.acts(world.cast[1]),
@@ -100,6 +104,8 @@ fn the_answer_of_a_first_claim_is_lost() {
 
 fn one_shard(scenario: &mut Scenario) {
     scenario.works = vec![(WorkType::new("checks"), 1)];
+    // Shorter than the watch is stalled.
+    scenario.faults_for = 12 * SECONDS;
 }
 
 /// A claim commits while a PLAN is on the wire that gives its shard to another.

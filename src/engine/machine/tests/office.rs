@@ -168,6 +168,7 @@ fn t6_a_late_beat_resumes_a_suspended_term_after_its_work_was_joined() {
 #[test]
 fn t6_beats_of_a_leader_without_authority_say_that_it_is_suspended() {
     let mut rig = Rig::leader();
+    rig.wait(Failover::DEFAULT.h());
     let Call::Beat { record, .. } = rig.done(is_beat) else { unreachable!() };
     assert!(!record.suspended);
     rig.wait(timing::span(Failover::DEFAULT.d()) + Failover::DEFAULT.h());
