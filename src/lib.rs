@@ -9,6 +9,7 @@ compile_error!(
 
 pub mod clock;
 pub mod engine;
+mod hash;
 pub mod k8s;
 pub mod node;
 pub mod operator;

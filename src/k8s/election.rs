@@ -22,7 +22,7 @@ use self::{
     picture::{Pods, picture},
 };
 use super::{
-    authority::{Authority, gated},
+    authority::{Authority, DebugClient, GatedClient},
     client::explain,
     crd::election::{Election, ElectionChecks, ElectionStatus},
     events::{EventType, Events},
@@ -73,15 +73,6 @@ pub struct ElectionTask {
     checks: Option<watch::Receiver<Option<ElectionChecks>>>,
 }
 
-#[derive(Clone)]
-struct DebugClient(Client);
-
-impl std::fmt::Debug for DebugClient {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Client")
-    }
-}
-
 impl ElectionTask {
     pub(crate) fn new(
         client: Client,
@@ -106,7 +97,8 @@ impl LeaderTask for ElectionTask {
 
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let authority = Authority::Leader(ctx.clone());
-        let client = gated(&self.client.0, &authority, &self.metrics.draws());
+        let gated = GatedClient::new(&self.client.0, &authority, &self.metrics.draws());
+        let client = gated.client().clone();
         let mut drawn = self.drawn.clone();
         let mut herald = Herald {
             api: self.election.api(client.clone()),
@@ -131,6 +123,7 @@ impl LeaderTask for ElectionTask {
         }
         // While authority goes on, as it does at a planned end, the label is taken back.
         herald.labels.step_down().await;
+        gated.end().await;
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //! where they may.
 //!
 //! The only layer that names `kube`. It hands the crates on, so that an operator written with it uses
-//! the same versions: [`kube`], [`k8s_openapi`], [`schemars`].
+//! the same versions: [`kube`], [`k8s_openapi`], [`schemars`]. The version of the Kubernetes API is the program's choice: it
+//! enables one feature of `k8s-openapi` (`v1_34`, or `latest`), and the library's feature `cli`, which does so too, is off.
 
 pub mod authority;
 pub mod cache;

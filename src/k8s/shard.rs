@@ -7,20 +7,10 @@ use std::{collections::BTreeSet, fmt::Write as _, ops::Range};
 
 use crate::engine::ShardId;
 
+pub use crate::hash::fnv1a;
+
 #[cfg(test)]
 mod tests;
-
-/// The 64-bit FNV-1a hash (RFC 9923).
-pub const fn fnv1a(bytes: &[u8]) -> u64 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut at = 0;
-    while at < bytes.len() {
-        hash ^= bytes[at] as u64;
-        hash = hash.wrapping_mul(0x0000_0100_0000_01b3);
-        at += 1;
-    }
-    hash
-}
 
 /// The shard of that hash, out of `shards`: the hashes are cut into `shards` ranges of equal size.
 ///

@@ -63,6 +63,15 @@ impl LeaderContext {
         Self { inner: Arc::clone(&self.inner), token }
     }
 
+    /// The same with a gate of its own, which only the test extends.
+    #[cfg(test)]
+    pub(crate) fn apart(&self) -> (Self, Arc<LeaderGate>) {
+        let LeaderInner { gate, node, env, .. } = &*self.inner;
+        let gate = Arc::new(LeaderGate::new(gate.office()));
+        let (node, env) = (Arc::clone(node), env.clone());
+        (Self::new(Arc::clone(&gate), node, env, self.token.clone()), gate)
+    }
+
     pub(crate) fn env(&self) -> &Env {
         &self.inner.env
     }

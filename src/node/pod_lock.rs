@@ -14,6 +14,8 @@ use std::{
     },
 };
 
+use crate::hash::fnv1a;
+
 /// Held by this process until it is dropped.
 #[derive(Debug)]
 pub(crate) struct PodLock {
@@ -28,17 +30,14 @@ impl PodLock {
     /// `AddrInUse` if another node of this pod has it.
     pub(crate) fn take(cluster: &str, pod_uid: &str) -> io::Result<Self> {
         // 107 bytes at most: both are hashed. A collision only costs the proof.
-        let name = format!("bellwether-{:016x}-{:016x}", fnv1a(cluster), fnv1a(pod_uid));
+        let name = format!(
+            "bellwether-{:016x}-{:016x}",
+            fnv1a(cluster.as_bytes()),
+            fnv1a(pod_uid.as_bytes())
+        );
         let address = SocketAddr::from_abstract_name(name)?;
         Ok(Self { _socket: UnixListener::bind_addr(&address)? })
     }
-}
-
-/// 64-bit FNV-1a.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

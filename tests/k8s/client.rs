@@ -1,21 +1,17 @@
-//! Finding the server, credentials that change, retries, deadlines, layers.
+//! Finding the server, credentials that change, retries, deadlines.
 
 use std::{
     collections::VecDeque,
     fs,
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bellwether::k8s::{
     client::{
-        Attempt, CallError, CallOptions, ClientMetrics, ClientOptions, ConnectError, Connection,
-        Reason, connect, explain,
+        CallError, CallOptions, ClientMetrics, ClientOptions, ConnectError, Connection, Reason,
+        connect, explain,
     },
     k8s_openapi::api::{
         authentication::v1::SelfSubjectReview,
@@ -24,7 +20,6 @@ use bellwether::k8s::{
     kube::{
         Api, Client, Error,
         api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams},
-        client::Body,
     },
 };
 use http::Request;
@@ -34,7 +29,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
-use tower::{Layer, Service};
 
 use crate::{
     kube::{ApiServer, Space},
@@ -462,61 +456,6 @@ async fn an_answer_that_stops_coming_is_given_up_and_a_watch_may_be_silent() {
     let reading = futures::AsyncReadExt::read(&mut stream, &mut piece);
     // Longer than another answer may be silent.
     assert!(tokio::time::timeout(within * 2, reading).await.is_err(), "still there, still silent");
-}
-
-/// Lets attempts pass as long as it is open.
-#[derive(Clone)]
-struct Gate<S> {
-    inner: S,
-    open: Arc<AtomicBool>,
-}
-
-#[derive(Clone)]
-struct GateLayer(Arc<AtomicBool>);
-
-impl Layer<Attempt> for GateLayer {
-    type Service = Gate<Attempt>;
-
-    fn layer(&self, inner: Attempt) -> Gate<Attempt> {
-        Gate { inner, open: Arc::clone(&self.0) }
-    }
-}
-
-impl Service<Request<Body>> for Gate<Attempt> {
-    type Response = <Attempt as Service<Request<Body>>>::Response;
-    type Error = tower::BoxError;
-    type Future = futures::future::BoxFuture<'static, Result<Self::Response, tower::BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), tower::BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if !self.open.load(SeqCst) {
-            return Box::pin(async { Err("the gate is closed".into()) });
-        }
-        Box::pin(self.inner.call(request))
-    }
-}
-
-#[tokio::test]
-async fn a_layer_is_asked_before_each_attempt_not_once_per_request() {
-    let busy = answer("429 Busy\r\nretry-after: 1", "{}");
-    let server = Scripted::answering(&[&busy, &answer("200 OK", "{}")]).await;
-    let (_folder, options) = server.options();
-    let connection = Connection::open(options).await.unwrap();
-    let open = Arc::new(AtomicBool::new(true));
-    let gated = connection.client_through(GateLayer(Arc::clone(&open)));
-    let closing = async {
-        eventually("the first attempt", LONG, async || (server.asked().len() == 1).then_some(()))
-            .await;
-        open.store(false, SeqCst);
-    };
-    let (written, ()) = tokio::join!(post(&gated, "/write"), closing);
-    assert!(matches!(&written, Err(Error::Service(it)) if it.to_string() == "the gate is closed"));
-    assert_eq!(server.asked().len(), 1, "the second attempt did not go out");
-    // Clients of one connection are gated one by one.
-    assert_eq!(post(&connection.client(), "/write").await.unwrap(), "{}");
 }
 
 #[tokio::test]

@@ -48,7 +48,8 @@ pub(crate) struct Given {
 
 struct Ward {
     client: Client,
-    illness: watch::Sender<Option<Illness>>,
+    /// And how many more requests are answered so.
+    illness: watch::Sender<Option<(Illness, usize)>>,
     given: Mutex<Vec<Given>>,
 }
 
@@ -62,10 +63,15 @@ pub(crate) struct Front {
 impl Front {
     /// One that passes everything on as that user.
     pub(crate) async fn of(user: &User) -> Self {
+        Self::before(user.client()).await
+    }
+
+    /// One that passes everything on by that client.
+    pub(crate) async fn before(client: Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let illness = watch::Sender::new(None);
-        let ward = Arc::new(Ward { client: user.client(), illness, given: Mutex::default() });
+        let ward = Arc::new(Ward { client, illness, given: Mutex::default() });
         let accepting = tasks::spawn("front", accept(listener, Arc::clone(&ward)));
         Self { address, ward, accepting }
     }
@@ -91,8 +97,13 @@ impl Front {
 
     /// From now on those requests are answered here; their answers that are still coming break off.
     pub(crate) fn falls_ill(&self, illness: Illness) {
+        self.falls_ill_for(usize::MAX, illness);
+    }
+
+    /// As [`falls_ill`](Self::falls_ill), until that many requests have been answered.
+    pub(crate) fn falls_ill_for(&self, times: usize, illness: Illness) {
         self.ward.given.lock().unwrap().clear();
-        self.ward.illness.send_replace(Some(illness));
+        self.ward.illness.send_replace(Some((illness, times)));
     }
 
     /// From now on all pass again.
@@ -139,8 +150,20 @@ impl Ward {
         let mut illness = self.illness.subscribe();
         let path = uri.path().to_owned();
         let given = Given { at: clock::boot_now(), method: method.clone(), path };
-        let is_meant = move |ill: &Option<Illness>| ill.filter(|it| (it.meant)(&method, &uri));
-        let present = is_meant(&illness.borrow());
+        let is_meant = move |ill: &Option<(Illness, usize)>| {
+            ill.map(|(ill, _)| ill).filter(|it| (it.meant)(&method, &uri))
+        };
+        let mut present = None;
+        self.illness.send_if_modified(|ill| {
+            present = is_meant(ill);
+            let Some((_, left)) = ill.as_mut().filter(|_| present.is_some()) else { return false };
+            *left -= 1;
+            let recovers = *left == 0;
+            if recovers {
+                *ill = None;
+            }
+            recovers
+        });
         if let Some(ill) = present {
             self.given.lock().unwrap().push(given);
             return ill.answer();
@@ -185,6 +208,7 @@ impl Illness {
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": self.code,
             "reason": match self.code {
+                410 => "Expired",
                 429 => "TooManyRequests",
                 503 => "ServiceUnavailable",
                 _ => "InternalError",

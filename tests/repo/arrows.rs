@@ -6,7 +6,7 @@ use crate::sources::{Sources, is_test};
 const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "k8s", "operator", "cli"];
 
 /// Stand between the engine and everybody else: they use its words, and it does not know them.
-const COMMON: &[&str] = &["clock", "signals", "tasks", "tls"];
+const COMMON: &[&str] = &["clock", "hash", "signals", "tasks", "tls"];
 
 /// A crate and the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[

@@ -3,8 +3,10 @@
 
 mod arrows;
 mod crds;
+mod features;
 mod protocol;
 mod sources;
+mod troubles;
 
 use sources::Sources;
 

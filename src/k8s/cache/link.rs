@@ -4,7 +4,10 @@
 //! A watcher shows changes only. That nothing changed shows in bookmarks, which come about once a minute,
 //! and in answers: both pass here.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use http::{Request, Response, Uri};
 use kube::client::{Body, Client};
@@ -13,18 +16,41 @@ use tower::{BoxError, service_fn};
 use super::{Cache, pace::Paced};
 use crate::k8s::client::Inlet;
 
-/// The same client, by whose answers the cache learns that it is fresh. With a selector, every request asks
-/// for the objects of those shards only, which a server may ignore.
-pub(super) fn listening<K: Send + Sync + 'static>(
+/// The client of one cache, which lives as long as the cache is kept: each `kube::Client` is a task.
+pub(super) struct Link {
+    client: Client,
+    parameter: Parameter,
+}
+
+/// What is added to the query of each request.
+type Parameter = Arc<RwLock<Option<String>>>;
+
+impl Link {
+    /// A client by whose answers the cache learns that it is fresh.
+    pub(super) fn new<K: Send + Sync + 'static>(client: &Client, cache: &Cache<K>) -> Self {
+        let parameter = Parameter::default();
+        Self { client: listening(client, cache, &parameter), parameter }
+    }
+
+    /// The client. With a selector, every request from now on asks for the objects of those shards only, which a
+    /// server may ignore; so do requests of the handles that were given out before.
+    pub(super) fn asking(&self, shard_selector: Option<&str>) -> Client {
+        let mut asked = self.parameter.write().unwrap_or_else(PoisonError::into_inner);
+        *asked = shard_selector.map(parameter);
+        self.client.clone()
+    }
+}
+
+fn listening<K: Send + Sync + 'static>(
     client: &Client,
     cache: &Cache<K>,
-    shard_selector: Option<&str>,
+    parameter: &Parameter,
 ) -> Client {
     let namespace = client.default_namespace().to_owned();
-    let (client, cache) = (client.clone(), cache.clone());
-    let parameter = shard_selector.map(parameter);
+    let (client, cache, parameter) = (client.clone(), cache.clone(), Arc::clone(parameter));
     let service = service_fn(move |mut request: Request<Body>| {
-        let (client, cache, parameter) = (client.clone(), cache.clone(), parameter.clone());
+        let (client, cache) = (client.clone(), cache.clone());
+        let parameter = parameter.read().unwrap_or_else(PoisonError::into_inner).clone();
         async move {
             if let Some(parameter) = parameter {
                 *request.uri_mut() = with_parameter(request.uri(), &parameter)?;
@@ -64,4 +90,36 @@ fn with_parameter(uri: &Uri, parameter: &str) -> Result<Uri, BoxError> {
     };
     parts.path_and_query = Some(asked.try_into()?);
     Ok(Uri::from_parts(parts)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+    use crate::k8s::authority::tests::alive_tasks;
+
+    #[tokio::test]
+    async fn a_cache_asks_for_other_shards_by_the_client_it_has() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let server = Client::new(
+            service_fn(move |request: Request<Body>| {
+                log.lock().unwrap().push(request.uri().to_string());
+                async { Ok::<_, BoxError>(Response::new(Body::empty())) }
+            }),
+            "n",
+        );
+        let link = Link::new(&server, &Cache::<ConfigMap>::holding([]));
+        let before = alive_tasks();
+        for selector in [None, Some("a b"), Some("c"), None] {
+            let request = Request::get("/maps?limit=1").body(Body::empty()).unwrap();
+            link.asking(selector).send(request).await.unwrap();
+        }
+        assert_eq!(alive_tasks(), before);
+        let wanted = ["", "&shardSelector=a+b", "&shardSelector=c", ""];
+        assert_eq!(*asked.lock().unwrap(), wanted.map(|it| format!("/maps?limit=1{it}")));
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     fmt::{self, Debug},
     hash::Hash,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use futures::future::BoxFuture;
@@ -18,7 +18,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    Cache, Handler, HeldShards, link,
+    Cache, Handler, HeldShards,
+    link::Link,
     source::{ApiOf, Source, UnreadableSet},
 };
 use crate::k8s::metrics::K8sMetrics;
@@ -252,9 +253,10 @@ fn begin<K: Cached>(
     let name = K::kind(&kind).into_owned();
     let api: ApiOf<K> = Box::new({
         let (client, cache) = (client.clone(), cache.clone());
+        let link = OnceLock::new();
         move |selector| {
-            let client = link::listening(&client, &cache, selector);
-            K::Scope::api(client, &kind, scope.namespace.as_deref())
+            let link = link.get_or_init(|| Link::new(&client, &cache));
+            K::Scope::api(link.asking(selector), &kind, scope.namespace.as_deref())
         }
     });
     let metrics = metrics.cache(&name, {

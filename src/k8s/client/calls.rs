@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::{AnswerBody, metrics::HostMetrics};
-use crate::clock;
+use crate::{clock, k8s::authority::Permit};
 
 /// An answer that is not wanted is read to its end up to this size, so that its connection can be used
 /// again; a larger one costs the connection.
@@ -181,6 +181,9 @@ where
         Box::pin(async move {
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let within = options.timeout;
+            if let Some(permit) = Permit::of(request.extensions()) {
+                permit.did_nothing();
+            }
             let streams = is_stream(&request);
             let trying = tries(attempts, options, &metrics, request);
             let Ok(answer) = tokio::time::timeout(within, trying).await else {
@@ -232,6 +235,10 @@ where
             }
             return Ok(answer);
         };
+        if let Some(permit) = next.as_ref().and_then(|it| Permit::of(it.extensions())) {
+            // What may be repeated is a write only if the server did nothing with it.
+            permit.did_nothing();
+        }
         metrics.retried(&away.method, away.status);
         tracing::debug!(code = away.status.as_u16(), ?wait, attempt, "turned away, tried again");
         let _ = tokio::time::timeout(READ_AWAY_WITHIN, read_away(answer.into_body())).await;

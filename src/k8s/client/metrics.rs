@@ -8,7 +8,6 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, Uri};
-use kube::client::Body;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, core::Collector};
 use tower::Service;
 
@@ -150,9 +149,9 @@ impl<S> Measured<S> {
     }
 }
 
-impl<S, B> Service<Request<Body>> for Measured<S>
+impl<S, A, B> Service<Request<A>> for Measured<S>
 where
-    S: Service<Request<Body>, Response = Response<B>>,
+    S: Service<Request<A>, Response = Response<B>>,
     S::Future: Send + 'static,
 {
     type Response = Response<B>;
@@ -163,7 +162,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<A>) -> Self::Future {
         let mut attempt = InFlight {
             metrics: Arc::clone(&self.metrics),
             method: verb(request.method()),

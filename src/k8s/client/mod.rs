@@ -5,9 +5,9 @@
 //!
 //! 1. **calls**: one deadline over everything; answers of an overloaded server are tried again after the
 //!    time it asks for, see [`CallOptions`];
-//! 2. a layer of the user's, if there is one ([`Connection::client_through`]). It is asked before *each*
-//!    attempt, so that a gate that closes while a write waits for its next attempt stops it;
-//! 3. credentials: a token file is read again when it is old, and at once when its token is refused;
+//! 2. credentials: a token file is read again when it is old, and at once when its token is refused;
+//! 3. the gate: an attempt of a write that carries an [`Authority`](super::authority::Authority) goes out only while
+//!    that holds. Each attempt is asked, so a gate that closes while a write waits stops the write;
 //! 4. metrics: every attempt that goes out, see [`ClientMetrics`];
 //! 5. the connection: HTTP/1.1 over TLS by rustls with ring, dead peers found by TCP keepalive.
 //!
@@ -21,6 +21,7 @@
 mod calls;
 mod config;
 mod explain;
+mod gate;
 mod inlet;
 mod metrics;
 mod token;
@@ -31,10 +32,10 @@ use std::{fmt, sync::Arc};
 
 use http::{Request, Response};
 use kube::client::Body;
-use tower::{BoxError, Layer, Service, util::BoxCloneSyncService};
+use tower::{BoxError, util::BoxCloneSyncService};
 
+use self::calls::Calls;
 pub(crate) use self::inlet::Inlet;
-use self::{calls::Calls, metrics::HostMetrics};
 pub use self::{
     calls::{CallError, CallOptions},
     config::{ClientOptions, ConnectError},
@@ -44,10 +45,10 @@ pub use self::{
 };
 
 /// The body of an answer, as layers see it.
-pub type AnswerBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
+type AnswerBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
 
-/// One attempt of a request: what a layer of [`Connection::client_through`] wraps.
-pub type Attempt = BoxCloneSyncService<Request<Body>, Response<AnswerBody>, BoxError>;
+/// What carries out one attempt of a request.
+type Attempt = BoxCloneSyncService<Request<Body>, Response<AnswerBody>, BoxError>;
 
 /// A client for the API server that the options lead to. See [`Connection::open`].
 ///
@@ -58,23 +59,18 @@ pub async fn connect(options: ClientOptions) -> Result<kube::Client, ConnectErro
     Ok(Connection::open(options).await?.client())
 }
 
-/// A connection to an API server, of which clients are made. They share its sockets, credentials and
-/// metrics. Cheap to clone.
+/// A connection to an API server. Its clients share its sockets, credentials and metrics. Cheap to clone.
 #[derive(Clone)]
 pub struct Connection {
-    attempts: Attempt,
-    calls: CallOptions,
-    metrics: Arc<HostMetrics>,
+    client: kube::Client,
     endpoint: http::Uri,
-    namespace: String,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
             .field("endpoint", &self.endpoint)
-            .field("namespace", &self.namespace)
-            .field("calls", &self.calls)
+            .field("namespace", &self.namespace())
             .finish_non_exhaustive()
     }
 }
@@ -94,35 +90,13 @@ impl Connection {
         let namespace = config.default_namespace.clone();
         let metrics = metrics.of_host(&endpoint);
         let attempts = transport::attempts(config, &options, Arc::clone(&metrics))?;
-        Ok(Self { attempts, calls, metrics, endpoint, namespace })
+        let client = kube::Client::new(Calls::new(attempts, calls, metrics), namespace);
+        Ok(Self { client, endpoint })
     }
 
-    /// A client.
+    /// The client: of one connection there is one, and this is a handle of it.
     pub fn client(&self) -> kube::Client {
-        self.client_of(self.attempts.clone())
-    }
-
-    /// A client whose attempts pass through `layer`: it sees each before it goes out, and may refuse it
-    /// by an error, which is not tried again.
-    pub fn client_through<L>(&self, layer: L) -> kube::Client
-    where
-        L: Layer<Attempt>,
-        L::Service:
-            Service<Request<Body>, Response = Response<AnswerBody>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send + 'static,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError>,
-    {
-        self.client_of(layer.layer(self.attempts.clone()))
-    }
-
-    fn client_of<S>(&self, attempts: S) -> kube::Client
-    where
-        S: Service<Request<Body>, Response = Response<AnswerBody>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-    {
-        let calls = Calls::new(attempts, self.calls, Arc::clone(&self.metrics));
-        kube::Client::new(calls, self.namespace.clone())
+        self.client.clone()
     }
 
     /// The API server.
@@ -130,8 +104,8 @@ impl Connection {
         &self.endpoint
     }
 
-    /// The namespace of clients that name none: the service account's, or the kubeconfig context's.
+    /// The namespace of requests that name none: the service account's, or the kubeconfig context's.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        self.client.default_namespace()
     }
 }

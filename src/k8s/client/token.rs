@@ -14,7 +14,7 @@ use kube::client::Body;
 use tower::Service;
 
 use super::calls::copy;
-use crate::{clock, engine::BootTime};
+use crate::{clock, engine::BootTime, k8s::authority::Permit};
 
 /// The file is read again after this long. The kubelet replaces a token when a fifth of its life is left:
 /// minutes at least.
@@ -134,6 +134,9 @@ where
                 return Ok(answer);
             };
             drop(answer);
+            if let Some(permit) = Permit::of(request.extensions()) {
+                permit.did_nothing();
+            }
             request.headers_mut().insert(AUTHORIZATION, header);
             std::future::poll_fn(|context| inner.poll_ready(context)).await?;
             inner.call(request).await

@@ -14,15 +14,13 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use kube::{
-    Config,
-    client::{Body, ConfigExt as _},
-};
+use kube::{Config, client::ConfigExt as _};
 use tokio::net::TcpStream;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{
     AnswerBody, Attempt, ClientOptions, ConnectError,
+    gate::{Gated, HeldBody},
     inlet::Socket,
     metrics::{HostMetrics, Measured},
     token::{TokenFile, WithToken},
@@ -84,7 +82,7 @@ pub(super) fn attempts(
     let http = legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
-        .build::<_, Body>(Within { inner: tls, timeout: options.connect_timeout });
+        .build::<_, HeldBody>(Within { inner: tls, timeout: options.connect_timeout });
 
     let credentials = |error: kube::Error| ConnectError::Credentials {
         endpoint: endpoint.clone(),
@@ -98,6 +96,7 @@ pub(super) fn attempts(
         .option_layer(token.map(|token| {
             tower::layer::layer_fn(move |inner| WithToken::new(inner, Arc::clone(&token)))
         }))
+        .layer_fn(Gated::new)
         .layer_fn(move |inner| Measured::new(inner, Arc::clone(&metrics)))
         .map_err(move |source| -> BoxError {
             Box::new(TransportError { endpoint: of.clone(), source })

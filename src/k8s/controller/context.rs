@@ -4,16 +4,17 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use kube::Client;
+use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     engine::Term,
     k8s::{
-        authority::{Authority, gated},
+        authority::{Authority, GatedClient},
         cache::{Cache, Cached},
         events::Events,
         fence::Fence,
@@ -58,8 +59,13 @@ struct Inner {
     controller: Arc<str>,
     authority: Authority,
     fence: Option<Fence>,
+    /// The process's, which writes at any time.
     client: Client,
-    events: Events,
+    /// What the gated client's task runs on, wherever the work first asks for the client.
+    runtime: Handle,
+    /// Made when the first request or event of the work needs it.
+    gated: OnceLock<GatedClient>,
+    events: OnceLock<Events>,
     readable: Readable,
     metrics: ControllerMetrics,
 }
@@ -75,6 +81,9 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub(crate) fn new(
         controller: &Arc<str>,
         authority: Authority,
@@ -83,12 +92,30 @@ impl Context {
         readable: Readable,
         metrics: ControllerMetrics,
     ) -> Self {
-        let client = gated(client, &authority, &metrics.refused);
         let token = authority.token();
-        let controller = Arc::clone(controller);
-        let events = Events::new(client.clone(), &controller, name_of_this_pod());
-        let inner = Inner { controller, authority, fence, client, events, readable, metrics };
+        let inner = Inner {
+            controller: Arc::clone(controller),
+            authority,
+            fence,
+            client: client.clone(),
+            runtime: Handle::current(),
+            gated: OnceLock::new(),
+            events: OnceLock::new(),
+            readable,
+            metrics,
+        };
         Self { inner: Arc::new(inner), token }
+    }
+
+    /// Ends what the client runs on, once all runs have been joined; its requests are refused from then on.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`GatedClient::end`].
+    pub(crate) async fn end(&self) {
+        if let Some(gated) = self.inner.gated.get() {
+            gated.end().await;
+        }
     }
 
     /// The same with a token of its own, which ends with this one's at the latest.
@@ -105,14 +132,22 @@ impl Context {
         &self.inner.metrics
     }
 
-    /// A client that writes only while the right to act is held. Reads pass.
+    /// A client that writes only while the right to act is held. Reads pass. When the work has ended and all
+    /// its runs with it, the client refuses every request.
     pub fn client(&self) -> &Client {
-        &self.inner.client
+        let Inner { client, authority, metrics, runtime, .. } = &*self.inner;
+        let make = || {
+            let _entered = runtime.enter();
+            GatedClient::new(client, authority, &metrics.refused)
+        };
+        self.inner.gated.get_or_init(make).client()
     }
 
     /// Says what happens to objects, in `kubectl describe` and `kubectl get events`.
     pub fn events(&self) -> &Events {
-        &self.inner.events
+        let make =
+            || Events::new(self.client().clone(), &self.inner.controller, name_of_this_pod());
+        self.inner.events.get_or_init(make)
     }
 
     /// The name of the controller.

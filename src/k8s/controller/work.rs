@@ -301,6 +301,7 @@ impl<K: Cached> Loop for Desk<K> {
         let token = authority.token();
         let context =
             Context::new(&self.name, authority, fence, &client, readable, self.metrics.clone());
+        let ending = context.clone();
         // Let go last, when all runs have ended.
         let wanted = self.want(lane);
         let needed = self.needed();
@@ -329,6 +330,7 @@ impl<K: Cached> Loop for Desk<K> {
         // What waits is the next owner's. What comes in from now on is not granted.
         self.queue.retain(|key| !self.is_in(lane, key));
         closed.joined().await;
+        ending.end().await;
         self.metrics.gate_close_seconds.observe(clock::boot_now().since(begun).as_secs_f64());
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     engine::ShardId,
     k8s::{
-        authority::{Authority, gated},
+        authority::{Authority, GatedClient},
         controller::{Lane, Loop, Readable, Right},
         fence::{self, Drawn, ElectionRef},
         metrics::K8sMetrics,
@@ -40,9 +40,11 @@ impl LeaderTask for Reconciling {
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let token: CancellationToken = ctx.token();
         let authority = Authority::Leader(ctx.clone());
-        let client = gated(&self.client, &authority, &self.metrics.draws());
-        let draw = fence::draw(&client, &self.election, ctx.term());
-        let Some(drawn) = token.run_until_cancelled(draw).await else { return Ok(()) };
+        let gated = GatedClient::new(&self.client, &authority, &self.metrics.draws());
+        let draw = fence::draw(gated.client(), &self.election, ctx.term());
+        let drawn = token.run_until_cancelled(draw).await;
+        gated.end().await;
+        let Some(drawn) = drawn else { return Ok(()) };
         let fence = drawn?;
         self.drawn.tell(ctx.term(), fence);
         self.metrics.fence().set(fence.number());

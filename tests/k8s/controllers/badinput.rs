@@ -21,12 +21,11 @@ use std::{
     time::Duration,
 };
 
-use ::kube::client::Body;
 use bellwether::{
     clock,
     k8s::{
         cache::Scope,
-        client::{AnswerBody, Attempt, ClientOptions, Connection},
+        client::{ClientOptions, connect},
         controller::{Action, Context, Controller, ReconcileError},
         k8s_openapi::{
             api::core::v1::ConfigMap,
@@ -43,17 +42,16 @@ use bellwether::{
     },
     node::{ClusterNode, Stopped},
 };
-use http::{Method, Request, Response};
+use http::{Method, Uri};
 use prometheus::{Registry, proto::MetricFamily};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, Service};
 
 use super::replicas::{Cluster, Ledger, SOON};
 use crate::{
-    front::{last_still, tries_since},
+    front::{Front, Illness, last_still, tries_since},
     kube::named,
     support::eventually,
 };
@@ -416,96 +414,25 @@ async fn a_conflict_is_tried_again_with_what_is_there_and_is_no_error() {
     under.end().await;
 }
 
-/// Answers in the server's place, a number of times, to the requests that it is meant for.
-#[derive(Clone)]
-struct Sick(Arc<SickBed>);
-
-struct SickBed {
-    left: AtomicUsize,
-    meant: fn(&Request<Body>) -> bool,
-    code: u16,
-    given: Mutex<Vec<bellwether::engine::BootTime>>,
+/// An API server that answers so many of those requests badly, and a client that leads to it.
+async fn sick(
+    cluster: &Cluster<'_>,
+    times: usize,
+    (code, meant): (u16, fn(&Method, &Uri) -> bool),
+) -> (Front, Client) {
+    let front = Front::before(cluster.space.client()).await;
+    front.falls_ill_for(times, Illness { code, retry_after: (code == 429).then_some(1), meant });
+    let options = ClientOptions::default().environment(|_| None);
+    let client = connect(options.kubeconfig(front.kubeconfig(&cluster.space))).await.unwrap();
+    (front, client)
 }
 
-impl Sick {
-    fn new(times: usize, code: u16, meant: fn(&Request<Body>) -> bool) -> Self {
-        let (left, given) = (AtomicUsize::new(times), Mutex::default());
-        Self(Arc::new(SickBed { left, meant, code, given }))
-    }
-
-    fn answer(&self, request: &Request<Body>) -> Option<Response<AnswerBody>> {
-        let bed = &self.0;
-        let less = |left: usize| left.checked_sub(1);
-        if !(bed.meant)(request) || bed.left.fetch_update(SeqCst, SeqCst, less).is_err() {
-            return None;
-        }
-        bed.given.lock().unwrap().push(clock::boot_now());
-        let body = json!({
-            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": bed.code,
-            "reason": match bed.code { 410 => "Expired", 429 => "TooManyRequests", _ => "InternalError" },
-            "message": "as the test wants it",
-        });
-        let body = http_body_util::Full::from(body.to_string());
-        let body = http_body_util::BodyExt::map_err(body, |never| match never {});
-        let mut answer =
-            Response::builder().status(bed.code).header("content-type", "application/json");
-        if bed.code == 429 {
-            answer = answer.header("retry-after", "1");
-        }
-        Some(answer.body(AnswerBody::new(body)).unwrap())
-    }
-
-    async fn client(&self, cluster: &Cluster<'_>) -> Client {
-        let file = cluster.space.api.kubeconfig(&cluster.space.name, None);
-        let options = ClientOptions::default().environment(|_| None).kubeconfig(file);
-        Connection::open(options).await.unwrap().client_through(self.clone())
-    }
-
-    fn given(&self) -> usize {
-        self.0.given.lock().unwrap().len()
-    }
+fn is_of_maps(method: &Method, uri: &Uri) -> bool {
+    method == Method::GET && uri.path().ends_with("/configmaps")
 }
 
-impl Layer<Attempt> for Sick {
-    type Service = Beside;
-
-    fn layer(&self, inner: Attempt) -> Beside {
-        Beside { inner, sick: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-struct Beside {
-    inner: Attempt,
-    sick: Sick,
-}
-
-impl Service<Request<Body>> for Beside {
-    type Response = Response<AnswerBody>;
-    type Error = tower::BoxError;
-    type Future = futures::future::BoxFuture<'static, Result<Self::Response, tower::BoxError>>;
-
-    fn poll_ready(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), tower::BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.sick.answer(&request) {
-            Some(answer) => Box::pin(async { Ok(answer) }),
-            None => Box::pin(self.inner.call(request)),
-        }
-    }
-}
-
-fn is_of_maps(request: &Request<Body>) -> bool {
-    request.method() == Method::GET && request.uri().path().ends_with("/configmaps")
-}
-
-fn is_write_of_maps(request: &Request<Body>) -> bool {
-    request.method() == Method::PATCH && request.uri().path().contains("/configmaps/")
+fn is_write_of_maps(method: &Method, uri: &Uri) -> bool {
+    method == Method::PATCH && uri.path().contains("/configmaps/")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -515,11 +442,10 @@ async fn lists_and_watches_that_are_answered_badly_are_begun_anew_and_miss_nothi
         let ledger = Ledger::default();
         cluster.make("a").await;
         // More often than one request is tried again by itself.
-        let sick = Sick::new(8, code, is_of_maps);
-        let client = sick.client(&cluster).await;
+        let (front, client) = sick(&cluster, 8, (code, is_of_maps)).await;
         let under = Under::begin(&cluster, client, |it| it.controller(noting(&cluster, &ledger)));
         ledger.until("a", 1).await;
-        assert_eq!(sick.given(), 8, "{reason}");
+        assert_eq!(front.given().len(), 8, "{reason}");
         assert!(under.restarts(reason) >= 1, "{reason}");
         cluster.change("a", "2").await;
         ledger.until_value("a", "2").await;
@@ -542,8 +468,7 @@ async fn a_write_is_held_back_after_429_as_long_as_asked_and_tried_by_the_queue_
             Ok::<_, ReconcileError>(Action::done())
         };
         let controller = Controller::new(reconciler).scope(scope(&cluster));
-        let sick = Sick::new(times, code, is_write_of_maps);
-        let client = sick.client(&cluster).await;
+        let (front, client) = sick(&cluster, times, (code, is_write_of_maps)).await;
         cluster.make("a").await;
         let under = Under::begin(&cluster, client, |it| it.controller(controller));
         eventually("it is written", SOON, async || {
@@ -552,12 +477,12 @@ async fn a_write_is_held_back_after_429_as_long_as_asked_and_tried_by_the_queue_
         .await;
         let errors = under
             .value("controller_runtime_reconcile_errors_total", &[("controller", "configmap")]);
-        let given = sick.0.given.lock().unwrap().clone();
+        let given = front.given();
         assert_eq!(given.len(), times);
         if code == 429 {
             // The client itself has waited: no run has failed.
             assert_eq!(errors, 0);
-            assert!(given[1].since(given[0]) >= Duration::from_secs(1), "sooner than asked");
+            assert!(given[1].at.since(given[0].at) >= Duration::from_secs(1), "sooner than asked");
         } else {
             assert!(errors >= 6, "{errors}");
         }

@@ -6,10 +6,8 @@ use tower::{BoxError, service_fn};
 
 use super::*;
 use crate::{
-    node::{
-        LeaderContext, Node as _, StandaloneNode,
-        work::{LeaderTask, WorkError},
-    },
+    k8s::authority::{self, tests::alive_tasks},
+    node::{Node as _, StandaloneNode},
     tasks,
 };
 
@@ -54,31 +52,10 @@ async fn a_right_that_ends_while_its_objects_are_queued_ends_the_queueing() {
     assert_eq!(desk.queue.len(), 10 * ADDED_AT_ONCE);
 }
 
-/// Hands out by what right its node leads.
-struct Lends(mpsc::Sender<LeaderContext>);
-
-#[async_trait]
-impl LeaderTask for Lends {
-    fn name(&self) -> &'static str {
-        "lends"
-    }
-
-    async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
-        let token = ctx.token();
-        self.0.send(ctx).await?;
-        token.cancelled().await;
-        Ok(())
-    }
-}
-
 /// A node that leads, and its right to.
 async fn leading() -> (StandaloneNode, Authority) {
-    let (lends, mut lent) = mpsc::channel(1);
-    let node = StandaloneNode::builder().cluster("test").id(1).leader_task(Lends(lends));
-    let node = node.build().unwrap();
-    node.start().await.unwrap();
-    let authority = Authority::Leader(lent.recv().await.unwrap());
-    (node, authority)
+    let (node, ctx) = authority::tests::leading().await;
+    (node, Authority::Leader(ctx))
 }
 
 fn client() -> Client {
@@ -128,5 +105,60 @@ async fn what_a_run_has_spawned_is_told_that_the_run_is_over_also_if_it_took_too
     let told = tokio::time::timeout(Duration::from_secs(60), ended.recv()).await;
     told.expect("it is told").unwrap();
     assert!(!ctx.is_cancelled(), "the right goes on");
+    node.stop(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_grant_leaves_no_task_behind_and_what_is_kept_of_its_client_is_refused() {
+    let (node, ctx) = authority::tests::leading().await;
+    let client = client();
+    let token = CancellationToken::new();
+    let authority = Authority::Leader(ctx.with_token(token.clone()));
+    let (lends, mut lent) = mpsc::channel(1);
+    let keeps = move |_: Arc<ConfigMap>, ctx: Context| {
+        let lends = lends.clone();
+        async move {
+            let _ = ctx.events();
+            lends.send(ctx.client().clone()).await.unwrap();
+            Ok(Action::done())
+        }
+    };
+    let desk = Arc::new(desk_of(1, keeps, limits()));
+    let readable = Readable::default();
+    let right = Right { lane: Lane::All, authority, fence: None, client, readable };
+    let before = alive_tasks();
+    let (work, dispatch) = (Arc::clone(&desk).work(right), Arc::clone(&desk).dispatch());
+    let keeping = async {
+        let kept = lent.recv().await.unwrap();
+        token.cancel();
+        kept
+    };
+    let kept = tokio::select! {
+        biased;
+        () = dispatch => unreachable!("it goes on for as long as it is polled"),
+        (kept, ()) = async { tokio::join!(keeping, work) } => kept,
+    };
+    assert_eq!(alive_tasks(), before);
+    let request = Request::post("/write").body(Body::from(b"{}".to_vec())).unwrap();
+    let error = kept.send(request).await.unwrap_err();
+    assert!(is_refused(&error), "{error:?}");
+    node.stop(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn work_that_asks_the_api_server_nothing_has_no_task_of_its_own() {
+    let (node, authority) = leading().await;
+    let desk = desk(0);
+    let client = client();
+    let before = alive_tasks();
+    let (name, metrics) = (Arc::clone(&desk.name), desk.metrics.clone());
+    let ctx = Context::new(&name, authority, None, &client, Readable::default(), metrics);
+    assert_eq!(alive_tasks(), before);
+    let elsewhere = ctx.child();
+    std::thread::spawn(move || drop(elsewhere.client().clone())).join().unwrap();
+    let _ = (ctx.events(), ctx.child().client(), ctx.client());
+    assert_eq!(alive_tasks(), before + 1, "one for all that it asks");
+    ctx.end().await;
+    assert_eq!(alive_tasks(), before);
     node.stop(Duration::from_secs(60)).await.unwrap();
 }
