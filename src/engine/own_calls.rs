@@ -1,17 +1,18 @@
-//! T17 (own keys): what the calls of one node have made of its own state, and what a session must put back.
+//! T17 (own keys): the order of the calls about one node's own state, and the keys that a new session must
+//! put back.
 //!
-//! Pure: it sends nothing. Its caller asks whose turn it is, writes, and notes what became of the write.
+//! Pure: it sends nothing. Its caller asks whether a call has its turn, writes, and notes the outcome.
 //!
 //! # Invariants
 //!
-//! - Calls for one key take turns, in the order in which they were made: the store's order is theirs,
-//!   whatever order their answers would come in. What is put back takes its turn, too.
-//! - A key is wanted as the last call left it that took effect, or may have. Neither the revision of an
-//!   answer nor the moment at which it comes counts: a store that was restored from a backup answers with
+//! - Calls for one key take turns, in the order in which they were made, so the store's order is the
+//!   calls' order. A put by a new session takes its turn too.
+//! - The last call that took effect, or may have, decides how a key is wanted. Neither the revision of an
+//!   answer nor the moment of its arrival counts: a store that was restored from a backup answers with
 //!   smaller revisions.
-//! - A value that was written under an earlier lease is not kept under the present one, even if its answer
-//!   comes only now: it is put again.
-//! - What the node was asked before it left is dropped, and so is every answer that belongs to it.
+//! - A value that was written under an earlier lease is put again under the present one, also if its
+//!   answer comes only now.
+//! - Calls that were made before the node left count no longer, and neither do their answers.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -35,9 +36,9 @@ pub struct OwnCalls {
 struct OwnKey {
     /// Calls that have not ended, in the order in which they were made. The first one has the turn.
     calls: VecDeque<u64>,
-    /// As the last call left it that took effect or may have; `None` = deleted, or never put.
+    /// Value after the last call that took effect or may have; `None` = deleted, or never put.
     wanted: Option<Vec<u8>>,
-    /// Under this lease the store has what is wanted, or what it had before a write whose fate is open.
+    /// Lease under which the store has the wanted value, or the one before a write whose fate is open.
     kept: Option<LeaseId>,
     /// m(key) under that lease, as last known; zero = absent, or not known.
     modified: Revision,
@@ -150,7 +151,7 @@ impl OwnCalls {
         call
     }
 
-    /// Whether a call may write now. To be asked anew before each attempt, after the session was looked at.
+    /// Whether a call may write now. The caller asks before each write, after it has read the session.
     pub fn turn(&self, call: &OwnCall) -> Turn {
         if call.life != self.life {
             return Turn::Over;
@@ -215,7 +216,7 @@ impl OwnCalls {
                 }
             }
             (OwnEffect::Unknown { .. }, _) if forgets_unknown => Next::Done,
-            // Whoever read the key may have seen the new value: what was before never comes back.
+            // Other nodes may have read the new value: the one before must never come back.
             (OwnEffect::Unknown { lease }, OwnWrite::Put(value)) => {
                 if key.wanted.is_none() {
                     // In this session it may as well be absent.
@@ -249,7 +250,7 @@ impl OwnCalls {
         Ended { next, missing }
     }
 
-    /// What is to be put back under that lease and can be now: no call for the key is under way.
+    /// Keys that are to be put back under that lease and can be now: no call for them is under way.
     pub fn missing(&self, lease: LeaseId) -> Vec<String> {
         let turns = !self.breaks(Mutant::PutBackWithoutTurn);
         let free = |key: &OwnKey| key.calls.is_empty() || !turns;

@@ -1,5 +1,5 @@
 //! The state a node keeps for itself in the cluster: writes it, and puts it back after a lost session
-//! (T17, R10). What is wanted and whose turn it is, [`OwnCalls`] decides; this sends.
+//! (T17, R10). [`OwnCalls`] decides the order of the calls and the wanted value of each key; this sends.
 
 use std::{
     collections::BTreeMap,
@@ -139,7 +139,7 @@ impl OwnState {
                 guarded::write(env.store.as_ref(), same, place, known, &write, policy, left).await;
             let (revision, deleted) = match (wrote, done) {
                 (Ok(wrote), _) => wrote,
-                // It was acknowledged in an earlier session; what is missing in this one is put back.
+                // The store acknowledged it in an earlier session; `put_back` does the rest.
                 (Err(_), Some(done)) => return Ok(done),
                 (Err(failed), None) => return Err(call.failed(failed, now.lease)),
             };
@@ -173,7 +173,7 @@ impl OwnState {
         let mut now = now.clone();
         loop {
             let mut more = pin!(self.missing.notified());
-            // Before it is looked for: what is missed from here on is heard of.
+            // Enabled before the search: a key that goes missing after it wakes this task.
             more.as_mut().enable();
             let lease = now.borrow_and_update().as_ref().map(|now| now.lease);
             if lease != Some(session.lease) {
@@ -185,7 +185,7 @@ impl OwnState {
                     biased;
                     // Cancel safe: a change that is not seen is seen next time.
                     changed = now.changed() => if changed.is_err() { return },
-                    // Cancel safe: what is missing is looked for anew each time.
+                    // Cancel safe: each round searches all keys again.
                     () = more => (),
                 }
                 continue;
@@ -212,7 +212,7 @@ impl OwnState {
     ) -> Result<(), StoreError> {
         let lease = *lease;
         let full = env.keys.state(&key, id).expect("it was checked when it was put");
-        // A call that came between has the last word.
+        // `None`: a call for the key came between, and decides.
         let Some(call) = self.lock().own.put_back(&key, lease) else { return Ok(()) };
         let mut call = Call { own: self, call, sent: None };
         let write = call.write(lease);

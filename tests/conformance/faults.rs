@@ -129,6 +129,31 @@ pub async fn lost_state_is_put_back_after_a_revoked_lease(rig: Rig) {
     node.close().await.unwrap();
 }
 
+pub async fn a_put_that_is_answered_late_is_kept_over_a_lost_session(rig: Rig) {
+    let link = Arc::new(Link::default());
+    let node = rig.start_with(Spec::new(1).link(&link)).await;
+    node.put("k", b"old").await.unwrap();
+    let key = rig.keys().state("k", node.id()).unwrap();
+    let lease = rig.lease_of(1).await;
+    link.delay(Duration::from_millis(1200));
+    let lost = async {
+        eventually("it has taken effect", SOON, async || {
+            rig.at(key.clone()).await.filter(|kv| kv.value == b"new")
+        })
+        .await;
+        // Its answer is on its way, and everything else is fast again.
+        link.delay(Duration::ZERO);
+        rig.raw().revoke(lease, SOON).await.unwrap();
+        node.until("joined again", |now| now.joined && now.sessions_lost == 1).await;
+    };
+    let (put, ()) = tokio::join!(node.put("k", b"new"), lost);
+    // Unknown if this machine was too slow for the answer: it has taken effect all the same.
+    assert!(matches!(put, Ok(_) | Err(StateError::Unknown { .. })), "{put:?}");
+    let back = eventually("it is back", SOON, async || node.get("k").await.unwrap()).await;
+    assert_eq!(back, b"new");
+    node.close().await.unwrap();
+}
+
 pub async fn sessions_lost_again_and_again_are_regained(rig: Rig) {
     let node = rig.start(1).await;
     node.put("k", b"v").await.unwrap();

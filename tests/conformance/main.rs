@@ -107,6 +107,7 @@ macro_rules! cases_of_clusters {
             a_cut_off_leader_stops_before_another_leads,
             losing_the_candidate_key_cancels_a_running_routine,
             lost_state_is_put_back_after_a_revoked_lease,
+            a_put_that_is_answered_late_is_kept_over_a_lost_session,
             sessions_lost_again_and_again_are_regained,
             a_slow_store_costs_nobody_the_leadership,
             stop_returns_while_the_store_is_unreachable,

@@ -96,7 +96,7 @@ const LINKS: &[(Fault, u32)] = &[(Fault::BadLink, 4), (Fault::Resign, 4), (Fault
 
 /// Sessions and lives end, and what was under way in them is answered later.
 const SESSIONS: &[(Fault, u32)] = &[(Fault::Revoke, 6), (Fault::Stop, 4), (Fault::CutDown, 2)];
-const RESTORES: &[(Fault, u32)] = &[(Fault::Restore, 4), (Fault::Revoke, 2)];
+const RESTORES: &[(Fault, u32)] = &[(Fault::Restore, 4), (Fault::Revoke, 1)];
 
 /// The plan is lost while shards move.
 const UNPLANNED: &[(Fault, u32)] = &[(Fault::Overwrite, 6), (Fault::Delete, 2), (Fault::Drain, 8)];
@@ -169,6 +169,13 @@ fn own_calls(scenario: &mut Scenario) {
     scenario.slow_ppm = 100_000;
 }
 
+/// Leases that outlive a restore.
+fn restored_calls(scenario: &mut Scenario) {
+    own_calls(scenario);
+    scenario.ttl = 8;
+    scenario.fault_every = 2 * SECONDS;
+}
+
 fn supervised(scenario: &mut Scenario) {
     scenario.supervised_percent = 100;
 }
@@ -218,11 +225,11 @@ const CASES: &[Case] = &[
     engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(8),
     engine(Mutant::UnansweredRenewalsKept, LINKS, bad_link),
     engine(Mutant::OwnCallsWithoutTurns, SESSIONS, own_calls),
-    engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls).found_by(18),
     engine(Mutant::OwnAnswerAfterLeaving, SESSIONS, own_calls),
-    engine(Mutant::OwnAnswersByRevision, RESTORES, own_calls),
-    engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls),
-    engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls),
+    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls).found_by(289),
+    engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls).found_by(3),
+    engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls).found_by(3),
 ];
 
 /// Rules whose absence a random search does not find within thousands of seeds, since it takes three rare

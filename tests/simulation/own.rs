@@ -35,6 +35,8 @@ pub struct Own {
     pub calls: OwnCalls,
     /// The session, while there is one.
     pub lease: Option<LeaseId>,
+    /// In which of the stores that there were one after the other.
+    store: u32,
     /// m(marker) as last known of that session.
     marker: Revision,
     /// First puts of that session whose fate is open: m(marker) as they compare it.
@@ -170,6 +172,7 @@ impl World {
         let own = &mut self.procs[p].own;
         own.calls.joined(lease);
         own.lease = Some(lease);
+        own.store = self.depot.replaced;
         own.marker = Revision(0);
         own.open.clear();
         if patient {
@@ -202,6 +205,7 @@ impl World {
             && self.procs[p].alive
         {
             if self.scenario.own_calls {
+                self.check_own_of(p);
                 self.own_call(p, change);
             } else {
                 self.procs[p].own.wanted = change;
@@ -353,6 +357,7 @@ impl World {
         };
         it.attempt = None;
         let back = matches!(it.call.write, OwnWrite::PutBack(_));
+        let twice = 0 < self.scenario.duplicate_ppm;
         let (took, over) = (it.took, own.calls.turn(&it.call) == Turn::Over);
         let lease = ask.lease;
         match outcome {
@@ -373,7 +378,8 @@ impl World {
                 it.known = Some(answer.revision);
                 return self.own_goes_on(p);
             }
-            Outcome::Refused(_) | Outcome::LeaseNotFound => {
+            // Of a message that came twice, the other copy may have taken effect.
+            Outcome::Refused(_) | Outcome::LeaseNotFound if !(patient && twice) => {
                 if let Outcome::Refused(answer) = outcome {
                     own.found = Some((lease, answer.revision));
                 }
@@ -434,30 +440,43 @@ impl World {
         }
     }
 
-    /// What was acknowledged last is what is there.
+    /// I5 of all nodes.
     pub fn check_own_kept(&mut self) {
         for slot in 0..self.slots.len() {
             let Some(p) = self.slots[slot].proc else { continue };
-            let proc = &self.procs[p];
-            if !proc.alive || proc.own.lease.is_none() || !proc.own.pending.is_empty() {
-                continue;
-            }
-            if Some(slot) == self.scenario.bad_for_good.map(|(bad, _)| bad) {
-                continue;
-            }
-            if !proc.own.calls.is_settled() {
+            if !self.procs[p].own.calls.is_settled() && self.is_own_sure(p) {
+                let proc = &self.procs[p];
                 let what = format!("own state of node {} is not put back: {:?}", proc.id, proc.own);
                 return self.violate(Rule::I5, what);
             }
-            let key = self.depot.keys.state(KEY, proc.id).expect("a valid key");
-            let value = self.depot.get(&key).and_then(|kv| String::from_utf8(kv.value).ok());
-            let found = value.and_then(|value| value.parse::<u64>().ok());
-            let allowed = proc.own.allowed();
-            self.stats.own_checked += 1;
-            if !allowed.contains(&found) {
-                let what = format!("state of node {} is {found:?}, not {allowed:?}", proc.id);
-                return self.violate(Rule::I5, what);
-            }
+            self.check_own_of(p);
+        }
+    }
+
+    /// Whether a node's session stands, as far as the store knows too, and no call is under way in it.
+    fn is_own_sure(&self, p: ProcId) -> bool {
+        let proc = &self.procs[p];
+        let lease = proc.own.lease.filter(|lease| self.depot.leases().contains(lease));
+        proc.alive
+            && lease.is_some()
+            && proc.own.pending.is_empty()
+            && proc.own.store == self.depot.replaced
+    }
+
+    /// What was acknowledged last is what is there.
+    fn check_own_of(&mut self, p: ProcId) {
+        let proc = &self.procs[p];
+        if !self.is_own_sure(p) || !proc.own.calls.is_settled() {
+            return;
+        }
+        let key = self.depot.keys.state(KEY, proc.id).expect("a valid key");
+        let value = self.depot.get(&key).and_then(|kv| String::from_utf8(kv.value).ok());
+        let found = value.and_then(|value| value.parse::<u64>().ok());
+        let allowed = proc.own.allowed();
+        self.stats.own_checked += 1;
+        if !allowed.contains(&found) {
+            let what = format!("state of node {} is {found:?}, not {allowed:?}", proc.id);
+            self.violate(Rule::I5, what);
         }
     }
 }
