@@ -37,7 +37,6 @@ use std::{
 use tokio::{sync::watch, time};
 
 use self::following::{Break, Following, answer_of};
-
 use crate::{
     clock,
     engine::{BootTime, Revision},

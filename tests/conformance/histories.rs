@@ -13,6 +13,7 @@ use bellwether::{
         memory::MemoryStore,
     },
 };
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::timeout;
 
 use crate::{
@@ -237,4 +238,124 @@ async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
     }
     node.stop(Duration::from_secs(5)).await.unwrap();
     node.close().await.unwrap();
+}
+
+/// What the range held after each write, by the revisions that etcd gave to them, and what a reader was
+/// told of it.
+struct Ledger {
+    written: BTreeMap<Revision, State>,
+    fold: State,
+    told: Revision,
+    changes: u32,
+    lags: u32,
+}
+
+impl Ledger {
+    fn wrote(&mut self, revision: Revision, key: &str, value: Option<&str>) {
+        let (_, last) = self.written.last_key_value().expect("it begins with what was there");
+        let mut state = last.clone();
+        let at = (writer(), key.to_owned());
+        match value {
+            Some(value) => drop(state.insert(at, value.into())),
+            None => drop(state.remove(&at)),
+        }
+        // A delete of nothing has the revision of the write before it.
+        self.written.insert(revision, state);
+    }
+
+    /// The state as of a revision, which need not be that of a write.
+    fn as_of(&self, revision: Revision) -> &State {
+        let (_, state) = self.written.range(..=revision).next_back().expect("not before it began");
+        state
+    }
+
+    fn take(&mut self, item: StateItem) {
+        match item {
+            StateItem::Change(change) => {
+                self.changes += 1;
+                let (told, revision) = (self.told, change.revision);
+                assert!(told < revision, "{revision} after {told}");
+                let between = self.written.range(Revision(told.0 + 1)..revision).next();
+                assert_eq!(between, None, "left out between {told} and {revision}");
+                let deleted = change.key.is_empty();
+                let key = if deleted { change.old_key } else { change.key };
+                let before = self.fold.remove(&(change.node, key.clone()));
+                assert_eq!(before.unwrap_or_default(), change.old_value, "a gap at {revision}");
+                if !deleted {
+                    self.fold.insert((change.node, key), change.value);
+                }
+                self.told = revision;
+            }
+            StateItem::Lagged { cause: LagCause::CutOff, revision, state } => {
+                self.lags += 1;
+                assert!(self.told <= revision, "{revision} after {}", self.told);
+                (self.fold, self.told) = (of(state), revision);
+            }
+            other => panic!("neither a change nor a lag after a compaction: {other:?}"),
+        }
+        assert_eq!(self.fold, *self.as_of(self.told), "at {}", self.told);
+    }
+
+    async fn read(&mut self, watch: &mut StateWatch, within: Duration) {
+        while let Ok(item) = timeout(within, watch.recv()).await {
+            self.take(item.expect("the node is not closed"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_is_told_or_said_to_be_left_out_by_etcds_own_revisions() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let scene = Scene::new().await;
+    let (mut watch, told, fold) = scene.watch().await;
+    let written = BTreeMap::from([(told, fold.clone())]);
+    let mut ledger = Ledger { written, fold, told, changes: 0, lags: 0 };
+    let mut compacted = told;
+    for step in 0..600 {
+        let key = format!("k/{}", rng.random_range(0..4));
+        // Some rounds of being cut off while etcd forgets are certain.
+        let chance = match step % 100 {
+            90 => 1,
+            96 => 4,
+            99 => 2,
+            91..99 => 19,
+            _ => rng.random_range(0..20),
+        };
+        match chance {
+            0 => scene.proxy.reset(),
+            1 => scene.cut(),
+            2 | 3 => scene.mend(),
+            4 => {
+                let (newest, _) = scene.header().await;
+                if compacted < newest {
+                    scene.etcd.etcdctl(&["compact", &newest.to_string()]);
+                    compacted = newest;
+                }
+            }
+            5..9 => {
+                let revision = scene.delete(&key).await;
+                if !ledger.written.contains_key(&revision) {
+                    ledger.wrote(revision, &key, None);
+                }
+            }
+            _ => {
+                let value = step.to_string();
+                let revision = scene.put(&key, &value).await;
+                ledger.wrote(revision, &key, Some(&value));
+            }
+        }
+        ledger.read(&mut watch, Duration::from_millis(1)).await;
+    }
+    scene.mend();
+    let last = scene.put("k/last", "").await;
+    ledger.wrote(last, "k/last", Some(""));
+    eventually("the last change", SOON, async || {
+        ledger.read(&mut watch, Duration::from_millis(10)).await;
+        (ledger.told == last).then_some(())
+    })
+    .await;
+    let (changes, lags) = (ledger.changes, ledger.lags);
+    assert!(changes > 20 && lags > 2, "{changes} changes, {lags} lags");
 }

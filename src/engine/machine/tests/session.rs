@@ -452,12 +452,28 @@ fn r8_a_smaller_revision_than_one_received_before_it_was_sent_is_another_store()
     rig.wait(ms(200));
     rig.revision = 30;
     rig.done(|call| matches!(call, Call::Beat { .. }));
-    let lost = rig.effects().into_iter().find_map(|effect| match effect {
-        Effect::SessionLost { reason, .. } => Some(reason),
+    let effects = rig.effects();
+    let lost = effects.iter().find_map(|effect| match effect {
+        Effect::SessionLost { reason, .. } => Some(*reason),
         _ => None,
     });
     assert_eq!(lost, Some(SessionEnd::StoreReplaced));
+    assert!(effects.contains(&Effect::StoreReplaced));
     assert_eq!(rig.engine.authority(), None);
+}
+
+/// Users' watches go on while their node has no session, and have to list again all the same.
+#[test]
+fn r8_a_store_that_is_replaced_during_a_join_is_noticed_without_a_session_to_lose() {
+    let mut rig = Rig::new(config());
+    to_grant(&mut rig);
+    rig.wait(ms(10));
+    rig.answer(is_grant, granted());
+    rig.effects();
+    rig.revision = 30;
+    rig.done(is_join);
+    let effects = rig.effects();
+    assert!(effects.contains(&Effect::StoreReplaced), "{effects:?}");
 }
 
 #[test]

@@ -156,7 +156,11 @@ impl World {
                 put(&self.store, "other", "");
                 self.note();
             }
-            Step::PutMany => (0..MANY).for_each(|n| self.put(0, &n.to_string())),
+            Step::PutMany => {
+                for n in 0..MANY {
+                    self.put(0, &n.to_string());
+                }
+            }
             Step::CutWatches => self.store.faults().cut_watches(),
             Step::Away => {
                 self.set_way(Way::Shut);
