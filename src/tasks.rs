@@ -164,7 +164,11 @@ mod tests {
     #[tokio::test]
     async fn both_ways_to_spawn_run_the_task_in_a_span() {
         let spans = Arc::new(AtomicUsize::new(0));
+        // While there is one subscriber only, a thread without it decides for all threads that nobody wants
+        // a span which it is the first to open.
+        let _second = tracing::Dispatch::new(Spans(Arc::default()));
         let _logs = tracing::subscriber::set_default(Spans(Arc::clone(&spans)));
+        tracing::callsite::rebuild_interest_cache();
         let mut tasks = Tasks::new();
         tasks.spawn("one", async {});
         tasks.join_all().await;

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) readiness: Mutex<Probe>,
     pub(crate) leadership: Mutex<Leadership>,
     pub(crate) mood: Mutex<Mood>,
+    /// How many calls hang.
+    pub(crate) hanging: AtomicU64,
     pub(crate) actions: Vec<Action>,
     pub(crate) done: Mutex<Vec<(Action, Option<String>)>>,
     pub(crate) changed: Notify,
@@ -54,6 +59,7 @@ impl Script {
             readiness: Mutex::new(Probe::Pass("joined and synced".to_owned())),
             leadership: Mutex::new(Leadership { here: false, leader: Some(leader) }),
             mood: Mutex::new(Mood::Well),
+            hanging: AtomicU64::new(0),
             actions: Action::ALL.to_vec(),
             done: Mutex::default(),
             changed: Notify::new(),
@@ -64,7 +70,10 @@ impl Script {
         let mood = *self.mood.lock().unwrap();
         match mood {
             Mood::Well => {}
-            Mood::Hangs => std::future::pending().await,
+            Mood::Hangs => {
+                self.hanging.fetch_add(1, Ordering::Relaxed);
+                std::future::pending().await
+            }
             Mood::Panics => panic!("as the script says"),
         }
     }

@@ -93,6 +93,27 @@ impl MemoryStore {
         self.shared.at_now(|model, _| act(model))
     }
 
+    /// A request that is on its way. It does not outlive the store that it was sent to: a wipe or a restore
+    /// restarts etcd, which ends all connections.
+    fn sent<T, A>(&self, act: A) -> impl FnOnce() -> Result<T, StoreError> + Send + use<T, A>
+    where
+        A: FnOnce(&mut Model, BootTime) -> Result<T, StoreError> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let sent_to = shared.at_now(|model, _| model.replacements());
+        move || {
+            shared.at_now(|model, now| {
+                if model.replacements() == sent_to {
+                    act(model, now)
+                } else {
+                    let (endpoint, message) =
+                        ("memory".to_owned(), "the store was replaced".to_owned());
+                    Err(StoreError::Broken { endpoint, message })
+                }
+            })
+        }
+    }
+
     /// Forgets what was before `revision`, as etcd's compaction does.
     ///
     /// # Errors
@@ -152,15 +173,13 @@ impl Store for MemoryStore {
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
         let fault = self.faults().on(&Seen::Txn(&txn));
-        let shared = Arc::clone(&self.shared);
-        let act = move || shared.at_now(|model, now| model.txn(now, &txn));
+        let act = self.sent(move |model, now| model.txn(now, &txn));
         self.faults().around("txn", fault, timeout, act).await
     }
 
     async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
         let fault = self.faults().on(&Seen::Get(&get));
-        let shared = Arc::clone(&self.shared);
-        let act = move || shared.at_now(|model, now| model.get(now, &get));
+        let act = self.sent(move |model, now| model.get(now, &get));
         self.faults().around("get", fault, timeout, act).await
     }
 
@@ -171,15 +190,13 @@ impl Store for MemoryStore {
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let fault = self.faults().on(&Seen::Grant(lease));
-        let shared = Arc::clone(&self.shared);
-        let act = move || shared.at_now(|model, now| model.grant(now, lease, ttl));
+        let act = self.sent(move |model, now| model.grant(now, lease, ttl));
         self.faults().around("grant", fault, timeout, act).await
     }
 
     async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
         let fault = self.faults().on(&Seen::Revoke(lease));
-        let shared = Arc::clone(&self.shared);
-        let act = move || shared.at_now(|model, now| model.revoke(now, lease));
+        let act = self.sent(move |model, now| model.revoke(now, lease));
         self.faults().around("revoke", fault, timeout, act).await
     }
 
@@ -189,8 +206,7 @@ impl Store for MemoryStore {
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
         let fault = self.faults().on(&Seen::KeepAlive(lease));
-        let shared = Arc::clone(&self.shared);
-        let act = move || shared.at_now(|model, now| Ok(model.keep_alive(now, lease)));
+        let act = self.sent(move |model, now| Ok(model.keep_alive(now, lease)));
         self.faults().around("keep_alive", fault, timeout, act).await
     }
 

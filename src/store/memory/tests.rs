@@ -137,6 +137,18 @@ async fn a_request_that_nobody_waits_for_any_more_may_still_take_effect() {
 }
 
 #[tokio::test]
+async fn a_request_does_not_outlive_the_store_that_it_was_sent_to() {
+    let store = MemoryStore::new();
+    let backup = store.with_model(|model| model.clone());
+    store.faults().set(|seen| matches!(seen, Seen::Txn(_)).then_some(Fault::SlowRequest(SOON)));
+    let put = store.txn(put("k", None), LONG);
+    let restore = async { store.with_model(|model| model.restore(&backup, None)) };
+    let (late, ()) = tokio::join!(biased; put, restore);
+    assert!(matches!(late, Err(StoreError::Broken { .. })), "{late:?}");
+    assert!(store.with_model(|model| model.is_empty()));
+}
+
+#[tokio::test]
 async fn a_rule_chooses_which_call_a_fault_befalls() {
     let store = MemoryStore::new();
     let count = Arc::new(AtomicU64::new(0));

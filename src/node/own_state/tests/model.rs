@@ -91,6 +91,9 @@ enum Fate {
     Nothing,
 }
 
+/// A store that is restored from a backup is not served before this is over.
+const RESTORED_AFTER: Duration = Duration::from_millis(3_300);
+
 /// One call, at its place in the order of all.
 #[derive(Clone, Debug)]
 struct Called {
@@ -182,7 +185,11 @@ impl World {
                 self.log.lock().unwrap().life += 1;
             }
             Step::Backup => self.backup = Some(self.rig.store.with_model(|model| model.clone())),
-            Step::Restore { bumped } => self.restore(bumped),
+            Step::Restore { bumped } => {
+                // A3: what is on its way lands in the store that is replaced, or nowhere.
+                sleep(RESTORED_AFTER).await;
+                self.restore(bumped);
+            }
         }
     }
 
