@@ -197,7 +197,6 @@ const CASES: &[Case] = &[
     engine(Mutant::NobodyFreedAtOnce, OPERATOR, plain).found_by(462),
     engine(Mutant::NewIncarnationKeepsShards, LEASES, plain).found_by(45),
     engine(Mutant::ReleaseBeforeStopping, MOVES, slow_to_join).found_by(1),
-    engine(Mutant::ReplacedStoreUnnoticed, STORES, drifting).found_by(2686),
     engine(Mutant::NoRepair, OPERATOR, plain).found_by(60),
     around(Broken::TakeWithoutRecord, SILENCE, lossy).found_by(4),
     around(Broken::FenceByExistence, SILENCE, very_lossy).found_by(11),
@@ -213,7 +212,6 @@ const CASES: &[Case] = &[
     engine(Mutant::ShardAuthorityFromKeepalive, LEASES, plain).found_by(776),
     around(Broken::PlanWithoutPlan, MOVES, very_lossy).found_by(156),
     engine(Mutant::ClaimNotSettled, MOVES, very_lossy).found_by(22),
-    engine(Mutant::InexactCheck, STORES, plain).found_by(5431),
     engine(Mutant::PlanWithoutProof, MOVES, very_lossy).found_by(45),
     engine(Mutant::DrainingFreedAtOnce, MOVES, plain).found_by(2),
     engine(Mutant::DrainCalledOff, MOVES, plain).found_by(11),
@@ -227,17 +225,23 @@ const CASES: &[Case] = &[
     engine(Mutant::OwnCallsWithoutTurns, SESSIONS, own_calls),
     engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls).found_by(18),
     engine(Mutant::OwnAnswerAfterLeaving, SESSIONS, own_calls),
-    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls).found_by(289),
     engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls).found_by(3),
     engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls).found_by(3),
 ];
 
 /// Rules whose absence a random search does not find within thousands of seeds, since it takes three rare
-/// things at once: `attacks` plays what each is there for. Searched for by `BELLWETHER_MUTANT=name`, or
+/// things at once: `attacks`, or the test that is named, plays what each is there for. Searched for by `BELLWETHER_MUTANT=name`, or
 /// `=hard` for all.
 const HARD: &[Case] = &[
-    // The answer of a node's first claim is lost, and nothing else moves shards afterwards.
+    // The answer of a node's first claim is lost. Another claim settles that as well as a CHECK does.
     engine(Mutant::CheckOnlyNonEmpty, MOVES, very_lossy),
+    // A store that is restored, and what goes on in it by revisions of the lost history. The unit tests of
+    // R8 show the rule.
+    engine(Mutant::ReplacedStoreUnnoticed, STORES, drifting),
+    // A held key that is overwritten, or that a backup has changed, under a lease that lives.
+    engine(Mutant::InexactCheck, STORES, plain),
+    // A put in a restored store that nobody has noticed. The model test of own state finds it.
+    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls),
     // A restore with bumped revisions while a TAKE is on the wire, after the leader's key was deleted.
     around(Broken::TakeWithoutHolder, STORES, lossy),
     // An oldest candidate whose TAKEs alone are lost, for as long as its renewals come through.

@@ -99,7 +99,7 @@ fn the_answer_of_a_first_claim_is_lost() {
         |world| world.passed(400 * MILLIS) && LET_GO(world),
         |world| world.acts(world.cast[1]),
     ];
-    attack(SCRIPT, &[engine(CheckOnlyNonEmpty), engine(ClaimNotSettled)], one_shard);
+    attack(SCRIPT, &[engine(ClaimNotSettled)], one_shard);
 }
 
 fn one_shard(scenario: &mut Scenario) {
