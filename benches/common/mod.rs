@@ -198,7 +198,8 @@ pub fn named(medium: Medium) -> &'static str {
 pub async fn etcd_with_cluster(medium: Medium) -> Etcd {
     let etcd = Etcd::options().medium(medium).start().await;
     let d = Duration::from_secs(1);
-    let record = Record { term: Term(0), lease: None, node: None, n: 0, d, ended: true };
+    let record =
+        Record { term: Term(0), lease: None, node: None, n: 0, d, ended: true, suspended: false };
     let key = Keys::new(CLUSTER).unwrap().record();
     etcd.client().await.put(key, values::encode_record(&record), None).await.unwrap();
     etcd

@@ -271,7 +271,7 @@ fn mib(bytes: u64) -> String {
     match bytes {
         0 => "0 MiB".into(),
         _ if bytes < MIB => "< 1 MiB".into(),
-        _ if bytes % (1 << 30) == 0 => format!("{} GiB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
         _ => format!("{} MiB", bytes / MIB),
     }
 }

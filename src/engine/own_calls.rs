@@ -193,10 +193,6 @@ impl OwnCalls {
             {
                 Next::Done
             }
-            (OwnEffect::Took { .. }, OwnWrite::Delete) => {
-                key.is_gone();
-                Next::Done
-            }
             (
                 OwnEffect::Took { lease, revision },
                 OwnWrite::Put(value) | OwnWrite::PutBack(value),
@@ -216,6 +212,10 @@ impl OwnCalls {
                 }
             }
             (OwnEffect::Unknown { .. }, _) if forgets_unknown => Next::Done,
+            (_, OwnWrite::Delete) => {
+                key.is_gone();
+                Next::Done
+            }
             // Other nodes may have read the new value: the one before must never come back.
             (OwnEffect::Unknown { lease }, OwnWrite::Put(value)) => {
                 if key.wanted.is_none() {
@@ -224,10 +224,6 @@ impl OwnCalls {
                     key.modified = Revision(0);
                 }
                 key.wanted = Some(value.clone());
-                Next::Done
-            }
-            (OwnEffect::Unknown { .. }, OwnWrite::Delete) => {
-                key.is_gone();
                 Next::Done
             }
             (OwnEffect::Unknown { .. }, OwnWrite::PutBack(_)) => Next::Done,

@@ -65,7 +65,7 @@ impl OwnState {
 
     fn call(&self, key: &str, write: OwnWrite) -> Call<'_> {
         let call = self.lock().own.call(key, write);
-        Call { own: self, call, sent: None }
+        Call { own: self, made: call, sent: None }
     }
 
     /// T17: puts a key on the lease of the session.
@@ -214,7 +214,7 @@ impl OwnState {
         let full = env.keys.state(&key, id).expect("it was checked when it was put");
         // `None`: a call for the key came between, and decides.
         let Some(call) = self.lock().own.put_back(&key, lease) else { return Ok(()) };
-        let mut call = Call { own: self, call, sent: None };
+        let mut call = Call { own: self, made: call, sent: None };
         let write = call.write(lease);
         let place = Place { key: &full, marker: Some(marker) };
         let mut known = Revision(0);
@@ -245,21 +245,21 @@ impl OwnState {
 /// A call about one key, from when it is made. Dropped, the next one has its turn.
 struct Call<'a> {
     own: &'a OwnState,
-    call: OwnCall,
+    made: OwnCall,
     /// Under which lease a write was sent of which nothing is noted yet.
     sent: Option<LeaseId>,
 }
 
 impl Call<'_> {
     fn doing(&self) -> String {
-        match self.call.write {
-            OwnWrite::Put(_) | OwnWrite::PutBack(_) => format!("put {:?}", self.call.key),
-            OwnWrite::Delete => format!("delete {:?}", self.call.key),
+        match self.made.write {
+            OwnWrite::Put(_) | OwnWrite::PutBack(_) => format!("put {:?}", self.made.key),
+            OwnWrite::Delete => format!("delete {:?}", self.made.key),
         }
     }
 
     fn write(&self, lease: LeaseId) -> Write {
-        match &self.call.write {
+        match &self.made.write {
             OwnWrite::Put(value) | OwnWrite::PutBack(value) => {
                 Write::Put { value: value.clone(), lease: Some(lease) }
             }
@@ -268,7 +268,7 @@ impl Call<'_> {
     }
 
     fn turn(&self) -> Turn {
-        self.own.lock().own.turn(&self.call)
+        self.own.lock().own.turn(&self.made)
     }
 
     /// Waits until all earlier calls for the key have ended, or the node has left.
@@ -280,11 +280,11 @@ impl Call<'_> {
         loop {
             let woken = {
                 let mut calls = self.own.lock();
-                if calls.own.turn(&self.call) != Turn::Waits {
+                if calls.own.turn(&self.made) != Turn::Waits {
                     return;
                 }
                 let (wake, woken) = oneshot::channel();
-                calls.waiting.insert(self.call.number, wake);
+                calls.waiting.insert(self.made.number, wake);
                 woken
             };
             // An error: the node has left.
@@ -294,7 +294,7 @@ impl Call<'_> {
 
     fn note(&mut self, effect: OwnEffect) -> Next {
         self.sent = None;
-        self.own.lock().own.note(&self.call, effect)
+        self.own.lock().own.note(&self.made, effect)
     }
 
     /// Notes how its write failed.
@@ -317,10 +317,10 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         let mut calls = self.own.lock();
         if let Some(lease) = self.sent {
-            calls.own.note(&self.call, OwnEffect::Unknown { lease });
+            calls.own.note(&self.made, OwnEffect::Unknown { lease });
         }
-        let ended = calls.own.end(&self.call);
-        calls.waiting.remove(&self.call.number);
+        let ended = calls.own.end(&self.made);
+        calls.waiting.remove(&self.made.number);
         if let Some(wake) = ended.next.and_then(|next| calls.waiting.remove(&next)) {
             let _ = wake.send(());
         }

@@ -179,14 +179,14 @@ fn listed_itself(
 fn is_of_signature(error: &Error) -> bool {
     use CertificateError as C;
     match error {
-        Error::InvalidCertificate(of) => match of {
+        #[expect(deprecated, reason = "made by rustls for raw keys")]
+        Error::InvalidCertificate(of) => matches!(
+            of,
             C::BadSignature
-            | C::UnsupportedSignatureAlgorithmContext { .. }
-            | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => true,
-            #[expect(deprecated, reason = "made by rustls for raw keys")]
-            C::UnsupportedSignatureAlgorithm => true,
-            _ => false,
-        },
+                | C::UnsupportedSignatureAlgorithmContext { .. }
+                | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+                | C::UnsupportedSignatureAlgorithm
+        ),
         _ => false,
     }
 }

@@ -49,7 +49,9 @@ async fn sigterm_to_the_supervisor_and_to_its_program_is_one_request_in_whatever
         if round % 2 == 1 {
             both.reverse();
         }
-        both.iter().for_each(|pid| kill(*pid, Signal::TERM));
+        for pid in &both {
+            kill(*pid, Signal::TERM);
+        }
         leaves_cleanly(node, "both").await;
     }
 }
@@ -79,7 +81,9 @@ async fn a_second_request_through_the_supervisor_ends_the_program_at_once() {
     shop.leader(1, None).await;
     shop.etcd.freeze(0);
     let both = [child_of(&node).await, node.pid()];
-    both.iter().for_each(|pid| kill(*pid, Signal::TERM));
+    for pid in &both {
+        kill(*pid, Signal::TERM);
+    }
     let said = node.says("a second signal ends at once").await;
     let first = when(&node.says("for 1s every signal counts as this one").await);
     assert!(bellwether::signals::SAME_REQUEST <= when(&said).saturating_sub(first), "{said}");
@@ -175,7 +179,9 @@ async fn a_supervised_leader_goes_on_leading_whatever_signal_comes_that_asks_for
     let child = child_of(&node).await;
     for pid in [node.pid(), child] {
         kill(pid, Signal::HUP);
-        ASK_FOR_NOTHING.iter().for_each(|(signal, _)| kill(pid, *signal));
+        for (signal, _) in ASK_FOR_NOTHING {
+            kill(pid, *signal);
+        }
     }
     // The kernel's word for the end of the parent, which did not end.
     node.says("SIGUSR1 ignored").await;

@@ -62,7 +62,7 @@ fn is(message: &str, named: &str) -> bool {
     })
 }
 
-/// Whether the program has a metric of that name with those labels, as PromQL selects it.
+/// Whether the program has a metric of that name with those labels, as a query selects it.
 fn is_metric(named: &str) -> bool {
     let (name, labels) = named.trim_end_matches('}').split_once('{').unwrap_or((named, ""));
     let mut rows = describe(&NodeMetrics::collectors());

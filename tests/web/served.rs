@@ -72,7 +72,7 @@ impl Script {
             Mood::Well => {}
             Mood::Hangs => {
                 self.hanging.fetch_add(1, Ordering::Relaxed);
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Mood::Panics => panic!("as the script says"),
         }

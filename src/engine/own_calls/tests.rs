@@ -26,6 +26,9 @@ fn called(keys: &mut OwnCalls, write: OwnWrite, effect: Option<OwnEffect>) -> Ne
     next
 }
 
+/// Calls with what became of each; `None`: it took no effect.
+type Calls<'a> = &'a [(OwnWrite, Option<OwnEffect>)];
+
 /// What a new session puts back.
 fn put_back(keys: &mut OwnCalls) -> Option<String> {
     keys.joined(SECOND);
@@ -56,7 +59,7 @@ fn calls_for_one_key_take_turns_in_the_order_in_which_they_were_made() {
 #[test]
 fn the_last_call_that_took_effect_or_may_have_is_what_comes_back() {
     let unknown = OwnEffect::Unknown { lease: FIRST };
-    let cases: [(&[(OwnWrite, Option<OwnEffect>)], _); 7] = [
+    let cases: [(Calls<'_>, _); 7] = [
         (&[(put("1"), Some(took(FIRST, 10)))], Some("1")),
         (&[(put("1"), Some(took(FIRST, 10))), (put("2"), None)], Some("1")),
         (&[(put("1"), Some(took(FIRST, 10))), (put("2"), Some(unknown))], Some("2")),

@@ -103,16 +103,14 @@ impl Calls {
     ///
     /// Cancel safe: an answer that was not returned is returned next time.
     pub(super) async fn next(&mut self) -> Option<Input> {
-        loop {
-            match self.on_the_way.join_next().await? {
-                Ok(answered) => {
-                    self.measure(&answered);
-                    let Answered { id, sent_at, received_at, outcome, .. } = answered;
-                    return Some(Input::Answered { id, sent_at, received_at, outcome });
-                }
-                // The engine would wait for its answer for ever.
-                Err(error) => panic!("a call to the store was lost: {error}"),
+        match self.on_the_way.join_next().await? {
+            Ok(answered) => {
+                self.measure(&answered);
+                let Answered { id, sent_at, received_at, outcome, .. } = answered;
+                Some(Input::Answered { id, sent_at, received_at, outcome })
             }
+            // The engine would wait for its answer for ever.
+            Err(error) => panic!("a call to the store was lost: {error}"),
         }
     }
 

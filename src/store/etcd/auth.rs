@@ -127,7 +127,7 @@ impl Auth {
                 match ended {
                     Ended::Token(Some(lifetime)) => tokio::time::sleep(lifetime * 2 / 3).await,
                     Ended::Token(None) | Ended::NotNeeded | Ended::Refused => {
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                 }
             };

@@ -116,7 +116,7 @@ impl Complaints {
             Some(error) => match Condition::of(error) {
                 Some(Condition::Silent) if called.silent_for < SILENT => {}
                 Some(condition) => {
-                    self.begin(condition, called.name, error.to_string(), now, LASTS)
+                    self.begin(condition, called.name, error.to_string(), now, LASTS);
                 }
                 None => {}
             },
@@ -154,15 +154,12 @@ impl Complaints {
         lasts: Duration,
     ) {
         let mut all = self.lock();
-        let at = match all.iter().position(|it| it.condition == condition) {
-            Some(at) => at,
-            None => {
-                let text = text.clone();
-                all.push(Complaint { condition, call, text, first: now, last: now, logged: false });
-                self.any.store(true, SeqCst);
-                all.len() - 1
-            }
-        };
+        let at = all.iter().position(|it| it.condition == condition).unwrap_or_else(|| {
+            let text = text.clone();
+            all.push(Complaint { condition, call, text, first: now, last: now, logged: false });
+            self.any.store(true, SeqCst);
+            all.len() - 1
+        });
         let complaint = &mut all[at];
         (complaint.call, complaint.last) = (call, now);
         if !complaint.logged && lasts <= now.since(complaint.first) {

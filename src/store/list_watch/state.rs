@@ -330,7 +330,7 @@ async fn follow(
 /// Returns when the store is found replaced once more; never, if nobody looks for that any more.
 async fn next_replacement(replacements: &mut watch::Receiver<u64>) {
     if replacements.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -416,7 +416,7 @@ fn r14_an_owner_whose_checks_are_answered_too_late_gives_its_incarnation_up_blin
     let mut rig = owner();
     let me = rig.lease();
     rig.effects();
-    rig.wait_renewed(2 * timing::F - ms(1));
+    rig.wait_renewed(ms(5_999));
     assert_eq!(rig.engine.joined(), Some(me));
     rig.wait_renewed(ms(1));
     assert_eq!(lost(&mut rig), Some(SessionEnd::UselessOwner));
