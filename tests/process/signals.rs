@@ -180,7 +180,7 @@ async fn a_supervised_leader_goes_on_leading_whatever_signal_comes_that_asks_for
     for pid in [node.pid(), child] {
         kill(pid, Signal::HUP);
         for (signal, _) in ASK_FOR_NOTHING {
-            kill(pid, *signal);
+            kill(pid, signal);
         }
     }
     // The kernel's word for the end of the parent, which did not end.
