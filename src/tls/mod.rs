@@ -2,7 +2,7 @@
 //!
 //! rustls with ring, to which P-521 is added ([`secp521r1`]). The one rule: a certificate that curl,
 //! etcdctl or kubectl accepts is accepted here too, or rejected in words that name the reason and the
-//! remedy ([`explain`]). Deliberately not here: which files and flags hold the certificates.
+//! remedy ([`explain()`]). Deliberately not here: which files and flags hold the certificates.
 
 mod explain;
 mod follow;
