@@ -95,7 +95,7 @@ impl Front {
         path
     }
 
-    /// From now on those requests are answered here; their answers that are still coming break off.
+    /// From now on those requests are answered here; watches of that kind break off.
     pub(crate) fn falls_ill(&self, illness: Illness) {
         self.falls_ill_for(usize::MAX, illness);
     }
@@ -149,6 +149,7 @@ impl Ward {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let mut illness = self.illness.subscribe();
         let path = uri.path().to_owned();
+        let is_watch = uri.query().is_some_and(|query| query.contains("watch="));
         let given = Given { at: clock::boot_now(), method: method.clone(), path };
         let is_meant = move |ill: &Option<(Illness, usize)>| {
             ill.map(|(ill, _)| ill).filter(|it| (it.meant)(&method, &uri))
@@ -171,6 +172,10 @@ impl Ward {
         match self.pass(request).await {
             Ok(answer) => answer.map(|body| {
                 let until = async move {
+                    if !is_watch {
+                        // Its object was written or read while the server was well.
+                        std::future::pending::<()>().await;
+                    }
                     let _ = illness.wait_for(|it| is_meant(it).is_some()).await;
                 };
                 StreamBody::new(
