@@ -34,11 +34,14 @@ async fn useless_leader_makes_room(rig: Rig, failover: Failover, fault: Fault) {
     first.until_led().await;
     let second = rig.start_with(Spec::new(2).failover(failover)).await;
     proxy.set(fault);
-    eventually("the second sees that the leader is suspended", SOON, async || {
-        let leader = second.status().await.unwrap().leader?;
-        (leader.suspended && leader.id == "1").then_some(())
-    })
-    .await;
+    // A slow link may hold so much back that the leader falls silent, and is deposed within a moment.
+    if fault == Fault::CutToClient {
+        eventually("the second sees that the leader is suspended", SOON, async || {
+            let leader = second.status().await.unwrap().leader?;
+            (leader.suspended && leader.id == "1").then_some(())
+        })
+        .await;
+    }
     second.until_leader().await;
     second.until_led().await;
     let leader = second.status().await.unwrap().leader.unwrap();
