@@ -20,7 +20,7 @@ pub enum Ended {
     Returned(&'static str),
     /// The task was aborted, or its runtime has shut down.
     Aborted(&'static str),
-    /// The task panicked.
+    /// The task ended by a panic.
     Panicked {
         /// Name of the task.
         name: &'static str,

@@ -243,7 +243,7 @@ fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
         >= member.db_quota_bytes.saturating_mul(NEARLY_FULL_PERCENT)
         && member.db_quota_bytes > 0
     {
-        // What is free inside the file is given back by a defragmentation only.
+        // Only a defragmentation gives free pages of the file back.
         let wasted = member.db_in_use_bytes.saturating_mul(2) < member.db_bytes;
         return Finding::new(WHAT, Verdict::Warning, says).try_this(if wasted {
             "nearly full, and most of it is free inside the file: `etcdctl defrag`"

@@ -411,7 +411,7 @@ async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
     });
     let what = format!("not joined within {within:?}");
     match why {
-        // It names its own remedy, if there is one.
+        // The error names its own remedy, if there is one.
         Some(why) => Failure::new(Exit::Unreachable, format!("{what}: {why}"))
             .try_this("the log above says more"),
         None => Failure::new(Exit::Unreachable, what)

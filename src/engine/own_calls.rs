@@ -28,7 +28,6 @@ pub struct OwnCalls {
     /// The session in which keys are to be.
     session: Option<LeaseId>,
     keys: BTreeMap<String, OwnKey>,
-    #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
 }
 
@@ -44,7 +43,7 @@ struct OwnKey {
     modified: Revision,
 }
 
-/// What a call does to its key.
+/// A write that a call makes to its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnWrite {
     /// The user puts a value.
@@ -55,22 +54,22 @@ pub enum OwnWrite {
     PutBack(Vec<u8>),
 }
 
-/// One call about one key, from when it is made until it [ends](OwnCalls::end).
+/// A call about one key, from when it is made until it [ends](OwnCalls::end).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnCall {
     life: u64,
     /// Grows from call to call.
     pub number: u64,
-    /// The user's key.
+    /// Name of the key, as the user gave it.
     pub key: String,
-    /// What is to become of it.
+    /// Write that the call makes.
     pub write: OwnWrite,
 }
 
 /// Whether a call may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It is the first of those that have not ended.
+    /// The call is the first of those that have not ended.
     Has,
     /// Another call for its key is under way.
     Waits,
@@ -78,10 +77,10 @@ pub enum Turn {
     Over,
 }
 
-/// What is known of a write. Nothing is noted of one that took no effect for certain.
+/// Known effect of a write. A write that took no effect for certain is not noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnEffect {
-    /// It took effect under that lease, at that revision.
+    /// The write took effect under that lease, at that revision.
     Took {
         /// The session's that it was sent in.
         lease: LeaseId,
@@ -98,7 +97,7 @@ pub enum OwnEffect {
 /// What a call has to do after its effect was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing more.
+    /// The call is done.
     Done,
     /// The session has changed since the write was sent: write again, under this lease.
     Again(LeaseId),
@@ -114,21 +113,14 @@ pub struct Ended {
 }
 
 impl OwnCalls {
-    /// Without that rule.
+    /// The own state of a node that leaves out that rule.
     #[cfg(feature = "mutants")]
     pub fn with_mutant(mutant: Option<Mutant>) -> Self {
         Self { mutant, ..Self::default() }
     }
 
-    #[cfg(feature = "mutants")]
     fn breaks(&self, mutant: Mutant) -> bool {
-        self.mutant == Some(mutant)
-    }
-
-    #[cfg(not(feature = "mutants"))]
-    #[expect(clippy::unused_self, reason = "the same call with and without the feature")]
-    const fn breaks(&self, _: Mutant) -> bool {
-        false
+        cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
     /// The node has joined under that lease. To be called before anything is written under it.

@@ -27,7 +27,7 @@ pub(crate) struct Fragile {
     pub(crate) health: AtomicBool,
     /// Every watch that is opened panics: the task that follows the store does that.
     pub(crate) watch: AtomicBool,
-    /// Every write of a key whose name ends with `precious` panics.
+    /// Every put of a key whose name contains `precious` panics.
     pub(crate) precious: AtomicBool,
     /// A task of the store has ended.
     pub(crate) failed: CancellationToken,

@@ -275,7 +275,7 @@ impl Call<'_> {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the turn is asked for anew.
+    /// Cancel safe: the next call asks for the turn again.
     async fn until_turn(&self) {
         loop {
             let woken = {

@@ -57,7 +57,7 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    /// The public authorities.
+    /// The public certificate authorities.
     pub(crate) fn public() -> Self {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         Self { roots, listed: Vec::new() }

@@ -26,7 +26,7 @@ use crate::{
     world::{Event, World, note},
 };
 
-/// The user's key.
+/// Name of the key, as the user gave it.
 const KEY: &str = "sim";
 
 /// The own state of one process.

@@ -15,7 +15,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// A watch that is never silent is proven fresh after so many times `probe_after`.
 const BUSY_FACTOR: u32 = 10;
 
-/// An open watch.
+/// Watch that is open, and how fresh it has proven to be.
 pub(super) struct Following {
     pub(super) watch: Box<dyn Watch>,
     /// Endpoint that was asked when the watch was opened.

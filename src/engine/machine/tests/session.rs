@@ -377,8 +377,8 @@ fn r10_a_renewal_that_finds_no_lease_closes_the_term_ends_the_old_lease_and_join
     assert_ne!(rig.lease(), old);
 }
 
-#[test]
-fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_once() {
+/// A node that has lost its lease and ended it, and reads before its next JOIN; and that lease.
+fn joining_again() -> (Rig, LeaseId) {
     let mut rig = Rig::joined(config(), Vec::new());
     let old = rig.lease();
     rig.wait(config().ttl / 3);
@@ -386,6 +386,12 @@ fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_o
     rig.done(|call| *call == Call::ReadEnd { lease: old });
     rig.answer(is_revoke, Outcome::LeaseNotFound);
     rig.wait(ms(3_000));
+    (rig, old)
+}
+
+#[test]
+fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_once() {
+    let (mut rig, old) = joining_again();
     rig.effects();
     let back = Outcome::Done(rig.header(joined_keys(ME, old, 101)));
     rig.answer(is_read, back);
@@ -395,13 +401,7 @@ fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_o
 /// The questions about the earlier lease belong to the incarnation that is given up: they are asked again.
 #[test]
 fn r16_a_lease_that_is_given_up_while_an_earlier_one_is_ended_does_not_stop_the_join() {
-    let mut rig = Rig::joined(config(), Vec::new());
-    let old = rig.lease();
-    rig.wait(config().ttl / 3);
-    rig.answer(is_renew, Outcome::LeaseNotFound);
-    rig.done(|call| *call == Call::ReadEnd { lease: old });
-    rig.answer(is_revoke, Outcome::LeaseNotFound);
-    rig.wait(ms(3_000));
+    let (mut rig, old) = joining_again();
     rig.done(is_read);
     rig.answer(is_grant, granted());
     rig.refused(is_join, joined_keys(ME, old, 101));

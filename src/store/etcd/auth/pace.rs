@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Between refused logins. A password or a user has to be mended by a person.
+/// Pause between refused logins. A person has to correct the password or the user.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Between rounds of all members that nobody answered. Short: calls wait for the login.
 const UNANSWERED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -43,7 +43,7 @@ impl Pace {
         self.unanswered == 1
     }
 
-    /// A member answered.
+    /// A member of etcd answered.
     pub(super) fn answered(&mut self) {
         self.unanswered = 0;
     }
