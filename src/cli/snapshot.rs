@@ -191,7 +191,7 @@ pub(crate) mod tests {
     fn stored<T>(revision: i64, lease: i64, value: T) -> Stored<T> {
         let at = Revision(revision);
         let lease = (lease != 0).then_some(LeaseId(lease));
-        Stored { created: at, modified: at, lease, value: Some(value) }
+        Stored { created: at, modified: at, lease, value: Some(value), bytes: Vec::new() }
     }
 
     pub(crate) fn id(id: i64) -> NodeId {

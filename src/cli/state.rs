@@ -210,9 +210,8 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     // The incarnation as it was seen: the node key is rewritten at changes of role, never re-created.
     txn.compares.push(Compare {
         range: KeyRange::key(node_key),
-        target: Target::Created,
+        target: Target::Created(node.created),
         op: CompareOp::Equal,
-        revision: node.created,
     });
     let answer = match at.store.txn(txn, at.cluster.timeout).await {
         Err(StoreError::LeaseNotFound) => {

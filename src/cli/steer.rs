@@ -309,12 +309,7 @@ async fn send(
 }
 
 fn compare(key: Vec<u8>, created: Revision) -> Compare {
-    Compare {
-        range: KeyRange::key(key),
-        target: Target::Created,
-        op: CompareOp::Equal,
-        revision: created,
-    }
+    Compare { range: KeyRange::key(key), target: Target::Created(created), op: CompareOp::Equal }
 }
 
 fn told(format: Format, words: &str, json: &serde_json::Value) -> Result<(), Failure> {

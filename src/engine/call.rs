@@ -112,8 +112,8 @@ pub enum Call {
         lease: LeaseId,
         /// h as last known.
         held: Revision,
-        /// m(plan(w)) as seen, of each work type with a shard that is claimed.
-        plans: Vec<(WorkType, Revision)>,
+        /// plan(w) as seen, byte for byte, of each work type with a shard that is claimed.
+        plans: Vec<(WorkType, Vec<u8>)>,
         /// To write.
         content: Held,
     },
@@ -139,8 +139,9 @@ pub enum Call {
         work: WorkType,
         /// m(plan(w)) as seen, never zero.
         modified: Revision,
-        /// For each owner from whom a shard is taken because its living held key lacks it: m(held).
-        proofs: Vec<(LeaseId, Revision)>,
+        /// For each owner from whom a shard is taken because its living held key lacks it: held
+        /// as seen, byte for byte.
+        proofs: Vec<(LeaseId, Vec<u8>)>,
         /// To write.
         table: PlanTable,
     },
@@ -152,6 +153,8 @@ pub enum Call {
         lease: LeaseId,
         /// m(held) as seen.
         modified: Revision,
+        /// Its value, byte for byte.
+        value: Vec<u8>,
     },
     /// T2: delete an operator's node and member keys that hang on no lease. Compares each `m` (zero =
     /// absent: then only compared).
@@ -258,6 +261,8 @@ pub struct Take {
     pub term: Term,
     /// m(record) of `rec_at`.
     pub record_modified: Revision,
+    /// Its value, byte for byte.
+    pub record_value: Vec<u8>,
     /// O, oldest first: in each the lease of the key's name and c as seen. All are deleted; `c` of the
     /// first is compared.
     pub older: Vec<(LeaseId, Revision)>,

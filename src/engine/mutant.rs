@@ -38,8 +38,6 @@ pub enum Mutant {
     ClaimNotSettled,
     /// T12: CLAIM does not compare the plan.
     ClaimWithoutPlan,
-    /// T14: the held key is checked only when it is not empty.
-    CheckOnlyNonEmpty,
     /// T14: shard authority comes from keepalives.
     ShardAuthorityFromKeepalive,
     /// T14: CHECK takes any held key of the own lease as its own.

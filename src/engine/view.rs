@@ -20,6 +20,9 @@ pub struct Stored<T> {
     pub lease: Option<LeaseId>,
     /// Its value; `None` if it could not be read as one (junk, an operator's put).
     pub value: Option<T>,
+    /// The value as it is stored, where a transaction compares it: of the record, a plan, a held key. Empty
+    /// for all others.
+    pub bytes: Vec<u8>,
 }
 
 /// The one key that says who is in office, and by how much everybody else must wait.

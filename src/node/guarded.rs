@@ -169,7 +169,7 @@ impl Guard {
 
 /// `m(key) = revision`.
 pub(crate) fn modified_is(key: &[u8], revision: Revision) -> Compare {
-    Compare { range: KeyRange::key(key), target: Target::Modified, op: CompareOp::Equal, revision }
+    Compare { range: KeyRange::key(key), target: Target::Modified(revision), op: CompareOp::Equal }
 }
 
 /// Sends one attempt.

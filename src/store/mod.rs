@@ -109,21 +109,31 @@ pub struct Compare {
     /// What is looked at. A key that does not exist compares as revision zero, and so does a range with
     /// no key in it.
     pub range: KeyRange,
-    /// Which of its revisions.
+    /// Which part of it, and with what.
     pub target: Target,
     /// How.
     pub op: CompareOp,
-    /// With what.
-    pub revision: Revision,
 }
 
 /// What a [`Compare`] looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// c(k)
-    Created,
+    Created(Revision),
     /// m(k)
-    Modified,
+    Modified(Revision),
+    /// The value, in the order of its bytes. Of a key that does not exist it never holds, whatever the op.
+    Value(Vec<u8>),
+}
+
+impl Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Created(revision) => f.debug_tuple("Created").field(revision).finish(),
+            Self::Modified(revision) => f.debug_tuple("Modified").field(revision).finish(),
+            Self::Value(value) => f.debug_struct("Value").field("bytes", &value.len()).finish(),
+        }
+    }
 }
 
 /// How a [`Compare`] compares.

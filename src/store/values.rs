@@ -295,9 +295,9 @@ pub fn change(key: Key, kv: Option<&KeyValue>) -> Option<Change> {
         ),
         Key::TickKey(id) => Change::TickKey(id, stored(kv, decode_tick)),
         Key::Member(id) => Change::Member(id, stored(kv, decode_member)),
-        Key::Held(lease) => Change::Held(lease, stored(kv, decode_held)),
-        Key::Record => Change::Record(stored(kv, decode_record)),
-        Key::Plan(work) => Change::Plan(work, stored(kv, decode_plan)),
+        Key::Held(lease) => Change::Held(lease, compared(kv, decode_held)),
+        Key::Record => Change::Record(compared(kv, decode_record)),
+        Key::Plan(work) => Change::Plan(work, compared(kv, decode_plan)),
         Key::Tick => Change::Tick(stored(kv, decode_tick)),
         Key::ResignRequest => Change::ResignRequest(stored(kv, decode_term)),
         Key::DrainRequest(id) => Change::DrainRequest(id, stored(kv, decode_drain_request)),
@@ -312,7 +312,13 @@ fn stored<T>(kv: Option<&KeyValue>, read: impl FnOnce(&[u8]) -> Option<T>) -> Op
         modified: kv.modified,
         lease: kv.lease,
         value: if kv.value.len() <= MAX_VALUE_BYTES { read(&kv.value) } else { None },
+        bytes: Vec::new(),
     })
+}
+
+/// [`stored`], with the bytes that a transaction is to compare.
+fn compared<T>(kv: Option<&KeyValue>, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<Stored<T>> {
+    Some(Stored { bytes: kv?.value.clone(), ..stored(kv, read)? })
 }
 
 fn encode<T: Serialize>(wire: &T) -> Vec<u8> {

@@ -34,7 +34,7 @@ async fn useless_leader_makes_room(rig: Rig, failover: Failover, fault: Fault) {
     first.until_led().await;
     let second = rig.start_with(Spec::new(2).failover(failover)).await;
     proxy.set(fault);
-    // A slow link may hold so much back that the leader falls silent, and is deposed within a moment.
+    // What others see of it may pass in a moment: of a slow link a beat may come just when it is deposed.
     if fault == Fault::CutToClient {
         eventually("the second sees that the leader is suspended", SOON, async || {
             let leader = second.status().await.unwrap().leader?;
@@ -44,6 +44,8 @@ async fn useless_leader_makes_room(rig: Rig, failover: Failover, fault: Fault) {
     }
     second.until_leader().await;
     second.until_led().await;
+    let suspended = first.metric_of("bellwether_transitions_total", "suspended");
+    assert!(1.0 <= suspended, "the first knew that it could not act: {suspended}");
     let leader = second.status().await.unwrap().leader.unwrap();
     assert_eq!((leader.id.as_str(), leader.suspended), ("2", false));
     stays_so(&second).await;

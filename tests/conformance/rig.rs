@@ -359,10 +359,20 @@ impl Running {
 
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
+        self.sum(name, |_| true)
+    }
+
+    /// The sum of the metric's series in which some label has that value.
+    pub fn metric_of(&self, name: &str, value: &str) -> f64 {
+        self.sum(name, |one| one.get_label().iter().any(|label| label.value() == value))
+    }
+
+    fn sum(&self, name: &str, of: impl Fn(&prometheus::proto::Metric) -> bool) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         let metrics = family.map(prometheus::proto::MetricFamily::get_metric).unwrap_or_default();
-        metrics.iter().map(|one| one.get_counter().get_value() + one.get_gauge().get_value()).sum()
+        let metrics = metrics.iter().filter(|one| of(one));
+        metrics.map(|one| one.get_counter().get_value() + one.get_gauge().get_value()).sum()
     }
 }
 

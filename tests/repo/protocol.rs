@@ -104,6 +104,13 @@ const ATTACKS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "the restored leader's next beat gets just the revision at which a successor saw the record in the lost history",
+        &[
+            "a_beat_in_a_restored_store_gets_the_revision_that_a_successor_has_seen",
+            "a_write_at_a_revision_that_was_there_before_it_was_sent_is_of_another_store",
+        ],
+    ),
+    (
         "a backup is restored with its revisions bumped (the better way: terms go on growing)",
         &[
             "a_restored_backup_brings_the_old_leaders_key_back",

@@ -1,7 +1,7 @@
 //! Rules left out on purpose, outside of the engine: in its transactions, its stamps, its parent.
 
 use bellwether::{
-    engine::{Call, mutant::Mutant},
+    engine::{Call, Revision, mutant::Mutant},
     store::{
         Compare, CompareOp, KeyRange, Target, Txn,
         keys::{Key, Keys},
@@ -27,6 +27,8 @@ pub enum Broken {
     StampBeforeReceive,
     /// T5: TAKE does not compare the record.
     TakeWithoutRecord,
+    /// T5: TAKE compares the record's revision, not its value.
+    TakeByRevision,
     /// T5: TAKE does not care about the record's holder.
     TakeWithoutHolder,
     /// T6, T7: the fence compares only that the candidate key exists.
@@ -60,6 +62,9 @@ impl Broken {
             | (Self::EndWithoutRecord, Call::End { .. }) => {
                 txn.compares.retain(|compare| compare.range.from != keys.record());
             }
+            (Self::TakeByRevision, Call::Take(_)) => {
+                txn.compares.retain(|compare| !matches!(compare.target, Target::Value(_)));
+            }
             (Self::TakeWithoutHolder, Call::Take(_)) => {
                 txn.compares.retain(|compare| compare.op != CompareOp::NotEqual);
             }
@@ -88,9 +93,8 @@ impl Broken {
                 if txn.compares.len() < before {
                     txn.compares.push(Compare {
                         range: keys.all_held(),
-                        target: Target::Modified,
+                        target: Target::Modified(Revision(view + 1)),
                         op: CompareOp::Less,
-                        revision: bellwether::engine::Revision(view + 1),
                     });
                 }
             }
@@ -108,8 +112,7 @@ impl Broken {
             (Self::FenceByCreation, Ask::Fenced(office)) => by_creation(keys, txn, office.term.0),
             (Self::ShardWriteByExistence, Ask::ShardWrite(..)) => {
                 for compare in &mut txn.compares {
-                    compare.op = CompareOp::Greater;
-                    compare.revision.0 = 0;
+                    exists(compare);
                 }
             }
             (Self::PlainPut, Ask::Own(ask)) if ask.name() == "put" => txn.compares.clear(),
@@ -120,15 +123,19 @@ impl Broken {
 
 fn by_existence(keys: &Keys, txn: &mut Txn) {
     for compare in txn.compares.iter_mut().filter(|compare| is_candidate(keys, compare)) {
-        compare.op = CompareOp::Greater;
-        compare.revision.0 = 0;
+        exists(compare);
     }
+}
+
+/// c(key) > 0
+fn exists(compare: &mut Compare) {
+    compare.op = CompareOp::Greater;
+    compare.target = Target::Created(Revision(0));
 }
 
 fn by_creation(keys: &Keys, txn: &mut Txn, term: i64) {
     for compare in txn.compares.iter_mut().filter(|compare| is_candidate(keys, compare)) {
-        compare.target = Target::Created;
-        compare.revision.0 = term;
+        compare.target = Target::Created(Revision(term));
     }
 }
 

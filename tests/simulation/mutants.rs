@@ -221,6 +221,8 @@ const CASES: &[Case] = &[
     engine(Mutant::UselessByNoAuthority, LINKS, useless_link).found_by(188),
     engine(Mutant::UselessOwnershipKept, LINKS, bad_link).found_by(3390),
     engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(8),
+    engine(Mutant::ReplacedStoreUnnoticed, STORES, drifting).found_by(3366),
+    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls).found_by(3464),
     engine(Mutant::UnansweredRenewalsKept, LINKS, bad_link),
     engine(Mutant::OwnCallsWithoutTurns, SESSIONS, own_calls),
     engine(Mutant::OwnAnswerOfLostSession, SESSIONS, own_calls).found_by(18),
@@ -233,15 +235,8 @@ const CASES: &[Case] = &[
 /// things at once: `attacks`, or the test that is named, plays what each is there for. Searched for by `BELLWETHER_MUTANT=name`, or
 /// `=hard` for all.
 const HARD: &[Case] = &[
-    // The answer of a node's first claim is lost. Another claim settles that as well as a CHECK does.
-    engine(Mutant::CheckOnlyNonEmpty, MOVES, very_lossy),
-    // A store that is restored, and what goes on in it by revisions of the lost history. The unit tests of
-    // R8 show the rule.
-    engine(Mutant::ReplacedStoreUnnoticed, STORES, drifting),
-    // A held key that is overwritten, or that a backup has changed, under a lease that lives.
+    // A held key that is overwritten, or that a backup has changed, under a lease that lives. An attack has it.
     engine(Mutant::InexactCheck, STORES, plain),
-    // A put in a restored store that nobody has noticed. The model test of own state finds it.
-    engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls),
     // A restore with bumped revisions while a TAKE is on the wire, after the leader's key was deleted.
     around(Broken::TakeWithoutHolder, STORES, lossy),
     // An oldest candidate whose TAKEs alone are lost, for as long as its renewals come through.

@@ -158,6 +158,7 @@ pub struct World {
     pub cast: Vec<ProcId>,
     pub prop: Option<Shard>,
     pub since: Time,
+    pub mark: i64,
     /// Which requests the network keeps, and those that it has kept.
     pub hold: Option<fn(&Self, &InFlight) -> bool>,
     pub held: Vec<InFlight>,
@@ -272,6 +273,7 @@ impl World {
             cast: Vec::new(),
             prop: None,
             since: 0,
+            mark: 0,
             hold: None,
             held: Vec::new(),
             restored_bumped: None,
@@ -315,7 +317,7 @@ impl World {
         if let Request::Txn(txn) = request {
             for compare in &txn.compares {
                 eat(&compare.range.from);
-                eat(&compare.revision.0.to_le_bytes());
+                eat(format!("{:?}", compare.target).as_bytes());
             }
             for op in &txn.then {
                 if let bellwether::store::Op::Put { key, value, .. } = op {

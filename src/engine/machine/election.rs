@@ -325,7 +325,7 @@ impl Engine {
         let Some(seen) = &self.watched.record else {
             return;
         };
-        let record_modified = seen.modified;
+        let (record_modified, record_value) = (seen.modified, seen.bytes.clone());
         let older: Vec<(LeaseId, Revision)> = self
             .watched
             .queue
@@ -349,7 +349,7 @@ impl Engine {
         while 64 < self.candidacy.takes.len() {
             self.candidacy.takes.pop_first();
         }
-        let take = Take { term, record_modified, older, holder, record };
+        let take = Take { term, record_modified, record_value, older, holder, record };
         self.send(Asked::Take(n), Call::Take(Box::new(take)));
     }
 

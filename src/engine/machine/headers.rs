@@ -19,20 +19,22 @@ pub(super) struct Headers {
 
 impl Headers {
     /// Takes in the header of a linearizable answer. False if it cannot come from the same history: its
-    /// cluster is another, or its revision is below one that was received before it was sent.
+    /// cluster is another, or its revision is below one that was received before it was sent. What has
+    /// `written` made a revision of its own, so for it "not above" is enough.
     pub(super) fn note(
         &mut self,
         sent_at: BootTime,
         received_at: BootTime,
-        revision: Revision,
-        cluster: u64,
+        (revision, cluster): (Revision, u64),
+        written: bool,
     ) -> bool {
         if sent_at < self.since || revision == Revision(0) {
             return true;
         }
         let same_cluster = cluster == 0 || self.cluster.is_none_or(|before| before == cluster);
         let floor = self.seen.iter().rev().find(|(at, _)| *at <= sent_at).map(|(_, seen)| *seen);
-        if !same_cluster || floor.is_some_and(|floor| revision < floor) {
+        let is_below = |floor| revision < floor || (written && revision == floor);
+        if !same_cluster || floor.is_some_and(is_below) {
             return false;
         }
         if cluster != 0 {
@@ -81,27 +83,40 @@ mod tests {
     #[test]
     fn an_answer_below_one_received_before_it_was_sent_is_of_another_store() {
         let mut headers = Headers::default();
-        assert!(headers.note(at(0), at(10), Revision(7), 1));
+        assert!(headers.note(at(0), at(10), (Revision(7), 1), false));
         // Sent before revision 7 was received: may be older.
-        assert!(headers.note(at(5), at(20), Revision(6), 1));
-        assert!(!headers.note(at(11), at(30), Revision(6), 1));
+        assert!(headers.note(at(5), at(20), (Revision(6), 1), false));
+        assert!(!headers.note(at(11), at(30), (Revision(6), 1), false));
+    }
+
+    #[test]
+    fn a_write_at_a_revision_that_was_there_before_it_was_sent_is_of_another_store() {
+        let mut headers = Headers::default();
+        headers.saw(at(10), Revision(7));
+        assert!(headers.note(at(11), at(20), (Revision(7), 1), false), "a read adds none");
+        assert!(headers.note(at(9), at(20), (Revision(7), 1), true), "it may be that very one");
+        assert!(!headers.note(at(21), at(30), (Revision(7), 1), true));
+        assert!(headers.note(at(21), at(30), (Revision(8), 1), true));
     }
 
     #[test]
     fn a_list_below_an_event_received_before_it_was_sent_is_of_another_store() {
         let mut headers = Headers::default();
         headers.saw(at(10), Revision(97));
-        assert!(headers.note(at(9), at(20), Revision(96), 1));
-        assert!(!headers.note(at(11), at(30), Revision(80), 1));
+        assert!(headers.note(at(9), at(20), (Revision(96), 1), false));
+        assert!(!headers.note(at(11), at(30), (Revision(80), 1), false));
     }
 
     #[test]
     fn another_cluster_id_is_another_store() {
         let mut headers = Headers::default();
-        assert!(headers.note(at(0), at(1), Revision(7), 1));
-        assert!(!headers.note(at(2), at(3), Revision(8), 2));
+        assert!(headers.note(at(0), at(1), (Revision(7), 1), false));
+        assert!(!headers.note(at(2), at(3), (Revision(8), 2), false));
         headers.forget(at(4));
-        assert!(headers.note(at(3), at(5), Revision(9), 1), "of the store that was given up");
-        assert!(headers.note(at(6), at(7), Revision(2), 2));
+        assert!(
+            headers.note(at(3), at(5), (Revision(9), 1), false),
+            "of the store that was given up"
+        );
+        assert!(headers.note(at(6), at(7), (Revision(2), 2), false));
     }
 }

@@ -370,7 +370,7 @@ impl Engine {
         (revision, cluster): (Revision, u64),
         changes: Vec<Change>,
     ) {
-        if !self.is_same_store(sent_at, received_at, revision, cluster) {
+        if !self.is_same_store(sent_at, received_at, (revision, cluster), false) {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
@@ -400,7 +400,12 @@ impl Engine {
         };
         if let Outcome::Done(answer) | Outcome::Refused(answer) = &outcome
             && is_linearizable(&asked)
-            && !self.is_same_store(sent_at, received_at, answer.revision, answer.cluster)
+            && !self.is_same_store(
+                sent_at,
+                received_at,
+                (answer.revision, answer.cluster),
+                matches!(outcome, Outcome::Done(_)) && writes(&asked),
+            )
         {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
@@ -455,10 +460,10 @@ impl Engine {
         &mut self,
         sent_at: BootTime,
         received_at: BootTime,
-        revision: Revision,
-        cluster: u64,
+        header: (Revision, u64),
+        written: bool,
     ) -> bool {
-        let same = self.headers.note(sent_at, received_at, revision, cluster);
+        let same = self.headers.note(sent_at, received_at, header, written);
         same || self.config.breaks(Mutant::ReplacedStoreUnnoticed)
     }
 }
@@ -466,6 +471,44 @@ impl Engine {
 /// Whether the header revision of an answer to this can be relied on (R8).
 fn is_linearizable(asked: &Asked) -> bool {
     !matches!(asked, Asked::Renew(_) | Asked::Grant(_) | Asked::Abandon | Asked::RevokeEnded(_))
+}
+
+/// Whether this makes a revision of its own when it is done.
+fn writes(asked: &Asked) -> bool {
+    match asked {
+        Asked::Join(_)
+        | Asked::Stop
+        | Asked::Seed
+        | Asked::Enrol
+        | Asked::Take(_)
+        | Asked::Beat(_)
+        | Asked::Resign
+        | Asked::Held(_)
+        | Asked::Plan(_)
+        | Asked::WriteNode
+        | Asked::WriteMember
+        | Asked::WriteTickKey
+        | Asked::SwitchTick => true,
+        Asked::ReadJoin
+        | Asked::Grant(_)
+        | Asked::Renew(_)
+        | Asked::Abandon
+        | Asked::ReadEnd(_)
+        | Asked::End(_)
+        | Asked::RevokeEnded(_)
+        | Asked::Squatter
+        | Asked::Withdraw(_)
+        | Asked::Check
+        | Asked::DeleteHeld(_) => false,
+    }
+}
+
+#[cfg(test)]
+impl Engine {
+    /// Whether what was asked makes a revision of its own when it is done.
+    fn writes(&self, id: CallId) -> bool {
+        self.pending.get(&id).is_some_and(|pending| writes(&pending.asked))
+    }
 }
 
 #[cfg(test)]

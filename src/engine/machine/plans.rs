@@ -43,8 +43,9 @@ impl Planning {
 enum Freedom {
     /// Its owner's living held key has it.
     Held,
-    /// It may be given away. With proof: the owner's living held key lacks it at this revision.
-    Free(Option<Revision>),
+    /// It may be given away: the owner's living held key lacks it, which that key proves; or else without
+    /// a proof.
+    Free { proven: bool },
     /// Not before this.
     At(BootTime),
     /// The plan names nobody, but this lease holds it.
@@ -147,7 +148,8 @@ impl Engine {
             let proofs = if self.config.breaks(Mutant::PlanWithoutProof) {
                 Vec::new()
             } else {
-                proofs.into_iter().collect()
+                let held = &self.watched.held;
+                proofs.into_iter().map(|owner| (owner, held[&owner].bytes.clone())).collect()
             };
             let call = Call::Plan { office: by, work: work.clone(), modified, proofs, table: new };
             self.send_plan(work, call);
@@ -191,12 +193,12 @@ impl Engine {
             };
             match freedom {
                 Freedom::Held => self.unclaimed.claimed(owner, *since),
-                Freedom::Free(Some(_))
+                Freedom::Free { proven: true }
                     if *since + CLAIM_WITHIN <= self.now && self.is_worker(owner, work) =>
                 {
                     self.unclaimed.miss(owner, self.now);
                 }
-                Freedom::Free(_) | Freedom::At(_) | Freedom::HeldBy(..) => (),
+                Freedom::Free { .. } | Freedom::At(_) | Freedom::HeldBy(..) => (),
             }
         }
         let held = &self.watched.held;
@@ -221,7 +223,7 @@ impl Engine {
         plan: &SeenPlan,
         table: &PlanTable,
         freedoms: &[Freedom],
-    ) -> (PlanTable, BTreeMap<LeaseId, Revision>, Option<BootTime>) {
+    ) -> (PlanTable, BTreeSet<LeaseId>, Option<BootTime>) {
         let workers = self.workers(work, table, freedoms);
         let current: Vec<Option<LeaseId>> = table
             .shards
@@ -235,7 +237,7 @@ impl Engine {
             .collect();
         let wanted = planner::assign(&current, &workers);
         let mut new = table.clone();
-        let mut proofs = BTreeMap::new();
+        let mut proofs = BTreeSet::new();
         let mut next_at = self.unclaimed.next_at(self.now);
         let viewed = self.watched.revision.0;
         let mut again = |at: BootTime| next_at = Some(next_at.map_or(at, |next| next.min(at)));
@@ -253,23 +255,23 @@ impl Engine {
                     }
                 }
                 Freedom::At(at) => again(at),
-                Freedom::Free(proof) => {
+                Freedom::Free { proven } => {
                     let Some(want) = want else { continue };
                     let claim_by = plan.since[shard] + CLAIM_WITHIN;
                     let claims = assignment.owner == Some(want)
                         && !assignment.draining
-                        && proof.is_some()
+                        && proven
                         && self.now < claim_by;
                     if claims {
                         again(claim_by);
                         continue;
                     }
-                    if let (Some(owner), Some(revision)) = (assignment.owner, proof) {
-                        if PROOFS_MOST <= proofs.len() && !proofs.contains_key(&owner) {
+                    if let Some(owner) = assignment.owner.filter(|_| proven) {
+                        if PROOFS_MOST <= proofs.len() && !proofs.contains(&owner) {
                             again(self.now + PLAN_EVERY);
                             continue;
                         }
-                        proofs.insert(owner, revision);
+                        proofs.insert(owner);
                     }
                     // A restored store hands its revisions out again: what a plan of the lost history gave
                     // away at this revision must not be given away at it once more.
@@ -315,20 +317,20 @@ impl Engine {
                 return Freedom::HeldBy(*lease, *epoch);
             }
             if self.config.breaks(Mutant::NobodyFreedAtOnce) {
-                return Freedom::Free(None);
+                return Freedom::Free { proven: false };
             }
             return self.free_at(since + self.config.wait(SPAN_MAX));
         };
-        if let Some((revision, held)) = watched.sound_held(owner) {
+        if let Some((_, held)) = watched.sound_held(owner) {
             let given = assignment.draining && self.config.breaks(Mutant::DrainingFreedAtOnce);
             return if held.shards.contains_key(&(work.clone(), shard)) && !given {
                 Freedom::Held
             } else {
-                Freedom::Free(Some(revision))
+                Freedom::Free { proven: true }
             };
         }
         if self.config.breaks(Mutant::VanishedOwnerFreedAtOnce) {
-            return Freedom::Free(None);
+            return Freedom::Free { proven: false };
         }
         let Some(vanished) = watched.vanished.get(&owner) else {
             // Every view notes the owners that are not there.
@@ -339,13 +341,13 @@ impl Engine {
             .as_ref()
             .is_some_and(|held| !held.shards.contains_key(&(work.clone(), shard)));
         if lacked {
-            return Freedom::Free(None);
+            return Freedom::Free { proven: false };
         }
         self.free_at(vanished.at + self.config.wait(vanished.f))
     }
 
     fn free_at(&self, at: BootTime) -> Freedom {
-        if at <= self.now { Freedom::Free(None) } else { Freedom::At(at) }
+        if at <= self.now { Freedom::Free { proven: false } } else { Freedom::At(at) }
     }
 
     /// Who can take shards of that work type: followers first, the leader only if it is alone or told
@@ -451,12 +453,13 @@ impl Engine {
             };
             let at = vanished.at + self.config.wait(vanished.f);
             if due.is_none_or(|(_, _, first)| at < first) {
-                due = Some((*lease, stored.modified, at));
+                due = Some((*lease, stored, at));
             }
         }
-        let Some((lease, modified, at)) = due else {
+        let Some((lease, stored, at)) = due else {
             return;
         };
+        let (modified, value) = (stored.modified, stored.bytes.clone());
         let pending = self
             .pending
             .values()
@@ -464,7 +467,8 @@ impl Engine {
         if !pending && self.is_due(at.max(self.holding.junk_at)) {
             self.holding.junk_at = self.now + Planning::AGAIN_AFTER;
             let office = (office.lease, office.revision);
-            self.send(Asked::DeleteHeld(lease), Call::DeleteHeld { office, lease, modified });
+            let call = Call::DeleteHeld { office, lease, modified, value };
+            self.send(Asked::DeleteHeld(lease), call);
         }
     }
 
@@ -479,7 +483,7 @@ fn holds(lease: LeaseId, table: &PlanTable, freedoms: &[Freedom]) -> u32 {
     let held = shards.filter(|(assignment, freedom)| match freedom {
         Freedom::HeldBy(holder, _) => *holder == lease,
         Freedom::Held => assignment.owner == Some(lease) && !assignment.draining,
-        Freedom::Free(_) | Freedom::At(_) => false,
+        Freedom::Free { .. } | Freedom::At(_) => false,
     });
     held.count() as u32
 }

@@ -99,15 +99,20 @@ impl Holding {
         self.nonces.insert(nonce);
     }
 
+    /// Whether this is a write of this incarnation that was sent after the one at `h`.
+    fn wrote_since(&self, stored: &Stored<Held>) -> bool {
+        stored.value.as_ref().is_some_and(|held| self.nonces.contains(&held.nonce))
+    }
+
     /// Takes over what a linearizable read shows, if it is ours: at `h`, or a late write of ours.
     pub(super) fn adopt(&mut self, stored: &Stored<Held>) -> bool {
         if stored.modified == self.h {
             return true;
         }
-        let Some(held) = &stored.value else {
+        let Some(held) = stored.value.as_ref().filter(|_| self.wrote_since(stored)) else {
             return false;
         };
-        if stored.modified < self.h || !self.nonces.contains(&held.nonce) {
+        if stored.modified < self.h {
             return false;
         }
         self.h = stored.modified;
@@ -169,12 +174,7 @@ impl Engine {
         if self.session.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
             return;
         }
-        let may_hold = if self.config.breaks(Mutant::CheckOnlyNonEmpty) {
-            !self.holding.content.is_empty()
-        } else {
-            self.holding.may_hold()
-        };
-        if !may_hold {
+        if !self.holding.may_hold() {
             self.holding.sound_at = self.now;
         } else if self.is_due(self.holding.sound_at + 2 * F) {
             self.give_up_incarnation(SessionEnd::UselessOwner);
@@ -222,7 +222,6 @@ impl Engine {
     fn check_rule(&mut self, lease: LeaseId) {
         let holding = &self.holding;
         let open = holding.unresolved && !holding.settle;
-        let open = open && !self.config.breaks(Mutant::CheckOnlyNonEmpty);
         if holding.content.is_empty() && !open {
             return;
         }
@@ -254,6 +253,11 @@ impl Engine {
             self.lose_session(SessionEnd::HeldLost);
             return;
         };
+        if stored.modified == self.holding.h && self.holding.wrote_since(stored) {
+            // R8: a write that was sent after h cannot be at h.
+            self.lose_session(SessionEnd::StoreReplaced);
+            return;
+        }
         let inexact = self.config.breaks(Mutant::InexactCheck) && stored.lease == Some(lease);
         let same = stored.modified == self.holding.h;
         if same && self.holding.unresolved {
@@ -370,7 +374,7 @@ impl Engine {
     }
 
     /// T12: the shards that the plan gives to this lease and nobody is seen to hold.
-    fn add_claims(&self, lease: LeaseId, content: &mut Shards) -> Vec<(WorkType, Revision)> {
+    fn add_claims(&self, lease: LeaseId, content: &mut Shards) -> Vec<(WorkType, Vec<u8>)> {
         let mut plans = Vec::new();
         if self.is_drained() {
             return plans;
@@ -402,7 +406,7 @@ impl Engine {
                 claims = true;
             }
             if claims && !self.config.breaks(Mutant::ClaimWithoutPlan) {
-                plans.push((offer.work.clone(), plan.stored.modified));
+                plans.push((offer.work.clone(), plan.stored.bytes.clone()));
             }
         }
         plans

@@ -38,10 +38,11 @@ fn compare(compare: &Compare) -> EtcdCompare {
         CompareOp::Less => EtcdOp::Less,
         CompareOp::Greater => EtcdOp::Greater,
     };
-    let (key, revision) = (compare.range.from.as_slice(), compare.revision.0);
-    let converted = match compare.target {
-        Target::Created => EtcdCompare::create_revision(key, op, revision),
-        Target::Modified => EtcdCompare::mod_revision(key, op, revision),
+    let key = compare.range.from.as_slice();
+    let converted = match &compare.target {
+        Target::Created(revision) => EtcdCompare::create_revision(key, op, revision.0),
+        Target::Modified(revision) => EtcdCompare::mod_revision(key, op, revision.0),
+        Target::Value(value) => EtcdCompare::value(key, op, value.as_slice()),
     };
     match end(&compare.range) {
         Some(end) => converted.with_range(end),

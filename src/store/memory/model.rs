@@ -417,16 +417,20 @@ impl Model {
 
     fn holds(&self, compare: &Compare) -> bool {
         let holds = |kv: Option<&KeyValue>| {
-            let revision = match (kv, compare.target) {
-                (None, _) => Revision(0),
-                (Some(kv), Target::Created) => kv.created,
-                (Some(kv), Target::Modified) => kv.modified,
+            let is = match &compare.target {
+                Target::Created(with) => kv.map_or(Revision(0), |kv| kv.created).cmp(with),
+                Target::Modified(with) => kv.map_or(Revision(0), |kv| kv.modified).cmp(with),
+                // etcd: there is no value that a missing one could be equal or unequal to.
+                Target::Value(with) => match kv {
+                    Some(kv) => kv.value.cmp(with),
+                    None => return false,
+                },
             };
             match compare.op {
-                CompareOp::Equal => revision == compare.revision,
-                CompareOp::NotEqual => revision != compare.revision,
-                CompareOp::Less => revision < compare.revision,
-                CompareOp::Greater => revision > compare.revision,
+                CompareOp::Equal => is.is_eq(),
+                CompareOp::NotEqual => is.is_ne(),
+                CompareOp::Less => is.is_lt(),
+                CompareOp::Greater => is.is_gt(),
             }
         };
         if compare.range.is_key() {

@@ -83,11 +83,11 @@ fn txn(call: &Call) -> Txn {
     }
 }
 
-fn on(key: &str, target: Target, op: CompareOp, revision: i64) -> Compare {
+fn on(key: &str, target: fn(Revision) -> Target, op: CompareOp, revision: i64) -> Compare {
     compare(KeyRange::key(key), target, op, Revision(revision))
 }
 
-fn over(prefix: &str, target: Target, op: CompareOp, revision: i64) -> Compare {
+fn over(prefix: &str, target: fn(Revision) -> Target, op: CompareOp, revision: i64) -> Compare {
     compare(KeyRange::prefix(prefix), target, op, Revision(revision))
 }
 
@@ -276,6 +276,7 @@ fn take(older: Vec<(LeaseId, Revision)>, holder: HolderClause) -> Txn {
     txn(&Call::Take(Box::new(Take {
         term: Term(9),
         record_modified: Revision(14),
+        record_value: b"seen".to_vec(),
         older,
         holder,
         record: record(),
@@ -285,8 +286,15 @@ fn take(older: Vec<(LeaseId, Revision)>, holder: HolderClause) -> Txn {
 fn taken(compares: Vec<Compare>, deletes: Vec<Op>) -> Txn {
     let own = vec![puts(CAND, "5", Some(L)), puts(RECORD, BEATEN, None)];
     Txn {
-        compares: [vec![on(CAND, Created, Equal, 9), on(RECORD, Modified, Equal, 14)], compares]
-            .concat(),
+        compares: [
+            vec![
+                on(CAND, Created, Equal, 9),
+                on(RECORD, Modified, Equal, 14),
+                is_still(RECORD.into(), b"seen"),
+            ],
+            compares,
+        ]
+        .concat(),
         then: [deletes, own].concat(),
         otherwise: reads([CAND, RECORD]),
     }
@@ -398,9 +406,9 @@ fn t12_claim_and_t13_release_write_the_held_key_as_last_known_under_the_plan_as_
         |plans| txn(&Call::WriteHeld { lease: L, held: Revision(12), plans, content: held() });
     let then = vec![puts(HELD, r#"{"v":1,"nonce":"6","shards":{"probe":"0@8"}}"#, Some(L))];
     assert_eq!(
-        write(vec![(work(), Revision(30))]),
+        write(vec![(work(), b"plan".to_vec())]),
         Txn {
-            compares: vec![on(HELD, Modified, Equal, 12), on(PLAN, Modified, Equal, 30)],
+            compares: vec![on(HELD, Modified, Equal, 12), is_still(PLAN.into(), b"plan")],
             then: then.clone(),
             otherwise: reads([HELD]),
         }
@@ -428,7 +436,7 @@ fn t15_plan_is_fenced_and_proves_every_owner_it_takes_from() {
             otherwise: reads([PLAN, CAND]),
         }
     );
-    let proofs = vec![(OTHER, Revision(22)), (THIRD, Revision(23))];
+    let proofs = vec![(OTHER, b"22".to_vec()), (THIRD, b"23".to_vec())];
     let plan = Call::Plan { office, work: work(), modified: Revision(30), proofs, table: table() };
     assert_eq!(
         txn(&plan),
@@ -436,19 +444,25 @@ fn t15_plan_is_fenced_and_proves_every_owner_it_takes_from() {
             compares: vec![
                 on(CAND, Modified, Equal, 15),
                 on(PLAN, Modified, Equal, 30),
-                on("/C/bellwether/held/b2", Modified, Equal, 22),
-                on("/C/bellwether/held/c3", Modified, Equal, 23),
+                is_still("/C/bellwether/held/b2".into(), b"22"),
+                is_still("/C/bellwether/held/c3".into(), b"23"),
             ],
             then: vec![puts(PLAN, wire, None)],
             otherwise: reads([PLAN, CAND]),
         }
     );
     assert_eq!(
-        txn(&Call::DeleteHeld { office, lease: OTHER, modified: Revision(22) }),
+        txn(&Call::DeleteHeld {
+            office,
+            lease: OTHER,
+            modified: Revision(22),
+            value: b"junk".to_vec()
+        }),
         Txn {
             compares: vec![
                 on(CAND, Modified, Equal, 15),
                 on("/C/bellwether/held/b2", Modified, Equal, 22),
+                is_still("/C/bellwether/held/b2".into(), b"junk"),
             ],
             then: vec![deletes("/C/bellwether/held/b2")],
             otherwise: reads(["/C/bellwether/held/b2", CAND]),
@@ -529,17 +543,18 @@ fn r11_every_request_that_only_checks_reads_through_the_quorum() {
 
 #[test]
 fn the_largest_plan_and_take_that_the_protocol_allows_fit_a_transaction() {
-    let many = |count| (1..=count).map(|lease| (LeaseId(lease), Revision(lease))).collect();
+    let proofs = (1..=100).map(|lease| (LeaseId(lease), Vec::new())).collect();
     let office = (L, Revision(15));
     let modified = Revision(30);
-    txn(&Call::Plan { office, work: work(), modified, proofs: many(100), table: table() });
-    take(many(100), HolderClause::Delete { lease: LeaseId(1000) });
+    txn(&Call::Plan { office, work: work(), modified, proofs, table: table() });
+    let many = (1..=100).map(|lease| (LeaseId(lease), Revision(lease))).collect();
+    take(many, HolderClause::Delete { lease: LeaseId(1000) });
 }
 
 #[test]
 #[should_panic(expected = "plan: 129 compares, etcd takes 128")]
 fn more_than_etcd_takes_is_our_own_bug() {
-    let many = (1..=127).map(|lease| (LeaseId(lease), Revision(lease))).collect();
+    let many = (1..=127).map(|lease| (LeaseId(lease), Vec::new())).collect();
     let office = (L, Revision(15));
     txn(&Call::Plan { office, work: work(), modified: Revision(1), proofs: many, table: table() });
 }
@@ -567,20 +582,18 @@ async fn a_call_done_or_refused_shows_what_was_read_and_what_is_absent() {
     );
     let seed = Call::Seed { ended: true };
     assert_eq!(send(seed.clone()).await, Outcome::Done(answer(2, vec![])));
-    let stored = Stored {
-        created: Revision(2),
-        modified: Revision(2),
+    let seeded = Record {
+        term: Term(0),
         lease: None,
-        value: Some(Record {
-            term: Term(0),
-            lease: None,
-            node: None,
-            n: 0,
-            d: SPAN_MAX,
-            ended: true,
-            suspended: false,
-        }),
+        node: None,
+        n: 0,
+        d: SPAN_MAX,
+        ended: true,
+        suspended: false,
     };
+    let bytes = values::encode_record(&seeded);
+    let at = Revision(2);
+    let stored = Stored { created: at, modified: at, lease: None, value: Some(seeded), bytes };
     let shown = Change::Record(Some(stored));
     assert_eq!(send(seed).await, Outcome::Refused(answer(2, vec![shown.clone()])));
     let beat = Call::Beat { office: Revision(2), record: record() };
@@ -613,7 +626,13 @@ async fn junk_in_an_else_branch_shows_as_a_key_without_a_value() {
     else {
         panic!("the record exists");
     };
-    let stored = Stored { created: Revision(2), modified: Revision(2), lease: None, value: None };
+    let stored = Stored {
+        created: Revision(2),
+        modified: Revision(2),
+        lease: None,
+        value: None,
+        bytes: b"junk".to_vec(),
+    };
     assert_eq!(answer.changes, [Change::Record(Some(stored))]);
 }
 
@@ -645,7 +664,13 @@ fn foreign_keys_are_skipped_and_counted() {
         version: 1,
         lease: None,
     };
-    let tick = |value| Stored { created: Revision(2), modified: Revision(3), lease: None, value };
+    let tick = |value| Stored {
+        created: Revision(2),
+        modified: Revision(3),
+        lease: None,
+        value,
+        bytes: Vec::new(),
+    };
     let kvs = [kv("/C/bellwether/what", ""), kv(TICK, "5"), kv("/C/nodes/x", ""), kv("/C/ox", "")];
     assert_eq!(
         Decoded::of_list(&keys(), &kvs),

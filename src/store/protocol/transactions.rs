@@ -97,8 +97,8 @@ fn t2_join(keys: &Keys, join: &Join) -> Txn {
                 txn.compares.push(before(keys.tick_keys(), Target::Modified, next(read)));
             } else {
                 // Of a range, c = 0 holds only if nothing exists in it.
-                let (target, op) = (Target::Created, CompareOp::Equal);
-                txn.compares.push(compare(keys.nodes(), target, op, Revision(0)));
+                let op = CompareOp::Equal;
+                txn.compares.push(compare(keys.nodes(), Target::Created, op, Revision(0)));
             }
             txn.then.push(tick);
             txn.otherwise.push(Op::Get(Get::range(keys.nodes())));
@@ -162,6 +162,7 @@ fn t5_take(keys: &Keys, take: &Take) -> Txn {
         compares: vec![
             created(&keys.candidate(own), Revision(take.term.0)),
             modified(&keys.record(), take.record_modified),
+            is_still(keys.record(), &take.record_value),
         ],
         then: take.older.iter().map(|(lease, _)| delete(keys.candidate(*lease))).collect(),
         otherwise: gets([keys.candidate(own), keys.record()]),
@@ -242,7 +243,7 @@ fn t10_end(
 fn held_writes(keys: &Keys, call: &Call) -> Txn {
     match call {
         Call::WriteHeld { lease, held, plans, content } => {
-            let plans = plans.iter().map(|(work, seen)| modified(&keys.plan(work), *seen));
+            let plans = plans.iter().map(|(work, seen)| is_still(keys.plan(work), seen));
             Txn {
                 compares: std::iter::once(modified(&keys.held(*lease), *held))
                     .chain(plans)
@@ -251,8 +252,12 @@ fn held_writes(keys: &Keys, call: &Call) -> Txn {
                 otherwise: gets([keys.held(*lease)]),
             }
         }
-        Call::DeleteHeld { office, lease, modified: seen } => Txn {
-            compares: vec![in_office(keys, *office), modified(&keys.held(*lease), *seen)],
+        Call::DeleteHeld { office, lease, modified: seen, value } => Txn {
+            compares: vec![
+                in_office(keys, *office),
+                modified(&keys.held(*lease), *seen),
+                is_still(keys.held(*lease), value),
+            ],
             then: vec![delete(keys.held(*lease))],
             otherwise: gets([keys.held(*lease), keys.candidate(office.0)]),
         },
@@ -271,7 +276,7 @@ fn t15_plan(keys: &Keys, call: &Call) -> Txn {
     match call {
         Call::Plan { modified: seen, proofs, .. } => {
             compares.push(modified(&keys.plan(work), *seen));
-            compares.extend(proofs.iter().map(|(lease, seen)| modified(&keys.held(*lease), *seen)));
+            compares.extend(proofs.iter().map(|(lease, seen)| is_still(keys.held(*lease), seen)));
         }
         _ => compares.push(absent(&keys.plan(work))),
     }
@@ -378,11 +383,11 @@ pub(super) fn delete(key: Vec<u8>) -> Op {
 
 pub(super) fn compare(
     range: KeyRange,
-    target: Target,
+    target: fn(Revision) -> Target,
     op: CompareOp,
     revision: Revision,
 ) -> Compare {
-    Compare { range, target, op, revision }
+    Compare { range, target: target(revision), op }
 }
 
 /// c(key) = `revision`
@@ -395,13 +400,24 @@ pub(super) fn modified(key: &[u8], revision: Revision) -> Compare {
     compare(KeyRange::key(key), Target::Modified, CompareOp::Equal, revision)
 }
 
+/// The value of key is `value`: the very write that was seen, since each holds a number of its own. A
+/// revision alone is handed out again by a store that was restored (R8).
+pub(super) fn is_still(key: Vec<u8>, value: &[u8]) -> Compare {
+    let target = Target::Value(value.to_vec());
+    Compare { range: KeyRange::key(key), target, op: CompareOp::Equal }
+}
+
 /// c(key) = 0
 pub(super) fn absent(key: &[u8]) -> Compare {
     created(key, Revision(0))
 }
 
 /// Everything in the range is older than `revision`.
-pub(super) fn before(range: KeyRange, target: Target, revision: Revision) -> Compare {
+pub(super) fn before(
+    range: KeyRange,
+    target: fn(Revision) -> Target,
+    revision: Revision,
+) -> Compare {
     compare(range, target, CompareOp::Less, revision)
 }
 

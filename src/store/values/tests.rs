@@ -81,6 +81,7 @@ fn metadata_that_names_another_node_is_junk_under_this_ones_key() {
         modified: Revision(3),
         lease: Some(LeaseId(7)),
         value: None,
+        bytes: Vec::new(),
     };
     assert_eq!(change(Key::Node(id(6)), Some(&kv)), Some(Change::Node(id(6), Some(stored))));
 }

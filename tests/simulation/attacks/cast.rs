@@ -133,6 +133,11 @@ impl World {
         links.down_cut_until = self.now + LONG;
     }
 
+    /// Nothing reaches it; what it sends arrives.
+    pub fn cut_down(&mut self, p: ProcId) {
+        self.slots[self.procs[p].slot].down_cut_until = self.now + LONG;
+    }
+
     pub fn reconnect(&mut self, p: ProcId) {
         let links = &mut self.slots[self.procs[p].slot];
         links.up_cut_until = self.now;
@@ -206,6 +211,17 @@ impl World {
     pub fn restore(&mut self) {
         self.restored_bumped = Some(true);
         self.replace_store(Fault::Restore);
+    }
+
+    /// The same by a careless restore: revisions of the lost history are handed out again.
+    pub fn restore_unbumped(&mut self) {
+        self.restored_bumped = Some(false);
+        self.replace_store(Fault::Restore);
+    }
+
+    /// Whether the record was written after the revision that was marked.
+    pub fn has_beaten(&self) -> bool {
+        self.depot.get(&self.depot.keys.record()).is_some_and(|kv| self.mark < kv.modified.0)
     }
 
     pub fn is_restored(&self) -> bool {

@@ -1,5 +1,5 @@
 //! Attacks by a store that is restored from a backup: with revisions bumped, so that nothing shows by
-//! going back.
+//! going back, or without, so that a revision names two writes.
 
 use super::*;
 
@@ -56,4 +56,51 @@ fn a_take_of_the_lost_history_lands_beside_the_old_leaders_key() {
         |world| world.passed(2 * SECONDS),
     ];
     attack(SCRIPT, &[around(Broken::TakeWithoutHolder)], long_leases);
+}
+
+/// The successor has seen the record last at a revision of the lost history. In the restored store that very
+/// revision is the old leader's next beat, and it leads on.
+#[test]
+fn a_beat_in_a_restored_store_gets_the_revision_that_a_successor_has_seen() {
+    const SCRIPT: &[Move] = &[
+        |world| {
+            world.opening(|world| {
+                world.back_up();
+                world.mark = world.depot.revision();
+                world.cut_off(world.cast[2]);
+                // Its next beat arrives; it does not hear of that. Nothing else is written.
+                world.cut_down(world.cast[0]);
+                world.hold = Some(|_, flight| !is_beat(flight) && !is_take(flight));
+            })
+        },
+        |world| {
+            world.once(world.has_beaten(), |world| {
+                world.starve(world.cast[0]);
+                world.since = world.now;
+            })
+        },
+        |world| {
+            world.once(world.passed(50 * MILLIS), |world| {
+                world.stall_watch(world.cast[1]);
+                world.restore_unbumped();
+            })
+        },
+        |world| {
+            world.once(world.is_restored(), |world| {
+                world.reconnect(world.cast[0]);
+                world.wake(world.cast[0]);
+                world.hold = Some(|_, flight| !is_beat(flight));
+            })
+        },
+        |world| {
+            world.once(world.has_beaten(), |world| {
+                world.since = world.now;
+                world.release(is_take);
+                world.hold = Some(|_, flight| is_beat(flight));
+            })
+        },
+        |world| world.passed(SECONDS) && LET_GO(world),
+        |world| world.passed(3 * SECONDS),
+    ];
+    attack(SCRIPT, &[around(Broken::TakeByRevision)], long_leases);
 }

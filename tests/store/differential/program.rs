@@ -92,17 +92,24 @@ impl Program {
     fn compare(&mut self) -> Compare {
         let op = [CompareOp::Equal, CompareOp::NotEqual, CompareOp::Less, CompareOp::Greater];
         let op = *op.choose(&mut self.rng).unwrap();
-        let target = if self.rng.random() { Target::Created } else { Target::Modified };
+        let part = self.rng.random_range(0..3);
         // Mostly about something that is there, by what it is or nearly is.
-        match self.kvs.choose(&mut self.rng).filter(|_| self.rng.random_range(0..3) > 0) {
-            Some(kv) => {
-                let revision = if target == Target::Created { kv.created } else { kv.modified };
-                let off = [0, 0, 0, 0, -1, 1].choose(&mut self.rng).unwrap();
-                let range = KeyRange::key(kv.key.clone());
-                Compare { range, target, op, revision: Revision(revision.0 + off) }
-            }
-            None => Compare { range: self.range(), target, op, revision: self.some_revision() },
-        }
+        let there = self.kvs.choose(&mut self.rng).filter(|_| self.rng.random_range(0..3) > 0);
+        let off = *[0, 0, 0, 0, -1, 1].choose(&mut self.rng).unwrap();
+        let (range, created, modified, value) = if let Some(kv) = there {
+            let beside = |revision: Revision| Revision(revision.0 + off);
+            let value = if off == 0 { kv.value.clone() } else { b"m".to_vec() };
+            (KeyRange::key(kv.key.clone()), beside(kv.created), beside(kv.modified), value)
+        } else {
+            let revision = self.some_revision();
+            (self.range(), revision, revision, b"m".to_vec())
+        };
+        let target = match part {
+            0 => Target::Created(created),
+            1 => Target::Modified(modified),
+            _ => Target::Value(value),
+        };
+        Compare { range, target, op }
     }
 
     fn op(&mut self) -> Op {

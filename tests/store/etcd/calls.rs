@@ -18,8 +18,13 @@ use crate::support::{
     proxy::{Fault, Proxy},
 };
 
-fn compare(range: KeyRange, target: Target, op: CompareOp, revision: Revision) -> Compare {
-    Compare { range, target, op, revision }
+fn compare(
+    range: KeyRange,
+    target: fn(Revision) -> Target,
+    op: CompareOp,
+    revision: Revision,
+) -> Compare {
+    Compare { range, target: target(revision), op }
 }
 
 #[tokio::test]

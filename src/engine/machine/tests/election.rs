@@ -51,7 +51,13 @@ fn t3_a_store_of_this_process_is_seeded_as_ended() {
 
 #[test]
 fn r3_junk_counts_as_a_record_with_the_longest_d_that_is_not_ended() {
-    let junk = Stored { created: Revision(50), modified: Revision(50), lease: None, value: None };
+    let junk = Stored {
+        created: Revision(50),
+        modified: Revision(50),
+        lease: None,
+        value: None,
+        bytes: b"junk".to_vec(),
+    };
     let mut rig = Rig::joined(config(), vec![Change::Record(Some(junk))]);
     rig.wait(timing::wait(timing::SPAN_MAX).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));

@@ -60,7 +60,9 @@ pub(super) fn written<T>(
     lease: Option<LeaseId>,
     value: T,
 ) -> Stored<T> {
-    Stored { created: Revision(created), modified: Revision(modified), lease, value: Some(value) }
+    let bytes = format!("as of {modified}").into_bytes();
+    let (created, modified) = (Revision(created), Revision(modified));
+    Stored { created, modified, lease, value: Some(value), bytes }
 }
 
 pub(super) fn member(lease: LeaseId) -> Member {
@@ -145,13 +147,15 @@ pub(super) struct Rig {
     /// All other effects since they were last taken.
     pub(super) effects: Vec<Effect>,
     pub(super) revision: i64,
+    /// The greatest revision that the engine has received.
+    newest: i64,
 }
 
 impl Rig {
     pub(super) fn new(config: Config) -> Self {
         let now = BootTime(Duration::from_secs(1000));
         let engine = Engine::new(config, 42);
-        Self { engine, now, calls: BTreeMap::new(), effects: Vec::new(), revision: 100 }
+        Self { engine, now, calls: BTreeMap::new(), effects: Vec::new(), revision: 100, newest: 0 }
     }
 
     /// A node that has joined at revision 101 under a cluster whose other keys are `others`.
@@ -210,6 +214,7 @@ impl Rig {
 
     pub(super) fn list_exactly(&mut self, changes: Vec<Change>) {
         let revision = Revision(self.revision);
+        self.newest = self.newest.max(self.revision);
         self.input(Input::Listed {
             sent_at: self.now,
             received_at: self.now,
@@ -223,6 +228,7 @@ impl Rig {
     pub(super) fn see(&mut self, changes: Vec<Change>) {
         self.revision += 1;
         let revision = Revision(self.revision);
+        self.newest = self.newest.max(self.revision);
         self.input(Input::Changed { received_at: self.now, revision, changes });
     }
 
@@ -295,7 +301,18 @@ impl Rig {
         call
     }
 
-    pub(super) fn answer_as(&mut self, id: CallId, sent_at: BootTime, outcome: Outcome) {
+    /// If the store is at that revision already, what takes effect now does so at the next one.
+    pub(super) fn answer_as(&mut self, id: CallId, sent_at: BootTime, mut outcome: Outcome) {
+        let written = matches!(outcome, Outcome::Done(_)) && self.engine.writes(id);
+        if let Outcome::Done(answer) | Outcome::Refused(answer) = &mut outcome
+            && answer.revision != Revision(0)
+        {
+            if written && answer.revision.0 == self.newest {
+                answer.revision.0 = self.newest + 1;
+                self.revision = answer.revision.0;
+            }
+            self.newest = self.newest.max(answer.revision.0);
+        }
         self.input(Input::Answered { id, sent_at, received_at: self.now, outcome });
     }
 

@@ -65,7 +65,7 @@ fn t12_a_shard_is_started_only_after_its_claim_has_committed() {
     assert_eq!(starts(&mut rig), []);
     let call = rig.call(is_write).unwrap().clone();
     let Call::WriteHeld { held: h, plans, content, .. } = call else { unreachable!() };
-    assert_eq!((h, plans), (Revision(101), vec![(work(), Revision(102))]));
+    assert_eq!((h, plans), (Revision(101), vec![(work(), b"as of 102".to_vec())]));
     assert_eq!(content.shards, held(&[(0, 102), (3, 102)]).shards);
     rig.done(is_write);
     assert_eq!(starts(&mut rig), [start(0, 102), start(3, 102)]);
@@ -311,7 +311,7 @@ fn t15_from_an_owner_that_lacks_it_a_shard_is_taken_with_proof_and_a_higher_epoc
     rig.see(joined_keys(id(3), LeaseId(78), 105));
     rig.wait(timing::PLAN_EVERY);
     let Some(Call::Plan { table, proofs, .. }) = rig.call(is_plan) else { panic!("no plan") };
-    assert_eq!(*proofs, [(LEADER, Revision(104))]);
+    assert_eq!(*proofs, [(LEADER, b"as of 104".to_vec())]);
     for assignment in &table.shards[2..] {
         assert_eq!(assignment.owner, Some(LeaseId(78)));
         assert!(ShardEpoch(90) < assignment.epoch);
@@ -351,7 +351,13 @@ fn t15_an_owner_that_vanished_with_the_shard_is_waited_out_and_one_without_it_is
 #[test]
 fn t15_a_junk_held_key_is_as_good_as_gone_and_deleted_after_its_wait() {
     let mut rig = leader_over(held(&[(0, 90)]));
-    let junk = Stored { created: Revision(104), modified: Revision(106), lease: None, value: None };
+    let junk = Stored {
+        created: Revision(104),
+        modified: Revision(106),
+        lease: None,
+        value: None,
+        bytes: b"junk".to_vec(),
+    };
     rig.see(vec![Change::Held(LEADER, Some(junk))]);
     let is_delete = |call: &Call| matches!(call, Call::DeleteHeld { lease: LEADER, .. });
     keep_in_office(&mut rig, timing::wait(timing::F).saturating_sub(ms(100)));

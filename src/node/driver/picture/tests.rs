@@ -7,7 +7,7 @@ use std::time::Duration;
 
 fn stored<T>(value: T) -> Stored<T> {
     let (created, modified) = (Revision(1), Revision(1));
-    Stored { created, modified, lease: None, value: Some(value) }
+    Stored { created, modified, lease: None, value: Some(value), bytes: Vec::new() }
 }
 
 fn held(lease: i64, shards: &[u32]) -> Change {

@@ -28,8 +28,13 @@ fn delete(model: &mut Model, range: KeyRange) -> TxnAnswer {
     model.txn(at(0), &Txn { then: vec![Op::Delete(range)], ..Txn::default() }).unwrap()
 }
 
-fn compare(range: KeyRange, target: Target, op: CompareOp, revision: i64) -> Compare {
-    Compare { range, target, op, revision: Revision(revision) }
+fn compare(
+    range: KeyRange,
+    target: fn(Revision) -> Target,
+    op: CompareOp,
+    revision: i64,
+) -> Compare {
+    Compare { range, target: target(Revision(revision)), op }
 }
 
 fn kv(key: &str, value: &str, revisions: [i64; 3], lease: Option<LeaseId>) -> KeyValue {
