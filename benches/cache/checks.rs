@@ -19,7 +19,7 @@ use bellwether::{
         operator::Operator,
     },
     operator::uptime::{
-        Uptime, UptimeOptions,
+        CutBy, Uptime, UptimeOptions,
         api::{self, ApiChecks},
     },
     store::etcd::EtcdConfig,
@@ -103,6 +103,7 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
         let work = |mut operator: Operator| {
             let checks = ApiChecks::of(&mut operator, &scope);
             let options = UptimeOptions {
+                cut_by: CutBy::Uids,
                 most_at_once: AT_ONCE,
                 as_leader: true,
                 ..UptimeOptions::default()

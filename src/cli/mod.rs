@@ -8,6 +8,7 @@ mod crds;
 mod demo;
 mod exit;
 mod inspect;
+mod limits;
 mod live;
 mod output;
 mod print;
@@ -127,6 +128,10 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         filter: cli.logs.filter.unwrap_or_else(|| cli.command.log_filter().into()),
         colour: io::stderr().is_terminal(),
     };
+    if cli.command.runs_work() {
+        limits::raise();
+    }
+    limits::are_enough()?;
     // One TLS for etcd, checks and the command line itself; set before anything speaks it.
     bellwether::tls::install();
     let _logs =

@@ -1,7 +1,9 @@
 //! Which shard an object belongs to.
 //!
 //! The 64-bit FNV-1a hash of its UID, in contiguous ranges, so that one shard is one `shardRange` of the
-//! API server's selectors (KEP-5866).
+//! API server's selectors (KEP-5866). UIDs are random, so their hashes are even. The hashes of texts that
+//! differ only at their end, as names do, differ hardly in the bits by which ranges are told apart: they are
+//! mixed first, see [`hash_of_name`].
 
 use std::{collections::BTreeSet, fmt::Write as _, ops::Range};
 
@@ -20,6 +22,17 @@ mod tests;
 pub const fn shard_of_hash(hash: u64, shards: u32) -> ShardId {
     assert!(shards > 0, "a work type has at least one shard");
     ShardId(((hash as u128 * shards as u128) >> 64) as u32)
+}
+
+/// The hash of what is no UID, for [`shard_of_hash`]: even for names like `web-1` and `web-2`, too.
+pub const fn hash_of_name(name: &[u8]) -> u64 {
+    // The finaliser of MurmurHash3: each bit of the input changes each bit of the outcome in half of the cases.
+    let mut hash = fnv1a(name);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
 
 /// The hashes of a shard: the first in it, and the first after it (`None` after the last shard).

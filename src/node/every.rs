@@ -57,9 +57,15 @@ where
         let key = ctx.env().keys.last_run(self.name)?;
         let (mut last, mut revision) = last_run(&ctx, &key).await?;
         loop {
-            let due = last.map_or(0, |last| last.saturating_add(millis(self.period)));
             let now = clock::unix_ms();
-            // A clock that was set back must not keep the job from running for longer than a period.
+            if last.is_some_and(|last| last > now) {
+                // Noted by a clock that was ahead. A period counts from now on, for the next leaders, too:
+                // with leaders that change more often than that, the job would not run before that time.
+                revision = enter(&ctx, &key, revision, now).await?;
+                last = Some(now);
+            }
+            let due = last.map_or(0, |last| last.saturating_add(millis(self.period)));
+            // A clock that is set back meanwhile must not keep the job from running for longer than that.
             let wait = Duration::from_millis(due.saturating_sub(now)).min(self.period);
             select! {
                 biased;

@@ -11,7 +11,10 @@ use bellwether::{
         operator::{NodeBuilder, Operator, OperatorError},
     },
     node::NodeError,
-    operator::uptime::api::{self, ApiChecks},
+    operator::uptime::{
+        CutBy,
+        api::{self, ApiChecks},
+    },
     tasks::Tasks,
 };
 use clap::Args;
@@ -104,7 +107,8 @@ pub(super) async fn work(
         operator = operator.pod(pod);
     }
     let checks = ApiChecks::of(&mut operator, &scope);
-    let uptime = work::uptime(checks.checks(), registry, args.work.status_file.clone())?;
+    let status_file = args.work.status_file.clone();
+    let uptime = work::uptime(checks.checks(), CutBy::Uids, registry, status_file)?;
     let built = api::add(operator, &uptime, &scope).build().map_err(|error| match error {
         OperatorError::Options(error) => wrong_node(&error),
         error => Failure::from(error),

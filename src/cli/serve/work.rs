@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use bellwether::{
     node::Node,
     operator::uptime::{
-        Checks, Folder, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples,
+        Checks, CutBy, Folder, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples,
     },
     tasks::Tasks,
 };
@@ -68,7 +68,7 @@ impl Manifests {
         registry: &Registry,
         status_file: Option<PathBuf>,
     ) -> Result<Uptime, Failure> {
-        uptime(self.checks.clone(), registry, status_file)
+        uptime(self.checks.clone(), CutBy::Names, registry, status_file)
     }
 }
 
@@ -79,12 +79,13 @@ impl Manifests {
 /// A [`Failure`] if the registry has such metrics already.
 pub(crate) fn uptime(
     checks: watch::Receiver<Arc<Checks>>,
+    cut_by: CutBy,
     registry: &Registry,
     status_file: Option<PathBuf>,
 ) -> Result<Uptime, Failure> {
     let metrics = UptimeMetrics::register(registry)
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
-    let options = UptimeOptions { status_file, metrics, ..UptimeOptions::default() };
+    let options = UptimeOptions { cut_by, status_file, metrics, ..UptimeOptions::default() };
     Ok(Uptime::new(checks, options))
 }
 

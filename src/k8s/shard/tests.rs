@@ -12,6 +12,36 @@ fn a_uid_is_in_the_shard_it_was_always_in() {
     assert_eq!(shard("foobar", 3), 1);
 }
 
+/// Keys as people and programs make them: all begin alike, and differ in few places.
+#[test]
+fn names_that_differ_in_little_are_spread_evenly() {
+    let kinds: [fn(u32) -> String; 7] = [
+        |n| format!("default/web-{n}"),
+        |n| format!("default/shop-{n:03}"),
+        |n| format!("default/{n}"),
+        |n| format!("default/partner-{n}-api"),
+        |n| format!("team-{n}/health"),
+        |n| format!("default/host-10-0-{}-{}", n / 256, n % 256),
+        |n| format!("default/web-{}", "a".repeat(n as usize % 200) + &n.to_string()),
+    ];
+    for (kind, name) in kinds.iter().enumerate() {
+        for (many, shards) in [(99, 256), (1000, 256), (1000, 16), (10_000, 257)] {
+            let mut by_shard = vec![0_u32; shards as usize];
+            for n in 0..many {
+                by_shard[shard_of_hash(hash_of_name(name(n).as_bytes()), shards).0 as usize] += 1;
+            }
+            let (mean, most) =
+                (f64::from(many) / f64::from(shards), by_shard.iter().max().unwrap());
+            // Seven standard deviations of a fair throw, and two for what cannot be halved.
+            let fair = mean + 7.0 * mean.sqrt() + 2.0;
+            assert!(
+                f64::from(*most) <= fair,
+                "{many} keys of kind {kind}: {most} in one of {shards}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_first_and_the_last_hash_are_in_the_first_and_the_last_shard() {
     for shards in [1, 2, 3, 7, 256, 1024, u32::MAX] {

@@ -7,9 +7,12 @@
 //!
 //! * Of several results of a check the one of the newest owner of its shard counts, and of its results
 //!   the newest slot: never an older one after a newer one.
-//! * A state that no recent result supports is `unknown`, whatever it was.
+//! * A state that no recent result supports is `unknown`, whatever it was. A result that lies in the future
+//!   is not recent: the clock that stamped it was wrong, and nothing says when that was.
+//! * No check changes its state only because the leader changed: silence counts for as long as somebody has
+//!   listened.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +25,8 @@ use super::{
     value::{Span, UnixMs},
 };
 use crate::{
-    engine::{NodeId, ShardEpoch},
+    clock,
+    engine::{BootTime, NodeId, ShardEpoch},
     k8s::crd::uptime_check::cut,
 };
 
@@ -30,9 +34,25 @@ use crate::{
 mod tests;
 
 /// A result supports a state for so many intervals and one timeout.
-const FRESH_INTERVALS: u64 = 2;
+const FRESH_INTERVALS: u32 = 2;
 /// And for this much more: the time in which a dead node is replaced, and in which a result travels.
-const FRESH_GRACE_MS: u64 = 5_000;
+const FRESH_GRACE: Duration = Duration::from_secs(5);
+
+/// When results are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock, in milliseconds of Unix time.
+    pub unix_ms: u64,
+    /// For how long the results have been followed here. What was published before that may be missing.
+    pub listened_for: Duration,
+}
+
+impl Moment {
+    /// Now, for a listener since `began`.
+    pub(super) fn since(began: BootTime) -> Self {
+        Self { unix_ms: clock::unix_ms(), listened_for: clock::boot_now().since(began) }
+    }
+}
 
 /// A status with what is needed to go on from it: what the leader stores for each check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,6 +68,21 @@ pub struct Stored {
     /// How long the answer took, in microseconds. None if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<u64>,
+    /// The slots that nobody ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
+}
+
+/// How many slots of one spec nobody ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counted {
+    /// The spec.
+    pub spec: SpecHash,
+    /// The last slot that is counted, as run or as missed, in milliseconds of Unix time.
+    pub up_to_unix_ms: u64,
+    /// So many were missed.
+    pub missed: u64,
 }
 
 /// A result and the node whose state it is in.
@@ -67,7 +102,7 @@ pub struct Found {
 type Rank = (bool, ShardEpoch, u64, NodeId);
 
 fn rank(check: &Check, node: NodeId, result: &CheckResult, now_unix_ms: u64) -> Rank {
-    let is_recent = !is_stale(check, UnixMs(result.ran_unix_ms), now_unix_ms);
+    let is_recent = age(check, UnixMs(result.ran_unix_ms), now_unix_ms) == Age::Fresh;
     (is_recent, result.epoch, result.due_unix_ms, node)
 }
 
@@ -144,15 +179,16 @@ impl Results {
         let mut outlived = Vec::new();
         for (key, results) in &self.by_check {
             let check = checks.checks.get(key);
-            let age = |of: NodeId, result: &CheckResult| {
+            let newness = |of: NodeId, result: &CheckResult| {
                 check.map(|check| {
                     let (is_recent, epoch, ..) = rank(check, of, result, now_unix_ms);
                     (is_recent, epoch)
                 })
             };
-            let newest = results.iter().map(|((of, _), result)| age(*of, result)).max().flatten();
+            let newest =
+                results.iter().map(|((of, _), result)| newness(*of, result)).max().flatten();
             for ((of, key), result) in results {
-                if *of == node && (check.is_none() || age(*of, result) < newest) {
+                if *of == node && (check.is_none() || newness(*of, result) < newest) {
                     outlived.push(key.clone());
                 }
             }
@@ -185,7 +221,7 @@ pub struct Aggregate {
     pub statuses: BTreeMap<CheckKey, Stored>,
     /// What changed against the statuses as they were, by time and name.
     pub changes: Vec<Change>,
-    /// How many slots have passed, since the last one that was seen, of which there is no result.
+    /// How many slots have passed without a result that the statuses as they were did not count yet.
     pub missed: u64,
     /// How many checks are in which state.
     pub summary: Summary,
@@ -196,16 +232,16 @@ pub fn aggregate(
     checks: &Checks,
     results: &Results,
     previous: &BTreeMap<CheckKey, Stored>,
-    now_unix_ms: u64,
+    moment: Moment,
 ) -> Aggregate {
     let mut aggregate = Aggregate::default();
     for (key, check) in &checks.checks {
         let before = previous.get(key);
-        let found = results.newest(check, now_unix_ms);
-        if let Some(found) = &found {
-            aggregate.missed += missed(check, found, before);
-        }
-        let (stored, changed) = status_of(check, found.as_ref(), before, now_unix_ms);
+        let found = results.newest(check, moment.unix_ms);
+        let (mut stored, changed) = status_of(check, found.as_ref(), before, moment);
+        let (missed, counted) = count(check, found.as_ref(), before, moment);
+        stored.counted = Some(counted);
+        aggregate.missed += missed;
         aggregate.changes.extend(changed);
         aggregate.summary.count(stored.status.state);
         aggregate.statuses.insert(key.clone(), stored);
@@ -216,19 +252,49 @@ pub fn aggregate(
     aggregate
 }
 
-/// How many slots lie between this result and the last one that was seen or is known to have been.
-fn missed(check: &Check, found: &Found, before: Option<&Stored>) -> u64 {
-    let same_spec = before.filter(|before| before.spec == check.spec_hash());
-    let seen = same_spec.and_then(|before| before.due_unix_ms);
-    let last = seen.max(found.result.after_unix_ms);
-    last.map_or(0, |last| check.timing().between(Slot(last), Slot(found.result.due_unix_ms)))
+/// How many slots were missed that are not counted yet, and what is counted now.
+///
+/// A slot is missed when a result of a later one is here and none of it was, or when it has passed for so
+/// long that no result of it can come any more: a check that never ran has missed slots, too.
+fn count(
+    check: &Check,
+    found: Option<&Found>,
+    before: Option<&Stored>,
+    Moment { unix_ms, listened_for }: Moment,
+) -> (u64, Counted) {
+    let (timing, spec) = (check.timing(), check.spec_hash());
+    let current = timing.slot_at(unix_ms);
+    // What lies further ahead was noted by a clock that was wrong, and would stop the counting.
+    let is_possible = |slot: &u64| *slot <= timing.after(current).0;
+    let counted = before.and_then(|before| before.counted).filter(|counted| counted.spec == spec);
+    let up_to = counted.map(|counted| counted.up_to_unix_ms).filter(is_possible);
+    let of_spec = before.filter(|before| before.spec == spec);
+    let seen = of_spec.and_then(|before| before.due_unix_ms).filter(is_possible);
+    let told = found.and_then(|found| found.result.after_unix_ms).filter(is_possible);
+    let ran = found.map(|found| found.result.due_unix_ms).filter(is_possible).map(Slot);
+    let known = up_to.max(seen).max(told).map(Slot);
+    let mut missed = match (known, ran) {
+        (Some(known), Some(ran)) => timing.between(known, ran),
+        _ => 0,
+    };
+    // Of a check that was not known before, the slot in which it came counts too.
+    let mut last = known.max(ran).unwrap_or(timing.before(current));
+    // Of slots before that, another may have seen the results.
+    let since =
+        unix_ms.saturating_sub(millis(listened_for)).saturating_sub(millis(timing.interval()));
+    let passed = unix_ms.saturating_sub(millis(timing.interval() * 2 + FRESH_GRACE));
+    let last_passed = timing.slot_at(passed);
+    missed += timing.between(last.max(timing.slot_at(since)), timing.after(last_passed));
+    last = last.max(last_passed);
+    let total = counted.map_or(0, |counted| counted.missed).saturating_add(missed);
+    (missed, Counted { spec, up_to_unix_ms: last.0, missed: total })
 }
 
 fn status_of(
     check: &Check,
     found: Option<&Found>,
     before: Option<&Stored>,
-    now_unix_ms: u64,
+    Moment { unix_ms: now_unix_ms, listened_for }: Moment,
 ) -> (Stored, Option<Change>) {
     let state_before = before.map_or(State::Unknown, |before| before.status.state);
     let mut stored = match (found, before) {
@@ -243,12 +309,29 @@ fn status_of(
             status.state = State::Unknown;
             "not run yet".clone_into(&mut status.message);
         }
-        Some(run) if is_stale(check, run, now_unix_ms) => {
-            let by = status.checked_by.as_deref().unwrap_or("?");
-            status.message = format!("no result since {run}, when node {by} ran it");
-            status.state = State::Unknown;
-        }
-        Some(_) => {}
+        Some(run) => match age(check, run, now_unix_ms) {
+            Age::Fresh => {}
+            Age::Ahead => {
+                let by = status.checked_by.as_deref().unwrap_or("?");
+                status.message = format!(
+                    "the last result, of node {by}, is dated {run}, which is in the future: \
+                     set the clocks of the nodes"
+                );
+                status.state = State::Unknown;
+            }
+            Age::Stale if listened_for > fresh_for(check) => {
+                let by = status.checked_by.as_deref().unwrap_or("?");
+                status.message = format!("no result since {run}, when node {by} ran it");
+                status.state = State::Unknown;
+            }
+            // Another may have heard more, and said so before its term ended.
+            Age::Stale => {
+                status.state = state_before;
+                if let Some(before) = before {
+                    status.message.clone_from(&before.status.message);
+                }
+            }
+        },
     }
     status.up = status.state.is_up();
     status.target = cut(check.spec().target.to_string());
@@ -256,7 +339,7 @@ fn status_of(
         return (stored, None);
     }
     let at_unix_ms = match (status.state, status.last_run) {
-        (State::Up | State::Down, Some(run)) => run.0,
+        (State::Up | State::Down, Some(run)) => run.0.min(now_unix_ms),
         _ => now_unix_ms,
     };
     status.last_change = Some(UnixMs(at_unix_ms));
@@ -275,6 +358,7 @@ fn of_result(check: &Check, Found { node, result }: &Found, state_before: State)
     let threshold = check.spec().failure_threshold;
     let (state, message) = match result.verdict {
         Verdict::Up => (State::Up, result.message.clone()),
+        Verdict::Unknown => (State::Unknown, result.message.clone()),
         Verdict::Down if result.failures >= threshold => (State::Down, result.message.clone()),
         Verdict::Down => {
             let failures = result.failures;
@@ -301,14 +385,35 @@ fn of_result(check: &Check, Found { node, result }: &Found, state_before: State)
         spec: result.spec,
         due_unix_ms: Some(result.due_unix_ms),
         latency_us: result.latency_us,
+        ..Stored::default()
     }
 }
 
-fn is_stale(check: &Check, run: UnixMs, now_unix_ms: u64) -> bool {
-    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    let fresh_for = millis(check.timing().interval())
-        .saturating_mul(FRESH_INTERVALS)
-        .saturating_add(millis(check.spec().timeout().0))
-        .saturating_add(FRESH_GRACE_MS);
-    now_unix_ms > run.0.saturating_add(fresh_for)
+/// What a run's time says about its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Stale,
+    /// It lies further in the future than clocks may differ.
+    Ahead,
+}
+
+fn age(check: &Check, run: UnixMs, now_unix_ms: u64) -> Age {
+    let apart = check.timing().interval().max(FRESH_GRACE);
+    if run.0 > now_unix_ms.saturating_add(millis(apart)) {
+        Age::Ahead
+    } else if now_unix_ms > run.0.saturating_add(millis(fresh_for(check))) {
+        Age::Stale
+    } else {
+        Age::Fresh
+    }
+}
+
+/// How long a result supports a state.
+fn fresh_for(check: &Check) -> Duration {
+    check.timing().interval() * FRESH_INTERVALS + check.spec().timeout().0 + FRESH_GRACE
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -67,8 +67,15 @@ type Verdict = Result<Arc<Check>, Vec<FieldError>>;
 /// Every object that was seen, and what it is good for.
 #[derive(Debug, Default)]
 struct Book {
-    objects: Mutex<BTreeMap<CheckKey, Verdict>>,
+    objects: Mutex<BTreeMap<CheckKey, Entry>>,
     changed: Notify,
+}
+
+/// An object, as it was judged, and as it came since. To judge it may take long: expressions are compiled.
+#[derive(Debug, Default)]
+struct Entry {
+    verdict: Option<Verdict>,
+    came: Option<Arc<UptimeCheck>>,
 }
 
 impl Book {
@@ -86,23 +93,43 @@ impl Book {
                 objects.remove(&key);
             }
             Delta::Added { .. } | Delta::Changed { .. } => {
-                let check = Check::new(resource::UptimeCheck::from((**object).clone()));
-                objects.insert(key, check.map(Arc::new));
+                objects.entry(key).or_default().came = Some(Arc::clone(object));
             }
         }
         drop(objects);
         self.changed.notify_one();
     }
 
+    /// Judges what came. Blocks for as long as that takes, and nobody else meanwhile.
+    fn judge(&self) {
+        let lock = || self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let came: Vec<_> = {
+            let objects = lock();
+            let came = |(key, entry): (&CheckKey, &Entry)| Some((key.clone(), entry.came.clone()?));
+            objects.iter().filter_map(came).collect()
+        };
+        for (key, object) in came {
+            let check = Check::new(resource::UptimeCheck::from((*object).clone()));
+            let mut objects = lock();
+            let Some(entry) = objects.get_mut(&key) else { continue };
+            // It may have been changed again meanwhile.
+            if entry.came.as_ref().is_some_and(|came| Arc::ptr_eq(came, &object)) {
+                *entry = Entry { verdict: Some(check.map(Arc::new)), came: None };
+            }
+        }
+    }
+
+    /// What is judged.
     fn snapshot(&self) -> Checks {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let mut checks = Checks::default();
-        for (key, object) in &*objects {
-            match object {
-                Ok(check) => {
+        for (key, entry) in &*objects {
+            match &entry.verdict {
+                None => {}
+                Some(Ok(check)) => {
                     checks.checks.insert(key.clone(), Arc::clone(check));
                 }
-                Err(errors) => checks.problems.extend(errors.iter().map(|error| Problem {
+                Some(Err(errors)) => checks.problems.extend(errors.iter().map(|error| Problem {
                     file: key.to_string(),
                     line: None,
                     field: Some(error.path.clone()),
@@ -145,6 +172,10 @@ impl ApiChecks {
         loop {
             self.book.changed.notified().await;
             tokio::time::sleep(SETTLES_WITHIN).await;
+            let book = Arc::clone(&self.book);
+            if let Err(error) = tokio::task::spawn_blocking(move || book.judge()).await {
+                tracing::error!(%error, "uptime checks could not be judged");
+            }
             self.checks.send_replace(Arc::new(self.book.snapshot()));
         }
     }
@@ -184,7 +215,8 @@ impl Reconciler<UptimeCheck> for StatusWriter {
     ) -> Result<Action, ReconcileError> {
         let key = key_of(&object);
         let stored = self.statuses.borrow().get(&key).cloned();
-        let verdict = Check::new(resource::UptimeCheck::from((*object).clone()));
+        let judged = resource::UptimeCheck::from((*object).clone());
+        let verdict = tokio::task::spawn_blocking(move || Check::new(judged)).await?;
         let accepted = verdict.as_ref().map(|_| ()).map_err(Vec::as_slice);
         let before = object.status.clone().unwrap_or_default();
         let status = status_of(&object, accepted, stored.map(|stored| stored.status));

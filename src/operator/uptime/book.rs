@@ -1,4 +1,4 @@
-//! The checks of one shard, what was claimed of them and what runs.
+//! The checks of one shard, what was claimed of them, what waits and what runs.
 //!
 //! Pure: the time is an argument, and what is written here is saved by the runner.
 
@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     check::{Check, CheckKey, Checks},
+    pool::Standing,
     result::{Claim, Claims},
     schedule::Slot,
 };
@@ -29,17 +30,28 @@ pub(super) struct Due {
     /// The last slot before it that is known to have a result.
     pub(super) after: Option<Slot>,
     pub(super) failures_before: u32,
+    pub(super) standing: Standing,
     /// What was claimed of the check before.
     pub(super) before: Option<Claim>,
 }
 
-/// The checks of one shard, what was claimed of them and what runs.
+/// What a run that has ended is remembered by, if its result was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// How many runs have failed in a row, that one included.
+    pub(super) failures: u32,
+    pub(super) standing: Standing,
+}
+
+/// The checks of one shard, what was claimed of them, what waits and what runs.
 #[derive(Debug)]
 pub(super) struct Book {
     shard: ShardId,
     shards: u32,
     checks: BTreeMap<CheckKey, Arc<Check>>,
     running: BTreeSet<CheckKey>,
+    /// What is due and waits for a place.
+    waiting: BTreeSet<CheckKey>,
     claims: Claims,
     has_unsaved: bool,
 }
@@ -47,8 +59,8 @@ pub(super) struct Book {
 impl Book {
     /// The book of a shard with these claims in it.
     pub(super) fn new(shard: ShardId, shards: u32, claims: Claims) -> Self {
-        let (checks, running) = Default::default();
-        Self { shard, shards, checks, running, claims, has_unsaved: false }
+        let (checks, running, waiting) = Default::default();
+        Self { shard, shards, checks, running, waiting, claims, has_unsaved: false }
     }
 
     /// Takes over the checks of the shard. Gives those that are gone.
@@ -65,18 +77,27 @@ impl Book {
     }
 
     fn idle(&self) -> impl Iterator<Item = &Arc<Check>> {
-        self.checks.values().filter(|check| !self.running.contains(check.key()))
+        let is_busy = |key| self.running.contains(key) || self.waiting.contains(key);
+        self.checks.values().filter(move |check| !is_busy(check.key()))
     }
 
-    /// What is to be started now, the longest overdue first.
+    /// What is to be started now and does not wait yet, the longest overdue first.
     pub(super) fn due(&self, now_unix_ms: u64) -> Vec<Due> {
-        let with_slot = self.idle().map(|check| (check, self.next(check, now_unix_ms)));
-        let mut due: Vec<Due> = with_slot
-            .filter(|(_, slot)| slot.0 <= now_unix_ms)
-            .map(|(check, slot)| self.run_of(check, slot))
-            .collect();
+        let mut due: Vec<Due> =
+            self.idle().filter_map(|check| self.if_due(check, now_unix_ms)).collect();
         due.sort_by_key(|due| due.slot);
         due
+    }
+
+    /// The run of this check, if it is to be started now.
+    pub(super) fn due_of(&self, key: &CheckKey, now_unix_ms: u64) -> Option<Due> {
+        let check = self.checks.get(key).filter(|_| !self.running.contains(key))?;
+        self.if_due(check, now_unix_ms)
+    }
+
+    fn if_due(&self, check: &Arc<Check>, now_unix_ms: u64) -> Option<Due> {
+        let slot = self.next(check, now_unix_ms);
+        (slot.0 <= now_unix_ms).then(|| self.run_of(check, slot))
     }
 
     fn run_of(&self, check: &Arc<Check>, slot: Slot) -> Due {
@@ -87,6 +108,10 @@ impl Book {
             slot,
             after: claim.and_then(|claim| claim.told_unix_ms).map(Slot),
             failures_before: claim.map_or(0, |claim| claim.failures),
+            standing: match claim {
+                Some(Claim { proven: true, .. }) => Standing::Proven,
+                _ => Standing::Unproven,
+            },
             before: self.claims.get(check.key()).copied(),
         }
     }
@@ -99,19 +124,21 @@ impl Book {
     /// All claims, with those of `due` among them, to be saved.
     pub(super) fn claims_with(&self, due: &[Due]) -> Claims {
         let mut claims = self.claims.clone();
-        for Due { check, slot, after, failures_before, .. } in due {
+        for Due { check, slot, after, failures_before, standing, .. } in due {
             let claim = Claim {
                 spec: check.spec_hash(),
                 due_unix_ms: slot.0,
                 told_unix_ms: after.map(|slot| slot.0),
                 failures: *failures_before,
+                proven: *standing == Standing::Proven,
             };
             claims.insert(check.key().clone(), claim);
         }
-        let newest = claims.values().map(|claim| claim.due_unix_ms).max().unwrap_or_default();
+        // By the slots of now, not by the latest claim: that may have been made by a clock that was ahead.
+        let newest = due.iter().map(|due| due.slot.0).max();
         claims.retain(|key, claim| {
             self.checks.contains_key(key)
-                || newest.saturating_sub(claim.due_unix_ms) < FORGOTTEN_AFTER_MS
+                || newest.is_none_or(|now| now.abs_diff(claim.due_unix_ms) < FORGOTTEN_AFTER_MS)
         });
         claims
     }
@@ -122,19 +149,30 @@ impl Book {
         self.has_unsaved = false;
     }
 
+    /// This check waits for a place.
+    pub(super) fn waits(&mut self, key: &CheckKey) {
+        self.waiting.insert(key.clone());
+    }
+
+    /// This check waits no more.
+    pub(super) fn waits_no_more(&mut self, key: &CheckKey) {
+        self.waiting.remove(key);
+    }
+
     /// The claimed run of this check has begun.
     pub(super) fn started(&mut self, key: &CheckKey) {
         self.running.insert(key.clone());
     }
 
-    /// A run has ended, with so many failures in a row up to it if its result was published. Whether the
-    /// check is still there.
-    pub(super) fn ended(&mut self, check: &Check, published_failures: Option<u32>) -> bool {
+    /// A run has ended, and its result is published unless there is nothing told. Whether the check is still
+    /// there.
+    pub(super) fn ended(&mut self, check: &Check, told: Option<Told>) -> bool {
         let key = check.key();
         self.running.remove(key);
-        if let (Some(claim), Some(failures)) = (self.claims.get_mut(key), published_failures) {
+        if let (Some(claim), Some(told)) = (self.claims.get_mut(key), told) {
             claim.told_unix_ms = Some(claim.due_unix_ms);
-            claim.failures = failures;
+            claim.failures = told.failures;
+            claim.proven = told.standing == Standing::Proven;
             self.has_unsaved = true;
         }
         self.checks.contains_key(key)

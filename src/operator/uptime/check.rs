@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     manifests::{Problem, Skipped},
     resource::{DEFAULT_NAMESPACE, State, UptimeCheck, UptimeCheckSpec},
     schedule::Timing,
-    shard::{fnv1a, shard_of_hash},
+    shard::{fnv1a, hash_of_name, shard_of_hash},
 };
 use crate::{engine::ShardId, k8s::crd::election::ElectionChecks};
 
@@ -114,8 +113,8 @@ pub struct Check {
     resource: UptimeCheck,
     spec_hash: SpecHash,
     shard_hash: u64,
+    slot_hash: u64,
     timing: Timing,
-    body: Option<Regex>,
 }
 
 impl PartialEq for Check {
@@ -131,18 +130,22 @@ impl Check {
     ///
     /// Everything that is wrong with it, by field.
     pub fn new(mut resource: UptimeCheck) -> Result<Self, Vec<FieldError>> {
-        let body = validate::resource(&resource)?;
+        validate::resource(&resource)?;
         resource.status = None;
         let metadata = &resource.metadata;
         let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let key = CheckKey::new(namespace, metadata.name.as_str());
+        let identity = metadata.uid.clone().unwrap_or_else(|| key.to_string());
+        // That of a UID is the one by which the API server picks objects.
         let shard_hash = match &metadata.uid {
             Some(uid) => fnv1a(uid.as_bytes()),
-            None => fnv1a(key.to_string().as_bytes()),
+            None => hash_of_name(identity.as_bytes()),
         };
-        let timing = Timing::new(resource.spec.interval.0, shard_hash);
+        // Slots begin where they always did, whatever the shards are cut by.
+        let slot_hash = fnv1a(identity.as_bytes());
+        let timing = Timing::new(resource.spec.interval.0, slot_hash);
         let spec_hash = SpecHash::of(&resource.spec);
-        Ok(Self { key, resource, spec_hash, shard_hash, timing, body })
+        Ok(Self { key, resource, spec_hash, shard_hash, slot_hash, timing })
     }
 
     /// Its namespace and name.
@@ -175,9 +178,9 @@ impl Check {
         shard_of_hash(self.shard_hash, shards)
     }
 
-    /// `expect.bodyMatches`, ready to be used.
-    pub(super) fn body_regex(&self) -> Option<&Regex> {
-        self.body.as_ref()
+    /// The shard under which version 0.1 stored its status.
+    pub(super) fn former_shard(&self, shards: u32) -> ShardId {
+        shard_of_hash(self.slot_hash, shards)
     }
 }
 

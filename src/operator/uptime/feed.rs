@@ -9,9 +9,13 @@ use super::{
     result::parse_result_key,
 };
 use crate::{
+    clock,
     engine::NodeId,
     node::{EventType, KV, Node, StateChange, StateError, StateItem, StateWatch, WatchFrom},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// The key of the leader's list of recent changes, in its node's state.
 pub(super) const CHANGES: &str = "uptime/changes";
@@ -20,8 +24,21 @@ pub(super) const CHANGES: &str = "uptime/changes";
 const GATHERED_FOR: Duration = Duration::from_millis(100);
 /// The results are looked at so often even if none comes: that none comes is what makes one stale.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// Changes that lie further in the future were noted by a wrong clock.
+const CLOCKS_DIFFER_BY_MS: u64 = 5_000;
 /// Between attempts to open a watch that has failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether one list of changes ends later than another. An end in the future was noted by a leader whose
+/// clock was wrong, and is older than any other.
+fn is_newer(told: &[Change], than: &[Change], now_unix_ms: u64) -> bool {
+    let latest = now_unix_ms.saturating_add(CLOCKS_DIFFER_BY_MS);
+    let end = |told: &[Change]| {
+        let last = told.last().map(|change| change.at_unix_ms);
+        last.filter(|at| *at <= latest)
+    };
+    end(told) >= end(than)
+}
 
 /// Follows the results of all nodes.
 pub(super) struct Feed {
@@ -136,8 +153,8 @@ impl Feed {
     }
 
     fn hear(&mut self, told: Vec<Change>) {
-        let last = |told: &[Change]| told.last().map(|change| change.at_unix_ms);
-        if last(&told) >= last(&self.told) {
+        let now_unix_ms = clock::unix_ms();
+        if is_newer(&told, &self.told, now_unix_ms) {
             self.told = told;
         }
     }

@@ -1,8 +1,19 @@
 //! What the leader does with the results: it puts them together, notices changes of state, stores each
 //! check's status by fenced writes, and writes the status file.
 //!
-//! Statuses are stored per shard, under `uptime/status/{shard}` of the leader's data: at once when a state
-//! changed, else once a minute. What is shown on the status page is always the latest.
+//! Statuses are stored per shard, under `uptime/status-by-name/{shard}` of the leader's data (checks of the
+//! Kubernetes API: `uptime/status/{shard}`): at once when a state
+//! changed, else once a minute, and at the end of a term. What is shown on the status page is always the
+//! latest.
+//!
+//! # Guarantees
+//!
+//! * A change is logged, counted and shown only when it is stored: a leader whose term is over, and that does
+//!   not know it yet, tells of none.
+//! * A new leader goes on from what the one before it knew. It calls no check `unknown` before it has itself
+//!   listened for as long as a result counts.
+//! * The status of a check that is not there any more is kept for a while: the next leader may see it, or the
+//!   same leader may see it again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,10 +27,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::watch;
 
 use super::{
-    aggregate::{Aggregate, Change, Stored, aggregate},
-    check::{CheckKey, Checks, Summary},
+    aggregate::{Aggregate, Change, Moment, Stored, aggregate},
+    check::{Check, CheckKey, Checks, Summary},
     feed::{CHANGES, Feed},
     metrics::UptimeMetrics,
+    node::CutBy,
     report::{ChecksReport, remember, report},
     status_file,
 };
@@ -30,10 +42,16 @@ use crate::{
     node::{FencedError, LeaderContext, work::LeaderTask, work::WorkError},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Statuses in which nothing but times and latencies changed are stored so often.
 const STORED_EVERY: Duration = Duration::from_secs(60);
-/// So many shards' statuses are read at once, when a leader begins.
-const LOADS_AT_ONCE: usize = 16;
+/// So many shards' statuses are read at once, when a leader begins, or written at once, when it ends.
+const CALLS_AT_ONCE: usize = 16;
+/// The status of a check that is gone is kept for so long. Nodes may see a change of the checks one after the
+/// other, by far less than this.
+const GONE_KEPT_FOR: Duration = Duration::from_secs(300);
 
 pub(super) type Statuses = BTreeMap<CheckKey, Stored>;
 
@@ -42,6 +60,7 @@ pub(super) type Statuses = BTreeMap<CheckKey, Stored>;
 pub struct UptimeLeader {
     pub(super) checks: watch::Receiver<Arc<Checks>>,
     pub(super) shards: u32,
+    pub(super) cut_by: CutBy,
     pub(super) report: watch::Sender<Arc<ChecksReport>>,
     pub(super) leading: watch::Sender<bool>,
     pub(super) statuses: watch::Sender<Arc<Statuses>>,
@@ -80,6 +99,10 @@ impl LeaderTask for UptimeLeader {
                 }
             }
         }
+        // The term ends as planned, if it can still be written to.
+        if let Err(error) = desk.leave().await {
+            tracing::debug!(%error, "statuses of uptime checks were not stored at the end of the term");
+        }
         Ok(())
     }
 }
@@ -103,9 +126,19 @@ struct Desk<'a> {
     statuses: Statuses,
     changes: VecDeque<Change>,
     stored: BTreeMap<ShardId, StoredShard>,
+    /// The statuses of checks that are not there any more, and when that was seen.
+    gone: BTreeMap<CheckKey, Gone>,
+    /// When this leader began to listen.
+    began: BootTime,
     /// Whether all changes are stored and told.
     changes_are_told: bool,
     file: Option<String>,
+}
+
+struct Gone {
+    stored: Stored,
+    shard: ShardId,
+    since: BootTime,
 }
 
 #[derive(Default)]
@@ -114,8 +147,12 @@ struct StoredShard {
     at: BootTime,
 }
 
-fn status_key(shard: ShardId) -> String {
-    format!("uptime/status/{shard}")
+/// Where the statuses of a shard are stored. Names and UIDs are cut differently, see [`CutBy`].
+fn status_key(cut_by: CutBy, shard: ShardId) -> String {
+    match cut_by {
+        CutBy::Uids => format!("uptime/status/{shard}"),
+        CutBy::Names => format!("uptime/status-by-name/{shard}"),
+    }
 }
 
 impl<'a> Desk<'a> {
@@ -127,6 +164,8 @@ impl<'a> Desk<'a> {
             statuses: Statuses::new(),
             changes: VecDeque::new(),
             stored: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            began: clock::boot_now(),
             changes_are_told: false,
             file: None,
         };
@@ -145,11 +184,26 @@ impl<'a> Desk<'a> {
         })
     }
 
-    /// Looks at the results and passes on what they say.
+    /// Looks at the results, stores what they say, and passes it on.
+    ///
+    /// # Errors
+    ///
+    /// [`FencedError`] if it could not be stored. Then nothing is passed on, and the next look finds the same.
     async fn look(&mut self, checks: &Checks, feed: &Feed) -> Result<(), FencedError> {
+        // A process that was stopped finds everything old, before it hears that its term is over.
+        self.ctx.check()?;
         self.load_shards_of(checks).await?;
+        self.find_again(checks);
         let Aggregate { statuses, changes, missed, summary } =
-            aggregate(checks, feed.results(), &self.statuses, clock::unix_ms());
+            aggregate(checks, feed.results(), &self.statuses, Moment::since(self.began));
+        self.note_gone(&statuses);
+        let mut remembered = self.changes.clone();
+        remember(&mut remembered, changes.iter().cloned());
+        self.changes_are_told &= changes.is_empty();
+        self.store(checks, &statuses, &remembered).await?;
+        self.ctx.check()?;
+        self.statuses = statuses;
+        self.changes = remembered;
         let metrics = &self.leader.metrics;
         metrics.show(summary);
         metrics.missed.inc_by(missed);
@@ -158,9 +212,6 @@ impl<'a> Desk<'a> {
             let Change { namespace, name, from, to, message, .. } = change;
             tracing::info!(object = format!("{namespace}/{name}"), %from, %to, message, "uptime check changed");
         }
-        self.changes_are_told &= changes.is_empty();
-        remember(&mut self.changes, changes);
-        self.statuses = statuses;
         self.leader.counts.send_replace(Some(summary.into()));
         self.leader.statuses.send_replace(Arc::new(self.statuses.clone()));
         let report = Arc::new(report(checks, &self.statuses, &self.changes, self.leader.shards));
@@ -172,53 +223,113 @@ impl<'a> Desk<'a> {
             is_new
         });
         self.write_file(checks).await;
-        self.store(checks).await
+        Ok(())
+    }
+
+    /// Takes over the statuses of checks that are there again as they were.
+    fn find_again(&mut self, checks: &Checks) {
+        for (key, check) in &checks.checks {
+            if let Some(Gone { stored, .. }) = self.gone.remove(key)
+                && stored.spec == check.spec_hash()
+            {
+                self.statuses.entry(key.clone()).or_insert(stored);
+            }
+        }
+    }
+
+    /// Notes whose checks are not there any more, and forgets those that have not been for long.
+    fn note_gone(&mut self, statuses: &Statuses) {
+        let now = clock::boot_now();
+        self.gone.retain(|_, gone| now.since(gone.since) < GONE_KEPT_FOR);
+        let shard_of = |key: &CheckKey| {
+            self.stored
+                .iter()
+                .find(|(_, stored)| stored.statuses.contains_key(key))
+                .map(|(at, _)| *at)
+        };
+        let gone: Vec<_> =
+            self.statuses.iter().filter(|(key, _)| !statuses.contains_key(key)).collect();
+        let gone = gone.into_iter().filter_map(|(key, stored)| {
+            let shard = shard_of(key)?;
+            Some((key.clone(), Gone { stored: stored.clone(), shard, since: now }))
+        });
+        let gone: Vec<_> = gone.collect();
+        self.gone.extend(gone);
     }
 
     /// Loads what is stored of shards that have checks and were not looked at yet.
     async fn load_shards_of(&mut self, checks: &Checks) -> Result<(), FencedError> {
-        let shards = checks.checks.values().map(|check| check.shard(self.leader.shards));
-        let missing: BTreeSet<ShardId> =
-            shards.filter(|shard| !self.stored.contains_key(shard)).collect();
-        let fenced = self.ctx.fenced();
-        let loads = missing.into_iter().map(async |shard| {
-            let found = fenced.get(&status_key(shard)).await?;
-            Ok::<_, FencedError>((shard, found))
-        });
-        let mut found = stream::iter(loads).buffered(LOADS_AT_ONCE);
-        while let Some((shard, found)) = found.try_next().await? {
-            let statuses: Statuses = found.map(|found| self.read(&found.value)).unwrap_or_default();
-            self.statuses
-                .extend(statuses.iter().map(|(key, stored)| (key.clone(), stored.clone())));
+        let UptimeLeader { shards, cut_by, .. } = *self.leader;
+        let all = checks.checks.values();
+        let missing: BTreeSet<ShardId> = all
+            .clone()
+            .map(|check| check.shard(shards))
+            .filter(|shard| !self.stored.contains_key(shard))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let found = self.load(missing, |shard| status_key(cut_by, shard)).await?;
+        let is_stored = |key: &CheckKey| found.values().any(|statuses| statuses.contains_key(key));
+        if cut_by == CutBy::Names {
+            // By version 0.1, which had one shard less.
+            let new = all.filter(|check| found.contains_key(&check.shard(shards)));
+            let former: BTreeSet<ShardId> = new
+                .filter(|check| !is_stored(check.key()))
+                .map(|check| check.former_shard(shards - 1))
+                .collect();
+            let former = self.load(former, |shard| status_key(CutBy::Uids, shard)).await?;
+            for (key, stored) in former.into_values().flatten() {
+                let is_new = |check: &Arc<Check>| found.contains_key(&check.shard(shards));
+                if checks.checks.get(&key).is_some_and(is_new) {
+                    self.statuses.entry(key).or_insert(stored);
+                }
+            }
+        }
+        for (shard, statuses) in found {
+            self.statuses.extend(statuses.clone());
             self.stored.insert(shard, StoredShard { statuses, at: clock::boot_now() });
         }
         Ok(())
     }
 
-    /// Stores the statuses of the shards in which something changed, and the changes.
-    async fn store(&mut self, checks: &Checks) -> Result<(), FencedError> {
-        let mut by_shard: BTreeMap<ShardId, Statuses> =
-            self.stored.keys().map(|shard| (*shard, Statuses::new())).collect();
-        for (key, check) in &checks.checks {
-            if let Some(stored) = self.statuses.get(key) {
-                by_shard
-                    .entry(check.shard(self.leader.shards))
-                    .or_default()
-                    .insert(key.clone(), stored.clone());
-            }
+    /// What is stored of these shards, under these keys.
+    async fn load(
+        &self,
+        shards: BTreeSet<ShardId>,
+        key: impl Fn(ShardId) -> String,
+    ) -> Result<BTreeMap<ShardId, Statuses>, FencedError> {
+        let fenced = self.ctx.fenced();
+        let loads = shards.into_iter().map(|shard| {
+            let (fenced, key) = (fenced.clone(), key(shard));
+            async move { Ok::<_, FencedError>((shard, fenced.get(&key).await?)) }
+        });
+        let mut loading = stream::iter(loads).buffered(CALLS_AT_ONCE);
+        let mut loaded = BTreeMap::new();
+        while let Some((shard, found)) = loading.try_next().await? {
+            loaded.insert(shard, found.map(|found| self.read(&found.value)).unwrap_or_default());
         }
-        for (shard, statuses) in by_shard {
+        Ok(loaded)
+    }
+
+    /// Stores the statuses of the shards in which something changed, and the changes.
+    async fn store(
+        &mut self,
+        checks: &Checks,
+        statuses: &Statuses,
+        changes: &VecDeque<Change>,
+    ) -> Result<(), FencedError> {
+        for (shard, statuses) in self.by_shard(checks, statuses) {
             let now = clock::boot_now();
             let before = self.stored.entry(shard).or_default();
             if !is_worth_storing(&before.statuses, &statuses, now.since(before.at)) {
                 continue;
             }
-            let json = serde_json::to_vec(&statuses).unwrap_or_default();
-            self.ctx.fenced().put(&status_key(shard), json).await?;
+            put(self.ctx, status_key(self.leader.cut_by, shard), &statuses).await?;
             self.stored.insert(shard, StoredShard { statuses, at: now });
         }
         if !self.changes_are_told {
-            let json = serde_json::to_vec(&self.changes).unwrap_or_default();
+            let json = serde_json::to_vec(changes).unwrap_or_default();
             self.ctx.fenced().put(CHANGES, json.as_slice()).await?;
             // For the pages of the others, which cannot read the leader's data.
             if let Err(error) = self.ctx.node().put(CHANGES, &json).await {
@@ -227,6 +338,37 @@ impl<'a> Desk<'a> {
             self.changes_are_told = true;
         }
         Ok(())
+    }
+
+    /// The statuses that are to be stored for each shard.
+    fn by_shard(&self, checks: &Checks, statuses: &Statuses) -> BTreeMap<ShardId, Statuses> {
+        let mut by_shard: BTreeMap<ShardId, Statuses> =
+            self.stored.keys().map(|shard| (*shard, Statuses::new())).collect();
+        for (key, Gone { stored, shard, .. }) in &self.gone {
+            by_shard.entry(*shard).or_default().insert(key.clone(), stored.clone());
+        }
+        for (key, check) in &checks.checks {
+            if let Some(stored) = statuses.get(key) {
+                let shard = check.shard(self.leader.shards);
+                by_shard.entry(shard).or_default().insert(key.clone(), stored.clone());
+            }
+        }
+        by_shard
+    }
+
+    /// Stores all that differs from what is stored, for the next leader.
+    async fn leave(&mut self) -> Result<(), FencedError> {
+        let checks = Arc::clone(&self.leader.checks.borrow());
+        let mut differing = self.by_shard(&checks, &self.statuses);
+        differing.retain(|shard, statuses| {
+            self.stored.get(shard).is_none_or(|stored| stored.statuses != *statuses)
+        });
+        let cut_by = self.leader.cut_by;
+        let puts = differing.into_iter().map(|(shard, statuses)| {
+            let (ctx, key) = (self.ctx.clone(), status_key(cut_by, shard));
+            async move { put(&ctx, key, &statuses).await }
+        });
+        stream::iter(puts).buffer_unordered(CALLS_AT_ONCE).try_collect().await
     }
 
     async fn write_file(&mut self, checks: &Checks) {
@@ -249,6 +391,11 @@ impl<'a> Desk<'a> {
             Err(error) => tracing::warn!(%error, "status file was not written"),
         }
     }
+}
+
+async fn put(ctx: &LeaderContext, key: String, statuses: &Statuses) -> Result<(), FencedError> {
+    let json = serde_json::to_vec(statuses).unwrap_or_default();
+    ctx.fenced().put(&key, json).await.map(|_| ())
 }
 
 /// Whether a state, a spec or a generation differs, or anything else for long enough.

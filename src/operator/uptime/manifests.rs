@@ -23,6 +23,7 @@ use std::{
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -256,6 +257,8 @@ async fn quiet_after_a_change(changes: &mut mpsc::Receiver<()>) {
 #[derive(Debug, Default)]
 struct Memory {
     files: BTreeMap<String, BTreeMap<CheckKey, Arc<Check>>>,
+    /// What the whole folder held, by its digest, and what came of it.
+    last: Option<([u8; 32], Checks)>,
 }
 
 /// Reads the folder. `memory` holds the checks of malformed files over from one time to the next.
@@ -263,14 +266,64 @@ fn read_folder(path: &Path, memory: &mut Memory) -> io::Result<Checks> {
     let mut reading = Reading::default();
     let names = file_names(path, &mut reading)?;
     memory.files.retain(|name, _| names.contains(name));
+    let mut seen = Digest::of(&reading.problems);
     for name in &names {
-        match read_file(&path.join(name)) {
+        seen.add(name, &read_file(&path.join(name)));
+    }
+    let seen = seen.ends();
+    if let Some((last, checks)) = &memory.last
+        && *last == seen
+    {
+        // To parse all of it again would find the same, and take its time.
+        return Ok(checks.clone());
+    }
+    // A file may have changed since: what is remembered is what was parsed.
+    let mut parsed = Digest::of(&reading.problems);
+    for name in &names {
+        let text = read_file(&path.join(name));
+        parsed.add(name, &text);
+        match text {
             Ok(text) => reading.file(name, &text),
             Err(message) => reading.unreadable(name, message),
         }
     }
     reading.keep(memory);
-    Ok(reading.finish(memory))
+    let checks = reading.finish(memory);
+    memory.last = Some((parsed.ends(), checks.clone()));
+    Ok(checks)
+}
+
+/// Tells what a folder holds from anything else that it could hold.
+struct Digest(Sha256);
+
+impl Digest {
+    /// Of no files yet, with what was found out before they were read.
+    fn of(problems: &[Problem]) -> Self {
+        let mut digest = Self(Sha256::new());
+        for problem in problems {
+            digest.part(&problem.to_string());
+        }
+        digest
+    }
+
+    fn add(&mut self, name: &str, text: &Result<String, String>) {
+        let (kind, text) = match text {
+            Ok(text) => ("text", text),
+            Err(message) => ("problem", message),
+        };
+        for part in [name, kind, text] {
+            self.part(part);
+        }
+    }
+
+    fn part(&mut self, part: &str) {
+        self.0.update(part.len().to_le_bytes());
+        self.0.update(part);
+    }
+
+    fn ends(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
 }
 
 fn file_names(path: &Path, reading: &mut Reading) -> io::Result<Vec<String>> {

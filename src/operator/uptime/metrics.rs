@@ -26,6 +26,8 @@ pub struct UptimeMetrics {
     pub lateness: Histogram,
     /// Runs that go on.
     pub running: IntGauge,
+    /// Runs that are due and wait for a place.
+    pub waiting: IntGauge,
     /// Slots that nobody ran, as the leader has seen them.
     pub missed: IntCounter,
     /// Calls to the store that failed, by what they were for.
@@ -107,6 +109,10 @@ impl UptimeMetrics {
                 "bellwether_uptime_running",
                 "Runs of uptime checks that go on at this node.",
             )?,
+            waiting: IntGauge::new(
+                "bellwether_uptime_waiting",
+                "Runs of uptime checks that are due at this node and wait because too many others go on.",
+            )?,
             missed: IntCounter::new(
                 "bellwether_uptime_missed_total",
                 "Intervals in which no node ran a check that was due, as the leader has seen them.",
@@ -139,7 +145,7 @@ impl UptimeMetrics {
         }
         for target in ["http", "tcp", "dns"] {
             self.latency.with_label_values(&[target]);
-            for verdict in [Verdict::Up, Verdict::Down] {
+            for verdict in [Verdict::Up, Verdict::Down, Verdict::Unknown] {
                 self.runs.with_label_values(&[target, verdict.as_str()]);
             }
         }
@@ -157,6 +163,7 @@ impl UptimeMetrics {
             Box::new(self.latency.clone()),
             Box::new(self.lateness.clone()),
             Box::new(self.running.clone()),
+            Box::new(self.waiting.clone()),
             Box::new(self.missed.clone()),
             Box::new(self.store_failures.clone()),
             Box::new(self.manifest_problems.clone()),

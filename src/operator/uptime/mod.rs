@@ -26,6 +26,7 @@ pub mod leader;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
+pub mod pool;
 pub mod probe;
 pub mod report;
 pub mod resource;
@@ -43,7 +44,7 @@ pub use crate::k8s::{crd::uptime_check::value, shard};
 pub use check::{Check, CheckKey, Checks};
 pub use manifests::{Folder, FolderError, Problem};
 pub use metrics::UptimeMetrics;
-pub use node::{Uptime, UptimeOptions};
+pub use node::{CutBy, Uptime, UptimeOptions};
 pub use report::{CheckReport, ChecksReport};
 pub use resource::UptimeCheck;
 

@@ -16,15 +16,17 @@
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, watch};
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    aggregate::{Change, aggregate},
+    aggregate::{Change, Moment, aggregate},
     check::Checks,
     feed::{CHANGES, Feed},
     leader::{Statuses, UptimeLeader},
     metrics::UptimeMetrics,
+    pool::Pool,
     probe::{Probe, Prober},
     report::{ChecksReport, report},
     worker::UptimeWorker,
@@ -37,9 +39,14 @@ mod tests;
 /// How uptime checks are run.
 #[derive(Clone)]
 pub struct UptimeOptions {
-    /// Into how many shards the checks are cut: as the node's work type. At least 1. Default: 256.
+    /// Into how many shards the checks are cut. At least 1. Default: 256. [`Uptime::shards`] is what the node's
+    /// work type has, which is one more for checks that are cut by [`CutBy::Names`].
     pub shards: u32,
-    /// How many checks this node runs at once. Default: 64.
+    /// What tells checks apart. Default: their names.
+    pub cut_by: CutBy,
+    /// How many checks this node runs at once; fewer if the process may not open two files for each of them.
+    /// One that hangs takes its place until its timeout, so this is no bound on what a target has to bear.
+    /// At least 1. Default: 256.
     pub most_at_once: usize,
     /// Whether this node runs checks even while it leads others. When it is alone it always does. Default: no.
     pub as_leader: bool,
@@ -55,7 +62,8 @@ impl Default for UptimeOptions {
     fn default() -> Self {
         Self {
             shards: 256,
-            most_at_once: 64,
+            cut_by: CutBy::default(),
+            most_at_once: 256,
             as_leader: false,
             status_file: None,
             probe: Arc::new(Prober::new()),
@@ -68,11 +76,49 @@ impl std::fmt::Debug for UptimeOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UptimeOptions")
             .field("shards", &self.shards)
+            .field("cut_by", &self.cut_by)
             .field("most_at_once", &self.most_at_once)
             .field("as_leader", &self.as_leader)
             .field("status_file", &self.status_file)
             .finish_non_exhaustive()
     }
+}
+
+/// What tells checks apart, and so what their shards are cut by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CutBy {
+    /// Namespace and name: checks of a folder.
+    ///
+    /// Version 0.1 cut names by another hash, which put many into one shard. Nodes that cut differently
+    /// must not work side by side, or one check would be in two shards. Nodes with another number of shards
+    /// never do: as long as a live node has the number that the plan goes by, it alone is given shards. So
+    /// one shard more stands for the other hash. In a rolling update of 0.1 the new nodes wait, and all of
+    /// them begin when the last old one has left.
+    #[default]
+    Names,
+    /// The UID: checks of the Kubernetes API. Cut by ranges that the API server can filter by.
+    Uids,
+}
+
+impl CutBy {
+    const fn shards(self, asked: u32) -> u32 {
+        match self {
+            Self::Names => asked.saturating_add(1),
+            Self::Uids => asked,
+        }
+    }
+}
+
+/// What the process needs beside the runs: connections to the store, watches, the status server.
+const FILES_OF_THE_REST: u64 = 64;
+/// A run may look up a name by two queries at once, or connect to two addresses.
+const FILES_OF_A_RUN: u64 = 2;
+
+/// How many runs at once a process may have that may open so many files; `None` means any number.
+fn affordable(most_files: Option<u64>) -> usize {
+    let most_files = most_files.unwrap_or(u64::MAX);
+    let for_runs = most_files - FILES_OF_THE_REST.min(most_files / 2);
+    usize::try_from(for_runs / FILES_OF_A_RUN).unwrap_or(usize::MAX)
 }
 
 /// The uptime checks of one node.
@@ -86,12 +132,13 @@ pub struct Uptime {
 impl Uptime {
     /// For these checks.
     pub fn new(checks: watch::Receiver<Arc<Checks>>, options: UptimeOptions) -> Self {
-        let UptimeOptions { shards, most_at_once, as_leader, status_file, probe, metrics } =
+        let UptimeOptions { shards, cut_by, most_at_once, as_leader, status_file, probe, metrics } =
             options;
-        let shards = shards.max(1);
+        let shards = cut_by.shards(shards.max(1));
         let leader = UptimeLeader {
             checks: checks.clone(),
             shards,
+            cut_by,
             report: watch::Sender::default(),
             leading: watch::Sender::new(false),
             statuses: watch::Sender::default(),
@@ -99,8 +146,8 @@ impl Uptime {
             status_file,
             metrics: metrics.clone(),
         };
-        let limit = Arc::new(Semaphore::new(most_at_once.clamp(1, Semaphore::MAX_PERMITS)));
-        let worker = UptimeWorker { checks, shards, probe, limit, metrics };
+        let pool = Pool::new(most_at_once.min(affordable(getrlimit(Resource::Nofile).current)));
+        let worker = UptimeWorker { checks, shards, probe, pool, metrics };
         Self { worker, as_leader, leader }
     }
 
@@ -148,6 +195,7 @@ impl Uptime {
     pub async fn follow(&self, node: Arc<dyn Node>, cancel: CancellationToken) {
         let metrics = &self.leader.metrics;
         let mut feed = Feed::new(Arc::clone(&node), metrics.clone());
+        let began = clock::boot_now();
         let mut statuses = std::collections::BTreeMap::new();
         while let Some(waited) = cancel.run_until_cancelled(feed.wait()).await {
             let checks = Arc::clone(&self.leader.checks.borrow());
@@ -157,7 +205,7 @@ impl Uptime {
                 tracing::debug!(%error, "results of uptime checks cannot be followed");
                 continue;
             }
-            statuses = aggregate(&checks, feed.results(), &statuses, clock::unix_ms()).statuses;
+            statuses = aggregate(&checks, feed.results(), &statuses, Moment::since(began)).statuses;
             let is_leading = *self.leader.leading.borrow();
             if !is_leading {
                 let told: VecDeque<Change> = feed.told().iter().cloned().collect();

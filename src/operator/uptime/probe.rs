@@ -11,6 +11,7 @@ use rustls::{ClientConfig, pki_types::CertificateDer, pki_types::pem::PemObject}
 
 use serde::{Deserialize, Serialize};
 
+use self::resolve::Names;
 use super::{
     check::Check,
     resource::Target,
@@ -19,7 +20,10 @@ use super::{
 use crate::{clock, engine::BootTime, tls::Trust};
 
 mod dns;
+pub(super) mod expression;
 mod http;
+mod own;
+mod resolve;
 mod tcp;
 
 #[cfg(test)]
@@ -28,7 +32,7 @@ mod tests;
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
-    /// Whether the target did all that is expected of it.
+    /// Whether the target did all that is expected of it, if that could be found out.
     pub verdict: Verdict,
     /// From the beginning until the answer was there: the connection for tcp, the records for dns, the
     /// head of the response for http (after redirects). None if there was no answer.
@@ -47,14 +51,17 @@ pub enum Verdict {
     Up,
     /// It did not.
     Down,
+    /// It could not be asked, or not be judged, for a reason that lies in this node.
+    Unknown,
 }
 
 impl Verdict {
-    /// `up` or `down`.
+    /// `up`, `down` or `unknown`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
             Self::Down => "down",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -73,6 +80,8 @@ impl Probe for Prober {
     }
 }
 
+/// A timer that is later than this says that the process stood still, or had no processor.
+const HELD_UP_FOR: Duration = Duration::from_secs(1);
 /// The longest message that is kept, in characters.
 const MOST_MESSAGE_CHARS: usize = 300;
 
@@ -81,6 +90,8 @@ const MOST_MESSAGE_CHARS: usize = 300;
 pub struct Prober {
     /// For servers that are to be verified by the public authorities.
     public: Arc<ClientConfig>,
+    /// What looks up names for connections.
+    names: Names,
 }
 
 impl Default for Prober {
@@ -98,7 +109,7 @@ impl Prober {
     pub fn new() -> Self {
         let public =
             http::verifying(Trust::public()).expect("the list of authorities is not empty");
-        Self { public: Arc::new(public) }
+        Self { public: Arc::new(public), names: Names::default() }
     }
 
     /// Runs the check once, within its timeout.
@@ -112,13 +123,24 @@ impl Prober {
         let asked = async {
             match &check.spec().target {
                 Target::Http(target) => http::ask(self, check, target, began).await,
-                Target::Tcp(target) => tcp::ask(target, began).await,
+                Target::Tcp(target) => tcp::ask(self, target, began).await,
                 Target::Dns(target) => dns::ask(check, target, began).await,
             }
         };
+        let too_late = || Failure::new(format_args!("no answer within {}", Span(timeout)));
         let answer = match tokio::time::timeout(timeout, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(Failure::new(format_args!("no answer within {}", Span(timeout)))),
+            Err(_) => Err(too_late()),
+        };
+        let took = since(began);
+        // What came after the timeout does not count, even if the timer was late as well.
+        let answer = match answer {
+            _ if took > timeout + HELD_UP_FOR => Err(Failure::own(format_args!(
+                "this node was held up: the run ended {} after its timeout",
+                Span(took.saturating_sub(timeout))
+            ))),
+            Ok(_) if took > timeout => Err(too_late()),
+            answer => answer,
         };
         conclude(check, answer, UnixMs(clock::unix_ms()))
     }
@@ -137,17 +159,29 @@ struct Answer {
     certificate_expires: Option<UnixMs>,
 }
 
-/// Why a target did not answer.
+/// Why there is no answer.
 #[derive(Debug)]
-struct Failure(String);
+struct Failure {
+    text: String,
+    /// Whether the reason lies in this node, so that nothing is known of the target.
+    is_own: bool,
+}
 
 impl Failure {
     fn new(text: impl fmt::Display) -> Self {
-        Self(text.to_string())
+        Self { text: text.to_string(), is_own: false }
+    }
+
+    /// For a reason that lies in this node.
+    fn own(text: impl fmt::Display) -> Self {
+        Self { text: text.to_string(), is_own: true }
     }
 
     /// The error and everything behind it. Errors that repeat what they wrap are named once.
-    fn of(doing: impl fmt::Display, error: &dyn std::error::Error) -> Self {
+    fn of(doing: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
+        if let Some(distress) = own::distress(error) {
+            return Self::own(format_args!("{doing}: {distress}"));
+        }
         let mut text = doing.to_string();
         let mut next = Some(error);
         while let Some(error) = next {
@@ -158,7 +192,7 @@ impl Failure {
             }
             next = error.source();
         }
-        Self(text)
+        Self::new(text)
     }
 }
 
@@ -166,10 +200,10 @@ impl Failure {
 fn conclude(check: &Check, answer: Result<Answer, Failure>, now: UnixMs) -> Probed {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(Failure(message)) => {
-            let message = one_line(&message);
+        Err(Failure { text, is_own }) => {
+            let message = one_line(&text);
             return Probed {
-                verdict: Verdict::Down,
+                verdict: if is_own { Verdict::Unknown } else { Verdict::Down },
                 latency: None,
                 certificate_expires: None,
                 message,

@@ -60,6 +60,9 @@ pub struct CheckReport {
     pub shard: u32,
     /// Between the beginnings of two runs.
     pub interval_ms: u64,
+    /// How many intervals nobody ran it in, since it is specified so, as far as the leaders have seen.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// The report of these checks with these statuses. `shards` is how many there are, at least one.
@@ -88,6 +91,7 @@ pub fn report(
             message: status.message,
             shard: check.shard(shards).0,
             interval_ms: u64::try_from(check.timing().interval().as_millis()).unwrap_or(u64::MAX),
+            missed: stored.counted.map_or(0, |counted| counted.missed),
         });
     }
     let changes = changes.iter().cloned().collect();

@@ -37,6 +37,9 @@ pub struct Claim {
     pub told_unix_ms: Option<u64>,
     /// How many runs had failed in a row up to that one.
     pub failures: u32,
+    /// Whether that one was answered in good time: then the next owner need not find that out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
 }
 
 /// The claims of a shard's checks.

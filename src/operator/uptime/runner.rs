@@ -10,20 +10,24 @@
 //!   has ended and what is given back, and returns.
 //! * Dropped, it ends all runs at once; the next owner then finds their slots claimed and without a
 //!   result, and leaves them out.
+//! * A run waits for its place in one queue with those of all shards of the node, and is claimed when it has
+//!   one. What waits past the end of its slot is run in the slot that has begun by then.
 //! * Each result names the slot that was told before it, so that whoever reads it can count what is
 //!   missing in between.
 
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use prometheus::IntGauge;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    book::{Book, Due},
+    book::{Book, Due, Told},
     check::{Check, CheckKey, Checks},
     metrics::UptimeMetrics,
+    pool::{Place, Pool, Standing},
     probe::{Probe, Probed, Verdict},
     result::{CheckResult, Claim, Claims, result_key},
 };
@@ -45,6 +49,8 @@ const LONGEST_NAP: Duration = Duration::from_secs(5);
 const BROKEN_OFF_AFTER: Duration = Duration::from_secs(1);
 /// What the next owner needs of a slot that is given back: to get the shard and to begin.
 const LEFT_FOR_THE_NEXT: Duration = Duration::from_secs(1);
+/// A target that fails later than this hangs, and is no proof of an answer.
+const ANSWERS_WITHIN_MS: u64 = 1_000;
 /// How often a result is offered to the store before it is given up.
 const PUBLISH_ATTEMPTS: u32 = 3;
 
@@ -103,7 +109,7 @@ pub struct ShardRunner {
     /// Whether acting is allowed now.
     pub gate: Arc<dyn Gate>,
     /// How many checks may run at once, over all shards that share it.
-    pub limit: Arc<Semaphore>,
+    pub pool: Pool,
     /// The wall clock, in milliseconds of Unix time.
     pub now_unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What is counted.
@@ -136,15 +142,19 @@ pub async fn run_shard(
     let Some(claims) = runner.load(&cancel).await? else { return Ok(()) };
     let mut book = Book::new(runner.shard, runner.shards, claims);
     let mut running = FuturesUnordered::new();
+    let mut waiting = FuturesUnordered::new();
     let gone = book.adopt(&checks.borrow_and_update());
     runner.retract(gone, &mut running);
     let mut all_are_known = false;
     while !cancel.is_cancelled() {
-        let nap = runner.start_what_is_due(&mut book, &mut running, &cancel).await?;
+        let nap = runner.queue_what_is_due(&mut book, &mut waiting);
+        let mut first = None;
         tokio::select! {
             biased;
             // Cancel safe: a token keeps no state per waiter.
             () = cancel.cancelled() => break,
+            // Cancel safe: who has a place and was not taken is given next time.
+            Some(admitted) = waiting.next(), if !waiting.is_empty() => first = Some(admitted),
             // Cancel safe: what has ended and was not taken is given next time.
             Some(done) = running.next(), if !running.is_empty() => runner.on_done(&mut book, &mut running, done),
             // Cancel safe: a change that was not seen is seen next time.
@@ -158,7 +168,15 @@ pub async fn run_shard(
             // Cancel safe: a timer.
             () = tokio::time::sleep(nap) => {}
         }
+        if let Some(first) = first {
+            let mut admitted = vec![first];
+            while let Some(Some(next)) = waiting.next().now_or_never() {
+                admitted.push(next);
+            }
+            runner.start(&mut book, &mut running, admitted, &cancel).await?;
+        }
     }
+    drop(waiting);
     while let Some(done) = running.next().await {
         let is_given_back = matches!(done, Ok(Done::GivenBack { .. }));
         runner.on_done(&mut book, &mut running, done);
@@ -175,7 +193,7 @@ pub async fn run_shard(
 enum Done {
     Ran {
         check: Arc<Check>,
-        published_failures: Option<u32>,
+        told: Option<Told>,
     },
     /// It was broken off.
     GivenBack {
@@ -186,6 +204,12 @@ enum Done {
 }
 
 type Running = FuturesUnordered<AbortOnDropHandle<Done>>;
+
+/// A check that has a place to run.
+type Admitted = (CheckKey, Place);
+
+/// What is due and waits for a place.
+type Waiting = FuturesUnordered<BoxFuture<'static, Admitted>>;
 
 impl ShardRunner {
     /// The claims of the shard, as soon as the store gives them; `None` if it is cancelled before.
@@ -210,30 +234,46 @@ impl ShardRunner {
         tracing::warn!(shard = self.shard.0, operation, %error, cause, "store failed an uptime check");
     }
 
-    /// Claims what is due and starts it. Gives how long nothing will be due.
-    async fn start_what_is_due(
+    /// Has what is due wait for a place. Gives how long nothing more will be due.
+    fn queue_what_is_due(&self, book: &mut Book, waiting: &mut Waiting) -> Duration {
+        let now = (self.now_unix_ms)();
+        let due = book.due(now);
+        if !due.is_empty() && !self.gate.is_open() {
+            return RETRY_AFTER;
+        }
+        for Due { check, standing, .. } in due {
+            book.waits(check.key());
+            let (pool, key, gauge) =
+                (self.pool.clone(), check.key().clone(), &self.metrics.waiting);
+            let waits = Counted::new(gauge);
+            waiting.push(Box::pin(async move {
+                let _waits = waits;
+                let place = pool.admit(standing).await;
+                (key, place)
+            }));
+        }
+        book.next_due_in(now).map_or(LONGEST_NAP, |nap| nap.min(LONGEST_NAP))
+    }
+
+    /// Claims the current slots of what has a place, and starts it.
+    async fn start(
         &self,
         book: &mut Book,
         running: &mut Running,
+        admitted: Vec<Admitted>,
         cancel: &CancellationToken,
-    ) -> Result<Duration, LedgerError> {
+    ) -> Result<(), LedgerError> {
         let now = (self.now_unix_ms)();
-        let mut due = book.due(now);
-        if due.is_empty() {
-            return Ok(book.next_due_in(now).map_or(LONGEST_NAP, |nap| nap.min(LONGEST_NAP)));
+        let (mut due, mut places) = (Vec::new(), Vec::new());
+        for (key, place) in admitted {
+            book.waits_no_more(&key);
+            if let Some(run) = book.due_of(&key, now) {
+                due.push(run);
+                places.push(place);
+            }
         }
-        if !self.gate.is_open() {
-            return Ok(RETRY_AFTER);
-        }
-        let mut permits = Vec::new();
-        while permits.len() < due.len() {
-            let Ok(permit) = Arc::clone(&self.limit).try_acquire_owned() else { break };
-            permits.push(permit);
-        }
-        let is_full = permits.len() < due.len();
-        due.truncate(permits.len());
-        if due.is_empty() {
-            return Ok(RETRY_AFTER);
+        if due.is_empty() || !self.gate.is_open() {
+            return Ok(());
         }
         let claims = book.claims_with(&due);
         match self.ledger.save(&claims).await {
@@ -242,21 +282,23 @@ impl ShardRunner {
             Err(error) => {
                 // Perhaps it was saved. To save it again is harmless: only this node can be here.
                 self.failed("claim", &error);
-                return Ok(RETRY_AFTER);
+                drop(places);
+                cancel.run_until_cancelled(tokio::time::sleep(RETRY_AFTER)).await;
+                return Ok(());
             }
         }
         book.claimed(claims);
         // The store may have taken long. What is not begun now is not run under this claim.
         let may_begin = self.gate.is_open() && !cancel.is_cancelled();
-        for (due, permit) in due.into_iter().zip(permits) {
+        for (due, place) in due.into_iter().zip(places) {
             if may_begin {
                 book.started(due.check.key());
-                running.push(self.spawn_run(due, permit, cancel.clone()));
+                running.push(self.spawn_run(due, place, cancel.clone()));
             } else {
                 book.given_back(&due.check, due.before);
             }
         }
-        Ok(if is_full { RETRY_AFTER } else { Duration::ZERO })
+        Ok(())
     }
 
     /// The next owner can do without this, but would take what has ended for unfinished, and leave out what
@@ -272,18 +314,18 @@ impl ShardRunner {
     fn spawn_run(
         &self,
         due: Due,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         cancel: CancellationToken,
     ) -> AbortOnDropHandle<Done> {
         let runner = self.clone();
         AbortOnDropHandle::new(tasks::spawn("uptime-run", async move {
-            let _permit = permit;
+            let _place = place;
             runner.run(due, cancel).await
         }))
     }
 
     async fn run(&self, due: Due, cancel: CancellationToken) -> Done {
-        let Due { check, slot, after, failures_before, before } = due;
+        let Due { check, slot, after, failures_before, standing, before } = due;
         let ran_unix_ms = (self.now_unix_ms)();
         let late = Duration::from_millis(ran_unix_ms.saturating_sub(slot.0));
         self.metrics.lateness.observe(late.as_secs_f64());
@@ -299,6 +341,13 @@ impl ShardRunner {
         let failures = match probed.verdict {
             Verdict::Up => 0,
             Verdict::Down => failures_before.saturating_add(1),
+            Verdict::Unknown => failures_before,
+        };
+        let took_ms = (self.now_unix_ms)().saturating_sub(ran_unix_ms);
+        let standing = match probed.verdict {
+            Verdict::Unknown => standing,
+            Verdict::Down if took_ms > ANSWERS_WITHIN_MS => Standing::Unproven,
+            Verdict::Up | Verdict::Down => Standing::Proven,
         };
         let result = CheckResult {
             spec: check.spec_hash(),
@@ -316,12 +365,12 @@ impl ShardRunner {
             after_unix_ms: after.map(|slot| slot.0),
         };
         let is_published = self.publish(&check, &result).await;
-        Done::Ran { check, published_failures: is_published.then_some(failures) }
+        Done::Ran { check, told: is_published.then_some(Told { failures, standing }) }
     }
 
     /// Asks the target. A panic is a bug of ours, which must not end the check for good.
     async fn probe(&self, check: &Check) -> Probed {
-        let _counted = Counted::new(&self.metrics);
+        let _counted = Counted::new(&self.metrics.running);
         let asked = AssertUnwindSafe(self.probe.run(check)).catch_unwind().await;
         asked.unwrap_or_else(|_| {
             tracing::error!(target = check.spec().target.kind(), "run of an uptime check panicked");
@@ -370,8 +419,8 @@ impl ShardRunner {
     ) {
         match done {
             Ok(Done::Retracted) => {}
-            Ok(Done::Ran { check, published_failures }) => {
-                if !book.ended(&check, published_failures) {
+            Ok(Done::Ran { check, told }) => {
+                if !book.ended(&check, told) {
                     // It was removed while it ran.
                     self.retract(vec![check.key().clone()], running);
                 }
@@ -397,18 +446,18 @@ async fn to_be_given_back(slot_left: Duration, cancel: &CancellationToken) {
     }
 }
 
-/// Counts a run as going on for as long as it lives.
-struct Counted<'a>(&'a UptimeMetrics);
+/// Counts one more for as long as it lives.
+struct Counted(IntGauge);
 
-impl<'a> Counted<'a> {
-    fn new(metrics: &'a UptimeMetrics) -> Self {
-        metrics.running.inc();
-        Self(metrics)
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.running.dec();
+        self.0.dec();
     }
 }

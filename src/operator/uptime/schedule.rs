@@ -10,7 +10,8 @@
 //! # Assumptions
 //!
 //! The wall clocks of two nodes agree within one interval. Where they do not, a slot may begin late on
-//! the one with the slower clock; it is still run once, because the claim names it.
+//! the one with the slower clock; it is still run once, because the claim names it. A claim that lies
+//! further ahead was made by a wrong clock and holds up nothing: the current slot is run at once.
 
 use std::time::Duration;
 
@@ -48,19 +49,24 @@ impl Timing {
         Slot(slot.0.saturating_add(self.interval_ms))
     }
 
+    /// The slot before `slot`.
+    pub const fn before(self, slot: Slot) -> Slot {
+        Slot(slot.0.saturating_sub(self.interval_ms))
+    }
+
     /// Which slot is to be run next, by what is known of those before it. It may have begun already: then
     /// it is run at once.
     pub fn next(self, known: Known, now_unix_ms: u64) -> Slot {
         let current = self.slot_at(now_unix_ms);
         let following = self.after(current);
         match known {
-            Known::Nothing => current,
-            Known::Claimed(last) if last < current => current,
             // This slot is taken, perhaps by a node whose clock is a little ahead.
-            Known::Claimed(last) if last <= following => self.after(self.slot_at(last.0)),
-            // Claimed by a clock that stood far ahead and was set back since. To wait for it could take
-            // years.
-            Known::Claimed(_) => following,
+            Known::Claimed(last) if current <= last && last <= following => {
+                self.after(self.slot_at(last.0))
+            }
+            // Or claimed by a clock that was far ahead, here or on another node. The answer must not depend
+            // on `now_unix_ms` staying the same: a slot that is always the next one is never due.
+            Known::Claimed(_) | Known::Nothing => current,
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::{
     check::Checks,
     metrics::UptimeMetrics,
+    pool::Pool,
     probe::Probe,
     result::{CheckResult, Claims},
     runner::{Ledger, LedgerError, ShardRunner, run_shard},
@@ -27,7 +28,7 @@ pub struct UptimeWorker {
     pub(super) checks: watch::Receiver<Arc<Checks>>,
     pub(super) shards: u32,
     pub(super) probe: Arc<dyn Probe>,
-    pub(super) limit: Arc<Semaphore>,
+    pub(super) pool: Pool,
     pub(super) metrics: UptimeMetrics,
 }
 
@@ -49,7 +50,7 @@ impl ShardWorker for UptimeWorker {
             probe: Arc::clone(&self.probe),
             ledger: Arc::new(ledger),
             gate: Arc::new(move || gate.check().is_ok()),
-            limit: Arc::clone(&self.limit),
+            pool: self.pool.clone(),
             now_unix_ms: Arc::new(clock::unix_ms),
             metrics: self.metrics.clone(),
         };

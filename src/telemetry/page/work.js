@@ -152,7 +152,7 @@ function drawChecks(p) {
         s !== "up" && c.message ? el("span", { class: "sub2" + (s === "down" ? " bad" : "") }, str(c.message)) : ""),
       el("td", { class: "num nowrap" }, spark(c), latency === null ? "–" : millis(latency)),
       el("td", { "data-label": "run by" }, by === null ? el("span", { class: "quiet" }, "nobody yet") : named(by)),
-      el("td", { class: "nowrap", "data-label": "ran" }, num(c.last_run_unix_ms) === null ? "never" : since(c.last_run_unix_ms, (ms) => age(ms) + " ago"), num(c.interval_ms) === null ? "" : el("span", { class: "sub2" }, "every " + span(c.interval_ms))),
+      el("td", { class: "nowrap", "data-label": "ran" }, num(c.last_run_unix_ms) === null ? "never" : since(c.last_run_unix_ms, (ms) => age(ms) + " ago"), num(c.interval_ms) === null ? "" : el("span", { class: "sub2" }, "every " + span(c.interval_ms) + (num(c.missed) ? ", " + c.missed + " missed" : ""))),
       el("td", { class: "nowrap", "data-label": "unchanged for" }, num(c.last_change_unix_ms) === null ? "–" : since(c.last_change_unix_ms, age)));
   }));
   const hidden = fitting.length - shown.length;

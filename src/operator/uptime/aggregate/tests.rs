@@ -47,7 +47,16 @@ fn results(of: &[(i64, CheckResult)]) -> Results {
 }
 
 fn now(results: &Results, previous: &BTreeMap<CheckKey, Stored>, now_unix_ms: u64) -> Aggregate {
-    aggregate(&Checks::of([check()]), results, previous, now_unix_ms)
+    aggregate(&Checks::of([check()]), results, previous, long_after(now_unix_ms))
+}
+
+/// Of a leader that has listened for long.
+fn long_after(unix_ms: u64) -> Moment {
+    Moment { unix_ms, listened_for: Duration::from_secs(86_400) }
+}
+
+fn total(aggregate: &Aggregate) -> u64 {
+    aggregate.statuses[&key()].counted.unwrap().missed
 }
 
 fn status(aggregate: &Aggregate) -> &UptimeCheckStatus {
@@ -113,7 +122,7 @@ fn a_check_is_down_only_after_as_many_failures_as_its_threshold() {
     for (slot, failures) in [0, 1, 2, 3, 0].into_iter().enumerate() {
         let at = NOW + slot as u64 * 10_000;
         let result = CheckResult { spec, ..result(at, failures) };
-        let aggregate = aggregate(&checks, &results(&[(7, result)]), &previous, at);
+        let aggregate = aggregate(&checks, &results(&[(7, result)]), &previous, long_after(at));
         states.push(status(&aggregate).state);
         previous = aggregate.statuses;
     }
@@ -159,8 +168,93 @@ fn a_state_that_no_recent_result_supports_is_unknown_and_says_since_when() {
         );
         assert_eq!((stale.changes[0].to, stale.changes[0].at_unix_ms), (State::Unknown, fresh + 1));
         let again = now(&results, &stale.statuses, fresh + 5_000);
-        assert_eq!((again.changes.len(), &again.statuses), (0, &stale.statuses));
+        assert_eq!((again.changes.len(), status(&again)), (0, status(&stale)));
     }
+}
+
+#[test]
+fn a_result_from_the_future_supports_no_state_and_gives_way_to_one_of_now() {
+    let hour = 3_600_000;
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let ahead = results(&[(7, result(NOW + hour, 0))]);
+    let unknown = now(&ahead, &up.statuses, NOW + 1000);
+    assert_eq!(status(&unknown).state, State::Unknown);
+    assert!(status(&unknown).message.contains("in the future"), "{unknown:?}");
+    assert_eq!(unknown.changes[0].at_unix_ms, NOW + 1000);
+    // Clocks may differ by an interval.
+    let near = results(&[(7, result(NOW + 9_000, 0))]);
+    let still = now(&near, &up.statuses, NOW);
+    assert_eq!((status(&still).state, still.changes.len()), (State::Up, 0));
+    let later = NOW + 20_000;
+    let right = CheckResult { epoch: ShardEpoch(1), ..result(later, 1) };
+    let wrong = CheckResult { epoch: ShardEpoch(2), ..result(NOW + hour, 0) };
+    let both = now(&results(&[(1, right), (2, wrong)]), &unknown.statuses, later);
+    assert_eq!(
+        (status(&both).state, status(&both).checked_by.as_deref()),
+        (State::Down, Some("1"))
+    );
+}
+
+#[test]
+fn slots_are_counted_on_after_a_clock_that_was_ahead() {
+    let hour = 3_600_000;
+    let wrong = now(&results(&[(7, result(NOW + hour, 0))]), &BTreeMap::new(), NOW + hour);
+    let later = NOW + 1000;
+    let first = now(&results(&[(7, result(NOW, 0))]), &wrong.statuses, later);
+    let next = CheckResult { after_unix_ms: Some(NOW + hour), ..result(NOW + 40_000, 0) };
+    let second = now(&results(&[(7, next)]), &first.statuses, NOW + 40_001);
+    assert_eq!((first.missed, second.missed), (0, 3));
+}
+
+#[test]
+fn a_new_leader_changes_no_state_before_it_has_listened_for_as_long_as_a_result_is_fresh() {
+    let fresh_for = Duration::from_secs(2 * 10 + 10 + 5);
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let later = NOW + 70_000;
+    let unknown = now(&Results::default(), &up.statuses, later);
+    assert_eq!(status(&unknown).state, State::Unknown);
+    // The result went with its node, or is still there and old.
+    for results in [Results::default(), results(&[(7, result(NOW, 0))])] {
+        for before in [&up.statuses, &unknown.statuses] {
+            let new = Moment { unix_ms: later, listened_for: fresh_for };
+            let checks = Checks::of([check()]);
+            let heard = aggregate(&checks, &results, before, new);
+            assert_eq!((&heard.changes[..], heard.missed), (&[][..], 0));
+            let (heard, before) = (status(&heard), &before[&key()].status);
+            assert_eq!((heard.state, heard.last_change), (before.state, before.last_change));
+            assert_eq!(heard.message, before.message);
+        }
+    }
+}
+
+#[test]
+fn a_check_that_never_ran_misses_its_slots_and_they_are_counted_once() {
+    let mut seen = now(&Results::default(), &BTreeMap::new(), NOW);
+    let mut missed = 0;
+    for ms in (0..=65_000).step_by(500) {
+        seen = now(&Results::default(), &seen.statuses, NOW + ms);
+        missed += seen.missed;
+    }
+    // A slot is given up two intervals and five seconds after it began.
+    let slot = check().timing().slot_at(NOW).0;
+    let expected = (NOW + 65_000 - 25_000 - slot) / 10_000 + 1;
+    assert_eq!((missed, total(&seen)), (expected, expected));
+    let ran = check().timing().slot_at(NOW + 65_000).0;
+    let last = now(&results(&[(7, result(ran, 0))]), &seen.statuses, NOW + 65_000);
+    assert_eq!(total(&last), (ran - slot) / 10_000, "all but the one that ran");
+}
+
+#[test]
+fn a_run_that_says_nothing_about_its_target_makes_the_check_unknown() {
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let own = CheckResult {
+        verdict: Verdict::Unknown,
+        message: "this node is out of file descriptors".into(),
+        ..result(NOW + 10_000, 0)
+    };
+    let aggregate = now(&results(&[(7, own)]), &up.statuses, NOW + 10_000);
+    assert_eq!(status(&aggregate).state, State::Unknown);
+    assert!(status(&aggregate).message.contains("file descriptors"));
 }
 
 #[test]
@@ -174,8 +268,12 @@ fn a_result_of_another_spec_says_nothing_and_the_status_stays_until_it_is_stale(
 #[test]
 fn a_check_that_is_gone_has_no_status_any_more() {
     let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
-    let aggregate =
-        aggregate(&Checks::default(), &results(&[(7, result(NOW, 0))]), &up.statuses, NOW);
+    let aggregate = aggregate(
+        &Checks::default(),
+        &results(&[(7, result(NOW, 0))]),
+        &up.statuses,
+        long_after(NOW),
+    );
     assert_eq!(aggregate, Aggregate::default());
 }
 

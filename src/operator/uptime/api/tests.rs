@@ -28,6 +28,11 @@ fn errors(object: &UptimeCheck) -> Vec<FieldError> {
     Check::new(resource::UptimeCheck::from(object.clone())).unwrap_err()
 }
 
+fn judged(book: &Book) -> Checks {
+    book.judge();
+    book.snapshot()
+}
+
 fn added(object: UptimeCheck) -> Delta<UptimeCheck> {
     Delta::Added { object: Arc::new(object), is_listed: true }
 }
@@ -37,7 +42,7 @@ fn a_check_that_cannot_be_run_is_a_problem_and_the_rest_go_on() {
     let book = Book::default();
     book.on(&added(good()));
     book.on(&added(bad()));
-    let checks = book.snapshot();
+    let checks = judged(&book);
     assert_eq!(checks.checks.keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/good"]);
     let problem = &checks.problems[0];
     assert_eq!(problem.file, "shop/bad");
@@ -45,7 +50,21 @@ fn a_check_that_cannot_be_run_is_a_problem_and_the_rest_go_on() {
 
     book.on(&Delta::Deleted { object: Arc::new(bad()) });
     book.on(&Delta::Deleted { object: Arc::new(good()) });
-    assert_eq!(book.snapshot(), Checks::default());
+    assert_eq!(judged(&book), Checks::default());
+}
+
+#[test]
+fn a_check_that_was_changed_goes_on_as_it_was_until_it_is_judged() {
+    let book = Book::default();
+    book.on(&added(good()));
+    assert_eq!(book.snapshot(), Checks::default(), "whoever tells of a change waits for nothing");
+    let before = judged(&book);
+    let mut changed = bad();
+    changed.metadata = good().metadata;
+    changed.metadata.generation = Some(4);
+    book.on(&Delta::Changed { old: Arc::new(good()), new: Arc::new(changed) });
+    assert_eq!(book.snapshot(), before);
+    assert_eq!((judged(&book).checks.len(), judged(&book).problems.len()), (0, 1));
 }
 
 #[test]
@@ -57,9 +76,9 @@ fn a_status_that_was_written_makes_no_new_snapshot() {
     touched.metadata.generation = Some(3);
     // Of the same generation, though its spec differs here: were it looked at, the check would differ.
     touched.spec = object("x", &json!({ "target": { "tcp": { "host": "x", "port": 1 } } })).spec;
-    let before = book.snapshot();
+    let before = judged(&book);
     book.on(&Delta::Changed { old: Arc::new(good()), new: Arc::new(touched) });
-    assert_eq!(book.snapshot(), before);
+    assert_eq!(judged(&book), before);
 }
 
 #[test]

@@ -131,7 +131,8 @@ fn the_shard_comes_from_the_uid_where_there_is_one() {
     let check = Check::new(with("metadata.uid", "foobar".into())).unwrap();
     assert_eq!(check.shard(256), ShardId(0x85));
     let check = Check::new(with("metadata.name", "web".into())).unwrap();
-    assert_eq!(check.shard(256), shard_of_hash(fnv1a(b"default/web"), 256));
+    assert_eq!(check.shard(256), shard_of_hash(hash_of_name(b"default/web"), 256));
+    assert_eq!(check.former_shard(256), shard_of_hash(fnv1a(b"default/web"), 256));
 }
 
 #[test]

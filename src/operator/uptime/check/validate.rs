@@ -3,7 +3,6 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use hickory_resolver::proto::rr::Name;
-use regex::{Regex, RegexBuilder};
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::{
@@ -31,11 +30,8 @@ pub struct FieldError {
     pub message: String,
 }
 
-/// Largest regular expression, compiled.
-const MOST_REGEX_BYTES: usize = 1 << 20;
-
-/// Looks at every field; gives the expression of `expect.bodyMatches`, if there is one.
-pub(super) fn resource(resource: &UptimeCheck) -> Result<Option<Regex>, Vec<FieldError>> {
+/// Looks at every field.
+pub(super) fn resource(resource: &UptimeCheck) -> Result<(), Vec<FieldError>> {
     let mut errors = Errors(Vec::new());
     errors.header(resource);
     errors.metadata(&resource.metadata);
@@ -46,8 +42,8 @@ pub(super) fn resource(resource: &UptimeCheck) -> Result<Option<Regex>, Vec<Fiel
         Target::Dns(dns) => errors.dns(dns),
     }
     errors.only_what_fits_the_target(&resource.spec);
-    let body = errors.expectations(&resource.spec);
-    if errors.0.is_empty() { Ok(body) } else { Err(errors.0) }
+    errors.expectations(&resource.spec);
+    if errors.0.is_empty() { Ok(()) } else { Err(errors.0) }
 }
 
 /// A DNS label of RFC 1123, as Kubernetes asks of a namespace.
@@ -287,7 +283,7 @@ impl Errors {
         }
     }
 
-    fn expectations(&mut self, spec: &UptimeCheckSpec) -> Option<Regex> {
+    fn expectations(&mut self, spec: &UptimeCheckSpec) {
         let expect = &spec.expect;
         if let Some(latency) = expect.max_latency {
             let timeout = spec.timeout();
@@ -336,19 +332,12 @@ impl Errors {
                 );
             }
         }
-        let pattern = expect.body_matches.as_ref()?;
-        match RegexBuilder::new(pattern).size_limit(MOST_REGEX_BYTES).build() {
-            Ok(regex) => Some(regex),
-            Err(error) => {
-                // The error draws the pattern over several lines; the last one says what is wrong.
-                let text = error.to_string();
-                let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                self.add(
-                    "spec.expect.bodyMatches",
-                    format_args!("`{pattern}` is no regular expression: {why}"),
-                );
-                None
-            }
+        let Some(pattern) = &expect.body_matches else { return };
+        if let Err(why) = probe::expression::compiled(pattern) {
+            self.add(
+                "spec.expect.bodyMatches",
+                format_args!("`{pattern}` is no regular expression that can be used: {why}"),
+            );
         }
     }
 }

@@ -180,6 +180,21 @@ fn a_check_is_kept_as_it_was_while_its_file_is_malformed() {
 }
 
 #[test]
+fn a_folder_that_was_not_changed_is_not_parsed_again() {
+    let mut folder = Dir::of(&[("a.yaml", &manifest("a")), ("b.yaml", "kind: UptimeCheck")]);
+    let (first, second) = (folder.read(), folder.read());
+    assert_eq!(first, second);
+    let same = |one: &Checks, other: &Checks| {
+        one.checks.iter().zip(&other.checks).all(|((_, one), (_, other))| Arc::ptr_eq(one, other))
+    };
+    assert!(same(&first, &second));
+    // A change of any file is seen, also one that leaves all lengths as they were.
+    folder.write("a.yaml", &manifest("c"));
+    let third = folder.read();
+    assert_eq!((names(&third), third.problems.len()), (vec!["c"], first.problems.len()));
+}
+
+#[test]
 fn a_check_of_a_malformed_file_goes_with_the_file() {
     let mut dir = Dir::of(&[("a.yaml", &manifest("a"))]);
     dir.read();

@@ -175,15 +175,32 @@ impl Cluster {
     }
 }
 
+/// Version 0.1 cut names by another hash, into as many shards as were asked for. See [`CutBy`].
+#[test]
+fn checks_that_are_cut_by_names_have_another_number_of_shards_than_version_0_1_had() {
+    let (_, checks) = watch::channel(Arc::default());
+    let cut = |cut_by| {
+        let options = UptimeOptions { shards: SHARDS, cut_by, ..UptimeOptions::default() };
+        Uptime::new(checks.clone(), options).shards()
+    };
+    assert_eq!((cut(CutBy::Names), cut(CutBy::Uids)), (SHARDS + 1, SHARDS));
+}
+
 #[test]
 fn the_node_is_told_whether_it_runs_checks_while_it_leads_others() {
     let (_, checks) = watch::channel(Arc::default());
     for as_leader in [false, true] {
         let options = UptimeOptions { shards: SHARDS, as_leader, ..UptimeOptions::default() };
         let WorkerOptions(worker) = worker_options(&Uptime::new(checks.clone(), options));
-        assert_eq!((worker.name.as_str(), worker.shards), (WORK, SHARDS));
+        assert_eq!((worker.name.as_str(), worker.shards), (WORK, SHARDS + 1));
         assert_eq!(worker.as_leader, as_leader);
     }
+}
+
+#[test]
+fn no_more_checks_run_at_once_than_the_process_may_have_files_for() {
+    let many = [Some(8), Some(60), Some(1024), Some(1 << 20), None].map(affordable);
+    assert_eq!(many, [2, 15, 480, 524_256, usize::MAX / 2]);
 }
 
 fn is_complete(report: &ChecksReport) -> bool {

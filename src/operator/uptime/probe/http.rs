@@ -8,7 +8,7 @@ use reqwest::{
 };
 use rustls::ClientConfig;
 
-use super::{Answer, Failure, Prober, since, trusted};
+use super::{Answer, Failure, Prober, expression, since, trusted};
 use crate::{
     engine::BootTime,
     operator::uptime::{
@@ -52,7 +52,7 @@ pub(super) async fn ask(
     .to_owned();
     let wrong = match wrong_status(check, target, response.status().as_u16()) {
         Some(wrong) => Some(wrong),
-        None => wrong_body(check, response).await?,
+        None => wrong_body(check, response, began + check.spec().timeout().0).await?,
     };
     Ok(Answer { latency, text, wrong, certificate_expires })
 }
@@ -71,6 +71,7 @@ fn client(prober: &Prober, target: &HttpTarget) -> Result<Client, Failure> {
         .tls_backend_preconfigured(tls)
         .tls_info(true)
         .no_proxy()
+        .dns_resolver(prober.names.clone())
         .redirect(if target.follow_redirects { follow } else { redirect::Policy::none() })
         .pool_max_idle_per_host(0)
         .user_agent(USER_AGENT)
@@ -119,9 +120,13 @@ fn wrong_status(check: &Check, target: &HttpTarget, code: u16) -> Option<String>
     Some(format!("status {code}: {expected} is expected"))
 }
 
-async fn wrong_body(check: &Check, response: Response) -> Result<Option<String>, Failure> {
+async fn wrong_body(
+    check: &Check,
+    response: Response,
+    ends_by: BootTime,
+) -> Result<Option<String>, Failure> {
     let contains = check.spec().expect.body_contains.as_deref();
-    let matches = check.body_regex();
+    let matches = check.spec().expect.body_matches.as_deref();
     if contains.is_none() && matches.is_none() {
         return Ok(None);
     }
@@ -129,9 +134,9 @@ async fn wrong_body(check: &Check, response: Response) -> Result<Option<String>,
     if let Some(text) = contains.filter(|text| !body.contains(text)) {
         return Ok(Some(format!("the body does not hold `{text}`")));
     }
-    Ok(matches
-        .filter(|regex| !regex.is_match(&body))
-        .map(|regex| format!("the body does not match `{regex}`")))
+    let Some(pattern) = matches else { return Ok(None) };
+    let is_match = expression::is_match(pattern, body, ends_by).await?;
+    Ok((!is_match).then(|| format!("the body does not match `{pattern}`")))
 }
 
 /// The first part of the body. What is no UTF-8 is replaced, so that text in it is still found.

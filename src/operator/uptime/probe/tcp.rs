@@ -1,12 +1,22 @@
 //! Asks for a TCP connection.
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpStream;
 
-use super::{Answer, Failure, since};
+use super::{Answer, Failure, Prober, since};
 use crate::{engine::BootTime, operator::uptime::resource::TcpTarget};
 
-pub(super) async fn ask(target: &TcpTarget, began: BootTime) -> Result<Answer, Failure> {
-    let stream = TcpStream::connect((target.host.as_str(), target.port))
+pub(super) async fn ask(
+    prober: &Prober,
+    target: &TcpTarget,
+    began: BootTime,
+) -> Result<Answer, Failure> {
+    let addresses = prober.names.addresses(&target.host).await;
+    let addresses = addresses.map_err(|error| Failure::of("cannot connect", &error))?;
+    let addresses: Vec<SocketAddr> =
+        addresses.into_iter().map(|address| (address, target.port).into()).collect();
+    let stream = TcpStream::connect(addresses.as_slice())
         .await
         .map_err(|error| Failure::of("cannot connect", &error))?;
     let latency = since(began);

@@ -49,7 +49,8 @@ fn other_keys_are_none_of_a_result() {
 
 #[test]
 fn a_claim_of_another_spec_says_nothing_about_this_one() {
-    let claim = Claim { spec: SpecHash(1), due_unix_ms: 5, told_unix_ms: None, failures: 0 };
+    let claim =
+        Claim { spec: SpecHash(1), due_unix_ms: 5, told_unix_ms: None, failures: 0, proven: false };
     assert_eq!(Claim::known(Some(&claim), SpecHash(2)), Known::Nothing);
     assert_eq!(Claim::known(Some(&claim), SpecHash(1)), Known::Claimed(Slot(5)));
 }

@@ -80,8 +80,17 @@ struct Target {
 
 #[async_trait]
 impl Probe for Target {
-    async fn run(&self, _: &Check) -> Probed {
+    async fn run(&self, check: &Check) -> Probed {
         assert!(!self.panics.load(Ordering::SeqCst), "on purpose");
+        if check.key().name.starts_with("hung") {
+            sleep(Duration::from_millis(9_900)).await;
+            return Probed {
+                verdict: Verdict::Down,
+                latency: None,
+                certificate_expires: None,
+                message: "no answer".into(),
+            };
+        }
         let asks = 1 + self.asks.fetch_add(1, Ordering::SeqCst);
         self.most.fetch_max(asks, Ordering::SeqCst);
         sleep(Duration::from_millis(self.takes_ms)).await;
@@ -99,7 +108,7 @@ impl Probe for Target {
 struct Fixture {
     shared: Arc<Shared>,
     target: Arc<Target>,
-    limit: Arc<Semaphore>,
+    pool: Pool,
     open: Arc<AtomicBool>,
     checks: watch::Sender<Arc<Checks>>,
     now: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -116,7 +125,7 @@ impl Fixture {
         Self {
             shared: Arc::default(),
             target: Arc::new(target),
-            limit: Arc::new(Semaphore::new(64)),
+            pool: Pool::new(64),
             open: Arc::new(AtomicBool::new(true)),
             checks: watch::Sender::new(Arc::new(Checks::of(checks))),
             now: virtual_clock(),
@@ -136,7 +145,7 @@ impl Fixture {
             probe: Arc::<Target>::clone(&self.target),
             ledger: Arc::new(Store { epoch: self.epoch, shared: Arc::clone(&self.shared) }),
             gate: Arc::new(move || open.load(Ordering::SeqCst)),
-            limit: Arc::clone(&self.limit),
+            pool: self.pool.clone(),
             now_unix_ms: Arc::clone(&self.now),
             metrics: UptimeMetrics::unregistered(),
         };
@@ -375,12 +384,84 @@ async fn no_more_checks_run_at_once_than_allowed() {
     let names: Vec<String> = (0..20).map(|n| format!("check-{n}")).collect();
     let checks = names.iter().map(|name| testing::check(name, 60));
     let mut fixture = Fixture::new(checks, Target { takes_ms: 100, ..Target::default() });
-    fixture.limit = Arc::new(Semaphore::new(3));
+    fixture.pool = Pool::new(3);
     let owner = fixture.start();
     sleep(Duration::from_secs(20)).await;
     owner.stop().await.unwrap();
     assert!(fixture.history().len() >= 20);
     assert_eq!(fixture.target.most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn targets_that_hang_do_not_hold_up_those_that_answer() {
+    let hung = (0..200).map(|n| testing::check(&format!("hung-{n}"), 10));
+    let well = (0..20).map(|n| testing::check(&format!("well-{n}"), 2));
+    let target = Target { takes_ms: 20, ..Target::default() };
+    let mut fixture = Fixture::new(hung.chain(well), target);
+    let owner = fixture.start();
+    // So long it takes until all were run once: 220 runs of 10 s, 48 at a time.
+    sleep(Duration::from_secs(60)).await;
+    let settled = (fixture.now)();
+    sleep(Duration::from_secs(60)).await;
+    let ended = (fixture.now)();
+    drop(owner);
+    for check in (0..20).map(|n| testing::check(&format!("well-{n}"), 2)) {
+        let key = result_key(ShardId(0), check.key());
+        let history = fixture.shared.history.lock().unwrap();
+        let told =
+            history.iter().filter(|(of, result)| *of == key && result.due_unix_ms >= settled);
+        let slots: Vec<u64> = told.map(|(_, result)| result.due_unix_ms).collect();
+        assert!(slots.windows(2).all(|pair| pair[1] - pair[0] == 2000), "{key}: {slots:?}");
+        assert!(slots.len() as u64 >= (ended - settled) / 2000 - 1, "{key}: {slots:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_comes_later_knows_which_targets_answer() {
+    let hung = (0..200).map(|n| testing::check(&format!("hung-{n}"), 10));
+    let well = testing::check("well", 2);
+    let mut fixture =
+        Fixture::new(hung.chain([well.clone()]), Target { takes_ms: 20, ..Target::default() });
+    let owner = fixture.start();
+    sleep(Duration::from_secs(60)).await;
+    owner.stop().await.unwrap();
+    let taken_over = (fixture.now)();
+    let owner = fixture.start();
+    sleep(Duration::from_secs(5)).await;
+    drop(owner);
+    let key = result_key(ShardId(0), well.key());
+    let history = fixture.shared.history.lock().unwrap();
+    let runs = history.iter().filter(|(of, told)| *of == key && told.ran_unix_ms >= taken_over);
+    assert!(runs.count() >= 2, "it waited for targets that hang");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_is_run_again_soon_after_a_clock_that_was_an_hour_ahead() {
+    let mut fixture = Fixture::new([testing::check("a", 10)], Target::default());
+    let (right, ahead) = (Arc::clone(&fixture.now), Arc::new(AtomicBool::new(true)));
+    let is_ahead = Arc::clone(&ahead);
+    fixture.now =
+        Arc::new(move || right() + 3_600_000 * u64::from(is_ahead.load(Ordering::SeqCst)));
+    let owner = fixture.start();
+    sleep(Duration::from_secs(15)).await;
+    ahead.store(false, Ordering::SeqCst);
+    let set_right = (fixture.now)();
+    sleep(Duration::from_secs(45)).await;
+    owner.stop().await.unwrap();
+    let runs =
+        fixture.history().iter().filter(|told| told.due_unix_ms < set_right + 45_000).count();
+    assert!((4..=6).contains(&runs), "{runs}");
+    // What is in the store poisons no other owner either.
+    ahead.store(true, Ordering::SeqCst);
+    let owner = fixture.start();
+    sleep(Duration::from_secs(15)).await;
+    drop(owner);
+    ahead.store(false, Ordering::SeqCst);
+    let before = fixture.history().len();
+    let owner = fixture.start();
+    sleep(Duration::from_secs(35)).await;
+    owner.stop().await.unwrap();
+    assert!(fixture.history().len() >= before + 3);
 }
 
 #[tokio::test(start_paused = true)]

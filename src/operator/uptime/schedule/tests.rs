@@ -47,7 +47,24 @@ fn a_slot_claimed_by_a_clock_that_is_ahead_is_not_run_again() {
 
 #[test]
 fn a_slot_claimed_by_a_clock_that_was_set_back_is_not_waited_for() {
-    assert_eq!(timing().next(claimed(9_000_003_000), 104_000), Slot(113_000));
+    let (timing, wrong) = (timing(), claimed(9_000_003_000));
+    let slot = timing.next(wrong, 104_000);
+    assert_eq!((slot, slot.due_in(104_000)), (Slot(103_000), Duration::ZERO));
+    assert_eq!(timing.next(Known::Claimed(slot), 104_000), Slot(113_000), "then at the usual pace");
+}
+
+proptest! {
+    /// An owner looks again and again, and claims what is due. Whatever was claimed before, by whatever
+    /// clock, it never waits for longer than two intervals.
+    #[test]
+    fn a_check_is_run_within_two_intervals_whatever_was_claimed_before(
+        hash: u64, before: u64, start in 1_000_000_u64..2_000_000, look_ms in 1_u64..1000,
+    ) {
+        let timing = Timing::new(SECOND, hash);
+        let due = (start..=start + 2000 + look_ms).step_by(look_ms as usize)
+            .find(|now| timing.next(claimed(before), *now).0 <= *now);
+        prop_assert!(due.is_some());
+    }
 }
 
 #[test]

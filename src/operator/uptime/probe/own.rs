@@ -1,0 +1,44 @@
+//! Errors whose reason lies in this node and not in the target.
+
+use std::{error::Error, io};
+
+use hickory_resolver::net::NetError;
+use rustix::io::Errno;
+
+#[cfg(test)]
+mod tests;
+
+/// What this node is short of, and what to do, if that is what the error or one behind it says.
+pub(super) fn distress(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(NetError::Io(io)) = error.downcast_ref::<NetError>()
+            && let Some(distress) = of_io(io)
+        {
+            return Some(distress);
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && let Some(distress) = of_io(io)
+        {
+            return Some(distress);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn of_io(error: &io::Error) -> Option<&'static str> {
+    if let Some(inner) = error.get_ref() {
+        // An error made of another one does not name that as its source.
+        return distress(inner);
+    }
+    match Errno::from_io_error(error)? {
+        Errno::MFILE => Some(
+            "this node has no file descriptors left: raise the limit of its process (`ulimit -n`, \
+             `LimitNOFILE=`)",
+        ),
+        Errno::NFILE => Some("this machine has no file descriptors left: raise `fs.file-max`"),
+        Errno::NOBUFS | Errno::NOMEM => Some("this machine has no memory left for connections"),
+        _ => None,
+    }
+}

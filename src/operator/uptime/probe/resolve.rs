@@ -1,0 +1,240 @@
+//! Looks up the addresses of a name, for connections.
+//!
+//! By `/etc/hosts` and `/etc/resolv.conf`, as the system's own resolver does. That one blocks a thread until
+//! its last attempt has failed, whoever gave up waiting: look-ups of a name server that is silent would pile
+//! up until nothing can block any more. Here a look-up that is dropped is over, with its sockets.
+//!
+//! Nothing that a name server said is kept. Other sources of the system (mDNS, LDAP) are not asked.
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use hickory_resolver::{
+    Hosts, Resolver,
+    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::Query,
+        rr::{Name, RecordType},
+    },
+    system_conf::parse_resolv_conf,
+};
+use reqwest::dns::{Addrs, Resolve, Resolving};
+
+use crate::{clock, engine::BootTime};
+
+#[cfg(test)]
+mod tests;
+
+/// Whether the files have changed is looked at this often.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// Requests at once on one connection to a name server, beyond which more fail at once.
+const MOST_REQUESTS: usize = 1024;
+
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookupError {
+    /// Text that can be no name.
+    #[error("`{name}` is no name that can be looked up")]
+    NotAName {
+        /// The text.
+        name: String,
+    },
+    /// The name servers know no address.
+    #[error("there is no address of {name}: {why}")]
+    NoAddress {
+        /// The name.
+        name: String,
+        /// What was answered.
+        why: String,
+    },
+    /// No name server gave an answer that can be used.
+    #[error("cannot look up {name}")]
+    Failed {
+        /// The name.
+        name: String,
+        /// Why.
+        source: NetError,
+    },
+    /// A file that says where to ask cannot be read.
+    #[error("cannot read {}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Looks up names. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    files: Arc<Files>,
+    read: Arc<Mutex<Option<Read>>>,
+}
+
+#[derive(Debug)]
+struct Files {
+    hosts: PathBuf,
+    resolv_conf: PathBuf,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::of("/etc/hosts".into(), "/etc/resolv.conf".into())
+    }
+}
+
+/// What the files said when they were last read.
+#[derive(Clone)]
+struct Read {
+    stamps: [Stamp; 2],
+    looked_at: BootTime,
+    system: Arc<System>,
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Read").field("stamps", &self.stamps).finish_non_exhaustive()
+    }
+}
+
+/// Enough of a file to tell whether it was changed: its length and when it was written.
+type Stamp = Option<(u64, Option<SystemTime>)>;
+
+/// Where to ask.
+struct System {
+    hosts: Hosts,
+    config: ResolverConfig,
+    options: ResolverOpts,
+}
+
+impl Names {
+    fn of(hosts: PathBuf, resolv_conf: PathBuf) -> Self {
+        Self { files: Arc::new(Files { hosts, resolv_conf }), read: Arc::default() }
+    }
+
+    /// The addresses of a host, which may be an address itself. At least one.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the look-up is over.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![address]);
+        }
+        let not_a_name = |_| LookupError::NotAName { name: host.to_owned() };
+        let name = Name::from_str_relaxed(host).map_err(not_a_name)?;
+        let system = self.system()?;
+        let noted = system.noted(&name);
+        if !noted.is_empty() {
+            return Ok(noted);
+        }
+        let failed = |source| LookupError::Failed { name: host.to_owned(), source };
+        let (config, provider) = (system.config.clone(), TokioRuntimeProvider::default());
+        // One of its own for each look-up: what it keeps open ends with it.
+        let resolver = Resolver::builder_with_config(config, provider)
+            .with_options(system.options.clone())
+            .build()
+            .map_err(failed)?;
+        let no_address =
+            |why: &str| LookupError::NoAddress { name: host.to_owned(), why: why.into() };
+        match resolver.lookup_ip(name).await {
+            Ok(found) => {
+                let found: Vec<IpAddr> = found.iter().collect();
+                if found.is_empty() { Err(no_address("no records")) } else { Ok(found) }
+            }
+            Err(error) if error.is_nx_domain() => Err(no_address("there is no such name")),
+            Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
+                Err(no_address(&nothing.response_code.to_string()))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Where to ask, read again if a file was changed.
+    fn system(&self) -> Result<Arc<System>, LookupError> {
+        let now = clock::boot_now();
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = read.as_ref().filter(|read| now.since(read.looked_at) < LOOKED_AT_EVERY);
+        if let Some(recent) = recent {
+            return Ok(Arc::clone(&recent.system));
+        }
+        let Files { hosts, resolv_conf } = &*self.files;
+        let stamps = [hosts, resolv_conf].map(|file| {
+            let metadata = fs::metadata(file).ok()?;
+            Some((metadata.len(), metadata.modified().ok()))
+        });
+        let unchanged = read.as_ref().filter(|read| read.stamps == stamps);
+        let system = match unchanged {
+            Some(read) => Arc::clone(&read.system),
+            None => Arc::new(System::read(&self.files)?),
+        };
+        *read = Some(Read { stamps, looked_at: now, system: Arc::clone(&system) });
+        Ok(system)
+    }
+}
+
+/// The content of a file; nothing if there is none.
+fn content(file: &PathBuf) -> Result<Vec<u8>, LookupError> {
+    match fs::read(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|source| LookupError::Unreadable { file: file.clone(), source }),
+    }
+}
+
+impl System {
+    fn read(files: &Files) -> Result<Self, LookupError> {
+        let mut hosts = Hosts::default();
+        // Lines that cannot be read are left out one by one.
+        let _ = hosts.read_hosts_conf(content(&files.hosts)?.as_slice());
+        let (config, mut options) =
+            parse_resolv_conf(content(&files.resolv_conf)?).unwrap_or_else(|_| {
+                // As the C library does where no name server is named.
+                let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+                let config = ResolverConfig::from_parts(None, Vec::new(), vec![local]);
+                (config, ResolverOpts::default())
+            });
+        options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        options.max_active_requests = MOST_REQUESTS;
+        Ok(Self { hosts, config, options })
+    }
+
+    /// What the hosts file says.
+    fn noted(&self, name: &Name) -> Vec<IpAddr> {
+        let of =
+            |record_type| self.hosts.lookup_static_host(&Query::query(name.clone(), record_type));
+        let found = [RecordType::AAAA, RecordType::A].into_iter().filter_map(of);
+        found
+            .flat_map(|found| {
+                found
+                    .answers()
+                    .iter()
+                    .filter_map(|record| record.data.ip_addr())
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+impl Resolve for Names {
+    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+        let names = self.clone();
+        Box::pin(async move {
+            let addresses = names.addresses(name.as_str()).await?;
+            // The port of the URL takes the place of this one.
+            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs)
+        })
+    }
+}
