@@ -1,8 +1,8 @@
 //! Leader's work that is slower than a tick, and is not repeated by a new leader.
 //!
 //! When it last ran is kept in the store, as Unix time: leaders on different machines have no other
-//! common clock. A wall clock that is off shifts a run by as much; it never makes one leader run twice
-//! in a period.
+//! common clock. A wall clock that is off shifts a run by as much, by a period at most; it never makes one
+//! leader run twice in a period.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -21,6 +21,9 @@ use crate::{
     engine::Revision,
     store::{Get, values},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// A [`LeaderTask`] that runs a job once per period. Made by [`every`].
 #[derive(Clone, Debug)]

@@ -273,15 +273,16 @@ fn count(
     let told = found.and_then(|found| found.result.after_unix_ms).filter(is_possible);
     let ran = found.map(|found| found.result.due_unix_ms).filter(is_possible).map(Slot);
     let known = up_to.max(seen).max(told).map(Slot);
+    // A check that is new, or whose shard is, takes a moment until it is run: nothing is missed by that.
+    let has_begun = seen.or(told).is_some() || counted.is_some_and(|counted| counted.missed > 0);
     let mut missed = match (known, ran) {
-        (Some(known), Some(ran)) => timing.between(known, ran),
+        (Some(known), Some(ran)) if has_begun => timing.between(known, ran),
         _ => 0,
     };
     // Of a check that was not known before, the slot in which it came counts too.
     let mut last = known.max(ran).unwrap_or(timing.before(current));
     // Of slots before that, another may have seen the results.
-    let since =
-        unix_ms.saturating_sub(millis(listened_for)).saturating_sub(millis(timing.interval()));
+    let since = unix_ms.saturating_sub(millis(listened_for));
     let passed = unix_ms.saturating_sub(millis(timing.interval() * 2 + FRESH_GRACE));
     let last_passed = timing.slot_at(passed);
     missed += timing.between(last.max(timing.slot_at(since)), timing.after(last_passed));
@@ -339,7 +340,7 @@ fn status_of(
         return (stored, None);
     }
     let at_unix_ms = match (status.state, status.last_run) {
-        (State::Up | State::Down, Some(run)) => run.0.min(now_unix_ms),
+        (State::Up | State::Down, Some(run)) => run.0,
         _ => now_unix_ms,
     };
     status.last_change = Some(UnixMs(at_unix_ms));

@@ -219,12 +219,26 @@ fn a_new_leader_changes_no_state_before_it_has_listened_for_as_long_as_a_result_
             let new = Moment { unix_ms: later, listened_for: fresh_for };
             let checks = Checks::of([check()]);
             let heard = aggregate(&checks, &results, before, new);
-            assert_eq!((&heard.changes[..], heard.missed), (&[][..], 0));
+            assert_eq!(heard.changes, []);
             let (heard, before) = (status(&heard), &before[&key()].status);
             assert_eq!((heard.state, heard.last_change), (before.state, before.last_change));
             assert_eq!(heard.message, before.message);
         }
     }
+}
+
+#[test]
+fn a_new_leader_counts_no_slot_as_missed_whose_result_another_may_have_seen() {
+    let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
+    let heard = |listened_for| {
+        let moment = Moment { unix_ms: NOW + 70_000, listened_for };
+        let checks = Checks::of([check()]);
+        aggregate(&checks, &Results::default(), &up.statuses, moment).missed
+    };
+    // The last slot that can have no result any more began 45 s after the first result at the latest.
+    let missed = [20, 25, 45, 60].map(|secs| heard(Duration::from_secs(secs)));
+    assert_eq!((missed[0], missed[1]), (0, 0));
+    assert!(missed[2] >= 1 && missed[3] > missed[2], "{missed:?}");
 }
 
 #[test]

@@ -116,17 +116,17 @@ async fn a_leader_whose_authority_is_over_tells_of_no_change() {
 #[tokio::test]
 async fn a_leader_that_leaves_hands_on_what_it_knew_though_nothing_changed() {
     let mut fixture = Fixture::of(&["a"]).await;
-    let leader = fixture.uptime.leader_task();
+    let (leader, ctx) = (fixture.uptime.leader_task(), fixture.ctx.clone());
     let checks = Arc::clone(&leader.checks.borrow());
     fixture.ran("a", Verdict::Up).await;
     let last_run = |desk: &Desk<'_>| desk.statuses.values().next().unwrap().status.last_run;
-    let mut first = Desk::open(&leader, &fixture.ctx).await.unwrap();
+    let mut first = Desk::open(&leader, &ctx).await.unwrap();
     first.look(&checks, &fixture.feed).await.unwrap();
     fixture.ran("a", Verdict::Up).await;
     first.look(&checks, &fixture.feed).await.unwrap();
     first.leave().await.unwrap();
     fixture.nodes_leave(&["a"]).await;
-    let mut next = Desk::open(&leader, &fixture.ctx).await.unwrap();
+    let mut next = Desk::open(&leader, &ctx).await.unwrap();
     next.look(&checks, &fixture.feed).await.unwrap();
     assert_eq!(last_run(&next), last_run(&first));
     assert_eq!((states(&next), fixture.changes()), (states(&first), 1));

@@ -130,14 +130,18 @@ impl Cluster {
         cluster
     }
 
-    fn uptime(&self) -> Uptime {
+    fn uptime(&self, cut_by: CutBy) -> Uptime {
         let probe: Arc<Target> = Arc::clone(&self.target);
-        let options = UptimeOptions { shards: SHARDS, probe, ..UptimeOptions::default() };
+        let options = UptimeOptions { shards: SHARDS, cut_by, probe, ..UptimeOptions::default() };
         Uptime::new(self.checks.subscribe(), options)
     }
 
     async fn join(&mut self, id: i64) {
-        let uptime = self.uptime();
+        self.join_with(id, CutBy::Names).await;
+    }
+
+    async fn join_with(&mut self, id: i64, cut_by: CutBy) {
+        let uptime = self.uptime(cut_by);
         let store: Arc<MemoryStore> = Arc::clone(&self.store);
         let node = ClusterNode::builder()
             .id(id)
@@ -200,7 +204,7 @@ fn the_node_is_told_whether_it_runs_checks_while_it_leads_others() {
 #[test]
 fn no_more_checks_run_at_once_than_the_process_may_have_files_for() {
     let many = [Some(8), Some(60), Some(1024), Some(1 << 20), None].map(affordable);
-    assert_eq!(many, [2, 15, 480, 524_256, usize::MAX / 2]);
+    assert_eq!(many, [2, 15, 480, 524_256, (usize::MAX - 64) / 2]);
 }
 
 fn is_complete(report: &ChecksReport) -> bool {
@@ -263,6 +267,44 @@ async fn checks_move_with_leaving_and_joining_nodes_without_a_slot_missed_or_run
         let (first, last) = (slots.first().unwrap(), slots.last().unwrap());
         assert_eq!((last - first) / 1000 + 1, slots.len() as u64, "{check} left a slot out");
     }
+    cluster.stop().await;
+}
+
+/// Who has run each check last, as the first member sees it.
+fn checked_by(members: &[Member]) -> BTreeSet<String> {
+    let report = members[0].report();
+    report.checks.iter().filter_map(|check| check.checked_by.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_cut_checks_differently_never_run_them_side_by_side() {
+    let mut cluster = Cluster::with(0, Checks::default()).await;
+    // What matters of version 0.1 here is its number of shards, which is that of `CutBy::Uids`.
+    for id in 0..2 {
+        cluster.join_with(id, CutBy::Uids).await;
+    }
+    let names = ["down", "a", "b", "c", "d", "e"];
+    let checks = Checks::of(names.map(|name| testing::check(name, 1)));
+    cluster.checks.send_replace(Arc::new(checks));
+    cluster.eventually("all is run", |members| is_complete(&members[0].report())).await;
+    for id in [2, 3] {
+        cluster.join(id).await;
+        cluster
+            .eventually("the new one sees all", |members| {
+                members.iter().all(|member| is_complete(&member.report()))
+            })
+            .await;
+        assert!(checked_by(&cluster.members).is_subset(&["0", "1"].map(String::from).into()));
+        cluster.members.remove(0).stop().await;
+    }
+    // Whoever leads of the two, the other one runs all of it.
+    cluster
+        .eventually("the new ones go on", |members| {
+            let by = checked_by(members);
+            is_complete(&members[0].report()) && by.is_subset(&["2", "3"].map(String::from).into())
+        })
+        .await;
+    cluster.target.slots();
     cluster.stop().await;
 }
 
