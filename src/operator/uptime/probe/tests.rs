@@ -474,3 +474,66 @@ async fn localhost_is_resolved_without_a_network() {
     let expect = Expect { answer_contains: Some("127.0.0.1".into()), ..Expect::default() };
     is(&probe(target, expect).await, Verdict::Up, "127.0.0.1");
 }
+
+#[test]
+fn what_this_node_is_short_of_makes_no_target_down() {
+    let check =
+        check(Target::Tcp(TcpTarget { host: "127.0.0.1".into(), port: 1 }), Expect::default());
+    let of = |errno: rustix::io::Errno| {
+        let error = std::io::Error::from_raw_os_error(errno.raw_os_error());
+        conclude(&check, Err(Failure::of("cannot connect", &error)), UnixMs(0))
+    };
+    is(&of(rustix::io::Errno::MFILE), Verdict::Unknown, "`ulimit -n`");
+    is(&of(rustix::io::Errno::CONNREFUSED), Verdict::Down, "cannot connect");
+}
+
+/// The thread stands still while the answer comes, and both the answer and the timeout are there afterwards.
+async fn probed_on_a_thread_that_stands_still(for_ms: u64) -> Probed {
+    let mut tasks = Tasks::new();
+    let address = web(&mut tasks).await;
+    let target = TcpTarget { host: address.ip().to_string(), port: address.port() };
+    let spec = UptimeCheckSpec {
+        target: Target::Tcp(target),
+        interval: Span::secs(30),
+        timeout: Some(Span::millis(100)),
+        failure_threshold: 1,
+        expect: Expect::default(),
+    };
+    let (prober, check) = (Prober::new(), check_of(spec));
+    let stands_still = async { std::thread::sleep(Duration::from_millis(for_ms)) };
+    tokio::join!(prober.run(&check), stands_still).0
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_the_timeout_is_none() {
+    let probed = probed_on_a_thread_that_stands_still(300).await;
+    assert_ne!(probed.verdict, Verdict::Up, "{probed:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_stood_still_knows_nothing_of_the_target() {
+    let probed = probed_on_a_thread_that_stands_still(1200).await;
+    is(&probed, Verdict::Unknown, "this node was held up");
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_and_an_unknown_one_is_named() {
+    let mut tasks = Tasks::new();
+    let address = web(&mut tasks).await;
+    let port = address.port();
+    let tcp = Target::Tcp(TcpTarget { host: "localhost".into(), port });
+    is(&probe(tcp, Expect::default()).await, Verdict::Up, "connected to 127.0.0.1");
+    let url = format!("http://localhost:{port}/");
+    is(&probe(Target::Http(HttpTarget::get(url)), Expect::default()).await, Verdict::Up, "200 OK");
+}
+
+#[tokio::test]
+async fn a_body_is_matched_by_an_expression() {
+    let mut tasks = Tasks::new();
+    let address = web(&mut tasks).await;
+    let matching =
+        |pattern: &str| Expect { body_matches: Some(pattern.into()), ..Expect::default() };
+    let target = || Target::Http(http(address, "/"));
+    is(&probe(target(), matching("^all .* well$")).await, Verdict::Up, "200 OK");
+    is(&probe(target(), matching("ill$")).await, Verdict::Down, "the body does not match `ill$`");
+}
