@@ -14,8 +14,8 @@ fn book(checks: &Checks) -> Book {
     book
 }
 
-fn published(failures: u32) -> Option<Told> {
-    Some(Told { failures, standing: Standing::Proven })
+fn published(failures: u32) -> Told {
+    Told { failures, standing: Standing::Proven }
 }
 
 /// Claims and starts all that is due.
@@ -35,7 +35,7 @@ fn a_check_that_runs_is_not_due_again_until_it_has_ended() {
     let [first] = start(&mut book, 1_000_000).try_into().unwrap();
     assert_eq!(book.due(1_050_000).len(), 0);
     assert_eq!(book.next_due_in(1_050_000), None);
-    assert!(book.ended(&first.check, published(0)));
+    assert!(book.ended(&first.check, Some(published(0))));
     let [second] = book.due(1_050_000).try_into().unwrap();
     assert_eq!((second.slot.0 - first.slot.0) % 10_000, 0);
     assert_eq!(second.after, Some(first.slot));
@@ -54,7 +54,7 @@ fn a_slot_that_was_claimed_is_left_out_and_not_taken_for_told() {
     let checks = checks(&["a"]);
     let mut book = book(&checks);
     let [told] = start(&mut book, 1_000_000).try_into().unwrap();
-    book.ended(&told.check, published(0));
+    book.ended(&told.check, Some(published(0)));
     let mut slot = told.slot;
     // Three owners in a row die in their run.
     for _ in 0..3 {
@@ -86,7 +86,7 @@ fn a_slot_that_is_given_back_is_run_by_the_next_owner_as_if_it_had_never_been_cl
     // The first that there ever was, and one after a result.
     next_due(&mut first, 1_000_000);
     let [told] = start(&mut first, 1_000_000).try_into().unwrap();
-    first.ended(&told.check, published(2));
+    first.ended(&told.check, Some(published(2)));
     let slot = next_due(&mut first, told.slot.0 + 10_000);
     assert_eq!(first.claims().values().map(|it| it.failures).collect::<Vec<_>>(), [2]);
     assert_eq!(slot.0 - told.slot.0, 10_000);
@@ -97,7 +97,7 @@ fn a_result_that_was_not_published_is_not_taken_for_told() {
     let checks = checks(&["a"]);
     let mut book = book(&checks);
     let [first] = start(&mut book, 1_000_000).try_into().unwrap();
-    book.ended(&first.check, published(2));
+    book.ended(&first.check, Some(published(2)));
     let [second] = start(&mut book, first.slot.0 + 10_000).try_into().unwrap();
     book.ended(&second.check, None);
     let [third] = book.due(second.slot.0 + 10_000).try_into().unwrap();
@@ -109,7 +109,7 @@ fn failures_are_handed_on_with_the_claims_and_end_with_the_spec() {
     let checks = checks(&["a"]);
     let mut first = book(&checks);
     let [run] = start(&mut first, 1_000_000).try_into().unwrap();
-    first.ended(&run.check, published(3));
+    first.ended(&run.check, Some(published(3)));
     assert!(first.has_unsaved());
     let mut second = Book::new(SHARD, SHARDS, first.claims().clone());
     second.adopt(&checks);
@@ -148,7 +148,7 @@ fn whether_a_target_answers_is_handed_on_with_the_claims() {
     let mut first = book(&checks);
     let [run] = start(&mut first, 1_000_000).try_into().unwrap();
     assert_eq!(run.standing, Standing::Unproven);
-    first.ended(&run.check, published(0));
+    first.ended(&run.check, Some(published(0)));
     let [run] = start(&mut first, 1_010_000).try_into().unwrap();
     let mut second = Book::new(SHARD, SHARDS, first.claims().clone());
     second.adopt(&checks);
@@ -180,7 +180,7 @@ fn claims_of_a_check_that_is_gone_are_kept_for_a_day() {
     start(&mut book, 1_000_000);
     let gone = CheckKey::new("default", "a");
     book.adopt(&checks(&["b"]));
-    book.ended(&testing::check("b", 10), published(0));
+    book.ended(&testing::check("b", 10), Some(published(0)));
     assert!(book.claims_with(&book.due(1_050_000)).contains_key(&gone));
     let due = book.due(1_000_000 + 2 * FORGOTTEN_AFTER_MS);
     assert!(!book.claims_with(&due).contains_key(&gone));
@@ -212,7 +212,7 @@ fn junk_claims_do_not_panic() {
             let mut book = Book::new(SHARD, SHARDS, claims);
             book.adopt(&checks);
             for due in start(&mut book, 1_000_000) {
-                book.ended(&due.check, published(0));
+                book.ended(&due.check, Some(published(0)));
             }
             let _ = book.next_due_in(1_000_000);
         }

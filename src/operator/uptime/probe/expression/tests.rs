@@ -102,7 +102,7 @@ async fn costly_matches_hold_up_neither_the_runtime_nor_cheap_ones_and_say_what_
 async fn a_match_that_is_dropped_ends() {
     let by = clock::boot_now() + Duration::from_secs(3600);
     let page = page();
-    for _ in 0..MOST_MATCHES + 1 {
+    for _ in 0..=MOST_MATCHES {
         let cut = timeout(Duration::from_millis(1), is_match(COSTLY, page.clone(), by)).await;
         assert!(cut.is_err());
     }
