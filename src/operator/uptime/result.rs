@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | claims of a shard | `claims`, of the shard's fenced data | the shard's owner, before each run | until changed |
 //! | result of a check | `uptime/{shard}/{namespace}/{name}`, node state | the node that ran it | with that node |
-//! | status of a check | `uptime/status/{namespace}/{name}`, of the leader's fenced data | the leader | until the check is gone |
+//! | statuses of a shard's checks | see [`super::leader`], of the leader's fenced data | the leader | until the check is gone |
 //!
 //! All are JSON. What cannot be read is treated as absent and counted: anybody can write to a store.
 
