@@ -101,6 +101,12 @@ bin=$("$kit/build.sh")
 export PATH="$bin:$PATH"
 archive=${E2E_IMAGE:-$scratch/image.tar}
 [ -n "${E2E_IMAGE:-}" ] || tests/tools/image.sh --prebuilt --archive "$archive" "$image" > /dev/null
+# The program itself, for what people run beside the cluster.
+program=$PWD/target/image
+if [ -n "${E2E_IMAGE:-}" ]; then
+  cargo build --locked --release >&2
+  program=$PWD/target/release
+fi
 # etcd's image, as if pulled: the program in the place where the published one has it.
 install -D "$tools/etcd" "$scratch/etcd/usr/local/bin/etcd"
 "$kit/cluster" image "$scratch/etcd" "$etcd_image" /usr/local/bin/etcd > "$scratch/etcd.tar"
@@ -278,8 +284,5 @@ size=$(($(tar -xOf "$archive" --wildcards 'blobs/sha256/*' 2> /dev/null | wc -c)
 echo "   $size MiB packed"
 [ -n "${E2E_IMAGE:-}" ] || [ "$size" -lt "$most_mib" ] || fail "the image has $size MiB, more than $most_mib"
 
-begin 'removal'
-helm uninstall "$release" > /dev/null
-gone() { [ -z "$(in_shop get statefulsets,services,roles,rolebindings,serviceaccounts --selector app.kubernetes.io/instance=$release --output name)" ]; }
-eventually 60 'everything of the release is gone' gone
+source tests/e2e/journeys.sh
 echo "end to end: all good after $((SECONDS - started)) s"

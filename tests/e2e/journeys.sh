@@ -1,0 +1,95 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # Sourced by run.sh, whose names it uses.
+#
+# The ways that people go, one thing after the other: scaled away and back, removed and installed under another
+# name, two releases side by side, the README's fourth step and then the chart.
+
+ready_of() { # ready_of ELECTION: what its Ready says, and the leader that it names
+  in_shop get election "$1" --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.leader.name}'
+}
+says() { [ "$(ready_of "$1")" = "$2" ]; }
+no_pods() { [ -z "$(in_shop get pods --output name)" ]; }
+runs() { # runs RELEASE NODES: so many nodes are Ready, and its Election names one of them
+  [ "$(in_shop get statefulset "$1-bellwether" --output 'jsonpath={.status.readyReplicas}')" = "$2" ] &&
+    [[ "$(ready_of "$1-bellwether")" = "True $1-bellwether-"* ]]
+}
+state() { # state CHECK: its state, and the cluster that wrote it
+  in_shop get uptimecheck "$1" --output 'jsonpath={.status.state} {.status.cluster}'
+}
+is_in() { [ "$(state "$1")" = "$2" ]; }
+
+begin 'twenty rolling updates: no check changes its state, and none is told of anew'
+eventually 60 'all checks have their state' all_up
+changes_before=$(changes) events_before=$(in_shop get events --field-selector involvedObject.kind=UptimeCheck --output name | wc -l)
+for round in $(seq 20); do
+  in_shop rollout restart "statefulset/$full" > /dev/null
+  in_shop rollout status "statefulset/$full" --timeout 180s > /dev/null
+  [ "$(changes)" = "$changes_before" ] || fail "rollout $round changed checks: $(changes) before: $changes_before"
+done
+events_after=$(in_shop get events --field-selector involvedObject.kind=UptimeCheck --output name | wc -l)
+[ "$events_after" -le "$events_before" ] || fail "checks have $((events_after - events_before)) new events"
+
+begin 'no node is left: the Election says that none leads, and names the next one'
+in_shop scale statefulset "$full" --replicas 0 > /dev/null
+eventually 60 'the Election says that no node leads' says "$full" 'False '
+in_shop get elections
+in_shop scale statefulset "$full" --replicas 3 > /dev/null
+eventually 120 'three pods Ready' ready
+eventually 30 'the Election names the leader' named
+
+begin 'removal'
+helm uninstall "$release" > /dev/null
+gone() { [ -z "$(in_shop get statefulsets,services,roles,rolebindings,serviceaccounts --selector "app.kubernetes.io/instance=$release" --output name)" ]; }
+eventually 60 'everything of the release is gone' gone
+eventually 60 'no pod is left' no_pods
+
+begin 'installed again under another name: the definitions of the first release stay as they are'
+helm install other charts/bellwether "${install[@]}" > "$scratch/notes"
+grep -q 'uptimechecks.bellwether.dev was there before' "$scratch/notes" || fail "the notes say nothing of the definitions: $(cat "$scratch/notes")"
+eventually 180 'three nodes and a leader' runs other 3
+eventually 60 'the checks are run by it' is_in page "up $namespace/other-bellwether"
+helm uninstall other > /dev/null
+eventually 60 'no pod is left' no_pods
+
+begin 'two releases that see one namespace, parted by a selector'
+in_shop label uptimecheck name team=a > /dev/null
+in_shop label uptimecheck page team=b > /dev/null
+in_shop patch uptimecheck page --type merge --patch "{\"spec\": {\"target\": {\"http\": {\"url\": \"http://b-bellwether:8080/livez\"}}}}" > /dev/null
+for team in a b; do
+  helm install "$team" charts/bellwether "${install[@]}" --set replicaCount=1 --set "watch.selector=team=$team" > /dev/null
+done
+for team in a b; do eventually 180 "a leader of $team" runs "$team" 1; done
+eventually 60 'a runs its check' is_in name "up $namespace/a-bellwether"
+eventually 60 'b runs its check' is_in page "up $namespace/b-bellwether"
+helm upgrade a charts/bellwether "${install[@]}" --set replicaCount=1 --set watch.selector=team=a --set node.log=debug > /dev/null
+helm upgrade b charts/bellwether "${install[@]}" --set replicaCount=1 --set watch.selector=team=b --set node.log=debug > /dev/null
+for team in a b; do in_shop rollout status "statefulset/$team-bellwether" --timeout 120s > /dev/null; done
+helm uninstall a > /dev/null
+helm uninstall b > /dev/null
+eventually 60 'no pod is left' no_pods
+
+begin "the README's fourth step as it is written, then the chart"
+kubectl delete crd elections.bellwether.dev uptimechecks.bellwether.dev > /dev/null
+step_of_readme() { # step_of_readme NUMBER: the commands of its first block
+  awk -v from="**$1. " 'index($0, from) == 1 { on = 1 } on && /^```sh/ { print_on = 1; next } print_on && /^```/ { exit } print_on' README.md
+}
+step_of_readme 4 > "$scratch/step"
+grep -q 'bellwether crds | kubectl apply' "$scratch/step" || fail "the README's fourth step is not what it was: $(cat "$scratch/step")"
+(
+  # The client that the step asks for, with this namespace as its own.
+  KUBECONFIG=$scratch/kubeconfig
+  cp "$kubeconfig" "$KUBECONFIG"
+  command kubectl --kubeconfig "$KUBECONFIG" config set-context --current --namespace "$namespace" > /dev/null
+  PATH="$program:$PATH" BELLWETHER_CLUSTER='' BELLWETHER_ETCD=''
+  export KUBECONFIG PATH BELLWETHER_CLUSTER BELLWETHER_ETCD
+  unset -f kubectl
+  trap '[ -z "$(jobs -p)" ] || kill $(jobs -p); wait' EXIT
+  # shellcheck disable=SC1091
+  source "$scratch/step"
+) > "$scratch/step.log" 2>&1 || fail "the README's fourth step: $(tail -n 30 "$scratch/step.log")"
+says bellwether 'False ' || fail "the node of the README has left, and the Election says: $(ready_of bellwether)"
+helm install "$release" charts/bellwether "${install[@]}" > "$scratch/notes"
+grep -q 'made by kubectl' "$scratch/notes" || fail "the notes say nothing of the definitions: $(cat "$scratch/notes")"
+eventually 180 'three nodes and a leader' runs "$release" 3
+helm uninstall "$release" > /dev/null
+eventually 60 'no pod is left' no_pods
