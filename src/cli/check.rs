@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bellwether::{
+    clock,
     engine::timing,
+    k8s::{crd::ElectionStatus, fence::ElectionRef},
     store::{
         Get, OLD_REVISIONS, Store as _, StoreError,
         etcd::{EtcdStore, MemberStatus},
@@ -21,8 +23,8 @@ use super::{
     inspect::ReadArgs,
     live::Live,
     output::{self, Format, Layout, Table, span},
-    report::ms,
-    snapshot::Snapshot,
+    report::{self, ms},
+    snapshot::{Leader, Snapshot},
 };
 
 /// Says whether a cluster and its etcd are well
@@ -30,7 +32,7 @@ use super::{
 #[command(after_long_help = "\
 Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \
 whether every shard is held; in a pod or with --kubernetes on also whether the API server answers, knows \
-our kinds and is told who leads. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
+our kinds, and whether the Election names the leader that etcd does. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
 only a warning does not fail. With --url: whether that node's /livez and /readyz pass, for a container's \
 probe without curl.")]
 pub(crate) struct CheckArgs {
@@ -150,13 +152,22 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     findings.extend(members.into_iter().map(of_member));
     findings.push(compaction(&store, keys, cluster.timeout).await);
     if !args.etcd_only {
-        if is_kubernetes_wanted(args.kubernetes) {
-            findings.extend(of_kubernetes(&args.read).await?);
+        let mut asks_election = is_kubernetes_wanted(args.kubernetes);
+        if asks_election {
+            let told = of_kubernetes(&args.read).await?;
+            asks_election = told.iter().all(|it| it.verdict == Verdict::Ok);
+            findings.extend(told);
         }
-        let live = Live::open(store, keys.clone(), cluster.timeout)
+        let mut live = Live::open(store, keys.clone(), cluster.timeout)
             .await
             .map_err(|error| Failure::of_store("reading the cluster", &error))?;
-        findings.extend(of_nodes(live).await);
+        let of_nodes = of_nodes(&mut live).await;
+        if asks_election {
+            let leads = of_nodes.iter().any(|it| it.what == LEADER && it.verdict != Verdict::Failed);
+            let leader = live.snapshot.leader().filter(|_| leads);
+            findings.push(of_election(&args.read, leader).await?);
+        }
+        findings.extend(of_nodes);
     }
     Ok(findings)
 }
@@ -172,7 +183,7 @@ fn is_kubernetes_wanted(when: When) -> bool {
     }
 }
 
-/// Whether the API server answers, has our kinds, and is told who leads.
+/// Whether the API server answers and has our kinds.
 async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
     let connection = read.api.connect(None).await?;
     let missing = apiserver::missing_kinds(&connection).await?;
@@ -187,24 +198,71 @@ async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
         return Ok(findings);
     }
     findings.push(Finding::new("crds", Verdict::Ok, "elections and uptimechecks are served"));
-    findings.push(match read.api.election(read.cluster.cluster.cluster()).await {
-        Ok((election, place)) => match election.status.and_then(|it| it.leader) {
-            Some(it) => Finding::new(
-                "election",
-                Verdict::Ok,
-                format!("{place} says that {} leads", it.name),
-            ),
-            None => {
-                Finding::new("election", Verdict::Warning, format!("{place} knows of no leader"))
-            }
-        },
-        Err(failure) if failure.exit == Exit::NotThere => {
-            let finding = Finding::new("election", Verdict::Failed, failure.what);
-            finding.try_this("a leader makes it; see what the log of the leader's pod says of it")
-        }
-        Err(failure) => return Err(failure),
-    });
     Ok(findings)
+}
+
+/// The leader writes what has changed into the Election within this time, even where the API server is slow.
+const REPORTED_WITHIN: Duration = Duration::from_secs(5);
+/// Between looks at an Election that does not agree with etcd.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Whether the `Election` says what etcd does, once etcd has named the `leader`: it is read again until it agrees,
+/// as hand-overs take a moment to reach it.
+async fn of_election(read: &ReadArgs, leader: Option<Leader>) -> Result<Finding, Failure> {
+    let until = clock::boot_now() + REPORTED_WITHIN;
+    loop {
+        let finding = match read.api.election(read.cluster.cluster.cluster()).await {
+            Ok((election, place)) => {
+                let status = election.status.unwrap_or_default();
+                compared(&place, &status, leader, clock::unix_ms())
+            }
+            Err(failure) if failure.exit == Exit::NotThere => {
+                Finding::new(ELECTION, Verdict::Failed, failure.what)
+                    .try_this("a leader makes it; see what the log of the leader's pod says of it")
+            }
+            Err(failure) => return Err(failure),
+        };
+        // Without a leader there is none that would write it.
+        if finding.verdict == Verdict::Ok || leader.is_none() || until <= clock::boot_now() {
+            return Ok(finding);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+const ELECTION: &str = "election";
+
+/// What an `Election` says, beside what etcd does.
+fn compared(
+    place: &ElectionRef,
+    status: &ElectionStatus,
+    leader: Option<Leader>,
+    now_unix_ms: u64,
+) -> Finding {
+    let why = report::not_known(status, now_unix_ms);
+    let says = match (&status.leader, why) {
+        (_, Some(why)) => format!("{place} does not know who leads: {why}"),
+        (Some(it), None) => format!("{place} says that {} leads", it.name),
+        (None, None) => format!("{place} says that no node leads"),
+    };
+    let named = status.leader.as_ref().map(|it| (it.node, status.term.unwrap_or_default()));
+    let wanted = leader.map(|it| (it.id.get(), it.term.0));
+    match (wanted, named) {
+        _ if named == wanted && report::not_known(status, now_unix_ms).is_none() => {
+            let verdict = if named.is_some() { Verdict::Ok } else { Verdict::Warning };
+            Finding::new(ELECTION, verdict, says)
+        }
+        (Some((node, term)), _) => {
+            let says = format!("{says}, but etcd says that node {node} leads in term {term}");
+            Finding::new(ELECTION, Verdict::Failed, says).try_this(
+                "what kubectl shows is not current: see what the log of the leader's pod says of the Election",
+            )
+        }
+        // The finding of the leader fails by itself.
+        (None, _) => Finding::new(ELECTION, Verdict::Warning, says).try_this(
+            "no leader keeps the Election up to date: do not rely on what kubectl shows of it",
+        ),
+    }
 }
 
 /// Stale reads after a pause are mended from these versions on.
@@ -323,9 +381,10 @@ async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Findin
     }
 }
 
+const LEADER: &str = "leader";
+
 /// Watches until the leader's next beat, or for as long as silence may last.
-async fn of_nodes(mut live: Live) -> Vec<Finding> {
-    const LEADER: &str = "leader";
+async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     let patience = timing::wait(timing::SPAN_MAX);
     let first = live.snapshot.leader();
     let beat = tokio::time::timeout(patience, async {
@@ -403,10 +462,13 @@ fn of_shards(snapshot: &Snapshot) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use bellwether::engine::WorkType;
+    use bellwether::{
+        engine::{Term, WorkType},
+        k8s::crd::{election::ElectionLeader, uptime_check::value::UnixMs},
+    };
 
     use super::*;
-    use crate::cli::snapshot::tests::with_a_retired_work_type;
+    use crate::cli::snapshot::tests::{id, with_a_retired_work_type};
 
     #[test]
     fn versions_with_stale_reads_are_told_from_mended_ones() {
@@ -428,6 +490,32 @@ mod tests {
         let finding = of_shards(&snapshot);
         let says = "every shard is held, but for old: no node offers it";
         assert_eq!((finding.verdict, &*finding.says), (Verdict::Ok, says));
+    }
+
+    #[test]
+    fn an_election_that_names_another_leader_than_etcd_fails() {
+        let place = ElectionRef { namespace: "n".into(), cluster: "shop".into() };
+        let leader = |id, term| Leader { id, term: Term(term), d: None, suspended: false };
+        let status = ElectionStatus {
+            leader: Some(ElectionLeader { node: 1, name: "shop-1".into(), ..Default::default() }),
+            term: Some(7),
+            reported_at: Some(UnixMs(100_000)),
+            ..ElectionStatus::default()
+        };
+        let of = |leader, now| compared(&place, &status, leader, now);
+        let agrees = of(Some(leader(id(1), 7)), 101_000);
+        assert_eq!((agrees.verdict, &*agrees.says), (Verdict::Ok, "n/shop says that shop-1 leads"));
+        for (other, now) in [(leader(id(1), 9), 101_000), (leader(id(2), 7), 101_000)] {
+            let finding = of(Some(other), now);
+            assert_eq!(finding.verdict, Verdict::Failed);
+            assert!(finding.says.contains("but etcd says that node"), "{finding:?}");
+        }
+        // The same leader, and an Election that it has not kept for long.
+        assert_eq!(of(Some(leader(id(1), 7)), 300_000).verdict, Verdict::Failed);
+        let nobody = of(None, 300_000);
+        assert_eq!(nobody.verdict, Verdict::Warning);
+        assert!(nobody.says.contains("does not know who leads"), "{nobody:?}");
+        assert_eq!(of(None, 101_000).verdict, Verdict::Warning);
     }
 
     fn member() -> MemberStatus {

@@ -5,7 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use bellwether::{
     engine::{NodeId, NodeMetadata, Role, Stored, WorkType},
     k8s::{
-        crd::election::{Election, ElectionNode, ElectionRole, WorkShards},
+        conditions::{self, Holds},
+        crd::{
+            condition,
+            election::{Election, ElectionNode, ElectionRole, ElectionStatus, WorkShards},
+        },
+        election::CURRENT_FOR,
         fence::ElectionRef,
     },
     node::status::{LeaderStatus, NodeStatus, Status, WorkStatus},
@@ -34,6 +39,9 @@ pub(crate) struct Report {
     /// The node that is in office and has stopped acting, if one has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_acting: Option<NotActing>,
+    /// Why it is not known which node leads, if an `Election` does not say or is not current.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_known: Option<String>,
     /// D of the leader: how long it may be silent before it is deposed.
     pub(crate) failover_d_ms: Option<u64>,
     pub(crate) tick_ms: Option<f64>,
@@ -81,8 +89,10 @@ impl NotActing {
 pub(crate) struct Picture {
     pub(crate) namespace: String,
     pub(crate) name: String,
-    /// When the leader last said that it is so; it says it twice a minute if nothing changes.
+    /// When a leader last reported; it does so twice a minute if nothing changes.
     pub(crate) told_unix_ms: Option<u64>,
+    /// Whether that is recent enough to believe it.
+    pub(crate) current: bool,
 }
 
 /// The shards of one work type in numbers.
@@ -95,8 +105,38 @@ pub(crate) struct WorkCounts {
     pub(crate) unowned: u32,
 }
 
-/// A leader that has said nothing for that long has likely gone, and nobody has taken its place.
-const TOLD_WITHIN_MS: u64 = 120_000;
+/// Whether a report of that time is believed now. A clock that is ahead by more than that does not make a report
+/// current for as long as the clock is ahead.
+fn is_current(told_unix_ms: Option<u64>, now_unix_ms: u64) -> bool {
+    told_unix_ms.is_some_and(|told| told.abs_diff(now_unix_ms) <= ms(CURRENT_FOR))
+}
+
+/// When a leader last reported. An `Election` of an earlier version says only when nodes were last seen.
+pub(crate) fn told_unix_ms(status: &ElectionStatus) -> Option<u64> {
+    let seen = status.nodes.iter().filter_map(|it| it.last_seen).max();
+    status.reported_at.or(seen).map(|it| it.0)
+}
+
+/// Why it is not known which node leads, if it is not: the leader lost its authority, or no leader keeps the
+/// status.
+pub(crate) fn not_known(status: &ElectionStatus, now_unix_ms: u64) -> Option<String> {
+    let told = told_unix_ms(status);
+    let ago = told.map_or_else(
+        || "at an unknown time".to_owned(),
+        |told| match now_unix_ms.checked_sub(told) {
+            Some(ago) => format!("{} ago", span(ago)),
+            None => "by a clock that is ahead".to_owned(),
+        },
+    );
+    if let Some(leader) = &status.leader {
+        return (!is_current(told, now_unix_ms)).then(|| {
+            let term = status.term.unwrap_or_default();
+            format!("{} led in term {term} as reported {ago}, and no leader has reported since", leader.name)
+        });
+    }
+    let ready = conditions::find(&status.conditions, condition::READY)?;
+    (ready.status == Holds::Unknown.as_str()).then(|| format!("{}, as reported {ago}", ready.message))
+}
 
 impl Report {
     /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched, and `silence` only to who
@@ -117,6 +157,7 @@ impl Report {
             cluster: cluster.to_owned(),
             revision: snapshot.revision.to_string(),
             not_acting: None,
+            not_known: None,
             leader: leader.map(|it| LeaderStatus {
                 id: it.id.to_string(),
                 address: address(it.id),
@@ -166,6 +207,7 @@ impl Report {
             cluster: status.cluster,
             revision: status.store.revision,
             not_acting: None,
+            not_known: None,
             leader: status.leader,
             failover_d_ms: Some(status.node.failover_d_ms),
             tick_ms: Some(status.node.tick_ms),
@@ -178,32 +220,39 @@ impl Report {
         .judged(silent_ms)
     }
 
-    /// As an `Election` shows it, as far as that goes: a picture, written by the leader.
-    pub(crate) fn of_election(place: &ElectionRef, election: Election) -> Self {
+    /// As an `Election` shows it, as far as that goes: a picture, written by the leader. A leader that has not
+    /// reported for too long is not named.
+    pub(crate) fn of_election(place: &ElectionRef, election: Election, now_unix_ms: u64) -> Self {
         let status = election.status.unwrap_or_default();
-        let told = status.nodes.iter().filter_map(|it| it.last_seen).map(|it| it.0).max();
+        let (told, not_known) = (told_unix_ms(&status), not_known(&status, now_unix_ms));
         let works = status.shards.map(|it| it.works).unwrap_or_default();
+        let mut nodes: Vec<NodeStatus> = status.nodes.into_iter().map(pictured).collect();
+        if not_known.is_some() {
+            nodes.iter_mut().for_each(|node| UNKNOWN.clone_into(&mut node.role));
+        }
         Self {
             cluster: place.cluster.clone(),
             // The store's is not told.
             revision: "0".into(),
             not_acting: None,
-            leader: status.leader.map(|it| LeaderStatus {
+            leader: status.leader.filter(|_| not_known.is_none()).map(|it| LeaderStatus {
                 id: it.node.to_string(),
                 address: Some(it.address).filter(|it| !it.is_empty()),
                 term: status.term.unwrap_or_default().to_string(),
                 last_beat_unix_ms: None,
                 suspended: false,
             }),
+            not_known,
             failover_d_ms: None,
             tick_ms: None,
             resigning: false,
-            nodes: status.nodes.into_iter().map(pictured).collect(),
+            nodes,
             work: Vec::new(),
             election: Some(Picture {
                 namespace: place.namespace.clone(),
                 name: place.name(),
                 told_unix_ms: told,
+                current: is_current(told, now_unix_ms),
             }),
             work_counts: works.into_iter().map(counted).collect(),
         }
@@ -234,6 +283,9 @@ impl Report {
         if let Some(it) = &self.not_acting {
             return format!("leader: nobody acts, {}\n", it.says());
         }
+        if let Some(why) = &self.not_known {
+            return format!("leader: not known, {}\n", printable(why));
+        }
         let Some(leader) = &self.leader else { return "leader: nobody\n".into() };
         let at = leader.address.as_deref().map(|it| format!(" at {}", printable(it)));
         let mut parts = vec![format!("leader {}{}", leader.id, at.unwrap_or_default())];
@@ -243,6 +295,9 @@ impl Report {
         }
         if let Some(beat) = leader.last_beat_unix_ms {
             parts.push(format!("last beat {} ago", span(now_unix_ms.saturating_sub(beat))));
+        }
+        if let Some(told) = self.election.as_ref().and_then(|it| it.told_unix_ms) {
+            parts.push(format!("reported {} ago", span(now_unix_ms.saturating_sub(told))));
         }
         if self.resigning {
             parts.push("asked to resign".into());
@@ -302,10 +357,10 @@ impl Report {
 impl Picture {
     fn render(&self, now_unix_ms: u64) -> String {
         let object = format!("election {}/{}", self.namespace, self.name);
-        let Some(told) = self.told_unix_ms else { return format!("{object}, nothing told yet") };
-        let ago = now_unix_ms.saturating_sub(told);
-        let doubt = if ago > TOLD_WITHIN_MS { ": NOT CURRENT, nobody keeps it" } else { "" };
-        format!("{object}, told {} ago{doubt}", span(ago))
+        let Some(told) = self.told_unix_ms else { return format!("{object}, nothing reported yet") };
+        let ago = span(now_unix_ms.saturating_sub(told));
+        let doubt = if self.current { "" } else { ": NOT CURRENT, no leader keeps it" };
+        format!("{object}, reported {ago} ago{doubt}")
     }
 }
 
@@ -394,6 +449,8 @@ fn work(snapshot: &Snapshot) -> Vec<WorkStatus> {
 
 #[cfg(test)]
 mod tests {
+    use bellwether::k8s::crd::{election::ElectionLeader, uptime_check::value::UnixMs};
+
     use super::*;
     use crate::cli::snapshot::tests::two_nodes;
 
@@ -485,6 +542,62 @@ checks   2        1      0          1         2:1
         let silent = status(9_000);
         assert_eq!(silent.leader, None);
         assert_eq!(silent.not_acting.and_then(|it| it.silent_ms), Some(4_000));
+    }
+
+    /// Node 1 of two leads in term 7, as reported at second 100.
+    fn election() -> Election {
+        let mut election =
+            Election::new("shop", bellwether::k8s::crd::ElectionSpec { cluster: "shop".into() });
+        let node = |id, role| ElectionNode { id, role, ..ElectionNode::default() };
+        election.status = Some(ElectionStatus {
+            leader: Some(ElectionLeader {
+                node: 1,
+                name: "shop-1".into(),
+                ..ElectionLeader::default()
+            }),
+            term: Some(7),
+            reported_at: Some(UnixMs(100_000)),
+            nodes: vec![node(1, ElectionRole::Leader), node(2, ElectionRole::Follower)],
+            ..ElectionStatus::default()
+        });
+        election
+    }
+
+    fn of_election(election: Election, now_unix_ms: u64) -> Report {
+        let place = ElectionRef { namespace: "n".into(), cluster: "shop".into() };
+        Report::of_election(&place, election, now_unix_ms)
+    }
+
+    #[test]
+    fn an_election_that_no_leader_has_reported_to_for_long_names_no_leader() {
+        let report = of_election(election(), 130_000);
+        assert_eq!(
+            report.render_leader(130_000),
+            "leader 1, term 7, reported 30.0s ago\n"
+        );
+        let old = of_election(election(), 400_000);
+        assert_eq!((&old.leader, &*old.nodes[0].role), (&None, "Unknown"));
+        assert_eq!(
+            old.render_leader(400_000),
+            "leader: not known, shop-1 led in term 7 as reported 5m ago, and no leader has reported since\n"
+        );
+        assert!(old.render(400_000).contains("NOT CURRENT"));
+        // A clock that was set ahead by years does not make it current for years.
+        let ahead = of_election(election(), 1_000);
+        assert_eq!(ahead.leader, None);
+        assert!(ahead.not_known.unwrap().contains("by a clock that is ahead"));
+    }
+
+    #[test]
+    fn an_election_whose_leader_lost_its_authority_says_that_it_is_not_known() {
+        let mut election = election();
+        let status = election.status.as_mut().unwrap();
+        status.leader = None;
+        let said = ("LeaderLost", "shop-1 lost its authority");
+        conditions::set(&mut status.conditions, condition::READY, Holds::Unknown, said, None);
+        let report = of_election(election, 101_000);
+        let why = "shop-1 lost its authority, as reported 1.0s ago";
+        assert_eq!(report.not_known.as_deref(), Some(why));
     }
 
     #[test]

@@ -163,6 +163,17 @@ pub(crate) struct NodeArgs {
     /// Let the status page ask this node to resign
     #[arg(long, env = "BELLWETHER_ALLOW_ACTIONS")]
     allow_actions: bool,
+
+    /// Host names, beside localhost and bare addresses, under which the buttons of the page work: those that a
+    /// proxy serves the page under. Several are separated by commas
+    #[arg(
+        long = "action-host",
+        value_name = "HOST",
+        env = "BELLWETHER_ACTION_HOSTS",
+        value_delimiter = ',',
+        value_parser = serve::host_name
+    )]
+    action_hosts: Vec<String>,
 }
 
 /// The reference work.
@@ -242,7 +253,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<ExitCode, Failure> {
-    let mut page = serve::bind(&args.node.listen).await?;
+    let mut page = serve::bind(&args.node.listen, &args.node.action_hosts).await?;
     let pod = kubernetes::pod(page.address().port())?;
     let identity = Identity::of(&args, pod.as_ref(), page.address())?;
     let registry = metrics::registry().map_err(|error| metric_twice(&error))?;

@@ -74,6 +74,11 @@ impl Drawn {
 pub(crate) struct Awaited(watch::Receiver<Option<(Term, Fence)>>);
 
 impl Awaited {
+    /// The fence of this term, if it was drawn already.
+    pub(crate) fn now(&self, term: Term) -> Option<Fence> {
+        self.0.borrow().filter(|(of, _)| *of == term).map(|(_, fence)| fence)
+    }
+
     /// The fence that was drawn for this term.
     ///
     /// # Cancel safety

@@ -28,6 +28,10 @@ const LATENCY: &[f64] = &[
     5.0, 10.0,
 ];
 
+/// What a node knows of its cluster counts as known for this long after the watch last proved itself: also for
+/// readiness and for `/leader`.
+pub const KNOWN_FOR: Duration = Duration::from_secs(10);
+
 /// All metrics of one node.
 #[derive(Clone)]
 pub struct NodeMetrics {
@@ -112,23 +116,24 @@ impl NodeMetrics {
     }
 
     fn build(b: &Build<'_>) -> Result<Self, prometheus::Error> {
+        let view_age =
+            b.add(Age::new(names::VIEW_AGE, "How long ago the watch last delivered anything.")?)?;
+        let authority_remaining = b.add(Remaining::new(
+            names::AUTHORITY_REMAINING,
+            "What is left of the node's authority as leader; 0 if it is not in office.",
+        )?)?;
+        let known = Known::of(&view_age, &authority_remaining);
         Ok(Self {
             lease_remaining: b.add(Remaining::new(
                 names::LEASE_REMAINING,
                 "What is left of the node's lease, counted from when the last renewal was sent.",
             )?)?,
-            authority_remaining: b.add(Remaining::new(
-                names::AUTHORITY_REMAINING,
-                "What is left of the node's authority as leader; 0 if it is not in office.",
-            )?)?,
             shard_authority_remaining: b.add(Remaining::new(
                 names::SHARD_AUTHORITY_REMAINING,
                 "What is left of the node's authority over its shards.",
             )?)?,
-            view_age: b.add(Age::new(
-                names::VIEW_AGE,
-                "How long ago the watch last delivered anything.",
-            )?)?,
+            authority_remaining,
+            view_age,
             keepalive_seconds: b
                 .histogram(names::KEEPALIVE_SECONDS, "Round trip of lease renewals.")?,
             beat_seconds: b.histogram(names::BEAT_SECONDS, "Round trip of the leader's beats.")?,
@@ -136,16 +141,37 @@ impl NodeMetrics {
                 names::AUTHORITY_MARGIN,
                 "Authority that was left when the answer of a beat arrived.",
             )?,
-            term: b.gauge(names::TERM, "The term of the record as this node sees it.")?,
-            role: b.gauge(names::ROLE, "The node's role: 0 unknown, 1 leader, 2 follower.")?,
-            master: b.gauges(
-                names::MASTER,
-                "Whether this node is the leader of the cluster of that name: 1 or 0.",
-                &["name"],
+            term: b.known(
+                IntGauge::new(
+                    names::TERM,
+                    "The term of the record as this node sees it; no series while the view is old.",
+                )?,
+                known.or(Otherwise::Nothing),
             )?,
-            leader_suspended: b.gauge(
-                names::LEADER_SUSPENDED,
-                "Whether this node sees a leader in office that does not act: 1 or 0.",
+            role: b.known(
+                IntGauge::new(
+                    names::ROLE,
+                    "The node's role: 0 unknown (also while the view is old), 1 leader, 2 follower.",
+                )?,
+                known.or(Otherwise::Zero),
+            )?,
+            master: b.known(
+                IntGaugeVec::new(
+                    Opts::new(
+                        names::MASTER,
+                        "Whether this node leads the cluster of that name, with authority: 1 or 0.",
+                    ),
+                    &["name"],
+                )?,
+                known.or(Otherwise::ZeroWithoutAuthority),
+            )?,
+            leader_suspended: b.known(
+                IntGauge::new(
+                    names::LEADER_SUSPENDED,
+                    "Whether this node sees a leader in office that does not act: 1 or 0; no series while \
+                     the view is old.",
+                )?,
+                known.or(Otherwise::Nothing),
             )?,
             transitions: b.counters(
                 names::TRANSITIONS,
@@ -196,7 +222,13 @@ impl NodeMetrics {
                 "Panics of user work, by kind of work.",
                 &["work"],
             )?,
-            members: b.gauge(names::MEMBERS, "Live nodes as this node sees them.")?,
+            members: b.known(
+                IntGauge::new(
+                    names::MEMBERS,
+                    "Live nodes as this node sees them; no series while the view is old.",
+                )?,
+                known.or(Otherwise::Nothing),
+            )?,
             watch_lag: b.histogram(
                 names::WATCH_LAG,
                 "From sending an own beat to receiving it by the watch.",
@@ -221,10 +253,16 @@ impl NodeMetrics {
                 "Shards this node is letting go of.",
                 &["work"],
             )?,
-            shards_unowned: b.gauges(
-                names::SHARDS_UNOWNED,
-                "Shards that no node holds, of work that a live node offers, as this node sees it.",
-                &["work"],
+            shards_unowned: b.known(
+                IntGaugeVec::new(
+                    Opts::new(
+                        names::SHARDS_UNOWNED,
+                        "Shards that no node holds, of work that a live node offers, as this node sees \
+                         it; no series while the view is old.",
+                    ),
+                    &["work"],
+                )?,
+                known.or(Otherwise::Nothing),
             )?,
             shard_moves: b.counters(
                 names::SHARD_MOVES,
@@ -268,6 +306,17 @@ impl Build<'_> {
         }
         self.made.borrow_mut().push(Box::new(collector.clone()));
         Ok(collector)
+    }
+
+    /// Registers what shows only what is known; the metric itself is returned.
+    fn known<C: Collector + Clone + 'static>(
+        &self,
+        metric: C,
+        known: Known<()>,
+    ) -> Result<C, prometheus::Error> {
+        let Known { view_age, authority, otherwise, .. } = known;
+        self.add(Known { metric: metric.clone(), view_age, authority, otherwise })?;
+        Ok(metric)
     }
 
     fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
@@ -371,6 +420,11 @@ impl Age {
         self.at.store(nanos(at), Ordering::Relaxed);
     }
 
+    /// Whether it happened, and not longer ago than that.
+    fn is_within(&self, limit: Duration) -> bool {
+        self.at.load(Ordering::Relaxed) != 0 && self.age() <= limit
+    }
+
     /// How long ago it was.
     pub(crate) fn age(&self) -> Duration {
         match self.at.load(Ordering::Relaxed) {
@@ -391,6 +445,76 @@ impl Collector for Age {
     }
 }
 
+/// A metric of what this node knows of its cluster. While the view is older than [`KNOWN_FOR`], or nothing was ever
+/// seen, it shows no series, or zeros: a scrape in an outage must not show the time before it.
+#[derive(Clone, Debug)]
+struct Known<M> {
+    metric: M,
+    view_age: Age,
+    authority: Remaining,
+    otherwise: Otherwise,
+}
+
+/// What is shown instead of what is not known.
+#[derive(Clone, Copy, Debug)]
+enum Otherwise {
+    /// No series.
+    Nothing,
+    /// Zeros.
+    Zero,
+    /// Zeros, and not by the view's age but whenever there is no authority.
+    ZeroWithoutAuthority,
+}
+
+impl Known<()> {
+    fn of(view_age: &Age, authority: &Remaining) -> Self {
+        let (view_age, authority) = (view_age.clone(), authority.clone());
+        Self { metric: (), view_age, authority, otherwise: Otherwise::Nothing }
+    }
+
+    fn or(&self, otherwise: Otherwise) -> Self {
+        Self { otherwise, ..self.clone() }
+    }
+}
+
+impl<M> Known<M> {
+    fn is_known(&self) -> bool {
+        match self.otherwise {
+            Otherwise::Nothing | Otherwise::Zero => self.view_age.is_within(KNOWN_FOR),
+            Otherwise::ZeroWithoutAuthority => !self.authority.left().is_zero(),
+        }
+    }
+}
+
+impl<M: Collector> Collector for Known<M> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.metric.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = self.metric.collect();
+        if self.is_known() {
+            return families;
+        }
+        for family in &mut families {
+            match self.otherwise {
+                Otherwise::Nothing => family.mut_metric().clear(),
+                Otherwise::Zero | Otherwise::ZeroWithoutAuthority => {
+                    for metric in family.mut_metric() {
+                        let mut zero = prometheus::proto::Gauge::default();
+                        zero.set_value(0.0);
+                        metric.set_gauge(zero);
+                    }
+                }
+            }
+        }
+        families
+    }
+}
+
 fn nanos(time: BootTime) -> u64 {
     u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,7 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
         eventually("the status is written", SOON, async || {
             let status = elections.get_opt("test").await.unwrap()?.status?;
             let leader = status.leader.as_ref()?.node;
-            (leader == node && status.node_count == nodes).then_some(status)
+            (leader == node && status.node_count == Some(nodes)).then_some(status)
         })
         .await
     };

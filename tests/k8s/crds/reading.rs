@@ -192,7 +192,8 @@ fn election() -> ElectionStatus {
         term: Some(9_007_199_254_740_993),
         fence: Some(9_007_199_254_740_995),
         since: Some(ago(3 * DAY + 12 * HOUR + 30 * MINUTE)),
-        node_count: 3,
+        node_count: Some(3),
+        reported_at: Some(ago(20 * 1000)),
         nodes: vec![
             node(0, ElectionRole::Follower, 128),
             node(1, ElectionRole::Leader, 0),
