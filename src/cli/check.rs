@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bellwether::{
-    clock,
     engine::timing,
-    k8s::{crd::ElectionStatus, fence::ElectionRef},
     store::{
         Get, OLD_REVISIONS, Store as _, StoreError,
         etcd::{EtcdStore, MemberStatus},
@@ -16,16 +14,19 @@ use bellwether::{
 use clap::Args;
 use serde::Serialize;
 
+use self::kubernetes::{is_wanted, of_election, of_kubernetes};
 use super::{
-    apiserver::{self, When},
+    apiserver::When,
     connect::{self, NodeClient},
     exit::{Exit, Failure},
     inspect::ReadArgs,
     live::Live,
     output::{self, Format, Layout, Table, span},
-    report::{self, ms},
-    snapshot::{Leader, Snapshot},
+    report::ms,
+    snapshot::Snapshot,
 };
+
+mod kubernetes;
 
 /// Says whether a cluster and its etcd are well
 #[derive(Args, Debug)]
@@ -152,7 +153,7 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     findings.extend(members.into_iter().map(of_member));
     findings.push(compaction(&store, keys, cluster.timeout).await);
     if !args.etcd_only {
-        let mut asks_election = is_kubernetes_wanted(args.kubernetes);
+        let mut asks_election = is_wanted(args.kubernetes);
         if asks_election {
             let told = of_kubernetes(&args.read).await?;
             asks_election = told.iter().all(|it| it.verdict == Verdict::Ok);
@@ -163,106 +164,14 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
             .map_err(|error| Failure::of_store("reading the cluster", &error))?;
         let of_nodes = of_nodes(&mut live).await;
         if asks_election {
-            let leads = of_nodes.iter().any(|it| it.what == LEADER && it.verdict != Verdict::Failed);
+            let leads =
+                of_nodes.iter().any(|it| it.what == LEADER && it.verdict != Verdict::Failed);
             let leader = live.snapshot.leader().filter(|_| leads);
             findings.push(of_election(&args.read, leader).await?);
         }
         findings.extend(of_nodes);
     }
     Ok(findings)
-}
-
-/// kubelet puts a pod's credentials there.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
-fn is_kubernetes_wanted(when: When) -> bool {
-    match when {
-        When::On => true,
-        When::Off => false,
-        When::Auto => std::path::Path::new(SERVICE_ACCOUNT).exists(),
-    }
-}
-
-/// Whether the API server answers and has our kinds.
-async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
-    let connection = read.api.connect(None).await?;
-    let missing = apiserver::missing_kinds(&connection).await?;
-    let says = format!("{} answers", connection.endpoint());
-    let mut findings = vec![Finding::new("apiserver", Verdict::Ok, says)];
-    if !missing.is_empty() {
-        let says = format!("the server does not know {}", missing.join(", "));
-        findings.push(
-            Finding::new("crds", Verdict::Failed, says)
-                .try_this("bellwether crds | kubectl apply --server-side -f -"),
-        );
-        return Ok(findings);
-    }
-    findings.push(Finding::new("crds", Verdict::Ok, "elections and uptimechecks are served"));
-    Ok(findings)
-}
-
-/// The leader writes what has changed into the Election within this time, even where the API server is slow.
-const REPORTED_WITHIN: Duration = Duration::from_secs(5);
-/// Between looks at an Election that does not agree with etcd.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Whether the `Election` says what etcd does, once etcd has named the `leader`: it is read again until it agrees,
-/// as hand-overs take a moment to reach it.
-async fn of_election(read: &ReadArgs, leader: Option<Leader>) -> Result<Finding, Failure> {
-    let until = clock::boot_now() + REPORTED_WITHIN;
-    loop {
-        let finding = match read.api.election(read.cluster.cluster.cluster()).await {
-            Ok((election, place)) => {
-                let status = election.status.unwrap_or_default();
-                compared(&place, &status, leader, clock::unix_ms())
-            }
-            Err(failure) if failure.exit == Exit::NotThere => {
-                Finding::new(ELECTION, Verdict::Failed, failure.what)
-                    .try_this("a leader makes it; see what the log of the leader's pod says of it")
-            }
-            Err(failure) => return Err(failure),
-        };
-        // Without a leader there is none that would write it.
-        if finding.verdict == Verdict::Ok || leader.is_none() || until <= clock::boot_now() {
-            return Ok(finding);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-const ELECTION: &str = "election";
-
-/// What an `Election` says, beside what etcd does.
-fn compared(
-    place: &ElectionRef,
-    status: &ElectionStatus,
-    leader: Option<Leader>,
-    now_unix_ms: u64,
-) -> Finding {
-    let why = report::not_known(status, now_unix_ms);
-    let says = match (&status.leader, why) {
-        (_, Some(why)) => format!("{place} does not know who leads: {why}"),
-        (Some(it), None) => format!("{place} says that {} leads", it.name),
-        (None, None) => format!("{place} says that no node leads"),
-    };
-    let named = status.leader.as_ref().map(|it| (it.node, status.term.unwrap_or_default()));
-    let wanted = leader.map(|it| (it.id.get(), it.term.0));
-    match (wanted, named) {
-        _ if named == wanted && report::not_known(status, now_unix_ms).is_none() => {
-            let verdict = if named.is_some() { Verdict::Ok } else { Verdict::Warning };
-            Finding::new(ELECTION, verdict, says)
-        }
-        (Some((node, term)), _) => {
-            let says = format!("{says}, but etcd says that node {node} leads in term {term}");
-            Finding::new(ELECTION, Verdict::Failed, says).try_this(
-                "what kubectl shows is not current: see what the log of the leader's pod says of the Election",
-            )
-        }
-        // The finding of the leader fails by itself.
-        (None, _) => Finding::new(ELECTION, Verdict::Warning, says).try_this(
-            "no leader keeps the Election up to date: do not rely on what kubectl shows of it",
-        ),
-    }
 }
 
 /// Stale reads after a pause are mended from these versions on.
@@ -461,120 +370,4 @@ fn of_shards(snapshot: &Snapshot) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
-    use bellwether::{
-        engine::{Term, WorkType},
-        k8s::crd::{election::ElectionLeader, uptime_check::value::UnixMs},
-    };
-
-    use super::*;
-    use crate::cli::snapshot::tests::{id, with_a_retired_work_type};
-
-    #[test]
-    fn versions_with_stale_reads_are_told_from_mended_ones() {
-        let stale = |version| is_stale_reader(version);
-        assert!(stale("3.4.30") && stale("3.5.27") && stale("3.6.8"));
-        assert!(!stale("3.5.28") && !stale("3.6.9") && !stale("3.7.3") && !stale("4.0.0-rc.1"));
-        assert!(!stale("unknown"));
-    }
-
-    #[test]
-    fn a_work_type_that_nobody_offers_is_named_and_is_no_warning() {
-        let mut snapshot = with_a_retired_work_type();
-        let finding = of_shards(&snapshot);
-        assert_eq!(
-            (finding.verdict, &*finding.says),
-            (Verdict::Warning, "1 are held by nobody just now")
-        );
-        snapshot.plans.remove(&WorkType::new("checks"));
-        let finding = of_shards(&snapshot);
-        let says = "every shard is held, but for old: no node offers it";
-        assert_eq!((finding.verdict, &*finding.says), (Verdict::Ok, says));
-    }
-
-    #[test]
-    fn an_election_that_names_another_leader_than_etcd_fails() {
-        let place = ElectionRef { namespace: "n".into(), cluster: "shop".into() };
-        let leader = |id, term| Leader { id, term: Term(term), d: None, suspended: false };
-        let status = ElectionStatus {
-            leader: Some(ElectionLeader { node: 1, name: "shop-1".into(), ..Default::default() }),
-            term: Some(7),
-            reported_at: Some(UnixMs(100_000)),
-            ..ElectionStatus::default()
-        };
-        let of = |leader, now| compared(&place, &status, leader, now);
-        let agrees = of(Some(leader(id(1), 7)), 101_000);
-        assert_eq!((agrees.verdict, &*agrees.says), (Verdict::Ok, "n/shop says that shop-1 leads"));
-        for (other, now) in [(leader(id(1), 9), 101_000), (leader(id(2), 7), 101_000)] {
-            let finding = of(Some(other), now);
-            assert_eq!(finding.verdict, Verdict::Failed);
-            assert!(finding.says.contains("but etcd says that node"), "{finding:?}");
-        }
-        // The same leader, and an Election that it has not kept for long.
-        assert_eq!(of(Some(leader(id(1), 7)), 300_000).verdict, Verdict::Failed);
-        let nobody = of(None, 300_000);
-        assert_eq!(nobody.verdict, Verdict::Warning);
-        assert!(nobody.says.contains("does not know who leads"), "{nobody:?}");
-        assert_eq!(of(None, 101_000).verdict, Verdict::Warning);
-    }
-
-    fn member() -> MemberStatus {
-        MemberStatus {
-            endpoint: "http://e:2379".into(),
-            version: "3.7.3".into(),
-            cluster: 0xa,
-            leads: true,
-            is_learner: false,
-            db_bytes: 0,
-            db_in_use_bytes: 0,
-            db_quota_bytes: 0,
-            alarms: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn space_is_judged_by_the_quota() {
-        let of = |size: u64, used: u64, quota: u64| {
-            let (db_bytes, db_in_use_bytes) = (size << 20, used << 20);
-            of_member(Ok(MemberStatus {
-                db_bytes,
-                db_in_use_bytes,
-                db_quota_bytes: quota << 20,
-                ..member()
-            }))
-        };
-        let young = of(2, 2, 2048);
-        assert_eq!(young.verdict, Verdict::Ok);
-        assert!(young.says.ends_with("leads, 2 MiB of 2 GiB quota (2 MiB in use)"), "{young:?}");
-        let full = of(1700, 1500, 2048);
-        assert_eq!(full.verdict, Verdict::Warning);
-        assert!(full.remedy.as_ref().is_some_and(|it| it.contains("compact")), "{full:?}");
-        let wasted = of(1700, 20, 2048);
-        assert_eq!(wasted.verdict, Verdict::Warning);
-        assert!(wasted.remedy.as_ref().is_some_and(|it| it.contains("defrag")), "{wasted:?}");
-        assert_eq!(of(1600, 1600, 2048).verdict, Verdict::Ok);
-        let untold = of(2, 2, 0);
-        assert_eq!(untold.verdict, Verdict::Ok);
-        assert!(untold.says.contains("2 MiB large"), "{untold:?}");
-    }
-
-    #[test]
-    fn endpoints_of_two_etcd_clusters_fail_the_check_and_both_are_named() {
-        let of = |endpoint: &str, cluster| {
-            Ok(MemberStatus { endpoint: endpoint.into(), cluster, ..member() })
-        };
-        let down = || Err(StoreError::LeaseNotFound);
-        assert_eq!(of_clusters(&[of("http://a", 0xa), down(), of("http://b", 0xa)]), None);
-        let finding = of_clusters(&[of("http://a", 0xa), of("http://b", 0xb)]).unwrap();
-        assert_eq!(finding.verdict, Verdict::Failed);
-        let both = "http://a of cluster a; http://b of cluster b";
-        assert!(finding.says.ends_with(both), "{finding:?}");
-    }
-
-    #[test]
-    fn an_alarm_fails_the_check_and_names_the_remedy() {
-        let finding = of_member(Ok(MemberStatus { alarms: vec!["NOSPACE".into()], ..member() }));
-        assert_eq!(finding.verdict, Verdict::Failed);
-        assert!(finding.says.contains("NOSPACE") && finding.remedy.is_some());
-    }
-}
+mod tests;

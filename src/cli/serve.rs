@@ -24,10 +24,7 @@ pub(crate) fn signals() -> Result<Signals, Failure> {
 /// # Errors
 ///
 /// A [`Failure`] that says what to do about the port.
-pub(crate) async fn bind(
-    listen: &str,
-    action_hosts: &[String],
-) -> Result<StatusServer, Failure> {
+pub(crate) async fn bind(listen: &str, action_hosts: &[String]) -> Result<StatusServer, Failure> {
     let config = ServerConfig { action_hosts: action_hosts.to_vec(), ..ServerConfig::from(listen) };
     StatusServer::bind(config).await.map_err(|error| match error {
         StatusServerError::Bind(error) => no_port(&error),
@@ -45,7 +42,10 @@ pub(crate) async fn bind(
 pub(crate) fn host_name(text: &str) -> Result<String, String> {
     let is_name = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
     if text.is_empty() || !text.chars().all(is_name) {
-        return Err("is not a host name: write it without scheme, port and path, like status.example.org".into());
+        return Err(
+            "is not a host name: write it without scheme, port and path, like status.example.org"
+                .into(),
+        );
     }
     Ok(text.to_owned())
 }

@@ -262,7 +262,8 @@ impl Herald<'_> {
         if let Some(lost) = former(&status.timeline, &self.ctx.term().to_string())
             .filter(|reign| ["silent", "replaced"].contains(&reign.end.as_str()))
         {
-            let note = format!("node {} of term {} was lost: it was {}", lost.id, lost.term, lost.end);
+            let note =
+                format!("node {} of term {} was lost: it was {}", lost.id, lost.term, lost.end);
             let said = ("LeaderLost", "TakeOffice");
             self.events.say(election, &(), EventType::Warning, said, note).await;
         }

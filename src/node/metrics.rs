@@ -1,5 +1,6 @@
 //! What a node measures. Base units; labels only from closed sets and from the program's own options.
 
+mod known;
 pub(crate) mod names;
 
 use std::{
@@ -19,6 +20,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use self::known::{Known, Otherwise};
 use super::store_metrics::StoreMetrics;
 use crate::{clock, engine::BootTime};
 
@@ -314,8 +316,7 @@ impl Build<'_> {
         metric: C,
         known: Known<()>,
     ) -> Result<C, prometheus::Error> {
-        let Known { view_age, authority, otherwise, .. } = known;
-        self.add(Known { metric: metric.clone(), view_age, authority, otherwise })?;
+        self.add(known.about(metric.clone()))?;
         Ok(metric)
     }
 
@@ -442,73 +443,6 @@ impl Collector for Age {
     fn collect(&self) -> Vec<MetricFamily> {
         self.gauge.set(self.age().as_secs_f64());
         self.gauge.collect()
-    }
-}
-
-/// A metric of what this node knows of its cluster. While the view is older than [`KNOWN_FOR`], or nothing was ever
-/// seen, it shows no series, or zeros: a scrape in an outage must not show the time before it.
-#[derive(Clone, Debug)]
-struct Known<M> {
-    metric: M,
-    view_age: Age,
-    authority: Remaining,
-    otherwise: Otherwise,
-}
-
-/// What is shown instead of what is not known.
-#[derive(Clone, Copy, Debug)]
-enum Otherwise {
-    /// No series.
-    Nothing,
-    /// Zeros.
-    Zero,
-    /// Zeros, and not by the view's age but whenever there is no authority.
-    ZeroWithoutAuthority,
-}
-
-impl Known<()> {
-    fn of(view_age: &Age, authority: &Remaining) -> Self {
-        let (view_age, authority) = (view_age.clone(), authority.clone());
-        Self { metric: (), view_age, authority, otherwise: Otherwise::Nothing }
-    }
-
-    fn or(&self, otherwise: Otherwise) -> Self {
-        Self { otherwise, ..self.clone() }
-    }
-}
-
-impl<M> Known<M> {
-    fn is_known(&self) -> bool {
-        match self.otherwise {
-            Otherwise::Nothing | Otherwise::Zero => self.view_age.is_within(KNOWN_FOR),
-            Otherwise::ZeroWithoutAuthority => !self.authority.left().is_zero(),
-        }
-    }
-}
-
-impl<M: Collector> Collector for Known<M> {
-    fn desc(&self) -> Vec<&Desc> {
-        self.metric.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let mut families = self.metric.collect();
-        if self.is_known() {
-            return families;
-        }
-        for family in &mut families {
-            match self.otherwise {
-                Otherwise::Nothing => family.mut_metric().clear(),
-                Otherwise::Zero | Otherwise::ZeroWithoutAuthority => {
-                    for metric in family.mut_metric() {
-                        let mut zero = prometheus::proto::Gauge::default();
-                        zero.set_value(0.0);
-                        metric.set_gauge(zero);
-                    }
-                }
-            }
-        }
-        families
     }
 }
 

@@ -15,7 +15,10 @@ use super::source::{Action, ActionError, Leader, Leadership, Probe, StatusSource
 use crate::{
     clock,
     engine::{BootTime, Role, timing},
-    node::{KNOWN_FOR, Node, NodeError, status::{LeaderStatus, Status}},
+    node::{
+        KNOWN_FOR, Node, NodeError,
+        status::{LeaderStatus, Status},
+    },
 };
 
 #[cfg(test)]

@@ -66,7 +66,9 @@ pub(crate) struct KubeArgs {
 fn selector(text: &str) -> Result<String, String> {
     let fits = |it: char| it.is_ascii_alphanumeric() || "./_=!(), -".contains(it);
     if text.trim().is_empty() || !text.chars().all(fits) {
-        return Err("is not a label selector: write it like team=a, team!=b or team in (a,b)".into());
+        return Err(
+            "is not a label selector: write it like team=a, team!=b or team in (a,b)".into()
+        );
     }
     Ok(text.to_owned())
 }

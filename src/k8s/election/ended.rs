@@ -187,7 +187,8 @@ impl Reporter<'_> {
         }
         if let (Manner::Lost, Some((pod, uid))) = (self.ended.manner, &self.ended.pod) {
             // A leader that ended cleanly took it back before the office was handed over.
-            take_label_back(self.client.0.clone(), self.election, self.ended.term, (pod, uid)).await?;
+            take_label_back(self.client.0.clone(), self.election, self.ended.term, (pod, uid))
+                .await?;
         }
         let mut new = status_of(self.ended, clock::unix_ms());
         new.observed_generation = found.metadata.generation;
@@ -195,7 +196,10 @@ impl Reporter<'_> {
         if found.status.as_ref().is_some_and(|old| is_same_but_seen(&unfenced(old), &new)) {
             return Ok(Came::Done);
         }
-        match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &body(&found, &new)).await {
+        match api
+            .patch_status(&name, &PatchParams::apply(MANAGER).force(), &body(&found, &new))
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Came::Again),
             Err(error) => return Err(error),
@@ -237,7 +241,8 @@ pub(super) fn status_of(ended: &Ended, now_ms: u64) -> ElectionStatus {
     let Ended { term, name, manner, others, .. } = ended;
     let (judged, nodes) = match manner {
         Manner::Clean => {
-            let message = format!("{name} left office of term {term}, and no node has taken it since");
+            let message =
+                format!("{name} left office of term {term}, and no node has taken it since");
             ((picture::Known::NoLeader, message), others.clone())
         }
         Manner::Lost => {
@@ -268,7 +273,9 @@ fn event_of(ended: &Ended) -> ((&'static str, &'static str), String) {
         ),
         Manner::Lost => (
             ("LeaderLost", "LoseAuthority"),
-            format!("{name} lost its authority in term {term}: its beats reached the store too late, or not"),
+            format!(
+                "{name} lost its authority in term {term}: its beats reached the store too late, or not"
+            ),
         ),
     }
 }

@@ -49,7 +49,7 @@ impl LeaderTask for Reconciling {
         self.drawn.tell(ctx.term(), fence);
         self.metrics.fence().set(fence.number());
         let _fence = Withdrawn(&self.metrics);
-        tracing::info!(term = %ctx.term(), fence = fence.number(), "controllers begin");
+        tracing::info!(term = ctx.term().0, fence = fence.number(), "controllers begin");
         join_all(self.loops.iter().map(|controller| {
             Arc::clone(controller).work(Right {
                 lane: Lane::All,
@@ -60,7 +60,7 @@ impl LeaderTask for Reconciling {
             })
         }))
         .await;
-        tracing::info!(term = %ctx.term(), "controllers have ended: all runs are joined");
+        tracing::info!(term = ctx.term().0, "controllers have ended: all runs are joined");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ fn shown(registry: &Registry) -> Vec<(String, f64)> {
     let wanted = [names::MEMBERS, names::SHARDS_UNOWNED, names::TERM, names::ROLE, names::MASTER];
     let families = registry.gather();
     let of = |family: &MetricFamily| {
-        let values = family.get_metric().iter().map(|it| it.get_gauge().value());
+        let values = family.get_metric().iter().map(|it| it.get_gauge().get_value());
         let name = family.name().to_owned();
         values.map(|value| (name.clone(), value)).collect::<Vec<_>>()
     };

@@ -226,7 +226,9 @@ impl Reconciler<UptimeCheck> for StatusWriter {
                  its own (--check-selector, watch.selector of the chart)",
                 self.cluster
             );
-            ctx.events().say(&*object, &(), EventType::Warning, ("TwoClusters", "Check"), note).await;
+            ctx.events()
+                .say(&*object, &(), EventType::Warning, ("TwoClusters", "Check"), note)
+                .await;
         }
         let writer = ctx.writer::<UptimeCheck>(object.metadata.namespace.as_deref());
         if writer.status(&*object, &status).await? == Written::Changed {

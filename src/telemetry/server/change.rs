@@ -59,7 +59,8 @@ fn items(old: &[Value], new: &[Value]) -> Value {
     }
     let begin = old[..head].iter().zip(new).enumerate();
     let (old_end, new_end) = (&old[old.len() - tail..], &new[new.len() - tail..]);
-    let end = old_end.iter().zip(new_end).enumerate().map(|(at, pair)| (new.len() - tail + at, pair));
+    let end =
+        old_end.iter().zip(new_end).enumerate().map(|(at, pair)| (new.len() - tail + at, pair));
     for (at, (before, after)) in begin.chain(end) {
         if let Some(change) = inside(before, after) {
             changes.insert(at.to_string(), change);
@@ -71,7 +72,9 @@ fn items(old: &[Value], new: &[Value]) -> Value {
 /// Whether two items are the same thing, which may have changed; a plain value is always the one of its place.
 fn is_same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Object(a), Value::Object(b)) => IDENTITY.iter().all(|key| a.get(*key) == b.get(*key)),
+        (Value::Object(a), Value::Object(b)) => {
+            IDENTITY.iter().all(|key| a.get(*key) == b.get(*key))
+        }
         (a, b) => a.is_object() == b.is_object(),
     }
 }
@@ -109,13 +112,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_change_says_only_what_changed() {
-        let old = json!({ "at": 1, "gone": 1, "checks": [{ "name": "a", "ms": 1 }, { "name": "b" }] });
-        let new = json!({ "at": 1, "come": null, "checks": [{ "name": "a", "ms": 2 }, { "name": "b" }] });
+        let old =
+            json!({ "at": 1, "gone": 1, "checks": [{ "name": "a", "ms": 1 }, { "name": "b" }] });
+        let new =
+            json!({ "at": 1, "come": null, "checks": [{ "name": "a", "ms": 2 }, { "name": "b" }] });
         let change = between(&old, &new);
-        assert_eq!(
-            change,
-            json!({ "gone": [], "come": [null], "checks": { "0": { "ms": [2] } } })
-        );
+        assert_eq!(change, json!({ "gone": [], "come": [null], "checks": { "0": { "ms": [2] } } }));
         assert_eq!(between(&new, &new), json!({}));
     }
 

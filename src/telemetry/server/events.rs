@@ -161,7 +161,8 @@ pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap
 
 /// Whether a reader says that it takes gzip.
 fn takes_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok());
+    let accepted =
+        headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok());
     accepted.flat_map(|it| it.split(',')).any(|coding| {
         let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
         let quality = quality.trim().strip_prefix("q=").and_then(|it| it.parse::<f32>().ok());

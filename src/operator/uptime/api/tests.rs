@@ -69,7 +69,11 @@ fn what_cannot_be_run_is_not_accepted_and_says_why() {
     assert_eq!((accepted.status.as_str(), accepted.observed_generation), ("False", Some(3)));
     assert!(accepted.message.contains("spec.expect.bodyMatches"), "{}", accepted.message);
     assert_eq!((status.up, status.state), (None, State::Unknown));
-    assert!(status.message.starts_with("not accepted: spec.expect.bodyMatches"), "{}", status.message);
+    assert!(
+        status.message.starts_with("not accepted: spec.expect.bodyMatches"),
+        "{}",
+        status.message
+    );
 }
 
 #[test]
