@@ -122,7 +122,7 @@ fn an_election_that_no_leader_has_reported_to_for_long_names_no_leader() {
     assert_eq!((&old.leader, &*old.nodes[0].role), (&None, "Unknown"));
     assert_eq!(
         old.render_leader(400_000),
-        "leader: not known, shop-1 led in term 7 as reported 5m ago, and no leader has reported since\n"
+        "leader: not known, shop-1 led in term 7 as reported 5m00s ago, and no leader has reported since\n"
     );
     assert!(old.render(400_000).contains("NOT CURRENT"));
     // A clock that was set ahead by years does not make it current for years.
