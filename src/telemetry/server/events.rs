@@ -36,6 +36,8 @@ const CHANGES_KEPT: usize = 16;
 /// Changes of single checks are held back where they exceed this many bytes a second, for one reader. The rest of the
 /// picture is small.
 const BYTES_PER_SECOND: u32 = 32_000;
+/// Single checks are held back for no longer than this: a check that is down must show.
+const HELD_BACK_MOST: Duration = Duration::from_secs(10);
 
 pub(super) struct Events {
     /// The picture that was sent last: every reader that has had all changes has it.
@@ -89,7 +91,8 @@ pub(super) async fn publish(shared: Arc<Shared>) {
     let mut checks_at = BootTime::default();
     loop {
         let events = &shared.events;
-        if events.changes.receiver_count() == 0 {
+        let was_idle = events.changes.receiver_count() == 0;
+        if was_idle {
             events.wanted.notified().await;
         }
         if let Ok(mut picture) = routes::status_json(&shared).await {
@@ -97,8 +100,11 @@ pub(super) async fn publish(shared: Arc<Shared>) {
             if now < checks_at {
                 hold_back_checks(&mut picture, &events.latest());
             }
-            let bytes = u32::try_from(events.send(picture)).unwrap_or(u32::MAX);
-            checks_at = checks_at.max(now) + Duration::from_secs(1) * bytes / BYTES_PER_SECOND;
+            let bytes = events.send(picture);
+            // What changed while nobody looked is sent to nobody: new readers get the whole picture.
+            if !was_idle {
+                checks_at = checks_at.max(now) + held_back_for(bytes);
+            }
         }
         tokio::time::sleep(PICTURE_AFTER).await;
         let rest = shared.config.picture_every.saturating_sub(PICTURE_AFTER);
@@ -111,6 +117,12 @@ pub(super) async fn publish(shared: Arc<Shared>) {
             () = tokio::time::sleep(rest) => {}
         }
     }
+}
+
+/// How long single checks are held back after a change of so many bytes.
+fn held_back_for(bytes: usize) -> Duration {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    (Duration::from_secs(1) * bytes / BYTES_PER_SECOND).min(HELD_BACK_MOST)
 }
 
 /// Leaves single checks as they were sent last.
