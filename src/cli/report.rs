@@ -232,7 +232,9 @@ impl Report {
         let works = status.shards.map(|it| it.works).unwrap_or_default();
         let mut nodes: Vec<NodeStatus> = status.nodes.into_iter().map(pictured).collect();
         if not_known.is_some() {
-            nodes.iter_mut().for_each(|node| UNKNOWN.clone_into(&mut node.role));
+            for node in &mut nodes {
+                UNKNOWN.clone_into(&mut node.role);
+            }
         }
         Self {
             cluster: place.cluster.clone(),
