@@ -14,8 +14,9 @@ use bellwether::{
 use clap::Args;
 use serde::Serialize;
 
+use self::kubernetes::{is_wanted, of_election, of_kubernetes};
 use super::{
-    apiserver::{self, When},
+    apiserver::When,
     connect::{self, NodeClient},
     exit::{Exit, Failure},
     inspect::ReadArgs,
@@ -25,12 +26,14 @@ use super::{
     snapshot::Snapshot,
 };
 
+mod kubernetes;
+
 /// Says whether a cluster and its etcd are well
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \
 whether every shard is held; in a pod or with --kubernetes on also whether the API server answers, knows \
-our kinds and is told who leads. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
+our kinds, and whether the Election names the leader that etcd does. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
 only a warning does not fail. With --url: whether that node's /livez and /readyz pass, for a container's \
 probe without curl.")]
 pub(crate) struct CheckArgs {
@@ -150,60 +153,24 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     findings.extend(members.into_iter().map(of_member));
     findings.push(compaction(&store, keys, cluster.timeout).await);
     if !args.etcd_only {
-        if is_kubernetes_wanted(args.kubernetes) {
-            findings.extend(of_kubernetes(&args.read).await?);
+        let mut asks_election = is_wanted(args.kubernetes);
+        if asks_election {
+            let told = of_kubernetes(&args.read).await?;
+            asks_election = told.iter().all(|it| it.verdict == Verdict::Ok);
+            findings.extend(told);
         }
-        let live = Live::open(store, keys.clone(), cluster.timeout)
+        let mut live = Live::open(store, keys.clone(), cluster.timeout)
             .await
             .map_err(|error| Failure::of_store("reading the cluster", &error))?;
-        findings.extend(of_nodes(live).await);
-    }
-    Ok(findings)
-}
-
-/// kubelet puts a pod's credentials there.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
-fn is_kubernetes_wanted(when: When) -> bool {
-    match when {
-        When::On => true,
-        When::Off => false,
-        When::Auto => std::path::Path::new(SERVICE_ACCOUNT).exists(),
-    }
-}
-
-/// Whether the API server answers, has our kinds, and is told who leads.
-async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
-    let connection = read.api.connect(None).await?;
-    let missing = apiserver::missing_kinds(&connection).await?;
-    let says = format!("{} answers", connection.endpoint());
-    let mut findings = vec![Finding::new("apiserver", Verdict::Ok, says)];
-    if !missing.is_empty() {
-        let says = format!("the server does not know {}", missing.join(", "));
-        findings.push(
-            Finding::new("crds", Verdict::Failed, says)
-                .try_this("bellwether crds | kubectl apply --server-side -f -"),
-        );
-        return Ok(findings);
-    }
-    findings.push(Finding::new("crds", Verdict::Ok, "elections and uptimechecks are served"));
-    findings.push(match read.api.election(read.cluster.cluster.cluster()).await {
-        Ok((election, place)) => match election.status.and_then(|it| it.leader) {
-            Some(it) => Finding::new(
-                "election",
-                Verdict::Ok,
-                format!("{place} says that {} leads", it.name),
-            ),
-            None => {
-                Finding::new("election", Verdict::Warning, format!("{place} knows of no leader"))
-            }
-        },
-        Err(failure) if failure.exit == Exit::NotThere => {
-            let finding = Finding::new("election", Verdict::Failed, failure.what);
-            finding.try_this("a leader makes it; see what the log of the leader's pod says of it")
+        let of_nodes = of_nodes(&mut live).await;
+        if asks_election {
+            let leads =
+                of_nodes.iter().any(|it| it.what == LEADER && it.verdict != Verdict::Failed);
+            let leader = live.snapshot.leader().filter(|_| leads);
+            findings.push(of_election(&args.read, leader).await?);
         }
-        Err(failure) => return Err(failure),
-    });
+        findings.extend(of_nodes);
+    }
     Ok(findings)
 }
 
@@ -323,9 +290,10 @@ async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Findin
     }
 }
 
+const LEADER: &str = "leader";
+
 /// Watches until the leader's next beat, or for as long as silence may last.
-async fn of_nodes(mut live: Live) -> Vec<Finding> {
-    const LEADER: &str = "leader";
+async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     let patience = timing::wait(timing::SPAN_MAX);
     let first = live.snapshot.leader();
     let beat = tokio::time::timeout(patience, async {
@@ -402,91 +370,4 @@ fn of_shards(snapshot: &Snapshot) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
-    use bellwether::engine::WorkType;
-
-    use super::*;
-    use crate::cli::snapshot::tests::with_a_retired_work_type;
-
-    #[test]
-    fn versions_with_stale_reads_are_told_from_mended_ones() {
-        let stale = |version| is_stale_reader(version);
-        assert!(stale("3.4.30") && stale("3.5.27") && stale("3.6.8"));
-        assert!(!stale("3.5.28") && !stale("3.6.9") && !stale("3.7.3") && !stale("4.0.0-rc.1"));
-        assert!(!stale("unknown"));
-    }
-
-    #[test]
-    fn a_work_type_that_nobody_offers_is_named_and_is_no_warning() {
-        let mut snapshot = with_a_retired_work_type();
-        let finding = of_shards(&snapshot);
-        assert_eq!(
-            (finding.verdict, &*finding.says),
-            (Verdict::Warning, "1 are held by nobody just now")
-        );
-        snapshot.plans.remove(&WorkType::new("checks"));
-        let finding = of_shards(&snapshot);
-        let says = "every shard is held, but for old: no node offers it";
-        assert_eq!((finding.verdict, &*finding.says), (Verdict::Ok, says));
-    }
-
-    fn member() -> MemberStatus {
-        MemberStatus {
-            endpoint: "http://e:2379".into(),
-            version: "3.7.3".into(),
-            cluster: 0xa,
-            leads: true,
-            is_learner: false,
-            db_bytes: 0,
-            db_in_use_bytes: 0,
-            db_quota_bytes: 0,
-            alarms: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn space_is_judged_by_the_quota() {
-        let of = |size: u64, used: u64, quota: u64| {
-            let (db_bytes, db_in_use_bytes) = (size << 20, used << 20);
-            of_member(Ok(MemberStatus {
-                db_bytes,
-                db_in_use_bytes,
-                db_quota_bytes: quota << 20,
-                ..member()
-            }))
-        };
-        let young = of(2, 2, 2048);
-        assert_eq!(young.verdict, Verdict::Ok);
-        assert!(young.says.ends_with("leads, 2 MiB of 2 GiB quota (2 MiB in use)"), "{young:?}");
-        let full = of(1700, 1500, 2048);
-        assert_eq!(full.verdict, Verdict::Warning);
-        assert!(full.remedy.as_ref().is_some_and(|it| it.contains("compact")), "{full:?}");
-        let wasted = of(1700, 20, 2048);
-        assert_eq!(wasted.verdict, Verdict::Warning);
-        assert!(wasted.remedy.as_ref().is_some_and(|it| it.contains("defrag")), "{wasted:?}");
-        assert_eq!(of(1600, 1600, 2048).verdict, Verdict::Ok);
-        let untold = of(2, 2, 0);
-        assert_eq!(untold.verdict, Verdict::Ok);
-        assert!(untold.says.contains("2 MiB large"), "{untold:?}");
-    }
-
-    #[test]
-    fn endpoints_of_two_etcd_clusters_fail_the_check_and_both_are_named() {
-        let of = |endpoint: &str, cluster| {
-            Ok(MemberStatus { endpoint: endpoint.into(), cluster, ..member() })
-        };
-        let down = || Err(StoreError::LeaseNotFound);
-        assert_eq!(of_clusters(&[of("http://a", 0xa), down(), of("http://b", 0xa)]), None);
-        let finding = of_clusters(&[of("http://a", 0xa), of("http://b", 0xb)]).unwrap();
-        assert_eq!(finding.verdict, Verdict::Failed);
-        let both = "http://a of cluster a; http://b of cluster b";
-        assert!(finding.says.ends_with(both), "{finding:?}");
-    }
-
-    #[test]
-    fn an_alarm_fails_the_check_and_names_the_remedy() {
-        let finding = of_member(Ok(MemberStatus { alarms: vec!["NOSPACE".into()], ..member() }));
-        assert_eq!(finding.verdict, Verdict::Failed);
-        assert!(finding.says.contains("NOSPACE") && finding.remedy.is_some());
-    }
-}
+mod tests;

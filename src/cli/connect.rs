@@ -96,6 +96,14 @@ pub(crate) fn node_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+fn no_authorities() -> Failure {
+    let what = "--url: https:// needs the certificates of authorities, and this machine has none that can be read";
+    Failure::new(Exit::Local, what).try_this(
+        "install them (the package ca-certificates), mount a bundle and name it in SSL_CERT_FILE, or use the \
+         http:// address of the node",
+    )
+}
+
 /// What the server says about an action.
 #[derive(Deserialize)]
 struct Acted {
@@ -110,11 +118,13 @@ impl NodeClient {
     ///
     /// A [`Failure`] if this machine's TLS cannot be set up.
     pub(crate) fn new(base: &Url, timeout: Duration) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
-            .timeout(timeout.max(Duration::from_secs(1)))
-            .no_proxy()
-            .build()
-            .map_err(|error| Failure::caused(Exit::Local, "setting up HTTP", &error))?;
+        let mut http =
+            reqwest::Client::builder().timeout(timeout.max(Duration::from_secs(1))).no_proxy();
+        if base.scheme() == "http" {
+            // An image may hold no certificates, and none are needed.
+            http = http.tls_certs_only([]);
+        }
+        let http = http.build().map_err(|_| no_authorities())?;
         Ok(Self { base: base.clone(), http })
     }
 

@@ -105,7 +105,7 @@ impl ReadArgs {
             Source::Node(node) => Ok(Report::of_status(node.status().await?)),
             Source::Election => {
                 let (election, place) = self.api.election(self.cluster.cluster.cluster()).await?;
-                Ok(Report::of_election(&place, election))
+                Ok(Report::of_election(&place, election, clock::unix_ms()))
             }
             Source::Store(store) => {
                 let keys = &self.cluster.cluster;
@@ -309,11 +309,11 @@ pub(crate) async fn nodes(read: ReadArgs) -> Result<(), Failure> {
     }
 }
 
-/// `leader`: exit code 3 if there is none, 8 if the node in office does not act.
+/// `leader`: exit code 3 if there is none, 8 if the node in office does not act or it is not known which one leads.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nobody tells, nobody leads, or the node in office does not act.
+/// A [`Failure`] if nobody tells, nobody leads, the node in office does not act, or the `Election` is too old.
 pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
     let report = read.judged_report().await?;
     match read.output {
@@ -322,6 +322,10 @@ pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
             output::print(&report.render_leader(clock::unix_ms()))?;
         }
         Format::Table => {}
+    }
+    if let Some(why) = report.not_known {
+        return Err(Failure::new(Exit::Unhealthy, format!("not known which node leads: {why}"))
+            .try_this("without --from election etcd itself is asked; the nodes' logs say what they wait for"));
     }
     match (report.leader, report.not_acting) {
         (Some(_), _) => Ok(()),

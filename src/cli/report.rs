@@ -5,7 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use bellwether::{
     engine::{NodeId, NodeMetadata, Role, Stored, WorkType},
     k8s::{
-        crd::election::{Election, ElectionNode, ElectionRole, WorkShards},
+        conditions::{self, Holds},
+        crd::{
+            condition,
+            election::{Election, ElectionNode, ElectionRole, ElectionStatus, WorkShards},
+        },
+        election::CURRENT_FOR,
         fence::ElectionRef,
     },
     node::status::{LeaderStatus, NodeStatus, Status, WorkStatus},
@@ -34,6 +39,9 @@ pub(crate) struct Report {
     /// The node that is in office and has stopped acting, if one has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_acting: Option<NotActing>,
+    /// Why it is not known which node leads, if an `Election` does not say or is not current.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_known: Option<String>,
     /// D of the leader: how long it may be silent before it is deposed.
     pub(crate) failover_d_ms: Option<u64>,
     pub(crate) tick_ms: Option<f64>,
@@ -81,8 +89,10 @@ impl NotActing {
 pub(crate) struct Picture {
     pub(crate) namespace: String,
     pub(crate) name: String,
-    /// When the leader last said that it is so; it says it twice a minute if nothing changes.
+    /// When a leader last reported; it does so twice a minute if nothing changes.
     pub(crate) told_unix_ms: Option<u64>,
+    /// Whether that is recent enough to believe it.
+    pub(crate) current: bool,
 }
 
 /// The shards of one work type in numbers.
@@ -95,8 +105,42 @@ pub(crate) struct WorkCounts {
     pub(crate) unowned: u32,
 }
 
-/// A leader that has said nothing for that long has likely gone, and nobody has taken its place.
-const TOLD_WITHIN_MS: u64 = 120_000;
+/// Whether a report of that time is believed now. A clock that is ahead by more than that does not make a report
+/// current for as long as the clock is ahead.
+fn is_current(told_unix_ms: Option<u64>, now_unix_ms: u64) -> bool {
+    told_unix_ms.is_some_and(|told| told.abs_diff(now_unix_ms) <= ms(CURRENT_FOR))
+}
+
+/// When a leader last reported. An `Election` of an earlier version says only when nodes were last seen.
+pub(crate) fn told_unix_ms(status: &ElectionStatus) -> Option<u64> {
+    let seen = status.nodes.iter().filter_map(|it| it.last_seen).max();
+    status.reported_at.or(seen).map(|it| it.0)
+}
+
+/// Why it is not known which node leads, if it is not: the leader lost its authority, or no leader keeps the
+/// status.
+pub(crate) fn not_known(status: &ElectionStatus, now_unix_ms: u64) -> Option<String> {
+    let told = told_unix_ms(status);
+    let ago = told.map_or_else(
+        || "at an unknown time".to_owned(),
+        |told| match now_unix_ms.checked_sub(told) {
+            Some(ago) => format!("{} ago", span(ago)),
+            None => "by a clock that is ahead".to_owned(),
+        },
+    );
+    if let Some(leader) = &status.leader {
+        return (!is_current(told, now_unix_ms)).then(|| {
+            let term = status.term.unwrap_or_default();
+            format!(
+                "{} led in term {term} as reported {ago}, and no leader has reported since",
+                leader.name
+            )
+        });
+    }
+    let ready = conditions::find(&status.conditions, condition::READY)?;
+    (ready.status == Holds::Unknown.as_str())
+        .then(|| format!("{}, as reported {ago}", ready.message))
+}
 
 impl Report {
     /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched, and `silence` only to who
@@ -117,6 +161,7 @@ impl Report {
             cluster: cluster.to_owned(),
             revision: snapshot.revision.to_string(),
             not_acting: None,
+            not_known: None,
             leader: leader.map(|it| LeaderStatus {
                 id: it.id.to_string(),
                 address: address(it.id),
@@ -166,6 +211,7 @@ impl Report {
             cluster: status.cluster,
             revision: status.store.revision,
             not_acting: None,
+            not_known: None,
             leader: status.leader,
             failover_d_ms: Some(status.node.failover_d_ms),
             tick_ms: Some(status.node.tick_ms),
@@ -178,32 +224,41 @@ impl Report {
         .judged(silent_ms)
     }
 
-    /// As an `Election` shows it, as far as that goes: a picture, written by the leader.
-    pub(crate) fn of_election(place: &ElectionRef, election: Election) -> Self {
+    /// As an `Election` shows it, as far as that goes: a picture, written by the leader. A leader that has not
+    /// reported for too long is not named.
+    pub(crate) fn of_election(place: &ElectionRef, election: Election, now_unix_ms: u64) -> Self {
         let status = election.status.unwrap_or_default();
-        let told = status.nodes.iter().filter_map(|it| it.last_seen).map(|it| it.0).max();
+        let (told, not_known) = (told_unix_ms(&status), not_known(&status, now_unix_ms));
         let works = status.shards.map(|it| it.works).unwrap_or_default();
+        let mut nodes: Vec<NodeStatus> = status.nodes.into_iter().map(pictured).collect();
+        if not_known.is_some() {
+            for node in &mut nodes {
+                UNKNOWN.clone_into(&mut node.role);
+            }
+        }
         Self {
             cluster: place.cluster.clone(),
             // The store's is not told.
             revision: "0".into(),
             not_acting: None,
-            leader: status.leader.map(|it| LeaderStatus {
+            leader: status.leader.filter(|_| not_known.is_none()).map(|it| LeaderStatus {
                 id: it.node.to_string(),
                 address: Some(it.address).filter(|it| !it.is_empty()),
                 term: status.term.unwrap_or_default().to_string(),
                 last_beat_unix_ms: None,
                 suspended: false,
             }),
+            not_known,
             failover_d_ms: None,
             tick_ms: None,
             resigning: false,
-            nodes: status.nodes.into_iter().map(pictured).collect(),
+            nodes,
             work: Vec::new(),
             election: Some(Picture {
                 namespace: place.namespace.clone(),
                 name: place.name(),
                 told_unix_ms: told,
+                current: is_current(told, now_unix_ms),
             }),
             work_counts: works.into_iter().map(counted).collect(),
         }
@@ -234,6 +289,9 @@ impl Report {
         if let Some(it) = &self.not_acting {
             return format!("leader: nobody acts, {}\n", it.says());
         }
+        if let Some(why) = &self.not_known {
+            return format!("leader: not known, {}\n", printable(why));
+        }
         let Some(leader) = &self.leader else { return "leader: nobody\n".into() };
         let at = leader.address.as_deref().map(|it| format!(" at {}", printable(it)));
         let mut parts = vec![format!("leader {}{}", leader.id, at.unwrap_or_default())];
@@ -243,6 +301,9 @@ impl Report {
         }
         if let Some(beat) = leader.last_beat_unix_ms {
             parts.push(format!("last beat {} ago", span(now_unix_ms.saturating_sub(beat))));
+        }
+        if let Some(told) = self.election.as_ref().and_then(|it| it.told_unix_ms) {
+            parts.push(format!("reported {} ago", span(now_unix_ms.saturating_sub(told))));
         }
         if self.resigning {
             parts.push("asked to resign".into());
@@ -302,10 +363,12 @@ impl Report {
 impl Picture {
     fn render(&self, now_unix_ms: u64) -> String {
         let object = format!("election {}/{}", self.namespace, self.name);
-        let Some(told) = self.told_unix_ms else { return format!("{object}, nothing told yet") };
-        let ago = now_unix_ms.saturating_sub(told);
-        let doubt = if ago > TOLD_WITHIN_MS { ": NOT CURRENT, nobody keeps it" } else { "" };
-        format!("{object}, told {} ago{doubt}", span(ago))
+        let Some(told) = self.told_unix_ms else {
+            return format!("{object}, nothing reported yet");
+        };
+        let ago = span(now_unix_ms.saturating_sub(told));
+        let doubt = if self.current { "" } else { ": NOT CURRENT, no leader keeps it" };
+        format!("{object}, reported {ago} ago{doubt}")
     }
 }
 
@@ -393,103 +456,4 @@ fn work(snapshot: &Snapshot) -> Vec<WorkStatus> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::snapshot::tests::two_nodes;
-
-    #[test]
-    fn a_report_reads_well_and_names_every_node() {
-        let report = Report::of_snapshot("shop", &two_nodes(), Some(1_000), None);
-        assert_eq!(
-            report.render(3_500),
-            "\
-cluster shop   revision 99
-leader 1 at host-1:80, term 10, deposed after 1.1s of silence, last beat 2.5s ago
-
-NODE   ADDRESS     ROLE       KIND         AGE    QUEUE   SHARDS   NOTE
-1      host-1:80   Leader     bellwether   3.0s   1       0
-2      host-2:80   Follower   bellwether   3.0s   2       1
-
-WORK     SHARDS   HELD   DRAINING   UNOWNED   PER NODE
-checks   2        1      0          1         2:1
-"
-        );
-    }
-
-    #[test]
-    fn who_calls_itself_leader_and_is_not_in_office_is_not_shown_as_leader() {
-        let mut snapshot = two_nodes();
-        let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
-        record.unwrap().ended = true;
-        let report = Report::of_snapshot("shop", &snapshot, None, None);
-        let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
-        assert_eq!(roles, ["Unknown", "Follower"]);
-        let status = Status {
-            nodes: Report::of_snapshot("shop", &two_nodes(), None, None).nodes,
-            ..Status::default()
-        };
-        assert_eq!(Report::of_status(status).nodes[0].role, "Unknown");
-    }
-
-    #[test]
-    fn a_suspended_leader_is_not_named_as_leader() {
-        let mut snapshot = two_nodes();
-        let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
-        record.unwrap().suspended = true;
-        let report = Report::of_snapshot("shop", &snapshot, None, None);
-        assert_eq!(report.leader, None);
-        assert_eq!(
-            report.render_leader(0),
-            "leader: nobody acts, node 1 at host-1:80 is in office for term 10 and suspended: its beats \
-             reach etcd, and their answers come too late\n"
-        );
-        let status = Status {
-            leader: Some(LeaderStatus { suspended: true, ..LeaderStatus::default() }),
-            ..Status::default()
-        };
-        assert!(Report::of_status(status).not_acting.is_some());
-    }
-
-    #[test]
-    fn a_leader_that_is_silent_is_not_named_as_leader() {
-        let silence = Some(Duration::from_millis(1_400));
-        let report = Report::of_snapshot("shop", &two_nodes(), None, silence);
-        assert_eq!(report.leader, None);
-        assert_eq!(
-            report.render_leader(0),
-            "leader: nobody acts, node 1 at host-1:80 is in office for term 10 and suspended: silent for \
-             1.4s\n"
-        );
-        let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
-        assert_eq!(roles, ["Unknown", "Follower"]);
-        // Nobody is in office: there is nobody to be silent.
-        let nobody = Report::of_snapshot("shop", &Snapshot::default(), None, silence);
-        assert_eq!(nobody.not_acting, None);
-    }
-
-    #[test]
-    fn a_node_that_has_not_heard_its_leader_for_too_long_names_none() {
-        let status = |at_unix_ms| {
-            let mut status = Status { at_unix_ms, ..Status::default() };
-            status.node.failover_d_ms = 1_000;
-            let id = "1".to_owned();
-            status.leader = Some(LeaderStatus {
-                id,
-                last_beat_unix_ms: Some(5_000),
-                ..LeaderStatus::default()
-            });
-            Report::of_status(status)
-        };
-        let heard = status(6_000);
-        assert!(heard.leader.is_some() && heard.not_acting.is_none());
-        let silent = status(9_000);
-        assert_eq!(silent.leader, None);
-        assert_eq!(silent.not_acting.and_then(|it| it.silent_ms), Some(4_000));
-    }
-
-    #[test]
-    fn an_empty_cluster_says_so() {
-        let report = Report::of_snapshot("shop", &Snapshot::default(), None, None);
-        assert_eq!(report.render(0), "cluster shop   revision 0\nleader: nobody\n\nno nodes\n");
-    }
-}
+mod tests;

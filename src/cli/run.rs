@@ -1,12 +1,13 @@
 //! `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
 
 mod kubernetes;
+mod timing;
 mod work;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use bellwether::{
-    engine::{Failover, NodeId, TickPolicy},
+    engine::NodeId,
     k8s::{identity::PodIdentity, operator::NodeBuilder},
     node::{
         ClusterNode, InvalidOption, Node, NodeError, NodeMetrics, StandaloneNode, StartError,
@@ -16,13 +17,14 @@ use bellwether::{
     tasks,
     telemetry::metrics,
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use prometheus::Registry;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{kubernetes::KubeArgs, work::Work};
+pub(crate) use self::timing::Profile;
+use self::{kubernetes::KubeArgs, timing::Policy, work::Work};
 use super::{
     args::{self, ClusterArgs, node_id},
     connect,
@@ -163,6 +165,17 @@ pub(crate) struct NodeArgs {
     /// Let the status page ask this node to resign
     #[arg(long, env = "BELLWETHER_ALLOW_ACTIONS")]
     allow_actions: bool,
+
+    /// Host names, beside localhost and bare addresses, under which the buttons of the page work: those that a
+    /// proxy serves the page under. Several are separated by commas
+    #[arg(
+        long = "action-host",
+        value_name = "HOST",
+        env = "BELLWETHER_ACTION_HOSTS",
+        value_delimiter = ',',
+        value_parser = serve::host_name
+    )]
+    action_hosts: Vec<String>,
 }
 
 /// The reference work.
@@ -176,40 +189,6 @@ pub(crate) struct WorkArgs {
     /// File that the leader writes every check's status to
     #[arg(long, value_name = "FILE", env = "BELLWETHER_STATUS_FILE", requires = "checks")]
     pub(crate) status_file: Option<PathBuf>,
-}
-
-/// A failover profile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Profile {
-    Fast,
-    Default,
-    Stable,
-}
-
-impl From<Profile> for Failover {
-    fn from(profile: Profile) -> Self {
-        match profile {
-            Profile::Fast => Self::FAST,
-            Profile::Default => Self::DEFAULT,
-            Profile::Stable => Self::STABLE,
-        }
-    }
-}
-
-/// What to do about another tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Policy {
-    Strict,
-    Adopt,
-}
-
-impl From<Policy> for TickPolicy {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Strict => Self::Strict,
-            Policy::Adopt => Self::Adopt,
-        }
-    }
 }
 
 impl NodeArgs {
@@ -242,7 +221,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<ExitCode, Failure> {
-    let mut page = serve::bind(&args.node.listen).await?;
+    let mut page = serve::bind(&args.node.listen, &args.node.action_hosts).await?;
     let pod = kubernetes::pod(page.address().port())?;
     let identity = Identity::of(&args, pod.as_ref(), page.address())?;
     let registry = metrics::registry().map_err(|error| metric_twice(&error))?;

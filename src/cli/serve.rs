@@ -19,18 +19,35 @@ pub(crate) fn signals() -> Result<Signals, Failure> {
     Signals::listen().map_err(|error| Failure::caused(Exit::Local, "listening for signals", &error))
 }
 
-/// Takes the port that `--listen` names.
+/// Takes the port that `--listen` names. The page's buttons work under `action_hosts` too.
 ///
 /// # Errors
 ///
 /// A [`Failure`] that says what to do about the port.
-pub(crate) async fn bind(listen: &str) -> Result<StatusServer, Failure> {
-    StatusServer::bind(ServerConfig::from(listen)).await.map_err(|error| match error {
+pub(crate) async fn bind(listen: &str, action_hosts: &[String]) -> Result<StatusServer, Failure> {
+    let config = ServerConfig { action_hosts: action_hosts.to_vec(), ..ServerConfig::from(listen) };
+    StatusServer::bind(config).await.map_err(|error| match error {
         StatusServerError::Bind(error) => no_port(&error),
         error @ StatusServerError::Thread(_) => {
             Failure::caused(Exit::Local, "starting the status server", &error)
         }
     })
+}
+
+/// A host's name as a browser shows it, without scheme, port and path.
+///
+/// # Errors
+///
+/// What is wrong with it, in words.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    let is_name = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
+    if text.is_empty() || !text.chars().all(is_name) {
+        return Err(
+            "is not a host name: write it without scheme, port and path, like status.example.org"
+                .into(),
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn no_port(error: &BindError) -> Failure {

@@ -1,23 +1,24 @@
 //! What the leader tells Kubernetes of its cluster: the status of the `Election` object, an event at each
-//! take-over, and the label by which a Service selects the leader's pod.
+//! take-over and at each loss, and the label by which a Service selects the leader's pod.
 //!
-//! It informs. Nobody's authority comes from it, and that it cannot be written stops no work.
+//! It informs. Nobody's authority comes from it, and that it cannot be written stops no work. A status says when it
+//! was last reported, and readers judge by that: nothing else is written when the last node was killed.
 
+mod ended;
 mod labels;
 mod picture;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use kube::{
-    Api, Client, Resource as _,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, api::PatchParams};
 use serde_json::json;
 use tokio::sync::watch;
 
+pub(crate) use self::ended::Ends;
 pub use self::labels::{CLUSTER_LABEL, ROLE_LABEL, TERM_ANNOTATION};
 use self::{
+    ended::{Ended, Manner},
     labels::Labels,
     picture::{Pods, picture},
 };
@@ -34,7 +35,7 @@ use crate::{
     clock,
     node::{
         LeaderContext, Node, StateError,
-        status::{Reign, Status},
+        status::{NodeStatus, Reign, Status},
         work::{LeaderTask, WorkError},
     },
 };
@@ -46,6 +47,8 @@ mod tests;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// When nodes were last seen is written this often if nothing else has changed.
 const SEEN_EVERY: Duration = Duration::from_secs(30);
+/// A status that was not reported for so long is not kept by any leader: three reports are missing.
+pub const CURRENT_FOR: Duration = Duration::from_secs(90);
 /// What cannot be written is said this often.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 /// The owner of the status' fields.
@@ -70,6 +73,7 @@ pub struct ElectionTask {
     election: ElectionRef,
     metrics: K8sMetrics,
     drawn: Awaited,
+    ends: Ends,
     checks: Option<watch::Receiver<Option<ElectionChecks>>>,
 }
 
@@ -79,8 +83,9 @@ impl ElectionTask {
         election: ElectionRef,
         metrics: K8sMetrics,
         drawn: Awaited,
+        ends: Ends,
     ) -> Self {
-        Self { client: DebugClient(client), election, metrics, drawn, checks: None }
+        Self { client: DebugClient(client), election, metrics, drawn, ends, checks: None }
     }
 
     pub(crate) fn checks(mut self, checks: watch::Receiver<Option<ElectionChecks>>) -> Self {
@@ -100,6 +105,7 @@ impl LeaderTask for ElectionTask {
         let gated = GatedClient::new(&self.client.0, &authority, &self.metrics.draws());
         let client = gated.client().clone();
         let mut drawn = self.drawn.clone();
+        self.ends.forget();
         let mut herald = Herald {
             api: self.election.api(client.clone()),
             labels: Labels::new(client.clone(), &self.election, ctx.term()),
@@ -108,6 +114,7 @@ impl LeaderTask for ElectionTask {
             ctx: &ctx,
             fence: None,
             written: None,
+            seen: None,
             said: None,
             announced: false,
         };
@@ -122,7 +129,10 @@ impl LeaderTask for ElectionTask {
             }
         }
         // While authority goes on, as it does at a planned end, the label is taken back.
-        herald.labels.step_down().await;
+        if ctx.check().is_ok() {
+            herald.labels.step_down().await;
+        }
+        drop(herald);
         gated.end().await;
         Ok(())
     }
@@ -139,8 +149,37 @@ struct Herald<'a> {
     fence: Option<Fence>,
     /// What was last written, and when.
     written: Option<(ElectionStatus, crate::engine::BootTime)>,
+    /// What was last seen: for the report of the end.
+    seen: Option<Seen>,
     said: Option<crate::engine::BootTime>,
     announced: bool,
+}
+
+/// What a leader last saw of its cluster.
+struct Seen {
+    picture: ElectionStatus,
+    pod: Option<(String, String)>,
+    may_be_succeeded: bool,
+}
+
+/// Run to its end or aborted: the end of the term is reported.
+impl Drop for Herald<'_> {
+    fn drop(&mut self) {
+        let (own, term) = (self.ctx.node().id(), self.ctx.term());
+        let Some(fence) = self.fence.or_else(|| self.task.drawn.now(term)) else { return };
+        let seen = self.seen.take();
+        let picture = seen.as_ref().map(|it| it.picture.clone()).unwrap_or_default();
+        let others = picture.nodes.into_iter().filter(|it| it.id != own.get());
+        self.task.ends.tell(Ended {
+            term,
+            fence,
+            manner: if self.ctx.check().is_ok() { Manner::Clean } else { Manner::Lost },
+            name: picture.leader.map_or_else(|| format!("node {own}"), |leader| leader.name),
+            others: others.collect(),
+            may_be_succeeded: seen.as_ref().is_none_or(|it| it.may_be_succeeded),
+            pod: seen.and_then(|it| it.pod),
+        });
+    }
 }
 
 impl Herald<'_> {
@@ -168,6 +207,13 @@ impl Herald<'_> {
         let before = self.written.as_ref().map(|(status, _)| status);
         let mut new = picture(status, pods, before, clock::unix_ms());
         new.term = Some(self.ctx.term().0);
+        let own = self.ctx.node().id();
+        let is_rival = |it: &NodeStatus| it.queue.is_some() && it.id != own.to_string();
+        self.seen = Some(Seen {
+            picture: new.clone(),
+            pod: pods.of(own).map(|(name, uid)| (name.to_owned(), uid.to_owned())),
+            may_be_succeeded: status.nodes.iter().any(is_rival),
+        });
         let counts = self.task.checks.as_ref().map(|checks| checks.borrow().clone());
         if let Some(counts) = &counts {
             picture::count(&mut new, counts.clone(), before);
@@ -191,21 +237,8 @@ impl Herald<'_> {
         if let Some(None) = counts {
             picture::count(&mut new, None, found.status.as_ref());
         }
-        let mut body = json!({
-            "apiVersion": Election::api_version(&()),
-            "kind": Election::kind(&()),
-            "metadata": {
-                "resourceVersion": found.metadata.resource_version,
-                "uid": found.metadata.uid,
-            },
-            "status": new,
-        });
-        // Drawn by compare-and-swap, never told.
-        if let Some(status) = body["status"].as_object_mut() {
-            status.remove("fence");
-        }
-        let params = PatchParams::apply(MANAGER).force();
-        match self.api.patch_status(&name, &params, &Patch::Apply(body)).await {
+        let (params, body) = (PatchParams::apply(MANAGER).force(), ended::body(&found, &new));
+        match self.api.patch_status(&name, &params, &body).await {
             Ok(_) => {}
             // Somebody wrote in between: next time.
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
@@ -226,6 +259,14 @@ impl Herald<'_> {
         let note = format!("{who} took office for term {}: {why}", self.ctx.term());
         let said = ("LeaderElected", "TakeOffice");
         self.events.say(election, &(), EventType::Normal, said, note).await;
+        if let Some(lost) = former(&status.timeline, &self.ctx.term().to_string())
+            .filter(|reign| ["silent", "replaced"].contains(&reign.end.as_str()))
+        {
+            let note =
+                format!("node {} of term {} was lost: it was {}", lost.id, lost.term, lost.end);
+            let said = ("LeaderLost", "TakeOffice");
+            self.events.say(election, &(), EventType::Warning, said, note).await;
+        }
     }
 
     fn say(&mut self, error: &kube::Error, what: &'static str) {
@@ -238,10 +279,13 @@ impl Herald<'_> {
     }
 }
 
+fn former<'a>(timeline: &'a [Reign], term: &str) -> Option<&'a Reign> {
+    timeline.iter().rev().find(|reign| reign.term != term)
+}
+
 /// How the term before this one ended, in words.
 fn former_end(timeline: &[Reign], term: &str) -> String {
-    let before = timeline.iter().rev().find(|reign| reign.term != term);
-    match before {
+    match former(timeline, term) {
         None => "no earlier term is known".to_owned(),
         Some(Reign { term, id, end, .. }) => match end.as_str() {
             "ended" => format!("node {id} had ended term {term} cleanly"),

@@ -4,6 +4,8 @@
 //! instead of being written anew. It writes by the reconciler's client, so nothing is said without the
 //! right to act.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource,
@@ -12,7 +14,8 @@ use kube::{
 
 pub use kube::runtime::events::EventType;
 
-use super::client::explain;
+use super::client::{Reason, explain};
+use crate::{clock, telemetry::sparing::Sparing};
 
 /// More is cut off: the API takes 1,024 bytes.
 const NOTE_MOST: usize = 1_000;
@@ -22,6 +25,7 @@ const NOTE_MOST: usize = 1_000;
 pub struct Events {
     recorder: Recorder,
     controller: String,
+    failures: Arc<Sparing<Reason>>,
 }
 
 impl std::fmt::Debug for Events {
@@ -35,7 +39,8 @@ impl Events {
     pub fn new(client: Client, controller: &str, pod: Option<String>) -> Self {
         let reporter =
             Reporter { controller: format!("bellwether.dev/{controller}"), instance: pod };
-        Self { recorder: Recorder::new(client, reporter), controller: controller.to_owned() }
+        let recorder = Recorder::new(client, reporter);
+        Self { recorder, controller: controller.to_owned(), failures: Arc::default() }
     }
 
     /// Says something that is as it should be: see [`say`](Self::say).
@@ -94,10 +99,13 @@ impl Events {
         };
         let about: ObjectReference = object.object_ref(kind);
         if let Err(error) = self.recorder.publish(&event, &about).await {
-            tracing::warn!(
-                controller = self.controller, reason, error = %explain(&error),
-                "an event cannot be written"
-            );
+            let error = explain(&error);
+            if let Some(left_out) = self.failures.admit(error.reason, clock::boot_now()) {
+                tracing::warn!(
+                    controller = self.controller, reason, left_out, %error,
+                    "an event cannot be written"
+                );
+            }
         }
     }
 }

@@ -63,6 +63,11 @@ impl Drawn {
         self.0.send_replace(Some((term, fence)));
     }
 
+    /// The work that it was drawn for has ended.
+    pub(crate) fn withdraw(&self) {
+        self.0.send_replace(None);
+    }
+
     /// To wait for it.
     pub(crate) fn awaited(&self) -> Awaited {
         Awaited(self.0.subscribe())
@@ -74,6 +79,11 @@ impl Drawn {
 pub(crate) struct Awaited(watch::Receiver<Option<(Term, Fence)>>);
 
 impl Awaited {
+    /// The fence of this term, if it was drawn already and its work goes on.
+    pub(crate) fn now(&self, term: Term) -> Option<Fence> {
+        self.0.borrow().filter(|(of, _)| *of == term).map(|(_, fence)| fence)
+    }
+
     /// The fence that was drawn for this term.
     ///
     /// # Cancel safety
@@ -226,5 +236,12 @@ mod tests {
         assert!(futures::poll!(&mut of).is_pending());
         drawn.tell(Term(4), Fence(8));
         assert_eq!(of.await, Fence(8));
+        // Suspended, and on in the same term: what was drawn before is not taken again.
+        drawn.withdraw();
+        let mut again = drawn.awaited();
+        let mut of = Box::pin(again.of(Term(4)));
+        assert!(futures::poll!(&mut of).is_pending());
+        drawn.tell(Term(4), Fence(9));
+        assert_eq!(of.await, Fence(9));
     }
 }

@@ -19,10 +19,11 @@ pub use self::{
     node::{NodeBuilder, OperatorError},
 };
 use super::{
+    authority::DebugClient,
     cache::{Cache, CacheSet, Cached, Delta, Scope},
     controller::{Controller, Prepare, Readable, Setup, Sharded, Share},
     crd::election::ElectionChecks,
-    election::ElectionTask,
+    election::{ElectionTask, Ends},
     fence::{Drawn, ElectionRef},
     identity::PodIdentity,
     metrics::K8sMetrics,
@@ -157,6 +158,11 @@ impl Operator {
         self
     }
 
+    /// Where its cluster's `Election` object is.
+    pub fn election(&self) -> &ElectionRef {
+        &self.election
+    }
+
     /// The cache of a kind, kept by this operator whether or not a controller looks at it.
     pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
         let cache = self.caches.of(kind, scope);
@@ -257,8 +263,15 @@ impl Operator {
             sharded.into_iter().map(|(it, share)| (it.prepare(&mut setup), share)).collect();
         let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
         let drawn = Drawn::default();
-        let herald =
-            ElectionTask::new(client.clone(), election.clone(), metrics.clone(), drawn.awaited());
+        let ends = Ends::default();
+        let reports = ends.clone().report(DebugClient(client.clone()), election.clone());
+        let herald = ElectionTask::new(
+            client.clone(),
+            election.clone(),
+            metrics.clone(),
+            drawn.awaited(),
+            ends.clone(),
+        );
         node = node.leader_task(match checks {
             Some(checks) => herald.checks(checks),
             None => herald,
@@ -278,6 +291,7 @@ impl Operator {
             node: node.build().map_err(OperatorError::Options)?,
             loops: all,
             caches: caches.begin(&client, &metrics),
+            ends: (ends, Box::pin(reports)),
             pod,
             serving: serve.map(|config| Serving { config, registry }),
             stop_within,

@@ -197,7 +197,7 @@ async fn watched(driver: impl Future<Output = ()> + Unpin, mut fall: Fall) {
         Err(panic) => {
             let panic = panic_message(panic.as_ref());
             tracing::error!(
-                node = %fall.core.id,
+                node = fall.core.id.get(),
                 panic,
                 "the node's driver panicked: its authority is over, its work is cancelled, and the \
                  process must be restarted"

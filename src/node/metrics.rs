@@ -1,5 +1,6 @@
 //! What a node measures. Base units; labels only from closed sets and from the program's own options.
 
+mod known;
 pub(crate) mod names;
 
 use std::{
@@ -19,6 +20,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use self::known::{Known, Otherwise};
 use super::store_metrics::StoreMetrics;
 use crate::{clock, engine::BootTime};
 
@@ -27,6 +29,10 @@ const LATENCY: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
+
+/// What a node knows of its cluster counts as known for this long after the watch last proved itself: also for
+/// readiness and for `/leader`.
+pub const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// All metrics of one node.
 #[derive(Clone)]
@@ -112,23 +118,24 @@ impl NodeMetrics {
     }
 
     fn build(b: &Build<'_>) -> Result<Self, prometheus::Error> {
+        let view_age =
+            b.add(Age::new(names::VIEW_AGE, "How long ago the watch last delivered anything.")?)?;
+        let authority_remaining = b.add(Remaining::new(
+            names::AUTHORITY_REMAINING,
+            "What is left of the node's authority as leader; 0 if it is not in office.",
+        )?)?;
+        let known = Known::of(&view_age, &authority_remaining);
         Ok(Self {
             lease_remaining: b.add(Remaining::new(
                 names::LEASE_REMAINING,
                 "What is left of the node's lease, counted from when the last renewal was sent.",
             )?)?,
-            authority_remaining: b.add(Remaining::new(
-                names::AUTHORITY_REMAINING,
-                "What is left of the node's authority as leader; 0 if it is not in office.",
-            )?)?,
             shard_authority_remaining: b.add(Remaining::new(
                 names::SHARD_AUTHORITY_REMAINING,
                 "What is left of the node's authority over its shards.",
             )?)?,
-            view_age: b.add(Age::new(
-                names::VIEW_AGE,
-                "How long ago the watch last delivered anything.",
-            )?)?,
+            authority_remaining,
+            view_age,
             keepalive_seconds: b
                 .histogram(names::KEEPALIVE_SECONDS, "Round trip of lease renewals.")?,
             beat_seconds: b.histogram(names::BEAT_SECONDS, "Round trip of the leader's beats.")?,
@@ -136,16 +143,37 @@ impl NodeMetrics {
                 names::AUTHORITY_MARGIN,
                 "Authority that was left when the answer of a beat arrived.",
             )?,
-            term: b.gauge(names::TERM, "The term of the record as this node sees it.")?,
-            role: b.gauge(names::ROLE, "The node's role: 0 unknown, 1 leader, 2 follower.")?,
-            master: b.gauges(
-                names::MASTER,
-                "Whether this node is the leader of the cluster of that name: 1 or 0.",
-                &["name"],
+            term: b.known(
+                IntGauge::new(
+                    names::TERM,
+                    "The term of the record as this node sees it; no series while the view is old.",
+                )?,
+                known.or(Otherwise::Nothing),
             )?,
-            leader_suspended: b.gauge(
-                names::LEADER_SUSPENDED,
-                "Whether this node sees a leader in office that does not act: 1 or 0.",
+            role: b.known(
+                IntGauge::new(
+                    names::ROLE,
+                    "The node's role: 0 unknown (also while the view is old), 1 leader, 2 follower.",
+                )?,
+                known.or(Otherwise::Zero),
+            )?,
+            master: b.known(
+                IntGaugeVec::new(
+                    Opts::new(
+                        names::MASTER,
+                        "Whether this node leads the cluster of that name, with authority: 1 or 0.",
+                    ),
+                    &["name"],
+                )?,
+                known.or(Otherwise::ZeroWithoutAuthority),
+            )?,
+            leader_suspended: b.known(
+                IntGauge::new(
+                    names::LEADER_SUSPENDED,
+                    "Whether this node sees a leader in office that does not act: 1 or 0; no series while \
+                     the view is old.",
+                )?,
+                known.or(Otherwise::Nothing),
             )?,
             transitions: b.counters(
                 names::TRANSITIONS,
@@ -196,7 +224,13 @@ impl NodeMetrics {
                 "Panics of user work, by kind of work.",
                 &["work"],
             )?,
-            members: b.gauge(names::MEMBERS, "Live nodes as this node sees them.")?,
+            members: b.known(
+                IntGauge::new(
+                    names::MEMBERS,
+                    "Live nodes as this node sees them; no series while the view is old.",
+                )?,
+                known.or(Otherwise::Nothing),
+            )?,
             watch_lag: b.histogram(
                 names::WATCH_LAG,
                 "From sending an own beat to receiving it by the watch.",
@@ -221,10 +255,16 @@ impl NodeMetrics {
                 "Shards this node is letting go of.",
                 &["work"],
             )?,
-            shards_unowned: b.gauges(
-                names::SHARDS_UNOWNED,
-                "Shards that no node holds, of work that a live node offers, as this node sees it.",
-                &["work"],
+            shards_unowned: b.known(
+                IntGaugeVec::new(
+                    Opts::new(
+                        names::SHARDS_UNOWNED,
+                        "Shards that no node holds, of work that a live node offers, as this node sees \
+                         it; no series while the view is old.",
+                    ),
+                    &["work"],
+                )?,
+                known.or(Otherwise::Nothing),
             )?,
             shard_moves: b.counters(
                 names::SHARD_MOVES,
@@ -268,6 +308,16 @@ impl Build<'_> {
         }
         self.made.borrow_mut().push(Box::new(collector.clone()));
         Ok(collector)
+    }
+
+    /// Registers what shows only what is known; the metric itself is returned.
+    fn known<C: Collector + Clone + 'static>(
+        &self,
+        metric: C,
+        known: Known<()>,
+    ) -> Result<C, prometheus::Error> {
+        self.add(known.about(metric.clone()))?;
+        Ok(metric)
     }
 
     fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
@@ -371,6 +421,11 @@ impl Age {
         self.at.store(nanos(at), Ordering::Relaxed);
     }
 
+    /// Whether it happened, and not longer ago than that.
+    fn is_within(&self, limit: Duration) -> bool {
+        self.at.load(Ordering::Relaxed) != 0 && self.age() <= limit
+    }
+
     /// How long ago it was.
     pub(crate) fn age(&self) -> Duration {
         match self.at.load(Ordering::Relaxed) {
@@ -394,3 +449,6 @@ impl Collector for Age {
 fn nanos(time: BootTime) -> u64 {
     u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

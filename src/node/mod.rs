@@ -122,7 +122,7 @@ pub use self::{
     every::{Every, every},
     fenced::{Fenced, FencedError, FencedTxn, Versioned},
     host::DriverHost,
-    metrics::NodeMetrics,
+    metrics::{KNOWN_FOR, NodeMetrics},
     nodes::{ClusterNode, StandaloneNode},
     options::{InvalidOption, RoutineLimits, WorkerOptions},
     state_watch::{LagCause, StateItem, StateWatch, WatchFrom},

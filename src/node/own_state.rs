@@ -197,7 +197,7 @@ impl OwnState {
                 .collect::<Vec<_>>()
                 .await;
             if let Some(error) = failed.first() {
-                tracing::warn!(node = %id, error = %error, keys = failed.len(), "state not put back yet");
+                tracing::warn!(node = id.get(), error = %error, keys = failed.len(), "state not put back yet");
                 sleep(PUT_BACK_AGAIN_AFTER).await;
             }
         }

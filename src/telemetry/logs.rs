@@ -47,8 +47,9 @@ const CAPPED: [&str; 11] = [
     "tower_http",
 ];
 
-/// Prints every answer that it cannot parse, whole, as a warning: Secrets among them.
-const SILENT: &str = "kube_client::client";
+/// Modules of libraries whose lines are left out. The client prints every answer that it cannot parse, whole, as a
+/// warning: Secrets among them. The watcher prints what our own line says as well, in the form of Rust's `Debug`.
+const SILENT: [&str; 2] = ["kube_client::client", "kube_runtime::watcher"];
 
 /// So many lines may wait to be written.
 const WAITING_LINES: usize = 8 * 1024;
@@ -263,7 +264,8 @@ where
 
 fn is_harmless(event: &Metadata<'_>) -> bool {
     let library = event.target().split("::").next().unwrap_or_default();
-    event.target() != SILENT && (*event.level() <= Level::INFO || !CAPPED.contains(&library))
+    !SILENT.contains(&event.target())
+        && (*event.level() <= Level::INFO || !CAPPED.contains(&library))
 }
 
 #[cfg(test)]

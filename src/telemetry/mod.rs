@@ -26,6 +26,7 @@ pub(crate) mod process;
 pub mod rules;
 pub mod server;
 pub mod source;
+pub(crate) mod sparing;
 
 /// For metrics of your own, in the same registry.
 pub use prometheus;

@@ -15,14 +15,14 @@ use super::source::{Action, ActionError, Leader, Leadership, Probe, StatusSource
 use crate::{
     clock,
     engine::{BootTime, Role, timing},
-    node::{Node, NodeError, status::Status},
+    node::{
+        KNOWN_FOR, Node, NodeError,
+        status::{LeaderStatus, Status},
+    },
 };
 
 #[cfg(test)]
 mod tests;
-
-/// A view that was not proven fresh for that long is not synced.
-const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// Nobody in office for that long is an election that is stuck: twice what the slowest one takes.
 fn stuck_after() -> Duration {
@@ -124,7 +124,7 @@ pub fn readiness(status: &Status, leaderless: Duration) -> Probe {
         return Probe::Fail(format!("not joined: {why}"));
     }
     let age = Duration::from_millis(status.store.view_age_ms);
-    if age > STALE_AFTER {
+    if age > KNOWN_FOR {
         return Probe::Fail(format!("not synced: the store was last heard {} ago", seconds(age)));
     }
     if leaderless > stuck_after() {
@@ -137,11 +137,13 @@ fn seconds(span: Duration) -> String {
     format!("{:.1} s", span.as_secs_f64())
 }
 
-/// Who leads, as a status tells it.
+/// Who leads, as a status tells it; nobody while the store was not heard for [`KNOWN_FOR`], or the leader does not act.
 pub fn leadership(status: &Status) -> Leadership {
     let here = status.node.role == Role::Leader.to_string()
         && status.node.authority_left_ms.is_some_and(|left| left > 0);
-    let leader = status.leader.as_ref().map(|it| Leader {
+    let is_known = Duration::from_millis(status.store.view_age_ms) <= KNOWN_FOR;
+    let acts = |it: &&LeaderStatus| is_known && !it.suspended;
+    let leader = status.leader.as_ref().filter(acts).map(|it| Leader {
         id: it.id.clone(),
         address: it.address.clone(),
         term: it.term.clone(),

@@ -74,7 +74,7 @@ fn the_cases_notice_an_alert_that_is_wrong() {
         ("BellwetherNoLeader", "unless sum", "unless count"),
         ("BellwetherTwoLeaders", "> 1", "> 2"),
         ("BellwetherLeaderSuspended", "> 3", "> 30"),
-        ("BellwetherFlapping", "> 5", "> 7"),
+        ("BellwetherFlapping", "> 8", "> 12"),
         ("BellwetherTickStuck", "(60 + 3", "(0 + 3"),
         ("BellwetherDriverStuck", "== 0", "> 0"),
         ("BellwetherShardsUnowned", "min by", "max by"),

@@ -111,6 +111,9 @@ pub(crate) const MATRIX: &[(&str, Values)] = &[
             "service.annotations.e=f",
             "serviceAccount.annotations.g=h",
             "node.allowActions=true",
+            "node.actionHosts={status.shop.example}",
+            "watch.selector=team in (a\\,b)",
+            "crds.adopt=true",
         ],
     ),
     (
@@ -396,6 +399,8 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
         (&[ETCD, "node.port=80"], "/node/port"),
         (&[ETCD, "clusterName=a/b"], "/clusterName"),
         (&[ETCD, "image.digest=abc"], "/image/digest"),
+        (&[ETCD, "watch.selector=a;b"], "/watch/selector"),
+        (&[ETCD, "node.actionHosts={http://a/}"], "/node/actionHosts/0"),
     ] {
         let (fine, _, err) = helm(&["template", "shop", CHART], values);
         assert!(!fine && err.contains(sentence), "{values:?} should say {sentence:?}: {err}");
@@ -536,6 +541,53 @@ fn the_leaders_service_selects_by_the_label_that_moves_with_the_office() {
     {
         assert_eq!(container[probe]["httpGet"]["path"], path);
     }
+}
+
+#[test]
+fn the_page_is_reachable_in_an_outage_and_the_leaders_service_names_no_pod_that_is_not_ready() {
+    let objects = rendered(&[ETCD]);
+    let publishes =
+        |name: &str| object(&objects, "Service", name)["spec"]["publishNotReadyAddresses"] == true;
+    assert!(publishes("shop-bellwether") && publishes("shop-bellwether-headless"));
+    assert!(!publishes("shop-bellwether-leader"));
+}
+
+#[test]
+fn every_container_says_why_it_ended() {
+    for (name, values) in MATRIX {
+        let objects = rendered(values);
+        for (pod, spec) in pod_specs(&objects) {
+            let policy = text(spec, "/containers/0/terminationMessagePolicy");
+            assert_eq!(policy, "FallbackToLogsOnError", "{name}: {pod}");
+        }
+    }
+}
+
+#[test]
+fn the_evaluation_etcd_lets_in_nodes_and_test_only_and_outlives_the_nodes() {
+    let objects = rendered(&[EVALUATION]);
+    let policy = object(&objects, "NetworkPolicy", "shop-bellwether-evaluation-etcd");
+    assert_eq!(of_kind(&objects, "NetworkPolicy").len(), 1, "the nodes' own is an option");
+    let from = policy["spec"]["ingress"][0]["from"].to_string();
+    assert!(from.contains("shop") && from.contains("node") && from.contains("test"), "{from}");
+    let etcd = object(&objects, "StatefulSet", "shop-bellwether-evaluation-etcd");
+    let stays = etcd.pointer("/spec/template/spec/containers/0/lifecycle/preStop/sleep/seconds");
+    assert_eq!(stays, Some(&json!(5)));
+    assert!(of_kind(&rendered(&[ETCD]), "NetworkPolicy").is_empty());
+}
+
+#[test]
+fn what_parts_two_releases_and_what_the_buttons_obey_reaches_the_nodes() {
+    let objects = rendered(&[
+        ETCD,
+        "watch.selector=team=a",
+        "node.actionHosts={status.shop.example,ops.shop.example}",
+    ]);
+    let node = object(&objects, "StatefulSet", "shop-bellwether");
+    let variables = variables(node.pointer("/spec/template/spec").unwrap());
+    let value = |name: &str| text(&variables[name], "/value").to_owned();
+    assert_eq!(value("BELLWETHER_CHECK_SELECTOR"), "team=a");
+    assert_eq!(value("BELLWETHER_ACTION_HOSTS"), "status.shop.example,ops.shop.example");
 }
 
 #[test]

@@ -131,3 +131,46 @@ async fn helm_test_looks_at_kubernetes_with_rights_that_are_gone_afterwards() {
         Api::<RoleBinding>::default_namespaced(client()).get_opt(NAME).await.unwrap().is_none()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_is_installed_after_kubectl_beside_another_release_and_after_one_of_another_name()
+{
+    // A server of its own: definitions belong to all of it.
+    let api = crate::kube::ApiServer::options().start().await;
+    let space = api.namespace("shop").await;
+    let install = |name: &str, more: &[&str]| {
+        let values = ["--set", "etcd.endpoints={http://etcd:2379}"];
+        ended(helm(&space, &[&["install", name, "charts/bellwether"], &values[..], more].concat()))
+    };
+    let crds = ended(bellwether(["crds"])).out;
+    space.kubectl_apply(&crds);
+
+    let first = install("first", &[]);
+    assert_eq!(first.code, 0, "{}", first.err);
+    let left = "uptimechecks.bellwether.dev was there before (made by kubectl)";
+    assert!(first.out.contains(left), "{}", first.out);
+    assert!(!first.out.contains("NOT that of this version"), "{}", first.out);
+    let second = install("second", &[]);
+    assert_eq!(second.code, 0, "{}", second.err);
+
+    // Taken over, they are the release's, and stay when it is removed.
+    let adopted = ["upgrade", "first", "charts/bellwether", "--reuse-values", "--take-ownership"];
+    let adopted = ended(helm(&space, &[&adopted[..], &["--set", "crds.adopt=true"]].concat()));
+    assert_eq!(adopted.code, 0, "{}", adopted.err);
+    let removed = ended(helm(&space, &["uninstall", "first"]));
+    assert_eq!(removed.code, 0, "{}", removed.err);
+    let third = install("third", &[]);
+    assert_eq!(third.code, 0, "{}", third.err);
+    let left = format!("(of the release first in the namespace {})", space.name);
+    assert!(third.out.contains(&left), "{}", third.out);
+
+    // Of another version: what to type is said.
+    let patch = r#"[{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/term"}]"#;
+    space.kubectl(&["patch", "crd", "elections.bellwether.dev", "--type=json", "--patch", patch]);
+    let fourth = install("fourth", &[]);
+    assert_eq!(fourth.code, 0, "{}", fourth.err);
+    assert!(fourth.out.contains("elections.bellwether.dev was there before"), "{}", fourth.out);
+    let type_this = "NOT that of this version. Type:\n  bellwether crds | kubectl apply";
+    assert!(fourth.out.contains(type_this), "{}", fourth.out);
+    assert_eq!(fourth.out.matches("NOT that of this version").count(), 1, "{}", fourth.out);
+}

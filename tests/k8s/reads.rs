@@ -64,7 +64,7 @@ async fn with_kubectls_access_alone_the_commands_read_the_election() {
     assert_eq!(status["election"]["namespace"], pods.space.name.as_str());
 
     let table = text(&asked(&pods, &viewer, &["status", "--from", "election"]));
-    let head = format!("cluster shop   election {}/shop, told ", pods.space.name);
+    let head = format!("cluster shop   election {}/shop, reported ", pods.space.name);
     assert!(table.starts_with(&head) && table.contains("leader 0 at 127.0.0.1:"), "{table}");
     let nodes = text(&asked(&pods, &viewer, &["nodes", "--from", "election"]));
     assert!(nodes.contains("Leader") && nodes.contains("Follower"), "{nodes}");

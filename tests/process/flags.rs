@@ -30,6 +30,14 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
         (&["run", "--id", "x"], &["--id", "x", "whole number"]),
         (&["run", "--id", "1", "--ttl", "1500ms"], &["--ttl", "1500ms", "whole seconds"]),
         (&["run", "--id", "1", "--tick", "0s"], &["--tick", "0s", "choose more"]),
+        (
+            &["run", "--id", "1", "--check-selector", "a b;c"],
+            &["--check-selector", "a b;c", "team=a"],
+        ),
+        (
+            &["run", "--id", "1", "--action-host", "http://x/"],
+            &["--action-host", "http://x/", "without scheme"],
+        ),
         (&["run", "--id", "1", "--profile", "slow"], &["--profile", "slow", "stable"]),
         (&["run", "--id", "1", "--tick-policy", "x"], &["--tick-policy", "x", "adopt"]),
         (&["demo", "--nodes", "0"], &["--nodes", "0", "1..=50"]),
@@ -212,4 +220,19 @@ fn a_port_in_use_is_exit_code_7_before_anything_joins_and_says_what_to_do() {
             assert!(ran.err.contains(word), "{command:?} should say {word:?}: {}", ran.err);
         }
     }
+}
+
+#[test]
+fn a_node_is_asked_by_http_where_no_certificates_are_installed_and_https_says_what_it_needs() {
+    let bare = |url: &str| {
+        let mut command = bellwether(["check", "--url", url]);
+        command.env("SSL_CERT_FILE", "/no/such/file").env("SSL_CERT_DIR", "/no/such/folder");
+        ended(command)
+    };
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let plain = bare(&format!("http://{closed}"));
+    assert_eq!(plain.code, 4, "it is not there, and that is all: {}", plain.err);
+    let secure = bare(&format!("https://{closed}"));
+    assert_eq!(secure.code, 7, "{}", secure.err);
+    assert!(secure.err.contains("SSL_CERT_FILE") && secure.err.contains("--url"), "{}", secure.err);
 }

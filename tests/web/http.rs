@@ -10,6 +10,7 @@ use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
+    events::Reader,
     scene,
     served::{Script, Served, client, empty},
 };
@@ -90,40 +91,22 @@ async fn the_page_lets_only_its_own_script_run() {
     assert_ne!(nonces[0], nonces[1], "a nonce is used once");
 }
 
-/// Reads events until `holds` for one; the picture of that one.
-async fn event_where(stream: &mut reqwest::Response, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut text = String::new();
-    loop {
-        let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
-        text.push_str(std::str::from_utf8(&chunk).unwrap());
-        while let Some((event, rest)) =
-            text.split_once("\n\n").map(|(e, r)| (e.to_owned(), r.to_owned()))
-        {
-            text = rest;
-            let (kind, data) = event.split_once('\n').unwrap();
-            assert_eq!(kind, "event: status");
-            let picture = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-            if holds(&picture) {
-                return picture;
-            }
-        }
-    }
-}
-
 #[tokio::test]
 async fn events_bring_the_first_picture_at_once_and_a_change_when_it_happens() {
     // Pictures come for changes only: the period is longer than the test's patience.
     let config =
         ServerConfig { picture_every: Duration::from_secs(3600), ..ServerConfig::default() };
-    let served = Served::with(Script::new(json!({ "cluster": "one" })), config).await;
-    let mut stream = client().get(served.url("/events")).send().await.unwrap();
-    assert_eq!(stream.headers()[header::CONTENT_TYPE], "text/event-stream");
-    event_where(&mut stream, |picture| picture["cluster"] == "one").await;
+    let served = Served::with(Script::new(json!({ "cluster": "one", "at": 1 })), config).await;
+    let mut reader = Reader::of(&served).await;
+    let first = reader.next().await;
+    assert_eq!((first.name.as_str(), &first.data["cluster"]), ("status", &json!("one")));
+    assert_eq!(first.data["server"]["actions"], json!(["resign", "kill"]));
 
-    *served.script.status.lock().unwrap() = json!({ "cluster": "two" });
+    *served.script.status.lock().unwrap() = json!({ "cluster": "two", "at": 1 });
     served.script.changed.notify_one();
-    let got = event_where(&mut stream, |picture| picture["cluster"] == "two").await;
-    assert_eq!(got["server"]["actions"], json!(["resign", "kill"]));
+    let second = reader.next_change().await;
+    assert_eq!(second.data, json!({ "cluster": ["two"] }), "and nothing that is as before");
+    assert_eq!(reader.picture["at"], 1);
 }
 
 #[tokio::test]
@@ -131,9 +114,11 @@ async fn events_come_without_a_change_too_so_that_a_reader_knows_the_line_is_ope
     let config =
         ServerConfig { picture_every: Duration::from_millis(150), ..ServerConfig::default() };
     let served = Served::with(Script::new(json!({ "cluster": "one" })), config).await;
-    let mut stream = client().get(served.url("/events")).send().await.unwrap();
+    let mut reader = Reader::of(&served).await;
+    reader.next().await;
     for _ in 0..3 {
-        event_where(&mut stream, |picture| picture["cluster"] == "one").await;
+        let event = reader.next().await;
+        assert_eq!((event.name.as_str(), event.data), ("change", json!({})));
     }
 }
 
@@ -143,7 +128,7 @@ async fn a_stop_ends_open_event_streams_and_idle_connections() {
     let kept = client();
     kept.get(served.url("/livez")).send().await.unwrap().text().await.unwrap();
     let mut stream = client().get(served.url("/events")).send().await.unwrap();
-    event_where(&mut stream, |_| true).await;
+    stream.chunk().await.unwrap().expect("the first picture");
     let address = served.address;
     served.stopped().await;
     while let Ok(Some(_)) = stream.chunk().await {}

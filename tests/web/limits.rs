@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bellwether::telemetry::ServerConfig;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -112,13 +113,17 @@ async fn one_event_stream_too_many_is_told_to_poll_and_a_closed_one_makes_room()
 async fn a_stream_reader_that_does_not_read_holds_nobody_up() {
     let config =
         ServerConfig { picture_every: Duration::from_millis(100), ..ServerConfig::default() };
-    let served = Served::with(Script::new(super::scene::large()), config).await;
+    // Each picture is another one, so that changes are as large as pictures.
+    let picture = |number: usize| json!({ "filler": format!("{}{number}", "x".repeat(400_000)) });
+    let served = Served::with(Script::new(picture(0)), config).await;
     let mut deaf = TcpStream::connect(served.address).await.unwrap();
     deaf.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut reader = client().get(served.url("/events")).send().await.unwrap();
     // More than any socket buffer between the two holds, several times over.
     let mut read = 0;
     while read < 8 << 20 {
+        *served.script.status.lock().unwrap() = picture(read);
+        served.script.changed.notify_one();
         read += reader.chunk().await.unwrap().expect("the stream goes on").len();
     }
     assert!(is_alive(&served).await);

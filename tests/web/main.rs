@@ -14,6 +14,7 @@ mod browsing;
 #[path = "../support/docs.rs"]
 mod docs;
 mod driven;
+mod events;
 mod http;
 mod limits;
 mod metrics;

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use bellwether::telemetry::{Action, ServerConfig};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use super::{
     driven::Page,
@@ -143,5 +147,66 @@ async fn two_thousand_pictures_leave_no_element_behind() {
     page.eval("for (let i = 0; i < 2000; i++) receive(state.picture)").await;
     assert_eq!(page.eval(count).await, before);
     page.close().await;
+    served.stopped().await;
+}
+
+/// A proxy that serves a node below `/bw/`, and nothing else. Returns where it listens.
+async fn below_a_path(
+    node: std::net::SocketAddr,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy = bellwether::tasks::spawn("proxy", async move {
+        let mut open = bellwether::tasks::Tasks::new();
+        while let Ok((client, _)) = listener.accept().await {
+            open.spawn("proxied", async move {
+                let _ = passed_on(client, node).await;
+            });
+        }
+    });
+    (address, proxy)
+}
+
+async fn passed_on(mut client: TcpStream, node: std::net::SocketAddr) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let (method, rest) = head.split_once(' ').unwrap_or_default();
+    let Some(path) = rest.strip_prefix("/bw/") else {
+        return client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+    };
+    // One request for each connection: only the first one's path is changed.
+    let path = path.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let path = path.replace("Connection: keep-alive\r\n", "");
+    let mut server = TcpStream::connect(node).await?;
+    server.write_all(format!("{method} /{path}").as_bytes()).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_below_a_path_follows_its_node_and_its_buttons_work() {
+    let served = Served::new(Script::new(scene::demo())).await;
+    let (proxy, proxying) = below_a_path(served.address).await;
+    let mut page = Page::open(1280, 1200).await;
+    page.go(&format!("http://{proxy}/bw/")).await;
+    page.until(LINK, |state| *state == "live").await;
+    let mut next = scene::demo();
+    next["leader"]["id"] = json!("2");
+    *served.script.status.lock().unwrap() = next;
+    served.script.changed.notify_one();
+    page.until("document.getElementById('leader-who').textContent", |text| *text == "Node 2 leads")
+        .await;
+    page.eval("document.getElementById('resign').click()").await;
+    let said = "document.getElementById('act-said').textContent";
+    page.until(said, |text| *text == "node 1 resigned, term 4711 is over").await;
+    let links = "[...document.querySelectorAll('a[href]')].map((a) => a.pathname).join(' ')";
+    let links = page.eval(links).await;
+    assert_eq!(links, "/bw/ /bw/status /bw/metrics /bw/livez /bw/readyz /bw/leader");
+    let status = page.eval("fetch('status').then((it) => it.status)").await;
+    assert_eq!(status, 200, "what polls finds the node too");
+    page.close().await;
+    proxying.abort();
     served.stopped().await;
 }

@@ -63,6 +63,30 @@ app.kubernetes.io/component: test
 {{- end -}}
 {{- end -}}
 
+{{/*
+The definitions that exist already and belong to somebody else: to kubectl, to another release, to one of another
+name. By name: the owner, and whether they are those of this chart. Helm can neither import nor share them, so that they
+are left as they are. Nothing where no cluster is asked (`helm template`).
+*/}}
+{{- define "bellwether.foreignCrds" -}}
+{{- $foreign := dict -}}
+{{- range $path, $_ := .Files.Glob "files/crds/*.yaml" -}}
+{{- $crd := $.Files.Get $path | fromYaml -}}
+{{- $found := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" $crd.metadata.name -}}
+{{- if $found -}}
+{{- $notes := default dict $found.metadata.annotations -}}
+{{- $release := get $notes "meta.helm.sh/release-name" -}}
+{{- $namespace := get $notes "meta.helm.sh/release-namespace" -}}
+{{- if not (and (eq $release $.Release.Name) (eq $namespace $.Release.Namespace)) -}}
+{{- $owner := ternary (printf "of the release %s in the namespace %s" $release $namespace) "made by kubectl" (ne $release "") -}}
+{{- $same := eq (toJson (index $found.spec.versions 0).schema) (toJson (index $crd.spec.versions 0).schema) -}}
+{{- $_ := set $foreign $crd.metadata.name (dict "owner" $owner "same" $same) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $foreign -}}
+{{- end -}}
+
 {{- define "bellwether.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}

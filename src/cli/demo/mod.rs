@@ -80,7 +80,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A [`Failure`] if the port cannot be had or the nodes cannot be set up.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let signals = serve::signals()?;
-    let mut page = serve::bind(&args.listen).await?;
+    let mut page = serve::bind(&args.listen, &[]).await?;
     let address = page.address();
     let registry = metrics::registry()
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;

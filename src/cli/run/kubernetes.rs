@@ -53,6 +53,27 @@ pub(crate) struct KubeArgs {
     /// Take the checks of all namespaces; needs a `ClusterRole`
     #[arg(long, env = "BELLWETHER_ALL_NAMESPACES")]
     all_namespaces: bool,
+
+    /// Take only the checks that this label selector picks, like team=a or team!=b. Two clusters that see the same
+    /// namespaces need selectors that pick different checks
+    #[arg(
+        long,
+        value_name = "SELECTOR",
+        env = "BELLWETHER_CHECK_SELECTOR",
+        value_parser = selector
+    )]
+    check_selector: Option<String>,
+}
+
+/// A label selector, as far as its letters tell: the API server judges the rest.
+fn selector(text: &str) -> Result<String, String> {
+    let fits = |it: char| it.is_ascii_alphanumeric() || "./_=!(), -".contains(it);
+    if text.trim().is_empty() || !text.chars().all(fits) {
+        return Err(
+            "is not a label selector: write it like team=a, team!=b or team in (a,b)".into()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 /// The pod this process runs in, if it runs in one.
@@ -97,6 +118,10 @@ pub(super) async fn work(
     let namespace = args.kube.api.namespace(&connection);
     let scope =
         if args.kube.all_namespaces { Scope::all() } else { Scope::namespace(namespace.clone()) };
+    let scope = match &args.kube.check_selector {
+        Some(selector) => scope.labels(selector),
+        None => scope,
+    };
     let cluster = args.cluster.cluster.cluster().to_owned();
     let election = ElectionRef { namespace, cluster };
     tracing::info!(endpoint = %connection.endpoint(), %election, "working on Kubernetes");

@@ -190,7 +190,8 @@ async fn end_all(
         .iter()
         .map(|lease| async move { (*lease, end_incarnation(store, keys, *lease, left).await) });
     for (lease, how) in futures::future::join_all(endings).await {
-        let elapsed_ms = clock::boot_now().since(died_at).as_millis();
+        // As a number of JSON: the formatter writes wider ones as text.
+        let elapsed_ms = clock::boot_now().since(died_at).as_millis() as u64;
         match how {
             Ok(ended) => {
                 let in_office = ended.was_in_office;
@@ -231,13 +232,43 @@ fn listen() -> std::io::Result<(mpsc::Receiver<Signal>, Tasks)> {
 /// Reads something small now and then, so that the ending finds a connection that is open and
 /// authenticated.
 async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
+    let mut link = Link::default();
     loop {
         let get = Get { keys_only: true, ..Get::key(args.cluster.record()) };
-        if let Err(error) = store.get(get, args.timeout).await {
-            tracing::warn!(%error, "etcd does not answer: a crash now would not be ended by this process");
+        match (store.get(get, args.timeout).await, link) {
+            (Ok(_), Link::Lost) => {
+                tracing::info!("etcd answers again, a crash is ended by this process");
+                link = Link::Warm;
+            }
+            (Ok(_), _) => link = Link::Warm,
+            // An etcd that is started at the same time needs a moment.
+            (Err(error), Link::New) => {
+                tracing::debug!(%error, "etcd does not answer yet");
+                link = Link::Failed;
+            }
+            (Err(error), Link::Warm | Link::Failed) => {
+                tracing::warn!(%error, "etcd does not answer: until it does, a crash is not ended by this process");
+                link = Link::Lost;
+            }
+            // Logged when it began.
+            (Err(_), Link::Lost) => {}
         }
         tokio::time::sleep(WARM_EVERY).await;
     }
+}
+
+/// What is known of the link to etcd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Link {
+    /// Nothing was asked yet.
+    #[default]
+    New,
+    /// The first call failed.
+    Failed,
+    /// The last call was answered.
+    Warm,
+    /// The last calls were not, and that is logged.
+    Lost,
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::{
     k8s::{
         authority::{Authority, Refused, is_refused},
         cache::{Attention, Cache, CacheSet, Cached, HeldShards, Wanted},
+        client::{Reason, explain},
         fence::Fence,
         key::ObjectKey,
         metrics::{ControllerMetrics, K8sMetrics, Outcome},
@@ -35,6 +36,7 @@ use crate::{
         writes::WriteError,
     },
     node::AuthorityLost,
+    telemetry::sparing::Sparing,
 };
 
 #[cfg(test)]
@@ -111,6 +113,7 @@ pub(crate) struct Desk<K: Cached> {
     needs: Mutex<Vec<Arc<dyn Needed>>>,
     places: Arc<Semaphore>,
     metrics: ControllerMetrics,
+    failures: Sparing<Option<Reason>>,
 }
 
 impl<K: Cached> Desk<K> {
@@ -135,6 +138,7 @@ impl<K: Cached> Desk<K> {
             needs: Mutex::default(),
             places: Arc::new(Semaphore::new(at_once)),
             metrics,
+            failures: Sparing::default(),
             name,
         }
     }
@@ -258,10 +262,13 @@ impl<K: Cached> Desk<K> {
             Err(error) => {
                 self.metrics.on_error(false);
                 let retries = self.queue.requeues(key);
-                tracing::warn!(
-                    controller, %object, retries, error = error.source(),
-                    "reconciling failed; it is tried again after a back-off"
-                );
+                // Without the API server it is every object, and again at every attempt.
+                if let Some(left_out) = self.failures.admit(reason(&error), clock::boot_now()) {
+                    tracing::warn!(
+                        controller, %object, retries, left_out, error = error.source(),
+                        "reconciling failed; it is tried again after a back-off"
+                    );
+                }
                 self.queue.add_rate_limited(key.clone(), priority);
             }
         }
@@ -358,6 +365,11 @@ fn is_for_want_of_right(error: &ReconcileError) -> bool {
             || it.is::<Refused>()
             || it.downcast_ref::<kube::Error>().is_some_and(is_refused)
     })
+}
+
+/// Why the API server did not do as it was asked, if a run failed for that: a kind of failure.
+fn reason(error: &ReconcileError) -> Option<Reason> {
+    causes(error).find_map(|it| it.downcast_ref::<kube::Error>()).map(|it| explain(it).reason)
 }
 
 /// Whether a run failed because the object was not as it had been seen.

@@ -67,6 +67,12 @@ const MOST_NAME: usize = 253;
         description = "How long the leader has been in office"
     ),
     printcolumn(
+        name = "Reported",
+        type_ = "date",
+        json_path = ".status.reportedAt",
+        description = "How long ago a leader last reported; more than 90 s: not current"
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -132,7 +138,8 @@ pub struct ElectionSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ElectionStatus {
-    /// Who leads. Missing while nobody does, as far as is known.
+    /// The node that leads. Missing while none does, and while it is not known whether one does: `Ready` is then
+    /// `False` or `Unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<ElectionLeader>,
     /// The term: the fencing token of everything that is written to the store. It only grows, unless the
@@ -148,10 +155,13 @@ pub struct ElectionStatus {
     /// When the leader took office.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<UnixMs>,
-    /// How many nodes are live.
-    #[serde(default)]
+    /// When this was last reported. A leader reports at least every 30 s: what is older than 90 s is not current.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<UnixMs>,
+    /// How many nodes are live. Missing where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
-    pub node_count: i32,
+    pub node_count: Option<i32>,
     /// The live nodes, by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -172,7 +182,8 @@ pub struct ElectionStatus {
     /// `metadata.generation` of the spec that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: somebody leads and the work goes on. `Stable`: the leader has not changed lately.
+    /// `Ready`: a node leads and the work goes on; `Unknown` when the leader lost its authority and no successor has
+    /// reported. `Stable`: the leader has not changed lately.
     /// `ShardsOwned`: every shard has an owner.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -49,6 +49,23 @@ const FOLLOWER: &str = "follower";
 
 type PodMeta = PartialObjectMeta<Pod>;
 
+/// Takes the leader's label off a pod whose node has lost its authority. By the pod itself and without authority:
+/// the write names the resource version that was read, and a pod that leads again is labelled again within
+/// [`SWEEP_EVERY`].
+///
+/// # Errors
+///
+/// What the API server says; nothing has changed then.
+pub(super) async fn take_label_back(
+    client: Client,
+    election: &ElectionRef,
+    term: Term,
+    (name, uid): (&str, &str),
+) -> Result<(), kube::Error> {
+    let labels = Labels::new(client, election, term);
+    labels.read_and_write(name, uid, FOLLOWER).await.map(|_| ())
+}
+
 /// What one leader has labelled in its term.
 pub(super) struct Labels {
     pods: Api<Pod>,

@@ -84,9 +84,10 @@ pub(super) fn picture(
     let mut new = ElectionStatus {
         leader,
         since,
-        node_count: count_of(status.nodes.len()),
+        node_count: Some(count_of(status.nodes.len())),
         nodes: nodes.map(|node| node_of(node, pods, now_ms)).collect(),
         shards: shards_of(&status.work),
+        reported_at: Some(second(now_ms)),
         conditions: before.map(|it| it.conditions.clone()).unwrap_or_default(),
         ..ElectionStatus::default()
     };
@@ -106,7 +107,7 @@ fn node_of(node: &NodeStatus, pods: &Pods, now_ms: u64) -> ElectionNode {
         },
         incarnation: node.incarnation.clone().unwrap_or_default(),
         shards_owned: i32::try_from(node.shards).unwrap_or(i32::MAX),
-        last_seen: Some(UnixMs(now_ms / 1000 * 1000)),
+        last_seen: Some(second(now_ms)),
     }
 }
 
@@ -167,6 +168,32 @@ fn judge(status: &mut ElectionStatus, now_ms: u64) {
     }
 }
 
+/// What is known of a cluster without a leader that reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// No node leads.
+    NoLeader,
+    /// Not whether a node leads.
+    No,
+}
+
+/// Sets the conditions where no leader reports.
+pub(super) fn judge_without_leader(status: &mut ElectionStatus, known: Known, message: &str) {
+    let (conditions, generation) = (&mut status.conditions, status.observed_generation);
+    let (holds, reason) = match known {
+        Known::NoLeader => (Holds::False, "NoLeader"),
+        Known::No => (Holds::Unknown, "LeaderLost"),
+    };
+    let shards = "no leader reports on the shards";
+    for (type_, holds, message) in [
+        (condition::READY, holds, message),
+        (condition::STABLE, holds, message),
+        (condition::SHARDS_OWNED, Holds::Unknown, shards),
+    ] {
+        conditions::set(conditions, type_, holds, (reason, message), generation);
+    }
+}
+
 /// Takes over the times of conditions that say what they said before, from whoever wrote them.
 pub(super) fn carry_times(new: &mut ElectionStatus, found: Option<&ElectionStatus>) {
     let Some(found) = found else { return };
@@ -206,7 +233,7 @@ pub(super) fn is_same_but_seen(old: &ElectionStatus, new: &ElectionStatus) -> bo
     let blind = |status: &ElectionStatus| {
         let mut status = status.clone();
         status.nodes.iter_mut().for_each(|node| node.last_seen = None);
-        status.observed_generation = None;
+        (status.observed_generation, status.reported_at) = (None, None);
         for condition in &mut status.conditions {
             condition.observed_generation = None;
             condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
@@ -216,6 +243,11 @@ pub(super) fn is_same_but_seen(old: &ElectionStatus, new: &ElectionStatus) -> bo
     blind(old) == blind(new)
 }
 
-fn count_of(many: usize) -> i32 {
+pub(super) fn count_of(many: usize) -> i32 {
     i32::try_from(many).unwrap_or(i32::MAX)
+}
+
+/// A time in whole seconds.
+pub(super) const fn second(unix_ms: u64) -> UnixMs {
+    UnixMs(unix_ms / 1000 * 1000)
 }

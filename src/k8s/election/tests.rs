@@ -76,7 +76,7 @@ fn the_picture_names_leader_nodes_and_shards() {
         (leader.node, leader.name.as_str(), leader.address.as_str()),
         (1, "web-1", "10.0.0.1:8080")
     );
-    assert_eq!(picture.node_count, 2);
+    assert_eq!(picture.node_count, Some(2));
     assert_eq!(picture.nodes[0].role, ElectionRole::Leader);
     assert_eq!(picture.nodes[1].pod, None);
     assert_eq!(picture.nodes[1].shards_owned, 2);
@@ -145,6 +145,41 @@ fn how_the_former_term_ended_is_told() {
     assert_eq!(told("ended"), "node 2 had ended term 5 cleanly");
     assert_eq!(told("silent"), "node 2 of term 5 was silent for too long");
     assert_eq!(former_end(&[reign("7", "1", "running")], "7"), "no earlier term is known");
+}
+
+fn ended(manner: Manner) -> Ended {
+    let picture = picture(&status(), &pods(), None, 3 * HOUR_MS);
+    Ended {
+        term: crate::engine::Term(7),
+        fence: crate::k8s::fence::Fence::of(9),
+        manner,
+        name: "web-1".into(),
+        pod: None,
+        others: picture.nodes.into_iter().filter(|node| node.id == 2).collect(),
+        may_be_succeeded: false,
+    }
+}
+
+#[test]
+fn of_a_term_that_ended_without_a_successor_it_is_said_that_no_node_leads() {
+    let told = ended::status_of(&ended(Manner::Clean), 3 * HOUR_MS + 1);
+    assert_eq!((&told.leader, told.term, told.node_count), (&None, Some(7), Some(1)));
+    assert_eq!((&told.shards, told.since), (&None, None));
+    assert_eq!(told.reported_at.unwrap().0, 3 * HOUR_MS);
+    assert_eq!(holds(&told, condition::READY), "False");
+    assert_eq!(holds(&told, condition::SHARDS_OWNED), "Unknown");
+    let ready = conditions::find(&told.conditions, condition::READY).unwrap();
+    assert_eq!(ready.message, "web-1 left office of term 7, and no node has taken it since");
+}
+
+#[test]
+fn of_a_leader_that_lost_its_authority_it_is_said_that_it_is_not_known_who_leads() {
+    let told = ended::status_of(&ended(Manner::Lost), 3 * HOUR_MS);
+    assert_eq!((&told.leader, told.term, told.node_count), (&None, Some(7), None));
+    assert!(told.nodes.is_empty() && told.shards.is_none() && told.checks.is_none());
+    for type_ in [condition::READY, condition::STABLE, condition::SHARDS_OWNED] {
+        assert_eq!(holds(&told, type_), "Unknown", "{type_}");
+    }
 }
 
 #[test]

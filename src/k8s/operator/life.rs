@@ -11,7 +11,7 @@ use crate::{
     k8s::{
         cache::{IsSynced, Running},
         controller::Loop,
-        election::tell_pod,
+        election::{Ends, tell_pod},
         identity::PodIdentity,
     },
     node::{Node, NodeError, Stopped, broken, keep_joined},
@@ -21,6 +21,8 @@ use crate::{
 
 /// The pod is told again after this long where that failed.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The end of a term is reported within this time when the process ends: a successor is looked for in half of it.
+const REPORTED_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is said that caches are waited for.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
@@ -29,6 +31,8 @@ pub struct BuiltOperator {
     pub(super) node: Arc<dyn Node>,
     pub(super) loops: Vec<Arc<dyn Loop>>,
     pub(super) caches: Vec<Running>,
+    /// The ends of this node's terms, and what reports them.
+    pub(super) ends: (Ends, BoxFuture<'static, ()>),
     pub(super) pod: Option<PodIdentity>,
     pub(super) serving: Option<Serving>,
     pub(super) stop_within: Duration,
@@ -97,7 +101,9 @@ impl BuiltOperator {
         if let Some(pod) = self.pod {
             tasks.spawn("pod", keep_told(Arc::clone(&self.node), pod));
         }
-        Begun { node: self.node, synced, waits, tasks }
+        let (ends, reports) = self.ends;
+        tasks.spawn("election", reports);
+        Begun { node: self.node, synced, waits, ends, tasks }
     }
 
     /// As [`Operator::run`](super::Operator::run).
@@ -170,6 +176,7 @@ pub struct Begun {
     synced: CachesSynced,
     /// Those that end when a cache is synced.
     waits: FuturesUnordered<BoxFuture<'static, ()>>,
+    ends: Ends,
     tasks: Tasks,
 }
 
@@ -213,7 +220,7 @@ impl Begun {
         &mut self,
         life: impl Future<Output = Result<(), E>>,
     ) -> Result<(), E> {
-        let Self { node, synced, waits, tasks } = self;
+        let Self { node, synced, waits, tasks, .. } = self;
         tokio::select! {
             biased;
             // Cancel safe: it only waits.
@@ -229,8 +236,10 @@ impl Begun {
         }
     }
 
-    /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work.
+    /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work. The end of
+    /// a term of office is reported to the `Election` before, which takes 3 s at most.
     pub async fn end(mut self) {
+        self.ends.settled(REPORTED_WITHIN).await;
         self.tasks.abort_all().await;
     }
 }
@@ -306,6 +315,7 @@ mod tests {
                 node: Arc::clone(&node),
                 loops: Vec::new(),
                 caches: if joins { Vec::new() } else { vec![never] },
+                ends: (Ends::default(), Box::pin(std::future::pending())),
                 pod: None,
                 serving: None,
                 stop_within: LONG,

@@ -48,8 +48,8 @@ impl LeaderTask for Reconciling {
         let fence = drawn?;
         self.drawn.tell(ctx.term(), fence);
         self.metrics.fence().set(fence.number());
-        let _fence = Withdrawn(&self.metrics);
-        tracing::info!(term = %ctx.term(), fence = fence.number(), "controllers begin");
+        let _fence = Withdrawn(self);
+        tracing::info!(term = ctx.term().0, fence = fence.number(), "controllers begin");
         join_all(self.loops.iter().map(|controller| {
             Arc::clone(controller).work(Right {
                 lane: Lane::All,
@@ -60,16 +60,19 @@ impl LeaderTask for Reconciling {
             })
         }))
         .await;
-        tracing::info!(term = %ctx.term(), "controllers have ended: all runs are joined");
+        tracing::info!(term = ctx.term().0, "controllers have ended: all runs are joined");
         Ok(())
     }
 }
 
-struct Withdrawn<'a>(&'a K8sMetrics);
+/// A leader that is suspended and goes on in the same term draws another fence: the one of before is not its own any
+/// more.
+struct Withdrawn<'a>(&'a Reconciling);
 
 impl Drop for Withdrawn<'_> {
     fn drop(&mut self) {
-        self.0.fence().set(0);
+        self.0.metrics.fence().set(0);
+        self.0.drawn.withdraw();
     }
 }
 

@@ -312,19 +312,34 @@ impl Driver {
                 let until = self.engine.authority().map_or(now, |authority| authority.until);
                 // First: the log may be slow.
                 self.work.start_leader(work, office, until);
-                tracing::info!(node = %self.node.id(), term = %office.term, work, "leader's work starts");
+                tracing::info!(
+                    node = self.node.id().get(),
+                    term = office.term.0,
+                    work,
+                    "leader's work starts"
+                );
             }
             Effect::StopWork { work, reason } => {
                 let label = reason_label(reason);
                 self.core.env.metrics.transitions.with_label_values(&["work_stopped", label]).inc();
-                tracing::info!(node = %self.node.id(), work, reason = label, "leader's work stops");
+                tracing::info!(
+                    node = self.node.id().get(),
+                    work,
+                    reason = label,
+                    "leader's work stops"
+                );
                 self.work.stop_leader(work, reason, now);
                 if self.work.leader_has_ended(work) {
                     self.inputs.push_back(Input::WorkEnded { work });
                 }
             }
             Effect::TermClosed { term, reason } => {
-                tracing::info!(node = %self.node.id(), term = %term, reason = reason_label(reason), "term closed");
+                tracing::info!(
+                    node = self.node.id().get(),
+                    term = term.0,
+                    reason = reason_label(reason),
+                    "term closed"
+                );
             }
             Effect::StartShard { work, shard, epoch } => self.work.start_shard(work, shard, epoch),
             Effect::StopShard { work, shard, reason } => {
@@ -403,7 +418,7 @@ impl Driver {
     }
 
     fn on_joined(&mut self, lease: LeaseId, tick: Duration) {
-        tracing::info!(node = %self.node.id(), lease = %lease, "joined");
+        tracing::info!(node = self.node.id().get(), lease = %lease, "joined");
         self.lease = Some(lease);
         self.problem = None;
         self.rejoin_after = REJOIN_AFTER;
@@ -432,7 +447,7 @@ impl Driver {
 
     fn on_session_lost(&mut self, lease: LeaseId, reason: SessionEnd) {
         let label = session_label(reason);
-        tracing::warn!(node = %self.node.id(), lease = %lease, reason = label, "session lost");
+        tracing::warn!(node = self.node.id().get(), lease = %lease, reason = label, "session lost");
         self.core.env.metrics.sessions_lost.with_label_values(&[label]).inc();
         self.end_session();
         self.core.published.membership.send_modify(|membership| membership.sessions_lost += 1);
@@ -449,7 +464,7 @@ impl Driver {
     }
 
     fn on_refused(&mut self, refusal: &Refusal, now: BootTime) {
-        tracing::warn!(node = %self.node.id(), refusal = ?refusal, "join refused");
+        tracing::warn!(node = self.node.id().get(), refusal = ?refusal, "join refused");
         self.problem = Some(refused(&self.options, refusal, Duration::ZERO).to_string());
         if self.lease.is_some() {
             self.end_session();
@@ -482,14 +497,14 @@ impl Driver {
         let id_wait = self.options.id_wait;
         let error = refused(&self.options, refusal, Duration::ZERO);
         if waited.is_zero() {
-            tracing::warn!(node = %self.node.id(), %error, ?id_wait, "waiting for the holder of the id to end");
+            tracing::warn!(node = self.node.id().get(), %error, id_wait_ms = id_wait.as_millis() as u64, "waiting for the holder of the id to end");
         }
         self.problem = Some(format!("waiting up to {id_wait:?} for the id: {error}"));
         self.rejoin_at = Some(now + KNOCK_EVERY.min(id_wait.saturating_sub(waited)));
     }
 
     fn on_role(&mut self, standing: Standing, now: BootTime) {
-        tracing::info!(node = %self.node.id(), role = %standing.role, term = ?standing.term.map(|term| term.0), "role");
+        tracing::info!(node = self.node.id().get(), role = %standing.role, term = standing.term.map(|term| term.0), "role");
         self.standing = standing;
         let (metrics, role) = (&self.core.env.metrics, standing.role);
         metrics.role.set(role as i64);
@@ -543,7 +558,7 @@ impl Driver {
         self.unfit_times = (self.unfit_times + 1).min(UNFIT_DOUBLINGS);
         self.unfit_last = now;
         self.unfit = Some(Unfit { because: why, until: now + after });
-        tracing::error!(node = %self.node.id(), why = ?why, campaigns_again_after = ?after, "the leader's work cannot go on here");
+        tracing::error!(node = self.node.id().get(), why = ?why, campaigns_again_after_ms = after.as_millis() as u64, "the leader's work cannot go on here");
         self.inputs.push_back(Input::Unfit);
     }
 

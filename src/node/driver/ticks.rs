@@ -234,10 +234,18 @@ impl Ticker {
                     }
                 }
                 Run::Overran => {
-                    tracing::warn!(routine = self.metrics.name, limit = ?self.limits.run, "tick cancelled for its length");
+                    tracing::warn!(
+                        routine = self.metrics.name,
+                        limit_ms = self.limits.run.as_millis() as u64,
+                        "tick cancelled for its length"
+                    );
                 }
                 Run::Overdue => {
-                    tracing::error!(routine = self.metrics.name, limit = ?self.limits.run, "tick dropped for its length");
+                    tracing::error!(
+                        routine = self.metrics.name,
+                        limit_ms = self.limits.run.as_millis() as u64,
+                        "tick dropped for its length"
+                    );
                     self.tell_unfit(UnfitBecause::Overrun).await;
                 }
                 // It stays under way: who waits for it waits until this task is joined.

@@ -92,11 +92,12 @@ fn leader_suspended() -> Alert {
     }
 }
 
-/// By the term that any node has seen: counters of nodes that crash begin anew, the term goes on.
+/// By the term that any node has seen: counters of nodes that crash begin anew, the term goes on. Above what two rolling
+/// updates of three pods bring.
 fn flapping() -> Alert {
     Alert {
         name: "BellwetherFlapping",
-        query: format!("max by ({RELEASE}) (changes(({TERM} > 0)[15m:30s])) > 5"),
+        query: format!("max by ({RELEASE}) (changes(({TERM} > 0)[15m:30s])) > 8"),
         lasting: Duration::ZERO,
         severity: Severity::Warning,
         summary: "The leader of job {{ $labels.job }} changed {{ $value }} times in 15 minutes.",

@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -33,7 +33,7 @@ use crate::{
         controller::{
             Action, Context, Controller, ReconcileError, Reconciler, Trigger, generation,
         },
-        crd::{UptimeCheck, UptimeCheckStatus, condition},
+        crd::{UptimeCheck, UptimeCheckStatus, condition, uptime_check::cut},
         events::EventType,
         operator::Operator,
         writes::Written,
@@ -53,6 +53,8 @@ const SETTLES_WITHIN: Duration = Duration::from_millis(50);
 const WRITTEN_EVERY: Duration = Duration::from_secs(60);
 /// How many statuses are written at once.
 const AT_ONCE: usize = 8;
+/// Of so many objects it is known that their status was written here.
+const MOST_WRITTEN: usize = 100_000;
 
 /// The checks that the API has, as they change.
 #[derive(Debug)]
@@ -185,7 +187,11 @@ impl ApiChecks {
 /// the statuses.
 #[must_use]
 pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
-    let writer = StatusWriter { statuses: uptime.statuses() };
+    let writer = StatusWriter {
+        statuses: uptime.statuses(),
+        cluster: operator.election().to_string(),
+        written: Mutex::default(),
+    };
     let controller = Controller::<UptimeCheck>::new(writer)
         .named("uptimecheck")
         .scope(scope.clone())
@@ -204,6 +210,31 @@ pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
 #[derive(Debug)]
 struct StatusWriter {
     statuses: watch::Receiver<Arc<Statuses>>,
+    /// The own cluster, as statuses name it.
+    cluster: String,
+    /// The objects by UID that were written here: what another cluster writes afterwards is a rival's.
+    written: Mutex<HashSet<String>>,
+}
+
+impl StatusWriter {
+    /// The other cluster that runs this check too, if its leader has overwritten what was written here.
+    fn rival<'a>(&self, object: &UptimeCheck, before: &'a UptimeCheckStatus) -> Option<&'a str> {
+        let writer = before.cluster.as_deref().filter(|it| *it != self.cluster)?;
+        let uid = object.metadata.uid.as_deref()?;
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.contains(uid).then_some(writer)
+    }
+
+    fn note_written(&self, object: &UptimeCheck) {
+        if let Some(uid) = &object.metadata.uid {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            if MOST_WRITTEN <= written.len() {
+                // Of checks that are long gone, most likely; the others are noted again at their next write.
+                written.clear();
+            }
+            written.insert(uid.clone());
+        }
+    }
 }
 
 #[async_trait]
@@ -219,9 +250,21 @@ impl Reconciler<UptimeCheck> for StatusWriter {
         let verdict = tokio::task::spawn_blocking(move || Check::new(judged)).await?;
         let accepted = verdict.as_ref().map(|_| ()).map_err(Vec::as_slice);
         let before = object.status.clone().unwrap_or_default();
-        let status = status_of(&object, accepted, stored.map(|stored| stored.status));
+        let mut status = status_of(&object, accepted, stored.map(|stored| stored.status));
+        status.cluster = Some(self.cluster.clone());
+        if let Some(rival) = self.rival(&object, &before) {
+            let note = format!(
+                "the clusters {} and {rival} both run this check and write its status: give each a label selector of \
+                 its own (--check-selector, watch.selector of the chart)",
+                self.cluster
+            );
+            ctx.events()
+                .say(&*object, &(), EventType::Warning, ("TwoClusters", "Check"), note)
+                .await;
+        }
         let writer = ctx.writer::<UptimeCheck>(object.metadata.namespace.as_deref());
         if writer.status(&*object, &status).await? == Written::Changed {
+            self.note_written(&object);
             tell(&object, &before, &status, &ctx).await;
         }
         Ok(Action::requeue_after(WRITTEN_EVERY))
@@ -262,6 +305,7 @@ fn status_of(
             let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             let said = ("Invalid", message.as_str());
             conditions::set(conditions, condition::ACCEPTED, Holds::False, said, generation);
+            status.message = cut(format!("not accepted: {message}"));
         }
     }
     let (holds, reason) = match status.state {

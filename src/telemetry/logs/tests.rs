@@ -43,6 +43,17 @@ fn json_lines_carry_message_level_and_fields_at_the_top() {
 }
 
 #[test]
+fn a_term_that_is_not_there_and_spans_are_no_text_of_rust() {
+    let line = logged(LogFormat::Json, "info", || {
+        let (some, none): (Option<i64>, Option<i64>) = (Some(2), None);
+        tracing::info!(some, none, elapsed_ms = 2_u64, "role");
+    });
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&value["some"], value.get("none")), (&serde_json::json!(2), None));
+    assert_eq!(value["elapsed_ms"], 2);
+}
+
+#[test]
 fn libraries_that_handle_tokens_stay_above_debug_whatever_the_filter_says() {
     let text = logged(LogFormat::Text, "trace,h2=trace", || {
         tracing::trace!(target: "h2::codec", "authorization: secret");
@@ -58,6 +69,8 @@ fn libraries_that_handle_tokens_stay_above_debug_whatever_the_filter_says() {
 fn answers_of_an_api_server_are_never_printed() {
     let text = logged(LogFormat::Text, "trace", || {
         tracing::warn!(target: "kube_client::client", "{{\"kind\":\"Secret\",\"data\":\"hush\"}}");
+        // What our own line says as well.
+        tracing::warn!(target: "kube_runtime::watcher", "watcher error 403: Status {{ hush }}");
         tracing::debug!(target: "kube_client::client::builder", "hush");
         tracing::warn!(target: "kube_client::client::tls", "failed to reload CA bundle");
     });

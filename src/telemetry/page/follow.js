@@ -37,22 +37,46 @@ function watchLink() {
 }
 
 // ---- the connection: a stream, and polling where there is none ----
+// All addresses are relative: the page works below whatever path a proxy gives it.
 let source = null;
 let asking = false;
+// The picture that the next change of the stream is about: what polling brings is another one.
+let base = null;
 
 function connect() {
   if (source) source.close();
-  source = new EventSource("/events");
-  source.addEventListener("status", (event) => {
-    let picture = null;
+  base = null;
+  source = new EventSource("events");
+  const on = (name, next) => source.addEventListener(name, (event) => {
     try {
-      picture = JSON.parse(event.data);
+      base = next(JSON.parse(event.data));
     } catch {
       return;
     }
+    if (base === null) return;
     link("live");
-    receive(picture);
+    receive(base);
   });
+  on("status", (picture) => picture);
+  on("change", (change) => (base === null ? null : changed(base, change)));
+}
+
+// A picture with a change applied. `[value]` replaces, `[]` takes away, `{…}` changes fields or places in a
+// list; "+" of a list comes first: [at, how many go, what comes].
+function changed(old, change) {
+  if (Array.isArray(change)) return change[0];
+  let fresh;
+  if (Array.isArray(old)) {
+    const [at, gone, come] = change["+"] || [0, 0, []];
+    fresh = old.slice(0, at).concat(come, old.slice(at + gone));
+  } else fresh = { ...obj(old) };
+  for (const [key, part] of Object.entries(change)) {
+    if (key === "+" && Array.isArray(old)) continue;
+    if (key === "__proto__") continue;
+    if (Array.isArray(part) && part.length === 0) delete fresh[key];
+    else fresh[key] = changed(fresh[key], part);
+  }
+  return fresh;
 }
 
 async function poll() {
@@ -60,7 +84,7 @@ async function poll() {
   if (asking || pictureAge() < POLL_EVERY_MS) return;
   asking = true;
   try {
-    const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(3000) });
+    const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(3000) });
     const picture = answer.ok ? await answer.json() : null;
     if (picture) {
       link("poll");
@@ -82,7 +106,7 @@ async function act(name, node) {
   acting = true;
   say((name === "resign" ? "Asking the leader to resign" : "Ending node " + node) + " …", false);
   try {
-    const answer = await fetch("/actions/" + name, {
+    const answer = await fetch("actions/" + name, {
       method: "POST",
       headers: { "X-Bellwether-Action": "1", "Content-Type": "application/json" },
       body: node === null ? "" : JSON.stringify({ node }),

@@ -87,7 +87,8 @@ fn is_own_page(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str
     let host = value(header::HOST.as_str()).unwrap_or_default();
     if let Some(origin) = value(header::ORIGIN.as_str()) {
         let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
-        if !authority.eq_ignore_ascii_case(host) {
+        // A proxy may ask under a name of its own: then the page's own name must be among those that are allowed.
+        if !authority.eq_ignore_ascii_case(host) && !is_known_name(authority, names) {
             return Err("the request comes from another origin");
         }
     }
@@ -100,13 +101,22 @@ fn is_own_page(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str
 
 /// Whether nobody else's DNS can have led here under that name.
 fn is_own_host(host: &str, names: &[String]) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
+    let name = name_of(host);
     name.parse::<IpAddr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
-        || names.iter().any(|known| known.eq_ignore_ascii_case(name))
+        || is_known_name(host, names)
+}
+
+fn is_known_name(host: &str, names: &[String]) -> bool {
+    names.iter().any(|known| known.eq_ignore_ascii_case(name_of(host)))
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! so that a probe always gets in.
 
 mod actions;
+mod change;
 mod connections;
 mod events;
 mod routes;

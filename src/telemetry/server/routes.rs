@@ -12,6 +12,7 @@ use axum::{
 };
 use futures::FutureExt as _;
 use serde_json::{Value, json};
+use tower_http::compression::CompressionLayer;
 
 use super::{Shared, actions, events};
 use crate::telemetry::{
@@ -39,6 +40,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(actions::MAX_BODY_BYTES))
+        // Event streams are packed by themselves: each event must get out at once.
+        .layer(CompressionLayer::new())
         .layer(middleware::from_fn_with_state(shared.clone(), around))
         .with_state(shared)
 }

@@ -23,6 +23,7 @@ use bellwether::{
         ClusterNode, LeaderContext, Stopped,
         work::{LeaderTask, WorkError},
     },
+    store::memory::Fault,
     tasks,
 };
 use tokio::sync::mpsc;
@@ -167,7 +168,7 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
         eventually("the status is written", SOON, async || {
             let status = elections.get_opt("test").await.unwrap()?.status?;
             let leader = status.leader.as_ref()?.node;
-            (leader == node && status.node_count == nodes).then_some(status)
+            (leader == node && status.node_count == Some(nodes)).then_some(status)
         })
         .await
     };
@@ -193,6 +194,85 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
         "{table}"
     );
     second.stop().await;
+}
+
+/// What the `Election` of the tests says of readiness, and its leader.
+async fn election_of(cluster: &Cluster<'_>) -> Option<(Election, String)> {
+    let elections = Api::<Election>::default_namespaced(cluster.space.client());
+    let election = elections.get_opt("test").await.unwrap()?;
+    let conditions = election.status.as_ref()?.conditions.clone();
+    let ready = conditions.iter().find(|it| it.type_ == "Ready")?.status.clone();
+    Some((election, ready))
+}
+
+async fn events_say(cluster: &Cluster<'_>, words: &str) {
+    eventually(&format!("an event says {words}"), SOON, async || {
+        let columns = "--output=custom-columns=R:.reason,T:.type,M:.message";
+        let events = cluster.space.kubectl(&["get", "events", columns]);
+        events.contains(words).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_ends_without_a_successor_says_that_no_node_leads() {
+    let cluster = Cluster::new("nobody-left").await;
+    let ledger = Ledger::default();
+    let only = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 1))).await;
+    only.is(Role::Leader).await;
+    let before = eventually("the leader is named", SOON, async || {
+        let (election, ready) = election_of(&cluster).await?;
+        let status = election.status?;
+        (status.leader.is_some() && ready == "True").then_some(status)
+    })
+    .await;
+    assert_eq!(only.stop().await, Stopped::Clean);
+    // The report is written before the process ends.
+    let (election, ready) = election_of(&cluster).await.unwrap();
+    let status = election.status.unwrap();
+    assert_eq!((&status.leader, ready.as_str()), (&None, "False"));
+    assert_eq!((status.term, status.fence), (before.term, before.fence));
+    assert_eq!((status.node_count, &status.shards), (Some(0), &None));
+    assert!(before.reported_at <= status.reported_at && status.reported_at.is_some());
+    events_say(&cluster, "NoLeader").await;
+
+    let next = cluster.replica(1, |it| it.controller(slow(&cluster, &ledger, 1, 1))).await;
+    eventually("the next leader is named", SOON, async || {
+        let (election, ready) = election_of(&cluster).await?;
+        let leader = election.status?.leader?;
+        (leader.node == 1 && ready == "True").then_some(())
+    })
+    .await;
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_loses_its_store_says_that_it_is_not_known_who_leads() {
+    let cluster = Cluster::new("not-known").await;
+    let ledger = Ledger::default();
+    let replica = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 1))).await;
+    replica.is(Role::Leader).await;
+    let is_named = async || {
+        let (election, ready) = election_of(&cluster).await?;
+        (election.status?.leader.is_some() && ready == "True").then_some(())
+    };
+    eventually("the leader is named", SOON, is_named).await;
+
+    cluster.store.faults().set(|_| Some(Fault::Unreachable));
+    cluster.store.faults().stall_watches();
+    let status = eventually("it is not known who leads", SOON, async || {
+        let (election, ready) = election_of(&cluster).await?;
+        (ready == "Unknown").then_some(election.status?)
+    })
+    .await;
+    assert_eq!((&status.leader, status.node_count), (&None, None));
+    assert!(status.nodes.is_empty() && status.shards.is_none() && status.term.is_some());
+    events_say(&cluster, "LeaderLost").await;
+
+    cluster.store.faults().clear();
+    cluster.store.faults().resume_watches();
+    eventually("the leader is named again", SOON, is_named).await;
+    replica.stop().await;
 }
 
 /// Says which term it leads.

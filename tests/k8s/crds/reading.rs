@@ -96,6 +96,7 @@ async fn checks(space: &Space<'_>) {
         last_change: Some(ago(3 * DAY + 12 * HOUR + 30 * MINUTE)),
         last_run: Some(THEN),
         checked_by: Some("2".into()),
+        cluster: Some("sales/shop".into()),
         message: "200 OK".into(),
         observed_generation: Some(1),
         consecutive_failures: 0,
@@ -114,7 +115,7 @@ async fn checks(space: &Space<'_>) {
         checked_by: Some("1".into()),
         message: "connection refused".into(),
         consecutive_failures: 7,
-        conditions: Vec::new(),
+        conditions: vec![condition(condition::ACCEPTED, "False", "Invalid", "spec.expect")],
         ..up.clone()
     };
     for (name, status) in [("shop", up), ("database", down)] {
@@ -128,14 +129,15 @@ async fn checks(space: &Space<'_>) {
 async fn uptime_checks_are_listed_as_a_table_that_tells_what_matters() {
     let space = space("checks").await;
     checks(&space).await;
-    let head = ["NAME", "STATE", "TARGET", "INTERVAL", "LATENCY", "LAST CHANGE", "CHECKED BY"];
+    let head =
+        ["NAME", "STATE", "TARGET", "INTERVAL", "LATENCY", "LAST CHANGE", "CHECKED BY", "ACCEPTED"];
     let table = space.kubectl(&["get", "uptimechecks"]);
     assert!(!table.contains("secret"), "{table}");
     let rows = [
         head,
-        ["database", "down", "tcp db:5432", "1m30s", "", "9h", "1"],
-        ["new", "", "", "10s", "", "", ""],
-        ["shop", "up", "GET https://shop.example/", "30s", "12ms", "3d12h", "2"],
+        ["database", "down", "tcp db:5432", "1m30s", "", "9h", "1", "False"],
+        ["new", "", "", "10s", "", "", "", ""],
+        ["shop", "up", "GET https://shop.example/", "30s", "12ms", "3d12h", "2", "True"],
     ];
     assert_eq!(columns(&table), rows, "{table}");
 
@@ -192,7 +194,8 @@ fn election() -> ElectionStatus {
         term: Some(9_007_199_254_740_993),
         fence: Some(9_007_199_254_740_995),
         since: Some(ago(3 * DAY + 12 * HOUR + 30 * MINUTE)),
-        node_count: 3,
+        node_count: Some(3),
+        reported_at: Some(ago(2 * DAY + 12 * HOUR + 30 * MINUTE)),
         nodes: vec![
             node(0, ElectionRole::Follower, 128),
             node(1, ElectionRole::Leader, 0),
@@ -230,8 +233,8 @@ async fn elected(space: &Space<'_>, status: &ElectionStatus) -> Api<Election> {
 async fn an_election_is_listed_as_a_table_that_names_the_leader() {
     let space = space("elections").await;
     elected(&space, &election()).await;
-    let head = ["NAME", "LEADER", "TERM", "NODES", "READY", "SINCE", "AGE"];
-    let row = ["shop", "shop-1", "9007199254740993", "3", "True", "3d12h", "(age)"];
+    let head = ["NAME", "LEADER", "TERM", "NODES", "READY", "SINCE", "REPORTED", "AGE"];
+    let row = ["shop", "shop-1", "9007199254740993", "3", "True", "3d12h", "2d12h", "(age)"];
     let table = space.kubectl(&["get", "elections"]);
     assert_eq!(columns(&table), [head, row], "{table}");
 
@@ -245,7 +248,7 @@ async fn an_election_is_listed_as_a_table_that_names_the_leader() {
 #[tokio::test]
 async fn an_election_and_a_check_are_described_in_full() {
     let space = space("described").await;
-    let status = ElectionStatus { since: Some(THEN), ..election() };
+    let status = ElectionStatus { since: Some(THEN), reported_at: Some(THEN), ..election() };
     elected(&space, &status).await;
     checks(&space).await;
     for (what, golden) in

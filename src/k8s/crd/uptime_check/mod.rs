@@ -87,6 +87,12 @@ pub const MOST_MESSAGE_CHARS: usize = 1024;
         description = "The node that ran it last"
     ),
     printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
+        description = "Whether the spec can be run; MESSAGE of the wide table says why not"
+    ),
+    printcolumn(
         name = "Failures",
         type_ = "integer",
         json_path = ".status.consecutiveFailures",
@@ -223,6 +229,11 @@ pub struct UptimeCheckStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub checked_by: Option<String>,
+    /// The cluster whose leader wrote this: namespace and name of its `Election`. If two clusters write it in turn, both
+    /// run the check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub cluster: Option<String>,
     /// Why it is in this state, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = MOST_MESSAGE_CHARS))]

@@ -88,6 +88,7 @@ fn a_result_makes_a_status_that_says_who_when_and_why() {
             last_change: Some(UnixMs(NOW + 1)),
             last_run: Some(UnixMs(NOW + 1)),
             checked_by: Some("7".into()),
+            cluster: None,
             message: "well".into(),
             observed_generation: None,
             consecutive_failures: 0,

@@ -88,6 +88,11 @@ fn what_cannot_be_run_is_not_accepted_and_says_why() {
     assert_eq!((accepted.status.as_str(), accepted.observed_generation), ("False", Some(3)));
     assert!(accepted.message.contains("spec.expect.bodyMatches"), "{}", accepted.message);
     assert_eq!((status.up, status.state), (None, State::Unknown));
+    assert!(
+        status.message.starts_with("not accepted: spec.expect.bodyMatches"),
+        "{}",
+        status.message
+    );
 }
 
 #[test]
@@ -122,4 +127,23 @@ fn a_new_leader_that_knows_nothing_yet_leaves_what_was_written() {
     );
     object.status = Some(first.clone());
     assert_eq!(status_of(&object, Ok(()), None), first);
+}
+
+#[test]
+fn a_status_that_another_cluster_overwrites_has_a_rival_and_one_that_was_left_has_none() {
+    let writer = StatusWriter {
+        statuses: watch::Sender::new(Arc::default()).subscribe(),
+        cluster: "shop/one".into(),
+        written: Mutex::default(),
+    };
+    let by = |cluster: &str| UptimeCheckStatus {
+        cluster: Some(cluster.to_owned()),
+        ..UptimeCheckStatus::default()
+    };
+    // The cluster of a release that was removed.
+    assert_eq!(writer.rival(&good(), &by("shop/two")), None);
+    writer.note_written(&good());
+    assert_eq!(writer.rival(&good(), &by("shop/one")), None);
+    assert_eq!(writer.rival(&good(), &by("shop/two")), Some("shop/two"));
+    assert_eq!(writer.rival(&good(), &UptimeCheckStatus::default()), None);
 }

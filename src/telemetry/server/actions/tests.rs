@@ -14,6 +14,8 @@ fn own_page_and_command_line_may_act() {
         &[OURS, ("host", "LOCALHOST"), ("origin", "http://localhost")],
         &[OURS, ("host", "localhost:80"), ("sec-fetch-site", "same-origin")],
         &[OURS, ("host", "status.shop.example"), ("origin", "https://status.shop.example")],
+        // A proxy that asks under the address of the pod.
+        &[OURS, ("host", "10.0.0.1:8080"), ("origin", "https://status.shop.example")],
     ] {
         assert_eq!(
             is_own_page(&request(own), &["status.shop.example".to_owned()]),

@@ -1,0 +1,114 @@
+//! What `check` asks the API server: whether it answers and knows our kinds, and whether the `Election` says what
+//! etcd does.
+
+use std::time::Duration;
+
+use bellwether::{
+    clock,
+    k8s::{crd::ElectionStatus, fence::ElectionRef},
+};
+
+use super::{Finding, Verdict};
+use crate::cli::{
+    apiserver::{self, When},
+    exit::{Exit, Failure},
+    inspect::ReadArgs,
+    report,
+    snapshot::Leader,
+};
+
+/// kubelet puts a pod's credentials there.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+pub(super) fn is_wanted(when: When) -> bool {
+    match when {
+        When::On => true,
+        When::Off => false,
+        When::Auto => std::path::Path::new(SERVICE_ACCOUNT).exists(),
+    }
+}
+
+/// Whether the API server answers and has our kinds.
+pub(super) async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
+    let connection = read.api.connect(None).await?;
+    let missing = apiserver::missing_kinds(&connection).await?;
+    let says = format!("{} answers", connection.endpoint());
+    let mut findings = vec![Finding::new("apiserver", Verdict::Ok, says)];
+    if !missing.is_empty() {
+        let says = format!("the server does not know {}", missing.join(", "));
+        findings.push(
+            Finding::new("crds", Verdict::Failed, says)
+                .try_this("bellwether crds | kubectl apply --server-side -f -"),
+        );
+        return Ok(findings);
+    }
+    findings.push(Finding::new("crds", Verdict::Ok, "elections and uptimechecks are served"));
+    Ok(findings)
+}
+
+/// The leader writes what has changed into the Election within this time, even where the API server is slow.
+const REPORTED_WITHIN: Duration = Duration::from_secs(5);
+/// Between looks at an Election that does not agree with etcd.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Whether the `Election` says what etcd does, once etcd has named the `leader`: it is read again until it agrees,
+/// as hand-overs take a moment to reach it.
+pub(super) async fn of_election(
+    read: &ReadArgs,
+    leader: Option<Leader>,
+) -> Result<Finding, Failure> {
+    let until = clock::boot_now() + REPORTED_WITHIN;
+    loop {
+        let finding = match read.api.election(read.cluster.cluster.cluster()).await {
+            Ok((election, place)) => {
+                let status = election.status.unwrap_or_default();
+                compared(&place, &status, leader, clock::unix_ms())
+            }
+            Err(failure) if failure.exit == Exit::NotThere => {
+                Finding::new(ELECTION, Verdict::Failed, failure.what)
+                    .try_this("a leader makes it; see what the log of the leader's pod says of it")
+            }
+            Err(failure) => return Err(failure),
+        };
+        // Without a leader there is none that would write it.
+        if finding.verdict == Verdict::Ok || leader.is_none() || until <= clock::boot_now() {
+            return Ok(finding);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+const ELECTION: &str = "election";
+
+/// What an `Election` says, beside what etcd does.
+pub(super) fn compared(
+    place: &ElectionRef,
+    status: &ElectionStatus,
+    leader: Option<Leader>,
+    now_unix_ms: u64,
+) -> Finding {
+    let why = report::not_known(status, now_unix_ms);
+    let says = match (&status.leader, why) {
+        (_, Some(why)) => format!("{place} does not know who leads: {why}"),
+        (Some(it), None) => format!("{place} says that {} leads", it.name),
+        (None, None) => format!("{place} says that no node leads"),
+    };
+    let named = status.leader.as_ref().map(|it| (it.node, status.term.unwrap_or_default()));
+    let wanted = leader.map(|it| (it.id.get(), it.term.0));
+    match (wanted, named) {
+        _ if named == wanted && report::not_known(status, now_unix_ms).is_none() => {
+            let verdict = if named.is_some() { Verdict::Ok } else { Verdict::Warning };
+            Finding::new(ELECTION, verdict, says)
+        }
+        (Some((node, term)), _) => {
+            let says = format!("{says}, but etcd says that node {node} leads in term {term}");
+            Finding::new(ELECTION, Verdict::Failed, says).try_this(
+                "what kubectl shows is not current: see what the log of the leader's pod says of the Election",
+            )
+        }
+        // The finding of the leader fails by itself.
+        (None, _) => Finding::new(ELECTION, Verdict::Warning, says).try_this(
+            "no leader keeps the Election up to date: do not rely on what kubectl shows of it",
+        ),
+    }
+}

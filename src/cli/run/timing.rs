@@ -1,0 +1,38 @@
+//! What the flags say about time: how fast a silent leader is replaced, and what to do about another tick.
+
+use bellwether::engine::{Failover, TickPolicy};
+use clap::ValueEnum;
+
+/// A failover profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Fast,
+    Default,
+    Stable,
+}
+
+impl From<Profile> for Failover {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Fast => Self::FAST,
+            Profile::Default => Self::DEFAULT,
+            Profile::Stable => Self::STABLE,
+        }
+    }
+}
+
+/// What to do about another tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    Strict,
+    Adopt,
+}
+
+impl From<Policy> for TickPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Strict => Self::Strict,
+            Policy::Adopt => Self::Adopt,
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What is written of a term that is over: that no node leads, or that it is not known which one does.
+//!
+//! A leader's own writes end with its authority, and without a successor its last picture would be read as the
+//! present one. So the node that led reports the end, beside all leader's work and without the leader's
+//! authority.
+//!
+//! # Why a late report does no harm
+//!
+//! A report replaces the picture of its own fence only, by a write that compares the resource version it has read.
+//! A later leader draws a higher fence from the same object first, which makes an earlier report fail.
+
+use std::time::Duration;
+
+use kube::{
+    Api, Resource as _,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{
+    MANAGER,
+    labels::take_label_back,
+    picture::{self, is_same_but_seen},
+};
+use crate::{
+    clock,
+    engine::Term,
+    k8s::{
+        authority::DebugClient,
+        client::explain,
+        crd::election::{Election, ElectionNode, ElectionStatus},
+        events::{EventType, Events},
+        fence::{ElectionRef, Fence},
+        identity::name_of_this_pod,
+    },
+};
+
+/// A successor has drawn its fence within this time after a clean end.
+const SUCCESSOR_WITHIN: Duration = Duration::from_millis(1500);
+/// Between looks for the successor's fence.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between attempts to write a report.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How a term ended, as the node that led saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// With authority: the office was given up, or handed over.
+    Clean,
+    /// The authority was over first: the node is suspended, was deposed, or lost its session.
+    Lost,
+}
+
+/// A term that is over.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Ended {
+    pub(super) term: Term,
+    pub(super) fence: Fence,
+    pub(super) manner: Manner,
+    /// The node that led, as people call it.
+    pub(super) name: String,
+    /// Name and UID of its pod, if it runs in one.
+    pub(super) pod: Option<(String, String)>,
+    /// The other live nodes, as the leader last saw them.
+    pub(super) others: Vec<ElectionNode>,
+    /// Whether one of them may take office.
+    pub(super) may_be_succeeded: bool,
+}
+
+/// Reports the ends of the terms of this process: the leader's task and the reporter share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends(watch::Sender<Option<Ended>>);
+
+impl Ends {
+    /// This node leads again, and its own pictures are written: what is left of an earlier term is not.
+    pub(super) fn forget(&self) {
+        self.0.send_replace(None);
+    }
+
+    /// A term is over.
+    pub(super) fn tell(&self, ended: Ended) {
+        self.0.send_replace(Some(ended));
+    }
+
+    /// Waits until nothing is left to report, or for `limit`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    pub(crate) async fn settled(&self, limit: Duration) {
+        let mut ends = self.0.subscribe();
+        let settled = ends.wait_for(Option::is_none);
+        let _ = tokio::time::timeout(limit, settled).await;
+    }
+
+    /// Reports each end, until it is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, a report may or may not have been written.
+    pub(crate) async fn report(self, client: DebugClient, election: ElectionRef) {
+        let mut ends = self.0.subscribe();
+        loop {
+            // The sender lives as long as this.
+            let Ok(Some(ended)) = ends.wait_for(Option::is_some).await.map(|it| it.clone()) else {
+                return;
+            };
+            let reporter = Reporter { client: &client, election: &election, ended: &ended };
+            tokio::select! {
+                biased;
+                // Cancel safe: it only waits.
+                _ = ends.wait_for(|now| now.as_ref() != Some(&ended)) => {}
+                // Dropped, a write may or may not have taken effect: its preconditions decide.
+                () = reporter.run() => {
+                    self.0.send_if_modified(|now| now.take_if(|it| *it == ended).is_some());
+                }
+            }
+        }
+    }
+}
+
+/// What an attempt to write has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    /// Nothing is left to do.
+    Done,
+    /// Another writer was faster: the object is read again.
+    Again,
+}
+
+struct Reporter<'a> {
+    client: &'a DebugClient,
+    election: &'a ElectionRef,
+    ended: &'a Ended,
+}
+
+impl Reporter<'_> {
+    async fn run(&self) {
+        if self.ended.manner == Manner::Clean && self.ended.may_be_succeeded {
+            let looked = tokio::time::timeout(SUCCESSOR_WITHIN, self.until_succeeded()).await;
+            if looked.is_ok() {
+                return;
+            }
+        }
+        let mut said = false;
+        loop {
+            match self.write().await {
+                Ok(Came::Done) => return,
+                Ok(Came::Again) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(
+                            election = %self.election, term = self.ended.term.0, error = %explain(&error),
+                            "the end of this node's term cannot be written to the Election, retrying"
+                        );
+                    }
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    fn api(&self) -> Api<Election> {
+        self.election.api(self.client.0.clone())
+    }
+
+    /// Returns when a later leader has drawn its fence, or the object is gone.
+    async fn until_succeeded(&self) {
+        let (api, name) = (self.api(), self.election.name());
+        loop {
+            if let Ok(found) = api.get_opt(&name).await
+                && found.is_none_or(|it| fence_of(&it) != Some(self.ended.fence.number()))
+            {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn write(&self) -> Result<Came, kube::Error> {
+        let (api, name) = (self.api(), self.election.name());
+        let Some(found) = api.get_opt(&name).await? else { return Ok(Came::Done) };
+        if fence_of(&found) != Some(self.ended.fence.number()) {
+            // A later leader writes its own picture, or the object is another one.
+            return Ok(Came::Done);
+        }
+        if let (Manner::Lost, Some((pod, uid))) = (self.ended.manner, &self.ended.pod) {
+            // A leader that ended cleanly took it back before the office was handed over.
+            take_label_back(self.client.0.clone(), self.election, self.ended.term, (pod, uid))
+                .await?;
+        }
+        let mut new = status_of(self.ended, clock::unix_ms());
+        new.observed_generation = found.metadata.generation;
+        picture::carry_times(&mut new, found.status.as_ref());
+        if found.status.as_ref().is_some_and(|old| is_same_but_seen(&unfenced(old), &new)) {
+            return Ok(Came::Done);
+        }
+        match api
+            .patch_status(&name, &PatchParams::apply(MANAGER).force(), &body(&found, &new))
+            .await
+        {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Came::Again),
+            Err(error) => return Err(error),
+        }
+        let events = Events::new(self.client.0.clone(), "election", name_of_this_pod());
+        let (said, note) = event_of(self.ended);
+        events.say(&found, &(), EventType::Warning, said, note).await;
+        Ok(Came::Done)
+    }
+}
+
+/// What is applied: the fence is drawn by compare-and-swap, never applied.
+pub(super) fn body(found: &Election, status: &ElectionStatus) -> Patch<serde_json::Value> {
+    let mut body = json!({
+        "apiVersion": Election::api_version(&()),
+        "kind": Election::kind(&()),
+        "metadata": {
+            "resourceVersion": found.metadata.resource_version,
+            "uid": found.metadata.uid,
+        },
+        "status": status,
+    });
+    if let Some(status) = body["status"].as_object_mut() {
+        status.remove("fence");
+    }
+    Patch::Apply(body)
+}
+
+fn fence_of(election: &Election) -> Option<i64> {
+    election.status.as_ref().and_then(|it| it.fence)
+}
+
+fn unfenced(status: &ElectionStatus) -> ElectionStatus {
+    ElectionStatus { fence: None, ..status.clone() }
+}
+
+/// The status that says so. What is not known is left out.
+pub(super) fn status_of(ended: &Ended, now_ms: u64) -> ElectionStatus {
+    let Ended { term, name, manner, others, .. } = ended;
+    let (judged, nodes) = match manner {
+        Manner::Clean => {
+            let message =
+                format!("{name} left office of term {term}, and no node has taken it since");
+            ((picture::Known::NoLeader, message), others.clone())
+        }
+        Manner::Lost => {
+            let message = format!(
+                "{name} lost its authority in term {term}, and no successor has reported since"
+            );
+            ((picture::Known::No, message), Vec::new())
+        }
+    };
+    let mut status = ElectionStatus {
+        term: Some(term.0),
+        node_count: (*manner == Manner::Clean).then(|| picture::count_of(nodes.len())),
+        nodes,
+        reported_at: Some(picture::second(now_ms)),
+        ..ElectionStatus::default()
+    };
+    picture::judge_without_leader(&mut status, judged.0, &judged.1);
+    status
+}
+
+/// Reason and action, and the note.
+fn event_of(ended: &Ended) -> ((&'static str, &'static str), String) {
+    let Ended { term, name, .. } = ended;
+    match ended.manner {
+        Manner::Clean => (
+            ("NoLeader", "LeaveOffice"),
+            format!("{name} left office of term {term}, and no node has taken it"),
+        ),
+        Manner::Lost => (
+            ("LeaderLost", "LoseAuthority"),
+            format!(
+                "{name} lost its authority in term {term}: its beats reached the store too late, or not"
+            ),
+        ),
+    }
+}

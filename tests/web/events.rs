@@ -1,0 +1,191 @@
+//! The event stream as a page reads it, and what it costs in bytes.
+
+use std::time::Duration;
+
+use bellwether::telemetry::ServerConfig;
+use flate2::write::GzDecoder;
+use reqwest::header;
+use serde_json::{Value, json};
+
+use super::served::{LONG, Script, Served, client};
+
+/// How often the page is sent something.
+const PICTURES_PER_SECOND: usize = 2;
+/// What a viewer may cost.
+const BYTES_PER_SECOND: usize = 50_000;
+
+/// One event.
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) data: Value,
+    /// Its length on the line, unpacked.
+    pub(crate) bytes: usize,
+}
+
+/// A reader of events that keeps the picture, as the page does.
+pub(crate) struct Reader {
+    stream: reqwest::Response,
+    text: String,
+    pub(crate) picture: Value,
+}
+
+impl Reader {
+    pub(crate) async fn of(served: &Served) -> Self {
+        // Without the limit of the other tests' client: a stream has no end.
+        drop(client());
+        let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+        let stream = client.get(served.url("/events")).send().await.unwrap();
+        assert_eq!(stream.headers()[header::CONTENT_TYPE], "text/event-stream");
+        assert!(!stream.headers().contains_key(header::CONTENT_ENCODING));
+        Self { stream, text: String::new(), picture: Value::Null }
+    }
+
+    pub(crate) async fn next(&mut self) -> Event {
+        while !self.text.contains("\n\n") {
+            let chunk = tokio::time::timeout(LONG, self.stream.chunk()).await.expect("it goes on");
+            let chunk = chunk.unwrap().expect("the stream goes on");
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+        let (event, rest) = self.text.split_once("\n\n").unwrap();
+        let bytes = event.len() + 2;
+        let (name, data) = event.split_once('\n').unwrap();
+        let name = name.strip_prefix("event: ").unwrap().to_owned();
+        let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        self.text = rest.to_owned();
+        self.picture = match &*name {
+            "status" => data.clone(),
+            _ => applied(&self.picture, &data),
+        };
+        Event { name, data, bytes }
+    }
+}
+
+impl Reader {
+    /// The next event in which something changed.
+    pub(crate) async fn next_change(&mut self) -> Event {
+        loop {
+            let event = self.next().await;
+            assert_eq!(event.name, "change");
+            if event.data != json!({}) {
+                return event;
+            }
+        }
+    }
+}
+
+/// A picture with a change applied.
+fn applied(old: &Value, change: &Value) -> Value {
+    let Value::Object(change) = change else { return change[0].clone() };
+    let mut fresh = old.clone();
+    for (key, part) in change {
+        match &mut fresh {
+            Value::Array(items) if key == "+" => {
+                let number = |at: usize| usize::try_from(part[at].as_u64().unwrap()).unwrap();
+                items.splice(number(0)..number(0) + number(1), part[2].as_array().unwrap().clone());
+            }
+            Value::Array(items) => {
+                let item = &mut items[key.parse::<usize>().unwrap()];
+                *item = applied(item, part);
+            }
+            Value::Object(fields) if *part == json!([]) => {
+                fields.remove(key);
+            }
+            Value::Object(fields) => {
+                let before = fields.get(key).cloned().unwrap_or_default();
+                fields.insert(key.clone(), applied(&before, part));
+            }
+            other => panic!("{other} has no {key}"),
+        }
+    }
+    fresh
+}
+
+/// A picture with so many checks, as a node of a cluster shows them.
+fn with_checks(count: usize) -> Value {
+    let check = |number: usize| {
+        json!({
+            "namespace": "shop", "name": format!("check-number-{number}"), "kind": "http",
+            "target": format!("GET https://host-{number}.shop.example/health"), "state": "up",
+            "message": "200 OK", "latency_ms": 12.5, "checked_by": "2", "shard": number % 256,
+            "interval_ms": 30_000, "last_run_unix_ms": 1_772_366_400_123_u64,
+            "last_change_unix_ms": 1_772_300_000_000_u64,
+        })
+    };
+    let checks: Vec<Value> = (0..count).map(check).collect();
+    json!({ "cluster": "shop", "at_unix_ms": 0, "checks": { "checks": checks, "changes": [] } })
+}
+
+/// Half a second later: the checks that are due once in 30 s and now have been run again.
+fn run_some(picture: &mut Value, step: usize) {
+    picture["at_unix_ms"] = json!(1_772_366_400_123_u64 + 500 * step as u64);
+    let checks = picture["checks"]["checks"].as_array_mut().unwrap();
+    let due = checks.len() / (30 * PICTURES_PER_SECOND);
+    for at in step * due..(step + 1) * due {
+        let at = at % checks.len();
+        checks[at]["last_run_unix_ms"] =
+            json!(1_772_366_400_123_u64 + at as u64 + 500 * step as u64);
+        checks[at]["latency_ms"] = json!((at * 7 + step) as f64 / 8.0);
+    }
+}
+
+#[tokio::test]
+async fn five_thousand_checks_cost_a_viewer_less_than_50_kb_a_second() {
+    const STEPS: usize = 20;
+    let mut picture = with_checks(5000);
+    let served = Served::new(Script::new(picture.clone())).await;
+    let mut reader = Reader::of(&served).await;
+    let whole = reader.next().await.bytes;
+    assert!(1_000_000 < whole, "{whole} bytes are no picture of 5,000 checks");
+
+    let mut bytes = 0;
+    for step in 0..STEPS {
+        run_some(&mut picture, step);
+        *served.script.status.lock().unwrap() = picture.clone();
+        served.script.changed.notify_one();
+        bytes += reader.next_change().await.bytes;
+    }
+    let per_second = bytes / STEPS * PICTURES_PER_SECOND;
+    assert!(per_second < BYTES_PER_SECOND, "{per_second} bytes a second");
+    // What was held back comes: changes of single checks have a rate of their own.
+    while reader.picture["checks"] != picture["checks"] {
+        reader.next().await;
+    }
+}
+
+#[tokio::test]
+async fn the_stream_is_packed_event_by_event_for_a_reader_that_takes_gzip() {
+    let config =
+        ServerConfig { picture_every: Duration::from_millis(150), ..ServerConfig::default() };
+    let served = Served::with(Script::new(with_checks(5000)), config).await;
+    let ask = client().get(served.url("/events")).header(header::ACCEPT_ENCODING, "br, gzip;q=0.8");
+    let mut stream = ask.send().await.unwrap();
+    assert_eq!(stream.headers()[header::CONTENT_ENCODING], "gzip");
+    let (mut unpacked, mut packed) = (GzDecoder::new(Vec::new()), 0);
+    loop {
+        let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
+        packed += chunk.len();
+        std::io::Write::write_all(&mut unpacked, &chunk).unwrap();
+        std::io::Write::flush(&mut unpacked).unwrap();
+        let text = String::from_utf8_lossy(unpacked.get_ref());
+        // The first change is there although the stream goes on.
+        if text.ends_with("event: change\ndata: {}\n\n") {
+            assert!(text.starts_with("event: status\n") && packed * 5 < text.len(), "{packed}");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_and_pictures_are_packed_for_those_that_take_gzip() {
+    let served = Served::new(Script::new(with_checks(5000))).await;
+    for path in ["/", "/status", "/metrics"] {
+        let plain = client().get(served.url(path)).send().await.unwrap();
+        assert!(!plain.headers().contains_key(header::CONTENT_ENCODING), "{path}");
+        let plain = plain.bytes().await.unwrap().len();
+        let ask = client().get(served.url(path)).header(header::ACCEPT_ENCODING, "gzip");
+        let packed = ask.send().await.unwrap();
+        assert_eq!(packed.headers()[header::CONTENT_ENCODING], "gzip", "{path}");
+        let packed = packed.bytes().await.unwrap().len();
+        assert!(packed * 2 < plain, "{path}: {packed} of {plain}");
+    }
+}
