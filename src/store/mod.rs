@@ -6,6 +6,7 @@
 //! `protocol`.
 
 mod compaction;
+mod compare;
 pub mod etcd;
 pub mod keys;
 pub mod list_watch;
@@ -13,7 +14,10 @@ pub mod memory;
 pub mod protocol;
 pub mod values;
 
-pub use self::compaction::{OLD_REVISIONS, holds_revisions_back};
+pub use self::{
+    compaction::{OLD_REVISIONS, holds_revisions_back},
+    compare::{Compare, CompareOp, Target},
+};
 
 use std::{
     fmt::{self, Debug},
@@ -101,52 +105,6 @@ impl KeyRange {
     pub fn contains(&self, key: &[u8]) -> bool {
         self.from.as_slice() <= key && key < self.to.as_slice()
     }
-}
-
-/// One condition of a transaction. On a range it must hold for every key that exists in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Compare {
-    /// What is looked at. A key that does not exist compares as revision zero, and so does a range with
-    /// no key in it.
-    pub range: KeyRange,
-    /// Which part of it, and with what.
-    pub target: Target,
-    /// How.
-    pub op: CompareOp,
-}
-
-/// What a [`Compare`] looks at.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Target {
-    /// c(k)
-    Created(Revision),
-    /// m(k)
-    Modified(Revision),
-    /// The value, in the order of its bytes. Of a key that does not exist it never holds, whatever the op.
-    Value(Vec<u8>),
-}
-
-impl Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Created(revision) => f.debug_tuple("Created").field(revision).finish(),
-            Self::Modified(revision) => f.debug_tuple("Modified").field(revision).finish(),
-            Self::Value(value) => f.debug_struct("Value").field("bytes", &value.len()).finish(),
-        }
-    }
-}
-
-/// How a [`Compare`] compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CompareOp {
-    /// =
-    Equal,
-    /// ≠
-    NotEqual,
-    /// <
-    Less,
-    /// >
-    Greater,
 }
 
 /// One operation of a transaction.

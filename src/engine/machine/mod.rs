@@ -4,6 +4,7 @@
 //! same state, run after every input until none has anything left to do. The one rule to keep: a rule
 //! that is not due yet says when it will be ([`Engine::wake`]), so that nothing hangs on being called.
 
+mod asked;
 mod draws;
 mod election;
 mod ending;
@@ -24,9 +25,9 @@ use std::{collections::BTreeMap, mem, time::Duration};
 
 pub use self::picture::Picture;
 use self::{
-    draws::Draws, election::Candidacy, headers::Headers, health::Health, office::Reign,
-    own_keys::OwnKeys, picture::Found, plans::Planning, session::Session, shards::Holding,
-    unclaimed::Unclaimed, watched::Watched,
+    asked::Asked, draws::Draws, election::Candidacy, headers::Headers, health::Health,
+    office::Reign, own_keys::OwnKeys, picture::Found, plans::Planning, session::Session,
+    shards::Holding, unclaimed::Unclaimed, watched::Watched,
 };
 use super::{
     call::{Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
@@ -110,36 +111,6 @@ enum Work {
     Running(u64),
     /// Cancelled, not yet joined.
     Stopping(u64),
-}
-
-/// What a call was for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
-    ReadJoin,
-    Grant(LeaseId),
-    Join(LeaseId),
-    Renew(LeaseId),
-    /// Fire and forget: a lease that was never registered.
-    Abandon,
-    ReadEnd(LeaseId),
-    End(LeaseId),
-    RevokeEnded(LeaseId),
-    Squatter,
-    Stop,
-    Seed,
-    Enrol,
-    Withdraw(LeaseId),
-    Take(u64),
-    Beat(u64),
-    Resign,
-    Held(u64),
-    Check,
-    Plan(WorkType),
-    DeleteHeld(LeaseId),
-    WriteNode,
-    WriteMember,
-    WriteTickKey,
-    SwitchTick,
 }
 
 /// A call that has not been answered.
@@ -399,18 +370,18 @@ impl Engine {
             return;
         };
         if let Outcome::Done(answer) | Outcome::Refused(answer) = &outcome
-            && is_linearizable(&asked)
+            && asked.is_linearizable()
             && !self.is_same_store(
                 sent_at,
                 received_at,
                 (answer.revision, answer.cluster),
-                matches!(outcome, Outcome::Done(_)) && writes(&asked),
+                matches!(outcome, Outcome::Done(_)) && asked.writes(),
             )
         {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
-        if matches!(outcome, Outcome::Done(_) | Outcome::Refused(_)) && is_linearizable(&asked) {
+        if matches!(outcome, Outcome::Done(_) | Outcome::Refused(_)) && asked.is_linearizable() {
             self.note_round_trip(sent_at, received_at);
         }
         if incarnation != self.incarnation && !matches!(asked, Asked::Abandon) {
@@ -468,46 +439,11 @@ impl Engine {
     }
 }
 
-/// Whether the header revision of an answer to this can be relied on (R8).
-fn is_linearizable(asked: &Asked) -> bool {
-    !matches!(asked, Asked::Renew(_) | Asked::Grant(_) | Asked::Abandon | Asked::RevokeEnded(_))
-}
-
-/// Whether this makes a revision of its own when it is done.
-fn writes(asked: &Asked) -> bool {
-    match asked {
-        Asked::Join(_)
-        | Asked::Stop
-        | Asked::Seed
-        | Asked::Enrol
-        | Asked::Take(_)
-        | Asked::Beat(_)
-        | Asked::Resign
-        | Asked::Held(_)
-        | Asked::Plan(_)
-        | Asked::WriteNode
-        | Asked::WriteMember
-        | Asked::WriteTickKey
-        | Asked::SwitchTick => true,
-        Asked::ReadJoin
-        | Asked::Grant(_)
-        | Asked::Renew(_)
-        | Asked::Abandon
-        | Asked::ReadEnd(_)
-        | Asked::End(_)
-        | Asked::RevokeEnded(_)
-        | Asked::Squatter
-        | Asked::Withdraw(_)
-        | Asked::Check
-        | Asked::DeleteHeld(_) => false,
-    }
-}
-
 #[cfg(test)]
 impl Engine {
     /// Whether what was asked makes a revision of its own when it is done.
     fn writes(&self, id: CallId) -> bool {
-        self.pending.get(&id).is_some_and(|pending| writes(&pending.asked))
+        self.pending.get(&id).is_some_and(|pending| pending.asked.writes())
     }
 }
 

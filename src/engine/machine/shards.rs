@@ -109,12 +109,10 @@ impl Holding {
         if stored.modified == self.h {
             return true;
         }
-        let Some(held) = stored.value.as_ref().filter(|_| self.wrote_since(stored)) else {
+        let ours = self.h < stored.modified && self.wrote_since(stored);
+        let Some(held) = stored.value.as_ref().filter(|_| ours) else {
             return false;
         };
-        if stored.modified < self.h {
-            return false;
-        }
         self.h = stored.modified;
         self.content.clone_from(&held.shards);
         self.nonces.clear();

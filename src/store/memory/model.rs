@@ -25,10 +25,7 @@ use std::{
 
 use crate::{
     engine::{BootTime, LeaseId, Revision},
-    store::{
-        Compare, CompareOp, Event, Get, GetAnswer, KeyRange, KeyValue, Op, StoreError, Target, Txn,
-        TxnAnswer,
-    },
+    store::{Compare, Event, Get, GetAnswer, KeyRange, KeyValue, Op, StoreError, Txn, TxnAnswer},
 };
 
 pub use leases::Deposed;
@@ -416,29 +413,16 @@ impl Model {
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        let holds = |kv: Option<&KeyValue>| {
-            let is = match &compare.target {
-                Target::Created(with) => kv.map_or(Revision(0), |kv| kv.created).cmp(with),
-                Target::Modified(with) => kv.map_or(Revision(0), |kv| kv.modified).cmp(with),
-                // etcd: there is no value that a missing one could be equal or unequal to.
-                Target::Value(with) => match kv {
-                    Some(kv) => kv.value.cmp(with),
-                    None => return false,
-                },
-            };
-            match compare.op {
-                CompareOp::Equal => is.is_eq(),
-                CompareOp::NotEqual => is.is_ne(),
-                CompareOp::Less => is.is_lt(),
-                CompareOp::Greater => is.is_gt(),
-            }
-        };
         if compare.range.is_key() {
-            return holds(self.keys.get(&compare.range.from).map(Arc::as_ref));
+            return compare.holds(self.keys.get(&compare.range.from).map(Arc::as_ref));
         }
         let mut found = self.live(&compare.range).peekable();
         // An empty range compares as revision zero, like a key that does not exist.
-        if found.peek().is_none() { holds(None) } else { found.all(|kv| holds(Some(kv))) }
+        if found.peek().is_none() {
+            compare.holds(None)
+        } else {
+            found.all(|kv| compare.holds(Some(kv)))
+        }
     }
 
     /// What etcd looks at before it carries out the list that the compares chose.

@@ -107,10 +107,14 @@ fn t6_beats_that_commit_out_of_order_or_not_at_all_count_by_the_latest_sending()
     let (lost, lost_sent, _) = beats.pop().unwrap();
     let (first, first_sent, _) = beats.pop().unwrap();
     let until = last_sent + timing::span(Failover::DEFAULT.d());
+    rig.revision += 1;
+    let of_first = rig.header(Vec::new());
+    rig.revision += 2;
+    let of_last = rig.header(Vec::new());
     for (beat, sent, outcome) in [
-        (last, last_sent, Outcome::Done(rig.header(Vec::new()))),
+        (last, last_sent, Outcome::Done(of_last)),
         (lost, lost_sent, Outcome::Unknown),
-        (first, first_sent, Outcome::Done(rig.header(Vec::new()))),
+        (first, first_sent, Outcome::Done(of_first)),
     ] {
         rig.answer_as(beat, sent, outcome);
         assert_eq!(rig.engine.authority().unwrap().until, until);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::{CompareOp, Target};
 
 const L1: LeaseId = LeaseId(0x11);
 const L2: LeaseId = LeaseId(0x22);
