@@ -50,8 +50,9 @@ pub(crate) fn etcd_config(args: &ClusterArgs) -> Result<EtcdConfig, Failure> {
 
 /// The password of a user in the environment, without the line break that a Secret made by `echo` ends with.
 fn password(user: &str, value: Option<OsString>) -> Result<String, Failure> {
-    let Some(value) = value else {
-        let what = format!("--etcd-user is {user:?}, but there is no password");
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        let what =
+            format!("--etcd-user (BELLWETHER_ETCD_USER) is {user:?}, but there is no password");
         return Err(Failure::new(Exit::Usage, what)
             .try_this(format!("give --etcd-password-file, or set {PASSWORD_ENV}")));
     };
@@ -67,13 +68,13 @@ fn password(user: &str, value: Option<OsString>) -> Result<String, Failure> {
 fn wrong_flag(error: &ConfigError) -> Failure {
     let flag = match error.field {
         "endpoints" => "--etcd (BELLWETHER_ETCD)",
-        "tls.ca_file" => "--etcd-ca-file",
-        "tls.cert_file" => "--etcd-cert-file",
-        "tls.key_file" => "--etcd-key-file",
-        "tls.server_name" => "--etcd-server-name",
-        "user" => "--etcd-user",
+        "tls.ca_file" => "--etcd-ca-file (BELLWETHER_ETCD_CA_FILE)",
+        "tls.cert_file" => "--etcd-cert-file (BELLWETHER_ETCD_CERT_FILE)",
+        "tls.key_file" => "--etcd-key-file (BELLWETHER_ETCD_KEY_FILE)",
+        "tls.server_name" => "--etcd-server-name (BELLWETHER_ETCD_SERVER_NAME)",
+        "user" => "--etcd-user (BELLWETHER_ETCD_USER)",
         "password" => PASSWORD_ENV,
-        "password_file" => "--etcd-password-file",
+        "password_file" => "--etcd-password-file (BELLWETHER_ETCD_PASSWORD_FILE)",
         other => other,
     };
     Failure::new(Exit::Usage, format!("{flag} {:?} {}", error.value, error.problem))
@@ -175,7 +176,7 @@ impl NodeClient {
         match status {
             StatusCode::OK => Ok(words),
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
-                Err(Failure::new(Exit::Denied, format!("{} refuses: {words}", self.base))
+                Err(Failure::new(Exit::Denied, format!("{} refuses: {words}", self.shown()))
                     .try_this("leave --url out, to ask through etcd"))
             }
             StatusCode::CONFLICT => Err(Failure::new(Exit::NotThere, words)),
@@ -187,7 +188,7 @@ impl NodeClient {
         let bytes = response.bytes().await;
         let bytes = bytes.map_err(|error| self.failed("reading the answer", &error))?;
         serde_json::from_slice(&bytes).map_err(|error| {
-            let doing = format!("{}: the answer is not a node's", self.base);
+            let doing = format!("{}: the answer is not a node's", self.shown());
             Failure::caused(Exit::Unreachable, &doing, &error)
                 .try_this("see that --url names the status server of a node of this version")
         })
@@ -198,6 +199,15 @@ impl NodeClient {
         sent.map_err(|error| self.failed("asking the node", &error))
     }
 
+    /// The URL for people: without user, password and query.
+    fn shown(&self) -> Url {
+        let mut url = self.base.clone();
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_query(None);
+        url
+    }
+
     fn at(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
@@ -205,12 +215,12 @@ impl NodeClient {
     }
 
     fn failed(&self, doing: &str, error: &reqwest::Error) -> Failure {
-        Failure::caused(Exit::Unreachable, &format!("{}: {doing}", self.base), error)
+        Failure::caused(Exit::Unreachable, &format!("{}: {doing}", self.shown()), error)
             .try_this("see that a node runs there and that --url names its status server")
     }
 
     fn strange(&self, status: StatusCode) -> Failure {
-        Failure::new(Exit::Unreachable, format!("{} answers {status}", self.base))
+        Failure::new(Exit::Unreachable, format!("{} answers {status}", self.shown()))
             .try_this("see that --url names the status server of a node")
     }
 }
@@ -252,7 +262,11 @@ mod tests {
     #[test]
     fn a_password_that_is_missing_or_no_text_is_an_error_that_names_the_variable() {
         let none = password("app", None).unwrap_err().to_string();
-        assert!(none.contains("--etcd-user is \"app\"") && none.contains(PASSWORD_ENV), "{none}");
+        assert!(
+            none.contains("--etcd-user (BELLWETHER_ETCD_USER) is \"app\"")
+                && none.contains(PASSWORD_ENV),
+            "{none}"
+        );
         let bytes = password("app", Some(OsString::from_vec(vec![b's', 0xe9]))).unwrap_err();
         assert_eq!(bytes.exit, Exit::Usage);
         assert!(bytes.what.contains(PASSWORD_ENV) && bytes.what.contains("UTF-8"), "{bytes}");

@@ -19,6 +19,7 @@ mod snapshot;
 mod state;
 mod steer;
 mod supervise;
+mod variables;
 mod watch;
 
 use std::{
@@ -27,7 +28,7 @@ use std::{
 };
 
 use bellwether::telemetry::logs::{self, LogFormat, LogOptions};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
 
@@ -102,11 +103,17 @@ impl Command {
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let command = variables::taken(Cli::command());
+    let words: Vec<_> = std::env::args_os().collect();
+    let parsed = command.clone().try_get_matches_from(&words);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and go to standard output.
             let _ = error.print();
+            if let Some(note) = variables::named(&error, &command, &words) {
+                eprintln!("\n{note}");
+            }
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
@@ -134,8 +141,8 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
     limits::are_enough()?;
     // One TLS for etcd, checks and the command line itself; set before anything speaks it.
     bellwether::tls::install();
-    let _logs =
-        logs::init(&options).map_err(|error| Failure::caused(Exit::Usage, "--log", &error))?;
+    let _logs = logs::init(&options)
+        .map_err(|error| Failure::caused(Exit::Usage, "--log (BELLWETHER_LOG)", &error))?;
     let mut runtime = if cli.command.runs_work() {
         tokio::runtime::Builder::new_multi_thread()
     } else {

@@ -53,7 +53,10 @@ pub(crate) fn host_name(text: &str) -> Result<String, String> {
 fn no_port(error: &BindError) -> Failure {
     Failure::new(
         Exit::Local,
-        format!("--listen {:?}: the status server cannot listen: {}", error.address, error.source),
+        format!(
+            "--listen (BELLWETHER_LISTEN) {:?}: the status server cannot listen: {}",
+            error.address, error.source
+        ),
     )
     .try_this(error.remedy())
 }

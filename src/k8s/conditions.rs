@@ -2,8 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::crd;
 pub use super::crd::conditions_schema as schema;
 use crate::clock;
+
+/// Longest message, in characters: what the schema of every condition takes.
+const MOST_MESSAGE_CHARS: usize = 32_768;
 
 #[cfg(test)]
 mod tests;
@@ -39,7 +43,7 @@ impl From<bool> for Holds {
 /// Sets one condition among others, by its type: its time changes only when what it says changes. Returns
 /// whether anything changed.
 ///
-/// `reason` is one word in CamelCase, of letters and digits; `generation` is that of the object that was
+/// `reason` is one word in CamelCase, of letters and digits; a message is cut to what the API takes; `generation` is that of the object that was
 /// looked at.
 pub fn set(
     conditions: &mut Vec<Condition>,
@@ -53,7 +57,7 @@ pub fn set(
         type_: type_.to_owned(),
         status: holds.as_str().to_owned(),
         reason: reason.to_owned(),
-        message: message.to_owned(),
+        message: crd::cut_to(message.to_owned(), MOST_MESSAGE_CHARS),
         observed_generation: generation,
         last_transition_time: now(),
     };

@@ -57,7 +57,7 @@ mod var {
 
 /// The name of the pod that this process runs in, as far as the downward API tells it: for the eyes of people.
 pub(crate) fn name_of_this_pod() -> Option<String> {
-    std::env::var(var::NAME).ok()
+    std::env::var(var::NAME).ok().filter(|name| !name.is_empty())
 }
 
 /// What the node's id is made of. See the module's docs.

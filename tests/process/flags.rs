@@ -89,6 +89,73 @@ fn every_flag_can_come_from_the_environment() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_unset() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for name in [
+        "ETCD_CA_FILE",
+        "ETCD_CERT_FILE",
+        "ETCD_KEY_FILE",
+        "ETCD_SERVER_NAME",
+        "ETCD_USER",
+        "ETCD_PASSWORD",
+        "ETCD_PASSWORD_FILE",
+        "ETCD_TIMEOUT",
+        "CLUSTER",
+        "LOG",
+        "LOG_FORMAT",
+        "FROM",
+        "URL",
+        "OUTPUT",
+        "NODE",
+        "KUBECONFIG",
+        "KUBE_CONTEXT",
+    ] {
+        let mut command = bellwether(["leader"]);
+        command.env("BELLWETHER_ETCD", format!("http://{port}"));
+        command.env(format!("BELLWETHER_{name}"), "");
+        let ran = ended(command);
+        // As far as a dead etcd.
+        assert_eq!(ran.code, 4, "{name}: {}", ran.err);
+    }
+}
+
+#[test]
+fn what_is_on_may_be_written_as_people_write_it_and_an_error_names_the_variable() {
+    let run = |variables: &[(&str, &str)], args: &[&str]| {
+        let mut command = bellwether(args);
+        for (name, value) in variables {
+            command.env(format!("BELLWETHER_{name}"), value);
+        }
+        ended(command)
+    };
+    // An output that is none ends it, after the flags were read.
+    for on in ["1", "yes", "on", "True", "true", "y"] {
+        let ran = run(&[("STANDALONE", on), ("LISTEN", "nowhere:x")], &["run"]);
+        assert!(ran.err.contains("--listen (BELLWETHER_LISTEN)"), "{on}: {}", ran.err);
+    }
+    for off in ["", "0", "no", "off", "False"] {
+        let ran = run(&[("STANDALONE", off)], &["run", "--listen", "127.0.0.1:0"]);
+        assert!(ran.err.contains("the node has no id"), "{off}: {}", ran.err);
+    }
+    for (variables, args, says) in [
+        (&[("STANDALONE", "maybe")][..], &["run"][..], "BELLWETHER_STANDALONE (--standalone)"),
+        (&[("ETCD_TIMEOUT", "5")], &["leader"], "BELLWETHER_ETCD_TIMEOUT (--etcd-timeout)"),
+        (&[("ETCD_KEY_FILE", "x")], &["leader"], "BELLWETHER_ETCD_KEY_FILE (--etcd-key-file)"),
+        (&[("LOG_FORMAT", "xml")], &["leader"], "BELLWETHER_LOG_FORMAT (--log-format)"),
+    ] {
+        let ran = run(variables, args);
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        assert!(ran.err.contains(says), "{says}: {}", ran.err);
+    }
+    let ran = run(&[("ETCD_TIMEOUT", "5")], &["leader", "--etcd-timeout", "6"]);
+    assert!(
+        !ran.err.contains("BELLWETHER_ETCD_TIMEOUT ("),
+        "it is not what was taken: {}",
+        ran.err
+    );
+}
+
+#[test]
 fn help_and_version_are_no_errors_and_the_exit_codes_are_documented() {
     let help = run(["--help"]);
     assert_eq!((help.code, help.err.as_str()), (0, ""));

@@ -19,5 +19,6 @@ mod locked_down;
 mod logs;
 mod restarts;
 mod rounds;
+mod secrets;
 mod signals;
 mod supervise;

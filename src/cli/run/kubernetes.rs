@@ -82,7 +82,7 @@ fn selector(text: &str) -> Result<String, String> {
 ///
 /// A [`Failure`] with the manifest lines that mend it, if the pod does not say enough of itself.
 pub(super) fn pod(port: u16) -> Result<Option<PodIdentity>, Failure> {
-    if env::var_os(POD_NAME).is_none() {
+    if !is_set(POD_NAME) {
         return Ok(None);
     }
     let pod =
@@ -90,15 +90,17 @@ pub(super) fn pod(port: u16) -> Result<Option<PodIdentity>, Failure> {
     Ok(Some(pod.or_port(port)))
 }
 
+/// Whether a variable has a value.
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 /// Whether this node works on Kubernetes.
 pub(super) fn is_wanted(kube: &KubeArgs, work: &WorkArgs) -> bool {
     match kube.kubernetes {
         When::On => true,
         When::Off => false,
-        When::Auto => {
-            let in_pod = env::var_os(POD_NAME).is_some() && env::var_os(SERVICE_HOST).is_some();
-            in_pod && work.checks.is_none()
-        }
+        When::Auto => is_set(POD_NAME) && is_set(SERVICE_HOST) && work.checks.is_none(),
     }
 }
 

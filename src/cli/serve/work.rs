@@ -6,6 +6,7 @@ use bellwether::{
     node::Node,
     operator::uptime::{
         Checks, CutBy, Folder, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples,
+        status_file,
     },
     tasks::Tasks,
 };
@@ -76,13 +77,18 @@ impl Manifests {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the registry has such metrics already.
+/// A [`Failure`] if the registry has such metrics already, or the status file is no regular file.
 pub(crate) fn uptime(
     checks: watch::Receiver<Arc<Checks>>,
     cut_by: CutBy,
     registry: &Registry,
     status_file: Option<PathBuf>,
 ) -> Result<Uptime, Failure> {
+    if let Some(file) = &status_file {
+        status_file::check(file).map_err(|error| {
+            Failure::caused(Exit::Usage, "--status-file (BELLWETHER_STATUS_FILE)", &error)
+        })?;
+    }
     let metrics = UptimeMetrics::register(registry)
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
     let options = UptimeOptions { cut_by, status_file, metrics, ..UptimeOptions::default() };

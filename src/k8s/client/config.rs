@@ -59,7 +59,7 @@ impl Default for ClientOptions {
             calls: CallOptions::default(),
             metrics: ClientMetrics::unregistered(),
             agent: concat!("bellwether/", env!("CARGO_PKG_VERSION")).to_owned(),
-            env: Arc::new(|name| std::env::var(name).ok()),
+            env: Arc::new(|name| std::env::var(name).ok().filter(|value| !value.is_empty())),
         }
     }
 }

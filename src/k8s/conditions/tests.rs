@@ -40,3 +40,15 @@ fn others_are_left_alone() {
     assert_eq!(find(&conditions, "Ready").unwrap().last_transition_time, long_ago());
     assert_eq!(find(&conditions, "Stable").unwrap().status, "Unknown");
 }
+
+#[test]
+fn a_message_is_cut_to_what_the_api_takes() {
+    let mut conditions = Vec::new();
+    let long = "ä".repeat(MOST_MESSAGE_CHARS + 1);
+    set(&mut conditions, "Ready", Holds::False, ("Broken", &long), None);
+    assert_eq!(conditions[0].message.chars().count(), MOST_MESSAGE_CHARS);
+    assert!(
+        !set(&mut conditions, "Ready", Holds::False, ("Broken", &long), None),
+        "it is the same"
+    );
+}

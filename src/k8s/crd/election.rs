@@ -21,7 +21,7 @@ pub const MOST_NODES: usize = 1000;
 /// Most kinds of work whose shards a status lists.
 pub const MOST_WORKS: usize = 64;
 /// Longest name and address of a node, in characters.
-const MOST_NAME: usize = 253;
+pub(crate) const MOST_NAME: usize = 253;
 
 /// Which cluster's election this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, JsonSchema)]

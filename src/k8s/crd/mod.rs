@@ -7,8 +7,8 @@
 //!
 //! * Structural, without references, every list, map and text bounded: the API server takes them, and
 //!   can tell beforehand what their CEL rules cost.
-//! * No field is nullable, so that no rule has to think of it: a `null` is refused, or replaced by the
-//!   field's default if it has one.
+//! * No field is nullable, so that no rule has to think of it: a `null` is dropped, or replaced by the field's
+//!   default; that of a map or a list is refused.
 
 mod schema;
 
@@ -40,6 +40,19 @@ pub const API_VERSION: &str = "bellwether.dev/v1alpha1";
 pub fn all() -> Vec<CustomResourceDefinition> {
     // In this order by name: `elections…`, `uptimechecks…`.
     [Election::crd(), UptimeCheck::crd()].into_iter().map(schema::tidied).collect()
+}
+
+/// The text, cut where it has more than `most` characters, as the API server counts them.
+pub(crate) fn cut_to(mut text: String, most: usize) -> String {
+    // A character has a byte at least.
+    if text.len() > most
+        && let Some((at, _)) = text.char_indices().nth(most)
+    {
+        let last = text[..at].char_indices().next_back().map_or(0, |(at, _)| at);
+        text.truncate(last);
+        text.push('…');
+    }
+    text
 }
 
 /// A definition as a document: whole numbers written as such.

@@ -157,8 +157,33 @@ fn forms_tell_what_can_be_asked_from_what_cannot() {
         ),
         (
             forms::is_host,
-            &["a", "a.b.", "A-1.b", "10.0.0.1", "::1"],
-            &["", "a b", "-a", "a..b", "[::1]", "::ffff:10.0.0.1", "a.b..", "a_b", "fe80::1%eth0"],
+            &["a", "a.b.", "A-1.b", "10.0.0.1", "::1", "my_db", "bücher.example", "fe80::1%eth0"],
+            &[
+                "",
+                "a b",
+                "-a",
+                "a-",
+                "a..b",
+                "[::1]",
+                "::ffff:10.0.0.1",
+                "a.b..",
+                "a/b",
+                "a@b",
+                "a:1",
+                "fe80::1%",
+                "fe80::1%a b",
+                "10.0.0.1%eth0",
+            ],
+        ),
+        (
+            forms::is_server_name,
+            &["a", "a.b", "my_db", "xn--bcher-kva.example"],
+            &["", "a.", "a..b", "-a", "a:1", "::1", "bücher.example"],
+        ),
+        (
+            |url| !forms::has_port_zero(url),
+            &["http://a", "http://a:80/", "http://u:0@a/", "http://[::0]/", "http://a/:0/"],
+            &["http://a:0", "http://a:000/b", "https://u:p@a:0?c", "http://[::1]:0#d"],
         ),
         (
             forms::is_name,
@@ -174,6 +199,8 @@ fn forms_tell_what_can_be_asked_from_what_cannot() {
                 "a:53",
                 "10.0.0.53:",
                 "10.0.0.53:65536",
+                "10.0.0.53:0",
+                "[::1]:00",
                 "[10.0.0.1]:1",
                 "[::1]",
                 "[fe80::1%1]:1",
@@ -184,5 +211,19 @@ fn forms_tell_what_can_be_asked_from_what_cannot() {
         assert!(wrong.is_empty(), "refused: {wrong:?}");
         let wrong: Vec<_> = bad.iter().filter(|it| is_well(it)).collect();
         assert!(wrong.is_empty(), "taken: {wrong:?}");
+    }
+}
+
+#[test]
+fn a_host_in_any_script_has_the_form_that_resolvers_take() {
+    for (host, ascii) in [
+        ("db.example", Some("db.example")),
+        ("my_db", Some("my_db")),
+        ("bücher.example.", Some("xn--bcher-kva.example.")),
+        ("::1", Some("::1")),
+        ("fe80::1%eth0", Some("fe80::1%eth0")),
+        ("xn--\u{fffd}", None),
+    ] {
+        assert_eq!(forms::ascii_host(host).as_deref(), ascii, "{host}");
     }
 }

@@ -10,10 +10,10 @@ use crate::{
     k8s::{
         conditions::{self, Holds},
         crd::{
-            condition,
+            condition, cut_to,
             election::{
                 ElectionChecks, ElectionLeader, ElectionNode, ElectionRole, ElectionShards,
-                ElectionStatus, MOST_NODES, MOST_WORKS, WorkShards,
+                ElectionStatus, MOST_NAME, MOST_NODES, MOST_WORKS, WorkShards,
             },
             uptime_check::value::UnixMs,
         },
@@ -76,7 +76,7 @@ pub(super) fn picture(
             node: leader.id.parse().unwrap_or_default(),
             name: pod.clone().unwrap_or_else(|| format!("node {}", leader.id)),
             pod,
-            address: leader.address.clone().unwrap_or_default(),
+            address: cut_to(leader.address.clone().unwrap_or_default(), MOST_NAME),
         }
     });
     let since = status.timeline.last().map(|reign| UnixMs(reign.from_unix_ms));
@@ -99,7 +99,7 @@ fn node_of(node: &NodeStatus, pods: &Pods, now_ms: u64) -> ElectionNode {
     ElectionNode {
         id: node.id.parse().unwrap_or_default(),
         pod: pods.name_of(&node.id),
-        address: node.address.clone(),
+        address: cut_to(node.address.clone(), MOST_NAME),
         role: match node.role.as_str() {
             "Leader" => ElectionRole::Leader,
             "Follower" => ElectionRole::Follower,

@@ -191,8 +191,12 @@ pub struct Checks {
     pub checks: BTreeMap<CheckKey, Arc<Check>>,
     /// What could not be read, in the order of files and lines.
     pub problems: Vec<Problem>,
-    /// What was of another kind, and was passed over.
+    /// What was of another kind, and was passed over: the first of them.
     pub skipped: Vec<Skipped>,
+    /// How many documents were passed over.
+    pub passed_over: usize,
+    /// Files that hold nothing to run, though they can be read: the first of them.
+    pub without_checks: Vec<String>,
 }
 
 impl Checks {

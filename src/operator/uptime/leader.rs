@@ -132,7 +132,7 @@ struct Desk<'a> {
     began: BootTime,
     /// Whether all changes are stored and told.
     changes_are_told: bool,
-    file: Option<String>,
+    file: status_file::StatusFile,
 }
 
 struct Gone {
@@ -167,7 +167,7 @@ impl<'a> Desk<'a> {
             gone: BTreeMap::new(),
             began: clock::boot_now(),
             changes_are_told: false,
-            file: None,
+            file: status_file::StatusFile::default(),
         };
         if let Some(found) = ctx.fenced().get(CHANGES).await? {
             desk.changes = desk.read(&found.value);
@@ -375,21 +375,10 @@ impl<'a> Desk<'a> {
         let Some(path) = self.leader.status_file.clone() else { return };
         let text = status_file::text(checks, &self.statuses);
         // Not fenced: a file is one machine's own. Two leaders in a row may write it in either order.
-        if self.file.as_ref() == Some(&text) || self.ctx.check().is_err() {
+        if self.file.holds(&text) || self.ctx.check().is_err() {
             return;
         }
-        let written = {
-            let text = text.clone();
-            tokio::task::spawn_blocking(move || status_file::write(&path, &text)).await
-        };
-        match written {
-            Ok(Ok(())) => self.file = Some(text),
-            Ok(Err(error)) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "status file cannot be written");
-            }
-            Err(error) => tracing::warn!(%error, "status file was not written"),
-        }
+        self.file.write(path, text).await;
     }
 }
 

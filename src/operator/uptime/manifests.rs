@@ -1,8 +1,9 @@
 //! Checks from a folder of YAML files, read again when something changes there.
 //!
 //! Every `*.yaml` and `*.yml` file of the folder itself is read (not of folders below, nor hidden files);
-//! a file may hold several documents. Documents of another kind are passed over. What is malformed is
-//! named with file, line and field, and the rest goes on.
+//! a file may hold several documents, and a document a list of them, as `kubectl get -o yaml` prints it.
+//! Other kinds are passed over, and counted. What is malformed is named with file, line and field, and the
+//! rest goes on.
 //!
 //! # Guarantees
 //!
@@ -23,14 +24,16 @@ use std::{
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::digest::Digest;
 use super::check::{Check, CheckKey, Checks};
 
+mod digest;
 mod document;
-mod locate;
+mod shape;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
@@ -202,7 +205,15 @@ fn tell(checks: &Checks) {
     for Skipped { file, line, kind } in &checks.skipped {
         tracing::debug!(file, line, kind, "document is no uptime check: passed over");
     }
-    tracing::info!(checks = checks.checks.len(), problems = checks.problems.len(), "checks read");
+    for file in &checks.without_checks {
+        tracing::info!(file, "file holds no uptime check");
+    }
+    tracing::info!(
+        checks = checks.checks.len(),
+        problems = checks.problems.len(),
+        passed_over = checks.passed_over,
+        "checks read"
+    );
 }
 
 async fn blocking(path: &Path, memory: Memory) -> (Memory, io::Result<Checks>) {
@@ -293,39 +304,6 @@ fn read_folder(path: &Path, memory: &mut Memory) -> io::Result<Checks> {
     Ok(checks)
 }
 
-/// Tells what a folder holds from anything else that it could hold.
-struct Digest(Sha256);
-
-impl Digest {
-    /// Of no files yet, with what was found out before they were read.
-    fn of(problems: &[Problem]) -> Self {
-        let mut digest = Self(Sha256::new());
-        for problem in problems {
-            digest.part(&problem.to_string());
-        }
-        digest
-    }
-
-    fn add(&mut self, name: &str, text: &Result<String, String>) {
-        let (kind, text) = match text {
-            Ok(text) => ("text", text),
-            Err(message) => ("problem", message),
-        };
-        for part in [name, kind, text] {
-            self.part(part);
-        }
-    }
-
-    fn part(&mut self, part: &str) {
-        self.0.update(part.len().to_le_bytes());
-        self.0.update(part);
-    }
-
-    fn ends(self) -> [u8; 32] {
-        self.0.finalize().into()
-    }
-}
-
 fn file_names(path: &Path, reading: &mut Reading) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -387,6 +365,13 @@ struct Reading {
     malformed: Vec<String>,
     problems: Vec<Problem>,
     skipped: Vec<Skipped>,
+    passed_over: usize,
+    without_checks: Vec<String>,
+}
+
+/// The line in its file of a line of a document that begins at `document`, all counted from one.
+fn line_in_file(document: u64, within: u64) -> u64 {
+    document + within.saturating_sub(1)
 }
 
 impl Reading {
@@ -401,24 +386,40 @@ impl Reading {
 
     fn file(&mut self, file: &str, text: &str) {
         let mut is_good = true;
+        let mut holds_checks = false;
         for (line, document) in document::split(text) {
-            match document::read(document) {
-                Ok(document::Content::Nothing) => {}
-                Ok(document::Content::OtherKind(kind)) => {
-                    self.skipped.push(Skipped { file: file.to_owned(), line, kind });
-                }
-                Ok(document::Content::Check(check)) => self.check(file, line, *check),
-                Err(malformed) => {
-                    is_good = false;
-                    for document::Malformed { line: within, field, message } in malformed {
-                        let line = within.map_or(line, |within| line + within.saturating_sub(1));
-                        self.problem(file.to_owned(), Some(line), field, message);
+            for document::Item { line: within, found } in document::read(document) {
+                match found {
+                    Ok(document::Content::OtherKind(kind)) => {
+                        self.passed_over += 1;
+                        let line = line_in_file(line, within);
+                        self.skipped.push(Skipped { file: file.to_owned(), line, kind });
+                    }
+                    Ok(document::Content::Check(check)) => {
+                        holds_checks = true;
+                        self.check(file, line_in_file(line, within), *check);
+                    }
+                    Err(malformed) => {
+                        is_good = false;
+                        self.note_malformed(file, line, malformed);
                     }
                 }
             }
         }
         if !is_good {
             self.malformed.push(file.to_owned());
+        } else if !holds_checks {
+            self.without_checks.push(file.to_owned());
+        }
+        self.skipped.truncate(MOST_SKIPPED);
+        self.without_checks.truncate(MOST_SKIPPED);
+    }
+
+    /// Notes what is wrong with a document that begins at `line`.
+    fn note_malformed(&mut self, file: &str, line: u64, malformed: Vec<document::Malformed>) {
+        for document::Malformed { line: within, field, message } in malformed {
+            let line = within.map_or(line, |within| line_in_file(line, within));
+            self.problem(file.to_owned(), Some(line), field, message);
         }
     }
 
@@ -481,7 +482,7 @@ impl Reading {
             let message = format!("and {more} problems more: mend those above first");
             self.problem("…".to_owned(), None, None, message);
         }
-        self.skipped.truncate(MOST_SKIPPED);
-        Checks { checks, problems: self.problems, skipped: self.skipped }
+        let Self { problems, skipped, passed_over, without_checks, .. } = self;
+        Checks { checks, problems, skipped, passed_over, without_checks }
     }
 }

@@ -4,11 +4,13 @@
 //! run to the next, and no proxy of the environment is used. Never panics, whatever the target answers,
 //! and reads a bounded part of it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use rustls::{ClientConfig, pki_types::CertificateDer, pki_types::pem::PemObject};
-
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde::{Deserialize, Serialize};
 
 use self::resolve::Names;
@@ -19,10 +21,12 @@ use super::{
 };
 use crate::{clock, engine::BootTime, tls::Trust};
 
+mod connect;
 mod dns;
 pub(super) mod expression;
 mod http;
 mod own;
+mod race;
 mod resolve;
 mod tcp;
 
@@ -120,17 +124,10 @@ impl Prober {
     pub async fn run(&self, check: &Check) -> Probed {
         let began = clock::boot_now();
         let timeout = check.spec().timeout().0;
-        let asked = async {
-            match &check.spec().target {
-                Target::Http(target) => http::ask(self, check, target, began).await,
-                Target::Tcp(target) => tcp::ask(self, target, began).await,
-                Target::Dns(target) => dns::ask(check, target, began).await,
-            }
-        };
-        let too_late = || Failure::new(format_args!("no answer within {}", Span(timeout)));
-        let answer = match tokio::time::timeout(timeout, asked).await {
-            Ok(answer) => answer,
-            Err(_) => Err(too_late()),
+        let answer = match &check.spec().target {
+            Target::Http(target) => http::ask(self, check, target, began, timeout).await,
+            Target::Tcp(target) => in_time(timeout, tcp::ask(self, target, began, timeout)).await,
+            Target::Dns(target) => in_time(timeout, dns::ask(check, target, began)).await,
         };
         let took = since(began);
         // What came after the timeout does not count, even if the timer was late as well.
@@ -139,11 +136,24 @@ impl Prober {
                 "this node was held up: the run ended {} after its timeout",
                 Span(took.saturating_sub(timeout))
             ))),
-            Ok(_) if took > timeout => Err(too_late()),
+            // One that is wrong stays so, and says more.
+            Ok(answer) if took > timeout && answer.wrong.is_none() => Err(late(timeout)),
             answer => answer,
         };
         conclude(check, answer, UnixMs(clock::unix_ms()))
     }
+}
+
+async fn in_time(
+    timeout: Duration,
+    asked: impl Future<Output = Result<Answer, Failure>>,
+) -> Result<Answer, Failure> {
+    let answer = tokio::time::timeout(timeout, asked).await;
+    answer.unwrap_or_else(|_| Err(late(timeout)))
+}
+
+fn late(timeout: Duration) -> Failure {
+    Failure::new(format_args!("no answer within {}", Span(timeout)))
 }
 
 /// What a target answered.
@@ -155,8 +165,23 @@ struct Answer {
     text: String,
     /// What of it is not as expected, if anything.
     wrong: Option<String>,
-    /// When the server's certificate ends, where one was seen.
+    /// When the server's certificate ends, where one was seen: the first of all on the way.
     certificate_expires: Option<UnixMs>,
+    /// The host that showed that certificate, if it redirected to another one.
+    certificate_of: Option<String>,
+}
+
+impl Answer {
+    /// One that came after so long, and of which nothing is said yet.
+    fn after(latency: Duration) -> Self {
+        Self {
+            latency,
+            text: String::new(),
+            wrong: None,
+            certificate_expires: None,
+            certificate_of: None,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -194,6 +219,19 @@ impl Failure {
         }
         Self::new(text)
     }
+
+    /// What failed, and the error of the system behind it, if there is one. All else that a library says of a
+    /// connection may repeat what was sent.
+    fn of_connection(doing: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            match error.downcast_ref::<std::io::Error>() {
+                Some(error) if error.raw_os_error().is_some() => return Self::of(doing, error),
+                _ => next = error.source(),
+            }
+        }
+        Self::new(doing)
+    }
 }
 
 /// Holds the answer against what is expected of any target.
@@ -212,7 +250,10 @@ fn conclude(check: &Check, answer: Result<Answer, Failure>, now: UnixMs) -> Prob
     };
     let wrong = answer
         .wrong
-        .or_else(|| certificate_ends_too_soon(check, answer.certificate_expires, now))
+        .or_else(|| {
+            let of = answer.certificate_of.as_deref();
+            certificate_ends_too_soon(check, answer.certificate_expires, of, now)
+        })
         .or_else(|| too_slow(check, answer.latency));
     Probed {
         verdict: if wrong.is_some() { Verdict::Down } else { Verdict::Up },
@@ -225,6 +266,7 @@ fn conclude(check: &Check, answer: Result<Answer, Failure>, now: UnixMs) -> Prob
 fn certificate_ends_too_soon(
     check: &Check,
     expires: Option<UnixMs>,
+    of: Option<&str>,
     now: UnixMs,
 ) -> Option<String> {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -238,7 +280,10 @@ fn certificate_ends_too_soon(
     let left = expires.0.saturating_sub(now.0) / DAY_MS;
     let least = u64::from(days);
     (expires.0 < now.0.saturating_add(least * DAY_MS)).then(|| {
-        format!("the certificate ends in {left} days, at {expires}: at least {least} are expected")
+        let of = of.map(|host| format!(" of {host}")).unwrap_or_default();
+        format!(
+            "the certificate{of} ends in {left} days, at {expires}: at least {least} are expected"
+        )
     })
 }
 
@@ -268,21 +313,34 @@ fn since(began: BootTime) -> Duration {
     clock::boot_now().since(began)
 }
 
+/// What is left of a timeout.
+fn left(began: BootTime, timeout: Duration) -> Duration {
+    timeout.saturating_sub(since(began))
+}
+
 /// The certificates in a PEM text, as a store of trust.
 ///
 /// # Errors
 ///
-/// What is wrong with the text, in words.
+/// What is wrong with the text, in words that show nothing of it: it may hold a private key.
 pub(super) fn trusted(pem: &str) -> Result<Trust, String> {
-    const REMEDY: &str = "write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on";
+    const REMEDY: &str = "write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on, with their line \
+                          breaks";
+    if pem.contains("PRIVATE KEY-----") {
+        return Err(
+            "holds a private key: remove it, and replace that key, since others can read it here"
+                .to_owned(),
+        );
+    }
     let mut trust = Trust::nobody();
     for (at, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+        // The parser's own words repeat what they could not read.
         let number = at + 1;
-        let certificate = certificate
-            .map_err(|error| format!("certificate {number} cannot be read ({error}): {REMEDY}"))?;
-        trust
-            .add(certificate)
-            .map_err(|error| format!("certificate {number} cannot be used ({error}): {REMEDY}"))?;
+        let certificate =
+            certificate.map_err(|_| format!("certificate {number} cannot be read: {REMEDY}"))?;
+        trust.add(certificate).map_err(|_| {
+            format!("certificate {number} is damaged, or of a kind that is not known: {REMEDY}")
+        })?;
     }
     if trust.is_empty() { Err(format!("holds no certificate: {REMEDY}")) } else { Ok(trust) }
 }

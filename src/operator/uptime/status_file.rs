@@ -1,14 +1,21 @@
 //! The statuses in a file, where there is no Kubernetes to keep them.
 //!
 //! YAML: one `UptimeCheckList`, whose items are the resources as they were read, with their `status`, as
-//! `kubectl get -o yaml` would show them. What may be secret (headers, bodies, what a URL carries beside
-//! its path) is left out. The file is replaced as a whole: a reader never sees half of it.
+//! `kubectl get -o yaml` would show them. What may be secret (annotations, headers, bodies, certificates,
+//! what a URL carries beside its path) is left out.
+//!
+//! The one rule to keep: the file that is named is written, and nothing else. Where it can be replaced as a
+//! whole, a reader never sees half of it; where only its content can be (a file that is mounted, has another
+//! owner or another name, or lies in a folder that may not be written), it is written in place.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -16,13 +23,17 @@ use serde::Serialize;
 use super::{
     aggregate::Stored,
     check::{CheckKey, Checks},
-    resource::{API_VERSION, LAST_APPLIED, Target, UptimeCheck, without_secrets},
+    resource::{API_VERSION, Target, UptimeCheck, without_secrets},
 };
+use crate::{clock, engine::BootTime};
 
 #[cfg(test)]
 mod tests;
 
-/// The status file could not be written. The one before it is still there.
+/// A file that cannot be written is named again after so long.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// The status file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the statuses of checks to `{}`: name a file in a folder that this user may write", .path.display())]
 pub struct StatusFileError {
@@ -45,11 +56,12 @@ pub fn text(checks: &Checks, statuses: &BTreeMap<CheckKey, Stored>) -> String {
     let items = checks.checks.iter().map(|(key, check)| {
         let mut resource = check.resource().clone();
         resource.metadata.namespace = Some(key.namespace.to_string());
-        resource.metadata.annotations.remove(LAST_APPLIED);
+        resource.metadata.annotations.clear();
         if let Target::Http(http) = &mut resource.spec.target {
             http.url = without_secrets(&http.url);
             http.headers.clear();
             http.body = None;
+            http.ca_bundle = None;
         }
         resource.status = statuses.get(key).map(|stored| stored.status.clone());
         resource
@@ -58,31 +70,148 @@ pub fn text(checks: &Checks, statuses: &BTreeMap<CheckKey, Stored>) -> String {
     serde_saphyr::to_string(&list).unwrap_or_else(|error| format!("# cannot be written: {error}\n"))
 }
 
-/// Replaces the file by this text. Blocks.
+/// The status file of one leader: what was written last, and what was said of it.
+#[derive(Debug, Default)]
+pub(super) struct StatusFile {
+    written: Option<String>,
+    said: Option<BootTime>,
+}
+
+impl StatusFile {
+    /// Whether this is what was written last.
+    pub(super) fn holds(&self, text: &str) -> bool {
+        self.written.as_deref() == Some(text)
+    }
+
+    /// Writes the text. A failure is logged, at most once a minute, and the end of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the write may go on in the background.
+    pub(super) async fn write(&mut self, path: PathBuf, text: String) {
+        let of = path.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = write(&of, &text);
+            (text, written)
+        });
+        match writing.await {
+            Ok((text, Ok(()))) => {
+                self.written = Some(text);
+                if self.said.take().is_some() {
+                    tracing::info!(path = %path.display(), "status file is written again");
+                }
+            }
+            Ok((_, Err(error))) => {
+                let now = clock::boot_now();
+                if self.said.is_none_or(|said| now.since(said) >= SAID_EVERY) {
+                    self.said = Some(now);
+                    let cause = &error.source;
+                    tracing::warn!(%error, %cause, "status file cannot be written; retrying");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "status file was not written"),
+        }
+    }
+}
+
+/// Writes the file. Blocks.
 ///
 /// # Errors
 ///
-/// [`StatusFileError`]; then the file is as it was.
+/// [`StatusFileError`]; then the file is as it was, unless it could only be written in place.
 pub fn write(path: &Path, text: &str) -> Result<(), StatusFileError> {
-    replace(path, text).map_err(|source| StatusFileError { path: path.to_owned(), source })
+    written(path, text).map_err(|source| StatusFileError { path: path.to_owned(), source })
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Whether the file could be a status file: a regular one, or none yet. Blocks.
+///
+/// # Errors
+///
+/// [`StatusFileError`] if it is something else.
+pub fn check(path: &Path) -> Result<(), StatusFileError> {
+    match regular(path) {
+        // That it cannot be looked at yet may pass.
+        Err(source) if source.kind() == io::ErrorKind::InvalidInput => {
+            Err(StatusFileError { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is known of a regular file; none if there is nothing yet.
+fn regular(path: &Path) -> io::Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Ok(before) if !before.is_file() => {
+            let what = "it is a folder, a device, a pipe or a socket: name a regular file";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+        Ok(before) => Ok(Some(before)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn written(path: &Path, text: &str) -> io::Result<()> {
+    let before = regular(path)?;
+    let Some(path) = replaceable(path, before.as_ref())? else { return in_place(path, text) };
+    match replace(&path, text, before.as_ref()) {
+        Err(error) if before.is_some() && only_in_place(&error) => in_place(&path, text),
+        replaced => replaced,
+    }
+}
+
+/// The file behind symbolic links; none if it must not be replaced, or cannot be while it is not there.
+fn replaceable(path: &Path, before: Option<&fs::Metadata>) -> io::Result<Option<PathBuf>> {
+    let Some(before) = before else {
+        return Ok((!path.is_symlink()).then(|| path.to_owned()));
+    };
+    // Another owner, or another name for the same file, would be lost.
+    let is_own = before.uid() == rustix::process::geteuid().as_raw() && before.nlink() == 1;
+    if is_own { fs::canonicalize(path).map(Some) } else { Ok(None) }
+}
+
+/// Whether a file that cannot be replaced may still be written: it is mounted, or its folder is not writable.
+fn only_in_place(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ResourceBusy
+            | Kind::CrossesDevices
+            | Kind::PermissionDenied
+            | Kind::ReadOnlyFilesystem
+    )
+}
+
+fn in_place(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn replace(path: &Path, text: &str, before: Option<&fs::Metadata>) -> io::Result<()> {
     // Beside it, because a rename works only within one file system; named by the process, because
     // several nodes may share a folder.
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
-    let mut beside = std::ffi::OsString::from(".");
+    let mut beside = OsString::from(".");
     beside.push(name);
     beside.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(beside);
-    let written = fs::File::create(&beside).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    let replaced = written.and_then(|()| fs::rename(&beside, path));
+    // What an earlier process of this number has left.
+    let _ = fs::remove_file(&beside);
+    let replaced = beside_of(&beside, text, before).and_then(|()| fs::rename(&beside, path));
     if replaced.is_err() {
         // What is left of the attempt helps nobody; that it cannot be removed was said already.
         let _ = fs::remove_file(&beside);
     }
     replaced
+}
+
+fn beside_of(beside: &Path, text: &str, before: Option<&fs::Metadata>) -> io::Result<()> {
+    let mode = if before.is_some() { 0o600 } else { 0o666 };
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(beside)?;
+    if let Some(before) = before {
+        file.set_permissions(before.permissions())?;
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }

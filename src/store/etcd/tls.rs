@@ -59,7 +59,8 @@ impl Material {
 
     /// As the TLS library takes it, for HTTP/2.
     pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
-        let unusable = |error: pem::Error| rustls::Error::General(error.to_string());
+        // The parser's own words show the file's content.
+        let unusable = |_: pem::Error| rustls::Error::General("a file is not PEM".to_owned());
         let trust = match &self.ca {
             Some(file) => {
                 let mut trust = Trust::nobody();

@@ -1,8 +1,8 @@
 //! The API server and a node that reads a folder of manifests judge alike: one table for both.
 //!
 //! What a node takes the server takes. What a node refuses the server refuses too, but for what no schema
-//! can say; that a node then tells in the status, and every such case is named here. (A field that is
-//! written without a value is left out to the node, and refused by the server.)
+//! can say; that a node then tells in the status, and every such case is named here. What the texts of
+//! manifests add to that is in [`super::generated`].
 
 use bellwether::{
     k8s::crd::{self, uptime_check::forms},
@@ -100,6 +100,18 @@ fn targets() -> Vec<(Value, By)> {
         (url(" http://a/"), Both(URL, HOW_URL)),
         (url(&format!("http://a/{}", "b".repeat(2048))), Both(URL, "may not be more than 2048")),
         (url("http://a:99999/"), TheNodeOnly(URL)),
+        (url("http://u:0@a/:0"), Nobody),
+        (url("http://a:0"), Both(URL, "names the port 0")),
+        (url("http://[::1]:00/"), Both(URL, "names the port 0")),
+        (json!({"target": {"http": {"serverName": "shop.example"}}}), Nobody),
+        (
+            json!({"target": {"http": {"serverName": "shop.example:443"}}}),
+            Both("spec.target.http.serverName", "write it like `shop.example`"),
+        ),
+        (
+            json!({"target": {"http": {"url": "http://a/", "serverName": "a"}}}),
+            Both("spec.target.http.serverName", "there is no TLS without an https URL"),
+        ),
         (json!({"target": {"http": {"method": "HEAD"}}}), Nobody),
         (
             json!({"target": {"http": {"method": "get"}}}),
@@ -130,6 +142,11 @@ fn targets() -> Vec<(Value, By)> {
             Both("spec.target.http.caBundle", "write certificates in PEM"),
         ),
         (
+            json!({"target": {"http": {"caBundle":
+                "-----BEGIN CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----"}}}),
+            Both("spec.target.http.caBundle", "holds a private key: remove it"),
+        ),
+        (
             json!({"target": {"http": {"caBundle": "-----BEGIN CERTIFICATE-----\nx"}}}),
             TheNodeOnly("spec.target.http.caBundle"),
         ),
@@ -141,7 +158,12 @@ fn targets() -> Vec<(Value, By)> {
         (tcp("a b"), Both(HOST, HOW_HOST)),
         (tcp("a..b"), Both(HOST, HOW_HOST)),
         (tcp("[::1]"), Both(HOST, HOW_HOST)),
-        (tcp("fe80::1%eth0"), Both(HOST, HOW_HOST)),
+        (tcp("fe80::1%eth0"), Nobody),
+        (tcp("my_db"), Nobody),
+        (tcp("bücher.example"), Nobody),
+        (tcp("10.0.0.1%eth0"), Both(HOST, HOW_HOST)),
+        (tcp("fe80::1%"), Both(HOST, HOW_HOST)),
+        (tcp("a/b"), Both(HOST, HOW_HOST)),
         (tcp("::ffff:10.0.0.1"), Both(HOST, HOW_HOST)),
         (
             json!({"target": {"http": null, "tcp": {"host": "a", "port": 0}}, "expect": null}),
@@ -165,6 +187,7 @@ fn targets() -> Vec<(Value, By)> {
         (dns(&json!({"name": "a", "server": "b"})), Both(SERVER, HOW_SERVER)),
         (dns(&json!({"name": "a", "server": "10.0.0.53:"})), Both(SERVER, HOW_SERVER)),
         (dns(&json!({"name": "a", "server": "10.0.0.53:65536"})), Both(SERVER, HOW_SERVER)),
+        (dns(&json!({"name": "a", "server": "10.0.0.53:0"})), Both(SERVER, HOW_SERVER)),
         (dns(&json!({"name": "a", "server": "[10.0.0.53]:53"})), Both(SERVER, HOW_SERVER)),
     ]
 }
@@ -238,6 +261,7 @@ fn expectations() -> Vec<(Value, By)> {
             expect(&json!({"bodyContains": ""})),
             Both("spec.expect.bodyContains", "at least 1 chars"),
         ),
+        (expect(&json!({"bodyContains": "ä".repeat(4096)})), Nobody),
         (
             expect(&json!({"bodyContains": "a".repeat(4097)})),
             Both("spec.expect.bodyContains", "may not be more than 4096"),

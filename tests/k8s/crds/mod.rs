@@ -1,6 +1,7 @@
 //! The custom resources as an administrator meets them: applied, refused, explained, listed.
 
 mod agreement;
+mod generated;
 mod reading;
 
 use std::time::Duration;

@@ -3,7 +3,10 @@
 //!
 //! The expressions mean the same to RE2, which the API server uses, and to Rust's `regex`.
 
-use std::{net::IpAddr, net::SocketAddr, sync::LazyLock};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::LazyLock,
+};
 
 use regex::Regex;
 
@@ -17,33 +20,41 @@ pub const MOST_INTERVAL: Span = Span::secs(24 * 60 * 60);
 pub const LEAST_TIMEOUT: Span = Span::millis(10);
 /// Most runs that may fail in a row before a check counts as down.
 pub const MOST_FAILURES: u32 = 100;
-/// Longest URL, in bytes.
-pub const MOST_URL_BYTES: usize = 2048;
+/// Longest URL, in characters, as the API server counts all texts.
+pub const MOST_URL_CHARS: usize = 2048;
 /// Most headers.
 pub const MOST_HEADERS: usize = 64;
-/// Longest value of a header, in bytes: what servers take, as a rule.
-pub const MOST_HEADER_BYTES: usize = 8192;
-/// Longest body that is sent, in bytes.
-pub const MOST_BODY_BYTES: usize = 64 * 1024;
-/// Longest bundle of certificates, in bytes: a few dozen of them.
-pub const MOST_CA_BYTES: usize = 128 * 1024;
-/// Longest text or expression that is expected, in bytes.
-pub const MOST_TEXT_BYTES: usize = 4096;
+/// Longest value of a header, in characters: what servers take, as a rule.
+pub const MOST_HEADER_CHARS: usize = 8192;
+/// Longest body that is sent, in characters.
+pub const MOST_BODY_CHARS: usize = 64 * 1024;
+/// Longest bundle of certificates, in characters: a few dozen of them.
+pub const MOST_CA_CHARS: usize = 128 * 1024;
+/// Longest text or expression that is expected, in characters.
+pub const MOST_TEXT_CHARS: usize = 4096;
 /// Most status codes and ranges that are expected.
 pub const MOST_STATUS_RANGES: usize = 32;
 /// Most days for which a certificate can be asked to be valid.
 pub const MOST_CERTIFICATE_DAYS: u32 = 3650;
-/// Longest host, in bytes: a name of 253 and the dot at its end.
-pub const MOST_HOST_BYTES: usize = 254;
-/// Longest name that is resolved, in bytes.
-pub const MOST_NAME_BYTES: usize = 255;
+/// Longest host, in characters: a name of 253 and the dot at its end.
+pub const MOST_HOST_CHARS: usize = 254;
+/// Longest name of a server in the TLS handshake, in characters.
+pub const MOST_SERVER_NAME_CHARS: usize = 253;
+/// Longest name that is resolved, in characters.
+pub const MOST_NAME_CHARS: usize = 255;
 
 /// The name of a header (RFC 9110, 5.1).
 pub(super) const HEADER_NAME: &str = "^[-!#$%&'*+.^_`|~0-9a-zA-Z]+$";
 /// An absolute URL of the web.
 pub(super) const URL: &str = r"(?i)^https?://[^\x00-\x20\x7f/?#\\]+([/?#][^\x00-\x20\x7f]*)?$";
-/// A host's name, or an IPv4 address.
-pub(super) const HOST: &str = r"^[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?)*\.?$";
+/// A URL that names the port 0.
+pub(super) const PORT_ZERO: &str = r"^[^:]*://[^/?#]*:0+([/?#].*)?$";
+/// A host's name, which may be written in any script, or an IPv4 address.
+pub(super) const HOST: &str = r"^[^\x00-/:-@\[-^`{-\x7f]([^\x00-,./:-@\[-^`{-\x7f]{0,61}[^\x00-/:-@\[-^`{-\x7f])?(\.[^\x00-/:-@\[-^`{-\x7f]([^\x00-,./:-@\[-^`{-\x7f]{0,61}[^\x00-/:-@\[-^`{-\x7f])?)*\.?$";
+/// What follows the address of a link, after `%`: the interface through which it is reached (RFC 4007, 11.2).
+pub(super) const ZONE: &str = r"^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*%[0-9a-zA-Z._-]{1,15}$";
+/// A name that a server has in the TLS handshake.
+pub(super) const SERVER_NAME: &str = r"^[a-zA-Z0-9_]([-a-zA-Z0-9_]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([-a-zA-Z0-9_]{0,61}[a-zA-Z0-9_])?)*$";
 /// A name in the DNS, which may be written in any script.
 pub(super) const NAME: &str = r"^([^\x00-\x20\x7f.]{1,63}(\.[^\x00-\x20\x7f.]{1,63})*\.?|\.)$";
 /// An address with a port.
@@ -52,26 +63,61 @@ pub(super) const SERVER_WITH_PORT: &str = r"^([0-9.]+|\[[0-9a-fA-F]*:[0-9a-fA-F:
 /// Whether the text has the form of an absolute URL of the web. What it names may still be malformed.
 pub fn is_url(text: &str) -> bool {
     static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(URL));
-    text.len() <= MOST_URL_BYTES && FORM.is_match(text)
+    is_at_most(text, MOST_URL_CHARS) && FORM.is_match(text)
+}
+
+/// Whether the URL names the port 0, which no server has.
+pub fn has_port_zero(url: &str) -> bool {
+    static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(PORT_ZERO));
+    FORM.is_match(url)
 }
 
 /// Whether the text is a host's name or an address, IPv6 without brackets.
 pub fn is_host(text: &str) -> bool {
     static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(HOST));
-    text.len() <= MOST_HOST_BYTES && (FORM.is_match(text) || is_address(text))
+    is_at_most(text, MOST_HOST_CHARS)
+        && (FORM.is_match(text) || is_address(text) || with_zone(text).is_some())
+}
+
+/// Whether the text is a name that a server can have in the TLS handshake.
+pub fn is_server_name(text: &str) -> bool {
+    static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(SERVER_NAME));
+    is_at_most(text, MOST_SERVER_NAME_CHARS) && FORM.is_match(text)
+}
+
+/// The address and the zone of an IPv6 address that has one, like `fe80::1%eth0`.
+pub fn with_zone(text: &str) -> Option<(Ipv6Addr, &str)> {
+    static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(ZONE));
+    let (address, zone) = text.split_once('%').filter(|_| FORM.is_match(text))?;
+    Some((address.parse().ok().filter(|it: &Ipv6Addr| it.to_ipv4_mapped().is_none())?, zone))
+}
+
+/// The host as resolvers take it: a name of another script in its ASCII form (IDNA), an address as it is.
+/// None if there is no such form.
+pub fn ascii_host(host: &str) -> Option<String> {
+    if is_address(host) || with_zone(host).is_some() {
+        return Some(host.to_owned());
+    }
+    let url = reqwest::Url::parse(&format!("http://{host}/")).ok()?;
+    url.host_str().map(str::to_owned)
+}
+
+/// Whether the text has at most so many characters, as the API server counts them.
+pub fn is_at_most(text: &str, most: usize) -> bool {
+    text.len() <= most || text.chars().count() <= most
 }
 
 /// Whether the text has the form of a name in the DNS.
 pub fn is_name(text: &str) -> bool {
     static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(NAME));
-    text.len() <= MOST_NAME_BYTES && FORM.is_match(text)
+    is_at_most(text, MOST_NAME_CHARS) && FORM.is_match(text)
 }
 
 /// Whether the text is an address, with or without a port.
 pub fn is_server(text: &str) -> bool {
     static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(SERVER_WITH_PORT));
-    is_address(text)
-        || FORM.is_match(text) && text.parse().is_ok_and(|it: SocketAddr| is_plain(it.ip()))
+    let is_good = |it: SocketAddr| is_plain(it.ip()) && it.port() != 0;
+    is_address(text) || FORM.is_match(text) && text.parse().is_ok_and(is_good)
 }
 
 fn is_address(text: &str) -> bool {

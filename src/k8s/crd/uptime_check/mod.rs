@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    forms::{MOST_CERTIFICATE_DAYS, MOST_FAILURES, MOST_STATUS_RANGES, MOST_TEXT_BYTES},
+    forms::{MOST_CERTIFICATE_DAYS, MOST_FAILURES, MOST_STATUS_RANGES, MOST_TEXT_CHARS},
     target::Target,
     value::{Span, StatusRange, UnixMs},
 };
@@ -171,26 +171,28 @@ pub struct Expect {
         extend("x-kubernetes-list-type" = "atomic")
     )]
     pub status: Vec<StatusRange>,
-    /// http: a text that the first MiB of the body holds.
+    /// http: a text that the first MiB of the body holds, decoded and in its own character set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = MOST_TEXT_BYTES))]
+    #[schemars(length(min = 1, max = MOST_TEXT_CHARS))]
     pub body_contains: Option<String>,
     /// http: a regular expression, as Rust's `regex` crate has it, that the first MiB of the body
     /// matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = MOST_TEXT_BYTES))]
+    #[schemars(length(min = 1, max = MOST_TEXT_CHARS))]
     pub body_matches: Option<String>,
     /// Any target: the answer comes within this, which is not above the timeout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = rules::of_max_latency()))]
     pub max_latency: Option<Span>,
-    /// http with an `https` URL: the server's certificate is valid for at least so many days more.
+    /// http with an `https` URL: the server's certificate is valid for at least so many days more, and so are
+    /// those of all servers that redirect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MOST_CERTIFICATE_DAYS))]
     pub certificate_days: Option<u32>,
-    /// dns: a text that one of the records holds, as in a zone file, like `10.0.0.1`.
+    /// dns: a text that one of the records holds, as in a zone file. An address, like `10.0.0.1`, must be
+    /// the whole of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = MOST_TEXT_BYTES))]
+    #[schemars(length(min = 1, max = MOST_TEXT_CHARS))]
     pub answer_contains: Option<String>,
 }
 
@@ -254,13 +256,8 @@ pub struct UptimeCheckStatus {
 }
 
 /// The text, cut where a status takes no more of it.
-pub fn cut(mut text: String) -> String {
-    if let Some((at, _)) = text.char_indices().nth(MOST_MESSAGE_CHARS) {
-        let last = text[..at].char_indices().next_back().map_or(0, |(at, _)| at);
-        text.truncate(last);
-        text.push('…');
-    }
-    text
+pub fn cut(text: String) -> String {
+    super::cut_to(text, MOST_MESSAGE_CHARS)
 }
 
 /// Whether a target is up.

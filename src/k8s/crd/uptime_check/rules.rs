@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::{
     DEFAULT_TIMEOUT,
     forms::{
-        HEADER_NAME, HOST, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_INTERVAL, NAME, SERVER_WITH_PORT,
-        URL,
+        HEADER_NAME, HOST, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_INTERVAL, NAME, PORT_ZERO,
+        SERVER_NAME, SERVER_WITH_PORT, URL, ZONE,
     },
     value::SPAN,
 };
@@ -100,6 +100,12 @@ pub(super) fn of_spec() -> Value {
         no_body("bodyContains"),
         no_body("bodyMatches"),
         rule_on(
+            ".target.http.serverName",
+            "!has(self.target.http) || !has(self.target.http.serverName) || \
+             self.target.http.url.matches('^(?i)https:')",
+            "there is no TLS without an https URL: leave it out",
+        ),
+        rule_on(
             ".expect.certificateDays",
             "!has(self.expect) || !has(self.expect.certificateDays) || !has(self.target.http) || \
              self.target.http.url.matches('^(?i)https:')",
@@ -116,9 +122,22 @@ pub(super) fn of_target() -> Value {
 }
 
 pub(super) fn of_url() -> Value {
+    json!([
+        rule(
+            &format!("self.matches(r'{URL}')"),
+            "is not a URL of http or https: write it like `https://shop.example/`",
+        ),
+        rule(
+            &format!("!self.matches(r'{PORT_ZERO}')"),
+            "names the port 0, which no server has: use 1 to 65535",
+        ),
+    ])
+}
+
+pub(super) fn of_server_name() -> Value {
     json!([rule(
-        &format!("self.matches(r'{URL}')"),
-        "is not a URL of http or https: write it like `https://shop.example/`",
+        &format!("self.matches(r'{SERVER_NAME}')"),
+        "is no name of a server: write it like `shop.example`",
     )])
 }
 
@@ -140,15 +159,24 @@ pub(super) fn of_header_value() -> Value {
 }
 
 pub(super) fn of_ca_bundle() -> Value {
-    json!([rule(
-        "self.contains('-----BEGIN CERTIFICATE-----')",
-        "holds no certificate: write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on",
-    )])
+    json!([
+        rule(
+            "self.contains('-----BEGIN CERTIFICATE-----')",
+            "holds no certificate: write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on",
+        ),
+        rule(
+            "!self.contains('PRIVATE KEY-----')",
+            "holds a private key: remove it, and replace that key, since others can read it here",
+        ),
+    ])
 }
 
 pub(super) fn of_host() -> Value {
     json!([rule(
-        &format!("self.matches(r'{HOST}') || isIP(self)"),
+        &format!(
+            "self.matches(r'{HOST}') || isIP(self) || \
+             (self.matches(r'{ZONE}') && isIP(self.substring(0, self.indexOf('%'))))"
+        ),
         "is neither a name nor an address: write it like `db.example`, `10.0.0.1` or `::1`",
     )])
 }
@@ -165,7 +193,8 @@ pub(super) fn of_server() -> Value {
         &format!(
             "isIP(self) || (self.matches(r'{SERVER_WITH_PORT}') && \
              isIP(self.substring(0, self.lastIndexOf(':')).replace('[', '').replace(']', '')) && \
-             int(self.substring(self.lastIndexOf(':') + 1)) <= 65535)"
+             int(self.substring(self.lastIndexOf(':') + 1)) <= 65535 && \
+             int(self.substring(self.lastIndexOf(':') + 1)) >= 1)"
         ),
         "is no address: write it like `10.0.0.53` or `[::1]:5353`",
     )])

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     forms::{
-        MOST_BODY_BYTES, MOST_CA_BYTES, MOST_HEADER_BYTES, MOST_HEADERS, MOST_HOST_BYTES,
-        MOST_NAME_BYTES, MOST_URL_BYTES,
+        MOST_BODY_CHARS, MOST_CA_CHARS, MOST_HEADER_CHARS, MOST_HEADERS, MOST_HOST_CHARS,
+        MOST_NAME_CHARS, MOST_SERVER_NAME_CHARS, MOST_URL_CHARS,
     },
     rules,
 };
@@ -102,20 +102,22 @@ pub struct HttpTarget {
     /// Absolute, `http` or `https`, like `https://shop.example/health`. What a URL carries beside its
     /// path (user, password, query) is not shown anywhere else.
     #[schemars(
-        length(max = MOST_URL_BYTES),
+        length(max = MOST_URL_CHARS),
         extend("x-kubernetes-validations" = rules::of_url())
     )]
     pub url: String,
     /// The method of the request.
     #[serde(default)]
     pub method: Method,
-    /// Sent with the request. Never logged nor shown.
+    /// Sent with the request, and to no other origin that it is redirected to. Never logged nor shown.
+    /// `Host` is what the server is asked for, also over HTTP/2.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "headers")]
     pub headers: BTreeMap<String, String>,
-    /// Sent with the request: at most 64 KiB. Never logged nor shown. Default: none.
+    /// Sent with the request, and to no other origin: at most 65536 characters. Never logged nor shown.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = MOST_BODY_BYTES))]
+    #[schemars(length(max = MOST_BODY_CHARS))]
     pub body: Option<String>,
     /// Whether redirects are followed, up to ten of them.
     #[serde(default = "yes")]
@@ -123,13 +125,21 @@ pub struct HttpTarget {
     /// Certificates in PEM that are trusted instead of the public authorities. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
-        length(max = MOST_CA_BYTES),
+        length(max = MOST_CA_CHARS),
         extend("x-kubernetes-validations" = rules::of_ca_bundle())
     )]
     pub ca_bundle: Option<String>,
     /// Whether any certificate is taken, also one that proves nothing.
     #[serde(default)]
     pub insecure_skip_tls_verify: bool,
+    /// The name that the server is asked for in the TLS handshake (SNI), and that its certificate must
+    /// have: for a URL that names an address, or another host. Default: the URL's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = MOST_SERVER_NAME_CHARS),
+        extend("x-kubernetes-validations" = rules::of_server_name())
+    )]
+    pub server_name: Option<String>,
 }
 
 fn yes() -> bool {
@@ -143,7 +153,7 @@ fn headers(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-validations": rules::of_header_names(),
         "additionalProperties": {
             "type": "string",
-            "maxLength": MOST_HEADER_BYTES,
+            "maxLength": MOST_HEADER_CHARS,
             "x-kubernetes-validations": rules::of_header_value(),
         },
     })
@@ -160,6 +170,7 @@ impl HttpTarget {
             follow_redirects: true,
             ca_bundle: None,
             insecure_skip_tls_verify: false,
+            server_name: None,
         }
     }
 }
@@ -174,6 +185,7 @@ impl fmt::Debug for HttpTarget {
             .field("follow_redirects", &self.follow_redirects)
             .field("ca_bundle_bytes", &self.ca_bundle.as_ref().map(String::len))
             .field("insecure_skip_tls_verify", &self.insecure_skip_tls_verify)
+            .field("server_name", &self.server_name)
             .finish()
     }
 }
@@ -218,9 +230,9 @@ impl fmt::Display for Method {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpTarget {
-    /// A name or an address, IPv6 without brackets: `db.example`, `10.0.0.1` or `::1`.
+    /// A name or an address, IPv6 without brackets: `db.example`, `10.0.0.1`, `::1` or `fe80::1%eth0`.
     #[schemars(
-        length(max = MOST_HOST_BYTES),
+        length(max = MOST_HOST_CHARS),
         extend("x-kubernetes-validations" = rules::of_host())
     )]
     pub host: String,
@@ -235,7 +247,7 @@ pub struct TcpTarget {
 pub struct DnsTarget {
     /// The name, taken as fully qualified: no search domain is tried. For `PTR` an address will do.
     #[schemars(
-        length(max = MOST_NAME_BYTES),
+        length(max = MOST_NAME_CHARS),
         extend("x-kubernetes-validations" = rules::of_name())
     )]
     pub name: String,

@@ -147,3 +147,36 @@ fn a_status_that_another_cluster_overwrites_has_a_rival_and_one_that_was_left_ha
     assert_eq!(writer.rival(&good(), &by("shop/two")), Some("shop/two"));
     assert_eq!(writer.rival(&good(), &UptimeCheckStatus::default()), None);
 }
+
+/// What no schema refuses, with a secret in it each.
+#[test]
+fn a_status_shows_nothing_that_could_not_be_read_and_fits_into_the_api() {
+    const SECRET: &str = "s3cr3t";
+    let lost =
+        format!("-----BEGIN CERTIFICATE----- {} -----END CERTIFICATE-----", SECRET.repeat(9000));
+    let http = |fields: serde_json::Value| {
+        let mut http = json!({ "url": "http://a/" });
+        http.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        json!({ "target": { "http": http } })
+    };
+    let mut wrong = http(json!({
+        "url": format!("http://{SECRET}:x/?{SECRET}"),
+        "caBundle": lost,
+        "headers": (0..64).map(|at| (format!("{at:063}"), json!(format!("{SECRET}\n")))).collect::<serde_json::Map<_, _>>(),
+    }));
+    wrong["expect"] = json!({ "bodyMatches": format!("({SECRET}") });
+    let mut many = wrong.clone();
+    many["interval"] = json!("1ms");
+    for spec in [wrong, many] {
+        let object = object("bad", &spec);
+        let status = status_of(&object, Err(&errors(&object)), None);
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(text.contains("caBundle") && !text.contains(SECRET), "{text}");
+        assert!(!text.contains("115, 51, 99"), "{text}");
+        assert!(status.conditions.iter().all(|it| it.message.chars().count() <= 32_768), "{text}");
+    }
+    // Should a message ever be as long as that, it is cut.
+    let long = FieldError { path: "spec".into(), message: "x".repeat(100_000) };
+    let status = status_of(&bad(), Err(&[long]), None);
+    assert_eq!(status.conditions[0].message.chars().count(), 32_768);
+}

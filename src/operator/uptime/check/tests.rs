@@ -33,36 +33,61 @@ fn a_good_resource_makes_a_check_with_the_default_namespace() {
 }
 
 #[test]
-fn every_bad_field_is_named_with_its_value_and_a_remedy() {
+fn every_bad_field_is_named_with_a_remedy() {
     let http = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
     let cases = [
-        ("apiVersion", "v1".into(), "apiVersion: `v1`", "bellwether.dev/v1alpha1"),
-        ("kind", "Pod".into(), "kind: `Pod`", "UptimeCheck"),
-        ("metadata.name", "Web".into(), "metadata.name: `Web`", "lower-case"),
-        ("metadata.name", "a..b".into(), "metadata.name: `a..b`", "lower-case"),
-        ("metadata.namespace", "a.b".into(), "metadata.namespace: `a.b`", "DNS label"),
+        ("apiVersion", "v1".into(), "apiVersion: is not known", "bellwether.dev/v1alpha1"),
+        ("kind", "Pod".into(), "kind: is not known", "UptimeCheck"),
+        ("metadata.name", "Web".into(), "metadata.name: is no DNS name", "lower-case"),
+        ("metadata.name", "a..b".into(), "metadata.name: is no DNS name", "lower-case"),
+        ("metadata.namespace", "a.b".into(), "metadata.namespace: is no", "DNS label"),
         ("spec.interval", "10ms".into(), "spec.interval: `10ms`", "`1s` to `24h`"),
         ("spec.interval", "25h".into(), "spec.interval: `25h`", "`1s` to `24h`"),
         ("spec.timeout", "31s".into(), "spec.timeout: `31s`", "the interval, `30s`"),
         ("spec.timeout", "0s".into(), "spec.timeout: `0s`", "`10ms`"),
         ("spec.failureThreshold", 0.into(), "spec.failureThreshold: `0`", "1 to 100"),
-        ("spec.target.http.url", "shop".into(), "spec.target.http.url: `shop`", "write it like"),
-        ("spec.target.http.url", "ftp://a/".into(), "spec.target.http.url: `ftp`", "only these"),
-        ("spec.target.http.headers", http(r#"{"a b":"c"}"#), "headers: `a b`", "use letters"),
+        (
+            "spec.target.http.url",
+            "shop".into(),
+            "spec.target.http.url: is not a URL",
+            "write it like",
+        ),
+        (
+            "spec.target.http.url",
+            "ftp://a/".into(),
+            "spec.target.http.url: is neither",
+            "only these",
+        ),
+        (
+            "spec.target.http.headers",
+            http(r#"{"a b":"c"}"#),
+            "headers: holds a name",
+            "use letters",
+        ),
         ("spec.target.http.headers", http(r#"{"a":"c\nd"}"#), "headers.a:", "leave it out"),
         ("spec.target.http.caBundle", "x".into(), "spec.target.http.caBundle:", "PEM"),
         (
+            "spec.target.http.url",
+            "http://a:0/".into(),
+            "spec.target.http.url: names the port 0",
+            "1 to",
+        ),
+        ("spec.target.http.serverName", "a:1".into(), "serverName: is no name", "write it like"),
+        ("metadata.labels", http(r#"{"a":"b c"}"#), "metadata.labels: holds a value", "at most 63"),
+        ("metadata.labels", http(r#"{"a b":""}"#), "metadata.labels: holds a name", "prefix/name"),
+        ("metadata.annotations", http(r#"{"":""}"#), "annotations: holds a name", "prefix/name"),
+        (
             "spec.target",
             http(r#"{"tcp":{"host":"a b","port":1}}"#),
-            "tcp.host: `a b`",
+            "tcp.host: is neither",
             "write it like",
         ),
         ("spec.target", http(r#"{"tcp":{"host":"a","port":0}}"#), "tcp.port: `0`", "1 to 65535"),
-        ("spec.target", http(r#"{"dns":{"name":""}}"#), "dns.name: ``", "write it like"),
+        ("spec.target", http(r#"{"dns":{"name":""}}"#), "dns.name: is no", "write it like"),
         (
             "spec.target",
             http(r#"{"dns":{"name":"a","server":"b"}}"#),
-            "dns.server: `b`",
+            "dns.server: is no address",
             "10.0.0.53",
         ),
         (
@@ -71,7 +96,7 @@ fn every_bad_field_is_named_with_its_value_and_a_remedy() {
             "spec.expect.maxLatency: `11s`",
             "the timeout, `10s`",
         ),
-        ("spec.expect.bodyMatches", "(".into(), "spec.expect.bodyMatches: `(`", "unclosed group"),
+        ("spec.expect.bodyMatches", "(".into(), "spec.expect.bodyMatches: is no", "unclosed group"),
         ("spec.expect.bodyContains", "".into(), "spec.expect.bodyContains:", "1 to 4096"),
         ("spec.expect.certificateDays", 9999.into(), "certificateDays: `9999`", "3650"),
         ("spec.expect.answerContains", "a".into(), "answerContains:", "only for dns"),
@@ -142,4 +167,67 @@ fn each_check_is_in_exactly_one_shard() {
     let checks = Checks::of(checks);
     let found: usize = (0..7).map(|shard| checks.of_shard(ShardId(shard), 7).count()).sum();
     assert_eq!(found, 50);
+}
+
+#[test]
+fn a_name_is_bounded_as_a_whole_and_not_in_its_parts() {
+    for name in ["a".repeat(253), format!("{}.b", "a".repeat(200)), "a-1.b".to_owned()] {
+        let check = Check::new(with("metadata.name", name.as_str().into())).unwrap();
+        assert_eq!(check.key().to_string().parse(), Ok(check.key().clone()), "{name}");
+    }
+    for name in ["a".repeat(254), "a.-b".to_owned(), "a.".to_owned(), String::new()] {
+        assert_eq!(errors("metadata.name", name.as_str().into()).len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_text_is_bounded_in_characters_as_the_api_server_counts_them() {
+    assert_eq!(errors("spec.expect.bodyContains", "ä".repeat(4096).into()), [""; 0]);
+    assert_eq!(errors("spec.expect.bodyContains", "ä".repeat(4097).into()).len(), 1);
+}
+
+#[test]
+fn no_error_shows_what_it_could_not_read() {
+    const SECRET: &str = "s3cr3t value";
+    let keys = |text: &str| serde_json::json!({text: "x\n"});
+    let key = "-----BEGIN PRIVATE KEY-----\ns3cr3t\n-----END PRIVATE KEY-----\n";
+    let lost = "-----BEGIN CERTIFICATE-----\\ns3cr3t value\\n-----END CERTIFICATE-----";
+    let cases = [
+        ("apiVersion", SECRET.into()),
+        ("kind", SECRET.into()),
+        ("metadata.name", SECRET.into()),
+        ("metadata.namespace", SECRET.into()),
+        ("metadata.labels", keys(SECRET)),
+        ("metadata.annotations", keys(SECRET)),
+        ("spec.target.http.url", SECRET.into()),
+        ("spec.target.http.url", format!("{SECRET}://a/").into()),
+        ("spec.target.http.url", "s3cr3t:x".into()),
+        ("spec.target.http.url", "http://a:s3cr3t/".into()),
+        ("spec.target.http.headers", keys(SECRET)),
+        ("spec.target.http.headers", keys("s3cr3t,")),
+        ("spec.target.http.serverName", SECRET.into()),
+        ("spec.target.http.caBundle", SECRET.into()),
+        ("spec.target.http.caBundle", key.into()),
+        ("spec.target.http.caBundle", lost.into()),
+        ("spec.target.http.caBundle", format!("-----BEGIN CERTIFICATE-----\n{SECRET}").into()),
+        ("spec.target", serde_json::json!({"tcp": {"host": SECRET, "port": 1}})),
+        ("spec.target", serde_json::json!({"dns": {"name": SECRET}})),
+        ("spec.target", serde_json::json!({"dns": {"name": "a", "server": SECRET}})),
+        ("spec.expect.bodyMatches", format!("({SECRET}").into()),
+        ("spec.expect.bodyMatches", format!("(?P<{SECRET}>)").into()),
+        ("spec.expect.bodyMatches", r"\p{s3cr3t}".into()),
+    ];
+    for (path, value) in cases {
+        let text = errors(path, value).join(" ");
+        assert!(!text.is_empty() && !text.contains("s3cr3t"), "{path}: {text}");
+        // Nor byte by byte.
+        assert!(!text.contains("115, 51") && text.len() < 400, "{path}: {text}");
+    }
+}
+
+#[test]
+fn a_bundle_with_a_private_key_is_refused_even_beside_a_certificate() {
+    let both = format!("{}{}", crate::tls::testing::P521, crate::tls::testing::P521_KEY);
+    let text = errors("spec.target.http.caBundle", both.into()).join(" ");
+    assert!(text.contains("holds a private key: remove it"), "{text}");
 }

@@ -1,4 +1,7 @@
 //! What makes a resource good: each rule, with the words for the one who broke it.
+//!
+//! The one rule to keep: a message shows a value only if it could be read, as a number or a span of time. A
+//! text that could not be read may be a secret in the wrong place; its field and its line say where it is.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -7,9 +10,9 @@ use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::{
     k8s::crd::uptime_check::forms::{
-        self, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_BODY_BYTES, MOST_CA_BYTES, MOST_CERTIFICATE_DAYS,
-        MOST_FAILURES, MOST_HEADER_BYTES, MOST_HEADERS, MOST_INTERVAL, MOST_STATUS_RANGES,
-        MOST_TEXT_BYTES, MOST_URL_BYTES,
+        self, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_BODY_CHARS, MOST_CA_CHARS, MOST_CERTIFICATE_DAYS,
+        MOST_FAILURES, MOST_HEADER_CHARS, MOST_HEADERS, MOST_INTERVAL, MOST_STATUS_RANGES,
+        MOST_TEXT_CHARS, MOST_URL_CHARS,
     },
     operator::uptime::{
         probe,
@@ -20,7 +23,7 @@ use crate::{
     },
 };
 
-/// What is wrong with one field: what it holds, why that cannot be, and what to write instead.
+/// What is wrong with one field: why that cannot be, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct FieldError {
@@ -29,6 +32,12 @@ pub struct FieldError {
     /// What is wrong and what to do.
     pub message: String,
 }
+
+/// Most bytes of all annotations together, names and values, as Kubernetes has it.
+const MOST_ANNOTATION_BYTES: usize = 256 * 1024;
+/// What is said of a name that no label or annotation can have.
+const NO_LABEL_NAME: &str = "holds a name that is none: use `name` or `prefix/name`, with at most 63 letters, \
+                             digits, `-`, `_` and `.` in the name and a DNS name as the prefix";
 
 /// Looks at every field.
 pub(super) fn resource(resource: &UptimeCheck) -> Result<(), Vec<FieldError>> {
@@ -56,17 +65,34 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && bytes.last().is_some_and(alphanumeric)
 }
 
-/// A DNS subdomain of RFC 1123, as Kubernetes asks of a name.
+/// A DNS subdomain as Kubernetes asks of a name: its length is bounded, that of its parts is not.
 pub(super) fn is_dns_name(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_label)
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_part = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+            && bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+    };
+    text.len() <= 253 && text.split('.').all(is_part)
 }
 
-/// What to say of text that is no URL.
-fn not_a_url(url: &str, why: impl fmt::Display) -> String {
-    // What cannot be taken apart cannot be cleared of secrets either.
-    let shown = url.split(['?', '#']).next().filter(|url| !url.contains('@'));
-    let shown = shown.map(|url| format!("`{url}` is ")).unwrap_or_default();
-    format!("{shown}not a URL: {why}; write it like `https://shop.example/`")
+/// What the name of a label or an annotation is, after its prefix, and the value of a label if it is not
+/// empty.
+fn is_label_part(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+}
+
+/// The name of a label or an annotation, as Kubernetes has it: `name` or `prefix/name`.
+fn is_label_name(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_name(prefix) && is_label_part(name),
+        None => is_label_part(text),
+    }
 }
 
 /// What was found so far.
@@ -79,32 +105,47 @@ impl Errors {
 
     fn header(&mut self, resource: &UptimeCheck) {
         if resource.api_version != API_VERSION {
-            let value = &resource.api_version;
-            self.add("apiVersion", format_args!("`{value}` is not known: write `{API_VERSION}`"));
+            self.add("apiVersion", format_args!("is not known: write `{API_VERSION}`"));
         }
         if resource.kind != KIND {
-            self.add("kind", format_args!("`{}` is not known: write `{KIND}`", resource.kind));
+            self.add("kind", format_args!("is not known: write `{KIND}`"));
         }
     }
 
     fn metadata(&mut self, metadata: &Metadata) {
-        let Metadata { name, namespace, .. } = metadata;
+        let Metadata { name, namespace, labels, annotations, .. } = metadata;
         if !is_dns_name(name) {
             self.add(
                 "metadata.name",
-                format_args!(
-                    "`{name}` is no DNS name: use at most 253 lower-case letters, digits, `-` and `.`, \
-                     with a letter or digit at both ends of each part"
-                ),
+                "is no DNS name: use at most 253 lower-case letters, digits, `-` and `.`, with a letter or \
+                 digit at both ends of each part",
             );
         }
-        if let Some(namespace) = namespace.as_deref().filter(|namespace| !is_dns_label(namespace)) {
+        if namespace.as_deref().is_some_and(|namespace| !is_dns_label(namespace)) {
             self.add(
                 "metadata.namespace",
-                format_args!(
-                    "`{namespace}` is no DNS label: use at most 63 lower-case letters, digits and `-`, \
-                     with a letter or digit at both ends"
-                ),
+                "is no DNS label: use at most 63 lower-case letters, digits and `-`, with a letter or digit at \
+                 both ends",
+            );
+        }
+        if !labels.keys().all(|name| is_label_name(name)) {
+            self.add("metadata.labels", NO_LABEL_NAME);
+        }
+        if !labels.values().all(|value| value.is_empty() || is_label_part(value)) {
+            self.add(
+                "metadata.labels",
+                "holds a value that is none: use at most 63 letters, digits, `-`, `_` and `.`, with a letter or \
+                 digit at both ends",
+            );
+        }
+        if !annotations.keys().all(|name| is_label_name(&name.to_lowercase())) {
+            self.add("metadata.annotations", NO_LABEL_NAME);
+        }
+        let size: usize = annotations.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > MOST_ANNOTATION_BYTES {
+            self.add(
+                "metadata.annotations",
+                format_args!("have more than {MOST_ANNOTATION_BYTES} bytes: shorten them"),
             );
         }
     }
@@ -147,37 +188,50 @@ impl Errors {
             );
         }
         for (name, value) in &http.headers {
-            if HeaderName::try_from(name).is_err() {
+            let is_name = HeaderName::try_from(name).is_ok();
+            if !is_name {
                 self.add(
                     "spec.target.http.headers",
-                    format_args!("`{name}` is no header name: use letters, digits and `-`"),
+                    "holds a name that is none: use letters, digits and `-`",
                 );
             }
+            let path = if is_name {
+                format!("spec.target.http.headers.{name}")
+            } else {
+                "spec.target.http.headers".to_owned()
+            };
             if HeaderValue::try_from(value).is_err() {
-                // The value itself may be a secret, here and below.
                 self.add(
-                    format!("spec.target.http.headers.{name}"),
+                    &path,
                     "the value holds a line break or another control character: leave it out",
                 );
             }
-            if value.len() > MOST_HEADER_BYTES {
+            if !forms::is_at_most(value, MOST_HEADER_CHARS) {
                 self.add(
-                    format!("spec.target.http.headers.{name}"),
-                    format_args!("longer than {MOST_HEADER_BYTES} bytes: shorten it"),
+                    path,
+                    format_args!("longer than {MOST_HEADER_CHARS} characters: shorten it"),
                 );
             }
         }
-        if http.body.as_ref().is_some_and(|body| body.len() > MOST_BODY_BYTES) {
+        if http.body.as_ref().is_some_and(|body| !forms::is_at_most(body, MOST_BODY_CHARS)) {
             self.add(
                 "spec.target.http.body",
-                format_args!("longer than {MOST_BODY_BYTES} bytes: shorten it"),
+                format_args!("longer than {MOST_BODY_CHARS} characters: shorten it"),
+            );
+        }
+        if http.server_name.as_deref().is_some_and(|name| !forms::is_server_name(name)) {
+            self.add(
+                "spec.target.http.serverName",
+                "is no name of a server: write it like `shop.example`",
             );
         }
         match http.ca_bundle.as_deref() {
-            Some(pem) if pem.len() > MOST_CA_BYTES => {
+            Some(pem) if !forms::is_at_most(pem, MOST_CA_CHARS) => {
                 self.add(
                     BUNDLE,
-                    format_args!("longer than {MOST_CA_BYTES} bytes: leave some certificates out"),
+                    format_args!(
+                        "longer than {MOST_CA_CHARS} characters: leave some certificates out"
+                    ),
                 );
             }
             Some(pem) => {
@@ -191,33 +245,42 @@ impl Errors {
 
     fn url(&mut self, url: &str) {
         const PATH: &str = "spec.target.http.url";
-        if url.len() > MOST_URL_BYTES {
-            return self.add(PATH, format_args!("longer than {MOST_URL_BYTES} bytes: shorten it"));
+        const REMEDY: &str = "write it like `https://shop.example/`";
+        if !forms::is_at_most(url, MOST_URL_CHARS) {
+            return self
+                .add(PATH, format_args!("longer than {MOST_URL_CHARS} characters: shorten it"));
         }
-        let parsed = match reqwest::Url::parse(url) {
-            Ok(parsed) => parsed,
-            Err(error) => return self.add(PATH, not_a_url(url, error)),
+        if forms::has_port_zero(url) {
+            return self.add(PATH, "names the port 0, which no server has: use 1 to 65535");
+        }
+        let Ok(parsed) = reqwest::Url::parse(url) else {
+            return self.add(
+                PATH,
+                format_args!("is not a URL, or has a host or port that is none: {REMEDY}"),
+            );
         };
-        let scheme = parsed.scheme();
-        if !matches!(scheme, "http" | "https") {
+        if !matches!(parsed.scheme(), "http" | "https") {
             self.add(
                 PATH,
-                format_args!("`{scheme}` is neither http nor https: only these can be checked"),
+                format_args!("is neither http nor https: only these can be checked; {REMEDY}"),
             );
         } else if !forms::is_url(url) {
             // Browsers forgive this; what then is asked is not what is written.
-            self.add(PATH, not_a_url(url, "no `//` and host after the scheme, or a space in it"));
+            self.add(
+                PATH,
+                format_args!(
+                    "is not a URL: no `//` and host after the scheme, or a space in it; {REMEDY}"
+                ),
+            );
         }
     }
 
     fn tcp(&mut self, tcp: &TcpTarget) {
         let host = &tcp.host;
-        if !forms::is_host(host) {
+        if !forms::is_host(host) || forms::ascii_host(host).is_none() {
             self.add(
                 "spec.target.tcp.host",
-                format_args!(
-                    "`{host}` is neither a name nor an address: write it like `db.example` or `::1`"
-                ),
+                "is neither a name nor an address: write it like `db.example`, `10.0.0.1` or `::1`",
             );
         }
         if tcp.port == 0 {
@@ -230,15 +293,12 @@ impl Errors {
         let is_address = dns.record_type == RecordType::Ptr && name.parse::<IpAddr>().is_ok();
         let is_name = is_address || Name::from_utf8(name).is_ok();
         if !is_name || !forms::is_name(name) {
-            self.add(
-                "spec.target.dns.name",
-                format_args!("`{name}` is no domain name: write it like `shop.example`"),
-            );
+            self.add("spec.target.dns.name", "is no domain name: write it like `shop.example`");
         }
-        if let Some(server) = dns.server.as_ref().filter(|server| !forms::is_server(server)) {
+        if dns.server.as_ref().is_some_and(|server| !forms::is_server(server)) {
             self.add(
                 "spec.target.dns.server",
-                format_args!("`{server}` is no address: write it like `10.0.0.53` or `[::1]:5353`"),
+                "is no address, or has a port that is none: write it like `10.0.0.53` or `[::1]:5353`",
             );
         }
     }
@@ -275,6 +335,12 @@ impl Errors {
         }
         let is_https =
             |url: &str| url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+        if http.server_name.is_some() && !is_https(&http.url) {
+            self.add(
+                "spec.target.http.serverName",
+                "there is no TLS without an https URL: leave it out",
+            );
+        }
         if expect.certificate_days.is_some() && !is_https(&http.url) {
             self.add(
                 "spec.expect.certificateDays",
@@ -323,11 +389,13 @@ impl Errors {
             ("answerContains", &expect.answer_contains),
         ];
         for (field, text) in texts {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > MOST_TEXT_BYTES) {
+            let is_bad =
+                |text: &String| text.is_empty() || !forms::is_at_most(text, MOST_TEXT_CHARS);
+            if text.as_ref().is_some_and(is_bad) {
                 self.add(
                     format!("spec.expect.{field}"),
                     format_args!(
-                        "must have 1 to {MOST_TEXT_BYTES} bytes: leave it out to expect nothing"
+                        "must have 1 to {MOST_TEXT_CHARS} characters: leave it out to expect nothing"
                     ),
                 );
             }
@@ -336,7 +404,7 @@ impl Errors {
         if let Err(why) = probe::expression::compiled(pattern) {
             self.add(
                 "spec.expect.bodyMatches",
-                format_args!("`{pattern}` is no regular expression that can be used: {why}"),
+                format_args!("is no regular expression that can be used: {why}"),
             );
         }
     }

@@ -1,19 +1,31 @@
-//! One document of a YAML file.
+//! One document of a YAML file: a check, a list of them, or something of another kind.
 
 use std::iter;
 
-use serde::Deserialize;
-
-use super::locate;
-use crate::operator::uptime::{
-    check::{Check, FieldError},
-    resource::{API_VERSION, KIND, UptimeCheck},
+use super::{
+    shape,
+    yaml::{self, Node, Part, Unreadable},
+};
+use crate::{
+    k8s::crd::{GROUP, election},
+    operator::uptime::{
+        check::{Check, FieldError},
+        resource::{API_VERSION, KIND, UptimeCheck},
+    },
 };
 
-/// What a document holds.
+/// The deepest that lists may hold lists.
+const MOST_LISTS: usize = 4;
+
+/// What a document holds, or an item of a list.
+pub(super) struct Item {
+    /// The line at which it begins, counted from one, within the document.
+    pub(super) line: u64,
+    pub(super) found: Result<Content, Vec<Malformed>>,
+}
+
+/// What can be read.
 pub(super) enum Content {
-    /// Nothing but comments.
-    Nothing,
     /// A resource of this kind, which is none of ours.
     OtherKind(String),
     /// A check.
@@ -68,87 +80,161 @@ fn is_marker(line: &str, marker: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-/// Enough of a resource to tell whether it is ours.
-#[derive(Deserialize)]
-struct Header {
-    kind: Option<String>,
+/// Reads one document: nothing if it holds but comments, several things if it is a list.
+pub(super) fn read(document: &str) -> Vec<Item> {
+    let mut found = Vec::new();
+    match yaml::read(document) {
+        Ok(None) => {}
+        Ok(Some(node)) => items(&node, "", None, 0, &mut found),
+        Err(Unreadable { line, message }) => {
+            let wrong = Malformed { line: Some(line), field: None, message };
+            found.push(Item { line, found: Err(vec![wrong]) });
+        }
+    }
+    found
 }
 
-/// Reads one document.
-pub(super) fn read(document: &str) -> Result<Content, Vec<Malformed>> {
-    let header: Option<Header> = serde_saphyr::from_str_with_options(document, options())
-        .map_err(|error| vec![malformed(&error, None)])?;
-    let Some(header) = header else { return Ok(Content::Nothing) };
-    match header.kind {
-        None if is_blank(document) => Ok(Content::Nothing),
-        None => Err(vec![Malformed {
-            line: first_line(document),
-            field: Some("kind".to_owned()),
-            message: format!("is missing: write `apiVersion: {API_VERSION}` and `kind: {KIND}`"),
-        }]),
-        Some(kind) if kind != KIND => Ok(Content::OtherKind(kind)),
-        Some(_) => {
-            let check =
-                Check::new(resource(document)?).map_err(|errors| located(document, errors))?;
-            Ok(Content::Check(Box::new(check)))
+/// Adds what this part of a document holds. `at` is the path of an item in its list; an item that names no
+/// kind is of `kind`.
+fn items(node: &Node, at: &str, kind: Option<&str>, depth: usize, found: &mut Vec<Item>) {
+    let kind = node.text("kind").or(kind);
+    let api_version = match node.text("apiVersion") {
+        Some(api_version) => Some(api_version),
+        None => (!at.is_empty() && kind == Some(KIND)).then_some(API_VERSION),
+    };
+    let list = match (kind, api_version) {
+        (Some("List"), Some("v1")) => Some(None),
+        (Some(kind), Some(API_VERSION)) => {
+            kind.strip_suffix("List").filter(|of| is_ours(of)).map(Some)
+        }
+        _ => None,
+    };
+    let Some(of) = list else {
+        let content = content(node, kind, api_version).map_err(|wrong| below(at, wrong));
+        return found.push(Item { line: node.line, found: content });
+    };
+    let wrong = |line, field: &str, message: &str| {
+        let message = message.to_owned();
+        let field = Some(field.to_owned()).filter(|field| !field.is_empty());
+        Err(below(at, vec![Malformed { line: Some(line), field, message }]))
+    };
+    if depth == MOST_LISTS {
+        let message = "is nested too deep: write the checks as documents of their own";
+        return found.push(Item { line: node.line, found: wrong(node.line, "", message) });
+    }
+    match node.field("items").map(|field| (&field.value.value, field.line)) {
+        Some((Part::List(list), _)) => {
+            for (number, item) in list.iter().enumerate() {
+                items(item, &format!("{at}items[{number}]."), of, depth + 1, found);
+            }
+        }
+        Some((Part::Null, _)) => {}
+        Some((_, line)) => {
+            let message = "is no list: write `- ` before each check";
+            found.push(Item { line: node.line, found: wrong(line, "items", message) });
+        }
+        None => {
+            let message = "is missing: a list has its checks there";
+            found.push(Item { line: node.line, found: wrong(node.line, "items", message) });
         }
     }
 }
 
-/// Whether there is nothing but comments, directives and markers.
-fn is_blank(document: &str) -> bool {
-    first_line(document).is_none()
+/// Paths of an item, as those of its document.
+fn below(at: &str, mut wrong: Vec<Malformed>) -> Vec<Malformed> {
+    for Malformed { field, .. } in wrong.iter_mut().filter(|_| !at.is_empty()) {
+        let within = field.take().unwrap_or_default();
+        *field = Some(format!("{at}{within}").trim_end_matches('.').to_owned());
+    }
+    wrong
 }
 
-/// The first line that holds something.
-fn first_line(document: &str) -> Option<u64> {
-    let holds = |line: &str| {
-        let line = line.strip_prefix("---").unwrap_or(line).trim();
-        !line.is_empty() && !line.starts_with(['#', '%']) && line != "..."
+/// Whether it is a kind of our group.
+fn is_ours(kind: &str) -> bool {
+    kind == KIND || kind == election::KIND
+}
+
+fn content(
+    node: &Node,
+    kind: Option<&str>,
+    api_version: Option<&str>,
+) -> Result<Content, Vec<Malformed>> {
+    let wrong = |field: &str, message: String| {
+        let line = Some(node.line_of(field));
+        Err(vec![Malformed { line, field: Some(field.to_owned()), message }])
     };
-    document.lines().position(holds).map(|at| at as u64 + 1)
+    if !matches!(node.value, Part::Map(_)) {
+        let message = format!("is no resource: begin with `apiVersion: {API_VERSION}`");
+        return Err(vec![Malformed { line: Some(node.line), field: None, message }]);
+    }
+    let group = api_version.and_then(|it| it.split_once('/')).map(|(group, _)| group);
+    let is_our_group = group.is_some_and(|group| group.eq_ignore_ascii_case(GROUP));
+    match (kind, api_version) {
+        (None, _) if node.field("kind").is_some() => {
+            wrong("kind", format!("is no text: write `kind: {KIND}`"))
+        }
+        (None, _) => wrong(
+            "kind",
+            format!("is missing: write `apiVersion: {API_VERSION}` and `kind: {KIND}`"),
+        ),
+        (Some(kind), None) if looks_like_ours(kind) => {
+            let what = node.field("apiVersion").map_or("is missing", |_| "is no text");
+            wrong("apiVersion", format!("{what}: write `apiVersion: {API_VERSION}`"))
+        }
+        (Some(KIND), Some(_)) if is_our_group => check(node).map(Content::Check),
+        (Some(kind), Some(API_VERSION)) if is_ours(kind) => Ok(Content::OtherKind(kind.to_owned())),
+        (Some(_), Some(_)) if is_our_group => {
+            wrong("kind", format!("is not known in `{GROUP}`: write `kind: {KIND}`"))
+        }
+        // What does not look like a kind may be anything.
+        (Some(kind), _) if is_kind(kind) => Ok(Content::OtherKind(kind.to_owned())),
+        (Some(_), _) => Ok(Content::OtherKind("(not a kind)".to_owned())),
+    }
 }
 
-fn resource(document: &str) -> Result<UptimeCheck, Vec<Malformed>> {
-    let mut field = None;
-    serde_saphyr::with_deserializer_from_str_with_options(document, options(), |deserializer| {
-        serde_path_to_error::deserialize(deserializer).map_err(|error| {
-            field = Some(error.path().to_string()).filter(|path| path != ".");
-            error.into_inner()
-        })
-    })
-    .map_err(|error| vec![malformed(&error, field)])
+/// Whether a kind may be meant to be ours, written in another way.
+fn looks_like_ours(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    let kind = kind.strip_suffix("list").or(kind.strip_suffix('s')).unwrap_or(&kind);
+    kind == KIND.to_ascii_lowercase()
 }
 
-/// Errors show no part of the file: it may hold secrets.
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! { with_snippet: false }
+fn is_kind(text: &str) -> bool {
+    text.len() <= 63
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && text.starts_with(|it: char| it.is_ascii_uppercase())
 }
 
-fn malformed(error: &serde_saphyr::Error, field: Option<String>) -> Malformed {
-    let location = error.location();
-    let line = location.map(|location| location.line());
-    let text = error.to_string();
-    // The place is told apart from the message.
-    let message = match location {
-        Some(at) => text.replace(&format!(" at line {}, column {}", at.line(), at.column()), ""),
-        None => text,
+fn check(node: &Node) -> Result<Box<Check>, Vec<Malformed>> {
+    let at = |path: &str| {
+        let field = Some(path.to_owned()).filter(|path| !path.is_empty());
+        (Some(node.line_of(path)), field)
     };
-    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-    let field = match (field, missing) {
-        (Some(parent), Some(name)) => Some(format!("{parent}.{name}")),
-        (None, Some(name)) => Some(name.to_owned()),
-        (field, None) => field,
-    };
-    Malformed { line, field, message }
-}
-
-fn located(document: &str, errors: Vec<FieldError>) -> Vec<Malformed> {
-    errors
-        .into_iter()
-        .map(|FieldError { path, message }| {
-            let line = locate::line_of(document, &path).or_else(|| first_line(document));
-            Malformed { line, field: Some(path), message }
-        })
-        .collect()
+    let mut value = shape::of_check(node).map_err(|wrong| {
+        let malformed = wrong.into_iter().map(|shape::Wrong { path, message }| {
+            let (line, field) = at(&path);
+            Malformed { line, field, message }
+        });
+        malformed.collect::<Vec<_>>()
+    })?;
+    if let Some(resource) = value.as_object_mut() {
+        resource.remove("status");
+        // The items of a list of checks may leave them to the list.
+        resource.entry("apiVersion").or_insert_with(|| API_VERSION.into());
+        resource.entry("kind").or_insert_with(|| KIND.into());
+    }
+    let resource: UptimeCheck = serde_path_to_error::deserialize(value).map_err(|error| {
+        // Its own words repeat the value.
+        let path = error.path().to_string();
+        let (line, field) = at(&path);
+        vec![Malformed { line, field, message: shape::remedy_of(&path) }]
+    })?;
+    let check = Check::new(resource).map_err(|errors| {
+        let malformed = errors.into_iter().map(|FieldError { path, message }| {
+            let (line, field) = at(&path);
+            Malformed { line, field, message }
+        });
+        malformed.collect::<Vec<_>>()
+    })?;
+    Ok(Box::new(check))
 }

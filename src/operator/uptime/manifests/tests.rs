@@ -68,11 +68,19 @@ fn all_documents_of_all_yaml_files_are_read() {
 #[test]
 fn other_kinds_are_passed_over_with_a_note() {
     let text = format!("kind: Service\nmetadata: [anything]\n---\n{}", manifest("a"));
-    let checks = Dir::of(&[("a.yaml", &text)]).read();
+    let only = "apiVersion: v1\nkind: Pod\n";
+    let checks = Dir::of(&[("a.yaml", &text), ("b.yaml", only), ("c.yaml", "# nothing\n")]).read();
+    assert_eq!(
+        (checks.passed_over, checks.without_checks.as_slice()),
+        (2, &["b.yaml".to_owned(), "c.yaml".to_owned()][..])
+    );
     assert_eq!(problems(&checks), [""; 0]);
     assert_eq!(
         checks.skipped,
-        [Skipped { file: "a.yaml".into(), line: 1, kind: "Service".into() }]
+        [
+            Skipped { file: "a.yaml".into(), line: 1, kind: "Service".into() },
+            Skipped { file: "b.yaml".into(), line: 1, kind: "Pod".into() }
+        ]
     );
     assert_eq!(names(&checks), ["a"]);
 }
@@ -121,12 +129,15 @@ fn a_wrong_value_that_is_not_written_is_found_by_what_would_hold_it() {
 #[test]
 fn a_missing_an_unknown_and_a_mistyped_field_are_each_named() {
     let missing = said(&manifest("a").replace("      host: localhost\n", ""));
-    assert!(missing.contains("spec.target.tcp.host: missing field `host`"), "{missing}");
+    assert!(missing.contains("spec.target.tcp.host: is missing"), "{missing}");
     let unknown = said(&manifest("a").replace("host:", "hots:"));
-    assert!(unknown.contains("a.yaml:8: spec.target.tcp.hots: unknown field `hots`"), "{unknown}");
+    assert!(
+        unknown.contains("a.yaml:8: spec.target.tcp.hots: is not known: there are `host`, `port`"),
+        "{unknown}"
+    );
     let variant = said(&manifest("a").replace("tcp:", "udp:"));
     assert!(
-        variant.contains("a.yaml:7: spec.target") && variant.contains("http, tcp, dns"),
+        variant.contains("a.yaml:7: spec.target.udp: is not known") && variant.contains("`tcp`"),
         "{variant}"
     );
     let span = said(&(manifest("a") + "  interval: 30\n"));
@@ -138,18 +149,179 @@ fn a_missing_an_unknown_and_a_mistyped_field_are_each_named() {
 }
 
 #[test]
-fn nothing_of_the_file_is_shown_but_the_wrong_value() {
-    let text = manifest("a").replace(
-        "tcp:\n      host: localhost\n      port: 80",
-        "http: {url: 'http://x/', headers: {a: secret, b: [}, method: NO}",
+fn lists_are_taken_apart_as_kubectl_prints_them() {
+    let item = |name: &str, header: &str| {
+        format!(
+            "- {header}\n  metadata: {{name: {name}}}\n  spec: {{target: {{tcp: {{host: a, port: 1}}}}}}\n"
+        )
+    };
+    let ours = "apiVersion: bellwether.dev/v1alpha1\n  kind: UptimeCheck";
+    let text = format!(
+        "apiVersion: v1\nkind: List\nmetadata: {{resourceVersion: ''}}\nitems:\n{}{}- apiVersion: v1\n  kind: \
+         Pod\n---\napiVersion: bellwether.dev/v1alpha1\nkind: UptimeCheckList\nitems:\n{}{}",
+        item("one", ours),
+        item("two", ours),
+        item("three", ours),
+        item("four", "{}").replace("- {}\n  ", "- "),
     );
-    assert!(!said(&text).contains("secret"));
-    let text = manifest("a").replace(
-        "tcp:\n      host: localhost\n      port: 80",
-        "http: {url: 'http://x/', headers: {a: secret}, method: NO}",
+    let mut dir = Dir::of(&[("a.yaml", &text)]);
+    let checks = dir.read();
+    assert_eq!(problems(&checks), [""; 0]);
+    assert_eq!(names(&checks), ["four", "one", "three", "two"]);
+    assert_eq!(checks.passed_over, 1);
+
+    dir.write("a.yaml", &text.replacen("port: 1", "port: 0", 1));
+    let said = problems(&dir.read()).join("\n");
+    assert!(said.contains("a.yaml:8: items[0].spec.target.tcp.port: `0` is outside 1"), "{said}");
+    for (items, says) in [("items: 1", "items: is no list"), ("# none", "items: is missing")] {
+        let text = format!("apiVersion: v1\nkind: List\n{items}\n");
+        let checks = Dir::of(&[("a.yaml", &text)]).read();
+        assert!(problems(&checks).join("\n").contains(says), "{checks:?}");
+    }
+    let empty = Dir::of(&[("a.yaml", "apiVersion: v1\nkind: List\nitems: []\n")]).read();
+    assert_eq!((problems(&empty).len(), empty.without_checks.len()), (0, 1));
+}
+
+#[test]
+fn what_may_be_meant_to_be_ours_is_a_problem_and_other_groups_are_passed_over() {
+    let with = |of: &str, by: &str| manifest("a").replace(of, by);
+    for (text, says) in [
+        (with("UptimeCheck", "Uptimecheck"), "a.yaml:2: kind: is not known in `bellwether.dev`"),
+        (with("UptimeCheck", "UptimeChecks"), "kind: is not known in `bellwether.dev`"),
+        (
+            with("v1alpha1", "v1"),
+            "a.yaml:1: apiVersion: is not known: write `bellwether.dev/v1alpha1`",
+        ),
+        (with("bellwether.dev", "Bellwether.dev"), "apiVersion: is not known"),
+        (with("apiVersion: bellwether.dev/v1alpha1\n", ""), "apiVersion: is missing"),
+        (
+            with("apiVersion: bellwether.dev/v1alpha1\nkind: UptimeCheck", "kind: uptimechecks"),
+            "apiVersion: is missing",
+        ),
+    ] {
+        let said = said(&text);
+        assert!(said.contains(says), "{says}: {said}");
+    }
+    for text in [
+        with("bellwether.dev/v1alpha1", "monitoring.example/v1"),
+        with("UptimeCheck", "Election"),
+        with("UptimeCheck", "ElectionList").replace("spec:", "items: []\nspec:"),
+    ] {
+        let checks = Dir::of(&[("a.yaml", &text)]).read();
+        assert_eq!((names(&checks), problems(&checks)), (vec![], vec![]), "{text}");
+        assert_eq!(checks.without_checks, ["a.yaml"], "{text}");
+    }
+}
+
+#[test]
+fn values_are_of_the_kinds_that_the_api_server_takes() {
+    let spec = |spec: &str| {
+        format!(
+            "apiVersion: bellwether.dev/v1alpha1\nkind: UptimeCheck\nmetadata: {{name: a}}\nspec:\n  {spec}\n"
+        )
+    };
+    let tcp = |port: &str| spec(&format!("target: {{tcp: {{host: a, port: {port}}}}}"));
+    let http = |more: &str| spec(&format!("target: {{http: {{url: 'http://a/'{more}}}}}"));
+    let expect = |fields: &str| {
+        spec(&format!("target: {{http: {{url: 'http://a/'}}}}\n  expect: {{{fields}}}"))
+    };
+    let quotes = "put it in quotes";
+    for (text, says) in [
+        (manifest("no"), quotes),
+        (manifest("123"), quotes),
+        (manifest("y"), quotes),
+        (tcp("\"18080\""), "spec.target.tcp.port: is a text: write a whole number, without quotes"),
+        (tcp("70000"), "`70000` is outside 1 to 65535"),
+        (tcp("1.5"), "is no whole number"),
+        (tcp(""), "spec.target.tcp.port: is missing: write it"),
+        (http(", headers: {X: 1.10}"), "spec.target.http.headers.X: is a number: put it in quotes"),
+        (http(", headers: {X: ~}"), "spec.target.http.headers.X: has no value"),
+        (http(", insecureSkipTlsVerify: 'true'"), "write `true` or `false`, without quotes"),
+        (expect("bodyContains: 200"), "spec.expect.bodyContains: is a number: put it in"),
+        (expect("bodyContains: no"), "spec.expect.bodyContains: is true or false"),
+        (expect("status: 200"), "spec.expect.status: is a number: write a list"),
+        (
+            expect("status: [2x]"),
+            "spec.expect.status[0]: is not what this field holds: write it like",
+        ),
+        (http(", method: get"), "spec.target.http.method: is none of `GET`"),
+        (
+            spec("target: {tcp: {host: a, port: 1}, dns: {name: a}}"),
+            "spec.target: must name exactly",
+        ),
+        (spec("target: {}"), "spec.target: must name exactly one of `dns`, `http`, `tcp`"),
+        (
+            spec("target: {tcp: {host: a, port: 1}}\n  interval: soon"),
+            "spec.interval: is no span of",
+        ),
+        (manifest("a") + "extra: 1\n", "a.yaml:10: extra: is not known"),
+    ] {
+        let said = said(&text);
+        assert!(said.contains(says), "{says}: {said}");
+    }
+    for (text, target) in [
+        (tcp("043240"), "tcp a:18080"),
+        (tcp("0x50"), "tcp a:80"),
+        (tcp("80}, http: {").replace("{}", ""), "tcp a:80"),
+        (tcp("80").replace("{name: a}", "{name: a, labels: , annotations: {b: ~}}"), "tcp a:80"),
+        (http(", followRedirects: off"), "GET http://a/"),
+        (
+            expect("status: ['404', 2xx, 301]").replace("  expect", "  interval: ~\n  expect"),
+            "GET http://a/",
+        ),
+    ] {
+        let checks = Dir::of(&[("a.yaml", &text)]).read();
+        assert_eq!(problems(&checks), [""; 0], "{text}");
+        assert_eq!(checks.checks.values().next().unwrap().spec().target.to_string(), target);
+    }
+}
+
+#[test]
+fn no_problem_shows_what_it_could_not_read_and_all_are_ours_in_their_words() {
+    const SECRET: &str = "s3cr3t-hunter2";
+    let whole = format!(
+        "{}  interval: 30s\n  timeout: 5s\n  failureThreshold: 1\n  expect:\n    maxLatency: 1s\n",
+        manifest("a")
     );
-    let said = said(&text);
-    assert!(said.contains("spec.target.http.method") && !said.contains("secret"), "{said}");
+    let http = "http:\n      url: http://x/\n      method: GET\n      headers:\n        a: b\n      body: c\n      \
+                followRedirects: true\n      insecureSkipTlsVerify: false";
+    let http = whole.replace("tcp:\n      host: localhost\n      port: 80", http);
+    let dns = "dns:\n      name: a\n      recordType: A\n      server: 10.0.0.1";
+    let dns = whole.replace("tcp:\n      host: localhost\n      port: 80", dns);
+    let mut tried = 0;
+    for text in [whole, http, dns] {
+        let lines: Vec<&str> = text.lines().collect();
+        for at in 0..lines.len() {
+            let Some((name, _)) = lines[at].split_once(':') else { continue };
+            let indent = " ".repeat(name.len() - name.trim_start().len());
+            for instead in [
+                format!("{name}: {SECRET}"),
+                format!("{name}: \"{SECRET} \\n\""),
+                format!("{name}: [{SECRET}]"),
+                format!("{name}: {{{SECRET} x: {SECRET}}}"),
+                format!("{name}: !{SECRET} x"),
+                format!("{name}: *{SECRET}"),
+                format!("{name}: [{SECRET}"),
+                format!("{name}: \"{SECRET}"),
+                format!("{indent}{SECRET} x: 1"),
+                format!("{indent}{SECRET}"),
+                format!("{name} {SECRET}"),
+            ] {
+                tried += 1;
+                let mut changed = lines.clone();
+                changed[at] = &instead;
+                let mut dir = Dir::of(&[("a.yaml", &changed.join("\n"))]);
+                let checks = dir.read();
+                let said = format!("{:?} {:?}", checks.problems, checks.skipped);
+                assert!(!said.contains("s3cr3t"), "{instead}: {said}");
+                for words in ["expected", "DeserializeError", "serde", "Options", "invalid", "u16"]
+                {
+                    assert!(!said.contains(words), "{instead}: {said}");
+                }
+            }
+        }
+    }
+    assert!(tried > 300, "{tried}");
 }
 
 #[test]
@@ -159,7 +331,7 @@ fn the_second_of_two_checks_of_one_name_is_a_problem_that_names_the_first() {
     let checks = dir.read();
     assert_eq!(names(&checks), ["a"]);
     let said = problems(&checks).join("\n");
-    assert!(said.contains("b.yaml:1: metadata.name: `default/a` is in a.yaml:1 already"), "{said}");
+    assert!(said.contains("b.yaml:1: metadata.name: `default/a` is in a.yaml:2 already"), "{said}");
 }
 
 #[test]

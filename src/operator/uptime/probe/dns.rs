@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use hickory_resolver::{
     Resolver, TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::rr::{self, Name},
+    system_conf,
 };
 
 use super::{Answer, Failure, since};
@@ -47,9 +48,23 @@ pub(super) async fn ask(
         .collect();
     let expected = check.spec().expect.answer_contains.as_deref();
     let wrong = expected
-        .filter(|expected| !records.iter().any(|record| record.contains(expected)))
+        .filter(|expected| {
+            !records.iter().any(|record| holds(target.record_type, record, expected))
+        })
         .map(|expected| format!("no record holds `{expected}`: {}", shown(&records)));
-    Ok(Answer { latency, text: shown(&records), wrong, certificate_expires: None })
+    Ok(Answer { text: shown(&records), wrong, ..Answer::after(latency) })
+}
+
+/// Whether a record holds what is expected. An address is held by itself alone, however it is written; names
+/// are, as everywhere in the DNS, of no case.
+pub(super) fn holds(of: RecordType, record: &str, expected: &str) -> bool {
+    if let (Ok(record), Ok(expected)) = (record.parse::<IpAddr>(), expected.parse::<IpAddr>()) {
+        return record == expected;
+    }
+    match of {
+        RecordType::Txt | RecordType::Caa => record.contains(expected),
+        _ => record.to_ascii_lowercase().contains(&expected.to_ascii_lowercase()),
+    }
 }
 
 /// A name that does not exist, or has no such records, is an answer too, and one that came in time.
@@ -66,7 +81,7 @@ fn answer_without_records(
     } else {
         format!("{} has no {} records ({})", target.name, target.record_type, nothing.response_code)
     };
-    Ok(Answer { latency, wrong: Some(text.clone()), text, certificate_expires: None })
+    Ok(Answer { wrong: Some(text.clone()), text, ..Answer::after(latency) })
 }
 
 fn shown(records: &[String]) -> String {
@@ -78,22 +93,24 @@ fn shown(records: &[String]) -> String {
 }
 
 fn resolver(check: &Check, target: &DnsTarget) -> Result<TokioResolver, Failure> {
-    let mut builder = match &target.server {
+    let (config, mut options) = match &target.server {
         Some(server) => {
-            Resolver::builder_with_config(asks_only(server)?, TokioRuntimeProvider::default())
+            let mut options = ResolverOpts::default();
+            options.use_hosts_file = ResolveHosts::Never;
+            (asks_only(server)?, options)
         }
-        None => TokioResolver::builder_tokio().map_err(|error| {
+        None => system_conf::read_system_conf().map_err(|error| {
             Failure::of("cannot read the system's resolver configuration", &error)
         })?,
     };
-    let options = builder.options_mut();
-    // A datagram may be lost: there is time for three within the check's own timeout, which rules.
-    options.timeout = check.spec().timeout().0 / 3;
-    options.attempts = 2;
-    if target.server.is_some() {
-        options.use_hosts_file = ResolveHosts::Never;
-    }
-    builder.build().map_err(|error| Failure::of("cannot set up a resolver", &error))
+    // All at once: a server that does not answer keeps no other from it.
+    options.num_concurrent_reqs = config.name_servers().len().max(1);
+    // The check's own timeout rules: an answer within it counts. Datagrams are sent again meanwhile, and the
+    // answer to any of them will do.
+    options.timeout = check.spec().timeout().0 * 2;
+    let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let built = builder.with_options(options).build();
+    built.map_err(|error| Failure::of("cannot set up a resolver", &error))
 }
 
 fn asks_only(server: &str) -> Result<ResolverConfig, Failure> {
@@ -115,7 +132,7 @@ fn fully_qualified(target: &DnsTarget) -> Result<Name, Failure> {
         return Ok(Name::from(address));
     }
     let mut name =
-        Name::from_utf8(&target.name).map_err(|error| Failure::of("not a domain name", &error))?;
+        Name::from_utf8(&target.name).map_err(|_| Failure::new("the name is no domain name"))?;
     name.set_fqdn(true);
     Ok(name)
 }

@@ -1,105 +1,209 @@
-//! Sends an HTTP request.
+//! Sends an HTTP request, and follows where it is redirected to.
+//!
+//! The one rule to keep: what a manifest holds goes to the origin of its URL and nowhere else. Another
+//! scheme, host or port gets a bare request, and so does all that it redirects to.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use reqwest::{
-    Client, Response, header::HeaderMap, header::HeaderName, header::HeaderValue, redirect,
-    tls::TlsInfo,
-};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, StatusCode, header};
+use hyper::body::Incoming;
+use reqwest::Url;
 use rustls::ClientConfig;
 
-use super::{Answer, Failure, Prober, expression, since, trusted};
+use super::{Answer, Failure, Prober, expression, late, left, resolve::Names, since, trusted};
 use crate::{
+    clock,
     engine::BootTime,
     operator::uptime::{
         check::Check,
         resource::{HttpTarget, Method},
         value::{StatusRange, UnixMs},
     },
-    tls::{self, Explained, Trust, Words},
+    tls::{self, Trust},
 };
 
-/// How much of a body is looked at.
-const MOST_BODY_BYTES: usize = 1 << 20;
+mod body;
+mod coding;
+mod exchange;
+
 const MOST_REDIRECTS: usize = 10;
 const USER_AGENT: &str = concat!("bellwether/", env!("CARGO_PKG_VERSION"));
 
 const WELL: StatusRange = StatusRange { from: 200, to: 299 };
 const REDIRECTED: StatusRange = StatusRange { from: 300, to: 399 };
 
+/// One request, before it is sent.
+struct Ask {
+    method: Verb,
+    url: Url,
+    /// Those of the manifest, and what every client sends.
+    headers: HeaderMap,
+    /// What `Host` or `:authority` is, if it is not the URL's host.
+    host: Option<HeaderValue>,
+    body: Bytes,
+    /// Name in the TLS handshake, if it is not the URL's host.
+    server_name: Option<String>,
+}
+
 pub(super) async fn ask(
     prober: &Prober,
     check: &Check,
     target: &HttpTarget,
     began: BootTime,
+    timeout: Duration,
 ) -> Result<Answer, Failure> {
-    let client = client(prober, target)?;
-    let mut request = client.request(method(target.method), &target.url).headers(headers(target)?);
-    if let Some(body) = &target.body {
-        request = request.body(body.clone());
-    }
-    // The URL may hold a password or a token: it is never part of what is said.
-    let sent = request.send().await.map_err(reqwest::Error::without_url);
-    let response = sent.map_err(|error| no_response(&error))?;
+    let tls = Arc::new(tls_of(prober, target)?);
+    let followed = follow(&prober.names, target, &tls, began, timeout);
+    let followed = tokio::time::timeout(left(began, timeout), followed).await;
+    let Followed { exchanged, certificate } = followed.map_err(|_| late(timeout))??;
     let latency = since(began);
-    let certificate_expires = certificate_expires(&response);
-    let text = format!(
-        "{} {}",
-        response.status().as_u16(),
-        response.status().canonical_reason().unwrap_or("")
-    )
-    .trim_end()
-    .to_owned();
-    let wrong = match wrong_status(check, target, response.status().as_u16()) {
+    let text = status_text(exchanged.response.status());
+    let wrong = match wrong_status(check, target, exchanged.response.status().as_u16()) {
         Some(wrong) => Some(wrong),
-        None => wrong_body(check, response, began + check.spec().timeout().0).await?,
+        None => wrong_body(check, exchanged.response, began + timeout).await?,
     };
-    Ok(Answer { latency, text, wrong, certificate_expires })
+    let (certificate_expires, certificate_of) = certificate.unzip();
+    Ok(Answer {
+        latency,
+        text,
+        wrong,
+        certificate_expires,
+        certificate_of: certificate_of.flatten(),
+    })
 }
 
-fn client(prober: &Prober, target: &HttpTarget) -> Result<Client, Failure> {
-    let tls = match &target.ca_bundle {
-        _ if target.insecure_skip_tls_verify => {
-            with_alpn(tls::trusting_anybody().with_no_client_auth())
+/// The last answer, and of all certificates on the way the one that ends first: with the host that showed
+/// it, if that is not the last one.
+struct Followed {
+    exchanged: exchange::Exchanged,
+    certificate: Option<(UnixMs, Option<String>)>,
+}
+
+async fn follow(
+    names: &Names,
+    target: &HttpTarget,
+    tls: &Arc<ClientConfig>,
+    began: BootTime,
+    timeout: Duration,
+) -> Result<Followed, Failure> {
+    let mut ask = Ask::of(target)?;
+    let mut seen: Vec<(UnixMs, String)> = Vec::new();
+    for redirects in 0.. {
+        let exchanged = exchange::exchange(names, &ask, tls, left(began, timeout)).await?;
+        let host = ask.url.host_str().unwrap_or_default().to_owned();
+        seen.extend(exchanged.certificate_expires.map(|ends| (ends, host.clone())));
+        let next = target.follow_redirects.then(|| location(&exchanged.response)).flatten();
+        let Some(location) = next else {
+            let first = seen.into_iter().min_by_key(|(ends, _)| *ends);
+            let certificate = first.map(|(ends, of)| (ends, Some(of).filter(|of| *of != host)));
+            return Ok(Followed { exchanged, certificate });
+        };
+        if redirects == MOST_REDIRECTS {
+            break;
         }
-        Some(pem) => verifying(trusted(pem).map_err(Failure::new)?)
-            .map_err(|error| Failure::of("cannot use caBundle", &error))?,
-        None => ClientConfig::clone(&prober.public),
-    };
-    let follow = redirect::Policy::limited(MOST_REDIRECTS);
-    Client::builder()
-        .tls_backend_preconfigured(tls)
-        .tls_info(true)
-        .no_proxy()
-        .dns_resolver(prober.names.clone())
-        .redirect(if target.follow_redirects { follow } else { redirect::Policy::none() })
-        .pool_max_idle_per_host(0)
-        .user_agent(USER_AGENT)
-        .build()
-        .map_err(|error| Failure::of("cannot set up a client", &error))
+        ask = ask.redirected(exchanged.response.status(), location)?;
+    }
+    Err(Failure::new(format_args!("redirected more than {MOST_REDIRECTS} times")))
 }
 
-fn headers(target: &HttpTarget) -> Result<HeaderMap, Failure> {
+/// Where a redirect leads to.
+fn location(response: &Response<Incoming>) -> Option<&HeaderValue> {
+    matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
+        .then(|| response.headers().get(header::LOCATION))
+        .flatten()
+}
+
+impl Ask {
+    fn of(target: &HttpTarget) -> Result<Self, Failure> {
+        let url = Url::parse(&target.url);
+        let url = url.map_err(|error| Failure::of("the URL cannot be read", &error))?;
+        let mut headers = usual_headers();
+        for (name, value) in &target.headers {
+            let key = HeaderName::try_from(name).map_err(|error| Failure::of(name, &error))?;
+            let mut value =
+                HeaderValue::try_from(value).map_err(|error| Failure::of(name, &error))?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        let host = headers.remove(header::HOST);
+        let body = target.body.clone().unwrap_or_default().into();
+        let server_name = target.server_name.clone();
+        Ok(Self { method: verb(target.method), url, headers, host, body, server_name })
+    }
+
+    /// The request that follows a redirect. Another origin gets nothing of this one.
+    fn redirected(mut self, status: StatusCode, location: &HeaderValue) -> Result<Self, Failure> {
+        // Where it leads to is not shown: it may repeat what was sent.
+        const NOWHERE: &str = "redirected to what is no URL of http or https";
+        let nowhere = || Failure::new(NOWHERE);
+        let location = std::str::from_utf8(location.as_bytes()).map_err(|_| nowhere())?;
+        let mut url = self.url.join(location).map_err(|_| nowhere())?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(nowhere());
+        }
+        let becomes_get = match status.as_u16() {
+            303 => self.method != Verb::HEAD,
+            301 | 302 => self.method == Verb::POST,
+            _ => false,
+        };
+        if becomes_get {
+            self.method = Verb::GET;
+            self.drop_body();
+        }
+        if url.origin() == self.url.origin() {
+            // As curl does: who logs in by the URL stays logged in.
+            if url.username().is_empty() && url.password().is_none() {
+                let _ = url.set_username(self.url.username());
+                let _ = url.set_password(self.url.password());
+            }
+            return Ok(Self { url, ..self });
+        }
+        self.drop_body();
+        let headers = usual_headers();
+        Ok(Self { url, headers, host: None, server_name: None, ..self })
+    }
+
+    fn drop_body(&mut self) {
+        self.body = Bytes::new();
+        let of_body = [
+            header::CONTENT_ENCODING,
+            header::CONTENT_LANGUAGE,
+            header::CONTENT_LENGTH,
+            header::CONTENT_LOCATION,
+            header::CONTENT_TYPE,
+            header::EXPECT,
+            header::TRANSFER_ENCODING,
+        ];
+        for name in of_body {
+            self.headers.remove(name);
+        }
+    }
+}
+
+/// What every request carries.
+fn usual_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, value) in &target.headers {
-        let key = HeaderName::try_from(name).map_err(|error| Failure::of(name, &error))?;
-        let mut value = HeaderValue::try_from(value).map_err(|error| Failure::of(name, &error))?;
-        value.set_sensitive(true);
-        headers.insert(key, value);
-    }
-    Ok(headers)
+    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers
 }
 
-fn method(of: Method) -> reqwest::Method {
+fn verb(of: Method) -> Verb {
     match of {
-        Method::Get => reqwest::Method::GET,
-        Method::Head => reqwest::Method::HEAD,
-        Method::Options => reqwest::Method::OPTIONS,
-        Method::Post => reqwest::Method::POST,
-        Method::Put => reqwest::Method::PUT,
-        Method::Patch => reqwest::Method::PATCH,
-        Method::Delete => reqwest::Method::DELETE,
+        Method::Get => Verb::GET,
+        Method::Head => Verb::HEAD,
+        Method::Options => Verb::OPTIONS,
+        Method::Post => Verb::POST,
+        Method::Put => Verb::PUT,
+        Method::Patch => Verb::PATCH,
+        Method::Delete => Verb::DELETE,
     }
+}
+
+fn status_text(status: StatusCode) -> String {
+    let text = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or(""));
+    text.trim_end().to_owned()
 }
 
 fn wrong_status(check: &Check, target: &HttpTarget, code: u16) -> Option<String> {
@@ -120,9 +224,10 @@ fn wrong_status(check: &Check, target: &HttpTarget, code: u16) -> Option<String>
     Some(format!("status {code}: {expected} is expected"))
 }
 
+/// What of the body is not as expected. Reads as much as it takes to say so.
 async fn wrong_body(
     check: &Check,
-    response: Response,
+    response: Response<Incoming>,
     ends_by: BootTime,
 ) -> Result<Option<String>, Failure> {
     let contains = check.spec().expect.body_contains.as_deref();
@@ -130,37 +235,38 @@ async fn wrong_body(
     if contains.is_none() && matches.is_none() {
         return Ok(None);
     }
-    let body = body(response).await?;
-    if let Some(text) = contains.filter(|text| !body.contains(text)) {
-        return Ok(Some(format!("the body does not hold `{text}`")));
+    // An expression may look at the end of the text, so that all of it must be there.
+    let enough = contains.filter(|_| matches.is_none());
+    let body::Read { text, ended } =
+        body::read(response, enough, ends_by.since(clock::boot_now())).await?;
+    let part = match ended {
+        body::Ended::Cut => "the first MiB of the body",
+        body::Ended::Late => "the part of the body that came in time",
+        body::Ended::Whole | body::Ended::Enough => "the body",
+    };
+    if let Some(expected) = contains.filter(|expected| !text.contains(expected)) {
+        return Ok(Some(format!("{part} does not hold `{expected}`")));
     }
     let Some(pattern) = matches else { return Ok(None) };
-    let is_match = expression::is_match(pattern, body, ends_by).await?;
-    Ok((!is_match).then(|| format!("the body does not match `{pattern}`")))
-}
-
-/// The first part of the body. What is no UTF-8 is replaced, so that text in it is still found.
-async fn body(mut response: Response) -> Result<String, Failure> {
-    let mut body = Vec::new();
-    loop {
-        let chunk = response.chunk().await.map_err(reqwest::Error::without_url);
-        let Some(chunk) = chunk.map_err(|error| Failure::of("the body broke off", &error))? else {
-            break;
-        };
-        let room = MOST_BODY_BYTES - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == MOST_BODY_BYTES {
-            break;
-        }
+    if ended == body::Ended::Late {
+        let remedy = "give it a longer timeout, or expect `bodyContains`, which needs no end";
+        return Ok(Some(format!(
+            "the body has not ended in time, as `bodyMatches` needs it to: {remedy}"
+        )));
     }
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    let is_match = expression::is_match(pattern, text, ends_by).await?;
+    Ok((!is_match).then(|| format!("{part} does not match `{pattern}`")))
 }
 
-fn certificate_expires(response: &Response) -> Option<UnixMs> {
-    let tls: &TlsInfo = response.extensions().get()?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(tls.peer_certificate()?).ok()?;
-    let ends = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-    Some(UnixMs(Duration::from_secs(ends).as_millis().try_into().unwrap_or(u64::MAX)))
+fn tls_of(prober: &Prober, target: &HttpTarget) -> Result<ClientConfig, Failure> {
+    match &target.ca_bundle {
+        _ if target.insecure_skip_tls_verify => {
+            Ok(with_alpn(tls::trusting_anybody().with_no_client_auth()))
+        }
+        Some(pem) => verifying(trusted(pem).map_err(Failure::new)?)
+            .map_err(|error| Failure::of("cannot use caBundle", &error)),
+        None => Ok(ClientConfig::clone(&prober.public)),
+    }
 }
 
 /// Verifies servers by these certificates.
@@ -171,24 +277,4 @@ pub(super) fn verifying(trust: Trust) -> Result<ClientConfig, rustls::Error> {
 fn with_alpn(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
-}
-
-/// Names of what the author of a check can set.
-const WORDS: Words = Words {
-    bundle: "caBundle",
-    name: "use a name that is in it in the URL",
-    no_client_certificate: "checks have none: do not ask for one at this URL",
-    client_certificate: "the client certificate",
-    client_certificate_rejected: "checks have none: do not ask for one at this URL",
-};
-
-/// Why there was no response. TLS is explained; all else is said with its causes.
-fn no_response(error: &reqwest::Error) -> Failure {
-    const DOING: &str = "no response";
-    match tls::cause(error).and_then(|error| tls::explain(error, &WORDS)) {
-        Some(Explained { reason, remedy }) => {
-            Failure::new(format_args!("{DOING}: {reason}: {remedy}"))
-        }
-        None => Failure::of(DOING, error),
-    }
 }

@@ -8,7 +8,7 @@
 
 use std::{
     fmt, fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -24,7 +24,6 @@ use hickory_resolver::{
     },
     system_conf::parse_resolv_conf,
 };
-use reqwest::dns::{Addrs, Resolve, Resolving};
 
 use crate::{clock, engine::BootTime};
 
@@ -224,17 +223,5 @@ impl System {
                     .collect::<Vec<_>>()
             })
             .collect()
-    }
-}
-
-impl Resolve for Names {
-    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
-        let names = self.clone();
-        Box::pin(async move {
-            let addresses = names.addresses(name.as_str()).await?;
-            // The port of the URL takes the place of this one.
-            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs)
-        })
     }
 }

@@ -8,6 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::mpsc,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -84,7 +85,7 @@ async fn serve(mut stream: TcpStream) {
         "/around" => ("307 Temporary Redirect", "/around", Vec::new()),
         "/never" => std::future::pending().await,
         "/large" => ("200 OK", "", ("x".repeat(3 << 20) + "needle").into_bytes()),
-        "/binary" => ("200 OK", "", b"\xff\xfe needle \xff".to_vec()),
+        "/binary" => ("200 OK", "", b"\xff\xfa needle \xff".to_vec()),
         "/echo" => ("200 OK", "", request.clone().into_bytes()),
         _ => ("200 OK", "", b"all is well".to_vec()),
     };
@@ -171,7 +172,7 @@ async fn of_a_large_body_only_the_first_part_is_read() {
     is(
         &probe(Target::Http(http(web, "/large")), contains("needle")).await,
         Verdict::Down,
-        "does not hold",
+        "the first MiB of the body does not hold `needle`",
     );
 }
 
@@ -240,6 +241,7 @@ fn a_slow_answer_is_down_and_says_how_slow() {
         text: "200 OK".into(),
         wrong: None,
         certificate_expires: None,
+        certificate_of: None,
     };
     is(&conclude(&check, Ok(answer(500)), UnixMs(0)), Verdict::Up, "200 OK");
     let slow = conclude(&check, Ok(answer(501)), UnixMs(0));
@@ -254,8 +256,16 @@ fn a_message_is_one_line_of_bounded_length() {
     assert!(!line.contains(char::is_control));
 }
 
+const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+
 /// A server with a certificate for `localhost` that ends in so many days, and the authority to trust.
 async fn tls(tasks: &mut Tasks, days: i64) -> (SocketAddr, String) {
+    let (certificate, key, pem) = issued(days);
+    (showing(tasks, &certificate, &key, NO_CONTENT.to_owned()).await, pem)
+}
+
+/// A certificate for `localhost` that ends in so many days, its key, and the authority to trust.
+fn issued(days: i64) -> (String, String, String) {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -269,11 +279,11 @@ async fn tls(tasks: &mut Tasks, days: i64) -> (SocketAddr, String) {
     let ends = Duration::from_secs(days.unsigned_abs() * 86_400);
     params.not_after = if days < 0 { now - ends } else { now + ends }.into();
     let certificate = params.signed_by(&key, &issuer).unwrap();
-    (showing(tasks, &certificate.pem(), &key.serialize_pem()).await, pem)
+    (certificate.pem(), key.serialize_pem(), pem)
 }
 
-/// A server that shows this certificate.
-async fn showing(tasks: &mut Tasks, certificate: &str, key: &str) -> SocketAddr {
+/// A server that shows this certificate, and gives this answer.
+async fn showing(tasks: &mut Tasks, certificate: &str, key: &str, answer: String) -> SocketAddr {
     let config = crate::tls::testing::server(certificate, key);
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -283,11 +293,21 @@ async fn showing(tasks: &mut Tasks, certificate: &str, key: &str) -> SocketAddr 
             // A client that does not trust the certificate ends the handshake: that is what is tested.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+            let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.shutdown().await;
         }
     });
     address
+}
+
+/// As [`tls`], and redirects to another one.
+async fn redirecting(tasks: &mut Tasks, days: i64, to: SocketAddr) -> (SocketAddr, String) {
+    let (certificate, key, pem) = issued(days);
+    let head = format!(
+        "HTTP/1.1 301 Moved\r\nlocation: https://localhost:{}/\r\nconnection: close\r\n\r\n",
+        to.port()
+    );
+    (showing(tasks, &certificate, &key, head).await, pem)
 }
 
 /// A server that answers every handshake with this alert of TLS.
@@ -346,7 +366,7 @@ async fn a_self_signed_certificate_and_one_on_p521_are_trusted_by_themselves() {
     let key = KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
     for (certificate, key) in [(pem.as_str(), key.serialize_pem().as_str()), (P521, P521_KEY)] {
-        let address = showing(&mut tasks, certificate, key).await;
+        let address = showing(&mut tasks, certificate, key, NO_CONTENT.to_owned()).await;
         let probed = probe(Target::Http(https(address, certificate)), Expect::default()).await;
         is(&probed, Verdict::Up, "204");
         let anybody = HttpTarget {
@@ -473,6 +493,325 @@ async fn localhost_is_resolved_without_a_network() {
     });
     let expect = Expect { answer_contains: Some("127.0.0.1".into()), ..Expect::default() };
     is(&probe(target, expect).await, Verdict::Up, "127.0.0.1");
+}
+
+/// A web server that answers each request with what this makes of it, and tells of all that it was sent.
+async fn scripted(
+    tasks: &mut Tasks,
+    answer: impl Fn(&str) -> Vec<u8> + Clone + Send + 'static,
+) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, requests) = mpsc::channel(100);
+    tasks.spawn("scripted", async move {
+        let mut serving = Tasks::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (seen, answer) = (seen.clone(), answer.clone());
+            serving.spawn("connection", async move {
+                let mut request = Vec::new();
+                while !is_whole(&request) {
+                    if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let request = String::from_utf8_lossy(&request).into_owned();
+                let answer = answer(&request);
+                let _ = seen.send(request).await;
+                let _ = stream.write_all(&answer).await;
+                // What has no length ends with the connection, which the client closes.
+                let _ = stream.read(&mut [0]).await;
+            });
+        }
+    });
+    (address, requests)
+}
+
+fn answer(head: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {head}\r\ncontent-length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+const SECRETS: [&str; 6] = [
+    "HEADER-SECRET",
+    "LOGIN-SECRET",
+    "COOKIE-SECRET",
+    "BODY-SECRET",
+    "QUERY-SECRET",
+    "USER-SECRET",
+];
+
+fn secret(address: SocketAddr, path: &str) -> HttpTarget {
+    let headers = [
+        ("X-Api-Key", "HEADER-SECRET"),
+        ("Authorization", "Bearer LOGIN-SECRET"),
+        ("Cookie", "COOKIE-SECRET"),
+        ("Host", "shop.example"),
+        ("User-Agent", "HEADER-SECRET"),
+        ("Referer", "http://HEADER-SECRET/"),
+    ];
+    HttpTarget {
+        method: Method::Post,
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        body: Some("BODY-SECRET".into()),
+        ..HttpTarget::get(format!("http://u:USER-SECRET@{address}{path}?token=QUERY-SECRET"))
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_a_manifest_holds_reaches_another_origin() {
+    for status in ["301 A", "302 A", "303 A", "307 A", "308 A"] {
+        let mut tasks = Tasks::new();
+        let (other, mut sent_to_other) =
+            scripted(&mut tasks, |_| answer("200 OK", b"all is well")).await;
+        let back = std::sync::Arc::new(std::sync::OnceLock::new());
+        let home = std::sync::Arc::clone(&back);
+        // Another origin may send the client back, to a path of its choice: then it is a stranger still.
+        let (between, mut sent_between) = scripted(&mut tasks, move |_| {
+            let home = home.get().unwrap();
+            answer(&format!("{status}\r\nlocation: http://{home}/echo"), b"")
+        })
+        .await;
+        let (first, mut sent_first) = scripted(&mut tasks, move |request| {
+            let to = if request.contains(" /echo") { other } else { between };
+            answer(&format!("{status}\r\nlocation: http://{to}/elsewhere"), b"")
+        })
+        .await;
+        back.set(first).unwrap();
+        let probed = probe(Target::Http(secret(first, "/health")), Expect::default()).await;
+        is(&probed, Verdict::Up, "200 OK");
+        let begun = sent_first.recv().await.unwrap();
+        assert!(begun.contains("HEADER-SECRET") && begun.contains("host: shop.example"), "{begun}");
+        for (host, requests) in
+            [(between, &mut sent_between), (first, &mut sent_first), (other, &mut sent_to_other)]
+        {
+            let request = requests.recv().await.unwrap();
+            for secret in SECRETS {
+                assert!(!request.contains(secret), "{status}: {request}");
+            }
+            assert!(!request.to_lowercase().contains("referer"), "{status}: {request}");
+            assert!(request.contains(&format!("host: {host}")), "{status}: {request}");
+            assert!(request.contains("user-agent: bellwether/"), "{status}: {request}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_origin_is_sent_the_same_again_as_curl_and_browsers_do() {
+    for (status, method, has_body) in [
+        ("303 A", "GET", false),
+        ("302 A", "GET", false),
+        ("307 A", "POST", true),
+        ("308 A", "POST", true),
+    ] {
+        let mut tasks = Tasks::new();
+        let (address, mut sent) = scripted(&mut tasks, move |request| {
+            if request.contains(" /next") {
+                answer("200 OK", b"")
+            } else {
+                answer(&format!("{status}\r\nlocation: next#part"), b"")
+            }
+        })
+        .await;
+        let mut target = secret(address, "/health");
+        target.headers.remove("Authorization");
+        is(&probe(Target::Http(target), Expect::default()).await, Verdict::Up, "200 OK");
+        let first = sent.recv().await.unwrap();
+        assert!(first.starts_with("POST /health?token=QUERY-SECRET HTTP/1.1"), "{first}");
+        let second = sent.recv().await.unwrap();
+        assert!(second.starts_with(&format!("{method} /next HTTP/1.1")), "{second}");
+        assert!(
+            second.contains("HEADER-SECRET") && second.contains("authorization: Basic"),
+            "{second}"
+        );
+        assert_eq!(second.contains("BODY-SECRET"), has_body, "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_nowhere_is_down_and_does_not_show_where_to() {
+    for location in ["ftp://SECRET/", "http://SECRET:x/", "http://", "mailto:SECRET"] {
+        let mut tasks = Tasks::new();
+        let (address, _sent) = scripted(&mut tasks, move |_| {
+            answer(&format!("302 Found\r\nlocation: {location}"), b"")
+        })
+        .await;
+        let probed = probe(Target::Http(http(address, "/")), Expect::default()).await;
+        is(&probed, Verdict::Down, "redirected to what is no URL of http or https");
+        assert!(!probed.message.contains("SECRET"), "{probed:?}");
+    }
+}
+
+fn contains(text: &str) -> Expect {
+    Expect { body_contains: Some(text.into()), ..Expect::default() }
+}
+
+fn matches(text: &str) -> Expect {
+    Expect { body_matches: Some(text.into()), ..Expect::default() }
+}
+
+#[tokio::test]
+async fn a_body_is_decoded_as_its_headers_say() {
+    let mut tasks = Tasks::new();
+    let (address, _sent) = scripted(&mut tasks, |request| {
+        let path = request.split(' ').nth(1).unwrap();
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut packed, b"all is well").unwrap();
+        match path {
+            "/gzip" => answer("200 OK\r\ncontent-encoding: gzip", &packed.finish().unwrap()),
+            "/zstd" => answer("200 OK\r\ncontent-encoding: zstd", b"x"),
+            "/latin" => {
+                answer("200 OK\r\ncontent-type: text/html; charset=iso-8859-1", b"Gr\xfc\xdfe")
+            }
+            _ => answer("200 OK", b"\xef\xbb\xbfall is well"),
+        }
+    })
+    .await;
+    let ask = async |path: &str, expect| probe(Target::Http(http(address, path)), expect).await;
+    is(&ask("/gzip", contains("is well")).await, Verdict::Up, "200");
+    is(&ask("/gzip", matches("^all is well$")).await, Verdict::Up, "200");
+    is(&ask("/latin", contains("Grüße")).await, Verdict::Up, "200");
+    is(&ask("/mark", matches("^all")).await, Verdict::Up, "200");
+    is(&ask("/zstd", contains("x")).await, Verdict::Down, "content coding that cannot be decoded");
+    is(&ask("/zstd", Expect::default()).await, Verdict::Up, "200");
+}
+
+#[tokio::test]
+async fn a_body_without_an_end_is_up_as_soon_as_it_holds_the_text() {
+    let mut tasks = Tasks::new();
+    let (address, _sent) =
+        scripted(&mut tasks, |_| b"HTTP/1.1 200 OK\r\n\r\nall is well".to_vec()).await;
+    // The default timeout is long: only what does not wait for it is up.
+    is(&probe(Target::Http(http(address, "/")), contains("is well")).await, Verdict::Up, "200 OK");
+    let within = |expect| {
+        check_of(UptimeCheckSpec {
+            target: Target::Http(http(address, "/")),
+            interval: Span::secs(30),
+            timeout: Some(Span::millis(500)),
+            failure_threshold: 1,
+            expect,
+        })
+    };
+    let probed = Prober::new().run(&within(contains("is bad"))).await;
+    is(&probed, Verdict::Down, "the part of the body that came in time does not hold `is bad`");
+    assert!(probed.latency.is_some(), "the head was there: {probed:?}");
+    let probed = Prober::new().run(&within(matches("well$"))).await;
+    is(&probed, Verdict::Down, "the body has not ended in time, as `bodyMatches` needs it to");
+}
+
+/// A server of HTTP/2 that answers with what it was asked for: `:authority`, `host`, and the name of the TLS
+/// handshake.
+async fn http2(tasks: &mut Tasks) -> (SocketAddr, String) {
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned(), "shop.example".to_owned()];
+    let pem = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+    let mut config = crate::tls::testing::server(&pem, &key.serialize_pem());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn("http2", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let name = stream.get_ref().1.server_name().unwrap_or("none").to_owned();
+            let service = hyper::service::service_fn(move |request: ::http::Request<_>| {
+                let _: &hyper::body::Incoming = request.body();
+                let authority = request.uri().authority().map(ToString::to_string);
+                let host = request.headers().get("host").cloned();
+                let text = format!("{authority:?} {host:?} {name}");
+                async move { Ok::<_, std::convert::Infallible>(::http::Response::new(text)) }
+            });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let serving = hyper::server::conn::http2::Builder::new(executor);
+            let _ = serving.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+        }
+    });
+    (address, pem)
+}
+
+#[tokio::test]
+async fn over_http2_host_is_the_authority_and_the_server_name_is_a_choice_of_its_own() {
+    let mut tasks = Tasks::new();
+    let (address, pem) = http2(&mut tasks).await;
+    let port = address.port();
+    let plain = https(address, &pem);
+    let expect = contains(&format!("Some(\"localhost:{port}\") None localhost"));
+    is(&probe(Target::Http(plain.clone()), expect).await, Verdict::Up, "200");
+
+    let host = [("Host".to_owned(), "shop.example".to_owned())];
+    let hosted = HttpTarget { headers: host.into(), ..plain.clone() };
+    let expect = contains("Some(\"shop.example\") None localhost");
+    is(&probe(Target::Http(hosted.clone()), expect).await, Verdict::Up, "200");
+
+    // By address: the certificate is that of the name.
+    let by_address = HttpTarget { url: format!("https://{address}/"), ..hosted };
+    let probed = probe(Target::Http(by_address.clone()), Expect::default()).await;
+    is(&probed, Verdict::Down, "or as `serverName`");
+    let named = HttpTarget { server_name: Some("shop.example".into()), ..by_address };
+    let expect = contains("Some(\"shop.example\") None shop.example");
+    is(&probe(Target::Http(named), expect).await, Verdict::Up, "200");
+}
+
+#[tokio::test]
+async fn the_certificate_that_ends_first_counts_of_all_servers_on_the_way() {
+    let mut tasks = Tasks::new();
+    let (last, last_pem) = tls(&mut tasks, 30).await;
+    let (first, pem) = redirecting(&mut tasks, 3, last).await;
+    let target = https(first, &format!("{pem}{last_pem}"));
+    let expect = |days| Expect { certificate_days: Some(days), ..Expect::default() };
+    let probed = probe(Target::Http(target.clone()), expect(14)).await;
+    is(&probed, Verdict::Down, "the certificate ends in 2 days");
+    let ends = probed.certificate_expires.unwrap().0;
+    assert!(ends.abs_diff(clock::unix_ms() + 3 * 86_400_000) < 120_000, "{probed:?}");
+    is(&probe(Target::Http(target), expect(2)).await, Verdict::Up, "204");
+}
+
+#[test]
+fn a_certificate_of_another_host_on_the_way_is_named() {
+    let target = Target::Http(HttpTarget::get("https://a/"));
+    let check = check(target, Expect { certificate_days: Some(3), ..Expect::default() });
+    let answer = Answer {
+        certificate_expires: Some(UnixMs(86_400_000)),
+        certificate_of: Some("a.example".into()),
+        ..Answer::after(Duration::ZERO)
+    };
+    is(
+        &conclude(&check, Ok(answer), UnixMs(0)),
+        Verdict::Down,
+        "the certificate of a.example ends in 1",
+    );
+}
+
+#[tokio::test]
+async fn an_answer_counts_as_long_as_the_timeout_lasts() {
+    let mut tasks = Tasks::new();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tasks.spawn("late name server", async move {
+        let mut buffer = [0; 1500];
+        let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
+        let answer = answer_to(&Message::from_vec(&buffer[..length]).unwrap()).to_vec().unwrap();
+        // More than a third of the timeout.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        socket.send_to(&answer, peer).await.unwrap();
+    });
+    let probed = probe(dns(address, "shop.example", RecordType::A), Expect::default()).await;
+    is(&probed, Verdict::Up, "10.0.0.1");
+}
+
+#[tokio::test]
+async fn an_address_is_held_by_itself_alone_and_names_are_of_no_case() {
+    let mut tasks = Tasks::new();
+    let server = name_server(&mut tasks).await;
+    let expect = |text: &str| Expect { answer_contains: Some(text.into()), ..Expect::default() };
+    let a = dns(server, "shop.example", RecordType::A);
+    is(&probe(a.clone(), expect("10.0.0.5")).await, Verdict::Up, "10.0.0.1");
+    is(&probe(a.clone(), expect("10.0.0")).await, Verdict::Up, "10.0.0.1");
+    is(&probe(a, expect("0.0.0.1")).await, Verdict::Down, "no record holds `0.0.0.1`");
+    assert!(dns::holds(RecordType::Aaaa, "2001:db8::1", "2001:DB8:0::1"));
+    assert!(!dns::holds(RecordType::A, "10.0.0.10", "10.0.0.1"));
+    assert!(dns::holds(RecordType::Mx, "10 Mail.example.", "mail.EXAMPLE"));
+    assert!(!dns::holds(RecordType::Txt, "v=spf1 -all", "V=SPF1"));
 }
 
 #[test]
