@@ -144,9 +144,8 @@ fn put(key: &str) -> Txn {
 fn store_txn(key: &str) -> Txn {
     let compare = Compare {
         range: KeyRange::key("plain/fence"),
-        target: Target::Modified,
+        target: Target::Modified(Revision(0)),
         op: CompareOp::Equal,
-        revision: Revision(0),
     };
     Txn { compares: vec![compare], ..put(key) }
 }

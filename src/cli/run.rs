@@ -13,6 +13,7 @@ use bellwether::{
         ClusterNode, InvalidOption, Node, NodeError, NodeMetrics, StandaloneNode, StartError,
         Stopped, broken, keep_joined, supervision,
     },
+    operator::uptime::probe::{Prober, denied::Network},
     store::{Get, Store},
     tasks,
     telemetry::metrics,
@@ -189,6 +190,23 @@ pub(crate) struct WorkArgs {
     /// File that the leader writes every check's status to
     #[arg(long, value_name = "FILE", env = "BELLWETHER_STATUS_FILE", requires = "checks")]
     pub(crate) status_file: Option<PathBuf>,
+
+    /// Networks that no check may ask, like 169.254.0.0/16: whoever may create checks otherwise reaches what
+    /// this node reaches
+    #[arg(
+        long = "deny-network",
+        value_name = "CIDR,…",
+        env = "BELLWETHER_DENY_NETWORKS",
+        value_delimiter = ','
+    )]
+    pub(crate) deny_networks: Vec<Network>,
+}
+
+impl WorkArgs {
+    /// What asks the targets.
+    pub(crate) fn prober(&self) -> Prober {
+        Prober::new().denying(self.deny_networks.iter().copied())
+    }
 }
 
 impl NodeArgs {

@@ -6,6 +6,7 @@
 #   KEEP_CLUSTER=1   leaves the cluster up, to look into it
 #   CLUSTER_KIT=DIR  the kit, if it is elsewhere
 #   E2E_IMAGE=FILE   an image archive to use instead of building one
+#   E2E_PROGRAM=FILE the program in it, if it is not target/image/bellwether
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 kit=${CLUSTER_KIT:-$PWD/../shared/cluster}
@@ -102,11 +103,8 @@ export PATH="$bin:$PATH"
 archive=${E2E_IMAGE:-$scratch/image.tar}
 [ -n "${E2E_IMAGE:-}" ] || tests/tools/image.sh --prebuilt --archive "$archive" "$image" > /dev/null
 # The program itself, for what people run beside the cluster.
-program=$PWD/target/image
-if [ -n "${E2E_IMAGE:-}" ]; then
-  cargo build --locked --release >&2
-  program=$PWD/target/release
-fi
+program=$scratch/program
+install -D "${E2E_PROGRAM:-target/image/bellwether}" "$program/bellwether"
 # etcd's image, as if pulled: the program in the place where the published one has it.
 install -D "$tools/etcd" "$scratch/etcd/usr/local/bin/etcd"
 "$kit/cluster" image "$scratch/etcd" "$etcd_image" /usr/local/bin/etcd > "$scratch/etcd.tar"

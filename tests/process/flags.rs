@@ -35,6 +35,10 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
             &["--check-selector", "a b;c", "team=a"],
         ),
         (
+            &["run", "--id", "1", "--deny-network", "10.0.0.0/33"],
+            &["--deny-network", "10.0.0.0/33", "10.0.0.0/8"],
+        ),
+        (
             &["run", "--id", "1", "--action-host", "http://x/"],
             &["--action-host", "http://x/", "without scheme"],
         ),

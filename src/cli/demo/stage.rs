@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
     node::{ClusterNode, Node, NodeError, NodeMetrics, StartError, status::Status},
-    operator::uptime::{self, Uptime},
+    operator::uptime::{self, Uptime, probe::Prober},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     tasks::Tasks,
     telemetry::{
@@ -88,7 +88,7 @@ impl Stage {
         let place = |id: i64| {
             let own = per_node::registry_of(registry, id).map_err(twice)?;
             let metrics = NodeMetrics::register(&own).map_err(twice)?;
-            let uptime = manifests.work(&own, None)?;
+            let uptime = manifests.work(&own, None, Prober::new())?;
             Ok(Place { id, metrics, uptime, actor: watch::Sender::new(None) })
         };
         let places = (1..=i64::from(args.nodes)).map(place).collect::<Result<_, Failure>>()?;

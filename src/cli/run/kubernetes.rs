@@ -135,7 +135,8 @@ pub(super) async fn work(
     }
     let checks = ApiChecks::of(&mut operator, &scope);
     let status_file = args.work.status_file.clone();
-    let uptime = work::uptime(checks.checks(), CutBy::Uids, registry, status_file)?;
+    let uptime =
+        work::uptime(checks.checks(), CutBy::Uids, registry, status_file, args.work.prober())?;
     let built = api::add(operator, &uptime, &scope).build().map_err(|error| match error {
         OperatorError::Options(error) => wrong_node(&error),
         error => Failure::from(error),

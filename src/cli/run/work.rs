@@ -40,7 +40,9 @@ impl Work {
             None => None,
         };
         let uptime = match &manifests {
-            Some(it) => Some(it.work(registry, args.work.status_file.clone())?),
+            Some(it) => {
+                Some(it.work(registry, args.work.status_file.clone(), args.work.prober())?)
+            }
             None => None,
         };
         if let Some(uptime) = &uptime {

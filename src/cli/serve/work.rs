@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use bellwether::{
     node::Node,
     operator::uptime::{
-        Checks, CutBy, Folder, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples,
-        status_file,
+        Checks, CutBy, Folder, Uptime, UptimeMetrics, UptimeOptions, probe::Prober,
+        samples::write_samples, status_file,
     },
     tasks::Tasks,
 };
@@ -68,8 +68,9 @@ impl Manifests {
         &self,
         registry: &Registry,
         status_file: Option<PathBuf>,
+        prober: Prober,
     ) -> Result<Uptime, Failure> {
-        uptime(self.checks.clone(), CutBy::Names, registry, status_file)
+        uptime(self.checks.clone(), CutBy::Names, registry, status_file, prober)
     }
 }
 
@@ -83,6 +84,7 @@ pub(crate) fn uptime(
     cut_by: CutBy,
     registry: &Registry,
     status_file: Option<PathBuf>,
+    prober: Prober,
 ) -> Result<Uptime, Failure> {
     if let Some(file) = &status_file {
         status_file::check(file).map_err(|error| {
@@ -91,7 +93,8 @@ pub(crate) fn uptime(
     }
     let metrics = UptimeMetrics::register(registry)
         .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
-    let options = UptimeOptions { cut_by, status_file, metrics, ..UptimeOptions::default() };
+    let probe = Arc::new(prober);
+    let options = UptimeOptions { cut_by, status_file, metrics, probe, ..UptimeOptions::default() };
     Ok(Uptime::new(checks, options))
 }
 

@@ -13,7 +13,10 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::resolve::Names;
+use self::{
+    denied::{Denied, Network},
+    resolve::Names,
+};
 use super::{
     check::Check,
     resource::Target,
@@ -22,6 +25,7 @@ use super::{
 use crate::{clock, engine::BootTime, tls::Trust};
 
 mod connect;
+pub mod denied;
 mod dns;
 pub(super) mod expression;
 mod http;
@@ -116,6 +120,14 @@ impl Prober {
         Self { public: Arc::new(public), names: Names::default() }
     }
 
+    /// The same, but connects to no address of these networks: a check that needs one is `unknown`, with the
+    /// reason. The name servers of the system are asked all the same.
+    #[must_use]
+    pub fn denying(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
+        self.names.denied = Denied::new(networks);
+        self
+    }
+
     /// Runs the check once, within its timeout.
     ///
     /// # Cancel safety
@@ -127,7 +139,7 @@ impl Prober {
         let answer = match &check.spec().target {
             Target::Http(target) => http::ask(self, check, target, began, timeout).await,
             Target::Tcp(target) => in_time(timeout, tcp::ask(self, target, began, timeout)).await,
-            Target::Dns(target) => in_time(timeout, dns::ask(check, target, began)).await,
+            Target::Dns(target) => in_time(timeout, dns::ask(self, check, target, began)).await,
         };
         let took = since(began);
         // What came after the timeout does not count, even if the timer was late as well.

@@ -31,7 +31,8 @@ pub(super) async fn connect(
     port: u16,
     within: Duration,
 ) -> Result<TcpStream, Failure> {
-    connect_any(addresses(names, host, port).await?, within).await
+    let addresses = addresses(names, host, port).await?;
+    connect_any(names.denied.leave(addresses, SocketAddr::ip)?, within).await
 }
 
 /// A connection to the first of these addresses that accepts one.

@@ -10,7 +10,7 @@ use hickory_resolver::{
     system_conf,
 };
 
-use super::{Answer, Failure, since};
+use super::{Answer, Failure, Prober, since};
 use crate::{
     engine::BootTime,
     operator::uptime::{
@@ -24,11 +24,12 @@ const DNS_PORT: u16 = 53;
 const MOST_SHOWN: usize = 4;
 
 pub(super) async fn ask(
+    prober: &Prober,
     check: &Check,
     target: &DnsTarget,
     began: BootTime,
 ) -> Result<Answer, Failure> {
-    let resolver = resolver(check, target)?;
+    let resolver = resolver(prober, check, target)?;
     let name = fully_qualified(target)?;
     let found = resolver.lookup(name, record_type(target.record_type)).await;
     let latency = since(began);
@@ -92,12 +93,12 @@ fn shown(records: &[String]) -> String {
     text
 }
 
-fn resolver(check: &Check, target: &DnsTarget) -> Result<TokioResolver, Failure> {
+fn resolver(prober: &Prober, check: &Check, target: &DnsTarget) -> Result<TokioResolver, Failure> {
     let (config, mut options) = match &target.server {
         Some(server) => {
             let mut options = ResolverOpts::default();
             options.use_hosts_file = ResolveHosts::Never;
-            (asks_only(server)?, options)
+            (asks_only(prober, server)?, options)
         }
         None => system_conf::read_system_conf().map_err(|error| {
             Failure::of("cannot read the system's resolver configuration", &error)
@@ -113,12 +114,13 @@ fn resolver(check: &Check, target: &DnsTarget) -> Result<TokioResolver, Failure>
     built.map_err(|error| Failure::of("cannot set up a resolver", &error))
 }
 
-fn asks_only(server: &str) -> Result<ResolverConfig, Failure> {
+fn asks_only(prober: &Prober, server: &str) -> Result<ResolverConfig, Failure> {
     let address = match (server.parse::<SocketAddr>(), server.parse::<IpAddr>()) {
         (Ok(address), _) => address,
         (Err(_), Ok(ip)) => SocketAddr::new(ip, DNS_PORT),
         (Err(_), Err(error)) => return Err(Failure::of("the server is no address", &error)),
     };
+    prober.names.denied.leave(vec![address], SocketAddr::ip)?;
     let mut config = NameServerConfig::udp_and_tcp(address.ip());
     let at_port = |connection: &mut ConnectionConfig| connection.port = address.port();
     config.connections.iter_mut().for_each(at_port);

@@ -25,6 +25,7 @@ use hickory_resolver::{
     system_conf::parse_resolv_conf,
 };
 
+use super::denied::Denied;
 use crate::{clock, engine::BootTime};
 
 #[cfg(test)]
@@ -75,6 +76,8 @@ pub(super) enum LookupError {
 pub(super) struct Names {
     files: Arc<Files>,
     read: Arc<Mutex<Option<Read>>>,
+    /// Addresses that are not connected to.
+    pub(super) denied: Denied,
 }
 
 #[derive(Debug)]
@@ -115,7 +118,8 @@ struct System {
 
 impl Names {
     fn of(hosts: PathBuf, resolv_conf: PathBuf) -> Self {
-        Self { files: Arc::new(Files { hosts, resolv_conf }), read: Arc::default() }
+        let files = Arc::new(Files { hosts, resolv_conf });
+        Self { files, read: Arc::default(), denied: Denied::default() }
     }
 
     /// The addresses of a host, which may be an address itself. At least one.

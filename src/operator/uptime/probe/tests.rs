@@ -856,6 +856,35 @@ async fn a_process_that_stood_still_knows_nothing_of_the_target() {
 }
 
 #[tokio::test]
+async fn what_is_denied_is_asked_by_no_kind_of_check_and_after_no_redirect() {
+    let mut tasks = Tasks::new();
+    let (there, server) = (web(&mut tasks).await, name_server(&mut tasks).await);
+    let elsewhere = TcpListener::bind("[::1]:0").await.unwrap();
+    let to = elsewhere.local_addr().unwrap();
+    let redirect =
+        move |_: &str| answer(&format!("307 Temporary Redirect\r\nlocation: http://{to}/"), b"");
+    let (moved, _requests) = scripted(&mut tasks, redirect).await;
+    let denied = ["127.0.0.0/8", "::1"].map(|network| network.parse().unwrap());
+    let tcp = |host: &str| Target::Tcp(TcpTarget { host: host.into(), port: there.port() });
+    for target in [
+        Target::Http(http(there, "/")),
+        tcp("localhost"),
+        tcp("::ffff:127.0.0.1"),
+        dns(server, "up.example", RecordType::A),
+    ] {
+        let prober = Prober::new().denying(denied);
+        is(
+            &prober.run(&check(target, Expect::default())).await,
+            Verdict::Unknown,
+            "--deny-network",
+        );
+    }
+    let prober = Prober::new().denying(["::1".parse().unwrap()]);
+    let redirected = check(Target::Http(http(moved, "/")), Expect::default());
+    is(&prober.run(&redirected).await, Verdict::Unknown, "--deny-network");
+}
+
+#[tokio::test]
 async fn a_name_is_looked_up_and_an_unknown_one_is_named() {
     let mut tasks = Tasks::new();
     let address = web(&mut tasks).await;

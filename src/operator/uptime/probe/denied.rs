@@ -1,0 +1,105 @@
+//! Networks that no check may ask.
+//!
+//! Whoever may create a check has the nodes connect to an address of his choice, from their place in the
+//! network. What must not be reached that way is denied here, by the address that a connection is really
+//! made to: after the look-up of a name, and for each redirect anew.
+
+use std::{net::IpAddr, str::FromStr, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::Failure;
+
+/// A network, as `10.0.0.0/8`, `fd00::/8` or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl FromStr for Network {
+    type Err = NotANetwork;
+
+    fn from_str(text: &str) -> Result<Self, NotANetwork> {
+        let alone = |_| text.parse::<IpAddr>().map(IpNet::from);
+        text.parse().or_else(alone).map(Self).map_err(|_| NotANetwork)
+    }
+}
+
+/// Text that is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no network: write it like 10.0.0.0/8, fd00::/8 or 192.0.2.1")]
+pub struct NotANetwork;
+
+/// The networks that are denied. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Denied(Arc<[Network]>);
+
+impl Denied {
+    pub(super) fn new(networks: impl IntoIterator<Item = Network>) -> Self {
+        Self(networks.into_iter().collect())
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        // ::ffff:10.0.0.1 leads to where 10.0.0.1 does.
+        let address = address.to_canonical();
+        self.0.iter().any(|Network(network)| network.contains(&address))
+    }
+
+    /// Those of these addresses that may be asked.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] of this node if there are some, and none of them may.
+    pub(super) fn leave<T>(
+        &self,
+        addresses: Vec<T>,
+        ip: impl Fn(&T) -> IpAddr,
+    ) -> Result<Vec<T>, Failure> {
+        let (denied, left): (Vec<T>, Vec<T>) =
+            addresses.into_iter().partition(|address| self.holds(ip(address)));
+        match denied.first() {
+            Some(first) if left.is_empty() => Err(Failure::own(format_args!(
+                "checks may not ask {}: its network is denied on this node (--deny-network)",
+                ip(first)
+            ))),
+            _ => Ok(left),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(denied: &[&str], addresses: &[&str]) -> Result<Vec<IpAddr>, Failure> {
+        let denied = Denied::new(denied.iter().map(|it| it.parse().unwrap()));
+        denied.leave(addresses.iter().map(|it| it.parse().unwrap()).collect(), |it| *it)
+    }
+
+    #[test]
+    fn an_address_is_denied_however_it_is_written() {
+        let networks = ["10.0.0.0/8", "fd00::/8", "169.254.169.254"];
+        for address in ["10.1.2.3", "::ffff:10.1.2.3", "fd12::1", "169.254.169.254"] {
+            let failure = left(&networks, &[address]).unwrap_err();
+            assert!(failure.is_own, "{address}");
+            assert!(failure.text.contains("--deny-network"), "{}", failure.text);
+        }
+        for address in ["11.0.0.1", "::ffff:11.0.0.1", "fe00::1", "169.254.169.253"] {
+            assert_eq!(left(&networks, &[address]).unwrap().len(), 1, "{address}");
+        }
+    }
+
+    #[test]
+    fn of_several_addresses_those_that_are_not_denied_are_left() {
+        let addresses = ["10.0.0.1", "192.0.2.1"];
+        assert_eq!(left(&["10.0.0.0/8"], &addresses).unwrap().len(), 1);
+        assert_eq!(left(&[], &addresses).unwrap().len(), 2);
+        assert!(left(&["10.0.0.0/8"], &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_network_is_said_with_the_remedy() {
+        for text in ["", "10.0.0.0/33", "host", "10.0.0"] {
+            let error = text.parse::<Network>().unwrap_err();
+            assert!(error.to_string().contains("10.0.0.0/8"), "{text}");
+        }
+    }
+}
