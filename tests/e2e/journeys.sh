@@ -33,7 +33,12 @@ none_else() { # every check is up, and there are 45
 }
 eventually 90 'all checks are up' none_else
 changes_before=$(changes) events_before=$(in_shop get events --field-selector involvedObject.kind=UptimeCheck --output name | wc -l)
+settled() { # the controller of StatefulSets has closed the last rollout, which `rollout status` does not wait for
+  [ "$(in_shop get statefulset "$full" --output 'jsonpath={.status.currentRevision} {.status.currentReplicas} {.status.readyReplicas}')" = \
+    "$(in_shop get statefulset "$full" --output 'jsonpath={.status.updateRevision} {.status.replicas} {.status.replicas}')" ]
+}
 for round in $(seq 20); do
+  eventually 60 'the last rollout is closed' settled
   in_shop rollout restart "statefulset/$full" > /dev/null
   in_shop rollout status "statefulset/$full" --timeout 180s > /dev/null
   [ "$(changes)" = "$changes_before" ] || fail "rollout $round changed checks: $(changes) before: $changes_before"
