@@ -4,8 +4,8 @@
 # The ways that people go, one thing after the other: scaled away and back, removed and installed under another
 # name, two releases side by side, the README's fourth step and then the chart.
 
-ready_of() { # ready_of ELECTION: what its Ready says, and the leader that it names
-  in_shop get election "$1" --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.leader.name}'
+ready_of() { # ready_of ELECTION: what its Ready says, and the leader that it names; nothing if there is none yet
+  in_shop get election "$1" --ignore-not-found --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.leader.name}'
 }
 says() { [ "$(ready_of "$1")" = "$2" ]; }
 no_pods() { [ -z "$(in_shop get pods --output name)" ]; }
