@@ -37,8 +37,12 @@ async fn leader(url: &str, not: Option<&str>) -> String {
 async fn the_demo_elects_resigns_on_request_survives_a_kill_and_leaves_on_ctrl_c() {
     let mut demo = Process::start(["demo", "--listen", "127.0.0.1:0", "--away", "200ms"]);
     let url = url(&demo).await;
+    // The first one leads as soon as it has joined, whether or not the others have.
+    eventually("all three nodes", LONG, || async {
+        (status(&url)?["nodes"].as_array()?.len() == 3).then_some(())
+    })
+    .await;
     let first = leader(&url, None).await;
-    assert_eq!(status(&url).unwrap()["nodes"].as_array().unwrap().len(), 3);
     let resigned = run(["resign", "--url", &url]);
     assert_eq!(resigned.code, 0, "{}", resigned.err);
     let second = leader(&url, Some(&first)).await;
