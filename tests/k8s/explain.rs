@@ -355,7 +355,8 @@ async fn a_server_that_is_not_there_and_one_that_is_not_trusted_are_named() {
         fs::write(&file, text.replace(from, to)).unwrap();
         ClientOptions::default().environment(|_| None).kubeconfig(file)
     };
-    let free = crate::support::etcd::free_ports(1)[0].to_string();
+    let nobody = crate::support::etcd::Nobody::new();
+    let free = nobody.address().to_string();
     let gone = connect(changed("gone", &api.address().to_string(), &free)).await.unwrap();
     let gone = said(gone.apiserver_version().await);
     told(&gone, Reason::Unreachable, &[&format!("https://{free}"), "refused", "/readyz"]);

@@ -21,7 +21,7 @@ use crate::{
     kube::{Space, User},
     rbac::documented_rules,
     support::{
-        etcd::{Etcd, free_ports},
+        etcd::{Etcd, Nobody},
         eventually,
     },
 };
@@ -137,7 +137,8 @@ async fn three_pods_run_the_checks_of_the_api_and_kubectl_shows_all_of_it() {
     let pods = Pods::new("three").await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = listener.local_addr().unwrap().port();
-    let closed = free_ports(1)[0].port();
+    let nobody = Nobody::new();
+    let closed = nobody.address().port();
     let mut processes = Vec::new();
     for ordinal in 0..3 {
         processes.push(Some(pods.start(ordinal).await));

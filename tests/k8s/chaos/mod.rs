@@ -49,7 +49,7 @@ use self::{
     scene::Scene,
     stream::{Target, make, settle, stream},
 };
-use crate::support::etcd::free_ports;
+use crate::support::etcd::Nobody;
 
 const LONG: Duration = Duration::from_secs(90);
 /// Between looks at the API: these tests share two cores with what they watch.
@@ -101,7 +101,8 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
         make(&scene.checks(), &format!("steady-{at}"), target.port).await;
         steady.push(target);
     }
-    let (open, closed) = (Target::open().await, free_ports(1)[0].port());
+    let (open, nobody) = (Target::open().await, Nobody::new());
+    let closed = nobody.address().port();
     let stop = CancellationToken::new();
     let streaming = stream(scene.checks(), seed, (open.port, closed), stop.clone());
     let streaming = tasks::spawn("stream", streaming);

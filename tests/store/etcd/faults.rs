@@ -1,7 +1,6 @@
 //! Members that die, freeze, lag or are cut off, and connections that break every way.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -17,7 +16,7 @@ use bellwether::{
 
 use super::{LONG, events, get, lease, put, put_within, store_on, value, watch};
 use crate::support::{
-    etcd::{Etcd, free_ports},
+    etcd::{Etcd, Nobody},
     eventually,
     proxy::{Fault, Proxy},
 };
@@ -80,8 +79,9 @@ async fn one_dead_member_of_three_causes_no_error() {
 #[tokio::test]
 async fn an_endpoint_where_nobody_listens_is_not_noticed() {
     let etcd = Etcd::start().await;
-    let [nobody, nobody_else] = free_ports(2)[..] else { unreachable!() };
-    let endpoints = [nobody.to_string(), etcd.endpoint(0), nobody_else.to_string()];
+    let (nobody, nobody_else) = (Nobody::new(), Nobody::new());
+    let endpoints =
+        [nobody.address().to_string(), etcd.endpoint(0), nobody_else.address().to_string()];
     // Not `connect`: the first call has to find its way, even for a write.
     let store = EtcdStore::new(&EtcdConfig::new(endpoints)).unwrap();
     for i in 0..300 {
@@ -346,7 +346,8 @@ async fn a_store_that_is_away_is_named_and_comes_back_by_itself() {
 
 #[tokio::test]
 async fn nothing_listens_at_all() {
-    let nobody: Vec<SocketAddr> = free_ports(2);
+    let held = [Nobody::new(), Nobody::new()];
+    let nobody = held.each_ref().map(Nobody::address);
     let config = EtcdConfig::new(nobody.iter().map(ToString::to_string))
         .connect_within(Duration::from_millis(500));
     let error = EtcdStore::connect(&config).await.unwrap_err();

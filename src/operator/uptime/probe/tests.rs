@@ -7,7 +7,7 @@ use hickory_resolver::proto::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::mpsc,
 };
 use tokio_rustls::TlsAcceptor;
@@ -113,8 +113,12 @@ fn http(address: SocketAddr, path: &str) -> HttpTarget {
 }
 
 /// An address at which nobody listens.
-async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address where nobody listens for as long as the socket is held.
+fn nobody() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 #[tokio::test]
@@ -210,7 +214,7 @@ async fn a_target_that_does_not_answer_is_down_at_its_timeout() {
 
 #[tokio::test]
 async fn a_refused_connection_is_down_and_shows_neither_password_nor_token() {
-    let address = nobody().await;
+    let (_held, address) = nobody();
     let target = HttpTarget::get(format!("http://user:secret@{address}/?token=secret"));
     let probed = probe(Target::Http(target), Expect::default()).await;
     is(&probed, Verdict::Down, "refused");
