@@ -1,4 +1,4 @@
-//! What `check` asks the API server: whether it answers and knows our kinds, and whether the `Election` says what
+//! The questions of `check` to the API server: whether it answers and knows our kinds, and whether the `Election` says what
 //! etcd does.
 
 use std::time::Duration;
@@ -80,7 +80,7 @@ pub(super) async fn of_election(
 
 const ELECTION: &str = "election";
 
-/// What an `Election` says, beside what etcd does.
+/// Compares the status of an `Election` with what etcd holds.
 pub(super) fn compared(
     place: &ElectionRef,
     status: &ElectionStatus,

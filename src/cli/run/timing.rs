@@ -1,4 +1,4 @@
-//! What the flags say about time: how fast a silent leader is replaced, and what to do about another tick.
+//! The flags about time: how fast a silent leader is replaced, and what to do about another tick.
 
 use bellwether::engine::{Failover, TickPolicy};
 use clap::ValueEnum;
@@ -21,7 +21,7 @@ impl From<Profile> for Failover {
     }
 }
 
-/// What to do about another tick.
+/// The choices for a node whose tick is not the cluster's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Policy {
     Strict,

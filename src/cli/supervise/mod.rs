@@ -257,7 +257,7 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
     }
 }
 
-/// What is known of the link to etcd.
+/// The state of the link to etcd, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Link {
     /// Nothing was asked yet.

@@ -1,8 +1,8 @@
-//! What a call was for, and what its answer can tell.
+//! The purpose of each call to the store, and how far its answer can be relied on.
 
 use crate::engine::types::{LeaseId, WorkType};
 
-/// What a call was for.
+/// The purpose of a call to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     ReadJoin,

@@ -171,7 +171,7 @@ fn judge(status: &mut ElectionStatus, now_ms: u64) {
 /// What is known of a cluster without a leader that reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// No node leads.
+    /// It is known that no node leads.
     NoLeader,
     /// Not whether a node leads.
     No,

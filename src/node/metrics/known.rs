@@ -20,9 +20,9 @@ pub(super) struct Known<M> {
 /// What is shown instead of what is not known.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Otherwise {
-    /// No series.
+    /// The metric has no series.
     Nothing,
-    /// Zeros.
+    /// The metric shows zero.
     Zero,
     /// Zeros, and not by the view's age but whenever there is no authority.
     ZeroWithoutAuthority,

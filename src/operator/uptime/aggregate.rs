@@ -77,7 +77,7 @@ pub struct Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counted {
-    /// The spec.
+    /// The spec whose slots are counted.
     pub spec: SpecHash,
     /// The last slot that is counted, as run or as missed, in milliseconds of Unix time.
     pub up_to_unix_ms: u64,

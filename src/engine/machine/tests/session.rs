@@ -501,6 +501,21 @@ fn r8_a_smaller_revision_than_one_received_before_it_was_sent_is_another_store()
     assert_eq!(rig.engine.authority(), None);
 }
 
+/// A write makes a revision of its own, so its answer carries a greater one than any that was there before.
+#[test]
+fn r8_a_write_that_gets_a_revision_received_before_it_was_sent_shows_another_store() {
+    let mut rig = Rig::leader();
+    let lease = rig.lease();
+    rig.wait(ms(200));
+    let (id, sent_at, _) = rig.take_call(|call| matches!(call, Call::Beat { .. }));
+    let outcome = Outcome::Done(rig.header(Vec::new()));
+    rig.effects();
+    rig.input(Input::Answered { id, sent_at, received_at: rig.now, outcome });
+    let lost = Effect::SessionLost { lease, reason: SessionEnd::StoreReplaced };
+    assert!(rig.effects().contains(&lost));
+    assert_eq!(rig.engine.authority(), None);
+}
+
 /// Users' watches go on while their node has no session, and have to list again all the same.
 #[test]
 fn r8_a_store_that_is_replaced_during_a_join_is_noticed_without_a_session_to_lose() {

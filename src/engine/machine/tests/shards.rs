@@ -101,6 +101,23 @@ fn t12_an_unanswered_claim_is_checked_and_settled_by_another_write() {
     assert_eq!((h, content.shards.len(), plans.len()), (Revision(101), 0, 0));
 }
 
+/// A restored store hands its revisions out again: this write was sent after the one at h.
+#[test]
+fn r8_a_later_own_write_that_is_found_at_h_shows_another_store() {
+    let mut rig = follower();
+    let me = rig.lease();
+    rig.see(vec![plan(102, table([Some(me), None, None, None], 102))]);
+    let Call::WriteHeld { content, .. } = rig.answer(is_write, Outcome::Unknown) else {
+        unreachable!()
+    };
+    rig.effects();
+    let at_h = Change::Held(me, Some(written(101, 101, Some(me), content)));
+    let answer = Outcome::Done(rig.header(vec![at_h]));
+    rig.answer(is_check, answer);
+    let lost = Effect::SessionLost { lease: me, reason: SessionEnd::StoreReplaced };
+    assert!(rig.effects().contains(&lost));
+}
+
 #[test]
 fn t14_a_late_own_write_is_adopted_by_its_nonce_and_any_other_ends_the_session() {
     let mut rig = follower();

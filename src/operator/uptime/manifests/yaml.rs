@@ -12,7 +12,7 @@ use serde_json::{Number, Value};
 
 /// More parts than this are not read, aliases resolved.
 const MOST_NODES: usize = 200_000;
-/// The deepest nesting.
+/// The deepest nesting of lists and maps that is read.
 const MOST_DEPTH: usize = 64;
 
 /// A part of a document.

@@ -2,7 +2,7 @@
 //!
 //! Whoever may create a check has the nodes connect to an address of his choice, from their place in the
 //! network. What must not be reached that way is denied here, by the address that a connection is really
-//! made to: after the look-up of a name, and for each redirect anew.
+//! made to: after the look-up of a name, and again for each redirect.
 
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 

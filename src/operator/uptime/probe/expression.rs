@@ -64,7 +64,7 @@ static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
 #[error("{0}")]
 pub(in crate::operator::uptime) struct Unusable(Arc<str>);
 
-/// A compiled expression.
+/// An expression, compiled to an automaton.
 pub(in crate::operator::uptime) struct Expression {
     dfa: dfa::DFA,
     bytes: usize,

@@ -42,13 +42,13 @@ pub(super) enum LookupError {
     /// Text that can be no name.
     #[error("`{name}` is no name that can be looked up")]
     NotAName {
-        /// The text.
+        /// The text, as the manifest has it.
         name: String,
     },
     /// The name servers know no address.
     #[error("there is no address of {name}: {why}")]
     NoAddress {
-        /// The name.
+        /// The name that was looked up.
         name: String,
         /// What was answered.
         why: String,
@@ -56,7 +56,7 @@ pub(super) enum LookupError {
     /// No name server gave an answer that can be used.
     #[error("cannot look up {name}")]
     Failed {
-        /// The name.
+        /// The name that was looked up.
         name: String,
         /// Why.
         source: NetError,
