@@ -14,13 +14,13 @@ use bellwether::{
     k8s::{
         cache::Scope,
         client::{ClientOptions, connect},
-        crd::UptimeCheck,
         kube::{Api, api::PostParams},
         operator::Operator,
     },
     operator::uptime::{
         CutBy, Uptime, UptimeOptions,
         api::{self, ApiChecks},
+        crd::UptimeCheck,
     },
     store::etcd::EtcdConfig,
     tasks,

@@ -15,6 +15,7 @@ use bellwether::{
         operator::{Operator, OperatorError},
     },
     node::{ClusterNode, ClusterNodeBuilder, Node, Stopped},
+    operator,
     store::memory::MemoryStore,
 };
 use tokio::task::JoinHandle;
@@ -26,7 +27,7 @@ use crate::{common::LONG, kube::ApiServer, support::eventually};
 pub(crate) async fn server() -> ApiServer {
     let api = ApiServer::options().start().await;
     let crds = Api::<CustomResourceDefinition>::all(api.client());
-    for definition in crd::all() {
+    for definition in operator::definitions() {
         let apply = PatchParams::apply("bench").force();
         crds.patch(&definition.name_any(), &apply, &Patch::Apply(&definition)).await.unwrap();
     }

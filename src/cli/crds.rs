@@ -1,6 +1,9 @@
 //! `bellwether crds`: the custom resource definitions, for kubectl.
 
-use bellwether::k8s::crd::{self, CustomResourceDefinition};
+use bellwether::{
+    k8s::crd::{self, CustomResourceDefinition},
+    operator,
+};
 use clap::{Args, ValueEnum};
 
 use super::{
@@ -39,7 +42,7 @@ enum Document {
 
 /// Prints them.
 pub(crate) fn crds(args: &CrdsArgs) -> Result<(), Failure> {
-    let mut definitions = crd::all();
+    let mut definitions = operator::definitions();
     if let Some(kind) = &args.kind {
         let known: Vec<_> = definitions.iter().map(|it| it.spec.names.kind.clone()).collect();
         definitions.retain(|definition| is_called(definition, kind));

@@ -25,7 +25,7 @@ use self::{
 use super::{
     authority::{Authority, DebugClient, GatedClient},
     client::explain,
-    crd::election::{Election, ElectionChecks, ElectionStatus},
+    crd::election::{Election, ElectionStatus},
     events::{EventType, Events},
     fence::{Awaited, ElectionRef, Fence},
     identity::name_of_this_pod,
@@ -74,7 +74,7 @@ pub struct ElectionTask {
     metrics: K8sMetrics,
     drawn: Awaited,
     ends: Ends,
-    checks: Option<watch::Receiver<Option<ElectionChecks>>>,
+    summary: Option<watch::Receiver<Option<String>>>,
 }
 
 impl ElectionTask {
@@ -85,11 +85,11 @@ impl ElectionTask {
         drawn: Awaited,
         ends: Ends,
     ) -> Self {
-        Self { client: DebugClient(client), election, metrics, drawn, ends, checks: None }
+        Self { client: DebugClient(client), election, metrics, drawn, ends, summary: None }
     }
 
-    pub(crate) fn checks(mut self, checks: watch::Receiver<Option<ElectionChecks>>) -> Self {
-        self.checks = Some(checks);
+    pub(crate) fn summary(mut self, summary: watch::Receiver<Option<String>>) -> Self {
+        self.summary = Some(summary);
         self
     }
 }
@@ -214,9 +214,9 @@ impl Herald<'_> {
             pod: pods.of(own).map(|(name, uid)| (name.to_owned(), uid.to_owned())),
             may_be_succeeded: status.nodes.iter().any(is_rival),
         });
-        let counts = self.task.checks.as_ref().map(|checks| checks.borrow().clone());
-        if let Some(counts) = &counts {
-            picture::count(&mut new, counts.clone(), before);
+        let summary = self.task.summary.as_ref().map(|summary| summary.borrow().clone());
+        if let Some(summary) = &summary {
+            picture::summarise(&mut new, summary.clone(), before);
         }
         if let Some((written, at)) = &self.written
             && now.since(*at) < SEEN_EVERY
@@ -234,8 +234,8 @@ impl Herald<'_> {
         }
         new.observed_generation = found.metadata.generation;
         picture::carry_times(&mut new, found.status.as_ref());
-        if let Some(None) = counts {
-            picture::count(&mut new, None, found.status.as_ref());
+        if let Some(None) = summary {
+            picture::summarise(&mut new, None, found.status.as_ref());
         }
         let (params, body) = (PatchParams::apply(MANAGER).force(), ended::body(&found, &new));
         match self.api.patch_status(&name, &params, &body).await {

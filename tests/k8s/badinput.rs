@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use bellwether::{
     clock,
     k8s::{
-        crd::{self, Election, UptimeCheck},
+        crd::Election,
         election::ROLE_LABEL,
         k8s_openapi::{
             api::{
@@ -22,6 +22,7 @@ use bellwether::{
             api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
         },
     },
+    operator::{self, uptime::crd::UptimeCheck},
 };
 use serde_json::{Value, from_value, json};
 use tokio::{
@@ -387,7 +388,7 @@ async fn without_its_kinds_the_binary_names_the_command_that_installs_them_and_w
     lone.says("waiting for caches before joining missing=[\"UptimeCheck\"]").await;
     // One of the two: it joins, and cannot draw a fence.
     let crds = Api::<CustomResourceDefinition>::all(space.client());
-    for definition in crd::all().into_iter().filter(|it| it.name_any() == CHECKS) {
+    for definition in operator::definitions().into_iter().filter(|it| it.name_any() == CHECKS) {
         crds.create(&PostParams::default(), &definition).await.unwrap();
     }
     lone.says("cannot draw a fence number from election").await;

@@ -4,7 +4,7 @@
 use std::{process::Command, time::Duration};
 
 use bellwether::k8s::{
-    crd::{Election, UptimeCheck, uptime_check::State},
+    crd::Election,
     election::ROLE_LABEL,
     k8s_openapi::api::core::v1::Pod,
     kube::{
@@ -12,6 +12,7 @@ use bellwether::k8s::{
         api::{ListParams, PostParams},
     },
 };
+use bellwether::operator::uptime::crd::{State, UptimeCheck};
 use rustix::process::Signal;
 use serde_json::{from_value, json};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
-use bellwether::k8s::{crd::uptime_check::State, k8s_openapi::api::rbac::v1::PolicyRule};
+use bellwether::{k8s::k8s_openapi::api::rbac::v1::PolicyRule, operator::uptime::crd::State};
 use rustix::process::Signal;
 
 use crate::{

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bellwether::{
     clock,
-    k8s::{crd::UptimeCheck, crd::uptime_check::State, kube::Api},
+    k8s::kube::Api,
+    operator::uptime::crd::{State, UptimeCheck},
 };
 use http::{Method, Uri};
 use serde_json::json;

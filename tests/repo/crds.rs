@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use bellwether::k8s::crd;
+use bellwether::{k8s::crd, operator};
 
 const UPDATE: &str = "BELLWETHER_UPDATE=1 cargo test --test repo definitions";
 
@@ -16,7 +16,7 @@ fn wanted() -> BTreeMap<String, String> {
         let text = crd::yaml(std::slice::from_ref(definition));
         (format!("{}.yaml", definition.spec.names.plural), text)
     };
-    crd::all().iter().map(file).collect()
+    operator::definitions().iter().map(file).collect()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use bellwether::{
     engine::{Term, WorkType},
     k8s::{
-        crd::{ElectionStatus, election::ElectionLeader, uptime_check::value::UnixMs},
+        crd::{ElectionStatus, election::ElectionLeader, value::UnixMs},
         fence::ElectionRef,
     },
 };

@@ -1,4 +1,4 @@
-use bellwether::k8s::crd::{election::ElectionLeader, uptime_check::value::UnixMs};
+use bellwether::k8s::crd::{election::ElectionLeader, value::UnixMs};
 
 use super::*;
 use crate::cli::snapshot::tests::two_nodes;

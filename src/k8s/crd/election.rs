@@ -11,7 +11,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{schema, uptime_check::value::UnixMs};
+use super::{schema, value::UnixMs};
 use crate::store::keys::MAX_CLUSTER_BYTES;
 
 /// The kind of the resource.
@@ -20,6 +20,8 @@ pub const KIND: &str = "Election";
 pub const MOST_NODES: usize = 1000;
 /// Most kinds of work whose shards a status lists.
 pub const MOST_WORKS: usize = 64;
+/// Longest summary of the operator's work, in characters.
+pub const MOST_SUMMARY_CHARS: usize = 256;
 /// Longest name and address of a node, in characters.
 pub(crate) const MOST_NAME: usize = 253;
 
@@ -114,10 +116,10 @@ pub(crate) const MOST_NAME: usize = 253;
         priority = 1
     ),
     printcolumn(
-        name = "Checks",
+        name = "Summary",
         type_ = "string",
         json_path = ".status.summary",
-        description = "How many uptime checks there are, up and down",
+        description = "The state of the operator's own work",
         priority = 1
     )
 )]
@@ -172,13 +174,10 @@ pub struct ElectionStatus {
     /// How the shards of all work are shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<ElectionShards>,
-    /// The uptime checks of the cluster in a line: `13 checks: 12 up, 1 down`.
+    /// The state of the operator's own work in one line, for example `13 checks: 12 up, 1 down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = MOST_SUMMARY_CHARS))]
     pub summary: Option<String>,
-    /// How many uptime checks the cluster runs, by state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checks: Option<ElectionChecks>,
     /// `metadata.generation` of the spec that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -297,22 +296,4 @@ pub struct WorkShards {
     /// How many nobody works on.
     #[schemars(range(min = 0))]
     pub unowned: i32,
-}
-
-/// How many uptime checks are in which state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ElectionChecks {
-    /// All.
-    #[schemars(range(min = 0))]
-    pub total: i32,
-    /// Those that are up.
-    #[schemars(range(min = 0))]
-    pub up: i32,
-    /// Those that are down.
-    #[schemars(range(min = 0))]
-    pub down: i32,
-    /// Those of which nothing recent is known.
-    #[schemars(range(min = 0))]
-    pub unknown: i32,
 }

@@ -1,4 +1,4 @@
-//! The custom resources, in the API group [`GROUP`]: what `bellwether crds` prints and `crds/` keeps.
+//! The custom resource `Election`, in the API group [`GROUP`], and what its schema shares with other resources.
 //!
 //! The types are the source: their schemas, CEL rules, columns and texts are derived, never written by
 //! hand. What the API server accepts by a schema, its type can always read.
@@ -10,11 +10,11 @@
 //! * No field is nullable, so that no rule has to think of it: a `null` is dropped, or replaced by the field's
 //!   default; that of a map or a list is refused.
 
-mod schema;
+pub(crate) mod schema;
 
 pub mod condition;
 pub mod election;
-pub mod uptime_check;
+pub mod value;
 
 pub use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -23,11 +23,7 @@ use serde_json::{Value, json};
 pub use self::{
     election::{Election, ElectionSpec, ElectionStatus},
     schema::{conditions as conditions_schema, tidied},
-    uptime_check::{UptimeCheck, UptimeCheckSpec, UptimeCheckStatus},
 };
-
-#[cfg(test)]
-mod tests;
 
 /// The API group of the resources.
 pub const GROUP: &str = "bellwether.dev";
@@ -36,10 +32,9 @@ pub const VERSION: &str = "v1alpha1";
 /// Group and version as manifests name them.
 pub const API_VERSION: &str = "bellwether.dev/v1alpha1";
 
-/// The definitions of all resources, by name.
-pub fn all() -> Vec<CustomResourceDefinition> {
-    // In this order by name: `elections…`, `uptimechecks…`.
-    [Election::crd(), UptimeCheck::crd()].into_iter().map(schema::tidied).collect()
+/// The definition of `Election`, as it is applied.
+pub fn election() -> CustomResourceDefinition {
+    tidied(Election::crd())
 }
 
 /// The text, cut where it has more than `most` characters, as the API server counts them.

@@ -6,16 +6,18 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
+use super::value::SPAN;
+
 /// Formats that the API server knows; of others it warns.
 const FORMATS: &[&str] = &["int32", "int64", "double", "float", "date-time"];
 
 /// A CEL rule on the value beside which it stands: what must hold, and what to tell the one who broke it.
-pub(super) fn rule(holds: &str, message: &str) -> Value {
+pub(crate) fn rule(holds: &str, message: &str) -> Value {
     json!({"rule": holds, "message": message})
 }
 
 /// A CEL rule on an object that is about one of its fields, named like `.expect.status`.
-pub(super) fn rule_on(field: &str, holds: &str, message: &str) -> Value {
+pub(crate) fn rule_on(field: &str, holds: &str, message: &str) -> Value {
     json!({"rule": holds, "message": message, "fieldPath": field})
 }
 
@@ -103,4 +105,12 @@ fn tidy(schema: &mut JSONSchemaProps) {
         Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
         None => {}
     }
+}
+
+/// The form of a span: by a rule, because a schema's `pattern` cannot say what to write instead.
+pub(crate) fn of_span() -> Value {
+    rule(
+        &format!("self.matches(r'{SPAN}')"),
+        "is no span of time: write it like `30s` or `1m30s`, in `h`, `m`, `s` and `ms`",
+    )
 }

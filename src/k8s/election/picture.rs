@@ -1,6 +1,6 @@
 //! The status of the `Election` object, worked out from what the leader knows. Pure.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde::Deserialize;
@@ -12,10 +12,10 @@ use crate::{
         crd::{
             condition, cut_to,
             election::{
-                ElectionChecks, ElectionLeader, ElectionNode, ElectionRole, ElectionShards,
-                ElectionStatus, MOST_NAME, MOST_NODES, MOST_WORKS, WorkShards,
+                ElectionLeader, ElectionNode, ElectionRole, ElectionShards, ElectionStatus,
+                MOST_NAME, MOST_NODES, MOST_SUMMARY_CHARS, MOST_WORKS, WorkShards,
             },
-            uptime_check::value::UnixMs,
+            value::UnixMs,
         },
     },
     node::{
@@ -207,25 +207,16 @@ pub(super) fn carry_times(new: &mut ElectionStatus, found: Option<&ElectionStatu
     }
 }
 
-/// Adds the uptime checks; until a leader has looked at them, what was said last.
-pub(super) fn count(
+/// Adds the summary of the operator's work. Until this leader has one, the status keeps the last leader's.
+pub(super) fn summarise(
     status: &mut ElectionStatus,
-    checks: Option<ElectionChecks>,
+    summary: Option<String>,
     last: Option<&ElectionStatus>,
 ) {
-    let Some(checks) = checks else {
-        if let Some(last) = last {
-            (status.summary, status.checks) = (last.summary.clone(), last.checks.clone());
-        }
-        return;
+    status.summary = match summary {
+        Some(summary) => Some(cut_to(summary, MOST_SUMMARY_CHARS)),
+        None => last.and_then(|last| last.summary.clone()),
     };
-    let mut line = format!("{} checks: {} up, {} down", checks.total, checks.up, checks.down);
-    if checks.unknown > 0 {
-        // Writing to a string cannot fail.
-        let _ = write!(line, ", {} unknown", checks.unknown);
-    }
-    status.summary = Some(line);
-    status.checks = Some(checks);
 }
 
 /// Whether two say the same but for when nodes were last seen.

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock,
     engine::{BootTime, NodeId, ShardEpoch},
-    k8s::crd::uptime_check::cut,
+    operator::uptime::crd::cut,
 };
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     aggregate::Stored,
     check::{Check, CheckKey, Checks, FieldError},
+    crd::{UptimeCheck, UptimeCheckStatus, cut},
     leader::Statuses,
     manifests::Problem,
     node::Uptime,
@@ -33,7 +34,7 @@ use crate::{
         controller::{
             Action, Context, Controller, ReconcileError, Reconciler, Trigger, generation,
         },
-        crd::{UptimeCheck, UptimeCheckStatus, condition, uptime_check::cut},
+        crd::condition,
         events::EventType,
         operator::Operator,
         writes::Written,
@@ -202,7 +203,7 @@ pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
         .worker(super::worker_options(uptime))
         .leader_task(uptime.leader_task())
         .leader_task(teller)
-        .checks(uptime.counts())
+        .summary(uptime.summary())
         .controller(controller)
 }
 

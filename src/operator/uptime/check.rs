@@ -10,7 +10,7 @@ use super::{
     schedule::Timing,
     shard::{fnv1a, hash_of_name, shard_of_hash},
 };
-use crate::{engine::ShardId, k8s::crd::election::ElectionChecks};
+use crate::engine::ShardId;
 
 mod validate;
 
@@ -237,10 +237,14 @@ impl Summary {
     }
 }
 
-impl From<Summary> for ElectionChecks {
-    fn from(summary: Summary) -> Self {
-        let count = |many: u32| i32::try_from(many).unwrap_or(i32::MAX);
-        let Summary { total, up, down, unknown } = summary;
-        Self { total: count(total), up: count(up), down: count(down), unknown: count(unknown) }
+/// One line for people: `13 checks: 12 up, 1 down`.
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { total, up, down, unknown } = self;
+        write!(f, "{total} checks: {up} up, {down} down")?;
+        if *unknown > 0 {
+            write!(f, ", {unknown} unknown")?;
+        }
+        Ok(())
     }
 }

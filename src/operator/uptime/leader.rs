@@ -38,7 +38,6 @@ use super::{
 use crate::{
     clock,
     engine::{BootTime, ShardId},
-    k8s::crd::election::ElectionChecks,
     node::{FencedError, LeaderContext, work::LeaderTask, work::WorkError},
 };
 
@@ -64,7 +63,7 @@ pub struct UptimeLeader {
     pub(super) report: watch::Sender<Arc<ChecksReport>>,
     pub(super) leading: watch::Sender<bool>,
     pub(super) statuses: watch::Sender<Arc<Statuses>>,
-    pub(super) counts: watch::Sender<Option<ElectionChecks>>,
+    pub(super) summary: watch::Sender<Option<String>>,
     pub(super) status_file: Option<PathBuf>,
     pub(super) metrics: UptimeMetrics,
 }
@@ -113,7 +112,7 @@ struct Leading<'a>(&'a UptimeLeader);
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
         self.0.statuses.send_replace(Arc::default());
-        self.0.counts.send_replace(None);
+        self.0.summary.send_replace(None);
         self.0.leading.send_replace(false);
         self.0.metrics.show(Summary::default());
     }
@@ -212,7 +211,7 @@ impl<'a> Desk<'a> {
             let Change { namespace, name, from, to, message, .. } = change;
             tracing::info!(object = format!("{namespace}/{name}"), %from, %to, message, "uptime check changed");
         }
-        self.leader.counts.send_replace(Some(summary.into()));
+        self.leader.summary.send_replace(Some(summary.to_string()));
         self.leader.statuses.send_replace(Arc::new(self.statuses.clone()));
         let report = Arc::new(report(checks, &self.statuses, &self.changes, self.leader.shards));
         // From now on this is what is shown, and no longer what the node sees as a follower.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`]. The
-//! resource is that of the Kubernetes API, [`crate::k8s::crd::uptime_check`].
+//! resource is that of the Kubernetes API, [`crd`].
 //!
 //! # Invariants
 //!
@@ -21,6 +21,7 @@ pub mod aggregate;
 pub mod api;
 mod book;
 pub mod check;
+pub mod crd;
 mod feed;
 pub mod leader;
 pub mod manifests;
@@ -39,7 +40,13 @@ pub mod status_file;
 mod testing;
 pub mod worker;
 
-pub use crate::k8s::{crd::uptime_check::value, shard};
+pub use crate::k8s::shard;
+
+/// Values as manifests hold them.
+pub mod value {
+    pub use super::crd::{NotAStatusRange, StatusRange};
+    pub use crate::k8s::crd::value::{NotASpan, Span, UnixMs};
+}
 
 pub use check::{Check, CheckKey, Checks};
 pub use manifests::{Folder, FolderError, Problem};

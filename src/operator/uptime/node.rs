@@ -31,7 +31,7 @@ use super::{
     report::{ChecksReport, report},
     worker::UptimeWorker,
 };
-use crate::{clock, k8s::crd::election::ElectionChecks, node::Node};
+use crate::{clock, node::Node};
 
 #[cfg(test)]
 mod tests;
@@ -142,7 +142,7 @@ impl Uptime {
             report: watch::Sender::default(),
             leading: watch::Sender::new(false),
             statuses: watch::Sender::default(),
-            counts: watch::Sender::default(),
+            summary: watch::Sender::default(),
             status_file,
             metrics: metrics.clone(),
         };
@@ -177,8 +177,8 @@ impl Uptime {
     }
 
     /// How many checks are in which state, as it changes while this node leads.
-    pub(super) fn counts(&self) -> watch::Receiver<Option<ElectionChecks>> {
-        self.leader.counts.subscribe()
+    pub(super) fn summary(&self) -> watch::Receiver<Option<String>> {
+        self.leader.summary.subscribe()
     }
 
     /// What this node knows of all checks, as it changes: as leader what it stores, else what it sees.

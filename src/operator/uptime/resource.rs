@@ -7,15 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::k8s::crd;
-pub(crate) use crate::k8s::crd::uptime_check::target::without_secrets;
-pub use crate::k8s::crd::{
-    API_VERSION,
-    uptime_check::{
-        DEFAULT_INTERVAL, DEFAULT_TIMEOUT, Expect, KIND, State, UptimeCheckSpec, UptimeCheckStatus,
-        target::{DnsTarget, HttpTarget, Method, RecordType, Target, TcpTarget},
-    },
+use super::crd;
+pub(crate) use super::crd::target::without_secrets;
+pub use super::crd::{
+    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, Expect, KIND, State, UptimeCheckSpec, UptimeCheckStatus,
+    target::{DnsTarget, HttpTarget, Method, RecordType, Target, TcpTarget},
 };
+pub use crate::k8s::crd::API_VERSION;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use bellwether::{
     clock,
     engine::BootTime,
     k8s::{
-        crd::{Election, UptimeCheck},
+        crd::Election,
         election::ROLE_LABEL,
         k8s_openapi::api::core::v1::Pod,
         kube::{
@@ -14,6 +14,7 @@ use bellwether::{
             api::{ListParams, PostParams},
         },
     },
+    operator::uptime::crd::UptimeCheck,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{from_value, json};

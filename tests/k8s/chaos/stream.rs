@@ -9,13 +9,11 @@ use std::{
 use bellwether::{
     clock,
     engine::BootTime,
-    k8s::{
-        crd::{UptimeCheck, uptime_check::State},
-        kube::{
-            Api, ResourceExt as _,
-            api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-        },
+    k8s::kube::{
+        Api, ResourceExt as _,
+        api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     },
+    operator::uptime::crd::{State, UptimeCheck},
     tasks,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};

@@ -14,7 +14,7 @@ use bellwether::{
         authority::is_refused,
         cache::Scope,
         controller::{Action, Context, Controller},
-        crd::{Election, UptimeCheck, UptimeCheckStatus},
+        crd::Election,
         fence::{self, FENCE_ANNOTATION, Fence},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::{
@@ -25,6 +25,7 @@ use bellwether::{
         operator::Operator,
         writes::{WriteError, Written},
     },
+    operator::uptime::crd::{UptimeCheck, UptimeCheckStatus},
 };
 use http::{Method, Request};
 use prometheus::{Registry, TextEncoder};

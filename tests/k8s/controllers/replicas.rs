@@ -22,6 +22,7 @@ use bellwether::{
         operator::{Operator, OperatorError},
     },
     node::{ClusterNode, Node, Stopped},
+    operator,
     store::memory::MemoryStore,
 };
 use serde_json::json;
@@ -47,7 +48,7 @@ pub(crate) async fn server() -> &'static ApiServer {
 /// Installs the custom resources and waits until the server serves them.
 pub(crate) async fn install(api: &ApiServer) {
     let crds = Api::<CustomResourceDefinition>::all(api.client());
-    for definition in crd::all() {
+    for definition in operator::definitions() {
         let name = definition.name_any();
         let apply = PatchParams::apply("tests").force();
         crds.patch(&name, &apply, &Patch::Apply(&definition)).await.unwrap();

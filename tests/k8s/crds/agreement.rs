@@ -4,9 +4,9 @@
 //! can say; that a node then tells in the status, and every such case is named here. What the texts of
 //! manifests add to that is in [`super::generated`].
 
-use bellwether::{
-    k8s::crd::{self, uptime_check::forms},
-    operator::uptime::{Check, UptimeCheck},
+use bellwether::operator::uptime::{
+    Check, UptimeCheck,
+    crd::{self, forms},
 };
 use serde_json::{Value, json};
 

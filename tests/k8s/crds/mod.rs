@@ -7,7 +7,7 @@ mod reading;
 use std::time::Duration;
 
 use bellwether::k8s::{
-    crd::{self, UptimeCheck},
+    crd,
     k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     kube::{
         Api, Error,
@@ -15,6 +15,7 @@ use bellwether::k8s::{
         core::ApiResource,
     },
 };
+use bellwether::operator::{self, uptime::crd::UptimeCheck};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -34,7 +35,7 @@ pub(crate) async fn space(what: &str) -> Space<'static> {
 /// Installs the custom resources and waits until they are served.
 pub(crate) async fn install(api: &ApiServer) {
     let definitions = Api::<CustomResourceDefinition>::all(api.client());
-    for definition in crd::all() {
+    for definition in operator::definitions() {
         let name = definition.metadata.name.clone().unwrap();
         let force = PatchParams::apply("test").force();
         definitions.patch(&name, &force, &Patch::Apply(&definition)).await.unwrap();
@@ -81,7 +82,7 @@ async fn the_server_establishes_the_definitions_and_has_nothing_to_warn_of() {
     assert_eq!(String::from_utf8_lossy(&applied.stderr), "", "no warnings");
     assert!(applied.status.success());
     let definitions = Api::<CustomResourceDefinition>::all(space.client());
-    for definition in crd::all() {
+    for definition in operator::definitions() {
         let name = definition.metadata.name.unwrap();
         let status = definitions.get(&name).await.unwrap().status.unwrap();
         let mut conditions: Vec<_> = status.conditions.iter().flatten().collect();

@@ -9,7 +9,7 @@ use hickory_resolver::proto::rr::Name;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::{
-    k8s::crd::uptime_check::forms::{
+    operator::uptime::crd::forms::{
         self, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_BODY_CHARS, MOST_CA_CHARS, MOST_CERTIFICATE_DAYS,
         MOST_FAILURES, MOST_HEADER_CHARS, MOST_HEADERS, MOST_INTERVAL, MOST_STATUS_RANGES,
         MOST_TEXT_CHARS, MOST_URL_CHARS,

@@ -6,17 +6,16 @@
 
 use std::sync::LazyLock;
 
+use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
 
 use super::yaml::{Node, Part};
-use crate::{k8s::crd, operator::uptime::resource::KIND};
+use crate::{k8s::crd, operator::uptime::crd::UptimeCheck};
 
 /// The schema of an `UptimeCheck`, as the API server has it; its status is not looked at.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
-    let all = crd::all();
-    let definitions = all.iter().filter(|it| it.spec.names.kind == KIND);
-    let definition = crd::json(&definitions.cloned().collect::<Vec<_>>());
+    let definition = crd::json(&[crd::tidied(UptimeCheck::crd())]);
     let spec = definition.pointer(SPEC);
     let text = json!({"type": "string"});
     let texts =

@@ -387,7 +387,7 @@ async fn what_a_node_knew_as_the_leader_is_not_there_to_be_written_in_its_next_t
     cluster.members[former].node.resign().await.unwrap();
     cluster.eventually("the other one leads", |members| members[1 - former].leads()).await;
     assert_eq!(known(&cluster.members[former]), 0);
-    assert_eq!(*cluster.members[former].uptime.counts().borrow(), None);
+    assert_eq!(*cluster.members[former].uptime.summary().borrow(), None);
     cluster.stop().await;
 }
 

@@ -12,7 +12,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{Failure, race, resolve::Names};
-use crate::k8s::crd::uptime_check::forms;
+use crate::operator::uptime::crd::forms;
 
 /// The longest that an address keeps the next one waiting (RFC 8305, 8: connection attempt delay).
 const NEXT_AFTER: Duration = Duration::from_millis(250);

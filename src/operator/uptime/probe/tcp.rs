@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Answer, Failure, Prober, connect::connect, since};
 use crate::{
-    engine::BootTime, k8s::crd::uptime_check::forms::ascii_host,
+    engine::BootTime, operator::uptime::crd::forms::ascii_host,
     operator::uptime::resource::TcpTarget,
 };
 

@@ -10,7 +10,7 @@ use std::{
 
 use regex::Regex;
 
-use super::value::Span;
+use crate::k8s::crd::value::Span;
 
 /// The shortest interval.
 pub const LEAST_INTERVAL: Span = Span::secs(1);

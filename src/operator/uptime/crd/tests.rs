@@ -2,12 +2,16 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
-use super::{uptime_check::*, *};
+use super::*;
+use crate::{
+    k8s::crd::{API_VERSION, CustomResourceDefinition, GROUP, VERSION, json, yaml},
+    operator::definitions,
+};
 
 /// Every schema of every definition, with its path.
 fn schemas() -> Vec<(String, JSONSchemaProps)> {
     let mut found = Vec::new();
-    for definition in all() {
+    for definition in definitions() {
         let kind = definition.spec.names.kind.clone();
         for version in definition.spec.versions {
             let schema = version.schema.and_then(|it| it.open_api_v3_schema).expect("a schema");
@@ -39,9 +43,9 @@ fn lacking(is_well: impl Fn(&str, &JSONSchemaProps) -> bool) -> Vec<String> {
 
 #[test]
 fn the_definitions_stand_in_the_order_of_their_names() {
-    let names: Vec<_> = all().into_iter().filter_map(|it| it.metadata.name).collect();
+    let names: Vec<_> = definitions().into_iter().filter_map(|it| it.metadata.name).collect();
     assert_eq!(names, ["elections.bellwether.dev", "uptimechecks.bellwether.dev"]);
-    for definition in all() {
+    for definition in definitions() {
         assert_eq!(definition.spec.group, GROUP);
         assert_eq!(definition.spec.versions[0].name, VERSION);
         assert_eq!(format!("{GROUP}/{VERSION}"), API_VERSION);
@@ -126,7 +130,7 @@ fn every_rule_says_what_to_do_and_names_a_field_that_is_there() {
 
 #[test]
 fn a_definition_survives_yaml_and_json() {
-    let all = all();
+    let all = definitions();
     let text = yaml(&all);
     let read: Vec<CustomResourceDefinition> = serde_saphyr::from_multiple(&text).unwrap();
     assert_eq!(read, all);

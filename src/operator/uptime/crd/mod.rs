@@ -11,8 +11,10 @@
 
 pub mod forms;
 mod rules;
+mod status_range;
 pub mod target;
-pub mod value;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -21,12 +23,15 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::status_range::{NotAStatusRange, StatusRange};
 use self::{
     forms::{MOST_CERTIFICATE_DAYS, MOST_FAILURES, MOST_STATUS_RANGES, MOST_TEXT_CHARS},
     target::Target,
-    value::{Span, StatusRange, UnixMs},
 };
-use super::schema;
+use crate::k8s::crd::{
+    self, schema,
+    value::{Span, UnixMs},
+};
 
 /// The kind of the resource.
 pub const KIND: &str = "UptimeCheck";
@@ -257,7 +262,7 @@ pub struct UptimeCheckStatus {
 
 /// The text, cut where a status takes no more of it.
 pub fn cut(text: String) -> String {
-    super::cut_to(text, MOST_MESSAGE_CHARS)
+    crd::cut_to(text, MOST_MESSAGE_CHARS)
 }
 
 /// Whether a target is up.

@@ -10,25 +10,15 @@ use super::{
         HEADER_NAME, HOST, LEAST_INTERVAL, LEAST_TIMEOUT, MOST_INTERVAL, NAME, PORT_ZERO,
         SERVER_NAME, SERVER_WITH_PORT, URL, ZONE,
     },
+};
+use crate::k8s::crd::{
+    schema::{of_span as span, rule, rule_on},
     value::SPAN,
 };
-use crate::k8s::crd::schema::{rule, rule_on};
-
-/// The form of a span: by a rule, because a schema's `pattern` cannot say what to write instead.
-fn span() -> Value {
-    rule(
-        &format!("self.matches(r'{SPAN}')"),
-        "is no span of time: write it like `30s` or `1m30s`, in `h`, `m`, `s` and `ms`",
-    )
-}
 
 /// A rule on a span that has its form. Each rule is looked at on its own.
 fn well_formed(holds: &str) -> String {
     format!("!self.matches(r'{SPAN}') || ({holds})")
-}
-
-pub(super) fn of_span() -> Value {
-    json!([span()])
 }
 
 pub(super) fn of_interval() -> Value {

@@ -1,4 +1,4 @@
-//! Values as people write them in manifests: spans, times, ranges of status codes.
+//! Values as people write them in manifests: spans and times.
 //!
 //! Each is read from text and written back as text that reads the same, so that a manifest survives a
 //! round trip through the API server.
@@ -11,7 +11,7 @@ use serde::{
     de::{self, Unexpected, Visitor},
 };
 
-use super::rules;
+use super::schema;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +22,7 @@ mod tests;
 pub struct Span(pub Duration);
 
 /// Exactly what [`Span::from_str`] reads.
-pub(super) const SPAN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+pub(crate) const SPAN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 /// Four numbers of five digits with their units.
 const LONGEST_SPAN: usize = 4 * 7;
 /// A unit and how many milliseconds it has, the longest first.
@@ -101,7 +101,7 @@ impl JsonSchema for Span {
         json_schema!({
             "type": "string",
             "maxLength": LONGEST_SPAN,
-            "x-kubernetes-validations": rules::of_span(),
+            "x-kubernetes-validations": [schema::of_span()],
             "example": "1m30s",
         })
     }
@@ -171,103 +171,15 @@ impl<'de> Deserialize<'de> for UnixMs {
     }
 }
 
-/// One status code or a range of them, both ends included: `200`, `200-299` or `2xx`.
-///
-/// A range whose ends are the wrong way round can be read, and holds no code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StatusRange {
-    /// The first code in it.
-    pub from: u16,
-    /// The last code in it.
-    pub to: u16,
-}
-
-impl StatusRange {
-    /// Whether the code is in it.
-    pub const fn contains(self, code: u16) -> bool {
-        self.from <= code && code <= self.to
-    }
-}
-
-impl fmt::Display for StatusRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.from == self.to {
-            write!(f, "{}", self.from)
-        } else {
-            write!(f, "{}-{}", self.from, self.to)
-        }
-    }
-}
-
-/// Text that is no range of status codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a status code from 100 to 599, nor a range like `200-299` or `2xx`")]
-pub struct NotAStatusRange;
-
-/// Exactly what [`StatusRange::from_str`] reads.
-const STATUS_RANGE: &str = "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$";
-
-impl FromStr for StatusRange {
-    type Err = NotAStatusRange;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let code = |text: &str| match text.as_bytes() {
-            [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'] => text.parse().map_err(|_| NotAStatusRange),
-            _ => Err(NotAStatusRange),
-        };
-        if let [class @ b'1'..=b'5', b'x', b'x'] = text.as_bytes() {
-            let from = u16::from(class - b'0') * 100;
-            return Ok(Self { from, to: from + 99 });
-        }
-        let (from, to) = text.split_once('-').unwrap_or((text, text));
-        Ok(Self { from: code(from)?, to: code(to)? })
-    }
-}
-
-impl JsonSchema for StatusRange {
-    fn schema_name() -> Cow<'static, str> {
-        "StatusRange".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // The pattern is for texts, the bounds are for numbers.
-        json_schema!({
-            "x-kubernetes-int-or-string": true,
-            "pattern": STATUS_RANGE,
-            "maxLength": 7,
-            "minimum": 100,
-            "maximum": 599,
-            "example": "200-299",
-        })
-    }
-}
-
-impl Serialize for StatusRange {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.from == self.to {
-            serializer.serialize_u16(self.from)
-        } else {
-            serializer.collect_str(self)
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for StatusRange {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FromText::new(
-            "a status code like 200, or a range like `200-299` or `2xx`",
-        ))
-    }
-}
-
 /// Reads a value from text, or from a whole number that is taken as text. Says what was expected in the
 /// words given.
-struct FromText<T> {
+pub(crate) struct FromText<T> {
     expected: &'static str,
     value: PhantomData<T>,
 }
 
 impl<T> FromText<T> {
-    const fn new(expected: &'static str) -> Self {
+    pub(crate) const fn new(expected: &'static str) -> Self {
         Self { expected, value: PhantomData }
     }
 }
