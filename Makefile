@@ -18,7 +18,7 @@ help: ## this list
 
 run: ## three nodes in one process: an election to look at (bellwether demo)
 	@$(NEED) protoc cc
-	cargo run --locked --release -- demo $(ARGS)
+	cargo run --locked --release --features cli -- demo $(ARGS)
 
 tools: ## test servers and tools (etcd, kube-apiserver, promtool, …), into the cache
 	@$(NEED) protoc cc chromium

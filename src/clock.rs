@@ -3,7 +3,17 @@
 //! What must begin on time waits by [`sleep`]: tokio's timers count whole milliseconds and fire up to two
 //! late, on every runtime alike. Timeouts and back-offs, which may be late, are tokio's.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::engine::BootTime;
 
@@ -32,12 +42,51 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Waits, to within what the kernel's timers and its scheduler allow, on any runtime. The clock is
-/// `CLOCK_MONOTONIC`: time in which the machine is suspended is not counted, so wait in slices.
+/// Waits for that long on the boot clock, to within what the kernel's timers and its scheduler allow. Time in which
+/// the machine is suspended counts. Where the process has no file descriptor left, tokio's timer waits instead.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime with its drivers (`enable_all`).
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: it only waits.
+/// Cancel safe: the future only waits.
 pub async fn sleep(time: Duration) {
-    async_io::Timer::after(time).await;
+    // A timer that is set to zero never fires.
+    if time.is_zero() {
+        return;
+    }
+    match timer(time) {
+        Ok(timer) if timer.readable().await.is_ok() => {}
+        _ => tokio::time::sleep(time).await,
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "the promise that its successor asks for is one that an `OwnedFd` keeps"
+)]
+fn timer(time: Duration) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+    let fd = timerfd_create(TimerfdClockId::Boottime, flags)?;
+    let it_value = Timespec::try_from(time).map_err(io::Error::other)?;
+    let once = Itimerspec { it_interval: Timespec::default(), it_value };
+    timerfd_settime(&fd, TimerfdTimerFlags::empty(), &once)?;
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sleep_lasts_at_least_as_long_as_it_was_asked_for() {
+        for millis in [0, 1, 20] {
+            let time = Duration::from_millis(millis);
+            let began = boot_now();
+            sleep(time).await;
+            assert!(time <= boot_now().since(began), "{time:?}");
+        }
+    }
 }

@@ -1,5 +1,21 @@
 //! Highly available Kubernetes controllers: fenced leader election over etcd, shard work on the
 //! followers.
+//!
+//! The crate runs on Linux only: it reads `CLOCK_BOOTTIME`, `/proc` and abstract sockets.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | none of them | nodes: the election, shards and state of nodes, on etcd or in memory, with logs and metrics |
+//! | `status` | the status page, probes and `/metrics` over HTTP |
+//! | `kubernetes`, the default | operators: controllers, caches, fenced writes, the object `Election`; with `status` |
+//! | `p521` | TLS certificates and keys on the curve P-521 |
+//! | `uptime` | the reference work: uptime checks; with `kubernetes` and `p521` |
+//! | `cli` | the command `bellwether`, with everything; it chooses the newest version of the Kubernetes API |
+
+// Some of what modules share is used by the larger features only. A build with all of them finds dead code.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -10,8 +26,10 @@ compile_error!(
 pub mod clock;
 pub mod engine;
 mod hash;
+#[cfg(feature = "kubernetes")]
 pub mod k8s;
 pub mod node;
+#[cfg(feature = "uptime")]
 pub mod operator;
 pub mod signals;
 pub mod store;

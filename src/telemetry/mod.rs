@@ -17,20 +17,27 @@
 //! # }
 //! ```
 
+#[cfg(feature = "uptime")]
 pub mod grafana;
 pub mod logs;
 pub mod metrics;
+#[cfg(feature = "status")]
 pub mod node;
+#[cfg(feature = "status")]
 mod page;
 pub(crate) mod process;
+#[cfg(feature = "uptime")]
 pub mod rules;
+#[cfg(feature = "status")]
 pub mod server;
+#[cfg(feature = "status")]
 pub mod source;
 pub(crate) mod sparing;
 
 /// For metrics of your own, in the same registry.
 pub use prometheus;
 
+#[cfg(feature = "status")]
 pub use self::{
     node::NodeSource,
     server::{BindError, Server, ServerConfig, StatusServer, StatusServerError},

@@ -1,11 +1,15 @@
 //! TLS as every client of this process does it: etcd's, the API server's, the checks'.
 //!
-//! rustls with ring, to which P-521 is added ([`secp521r1`]). The one rule: a certificate that curl,
+//! rustls with ring, to which the feature `p521` adds the curve P-521. The one rule: a certificate that curl,
 //! etcdctl or kubectl accepts is accepted here too, or rejected in words that name the reason and the
 //! remedy ([`explain()`]). Deliberately not here: which files and flags hold the certificates.
 
 mod explain;
 mod follow;
+#[cfg(feature = "p521")]
+mod secp521r1;
+#[cfg(not(feature = "p521"))]
+#[path = "ring_alone.rs"]
 mod secp521r1;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,18 +30,11 @@ pub(crate) use self::{
     verify::{AnyCertificate, Verifier, unsupported_key},
 };
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    Arc::new(CryptoProvider {
-        signature_verification_algorithms: secp521r1::added_to(
-            ring::default_provider().signature_verification_algorithms,
-        ),
-        key_provider: &secp521r1::Keys,
-        ..ring::default_provider()
-    })
-});
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(secp521r1::added_to(ring::default_provider())));
 
-/// Cryptography of all TLS here: ring's, and P-521 for certificates and keys, which ring lacks and
-/// etcd's `--auto-tls` uses.
+/// Cryptography of all TLS here: ring's and, with the feature `p521`, certificates and keys on the curve P-521,
+/// which etcd's `--auto-tls` uses and ring does not know.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }

@@ -14,7 +14,7 @@ use p521::{
 };
 use rustls::{
     Error, SignatureAlgorithm, SignatureScheme,
-    crypto::{KeyProvider, WebPkiSupportedAlgorithms, ring},
+    crypto::{CryptoProvider, KeyProvider, WebPkiSupportedAlgorithms, ring},
     pki_types::{
         AlgorithmIdentifier, InvalidSignature, PrivateKeyDer, SignatureVerificationAlgorithm,
         SubjectPublicKeyInfoDer, alg_id,
@@ -74,9 +74,15 @@ impl SignatureVerificationAlgorithm for Verify {
     }
 }
 
+/// This cryptography and P-521.
+pub(super) fn added_to(provider: CryptoProvider) -> CryptoProvider {
+    let signature_verification_algorithms = with(provider.signature_verification_algorithms);
+    CryptoProvider { signature_verification_algorithms, key_provider: &Keys, ..provider }
+}
+
 /// These algorithms and P-521. Certificates may be signed with any digest; TLS 1.3 fixes SHA-512 for the
 /// curve, TLS 1.2 names the digest alone.
-pub(super) fn added_to(of_ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
+fn with(of_ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
     let all = [of_ring.all, &[&SHA256, &SHA384, &SHA512]].concat();
     let mut mapping: Vec<(
         SignatureScheme,
@@ -102,7 +108,7 @@ fn leak<T>(list: Vec<T>) -> &'static [T] {
 
 /// Loads private keys: ring's kinds, and P-521.
 #[derive(Debug)]
-pub(super) struct Keys;
+struct Keys;
 
 impl KeyProvider for Keys {
     fn load_private_key(

@@ -5,9 +5,6 @@ use std::{collections::BTreeSet, process::Command};
 
 use serde_json::Value;
 
-/// Features that only the command line needs.
-const OF_THE_COMMAND: [&str; 2] = ["cli", "default"];
-
 fn cargo(args: &[&str]) -> String {
     let mut cargo = Command::new(env!("CARGO"));
     let ran = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(args).output().unwrap();
@@ -59,7 +56,7 @@ fn choosing(package: &Value) -> BTreeSet<String> {
 #[test]
 fn only_the_command_chooses_a_version_of_the_kubernetes_api() {
     let package = package();
-    assert_eq!(choosing(&package), OF_THE_COMMAND.map(str::to_owned).into());
+    assert_eq!(choosing(&package), ["cli".to_owned()].into());
     let dependencies = package["dependencies"].as_array().unwrap();
     let of_the_library: Vec<&Value> = dependencies
         .iter()
@@ -73,7 +70,6 @@ fn only_the_command_chooses_a_version_of_the_kubernetes_api() {
     let targets = package["targets"].as_array().unwrap();
     let binary = targets.iter().find(|it| texts(&it["kind"]) == ["bin"]).unwrap();
     assert_eq!(texts(&binary["required-features"]), ["cli"]);
-    assert!(texts(&package["features"]["default"]).contains(&"cli"), "`cargo run` builds it");
 }
 
 /// The features of `k8s-openapi` in a program that uses the library with these.
@@ -87,10 +83,25 @@ fn features_of_k8s_openapi(args: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn nothing_that_the_library_depends_on_chooses_one_either() {
-    let of_the_library =
-        features_of_k8s_openapi(&["--no-default-features", "--features", "mutants"]);
+    let of_the_library = features_of_k8s_openapi(&["--features", "mutants"]);
     assert!(of_the_library.contains("schemars"), "{of_the_library:?}");
     assert!(!of_the_library.iter().any(|it| chooses(it)), "{of_the_library:?}");
-    let of_the_command = features_of_k8s_openapi(&[]);
+    let of_the_command = features_of_k8s_openapi(&["--features", "cli"]);
     assert!(of_the_command.contains("latest"), "{of_the_command:?}");
+}
+
+/// How many crates a program compiles for the library with these features.
+fn crates(features: &str) -> usize {
+    let tree = ["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none"];
+    let with = ["--no-default-features", "--features", features, "--format", "{p}"];
+    let tree = cargo(&[&tree[..], &with].concat());
+    tree.lines().map(|line| line.trim_end_matches(" (*)")).collect::<BTreeSet<_>>().len()
+}
+
+#[test]
+fn a_program_compiles_what_it_uses_and_little_more() {
+    let [node_and_store, operator, command] = ["", "kubernetes", "cli"].map(crates);
+    assert!(node_and_store <= 150, "{node_and_store} for nodes on etcd");
+    assert!(operator <= 230, "{operator} for an operator");
+    assert!(operator < command, "{command} for the command");
 }

@@ -28,7 +28,7 @@ arguments=(--build-arg "VERSION=$version" --build-arg "COMMIT=$commit")
 if [ -n "$prebuilt" ]; then
   target=$(rustc -vV | sed -n 's/^host: //p')
   BELLWETHER_COMMIT=$commit RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --locked --profile dist --bin bellwether --target "$target" >&2
+    cargo build --locked --profile dist --features cli --bin bellwether --target "$target" >&2
   install -D "${CARGO_TARGET_DIR:-target}/$target/dist/bellwether" target/image/bellwether
   arguments+=(--build-arg BINARY=prebuilt --build-arg "RUNTIME_BASE=${RUNTIME_BASE:-scratch}")
   # The stage that is not used is not to be fetched by builders that look at all of them.

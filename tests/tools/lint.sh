@@ -9,6 +9,8 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --locked --all-targets --features mutants -- -D warnings
 step cargo clippy --locked --all-targets -- -D warnings
+step cargo check --locked --lib
+step cargo check --locked --lib --no-default-features
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items
 
 deny=$(command -v cargo-deny || true)
