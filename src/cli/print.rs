@@ -1,11 +1,10 @@
 //! `dashboards` and `alerts`: what Grafana and Prometheus are given to show and to watch.
 
-use bellwether::{operator::monitoring, telemetry::rules::RuleGroup};
+use bellwether::operator::monitoring;
 use clap::Args;
-use serde_json::Value;
 
 use super::{
-    exit::{Exit, Failure},
+    exit::Failure,
     output::{self, Layout},
 };
 
@@ -64,16 +63,9 @@ pub(crate) fn dashboards() -> Result<(), Failure> {
 ///
 /// A [`Failure`] if standard output is closed.
 pub(crate) fn alerts(args: &AlertsArgs) -> Result<(), Failure> {
-    let group: RuleGroup = monitoring::alerts();
-    let rules = if args.prometheus_rule {
-        group.to_prometheus_rule(&args.name, &args.runbooks)
+    output::print(&if args.prometheus_rule {
+        monitoring::prometheus_rule(&args.name, &args.runbooks)
     } else {
-        group.to_json(&args.runbooks)
-    };
-    output::print(&yaml(&rules)?)
-}
-
-fn yaml(value: &Value) -> Result<String, Failure> {
-    serde_saphyr::to_string(value)
-        .map_err(|error| Failure::caused(Exit::Failed, "writing YAML", &error))
+        monitoring::alerts(&args.runbooks)
+    })
 }

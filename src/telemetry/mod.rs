@@ -26,8 +26,6 @@ pub mod node;
 #[cfg(feature = "status")]
 mod page;
 pub(crate) mod process;
-#[cfg(feature = "uptime")]
-pub mod rules;
 #[cfg(feature = "status")]
 pub mod server;
 #[cfg(feature = "status")]

@@ -28,6 +28,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alerts::alerts,
     lint,
     support::{
         etcd::{Etcd, free_ports},
@@ -270,7 +271,7 @@ async fn every_query_has_an_answer_and_the_right_one_after_a_change_of_leaders()
     })
     .await;
 
-    for alert in monitoring::alerts().alerts {
+    for alert in alerts() {
         let said = eventually(&format!("{} is answered", alert.name), LONG, async || {
             prometheus.ask(&alert.query).await
         })
@@ -281,7 +282,7 @@ async fn every_query_has_an_answer_and_the_right_one_after_a_change_of_leaders()
         replica.node.stop(LONG).await.unwrap();
         replica.closed.cancel();
     }
-    let no_leader = &monitoring::alerts().alerts[0].query;
+    let no_leader = &alerts()[0].query;
     eventually("nobody leads, and the alert says so", LONG, async || {
         prometheus.ask(no_leader).await.filter(|it| it.len() == 1)
     })
