@@ -181,8 +181,10 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
     cpu
 }
 
-/// 100,000 objects that do not change, each of which the leader looks at every [`LOOKED_AT`].
-pub(crate) async fn unchanged(span: Duration) -> Cpu {
+/// 100,000 objects that do not change, each of which the leader looks at every [`LOOKED_AT`], for so many of these
+/// intervals.
+pub(crate) async fn unchanged(intervals: u32) -> Cpu {
+    let span = intervals * LOOKED_AT;
     let api = server().await;
     let objects = Objects::new(ALL);
     let (store, runs) = (MemoryStore::new(), Arc::new(AtomicU64::new(0)));

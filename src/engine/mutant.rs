@@ -68,6 +68,8 @@ pub enum Mutant {
     UselessByNoAuthority,
     /// R14: shards whose owner's answers come too late are kept.
     UselessOwnershipKept,
+    /// R14: the shards are released within the incarnation, whatever is on the wire, and it goes on.
+    UselessOwnerReleases,
     /// R15: a node that did not claim a shard in time is given it again at once.
     UnclaimedGivenAgain,
     /// R16: a lease whose renewals are not answered is kept.

@@ -172,11 +172,32 @@ impl Engine {
         if self.session.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
             return;
         }
+        // R14 (useless ownership) needs no view: before the first list, this incarnation has written no claim.
+        debug_assert!(self.session.is_listed() || !self.holding.may_hold());
         if !self.holding.may_hold() {
             self.holding.sound_at = self.now;
         } else if self.is_due(self.holding.sound_at + 2 * F) {
+            if self.config.breaks(Mutant::UselessOwnerReleases) {
+                self.release_in_incarnation();
+                return;
+            }
             self.give_up_incarnation(SessionEnd::UselessOwner);
         }
+    }
+
+    /// The first draft of R14, which the mutant brings back.
+    fn release_in_incarnation(&mut self) {
+        let Some(lease) = self.session.lease() else { return };
+        self.stop_shards(ShardEnd::Lapsed);
+        if self.holding.is_running() {
+            return;
+        }
+        self.holding.sound_at = self.now;
+        let nonce = self.draws.draw();
+        self.holding.nonces.insert(nonce);
+        let content = Held { nonce, shards: Shards::new() };
+        let call = Call::WriteHeld { lease, held: self.holding.h, plans: Vec::new(), content };
+        self.send(Asked::Held(nonce), call);
     }
 
     pub(super) fn shard_rules(&mut self) {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     denied::{Denied, Network},
+    http::body::Room,
     resolve::Names,
 };
 use super::{
@@ -100,6 +101,8 @@ pub struct Prober {
     public: Arc<ClientConfig>,
     /// What looks up names for connections.
     names: Names,
+    /// Where bodies are kept until an expression was matched.
+    bodies: Room,
 }
 
 impl Default for Prober {
@@ -117,7 +120,7 @@ impl Prober {
     pub fn new() -> Self {
         let public =
             http::verifying(Trust::public()).expect("the list of authorities is not empty");
-        Self { public: Arc::new(public), names: Names::default() }
+        Self { public: Arc::new(public), names: Names::default(), bodies: Room::default() }
     }
 
     /// The same, but connects to no address of these networks: a check that needs one is `unknown`, with the

@@ -23,7 +23,7 @@ use crate::{
     tls::{self, Trust},
 };
 
-mod body;
+pub(super) mod body;
 mod coding;
 mod exchange;
 
@@ -61,7 +61,7 @@ pub(super) async fn ask(
     let text = status_text(exchanged.response.status());
     let wrong = match wrong_status(check, target, exchanged.response.status().as_u16()) {
         Some(wrong) => Some(wrong),
-        None => wrong_body(check, exchanged.response, began + timeout).await?,
+        None => wrong_body(prober, check, exchanged.response, began + timeout).await?,
     };
     let (certificate_expires, certificate_of) = certificate.unzip();
     Ok(Answer {
@@ -226,6 +226,7 @@ fn wrong_status(check: &Check, target: &HttpTarget, code: u16) -> Option<String>
 
 /// What of the body is not as expected. Reads as much as it takes to say so.
 async fn wrong_body(
+    prober: &Prober,
     check: &Check,
     response: Response<Incoming>,
     ends_by: BootTime,
@@ -237,14 +238,19 @@ async fn wrong_body(
     }
     // An expression may look at the end of the text, so that all of it must be there.
     let enough = contains.filter(|_| matches.is_none());
-    let body::Read { text, ended } =
-        body::read(response, enough, ends_by.since(clock::boot_now())).await?;
+    let left = ends_by.since(clock::boot_now());
+    let body::Read { text, ended, room: _room } =
+        body::read(response, enough, left, &prober.bodies).await?;
+    if ended == body::Ended::Enough {
+        return Ok(None);
+    }
     let part = match ended {
         body::Ended::Cut => "the first MiB of the body",
         body::Ended::Late => "the part of the body that came in time",
         body::Ended::Whole | body::Ended::Enough => "the body",
     };
-    if let Some(expected) = contains.filter(|expected| !text.contains(expected)) {
+    if let Some(expected) = contains.filter(|expected| enough.is_some() || !text.contains(expected))
+    {
         return Ok(Some(format!("{part} does not hold `{expected}`")));
     }
     let Some(pattern) = matches else { return Ok(None) };

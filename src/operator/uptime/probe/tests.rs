@@ -181,6 +181,20 @@ async fn of_a_large_body_only_the_first_part_is_read() {
 }
 
 #[tokio::test]
+async fn bodies_of_all_runs_share_one_room_and_one_that_does_not_fit_is_unknown() {
+    let mut tasks = Tasks::new();
+    let web = web(&mut tasks).await;
+    let prober = Prober { bodies: Room::of(10_000), ..Prober::new() };
+    let large = check(Target::Http(http(web, "/large")), matches("needle"));
+    is(&prober.run(&large).await, Verdict::Unknown, "fill this node's memory");
+    // One that is only looked through needs none, and what was taken is given back.
+    let looked_through = check(Target::Http(http(web, "/large")), contains("needle"));
+    is(&prober.run(&looked_through).await, Verdict::Down, "does not hold `needle`");
+    let small = check(Target::Http(http(web, "/")), matches("all .* well"));
+    is(&prober.run(&small).await, Verdict::Up, "200");
+}
+
+#[tokio::test]
 async fn method_headers_and_body_are_sent() {
     let mut tasks = Tasks::new();
     let web = web(&mut tasks).await;

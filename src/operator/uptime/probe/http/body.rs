@@ -1,24 +1,62 @@
 //! The text of a body: decoded, in its character set, and no more of it than is needed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use encoding_rs::{Encoding, UTF_8};
 use http::{HeaderMap, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Failure, coding};
 
 /// How much of a body is looked at, decoded.
 const MOST_BODY_BYTES: usize = 1 << 20;
+/// What the bodies that are kept as a whole may take together, over all runs of a process.
+const MOST_KEPT_BYTES: usize = 64 << 20;
 /// A document that names its own character set does so within this (HTML, 4.2.5.4).
 const NAMED_WITHIN: usize = 1024;
 
-/// The text of a body, as far as it was read.
-#[derive(Debug, PartialEq, Eq)]
+/// The memory that the bodies of all runs share. A body takes of it what it holds, as it grows.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::of(MOST_KEPT_BYTES)
+    }
+}
+
+impl Room {
+    pub(in super::super) fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
+    /// Takes so many bytes more, and waits for nobody: who waits here holds what others wait for.
+    fn take(&self, taken: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Failure> {
+        let full = |_| {
+            Failure::own(
+                "the bodies of the checks that run now fill this node's memory for them: expect \
+                 `bodyContains`, which keeps no body, check smaller pages, or run more nodes",
+            )
+        };
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(full)?;
+        match taken {
+            Some(taken) => taken.merge(more),
+            None => *taken = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// The text of a body, as far as it was read: its end only, if one text was looked for.
+#[derive(Debug)]
 pub(super) struct Read {
     pub(super) text: String,
     pub(super) ended: Ended,
+    /// Given back when the text is dropped.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body was read no further.
@@ -38,12 +76,14 @@ pub(super) enum Ended {
 ///
 /// # Errors
 ///
-/// It broke off, or cannot be decoded.
+/// It broke off, cannot be decoded, or there is no room for it.
 pub(super) async fn read(
     response: Response<Incoming>,
     enough: Option<&str>,
     within: Duration,
+    room: &Room,
 ) -> Result<Read, Failure> {
+    let mut taken = None;
     let (head, mut body) = response.into_parts();
     let mut decoder = coding::Decoder::of(&head.headers, MOST_BODY_BYTES)?;
     let mut text = Text::of(&head.headers);
@@ -53,8 +93,12 @@ pub(super) async fn read(
                 frame.map_err(|error| Failure::of_connection("the body broke off", &error))?;
             let Ok(bytes) = frame.into_data() else { continue };
             let has_room = decoder.push(&bytes)?;
+            let before = text.kept_bytes();
             if text.push(&decoder.take(), enough) {
                 return Ok(Ended::Enough);
+            }
+            if enough.is_none() {
+                room.take(&mut taken, text.kept_bytes().saturating_sub(before))?;
             }
             if !has_room {
                 return Ok(Ended::Cut);
@@ -64,7 +108,7 @@ pub(super) async fn read(
     };
     let ended = tokio::time::timeout(within, reading).await;
     let ended = ended.unwrap_or(Ok(Ended::Late))?;
-    Ok(Read { text: text.finish(), ended })
+    Ok(Read { text: text.finish(), ended, room: taken })
 }
 
 /// Text as it comes in, in the character set of a byte order mark, else of the Content-Type, else of the
@@ -75,6 +119,7 @@ struct Text {
     /// The first bytes, while their character set is open.
     first: Vec<u8>,
     decoder: Option<encoding_rs::Decoder>,
+    /// All of it, or its end.
     whole: String,
 }
 
@@ -106,11 +151,23 @@ impl Text {
             }
             0
         };
-        enough.is_some_and(|enough| {
-            let from = from.saturating_sub(enough.len());
-            let from = (0..=from).rev().find(|at| self.whole.is_char_boundary(*at)).unwrap_or(0);
-            self.whole[from..].contains(enough)
-        })
+        let Some(enough) = enough else { return false };
+        let found = self.whole[self.before(from, enough)..].contains(enough);
+        if !found && self.decoder.is_some() {
+            // It can still begin in what is left.
+            self.whole.drain(..self.before(self.whole.len(), enough));
+        }
+        found
+    }
+
+    /// Where a text that ends behind `at` can begin.
+    fn before(&self, at: usize, text: &str) -> usize {
+        let from = at.saturating_sub(text.len());
+        (0..=from).rev().find(|at| self.whole.is_char_boundary(*at)).unwrap_or(0)
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.whole.len() + self.first.len()
     }
 
     fn finish(self) -> String {
@@ -182,12 +239,23 @@ mod tests {
     }
 
     #[test]
+    fn of_a_body_in_which_one_text_is_looked_for_only_the_end_is_kept() {
+        let mut text = Text::of(&HeaderMap::new());
+        for _ in 0..100 {
+            assert!(!text.push(&[b'x'; 10_000], Some("needle")));
+            assert!(text.kept_bytes() <= "needle".len(), "{}", text.kept_bytes());
+        }
+        assert!(!text.push(b"nee", Some("needle")));
+        assert!(text.push(b"dle", Some("needle")));
+    }
+
+    #[test]
     fn a_text_is_found_where_two_chunks_meet_and_characters_are_halved() {
         let mut text = Text::of(&HeaderMap::new());
         let bytes = "alles grün".as_bytes();
         let found = bytes.iter().map(|byte| text.push(&[*byte], Some("grün"))).collect::<Vec<_>>();
         assert_eq!(found.iter().filter(|it| **it).count(), 1);
         assert_eq!(found.last(), Some(&true));
-        assert_eq!(text.finish(), "alles grün");
+        assert!(text.finish().ends_with("grün"));
     }
 }
