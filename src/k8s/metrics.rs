@@ -199,7 +199,7 @@ impl Families {
             )?,
             terminal_errors: counter(
                 "controller_runtime_terminal_reconcile_errors_total",
-                "Reconciles that failed in a way that trying again cannot mend, by controller.",
+                "Reconciles that failed permanently, by controller.",
                 of,
             )?,
             panics: counter(
@@ -261,7 +261,7 @@ impl Families {
             )?,
             watch_restarts: counter(
                 "bellwether_watch_restarts_total",
-                "Watches that were begun anew, by kind and reason.",
+                "Watches that were restarted, by kind and reason.",
                 &["kind", "reason"],
             )?,
             watch_events: counter(

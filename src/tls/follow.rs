@@ -50,7 +50,7 @@ impl Followed {
             Ok(verifier) => last.0 = verifier,
             Err(error) => {
                 let path = self.path.display();
-                tracing::warn!(%path, %error, "the CA file cannot be used, its last content stays in use");
+                tracing::warn!(%path, %error, "the CA file cannot be used, keeping its last content");
             }
         }
         Arc::clone(&last.0)

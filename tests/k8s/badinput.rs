@@ -309,7 +309,7 @@ async fn nothing_is_written_while(
     for words in words {
         lone.says(words).await;
     }
-    lone.says("reconciling failed; it is tried again after a back-off").await;
+    lone.says("reconciling failed, retrying after a back-off").await;
     // Others are not concerned: the Election is written.
     let elections = Api::<Election>::default_namespaced(space.client());
     eventually("the Election is told", LONG, async || {
@@ -402,7 +402,7 @@ async fn without_its_kinds_the_binary_names_the_command_that_installs_them_and_w
     .await;
 
     // Taken away while it works, with all objects.
-    let failed = || said("watch failed; trying again kind=\"UptimeCheck\"");
+    let failed = || said("watch failed, retrying kind=\"UptimeCheck\"");
     let before = failed();
     crds.delete(CHECKS, &DeleteParams::default()).await.unwrap();
     let begun = last_still(before, failed).await;

@@ -92,7 +92,7 @@ async fn a_watch_that_is_turned_away_is_begun_again_as_seldom_as_the_server_asks
     // So often one request is tried, then the watch itself has failed and is tried anew.
     let given = patient.until_given("8 watches are turned away", |it| 8 <= it.len()).await;
     assert_apart(&given, Duration::from_secs(1));
-    patient.lone.says("watch failed; trying again").await;
+    patient.lone.says("watch failed, retrying").await;
     patient.lone.says("the server is ill").await;
     patient.front.recovers();
     patient.goes_on().await;
@@ -146,8 +146,8 @@ async fn a_server_that_fails_is_asked_ever_less_often_and_what_it_missed_is_made
         let watches = tries_since(begun, Duration::from_millis(100), Duration::from_secs(5));
         let tried = if code == 503 { 6 } else { 1 };
         assert!(given.len() - writes(&given) <= tried * watches, "{given:?}");
-        patient.lone.says("watch failed; trying again").await;
-        patient.lone.says("reconciling failed; it is tried again after a back-off").await;
+        patient.lone.says("watch failed, retrying").await;
+        patient.lone.says("reconciling failed, retrying after a back-off").await;
         patient.front.recovers();
         patient.until("first", State::Down).await;
         patient.goes_on().await;

@@ -142,7 +142,7 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
         end_all(&*store, &args.cluster.cluster, announcements.leases(), died_at, until).await;
     } else {
         tracing::error!(
-            "something that the program started cannot be killed: its incarnation is left to run out"
+            "a descendant of the program cannot be killed, its incarnation expires with its lease"
         );
     }
     let code = exit_code(status);

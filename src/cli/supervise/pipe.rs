@@ -122,7 +122,7 @@ impl Leases {
                 self.announced.insert(lease);
             }
             Some(Line::Lease(lease)) => {
-                tracing::warn!(%lease, "more leases than a program has: not remembered");
+                tracing::warn!(%lease, "too many leases announced, ignoring this one");
             }
             Some(Line::Leaving) => {
                 tracing::debug!("leaving");
@@ -133,7 +133,7 @@ impl Leases {
                 self.announced.remove(&lease);
             }
             None => {
-                tracing::warn!("the program wrote a line to the supervisor that is none of ours");
+                tracing::warn!("ignored a malformed line from the program");
             }
         }
     }

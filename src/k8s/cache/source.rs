@@ -203,9 +203,9 @@ where
         if kind == SourceError::Expired
             || (kind == SourceError::Unavailable && !self.cache.is_synced())
         {
-            tracing::info!(kind = self.metrics.kind(), error = %what, "watch is begun anew");
+            tracing::info!(kind = self.metrics.kind(), error = %what, "restarting the watch");
         } else {
-            tracing::warn!(kind = self.metrics.kind(), error = %what, "watch failed; trying again");
+            tracing::warn!(kind = self.metrics.kind(), error = %what, "watch failed, retrying");
         }
     }
 

@@ -240,7 +240,12 @@ where
             permit.did_nothing();
         }
         metrics.retried(&away.method, away.status);
-        tracing::debug!(code = away.status.as_u16(), ?wait, attempt, "turned away, tried again");
+        tracing::debug!(
+            code = away.status.as_u16(),
+            ?wait,
+            attempt,
+            "the API server rejected the request, retrying"
+        );
         let _ = tokio::time::timeout(READ_AWAY_WITHIN, read_away(answer.into_body())).await;
         tokio::time::sleep(wait).await;
     }

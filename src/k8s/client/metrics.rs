@@ -85,7 +85,7 @@ impl ClientMetrics {
             retries: IntCounterVec::new(
                 Opts::new(
                     "rest_client_request_retries_total",
-                    "Requests that were tried again, by the code that they were tried again for.",
+                    "Requests that were retried, by the code that caused the retry.",
                 ),
                 &["code", "verb", "host"],
             )?,

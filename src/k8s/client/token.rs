@@ -71,7 +71,7 @@ impl TokenFile {
         match header_of(&self.path) {
             Ok(header) => last.header = header,
             Err(error) => {
-                tracing::warn!(file = %self.path.display(), error = %error, "token file cannot be read, its last token is used");
+                tracing::warn!(file = %self.path.display(), error = %error, "token file cannot be read, keeping its last token");
             }
         }
     }

@@ -250,7 +250,7 @@ impl<K: Cached> Desk<K> {
                 self.metrics.on_error(true);
                 tracing::error!(
                     controller, %object, error = error.source(),
-                    "reconciling failed, and trying again cannot mend it: left until it changes"
+                    "reconciling failed permanently, waiting for the object to change"
                 );
             }
             // Somebody wrote in between, as is usual. The cache has it soon.
@@ -266,7 +266,7 @@ impl<K: Cached> Desk<K> {
                 if let Some(left_out) = self.failures.admit(reason(&error), clock::boot_now()) {
                     tracing::warn!(
                         controller, %object, retries, left_out, error = error.source(),
-                        "reconciling failed; it is tried again after a back-off"
+                        "reconciling failed, retrying after a back-off"
                     );
                 }
                 self.queue.add_rate_limited(key.clone(), priority);

@@ -60,7 +60,7 @@ impl LeaderTask for Reconciling {
             })
         }))
         .await;
-        tracing::info!(term = ctx.term().0, "controllers have ended: all runs are joined");
+        tracing::info!(term = ctx.term().0, "controllers ended, all runs are joined");
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl Driver {
         if clean && let Some(lease) = lease {
             self.parent.tell(Line::Gone(lease));
         }
-        tracing::info!(node = self.node.id().get(), clean, "left");
+        tracing::info!(node = self.node.id().get(), clean, "left the cluster");
         self.end_session();
         self.feed = None;
         self.fed = Stats::default();

@@ -163,7 +163,7 @@ impl Driver {
                     proven_dead.pod_uid = Some(uid);
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error, "the pod's lock is taken: an earlier life of this pod must run out its lease");
+                    tracing::warn!(error = %error, "another process holds this pod's lock: cannot prove the previous process dead, waiting for its lease to expire");
                     options.engine.pod_uid = None;
                 }
             }
@@ -418,7 +418,7 @@ impl Driver {
     }
 
     fn on_joined(&mut self, lease: LeaseId, tick: Duration) {
-        tracing::info!(node = self.node.id().get(), lease = %lease, "joined");
+        tracing::info!(node = self.node.id().get(), lease = %lease, "joined the cluster");
         self.lease = Some(lease);
         self.problem = None;
         self.rejoin_after = REJOIN_AFTER;

@@ -237,14 +237,14 @@ impl Ticker {
                     tracing::warn!(
                         routine = self.metrics.name,
                         limit_ms = self.limits.run.as_millis() as u64,
-                        "tick cancelled for its length"
+                        "tick exceeded its time limit, cancelled"
                     );
                 }
                 Run::Overdue => {
                     tracing::error!(
                         routine = self.metrics.name,
                         limit_ms = self.limits.run.as_millis() as u64,
-                        "tick dropped for its length"
+                        "tick exceeded its time limit, aborted"
                     );
                     self.tell_unfit(UnfitBecause::Overrun).await;
                 }

@@ -147,7 +147,7 @@ impl Feed {
                 node = node.get(),
                 is_result,
                 error,
-                "state of uptime checks cannot be read: left out"
+                "state of uptime checks is malformed, ignored"
             );
         }
     }

@@ -178,7 +178,7 @@ impl<'a> Desk<'a> {
     fn read<T: Default + for<'de> serde::Deserialize<'de>>(&self, value: &[u8]) -> T {
         serde_json::from_slice(value).unwrap_or_else(|error| {
             self.leader.metrics.junk.inc();
-            tracing::warn!(%error, "stored statuses of uptime checks cannot be read: begun anew");
+            tracing::warn!(%error, "stored statuses of uptime checks are malformed, starting without them");
             T::default()
         })
     }

@@ -203,7 +203,7 @@ fn tell(checks: &Checks) {
         tracing::warn!(%problem, "manifest cannot be used");
     }
     for Skipped { file, line, kind } in &checks.skipped {
-        tracing::debug!(file, line, kind, "document is no uptime check: passed over");
+        tracing::debug!(file, line, kind, "document is not an uptime check, skipped");
     }
     for file in &checks.without_checks {
         tracing::info!(file, "file holds no uptime check");

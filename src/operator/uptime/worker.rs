@@ -86,7 +86,7 @@ impl Ledger for StoreLedger {
         Ok(serde_json::from_slice(&stored.value).unwrap_or_else(|error| {
             self.metrics.junk.inc();
             let shard = self.ctx.shard().0;
-            tracing::warn!(shard, %error, "claims of uptime checks cannot be read: begun anew");
+            tracing::warn!(shard, %error, "claims of uptime checks are malformed, starting without them");
             Claims::new()
         }))
     }

@@ -267,7 +267,7 @@ impl Pool {
     pub(super) fn switch(&self, from: usize, to: usize, why: Switch) {
         if self.current.compare_exchange(from, to, SeqCst, SeqCst).is_ok() && from != to {
             let (from, to) = (self.endpoint(from), self.endpoint(to));
-            tracing::info!(from, to, reason = why.label(), "another etcd member is asked");
+            tracing::info!(from, to, reason = why.label(), "switched to another etcd member");
             self.metrics.switched(why);
         }
     }

@@ -121,7 +121,7 @@ struct Winner {
 /// Acts on the outcome: the suspect's connection hangs, or the suspect does.
 fn settle(pool: &Pool, suspect: usize, winner: &Winner) {
     if winner.member == suspect {
-        tracing::warn!(endpoint = pool.endpoint(suspect), "connection to etcd hangs, made anew");
+        tracing::warn!(endpoint = pool.endpoint(suspect), "connection to etcd hangs, reconnecting");
         pool.install_proven(suspect, &winner.link, winner.took, Before::Abandoned);
         return;
     }
@@ -299,7 +299,7 @@ pub(super) async fn follow_files(
         match files.changed() {
             Ok(None) => complained = false,
             Ok(Some(material)) => {
-                tracing::info!("TLS files changed, etcd is connected anew");
+                tracing::info!("TLS files changed, reconnecting to etcd");
                 pool.metrics().certificates_changed(true);
                 pool.set_material(material);
                 join_all((0..pool.len()).map(|member| reconnect(&pool, member))).await;
@@ -308,7 +308,7 @@ pub(super) async fn follow_files(
             Err(error) if complained => tracing::debug!(%error, "TLS files cannot be used"),
             Err(error) => {
                 pool.metrics().certificates_changed(false);
-                tracing::warn!(%error, "TLS files changed and cannot be used, the old ones stay");
+                tracing::warn!(%error, "TLS files changed and cannot be used, keeping the old ones");
                 complained = true;
             }
         }

@@ -349,7 +349,7 @@ impl Seen {
         tracing::warn!(
             cause = cause.as_str(),
             revision = revision.0,
-            "watch left changes out, sending a snapshot"
+            "watch missed changes, sending a snapshot"
         );
         self.leave_out(cause);
     }
