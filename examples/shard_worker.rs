@@ -10,8 +10,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use bellwether::{
-    engine::ShardId,
-    node::{ClusterNode, Node, ShardContext, WorkerOptions, work::WorkError},
+    node::{ClusterNode, Node, ShardContext, ShardId, WorkerOptions, work::WorkError},
     store::memory::MemoryStore,
 };
 

@@ -23,16 +23,20 @@ compile_error!(
      target, or in a container."
 );
 
+#[doc(hidden)]
 pub mod clock;
+#[doc(hidden)]
 pub mod engine;
 mod hash;
 #[cfg(feature = "kubernetes")]
 pub mod k8s;
 pub mod node;
 #[cfg(feature = "uptime")]
+#[doc(hidden)]
 pub mod operator;
 pub mod signals;
 pub mod store;
+#[doc(hidden)]
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

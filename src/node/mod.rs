@@ -109,8 +109,10 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::engine::{NodeId, NodeMetadata, Revision, Role, Term};
-
+pub use crate::engine::{
+    Failover, InvalidFailover, LeaseId, NegativeNodeId, NodeId, NodeMetadata, Revision, Role,
+    ShardEpoch, ShardId, Term, TickPolicy, WorkType,
+};
 #[doc(no_inline)]
 pub use crate::store::keys::{ELECTION_PREFIX, NODES_PREFIX, STATE_DATA_PREFIX};
 

@@ -8,10 +8,14 @@
 mod compaction;
 mod compare;
 pub mod etcd;
+#[doc(hidden)]
 pub mod keys;
+#[doc(hidden)]
 pub mod list_watch;
 pub mod memory;
+#[doc(hidden)]
 pub mod protocol;
+#[doc(hidden)]
 pub mod values;
 
 pub use self::{

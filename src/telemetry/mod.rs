@@ -18,6 +18,7 @@
 //! ```
 
 #[cfg(feature = "uptime")]
+#[doc(hidden)]
 pub mod grafana;
 pub mod logs;
 pub mod metrics;

@@ -4,7 +4,9 @@
 //! on this machine's boot clock, for `StandaloneNode`, the demo and tests; [`Faults`] makes it as
 //! unreliable as a test wants it.
 
+#[doc(hidden)]
 pub mod faults;
+#[doc(hidden)]
 pub mod model;
 mod watch;
 
