@@ -29,9 +29,9 @@ pub(super) struct Planning {
     not_before: BootTime,
     /// Revision that the view must have reached before the next plan.
     view_from: Revision,
-    /// Revisions of the view and the office that the last planning used.
+    /// Revisions of the view and the office of the last planning, if that planning changed nothing.
     settled: Option<(Revision, Revision)>,
-    /// Time when the next shard becomes free.
+    /// Time when planning the same view again may change the plan.
     next_at: Option<BootTime>,
 }
 
@@ -357,7 +357,7 @@ impl Engine {
     /// configured to take part.
     ///
     /// R15: a node that missed a claim, or whose candidate key is not in the view, keeps its shards and gets
-    /// no new ones while there is any other worker.
+    /// no new ones, or one on probation, while there is any other worker.
     fn workers(&self, work: &WorkType, table: &PlanTable, freedoms: &[Freedom]) -> Vec<Worker> {
         let own = self.session.lease();
         let shards = table.shards.len();
