@@ -24,7 +24,7 @@ pub enum Call {
         /// TTL to ask for; the store may grant more.
         ttl: Duration,
     },
-    /// Renews a lease once. A renewal keeps keys alive and proves nothing (T14).
+    /// Renews a lease once. A renewal keeps keys alive and proves nothing, see T14 (CHECK).
     Renew {
         /// Lease that is renewed.
         lease: LeaseId,

@@ -73,7 +73,7 @@ pub struct OwnCall {
 pub enum Turn {
     /// The call is the first one that has not ended.
     Has,
-    /// Another call for its key is under way.
+    /// Another call for the same key is under way.
     Waits,
     /// The node has left since the call was made: the call must not write any more.
     Over,

@@ -1,7 +1,8 @@
-//! The queue of candidates: seeding, enrolling, taking, withdrawing, repairing (R3, R6; T3, T4, T5, T19).
+//! The queue of candidates: R3 (receipt of the record) and R6 (when to TAKE office); T3 (SEED), T4 (ENROL,
+//! WITHDRAW), T5 (TAKE) and T19 (REPAIR).
 //!
-//! The one rule to keep, R6 (when to TAKE office): only the record carries authority. Candidate keys only
-//! give the order of the queue, and their absence proves nothing.
+//! The one rule to keep (R6): only the record carries authority. Candidate keys only give the order of the
+//! queue, and their absence proves nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +21,7 @@ const RANK_MOST: usize = 50;
 const OLDER_MOST: usize = 100;
 /// Interval between two tries of a call whose outcome only the view shows.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// T19 (REPAIR): time after which any node deletes a candidate key on a wrong lease.
+/// T19: time after which any node deletes a candidate key on a wrong lease.
 const BROKEN_AFTER: Duration = Duration::from_secs(1);
 
 /// Part of this incarnation in the election.

@@ -115,7 +115,7 @@ impl Engine {
                 self.on_end_read(lease, answer);
             }
             (Asked::End(_), Outcome::Done(_)) => ending.step = Step::Revoke,
-            // A last beat or claim committed before END, or the lease went: read again.
+            // A last beat or claim committed before END, or the lease was lost: read again.
             (Asked::End(_), Outcome::Refused(_) | Outcome::LeaseNotFound) => {
                 ending.again_at = self.now;
             }

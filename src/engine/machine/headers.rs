@@ -20,8 +20,9 @@ pub(super) struct Headers {
 
 impl Headers {
     /// Notes the header of a linearizable answer. Returns false if the answer cannot come from the same
-    /// history: its cluster id differs, or its revision is below one that was received before it was sent. A
-    /// request that has `written` made a revision of its own, so for it an equal revision is proof enough.
+    /// history: its cluster id differs, or its revision is below one that was received before the request was
+    /// sent. A request that has `written` made a revision of its own, so for it an equal revision is proof
+    /// enough.
     pub(super) fn note(
         &mut self,
         sent_at: BootTime,

@@ -1,4 +1,4 @@
-//! Joining the cluster: read, grant, JOIN (T1, T2; R12: one GRANT per drawn lease id).
+//! Joining the cluster: a read, T1 (GRANT) and T2 (JOIN), by R12 (one GRANT per lease id).
 //!
 //! A node whose id belongs to a live node is refused. A holder of the id that is proven dead is ended first.
 //! A key of the id that hangs on no lease was written by an operator and is deleted after a second.

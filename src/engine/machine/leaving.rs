@@ -1,7 +1,7 @@
-//! Leaving the cluster: STOP when all work has been joined, then REVOKE (T9, T11).
+//! Leaving the cluster: T9 (STOP) when all work has been joined, then T11 (REVOKE).
 //!
-//! The one rule to keep: STOP's own transaction ends an office, or nothing does. Later steps only clean up,
-//! and no other node waits for them.
+//! The one rule to keep: a leaving node ends its office in STOP's own transaction, or not at all. Later steps
+//! only clean up, and no other node waits for them.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Leaving {
 }
 
 impl Engine {
-    /// T9 (clean stop of a node), T11 (REVOKE): sends STOP when all work has been joined, then REVOKE.
+    /// T9, T11: sends STOP when all work has been joined, then REVOKE.
     pub(super) fn leave_rule(&mut self) {
         let Some(leaving) = &self.session.leaving else {
             return;

@@ -1,7 +1,8 @@
-//! Being in office: authority, beats, the leader's work, and the end of a term (R4, R5, R7; T6, T8).
+//! Being in office: authority, beats, the leader's work, and the end of a term, by R4 (what gives authority),
+//! R5 (a closed term stays closed) and R7 (clean end); T6 (BEAT) and T8 (RESIGN).
 //!
-//! The one rule to keep, R5 (a closed term stays closed): closing drops authority first, then cancels, and a
-//! closed term never opens again.
+//! The one rule to keep (R5): closing drops authority first, then cancels, and a closed term never opens
+//! again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +17,7 @@ use crate::engine::{
 /// R13 (useless office): least time without a sound answer after which an office is useless.
 const USELESS_AFTER: Duration = Duration::from_secs(1);
 
-/// T6 (BEAT, writes the record again): most beats in flight.
+/// T6: most beats in flight.
 const BEATS_IN_FLIGHT: usize = 40;
 
 /// Stay of this node in office.
@@ -308,7 +309,7 @@ impl Engine {
         self.give_up(WorkEnd::Unfit);
     }
 
-    /// T8 (RESIGN, a clean end): sends RESIGN when all work of the term has been joined, by R7 (clean end).
+    /// T8: sends RESIGN when all work of the term has been joined (R7).
     fn resign_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
         let Some(why) = reign.giving_up else { return };

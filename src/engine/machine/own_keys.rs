@@ -238,8 +238,8 @@ impl Engine {
         let stored = self.watched.tick.as_ref();
         let modified = stored.map_or(Revision(0), |stored| stored.modified);
         let tick = match stored.and_then(|stored| stored.value) {
-            // An operator deleted or changed the key. The leader's tick is written again, since without one
-            // no node whose tick differs from a live node's could join.
+            // An operator deleted or changed the key. The leader writes its own tick: without a cluster's
+            // tick, a node whose tick differs from a live node's could never join.
             None => self.own.tick,
             Some(now) => match self.agreed_tick() {
                 Some(agreed) if agreed != now => agreed,

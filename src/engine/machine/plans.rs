@@ -1,8 +1,8 @@
-//! The leader's side of the shards: wanted owners, and when a shard is free (T15, PLAN).
+//! The leader's side of the shards, T15 (PLAN): wanted owners, and when a shard is free.
 //!
 //! The one rule to keep: the leader takes a shard from its owner only with proof that the owner's living held
-//! key does not contain it, or after the owner's shard authority has run out for certain, however its key
-//! went.
+//! key does not contain it, or after the owner's shard authority has run out for certain, no matter how its
+//! key vanished.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

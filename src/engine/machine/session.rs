@@ -1,8 +1,8 @@
-//! Session of a node: one lease, one JOIN, keepalives, and the end of an incarnation (T1, T2, T9, T11; R8,
-//! R9, R10, R12).
+//! Session of a node: one lease, one JOIN, keepalives, and the end of an incarnation. R8 (replaced store), R9
+//! (mixed cluster), R10 (lost session), R12 (one GRANT per lease id); T1 (GRANT), T2 (JOIN), T9 (STOP), T11
+//! (REVOKE).
 //!
-//! The one rule to keep, R10 (lost session): a new lease is registered only after the old one is confirmed
-//! gone.
+//! The one rule to keep (R10): a new lease is registered only after the old one is confirmed gone.
 
 use std::{
     collections::VecDeque,
@@ -32,7 +32,7 @@ const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
 /// Number of earlier leases that are remembered. The keys of an id hang on one lease at a time, and a node
 /// gets a new lease only after the holder of these keys is ended (R10): only one of the last few leases can
 /// still appear. A forgotten lease that a backup brings back counts as another node's: it must run out, as
-/// for every life that is not proven dead (T10).
+/// for every life that is not proven dead, see T10 (END).
 const EARLIER_MOST: usize = 64;
 
 /// Last earlier leases of this process. Their incarnations may be ended, by R7 (clean end) and R10.
@@ -234,7 +234,7 @@ impl Engine {
         self.out.push(Effect::Left { clean: false });
     }
 
-    /// R12 (one GRANT per lease id), T11 (REVOKE): revokes the granted lease without waiting for the answer.
+    /// R12, T11: revokes the granted lease without waiting for the answer.
     pub(super) fn abandon_granted(&mut self) {
         if let Some(Granted { lease, .. }) = self.session.granted.take() {
             self.session.own.insert(lease);
@@ -342,7 +342,7 @@ impl Engine {
         incarnation.listed = true;
     }
 
-    /// Checks the own keys in the view, by R10 and R9 (mixed cluster).
+    /// Checks the own keys in the view, by R10 and R9.
     pub(super) fn check_session_in_view(&mut self) {
         let Some(incarnation) = self.session.incarnation() else {
             return;

@@ -1,4 +1,4 @@
-//! The owner's side of the shards: claim, act, release, check (T12, T13, T14).
+//! The owner's side of the shards: T12 (CLAIM), T13 (RELEASE) and T14 (CHECK).
 //!
 //! The one rule to keep: acting needs a committed claim and shard authority, and authority comes only from
 //! own held writes and linearizable reads of the own held key, counted from when they were sent.
@@ -49,7 +49,7 @@ pub(super) struct Holding {
     write_at: BootTime,
     /// T15 (PLAN): time when the leader may delete the next malformed held key.
     pub(super) junk_at: BootTime,
-    /// T13 (RELEASE): highest epoch of each shard that this incarnation has released.
+    /// T13: highest epoch of each shard that this incarnation has released.
     released: Shards,
     /// Shard work in this process. Outlives the incarnation until it has been joined.
     running: BTreeMap<Shard, Run>,
@@ -195,7 +195,7 @@ impl Engine {
         }
     }
 
-    /// T14 (CHECK): sends a CHECK if a view at or past h shows the held key with another revision.
+    /// T14: sends a CHECK if a view at or past h shows the held key with another revision.
     fn check_held_in_view(&mut self, lease: LeaseId) {
         if self.watched.revision < self.holding.h {
             return;
@@ -336,7 +336,7 @@ impl Engine {
         }
     }
 
-    /// T12 (CLAIM), T13: one held write at a time, with all shards to claim and to release.
+    /// T12, T13: one held write at a time, with all shards to claim and to release.
     fn write_rule(&mut self, lease: LeaseId) {
         if self.holding.writing.is_some() || (self.holding.unresolved && !self.holding.settle) {
             return;
