@@ -1,9 +1,9 @@
-//! How long to wait before trying again.
+//! Waiting times between retries.
 
 use std::time::Duration;
 
-/// Doubles from `first` to `most`, with up to a quarter taken off by a draw so that nodes that failed
-/// together do not return together. Reset it after a success.
+/// Exponential back-off that doubles from `first` to `most`. A draw subtracts up to a quarter of each wait,
+/// so that nodes that failed together do not return together. Callers reset it after a success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -12,12 +12,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits of `first`, then twice that, up to `most`.
+    /// Back-off that waits `first`, then twice as long each time, up to `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
 
-    /// The next wait. `draw` is any random number.
+    /// Next wait to use. `draw` is any random number.
     pub fn next(&mut self, draw: u64) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.most);
@@ -25,7 +25,7 @@ impl Backoff {
         whole.saturating_sub(whole * off / 1024)
     }
 
-    /// Starts from the first wait again.
+    /// Makes the next wait `first` again.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,9 +1,11 @@
-//! What the engine asks of the store, and what comes back.
+//! Calls that the engine sends to the store, their outcomes, the engine's inputs and its effects.
 //!
-//! Each [`Call`] is one transaction of the protocol (T1 to T19), with all that its compares need. How
-//! a call is written as keys and compares is `store::protocol`'s part, in one place for the driver,
-//! the supervisor and the simulation. A call is sent as it is, once: whether it is sent again is the
-//! engine's decision.
+//! Each [`Call`] is one transaction of the protocol (T1 to T19), with all that its compares need.
+//! `store::protocol` translates a call into keys and compares, in one place for the driver, the supervisor
+//! and the simulation. The driver sends a call unchanged and once; only the engine decides to send it again.
+//!
+//! In these comments `c(k)` and `m(k)` are the create and mod revision of key k, 0 if it is absent. `/C` is
+//! the cluster's prefix, and `h` is `m(held)` as the node last knew it.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,549 +14,560 @@ use super::{
     view::{Change, Held, Member, PlanTable, Record},
 };
 
-/// One request to the store.
+/// Request to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// T1: grant a lease of that id.
+    /// T1: grants a lease with that id.
     Grant {
-        /// Drawn by the engine.
+        /// Lease id that the engine drew.
         lease: LeaseId,
-        /// Asked for; the store may grant more.
+        /// TTL to ask for; the store may grant more.
         ttl: Duration,
     },
-    /// Renew a lease, once. Proves nothing (T14); only keeps keys alive.
+    /// Renews a lease once. A renewal keeps keys alive and proves nothing, see T14 (CHECK).
     Renew {
-        /// Which.
+        /// Lease that is renewed.
         lease: LeaseId,
     },
-    /// T11: revoke a lease.
+    /// T11: revokes a lease.
     Revoke {
-        /// Which.
+        /// Lease that is revoked.
         lease: LeaseId,
     },
-    /// Before T2, one linearizable read-only transaction: `tick`, all of `/C/state-data/tick/`, own
-    /// `node(id)` and `member(id)`. The answer's changes hold those that exist, and the absence of
-    /// `tick`, `node(id)` and `member(id)`.
+    /// Read before T2 (JOIN): one linearizable read-only transaction over `tick`, all of
+    /// `/C/state-data/tick/`, and the own `node(id)` and `member(id)`. The answer's changes hold the keys
+    /// that exist, and the absence of `tick`, `node(id)` and `member(id)`.
     ReadJoin {
-        /// The id to join under.
+        /// Id that the node joins under.
         id: NodeId,
     },
-    /// T2.
+    /// T2 (JOIN): registers the node.
     Join(Box<Join>),
-    /// T3: create the record as a seed, if there is none.
+    /// T3 (SEED): creates the record of a cluster that has none.
     Seed {
-        /// Whether it may say "ended": only for a store that this process has just created.
+        /// Whether the seed is marked ended: only for a store that this process has just created.
         ended: bool,
     },
-    /// T4: create the own candidate key.
+    /// T4 (ENROL): creates the own candidate key.
     Enrol {
-        /// Own incarnation.
+        /// Lease of the own incarnation.
         lease: LeaseId,
-        /// Own id.
+        /// Id of this node.
         id: NodeId,
-        /// c(member(id)) of this incarnation.
+        /// `c(member(id))` of this incarnation.
         member_created: Revision,
     },
-    /// T4: delete the own candidate key of a closed term, or T19 any broken candidate key. Leaves the
-    /// record alone. Compares `m(cand)`.
+    /// T4 (WITHDRAW) deletes the own candidate key of a closed term; T19 (REPAIR) deletes any broken
+    /// candidate key. Leaves the record unchanged. Compares `m(cand)`.
     Withdraw {
-        /// In the key's name.
+        /// Lease that the candidate key is named after.
         lease: LeaseId,
-        /// m(cand) as seen.
+        /// `m(cand)` as the view shows it.
         modified: Revision,
     },
-    /// T5.
+    /// T5 (TAKE): takes office.
     Take(Box<Take>),
-    /// T6.
+    /// T6 (BEAT): writes the record again, which prolongs authority.
     Beat {
-        /// m(cand) after the TAKE.
+        /// `m(cand)` after the TAKE.
         office: Revision,
-        /// To write; its lease names the candidate.
+        /// Record to write; its lease names the candidate.
         record: Record,
     },
-    /// T8: mark the record ended and delete the candidate. Compares `m(cand)`.
+    /// T8 (RESIGN): marks the record ended and deletes the candidate key. Compares `m(cand)`.
     Resign {
-        /// m(cand) after the TAKE.
+        /// `m(cand)` after the TAKE.
         office: Revision,
-        /// To write, ended; its lease names the candidate.
+        /// Record to write, marked ended; its lease names the candidate.
         record: Record,
     },
-    /// T9: the first part of a clean stop; REVOKE follows.
+    /// T9 (STOP): first part of a clean stop; REVOKE follows.
     Stop {
-        /// Own incarnation.
+        /// Lease of the own incarnation.
         lease: LeaseId,
-        /// h: m(held) as last known.
+        /// `m(held)` as last known.
         held: Revision,
         /// Nonce of the empty held key.
         nonce: u64,
-        /// If in office until now: m(cand) after the TAKE, and the record to write, ended.
+        /// Only if the node was in office until now: `m(cand)` after the TAKE, and the record to write,
+        /// marked ended.
         office: Option<(Revision, Record)>,
     },
-    /// T10, first part: one linearizable read of the record and held(lease). The changes show both,
-    /// present or not.
+    /// T10 (END), first part: one linearizable read of the record and `held(lease)`. The changes show both,
+    /// present or absent.
     ReadEnd {
-        /// Of the incarnation that is to be ended.
+        /// Lease of the incarnation to end.
         lease: LeaseId,
     },
     /// T10, second part; REVOKE follows.
     End {
-        /// Of the incarnation that is to be ended.
+        /// Lease of the incarnation to end.
         lease: LeaseId,
-        /// If it was in office and not ended: m(record) as read, and the record to write, ended.
+        /// Only if the incarnation was in office and not ended: `m(record)` as read, and the record to write,
+        /// marked ended.
         record: Option<(Revision, Record)>,
-        /// m(held) as read, if it was there: then an empty one with this nonce is put on the lease.
+        /// Only if the held key existed: `m(held)` as read, and the nonce of the empty held key to put on the
+        /// lease.
         held: Option<(Revision, u64)>,
     },
-    /// T12, T13 and the settling of an unresolved write: writes the own held key. Compares
+    /// T12 (CLAIM), T13 (RELEASE) and the settling of an unresolved write: writes the own held key. Compares
     /// `m(held) = held` and each plan.
     WriteHeld {
-        /// Own incarnation.
+        /// Lease of the own incarnation.
         lease: LeaseId,
-        /// h as last known.
+        /// `m(held)` as last known.
         held: Revision,
-        /// plan(w) as seen, byte for byte, of each work type with a shard that is claimed.
+        /// `plan(w)` as seen, byte for byte, of each work type with a shard that is claimed.
         plans: Vec<(WorkType, Vec<u8>)>,
-        /// To write.
+        /// Held key's value to write.
         content: Held,
     },
-    /// T14: linearizable get of held(lease). The changes show it, present or not.
+    /// T14 (CHECK): linearizable get of `held(lease)`. The changes show the key, present or absent.
     Check {
-        /// Own incarnation.
+        /// Lease of the own incarnation.
         lease: LeaseId,
     },
-    /// T15: create a plan that says "all shards: nobody", if there is none.
+    /// T15 (PLAN): creates the plan of a work type that has none, with all shards unowned.
     InitPlan {
-        /// m(cand) and lease of the office.
+        /// Lease of the office, and `m(cand)` after its TAKE.
         office: (LeaseId, Revision),
-        /// Which work type.
+        /// Work type of the plan.
         work: WorkType,
-        /// To write.
+        /// Table of the plan to write, without owners.
         table: PlanTable,
     },
-    /// T15.
+    /// T15: writes the plan of a work type.
     Plan {
-        /// Lease of the office, and m(cand) after its TAKE.
+        /// Lease of the office, and `m(cand)` after its TAKE.
         office: (LeaseId, Revision),
-        /// Which work type.
+        /// Work type of the plan.
         work: WorkType,
-        /// m(plan(w)) as seen, never zero.
+        /// `m(plan(w))` as seen, never zero.
         modified: Revision,
-        /// For each owner from whom a shard is taken because its living held key lacks it: held
-        /// as seen, byte for byte.
+        /// Held keys that prove a shard free: for each owner that loses a shard because its living held key
+        /// does not contain it, that key's value as seen, byte for byte.
         proofs: Vec<(LeaseId, Vec<u8>)>,
-        /// To write.
+        /// Table of the plan to write.
         table: PlanTable,
     },
-    /// T15, T19 and R8: delete a held key that is junk or on the wrong lease. Compares `m`, and the office.
+    /// T15, T19 and R8 (replaced store): deletes a held key that is malformed or hangs on the wrong lease.
+    /// Compares `m(held)`, its value and the office.
     DeleteHeld {
-        /// Lease of the office, and m(cand) after its TAKE.
+        /// Lease of the office, and `m(cand)` after its TAKE.
         office: (LeaseId, Revision),
-        /// In the key's name.
+        /// Lease that the held key is named after.
         lease: LeaseId,
-        /// m(held) as seen.
+        /// `m(held)` as the view shows it.
         modified: Revision,
-        /// Its value, byte for byte.
+        /// Held key's value as seen, byte for byte.
         value: Vec<u8>,
     },
-    /// T2: delete an operator's node and member keys that hang on no lease. Compares each `m` (zero =
-    /// absent: then only compared).
+    /// T2: deletes an operator's node and member keys that hang on no lease. Compares each `m`. An absent key
+    /// (zero) is only compared.
     DeleteSquatter {
-        /// Whose.
+        /// Id of the node whose keys are deleted.
         id: NodeId,
-        /// m(node(id)) as seen.
+        /// `m(node(id))` as last read.
         node: Revision,
-        /// m(member(id)) as seen.
+        /// `m(member(id))` as last read.
         member: Revision,
     },
-    /// T17 for `node(id)`: the own metadata with another role. Compares `m`; the else branch gets it.
+    /// T17 (OWN KEYS) for `node(id)`: writes the own metadata with another role. Compares `m`; the else
+    /// branch reads the key.
     WriteNode {
-        /// Own incarnation.
+        /// Lease of the own incarnation.
         lease: LeaseId,
-        /// m(node(id)) as last known.
+        /// `m(node(id))` as last known.
         modified: Revision,
-        /// To write.
+        /// Node metadata to write.
         metadata: NodeMetadata,
     },
-    /// T17 for `member(id)`: a change of draining, offers or tick. Compares `m`; the else branch gets it.
+    /// T17 for `member(id)`: writes a change of draining, offers or tick. Compares `m`; the else branch reads
+    /// the key.
     WriteMember {
-        /// Whose.
+        /// Id of this node.
         id: NodeId,
-        /// m(member(id)) as last known.
+        /// `m(member(id))` as last known.
         modified: Revision,
-        /// To write; its lease is the own incarnation.
+        /// Member record to write; its lease is the own incarnation.
         member: Member,
     },
-    /// T17 for `tickkey(id)`. Compares `m`; the else branch gets it.
+    /// T17 for `tickkey(id)`. Compares `m`; the else branch reads the key.
     WriteTickKey {
-        /// Own incarnation.
+        /// Lease of the own incarnation.
         lease: LeaseId,
-        /// Whose.
+        /// Id of this node.
         id: NodeId,
-        /// m(tickkey(id)) as last known.
+        /// `m(tickkey(id))` as last known.
         modified: Revision,
-        /// To write.
+        /// Value of the tick key to write.
         tick: Duration,
     },
-    /// T18.
+    /// T18 (SWITCH TICK): writes the cluster's tick.
     SwitchTick {
-        /// Lease of the office, and m(cand) after its TAKE.
+        /// Lease of the office, and `m(cand)` after its TAKE.
         office: (LeaseId, Revision),
-        /// m(tick) as seen.
+        /// `m(tick)` as the view shows it.
         modified: Revision,
-        /// R of the view: nobody joined and no offer changed since.
+        /// R of the view. T18 compares that no node joined and no offer changed since.
         view: Revision,
-        /// To write.
+        /// Cluster's tick to write.
         tick: Duration,
     },
 }
 
-/// What T2 compares and puts.
+/// Values that T2 (JOIN) compares and puts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// The new incarnation.
+    /// Lease of the new incarnation.
     pub lease: LeaseId,
-    /// Puts `node(id)`.
+    /// Value of `node(id)` to put.
     pub metadata: NodeMetadata,
-    /// Puts `tickkey(id)`: the tick it runs at.
+    /// Value of `tickkey(id)` to put: the tick that the node runs at.
     pub tick: Duration,
-    /// Puts `member(id)`.
+    /// Value of `member(id)` to put.
     pub member: Member,
-    /// Whether it puts the candidate key.
+    /// Whether JOIN puts the candidate key.
     pub candidate: bool,
     /// Nonce of the empty held key.
     pub nonce: u64,
-    /// What it does about the cluster's tick.
+    /// How JOIN treats the cluster's tick.
     pub cluster_tick: JoinTick,
 }
 
-/// What T2 does about `/C/bellwether/tick`.
+/// How T2 (JOIN) treats `/C/bellwether/tick`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinTick {
-    /// It is the joiner's, or the joiner adopts it: compares `m(tick)`.
+    /// The cluster's tick is the joiner's, or the joiner adopts it: compares `m(tick)`.
     Keep {
-        /// m(tick) as read.
+        /// `m(tick)` as the read before JOIN showed it.
         modified: Revision,
     },
-    /// There is none, or junk, and no live node's tick differs: compares `m(tick)` and range
-    /// `m < read + 1` over `/C/state-data/tick/`, and puts it.
+    /// The cluster's tick is absent or malformed, and no live node's tick differs: compares `m(tick)` and
+    /// range `m < read + 1` over `/C/state-data/tick/`, and puts the joiner's tick.
     Create {
-        /// R of the read.
+        /// Revision of the read.
         read: Revision,
-        /// m(tick) as read: of junk, or zero.
+        /// `m(tick)` as read, if it is malformed; zero if it is absent.
         modified: Revision,
     },
-    /// It differs and nobody lives: compares `m(tick)` and range `c = 0` over `/C/nodes/`, and puts it.
-    /// The else branch gets that range too. Node keys that hang on no lease are nobody's: with them,
-    /// range `m < strays + 1` over `/C/nodes/` and `/C/state-data/tick/` instead.
+    /// The cluster's tick differs and no node lives: compares `m(tick)` and range `c = 0` over `/C/nodes/`,
+    /// and puts the joiner's tick. The else branch reads that range too. Node keys that hang on no lease
+    /// belong to no node: if there are any, JOIN compares range `m < strays + 1` over `/C/nodes/` and
+    /// `/C/state-data/tick/` instead.
     Replace {
-        /// m(tick) as read.
+        /// `m(tick)` as the read before JOIN showed it.
         modified: Revision,
-        /// R of an else branch that showed only node keys without a lease.
+        /// Revision of an else branch that showed only node keys without a lease.
         strays: Option<Revision>,
     },
 }
 
-/// What T5 compares, deletes and puts.
+/// Values that T5 (TAKE) compares, deletes and puts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Take {
-    /// c(cand): own term.
+    /// `c(cand)`: the own term.
     pub term: Term,
-    /// m(record) of `rec_at`.
+    /// `m(record)` as received at `rec_at`.
     pub record_modified: Revision,
-    /// Its value, byte for byte.
+    /// Value of the record, byte for byte.
     pub record_value: Vec<u8>,
-    /// O, oldest first: in each the lease of the key's name and c as seen. All are deleted; `c` of the
-    /// first is compared.
+    /// O, the older candidates, oldest first: the lease that each key is named after, and `c` of the key as
+    /// seen. TAKE deletes all of them and compares `c` of the first.
     pub older: Vec<(LeaseId, Revision)>,
-    /// The holder clause.
+    /// How TAKE treats the holder's candidate key.
     pub holder: HolderClause,
-    /// To write; its lease names the own candidate.
+    /// Record to write; its lease names the own candidate.
     pub record: Record,
 }
 
-/// What T5 does about the candidate key of the record's holder, if the record is not ended and has
-/// another lease than the own.
+/// How T5 (TAKE) treats the candidate key of the record's holder, if the record is not ended and has another
+/// lease than the own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HolderClause {
-    /// Nothing to do: ended, a seed, own, or among the older candidates that TAKE deletes anyway.
+    /// No action: the record is ended, a seed or the own one, or TAKE deletes the holder's key as an older
+    /// candidate.
     None,
-    /// The view still shows it with `c = record.term`: it is deleted.
+    /// The view still shows the key with `c = record.term`: TAKE deletes it.
     Delete {
-        /// In its name.
+        /// Lease that the candidate key is named after.
         lease: LeaseId,
     },
-    /// The view does not show it so: compares `c(cand(lease)) ≠ term`.
+    /// The view does not show the key with that `c`: TAKE compares `c(cand(lease)) ≠ term`.
     Gone {
-        /// In its name.
+        /// Lease that the candidate key is named after.
         lease: LeaseId,
-        /// The record's term.
+        /// Term of the record.
         term: Term,
     },
 }
 
-/// What became of a call.
+/// Outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It took effect: the compares held.
+    /// The call took effect: its compares held.
     Done(Answer),
-    /// It took none: a compare failed. The changes hold what the else branch read.
+    /// The call took no effect: a compare failed. The changes hold the keys that the else branch read.
     Refused(Answer),
-    /// It took none: the lease is not in the store. For a transaction only if the compares held.
+    /// The call took no effect: the lease is not in the store. A transaction returns this only if its
+    /// compares held.
     LeaseNotFound,
-    /// GRANT took none: the lease id exists.
+    /// GRANT took no effect: the lease id exists.
     LeaseExists,
-    /// It took none, and it is known: refused before it was sent, or denied.
+    /// The call certainly took no effect: it failed before it was sent, or the store denied it.
     Failed,
-    /// It may or may not have taken effect, now or later: no answer, or an error after it was sent.
+    /// The call may or may not have taken effect, now or later: no answer, or an error after it was sent.
     Unknown,
 }
 
-/// What an answer carries.
+/// Content of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// Header revision. Zero where there is none to rely on (keepalives, grants of the memory store).
+    /// Revision in the answer's header. Zero if there is no reliable one (keepalives, grants of the memory
+    /// store).
     pub revision: Revision,
-    /// Id of the store's cluster: a change of it is a replaced store (R8). Zero where it is not known
-    /// (the renewal of a lease that is gone).
+    /// Id of the store's cluster. Another id shows a replaced store (R8). Zero if the id is not known (the
+    /// renewal of a lease that is gone).
     pub cluster: u64,
-    /// What was read, by reads and by else branches.
+    /// Keys that reads and else branches returned.
     pub changes: Vec<Change>,
-    /// TTL granted or renewed; zero = the lease is gone. Only for GRANT and keepalive.
+    /// TTL that was granted or renewed; zero = the lease is gone. Only for GRANT and keepalive.
     pub ttl: Duration,
 }
 
 /// Everything that can happen to an engine.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Time passed, nothing else.
+    /// Time has passed, with no other event.
     Tick,
-    /// The node should join. `start` is the wall clock's reading, for the metadata.
+    /// The node should join.
     Start {
-        /// Goes into `NodeMetadata::start`.
+        /// Wall clock's reading for `NodeMetadata::start`.
         start: SystemTime,
-        /// Leases of earlier lives of this node that are proven dead (protocol, proof of death): from
-        /// the supervisor, or known by the pod's lock.
+        /// Leases of earlier lives of this node that are proven dead ("proof of death" in the protocol). The
+        /// supervisor passes them, or the pod's lock proves them.
         dead: Dead,
     },
-    /// The node should leave: stop all work, resign, revoke. Ends in [`Effect::Left`].
+    /// The node should leave: stop all work, resign, revoke. The last effect is [`Effect::Left`].
     Stop,
-    /// The deadline of the leaving has passed: revoke only, at once (an unclean end if work still runs).
+    /// The deadline of the leaving has passed: the engine only revokes, at once (an unclean end if work still
+    /// runs).
     StopNow,
-    /// A linearizable list of the watched range: replaces the view.
+    /// A linearizable list of the watched range arrived; it replaces the view.
     Listed {
-        /// Taken before the list was sent.
+        /// Clock reading before the list was sent.
         sent_at: BootTime,
-        /// Taken after the answer was received.
+        /// Clock reading after the answer was received.
         received_at: BootTime,
-        /// R of the list.
+        /// Revision of the list.
         revision: Revision,
         /// Id of the store's cluster.
         cluster: u64,
         /// All keys of the range.
         changes: Vec<Change>,
     },
-    /// All changes of one revision, from the one watch.
+    /// All changes of one revision arrived from the one watch.
     Changed {
-        /// Taken after they were received.
+        /// Clock reading after the changes were received.
         received_at: BootTime,
-        /// Theirs.
+        /// Revision of these changes.
         revision: Revision,
-        /// All of them.
+        /// All changes of that revision.
         changes: Vec<Change>,
     },
-    /// A progress notice of the watch: everything up to here was delivered.
+    /// A progress notice of the watch arrived: the watch has delivered everything up to its revision.
     Progress {
-        /// Up to where.
+        /// Revision of the notice.
         revision: Revision,
     },
-    /// The watch broke; a list or the resumed watch will follow. What vanishes meanwhile may go unseen
-    /// only if a list follows.
+    /// The watch broke; a list or the resumed watch will follow. The view can miss a vanished key only if a
+    /// list follows.
     WatchLost,
-    /// A call was answered, or given up.
+    /// A call was answered, or its sender gave it up.
     Answered {
-        /// Which.
+        /// Id of the call.
         id: CallId,
-        /// Taken before it was handed to the transport.
+        /// Clock reading before the call was handed to the transport.
         sent_at: BootTime,
-        /// Taken after the answer was received.
+        /// Clock reading after the answer was received.
         received_at: BootTime,
-        /// What became of it.
+        /// Outcome of the call.
         outcome: Outcome,
     },
     /// All tasks and effects of the last [`Effect::StartWork`] have ended and been joined.
     WorkEnded {
-        /// Its number.
+        /// Number of the work that ended.
         work: u64,
     },
-    /// T7: a fenced write of this term failed its compare.
+    /// T7 (FENCED, a write as leader): a fenced write of this term failed its compare.
     OfficeOver {
-        /// Which.
+        /// Term of the write.
         term: Term,
     },
-    /// The leader's work cannot go on in this node (panics, a wedged routine): give up office, and do
-    /// not campaign before [`Input::Fit`].
+    /// The leader's work cannot continue on this node (panics, a wedged routine): the engine gives up office,
+    /// and does not campaign before [`Input::Fit`].
     Unfit,
     /// The node may campaign again.
     Fit,
-    /// Give up office once, cleanly (`resign`); another node should get it.
+    /// The node should give up office once, cleanly (`resign`); another node should get it.
     Resign,
-    /// The node wants no shards and no office, or wants them again.
+    /// The node wants no shards and no office (`true`), or accepts them again (`false`).
     Drain(bool),
     /// All tasks of a shard have ended and been joined after [`Effect::StopShard`].
     ShardEnded {
-        /// Of which work type.
+        /// Work type of the shard.
         work: WorkType,
-        /// Which.
+        /// Shard whose tasks ended.
         shard: super::types::ShardId,
     },
 }
 
-/// Which earlier incarnations this node may end at once.
+/// Earlier incarnations that this node may end at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dead {
-    /// By lease.
+    /// Leases of dead incarnations.
     pub leases: Vec<LeaseId>,
-    /// A holder of the own id with this pod UID is a dead life of the same pod: this process holds the
-    /// pod's exclusive lock.
+    /// Pod UID that proves a holder of the own id dead: a holder with this UID is a dead life of the same
+    /// pod, since this process holds the pod's exclusive lock.
     pub pod_uid: Option<String>,
 }
 
-/// What the engine wants done, in order. It never waits for an effect: what becomes of it comes back
-/// as an [`Input`], or does not, and time passes.
+/// Effects that the engine asks for, in order. The engine never waits for an effect: the result comes back as
+/// an [`Input`], or never does, and time passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a call. Stamp the clock before it is handed to the transport.
+    /// Send a call. The driver reads the clock before it hands the call to the transport.
     Send {
-        /// Comes back with the answer.
+        /// Id that comes back with the answer.
         id: CallId,
-        /// What to send.
+        /// Call that is to be sent.
         call: Call,
     },
-    /// Under `supervise`: tell the parent this lease before the grant that follows leaves.
+    /// Under `supervise`: report this lease to the parent before the following grant is sent.
     Announce {
-        /// Drawn for the next GRANT.
+        /// Lease id drawn for the next GRANT.
         lease: LeaseId,
     },
-    /// List the range anew and watch from R + 1; the old watch is to be dropped.
+    /// List the range again and watch from R + 1; drop the old watch.
     Relist,
-    /// Registered under this lease; own state is to be put (back).
+    /// The node is registered under this lease; put its own state (again).
     Joined {
-        /// The incarnation.
+        /// Lease of the incarnation.
         lease: LeaseId,
-        /// R of JOIN: what JOIN put has this mod revision.
+        /// Revision of JOIN: all keys that JOIN put have this mod revision.
         revision: Revision,
-        /// The tick the node runs at.
+        /// Tick that the node runs at.
         tick: Duration,
     },
-    /// Not registered any more; a join under a new lease follows by itself.
+    /// The node is no longer registered; the engine joins again under a new lease by itself.
     SessionLost {
-        /// The incarnation that ended.
+        /// Lease of the incarnation that ended.
         lease: LeaseId,
-        /// Why.
+        /// Reason of the loss.
         reason: SessionEnd,
     },
     /// The join was refused. The engine is at rest until the next [`Input::Start`].
     Refused(Refusal),
-    /// Left the cluster; at rest until the next [`Input::Start`].
+    /// The node has left the cluster; the engine is at rest until the next [`Input::Start`].
     Left {
         /// Whether the leases and keys are known to be gone and the end was clean.
         clean: bool,
     },
-    /// The role changed.
+    /// The role of this node changed.
     Role(Standing),
     /// Start the leader's work. Alternates with [`Effect::StopWork`].
     StartWork {
-        /// Numbered anew each time: a suspended term that resumes is a new number.
+        /// Number of this work. Each start has a new number, also when a suspended term resumes.
         work: u64,
-        /// Its office.
+        /// Office that the work belongs to.
         office: Office,
     },
-    /// Cancel the leader's work, end and join all its tasks, then say [`Input::WorkEnded`].
+    /// Cancel the leader's work, end and join all its tasks, then send [`Input::WorkEnded`].
     StopWork {
-        /// Which.
+        /// Number of the work.
         work: u64,
-        /// Why.
+        /// Reason of the stop.
         reason: WorkEnd,
     },
-    /// A term has closed for good.
+    /// A term has closed permanently.
     TermClosed {
-        /// Which.
+        /// Term that has closed.
         term: Term,
-        /// Why.
+        /// Reason of the closing.
         reason: WorkEnd,
     },
-    /// Start working on a shard: claimed and inside shard authority. Re-list its objects.
+    /// Start to work on a shard, which is claimed and inside shard authority. List its objects again.
     StartShard {
-        /// Of which work type.
+        /// Work type of the shard.
         work: WorkType,
-        /// Which.
+        /// Shard to work on.
         shard: super::types::ShardId,
-        /// Of the claim.
+        /// Epoch of the claim.
         epoch: super::types::ShardEpoch,
     },
-    /// Take no new work of the shard, end and join its tasks, then say [`Input::ShardEnded`].
+    /// Take no new work of the shard, end and join its tasks, then send [`Input::ShardEnded`].
     StopShard {
-        /// Of which work type.
+        /// Work type of the shard.
         work: WorkType,
-        /// Which.
+        /// Shard that is to stop.
         shard: super::types::ShardId,
-        /// Why.
+        /// Reason of the stop.
         reason: ShardEnd,
     },
-    /// The cluster's tick is now this.
+    /// The cluster's tick has changed to this.
     TickChanged(Duration),
-    /// The store was replaced by another, or by an earlier state of itself (R8): whatever else follows it
+    /// The store was replaced by another, or by an earlier state of itself (R8). Other users of the store
     /// must list again.
     StoreReplaced,
 }
 
-/// A role, and whose office the node acts in or under.
+/// Role of a node, and the term that it acts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Its own.
+    /// Role of this node.
     pub role: super::types::Role,
-    /// Own term, if it is leader.
+    /// Own term, if the node is leader.
     pub term: Option<Term>,
 }
 
-/// One stay in office.
+/// Stay of a node in office.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Office {
-    /// The term: create revision of the candidate key.
+    /// Term of the office: create revision of the candidate key.
     pub term: Term,
-    /// Mod revision of the candidate key after TAKE: what fenced writes compare.
+    /// Mod revision of the candidate key after TAKE, which fenced writes compare.
     pub revision: Revision,
-    /// The incarnation; names the candidate key.
+    /// Lease of the incarnation; it names the candidate key.
     pub lease: LeaseId,
 }
 
-/// Why leader's work stops. A closed set: also a metric's label.
+/// Reasons why leader's work stops. A closed set: also a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WorkEnd {
-    /// Authority lapsed; the office stands, and work resumes with the next committed beat.
+    /// Authority lapsed. The node is still in office, and work resumes with the next committed beat.
     Suspended,
-    /// A beat or a fenced write found the office over.
+    /// A beat or a fenced write found that the office is over.
     Deposed,
-    /// The own candidate key is gone, was created anew or was broken by somebody.
+    /// The own candidate key is gone, was created again, or was changed by another client.
     KeyLost,
-    /// Asked for.
+    /// A resignation was asked for, or the node is drained.
     Resigned,
     /// The node is leaving.
     Stopping,
-    /// The node said that it is unfit.
+    /// The node reported that it is unfit.
     Unfit,
-    /// R13: answers to beats came too late, or not at all, for so long that the office was of no use.
+    /// R13 (useless office): answers to beats came too late, or not at all, for too long.
     Useless,
     /// The session was lost, or the store was replaced.
     SessionLost,
 }
 
-/// Why work on a shard stops. A closed set.
+/// Reasons why work on a shard stops. A closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ShardEnd {
-    /// The plan drains it or names another.
+    /// The plan drains the shard or names another owner.
     Moved,
-    /// Shard authority lapsed.
+    /// The node's shard authority lapsed.
     Lapsed,
     /// The node is leaving or drains.
     Stopping,
@@ -562,38 +575,38 @@ pub enum ShardEnd {
     SessionLost,
 }
 
-/// Why an incarnation ended. A closed set.
+/// Reasons why an incarnation ended. A closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionEnd {
     /// The store does not know the lease.
     LeaseLost,
     /// The own member key is gone or on another lease.
     MemberLost,
-    /// The own held key was changed or removed by somebody.
+    /// Another client changed or removed the own held key.
     HeldLost,
     /// The store was wiped, restored or exchanged (R8).
     StoreReplaced,
-    /// R16: no renewal of the lease was answered for its TTL.
+    /// R16 (renewals without answer): no renewal of the lease was answered for its TTL.
     Unanswered,
-    /// R14: the shards were held, and answers came too late to work on them.
+    /// R14 (useless ownership): the node held shards, and answers came too late to work on them.
     UselessOwner,
 }
 
-/// Why a node was not let in.
+/// Reasons why a node may not join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A live node has the id.
     DuplicateId {
-        /// Where it says it is.
+        /// Address that the live node published.
         address: String,
-        /// Its incarnation, if its key hangs on one.
+        /// Lease of the live node's incarnation, if its key hangs on one.
         holder: Option<LeaseId>,
     },
     /// The cluster runs at another tick, or a live node does.
     TickDisagreement {
-        /// The cluster's.
+        /// Tick of the cluster, or of the live node.
         cluster: Duration,
-        /// This node's.
+        /// Tick of this node.
         own: Duration,
     },
 }

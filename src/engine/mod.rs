@@ -1,8 +1,9 @@
-//! Everything that decides, and nothing that acts: election, authority, membership, shards, back-off.
+//! All decisions of a node: election, authority, membership, shards, back-off. The engine itself acts on
+//! nothing.
 //!
-//! Pure: no I/O, no clock, no randomness, no async. Time and draws are handed in, effects are handed
-//! out, so that a minute of a cluster's life can be simulated in a millisecond. The rules R1 to R12 and
-//! the transactions T1 to T19 named in the comments are those of `docs/protocol.md`.
+//! Pure: no I/O, no clock, no randomness, no async. The caller passes times and draws in and carries effects
+//! out, so that a test simulates a minute of a cluster's life in a millisecond. The rules R1 to R16 and the
+//! transactions T1 to T19 named in the comments are those of `docs/protocol.md`.
 
 pub mod backoff;
 pub mod call;

@@ -1,28 +1,28 @@
 //! Deliberate breaks of the protocol's rules, each of which the simulation must find.
 //!
-//! Without the feature `mutants` the mutant of a [`Config`](super::Config) is ignored, and the code of every
-//! break is compiled out.
+//! Without the feature `mutants` an engine ignores the mutant of its [`Config`](super::Config), and the code
+//! of every break is compiled out.
 
-/// One rule of the protocol, left out on purpose.
+/// Rule of the protocol that is left out on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mutant {
-    /// R1, R4: authority counts from the receipt of the answer.
+    /// R1 (when clocks are read), R4 (what gives authority): authority counts from the receipt of the answer.
     AuthorityFromReceipt,
-    /// Constants: spans and waits without the rate factors.
+    /// Spans and waits do without the factors for the clock's rate error.
     NoRateFactors,
-    /// R6: no wait after an unclean end.
+    /// R6 (when to TAKE office): no wait after an unclean end.
     NoWaitAfterUncleanEnd,
-    /// R7: a node that is not in office marks the record ended.
+    /// R7 (clean end of an office): a node that is not in office marks the record ended.
     EndedByOutsider,
     /// R7: the record is marked ended before the work was joined.
     EndedBeforeJoined,
-    /// R5: a closed term is resigned instead of withdrawn.
+    /// R5 (a closed term stays closed): a closed term is resigned instead of withdrawn.
     ResignClosedTerm,
     /// R5: authority is dropped only after RESIGN was answered.
     DropAfterResigning,
-    /// R5: a lost RESIGN is taken as not sent.
+    /// R5: the node goes on as if a RESIGN without an answer had not been sent.
     ResumeAfterLostResign,
-    /// R3: an absent record is not waited for.
+    /// R3 (receipt of the record): no wait for an absent record.
     AbsentRecordNotWaitedFor,
     /// R6: a candidate waits by its own D.
     OwnDInsteadOfRecords,
@@ -30,60 +30,60 @@ pub enum Mutant {
     EchoForLastAttempt,
     /// D changes within a term.
     DChangedInTerm,
-    /// T12: acts on a shard without a committed claim.
+    /// T12 (CLAIM, of a shard): a node acts on a shard without a committed claim.
     ActWithoutClaim,
-    /// R6: an oldest candidate that is not in office is waited for, however long.
+    /// R6: candidates wait without limit for an oldest candidate that is not in office.
     NoPatience,
-    /// T12: an unanswered claim is not settled: taken for one that failed.
+    /// T12: an unanswered claim counts as failed and is not settled.
     ClaimNotSettled,
     /// T12: CLAIM does not compare the plan.
     ClaimWithoutPlan,
-    /// T14: shard authority comes from keepalives.
+    /// T14 (CHECK, of the own held key): keepalives give shard authority.
     ShardAuthorityFromKeepalive,
-    /// T14: CHECK takes any held key of the own lease as its own.
+    /// T14: CHECK accepts any value of a held key that hangs on the own lease.
     InexactCheck,
-    /// T15: PLAN does not prove that the owner's held key lacks the shard.
+    /// T15 (PLAN, of shards): PLAN does not compare the held keys of the owners that shards are taken from.
     PlanWithoutProof,
-    /// T15: a draining shard is given away before its owner's held key lacks it.
+    /// T15: the leader gives a draining shard away while its owner's held key still contains it.
     DrainingFreedAtOnce,
-    /// T15: draining is taken back when the owner is wanted again.
+    /// T15: the leader takes draining back when the owner is wanted again.
     DrainCalledOff,
-    /// T13: an epoch that was released is claimed again.
+    /// T13 (RELEASE, of a shard): a node claims an epoch again that it has released.
     ReleasedClaimedAgain,
     /// T15: the shards of a vanished owner are free at once.
     VanishedOwnerFreedAtOnce,
-    /// T15: a shard that the plan gives to nobody is free at once.
+    /// T15: a shard without an owner in the plan is free at once.
     NobodyFreedAtOnce,
-    /// R10: a new incarnation keeps the shards of the old one.
+    /// R10 (lost session): a new incarnation keeps the shards of the old one.
     NewIncarnationKeepsShards,
     /// T13: a shard is released before its tasks have ended.
     ReleaseBeforeStopping,
-    /// R8: a replaced store is not noticed.
+    /// R8 (replaced store): the node does not notice a replaced store.
     ReplacedStoreUnnoticed,
-    /// T19: broken candidate keys are not repaired.
+    /// T19 (REPAIR): nodes do not repair broken candidate keys.
     NoRepair,
-    /// R13: an office whose answers come too late is kept.
+    /// R13 (useless office): a leader keeps its office although answers come too late.
     UselessOfficeKept,
     /// R13: an office counts as useless only if no answer leaves any authority.
     UselessByNoAuthority,
-    /// R14: shards whose owner's answers come too late are kept.
+    /// R14 (useless ownership): an owner keeps its shards although answers come too late.
     UselessOwnershipKept,
-    /// R14: the shards are released within the incarnation, whatever is on the wire, and it goes on.
+    /// R14: an owner releases its shards and keeps its incarnation, although a claim may be on the wire.
     UselessOwnerReleases,
-    /// R15: a node that did not claim a shard in time is given it again at once.
+    /// R15 (unclaimed shards): a node that missed a claim gets the shard again at once.
     UnclaimedGivenAgain,
-    /// R16: a lease whose renewals are not answered is kept.
+    /// R16 (renewals without answer): a node keeps a lease whose renewals are not answered.
     UnansweredRenewalsKept,
-    /// T17: calls for one key do not take turns: what is noted is what was answered last.
+    /// T17 (own keys): calls for one key do not take turns, and the last answer decides which value is noted.
     OwnCallsWithoutTurns,
-    /// T17: what was written under a lost lease counts as written under the present one.
+    /// T17: a value that was written under a lost lease counts as written under the present one.
     OwnAnswerOfLostSession,
-    /// T17: the answer to a call that was made before the node left counts after it has joined again.
+    /// T17: the answer to a call that was made before the node left counts after the node has joined again.
     OwnAnswerAfterLeaving,
     /// T17: an answer at a smaller revision than the last one is dropped.
     OwnAnswersByRevision,
     /// T17: a call that may have taken effect is forgotten.
     OwnUnknownForgotten,
-    /// T17: what is put back does not wait for the calls that are under way.
+    /// T17: the put of a key by a new session does not wait for calls that are under way.
     PutBackWithoutTurn,
 }

@@ -1,31 +1,32 @@
 //! T17 (own keys): the order of the calls about one node's own state, and the keys that a new session must
 //! put back.
 //!
-//! Pure: it sends nothing. Its caller asks whether a call has its turn, writes, and notes the outcome.
+//! Pure: this module sends nothing. The caller asks whether a call has its turn, writes, and notes the
+//! outcome.
 //!
 //! # Invariants
 //!
-//! - Calls for one key take turns, in the order in which they were made, so the store's order is the
-//!   calls' order. A put by a new session takes its turn too.
-//! - The last call that took effect, or may have, decides how a key is wanted. Neither the revision of an
-//!   answer nor the moment of its arrival counts: a store that was restored from a backup answers with
-//!   smaller revisions.
-//! - A value that was written under an earlier lease is put again under the present one, also if its
-//!   answer comes only now.
-//! - Calls that were made before the node left count no longer, and neither do their answers.
+//! - Calls for one key take turns in the order in which they were made, so the store's order is the calls'
+//!   order. A put by a new session takes its turn too.
+//! - The last call that took effect, or may have taken effect, decides the wanted value of a key. The
+//!   revision of an answer and the moment of its arrival do not count: a store that was restored from a
+//!   backup answers with smaller revisions.
+//! - A value that was written under an earlier lease is put again under the present lease, also if the answer
+//!   of the earlier write comes only now.
+//! - Calls that were made before the node left, and their answers, no longer count.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{LeaseId, Revision, mutant::Mutant};
 
-/// The own state of one node, by the user's keys.
+/// Own state of one node, by the user's keys.
 #[derive(Debug, Default)]
 pub struct OwnCalls {
-    /// How often the node has left.
+    /// Number of times that the node has left.
     life: u64,
-    /// Of the last call.
+    /// Number of the last call.
     number: u64,
-    /// The session in which keys are to be.
+    /// Lease of the present session, under which the keys must be written.
     session: Option<LeaseId>,
     keys: BTreeMap<String, OwnKey>,
     mutant: Option<Mutant>,
@@ -33,32 +34,33 @@ pub struct OwnCalls {
 
 #[derive(Debug, Default)]
 struct OwnKey {
-    /// Calls that have not ended, in the order in which they were made. The first one has the turn.
+    /// Calls that have not ended, in the order in which they were made. The first call has the turn.
     calls: VecDeque<u64>,
     /// Value after the last call that took effect or may have; `None` = deleted, or never put.
     wanted: Option<Vec<u8>>,
-    /// Lease under which the store has the wanted value, or the one before a write whose fate is open.
+    /// Lease under which the store has the wanted value. After a put with an unknown outcome: lease of the
+    /// value before, if there was one.
     kept: Option<LeaseId>,
-    /// m(key) under that lease, as last known; zero = absent, or not known.
+    /// `m(key)` under that lease, as last known; zero = absent, or not known.
     modified: Revision,
 }
 
-/// A write that a call makes to its key.
+/// Write that a call makes to its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnWrite {
     /// The user puts a value.
     Put(Vec<u8>),
     /// The user deletes the key.
     Delete,
-    /// A new session puts back what an earlier one had.
+    /// A new session puts the value of an earlier session again.
     PutBack(Vec<u8>),
 }
 
-/// A call about one key, from when it is made until it [ends](OwnCalls::end).
+/// Call about one key, from when it is made until it [ends](OwnCalls::end).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnCall {
     life: u64,
-    /// Grows from call to call.
+    /// Number of the call, which grows from call to call.
     pub number: u64,
     /// Name of the key, as the user gave it.
     pub key: String,
@@ -69,51 +71,51 @@ pub struct OwnCall {
 /// Whether a call may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// The call is the first of those that have not ended.
+    /// The call is the first one that has not ended.
     Has,
-    /// Another call for its key is under way.
+    /// Another call for the same key is under way.
     Waits,
-    /// The node has left since it was made: it must not write any more.
+    /// The node has left since the call was made: the call must not write any more.
     Over,
 }
 
-/// Known effect of a write. A write that took no effect for certain is not noted.
+/// Known effect of a write. A write that certainly took no effect is not passed to [`OwnCalls::note`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnEffect {
     /// The write took effect under that lease, at that revision.
     Took {
-        /// The session's that it was sent in.
+        /// Lease of the session that sent the write.
         lease: LeaseId,
-        /// As the store answered, or as the key was found.
+        /// Revision that the store answered, or that the key was found at.
         revision: Revision,
     },
-    /// It may have taken effect, or may yet, under that lease.
+    /// The write may have taken effect under that lease, or may still do so.
     Unknown {
-        /// The session's that it was sent in.
+        /// Lease of the session that sent the write.
         lease: LeaseId,
     },
 }
 
-/// What a call has to do after its effect was noted.
+/// Next step of a call after its effect was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// The call is done.
     Done,
-    /// The session has changed since the write was sent: write again, under this lease.
+    /// The session has changed since the write was sent: the call must write again, under this lease.
     Again(LeaseId),
 }
 
-/// What the end of a call leaves to be done.
+/// Work that remains after the end of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// The call that has the turn now.
+    /// Number of the call that has the turn now.
     pub next: Option<u64>,
-    /// The key is to be put back in the present session.
+    /// Whether the key must be put again in the present session.
     pub missing: bool,
 }
 
 impl OwnCalls {
-    /// The own state of a node that leaves out that rule.
+    /// Own state of a node that leaves out that rule.
     #[cfg(feature = "mutants")]
     pub fn with_mutant(mutant: Option<Mutant>) -> Self {
         Self { mutant, ..Self::default() }
@@ -123,19 +125,19 @@ impl OwnCalls {
         cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
-    /// The node has joined under that lease. To be called before anything is written under it.
+    /// Notes that the node has joined under that lease. Must be called before any write under it.
     pub fn joined(&mut self, lease: LeaseId) {
         self.session = Some(lease);
     }
 
-    /// The node has left: its state went with it.
+    /// Notes that the node has left: its state is gone.
     pub fn left(&mut self) {
         self.life += 1;
         self.session = None;
         self.keys.clear();
     }
 
-    /// A call is made. It comes after all that were made before.
+    /// Adds a call, after all calls that were made before.
     pub fn call(&mut self, key: &str, write: OwnWrite) -> OwnCall {
         self.number += 1;
         let call = OwnCall { life: self.life, number: self.number, key: key.to_owned(), write };
@@ -156,7 +158,7 @@ impl OwnCalls {
         }
     }
 
-    /// m(key), if it is known of that session; else zero.
+    /// `m(key)` under that lease, or zero if it is not known.
     pub fn known(&self, key: &str, lease: LeaseId) -> Revision {
         match self.keys.get(key) {
             Some(key) if key.kept == Some(lease) => key.modified,
@@ -164,12 +166,12 @@ impl OwnCalls {
         }
     }
 
-    /// Whether the key is wanted, and not yet put under that lease.
+    /// Whether the key is wanted and not yet put under that lease.
     pub fn is_missing(&self, key: &str, lease: LeaseId) -> bool {
         self.keys.get(key).is_some_and(|key| key.is_missing(lease))
     }
 
-    /// Notes what became of a call's write.
+    /// Notes the effect of a call's write, and returns the next step of the call.
     pub fn note(&mut self, call: &OwnCall, effect: OwnEffect) -> Next {
         if call.life != self.life && !self.breaks(Mutant::OwnAnswerAfterLeaving) {
             return Next::Done;
@@ -208,10 +210,11 @@ impl OwnCalls {
                 key.is_gone();
                 Next::Done
             }
-            // Other nodes may have read the new value: the one before must never come back.
+            // Other nodes may have read the new value, so the value before it must never come back.
             (OwnEffect::Unknown { lease }, OwnWrite::Put(value)) => {
                 if key.wanted.is_none() {
-                    // In this session it may as well be absent.
+                    // The key was absent before, so this session accepts both states and does not put the key
+                    // again.
                     key.kept = Some(lease);
                     key.modified = Revision(0);
                 }
@@ -222,7 +225,7 @@ impl OwnCalls {
         }
     }
 
-    /// A call has ended, or its caller waits for it no longer.
+    /// Ends a call, or removes a call that its caller no longer waits for.
     pub fn end(&mut self, call: &OwnCall) -> Ended {
         if call.life != self.life {
             return Ended::default();
@@ -238,7 +241,7 @@ impl OwnCalls {
         Ended { next, missing }
     }
 
-    /// Keys that are to be put back under that lease and can be now: no call for them is under way.
+    /// Keys to put again under that lease that have no call under way.
     pub fn missing(&self, lease: LeaseId) -> Vec<String> {
         let turns = !self.breaks(Mutant::PutBackWithoutTurn);
         let free = |key: &OwnKey| key.calls.is_empty() || !turns;
@@ -246,13 +249,14 @@ impl OwnCalls {
         missing.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether no call is under way, and nothing is to be put back in the present session.
+    /// Whether no call is under way and no key must be put again in the present session.
     pub fn is_settled(&self) -> bool {
         let missing = |key: &OwnKey| self.session.is_some_and(|lease| key.is_missing(lease));
         self.keys.values().all(|key| key.calls.is_empty() && !missing(key))
     }
 
-    /// The call that puts a key back, if it is still [missing](Self::missing). It has the turn at once.
+    /// Call that puts a key again, if the key is still [missing](Self::missing). The call has the turn at
+    /// once.
     pub fn put_back(&mut self, key: &str, lease: LeaseId) -> Option<OwnCall> {
         let turns = !self.breaks(Mutant::PutBackWithoutTurn);
         let missing = self.keys.get(key).filter(|key| key.is_missing(lease))?;

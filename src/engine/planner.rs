@@ -1,38 +1,40 @@
-//! Which node works on which shard.
+//! Assignment of shards to nodes.
 //!
-//! Pure: takes the live members and who owns what now, returns who should own what. Who *may* (drain,
-//! claim, proof) is decided in `engine::machine`. Sticky, even, weighted, with capacities, with the
-//! least possible movement; two planners with the same members always agree.
+//! Pure: [`assign`] takes the live members and the present owners, and returns the wanted owners.
+//! `engine::machine` decides which moves are allowed (drain, claim, proof). The assignment is sticky, even,
+//! weighted and within capacities, with the least possible movement; two planners with the same members
+//! return the same result.
 //!
-//! It works in two steps. First the quotas: each worker's exact share is its weight's part of the
-//! shards, cut off at its capacity, and what a full worker leaves goes to the others by weight (water
-//! filling, in whole numbers). A quota is that share rounded down or up, and it is rounded up first
-//! where that leaves a shard in its place. Then the shards: each owner keeps its lowest ones up to its
-//! quota; what is left over fills up the others in order, so that neighbours stay together.
+//! The planner works in two steps. The first step computes quotas: the exact share of a worker is its
+//! weight's part of the shards, limited by its capacity; the others share the rest of a full worker's part by
+//! weight (water filling, in whole numbers). A quota is that share rounded down or up, and shares are rounded
+//! up first where that leaves a shard in its place. The second step assigns shards: each owner keeps its
+//! lowest shards up to its quota; the shards that are left fill up the other workers in order, so that
+//! neighbours stay together.
 
 use super::types::LeaseId;
 
-/// A live member that can take shards of the work type.
+/// Live member that can take shards of the work type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
-    /// Its incarnation.
+    /// Lease of the worker's incarnation.
     pub lease: LeaseId,
-    /// Its share relative to the others; at least 1.
+    /// Weight of the worker relative to the others; at least 1.
     pub weight: u32,
-    /// At most this many, if there is a limit.
+    /// Most shards that the worker takes; `None` = no limit.
     pub capacity: Option<u32>,
 }
 
-/// The wanted owner of each shard: from the present owners (`None` = nobody, or one who is not among
-/// `workers`), with the least movement. A shard stays unowned only if all capacities are used up or
+/// Wanted owner of each shard, with the least movement from the present owners in `current` (`None`, or a
+/// lease that is not among `workers` = unowned). A shard stays unowned only if all capacities are used up or
 /// there is no worker.
 ///
 /// # Invariants
 ///
 /// - Each worker gets its exact weighted share rounded down or up.
 /// - No assignment with such shares takes fewer shards from a living owner.
-/// - What it returns depends on who the workers are, not on their order, and is returned again if it
-///   is given back as `current`.
+/// - The result depends on the set of workers, not on their order. Given back as `current`, it is returned
+///   unchanged.
 pub fn assign(current: &[Option<LeaseId>], workers: &[Worker]) -> Vec<Option<LeaseId>> {
     let workers = sorted(workers);
     let index = |lease: LeaseId| workers.binary_search_by_key(&lease, |worker| worker.lease).ok();
@@ -62,7 +64,7 @@ pub fn assign(current: &[Option<LeaseId>], workers: &[Worker]) -> Vec<Option<Lea
     wanted.into_iter().map(|place| place.map(|place| workers[place].lease)).collect()
 }
 
-/// By lease, each once.
+/// Workers in the order of their leases, each lease once.
 fn sorted(workers: &[Worker]) -> Vec<Worker> {
     let mut workers = workers.to_vec();
     workers.sort_by_key(|worker| (worker.lease, worker.weight, worker.capacity));
@@ -76,15 +78,15 @@ fn take_one(room: &mut u64) -> bool {
     any
 }
 
-/// A worker's exact share: `whole + part / of`, with `part < of`.
+/// Exact share of a worker: `whole + part / of`, with `part < of`.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
     whole: u64,
     part: u128,
 }
 
-/// How many shards each worker gets: its share rounded down, plus one each for as many as are left,
-/// first to those who own more than that already, then by the size of what was rounded off.
+/// Number of shards for each worker: its share rounded down, plus one more for as many workers as shards are
+/// left. First come workers that own more than that already, then those with the largest rounded-off part.
 fn quotas(shards: u64, owned: &[u64], workers: &[Worker]) -> Vec<u64> {
     let shares = shares(shards, workers);
     let placed: u64 = shares.iter().map(|share| share.whole).sum();
@@ -103,12 +105,12 @@ fn quotas(shards: u64, owned: &[u64], workers: &[Worker]) -> Vec<u64> {
     quotas
 }
 
-/// The exact shares: those whose capacity is below their part by weight get their capacity, the rest
-/// is shared by weight among the others. All `part`s are of one common denominator.
+/// Exact shares: workers whose capacity is below their part by weight get their capacity, the others share
+/// the rest by weight. All `part`s have one common denominator.
 fn shares(shards: u64, workers: &[Worker]) -> Vec<Share> {
     let mut by_fullness: Vec<usize> = (0..workers.len()).collect();
     by_fullness.sort_by(|&a, &b| {
-        // capacity / weight, compared crosswise: who is full first.
+        // Order by capacity / weight, compared crosswise: the first worker is full first.
         let (a, b) = (&workers[a], &workers[b]);
         let left = u128::from(limit(a)) * u128::from(weight(b));
         left.cmp(&(u128::from(limit(b)) * u128::from(weight(a))))

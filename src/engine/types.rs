@@ -1,4 +1,4 @@
-//! The words of the engine: ids, revisions, terms, times. Nothing here does anything.
+//! Basic types of the engine: ids, revisions, terms, times.
 
 use std::{
     fmt,
@@ -7,26 +7,26 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// One process of a cluster, by the id it was configured with: non-negative, unique among live nodes.
+/// Configured id of one process of a cluster: non-negative, unique among live nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(i64);
 
-/// A node id below zero. `-1` meant "no leader" in the Go package, so no node may carry it.
+/// Error for a node id below zero. `-1` meant "no leader" in the Go package, so no node may carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("node id {0} is negative: choose one from 0 to 9223372036854775807")]
 pub struct NegativeNodeId(pub i64);
 
 impl NodeId {
-    /// The id, if it is one.
+    /// Node id with that number.
     ///
     /// # Errors
     ///
-    /// [`NegativeNodeId`] if it is below zero.
+    /// [`NegativeNodeId`] if the number is below zero.
     pub const fn new(id: i64) -> Result<Self, NegativeNodeId> {
         if id < 0 { Err(NegativeNodeId(id)) } else { Ok(Self(id)) }
     }
 
-    /// The bare number.
+    /// Node id as a bare number.
     pub const fn get(self) -> i64 {
         self.0
     }
@@ -38,9 +38,9 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A lease of the store; shown in lower-case hex, as in the keys that are named by it.
+/// Id of a lease in the store; displayed in lower-case hex, as in the keys that are named by it.
 ///
-/// A lease names one incarnation of a node: it is drawn anew for each.
+/// A lease names one incarnation of a node: each incarnation draws a new id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub i64);
 
@@ -60,7 +60,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The fencing token: the create revision of the leader's candidate key. It only grows.
+/// The fencing token: the create revision of the leader's candidate key. Terms only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Term(pub i64);
 
@@ -76,7 +76,7 @@ impl fmt::Display for Term {
 pub struct BootTime(pub Duration);
 
 impl BootTime {
-    /// How long it is from `earlier` to here; nothing if that is later.
+    /// Time from `earlier` to this reading; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -96,21 +96,21 @@ impl Sub<Duration> for BootTime {
     }
 }
 
-/// What a node is to its cluster. The numbers are the Go package's.
+/// Role of a node in its cluster. The numbers are the Go package's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Role {
-    /// Not joined, or not yet known.
+    /// The node has not joined, or its role is not yet known.
     #[default]
     Unknown = 0,
-    /// In office.
+    /// The node is in office.
     Leader = 1,
-    /// Joined, and somebody else is or will be in office.
+    /// The node has joined, and another node is or will be in office.
     Follower = 2,
 }
 
 impl Role {
-    /// The role of that number, if there is one.
+    /// Role with that number, or `None` if no role has it.
     pub const fn from_number(number: i64) -> Option<Self> {
         match number {
             0 => Some(Self::Unknown),
@@ -131,16 +131,16 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a node tells about itself under `/{cluster}/nodes/{id}`: the Go package's `NodeMetadata`.
+/// Description of a node that it publishes under `/{cluster}/nodes/{id}`: the Go package's `NodeMetadata`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeMetadata {
-    /// The node.
+    /// Id of the node.
     pub id: NodeId,
-    /// Where it can be reached, as it was configured; not interpreted.
+    /// Address of the node, as it was configured; not interpreted.
     pub address: String,
-    /// When the node was started, by its wall clock: kept over sessions that it lost and regained.
+    /// Time of the node's start, by its wall clock. A new session of the same node keeps this time.
     pub start: SystemTime,
-    /// The role it last took.
+    /// Role that the node last took.
     pub role: Role,
 }
 
@@ -149,12 +149,12 @@ pub struct NodeMetadata {
 pub struct WorkType(Arc<str>);
 
 impl WorkType {
-    /// A work type of that name. Names are validated where they enter (`store::keys`).
+    /// Work type with that name. `store::keys` validates names where they enter.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(name.into())
     }
 
-    /// The name.
+    /// Name of the work type.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -166,7 +166,7 @@ impl fmt::Display for WorkType {
     }
 }
 
-/// One part of a work type, counted from zero.
+/// Part of a work type, counted from zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u32);
 
@@ -176,7 +176,7 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// Grows with each assignment of a shard: the revision of the view that its plan was made from.
+/// Number that grows with each assignment of a shard: the revision of the view that its plan was made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardEpoch(pub i64);
 
@@ -186,6 +186,6 @@ impl fmt::Display for ShardEpoch {
     }
 }
 
-/// Tells the answers of the engine's calls apart. Never used twice by one engine.
+/// Number of one call of the engine, which its answer carries. An engine never uses a number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);

@@ -1,4 +1,4 @@
-//! The purpose of each call to the store, and how far its answer can be relied on.
+//! Purpose of each call to the store, and properties of its answer.
 
 use crate::engine::types::{LeaseId, WorkType};
 
@@ -9,7 +9,7 @@ pub(super) enum Asked {
     Grant(LeaseId),
     Join(LeaseId),
     Renew(LeaseId),
-    /// Fire and forget: a lease that was never registered.
+    /// Gives back a lease or its keys, and ignores the answer.
     Abandon,
     ReadEnd(LeaseId),
     End(LeaseId),
@@ -33,12 +33,12 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// Whether the header revision of an answer to this can be relied on (R8).
+    /// Whether the header revision of an answer is linearizable, so that R8 (replaced store) may compare it.
     pub(super) fn is_linearizable(&self) -> bool {
         !matches!(self, Self::Renew(_) | Self::Grant(_) | Self::Abandon | Self::RevokeEnded(_))
     }
 
-    /// Whether this makes a revision of its own when it is done.
+    /// Whether the call makes a revision of its own when it is done.
     pub(super) fn writes(&self) -> bool {
         match self {
             Self::Join(_)

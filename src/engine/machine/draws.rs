@@ -1,9 +1,9 @@
-//! Where an engine's draws come from: a seed that is handed in.
+//! Random draws of an engine, from a seed that the caller passes in.
 
 use crate::engine::types::LeaseId;
 
-/// A sequence of 64-bit draws (splitmix64, Steele, Lea and Flood 2014). Not for secrets: lease ids and
-/// nonces need only be different.
+/// Sequence of 64-bit draws (splitmix64, Steele, Lea and Flood 2014). Not for secrets: lease ids and nonces
+/// only need to differ.
 #[derive(Clone, Debug)]
 pub(super) struct Draws(u64);
 
@@ -20,7 +20,7 @@ impl Draws {
         z ^ (z >> 31)
     }
 
-    /// T1: 63 random bits, never zero.
+    /// Lease id for T1 (GRANT): 63 random bits, never zero.
     pub(super) const fn lease(&mut self) -> LeaseId {
         LeaseId((self.draw() >> 1).cast_signed().saturating_add(1))
     }

@@ -1,7 +1,8 @@
-//! Whose turn it is: seeding, enrolling, taking, withdrawing, repairing (R3, R6; T3, T4, T5, T19).
+//! The queue of candidates: R3 (receipt of the record) and R6 (when to TAKE office); T3 (SEED), T4 (ENROL,
+//! WITHDRAW), T5 (TAKE) and T19 (REPAIR).
 //!
-//! The one rule to keep (R6): the record alone carries authority. Candidate keys only say whose turn it
-//! is, and nothing is ever concluded from their absence.
+//! The one rule to keep (R6): only the record carries authority. Candidate keys only give the order of the
+//! queue, and their absence proves nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,22 +15,22 @@ use crate::engine::{
     view::{Record, Stored},
 };
 
-/// R6: a candidate with more of ours before it leaves deposing to others.
+/// R6: a candidate with more of our candidates between the oldest and itself leaves deposing to others.
 const RANK_MOST: usize = 50;
-/// R6: more than this many older candidates do not fit in one TAKE.
+/// R6: largest number of older candidates that fit in one TAKE.
 const OLDER_MOST: usize = 100;
-/// Between two tries of something whose outcome only the view shows.
+/// Interval between two tries of a call whose outcome only the view shows.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// T19: a candidate key on a wrong lease is deleted by anybody after this.
+/// T19: time after which any node deletes a candidate key on a wrong lease.
 const BROKEN_AFTER: Duration = Duration::from_secs(1);
 
-/// This incarnation's part in the election.
+/// Part of this incarnation in the election.
 #[expect(clippy::struct_excessive_bools, reason = "each is one call in flight")]
 #[derive(Debug, Default)]
 pub(super) struct Candidacy {
-    /// R5: this term and all before it never open again.
+    /// R5 (a closed term stays closed): this term and all earlier ones never open again.
     closed: Term,
-    /// TAKEs that were sent, by their `n`, for echoes: which term, and when at the earliest.
+    /// Term and earliest sending time of each TAKE, by its `n`: for echoes.
     takes: BTreeMap<u64, (Term, BootTime)>,
     taking: bool,
     take_at: BootTime,
@@ -39,17 +40,17 @@ pub(super) struct Candidacy {
     withdraw_at: BootTime,
     pub(super) seeding: bool,
     seed_at: BootTime,
-    /// The view must be at or past this before the own keys are judged by it again.
+    /// Revision that the view must have reached before the rules judge the own keys by it again.
     pub(super) view_from: Revision,
-    /// RESIGN is on its way, or STOP.
+    /// Office whose RESIGN or STOP is in flight or must be repeated.
     pub(super) resign: Option<Resigning>,
-    /// T8: after a plain resign, until another node is in office or this.
+    /// T8 (RESIGN): end of the pause after a plain resign, unless another node is in office before.
     pub(super) pause_until: Option<BootTime>,
-    /// Only for mutants: an office that should be over.
+    /// Office that a mutant keeps although it should be over.
     pub(super) kept: Option<Reign>,
 }
 
-/// An office whose end was sent.
+/// Office whose end was sent.
 #[derive(Clone, Debug)]
 pub(super) struct Resigning {
     pub(super) office: Office,
@@ -63,10 +64,10 @@ impl Candidacy {
         *self = Self::default();
     }
 
-    /// R5: for good. The highest one stands for all before it, so that years of terms need no memory: the
-    /// terms of an incarnation are create revisions of one key, which only grow (in a store where they do
-    /// not, R8 ends the incarnation), so none of them is yet to come; and one that is taken for closed
-    /// too many costs a WITHDRAW and an ENROL, never safety.
+    /// R5: closes the term permanently. Only the highest closed term is stored, so that years of terms need
+    /// no memory: the terms of an incarnation are create revisions of one key and only grow, so no term up to
+    /// the highest closed one can still come. (In a store where they do not grow, R8 ends the incarnation.) A
+    /// term that counts as closed by mistake costs a WITHDRAW and an ENROL, never safety.
     pub(super) fn close(&mut self, term: Term) {
         self.closed = self.closed.max(term);
     }
@@ -75,12 +76,12 @@ impl Candidacy {
         term <= self.closed
     }
 
-    /// Only for mutants.
+    /// Opens a term again, only for mutants.
     pub(super) fn reopen(&mut self, term: Term) {
         self.closed = Term(term.0 - 1);
     }
 
-    /// The TAKEs of that term, by `n`.
+    /// Earliest sending times of the TAKEs of that term, by `n`.
     pub(super) fn attempts(&self, term: Term) -> BTreeMap<u64, BootTime> {
         let of_term = self.takes.iter().filter(|(_, (of, _))| *of == term);
         of_term.map(|(n, (_, at))| (*n, *at)).collect()
@@ -88,7 +89,7 @@ impl Candidacy {
 }
 
 impl Engine {
-    /// Whether this id was drained, by itself or by an operator.
+    /// Whether this id was drained, by the node itself or by an operator.
     pub(super) fn is_drained(&self) -> bool {
         self.drain_wish || self.watched.drains.contains(&self.config.id)
     }
@@ -143,7 +144,7 @@ impl Engine {
         }
     }
 
-    /// T4: ENROL.
+    /// T4 (ENROL): creates the own candidate key.
     fn enrol_rule(&mut self, lease: LeaseId) {
         if !self.wants_office() || self.work != Work::Idle || self.candidacy.enrolling {
             return;
@@ -176,12 +177,12 @@ impl Engine {
                     self.on_lease_lost(lease);
                 }
             }
-            // The view will show it, or it is sent again.
+            // The view will show the key, or ENROL is sent again.
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => (),
         }
     }
 
-    /// The view is judged again from this answer's revision on.
+    /// Makes the rules wait for a view at or past the revision of this answer.
     fn await_view(&mut self, answer: &Answer) {
         self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
     }
@@ -192,7 +193,7 @@ impl Engine {
         let broken = broken && !self.config.breaks(Mutant::NoRepair);
         let closed = self.candidacy.is_closed(term);
         if broken {
-            // T19: its owner closes the term and withdraws.
+            // T19: the owner of a broken key closes the term and withdraws.
             self.candidacy.close(term);
         }
         if broken || closed || self.is_of_the_past(own) || !self.wants_office() {
@@ -202,17 +203,18 @@ impl Engine {
         self.take_rule(lease, term);
     }
 
-    /// R8: whether a restored backup brought the key back behind a term that was taken meanwhile. TAKE
-    /// sweeps all older keys, so within one history there is none; taking office with it would let terms
-    /// fall (I2). Once only: a record that was written before the key was created binds nobody, else one
-    /// that an operator forged with a term of the far future would lock the cluster for ever.
+    /// Whether a restored backup brought the own key back behind a later term, a sign of R8 (replaced store).
+    /// TAKE deletes all older keys, so one history never shows such a key; to take office with it would let
+    /// terms fall, against I2 (terms never fall). A record that was written before the key was created does
+    /// not count: otherwise a record that an operator forged with a term of the far future would lock the
+    /// cluster for ever.
     fn is_of_the_past(&self, own: &Stored<NodeId>) -> bool {
         let written = self.watched.record.as_ref().map_or(Revision(0), |stored| stored.modified);
         let later = self.watched.sound_record().is_some_and(|record| own.created.0 < record.term.0);
         later && own.created < written
     }
 
-    /// T4: WITHDRAW.
+    /// T4 (WITHDRAW): deletes the own candidate key.
     fn withdraw_rule(&mut self, lease: LeaseId, own: &Stored<NodeId>) {
         if self.candidacy.withdrawing || !self.is_due(self.candidacy.withdraw_at) {
             return;
@@ -243,7 +245,7 @@ impl Engine {
         }
     }
 
-    /// R6, T5.
+    /// T5 (TAKE): takes office when R6 allows it.
     fn take_rule(&mut self, lease: LeaseId, term: Term) {
         if self.candidacy.taking || self.work != Work::Idle {
             return;
@@ -259,7 +261,7 @@ impl Engine {
         }
     }
 
-    /// R3: W of the record as it is now.
+    /// Time W to wait for the record as it is now, by R3 (receipt of the record).
     fn record_wait(&self) -> Duration {
         match self.watched.sound_record() {
             Some(record) if record.ended || self.config.breaks(Mutant::NoWaitAfterUncleanEnd) => {
@@ -273,7 +275,7 @@ impl Engine {
         }
     }
 
-    /// R6: when this node may TAKE; `None` = never, as things stand.
+    /// R6: time when this node may TAKE; `None` = not while the queue is as it is.
     fn take_at(&self, term: Term) -> Option<BootTime> {
         let watched = &self.watched;
         let w = watched.record_at + self.record_wait();
@@ -306,11 +308,11 @@ impl Engine {
         let since = watched.oldest.map_or(self.now, |(_, _, since)| since);
         let d = watched.sound_record().map_or(SPAN_MAX, |record| record.d);
         let patience = self.config.wait(d.max(watched.d_of(*oldest)));
-        // One step for the oldest itself, which may be waiting just as long: it goes first.
+        // A step more for the oldest candidate, which may have to wait as long: so the oldest goes first.
         Some(w.max(since + patience + step + RANK_STEP))
     }
 
-    /// T3: SEED, by a candidate that would TAKE.
+    /// T3 (SEED, of an absent record): sent by a candidate that would TAKE otherwise.
     fn seed_rule(&mut self) {
         if self.candidacy.seeding || !self.is_due(self.candidacy.seed_at) {
             return;
@@ -353,7 +355,7 @@ impl Engine {
         self.send(Asked::Take(n), Call::Take(Box::new(take)));
     }
 
-    /// T5: the key of the record's holder must end with this TAKE, whatever its age.
+    /// T5: the key of the record's holder must end with this TAKE, no matter how old the key is.
     fn holder_clause(&self, own: LeaseId, older: &[(LeaseId, Revision)]) -> HolderClause {
         let Some(record) = self.watched.record.as_ref().and_then(|stored| stored.value.as_ref())
         else {
@@ -383,7 +385,7 @@ impl Engine {
                 if let Some(reign) = &mut self.reign
                     && reign.office.term == term
                 {
-                    // Its echo came first.
+                    // The echo of this TAKE came before its answer.
                     let d = self.config.failover.d();
                     reign.office.revision = reign.office.revision.max(answer.revision);
                     self.extend_until(sent + self.config.span(d));
@@ -396,7 +398,7 @@ impl Engine {
                     self.enter_office(office, Some(sent), attempts);
                 }
             }
-            // R6, last line: none until the view is at or past this answer.
+            // R6, last line: no TAKE until the view is at or past the revision of this answer.
             Outcome::Refused(answer) => self.await_view(answer),
             Outcome::LeaseNotFound => {
                 if let Some(lease) = self.session.lease() {
@@ -409,7 +411,7 @@ impl Engine {
         }
     }
 
-    /// T19: a candidate key on a wrong lease is deleted by anybody after a second.
+    /// T19: deletes the candidate keys of others that hang on a wrong lease, after a second.
     fn repair_rule(&mut self, own: LeaseId) {
         if self.watched.broken.is_empty()
             || self.candidacy.withdrawing
@@ -432,12 +434,12 @@ impl Engine {
         }
     }
 
-    /// Whether the node is in office, whatever its authority.
+    /// Office that this node is in, also without authority.
     pub fn office(&self) -> Option<Office> {
         self.reign.as_ref().map(|reign| reign.office)
     }
 
-    /// A fenced write found that the office is over.
+    /// Closes the term: a fenced write found that the office is over.
     pub(super) fn on_office_over(&mut self, term: Term) {
         if self.reign.as_ref().is_some_and(|reign| reign.office.term == term) {
             self.close_term(WorkEnd::Deposed);

@@ -1,7 +1,7 @@
-//! T10: ending an incarnation that is over: END, then REVOKE.
+//! T10 (END): ends an incarnation that is over, then revokes its lease.
 //!
-//! Only with proof: an own old lease whose tasks have all been joined, or a life that is proven dead.
-//! Without it, the lease is only revoked, and everybody waits.
+//! END needs proof: either an own old lease whose tasks have all been joined, or a life that is proven dead.
+//! Without proof the lease is only revoked, and all other nodes wait.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::engine::{
     view::Record,
 };
 
-/// How long to wait before an answer that settled nothing is asked for again.
+/// Time to wait before a request without a definite answer is repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// A lease that is to be gone before the next JOIN.
+/// Lease that must be gone before the next JOIN.
 #[derive(Debug)]
 pub(super) struct Ending {
     lease: LeaseId,
@@ -23,15 +23,16 @@ pub(super) struct Ending {
     step: Step,
     asked: bool,
     again_at: BootTime,
-    /// R14, R16: h of an incarnation that is given back at once, before anything is read.
+    /// R14 (useless ownership), R16 (renewals without answer): h of an incarnation whose keys are given back
+    /// at once, before anything is read.
     blind: Option<Revision>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
-    /// Nothing of it runs any more.
+    /// No task of the incarnation runs any more.
     Proven,
-    /// An own incarnation: its tasks are being joined. Not waited for beyond this.
+    /// An own incarnation whose tasks are being joined. This node waits for them until this time.
     JoinedBy(BootTime),
 }
 
@@ -42,18 +43,19 @@ enum Step {
 }
 
 impl Ending {
-    /// Of a life that is proven dead.
+    /// Ending of a life that is proven dead.
     pub(super) const fn proven(lease: LeaseId) -> Self {
         let again_at = BootTime(Duration::ZERO);
         Self { lease, proof: Proof::Proven, step: Step::Read, asked: false, again_at, blind: None }
     }
 
-    /// Of an own incarnation whose tasks may still run.
+    /// Ending of an own incarnation whose tasks may still run.
     pub(super) const fn own(lease: LeaseId, by: BootTime) -> Self {
         Self { proof: Proof::JoinedBy(by), ..Self::proven(lease) }
     }
 
-    /// Nothing of it may be read before it was given back: answers are what this node lacks.
+    /// Makes this ending send STOP and REVOKE before it reads anything, since the store's answers come too
+    /// late.
     pub(super) const fn give_back_blindly(&mut self, held: Revision) {
         self.blind = Some(held);
     }
@@ -79,7 +81,7 @@ impl Engine {
             if !self.is_due(by) {
                 return;
             }
-            // Something of it will not end: unclean, and everybody waits for it.
+            // Some work of the incarnation does not end: an unclean end, and all other nodes wait.
             step = Step::Revoke;
         }
         if let Some(held) = self.session.ending.front_mut().and_then(|ending| ending.blind.take()) {
@@ -113,7 +115,7 @@ impl Engine {
                 self.on_end_read(lease, answer);
             }
             (Asked::End(_), Outcome::Done(_)) => ending.step = Step::Revoke,
-            // A last beat or claim came between, or the lease went: read again.
+            // A last beat or claim committed before END, or the lease was lost: read again.
             (Asked::End(_), Outcome::Refused(_) | Outcome::LeaseNotFound) => {
                 ending.again_at = self.now;
             }
@@ -124,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// The answer that is waited for counts no more: asks again, from the beginning.
+    /// Starts the first ending again from its read, since the answer that it waits for no longer counts.
     pub(super) fn retry_ending(&mut self) {
         if let Some(ending) = self.session.ending.front_mut() {
             *ending = Ending { step: Step::Read, asked: false, again_at: self.now, ..*ending };
@@ -138,7 +140,7 @@ impl Engine {
             let open = record.lease == Some(lease) && !record.ended;
             open.then_some((stored.modified, Record { ended: true, ..record }))
         });
-        // A held key on another lease is junk: the leader waits for it and deletes it.
+        // A held key on another lease counts as malformed: the leader waits for it and deletes it.
         let held = found.held(lease).filter(|stored| stored.lease == Some(lease));
         let held = held.map(|stored| stored.modified);
         if record.is_none() && held.is_none() {

@@ -1,26 +1,28 @@
-//! Whether the store that answers is still the one that answered before (R8).
+//! R8 (replaced store): whether the store that answers is still the one that answered before.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::engine::types::{BootTime, Revision};
 
-/// How long an answer can be under way: older receipts are all "before it was sent".
+/// Longest time between a request and its answer. A receipt older than this came before any request that is
+/// still open was sent.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
 
-/// The largest revisions that linearizable answers carried, by when they were received.
+/// Largest revisions that linearizable answers carried, by the time of their receipt.
 #[derive(Debug, Default)]
 pub(super) struct Headers {
     cluster: Option<u64>,
-    /// Both rise.
+    /// Times and revisions, both in rising order.
     seen: VecDeque<(BootTime, Revision)>,
-    /// Answers to what was sent before are of a store that was given up.
+    /// Requests sent before this time were answered by a store that was given up.
     since: BootTime,
 }
 
 impl Headers {
-    /// Takes in the header of a linearizable answer. False if it cannot come from the same history: its
-    /// cluster is another, or its revision is below one that was received before it was sent. What has
-    /// `written` made a revision of its own, so for it "not above" is enough.
+    /// Notes the header of a linearizable answer. Returns false if the answer cannot come from the same
+    /// history: its cluster id differs, or its revision is below one that was received before the request was
+    /// sent. A request that has `written` made a revision of its own, so for it an equal revision is proof
+    /// enough.
     pub(super) fn note(
         &mut self,
         sent_at: BootTime,
@@ -44,9 +46,9 @@ impl Headers {
         true
     }
 
-    /// Takes in a revision that the store has certainly reached: of a linearizable answer, or of an event.
-    /// What a watch shows may be old, so it is never compared itself; but what was received cannot be
-    /// taken back by what is sent after it.
+    /// Notes a revision that the store has certainly reached: from a linearizable answer, or from an event.
+    /// An event may be old, so its revision is never judged itself; but an answer to a request that is sent
+    /// after the event cannot be below it.
     pub(super) fn saw(&mut self, received_at: BootTime, revision: Revision) {
         if self.seen.back().is_none_or(|(_, last)| *last < revision) {
             let at = self.seen.back().map_or(received_at, |(last, _)| received_at.max(*last));
@@ -55,8 +57,8 @@ impl Headers {
         while self.seen.get(1).is_some_and(|(at, _)| LONGEST_CALL < received_at.since(*at)) {
             self.seen.pop_front();
         }
-        // More than this within the longest call: the older half is thinned, which only makes the
-        // check a little blinder, never wrong.
+        // More entries than this came within the longest call: drop every second one of the older half. The
+        // check may then miss a replaced store, but never reports one by mistake.
         if 256 < self.seen.len() {
             let mut index = 0;
             self.seen.retain(|_| {
@@ -66,7 +68,7 @@ impl Headers {
         }
     }
 
-    /// Forgets everything: what was sent before `now` counts no more.
+    /// Forgets all revisions, and ignores answers to requests sent before `now`.
     pub(super) fn forget(&mut self, now: BootTime) {
         *self = Self { since: now, ..Self::default() };
     }
@@ -84,7 +86,7 @@ mod tests {
     fn an_answer_below_one_received_before_it_was_sent_is_of_another_store() {
         let mut headers = Headers::default();
         assert!(headers.note(at(0), at(10), (Revision(7), 1), false));
-        // Sent before revision 7 was received: may be older.
+        // The request was sent before revision 7 was received, so its answer may be older.
         assert!(headers.note(at(5), at(20), (Revision(6), 1), false));
         assert!(!headers.note(at(11), at(30), (Revision(6), 1), false));
     }

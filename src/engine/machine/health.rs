@@ -1,22 +1,23 @@
-//! Whether the store answers this node fast enough to lead or to own shards (R13, R14, R16).
+//! Whether the store answers this node fast enough to lead or to own shards, for R13 (useless office), R14
+//! (useless ownership) and R16 (renewals without answer).
 //!
-//! A node that gave up its office or its incarnation because answers came too late is not trusted
-//! again before the store has answered one request quickly. The one rule: only a linearizable round trip
-//! that was sent after the doubt arose counts, whatever the request was for.
+//! A node that gave up its office or its incarnation because answers came too late counts as healthy again
+//! once the store has answered one request quickly. The one rule: only a linearizable round trip that was
+//! sent after the doubt arose counts; the kind of request does not matter.
 
 use std::time::Duration;
 
 use super::{Engine, session::Phase};
 use crate::engine::{backoff::Backoff, types::BootTime};
 
-/// Between two requests that measure the round trip, at first and at most.
+/// Interval between two requests that measure the round trip: first and longest.
 const PROBE_AFTER: Duration = Duration::from_millis(200);
 const PROBE_AFTER_MOST: Duration = Duration::from_secs(1);
 
-/// What is known of the round trip to the store.
+/// Knowledge about the round trip to the store.
 #[derive(Debug)]
 pub(super) struct Health {
-    /// When the node last proved useless; `None` while it counts as healthy.
+    /// Time when the node last proved useless; `None` while it counts as healthy.
     doubted: Option<BootTime>,
     probe_at: BootTime,
     backoff: Backoff,
@@ -37,14 +38,14 @@ impl Health {
         self.doubted.is_none()
     }
 
-    /// From now on only a quick round trip makes the node healthy again.
+    /// Doubts the node's health: from now on only a quick round trip makes it healthy again.
     pub(super) const fn doubt(&mut self, now: BootTime) {
         self.doubted = Some(now);
         self.probe_at = now;
         self.backoff.reset();
     }
 
-    /// A linearizable request was answered. `within` is the longest round trip of a healthy node.
+    /// Notes that a linearizable request was answered. `within` is the longest round trip of a healthy node.
     fn note(&mut self, sent_at: BootTime, received_at: BootTime, within: Duration) {
         if self.doubted.is_some_and(|since| since <= sent_at)
             && received_at.since(sent_at) <= within
@@ -55,14 +56,14 @@ impl Health {
 }
 
 impl Engine {
-    /// A linearizable request was answered.
+    /// Notes that a linearizable request was answered.
     pub(super) fn note_round_trip(&mut self, sent_at: BootTime, received_at: BootTime) {
         let within = self.config.span(self.config.failover.d()) / 2;
         self.health.note(sent_at, received_at, within);
     }
 
-    /// Measures the round trip of a doubted node by a CHECK (T14). Outside of a session the read before a
-    /// JOIN measures it.
+    /// Measures the round trip of a doubted node by T14 (CHECK of the held key). Outside of a session, the
+    /// read before a JOIN measures it.
     pub(super) fn probe_rule(&mut self) {
         let Phase::In(incarnation) = &self.session.phase else {
             return;

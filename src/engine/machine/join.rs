@@ -1,7 +1,7 @@
-//! Joining: read, grant, JOIN (T1, T2; R12).
+//! Joining the cluster: a read, T1 (GRANT) and T2 (JOIN), by R12 (one GRANT per lease id).
 //!
-//! Whoever lives under the own id is refused to, whoever is proven dead is ended, and a key that hangs
-//! on no lease is an operator's, deleted after a second.
+//! A node whose id belongs to a live node is refused. A holder of the id that is proven dead is ended first.
+//! A key of the id that hangs on no lease was written by an operator and is deleted after a second.
 
 use std::time::Duration;
 
@@ -17,31 +17,31 @@ use crate::engine::{
     view::{Member, TickPolicy},
 };
 
-/// An operator's key under our id that hangs on no lease is deleted when it was seen so for this long.
+/// An operator's key under our id that hangs on no lease is deleted after it was seen so for this long.
 const SQUATTER_AFTER: Duration = Duration::from_secs(1);
 
-/// Who is there, though no tick key tells of anybody.
+/// Node keys that a refused JOIN found, although no tick key shows a live node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Company {
-    /// Node keys on no lease, by this read: nobody.
+    /// All node keys hang on no lease, in the read at this revision: no node lives.
     Strays(Revision),
-    /// Somebody lives.
+    /// A node key hangs on a lease: a node lives.
     Alive,
 }
 
-/// What the read before a JOIN says.
+/// Result of the read before a JOIN: the ticks to join with.
 #[derive(Debug)]
 pub(super) struct JoinPlan {
     pub(super) cluster_tick: JoinTick,
     pub(super) tick: Duration,
 }
 
-/// What a look at the own id's keys says.
+/// Holder of the own id, by its keys in the store.
 enum Holder {
     Nobody,
-    /// It is this very lease: a JOIN whose answer was lost.
+    /// This very lease holds the id: a JOIN whose answer was lost.
     Ourselves,
-    /// An incarnation that may be ended.
+    /// An incarnation that may be ended holds the id.
     Dead(LeaseId),
     Squatter(Revision, Revision),
     Other(Refusal),
@@ -53,7 +53,7 @@ impl Engine {
             return;
         }
         if self.session.leaving.is_some() {
-            // The session was lost on the way out, and its lease is gone by now. Its work may be not: that is
+            // The session was lost while the node was leaving, and its lease is gone. Work that still runs is
             // waited for until the deadline of the leaving.
             if self.is_working() {
                 return;
@@ -93,7 +93,8 @@ impl Engine {
             return;
         };
         if !self.health.is_good() {
-            // R14, R16: this read is what measures the round trip.
+            // R14 (useless ownership), R16 (renewals without answer): this read measures the round trip, and
+            // was too slow.
             self.retry_join();
             return;
         }
@@ -101,7 +102,7 @@ impl Engine {
         self.on_holder(holder, &answer);
     }
 
-    /// Who holds the own id, by a read of `node(id)` and `member(id)`.
+    /// Finds the holder of the own id in a read of `node(id)` and `member(id)`.
     fn holder(&self, answer: &Answer) -> Holder {
         let found = Found(answer);
         let node = found.node(self.config.id);
@@ -185,8 +186,9 @@ impl Engine {
         self.out.push(Effect::Refused(refusal));
     }
 
-    /// T2: what the cluster's tick and the live nodes' ticks mean for this node. Whoever has a tick key on
-    /// a lease counts as live, even if his node key is gone: he may go on without it, as a Go node does.
+    /// Decides by T2 (JOIN) with which ticks this node joins, from the ticks of the cluster and of the live
+    /// nodes. A node with a tick key on a lease counts as live, even if its node key is gone: it may go on
+    /// without that key, as a Go node does.
     fn judge_tick(&mut self, answer: &Answer) -> Result<JoinPlan, Refusal> {
         let found = Found(answer);
         let own = self.config.tick;
@@ -201,11 +203,11 @@ impl Engine {
         let stored = found.tick();
         let modified = stored.map_or(Revision(0), |stored| stored.modified);
         let Some(cluster) = stored.and_then(|stored| stored.value) else {
-            // None, or junk: the live nodes say what it is.
+            // Without a readable tick of the cluster, the live nodes' tick keys decide.
             let cluster_tick = JoinTick::Create { read: answer.revision, modified };
             return match others.iter().find(|other| **other != own) {
                 None => Ok(JoinPlan { cluster_tick, tick: own }),
-                // Only Go nodes can be there without the cluster's tick.
+                // The cluster's tick is missing, so only Go nodes can live here.
                 Some(other) if adopts && others.iter().all(|one| one == other) => {
                     Ok(JoinPlan { cluster_tick, tick: *other })
                 }
@@ -246,7 +248,8 @@ impl Engine {
             return;
         }
         let Outcome::Done(Answer { ttl, .. }) = *outcome else {
-            // R12: abandoned, not repeated. An id that exists is somebody else's: left alone.
+            // R12: GRANT is not repeated. If its lease may exist, it is revoked. A lease id that exists
+            // already belongs to another client and is left alone.
             if !matches!(outcome, Outcome::LeaseExists | Outcome::Failed) {
                 self.send(Asked::Abandon, Call::Revoke { lease });
             }
@@ -285,7 +288,7 @@ impl Engine {
         self.send(Asked::Join(lease), Call::Join(Box::new(join)));
     }
 
-    /// What `member(id)` of this incarnation says.
+    /// Value of `member(id)` in this incarnation.
     pub(super) fn member_record(&self, lease: LeaseId) -> Member {
         Member {
             lease,
@@ -320,7 +323,8 @@ impl Engine {
                 self.session.own.insert(lease);
                 self.retry_join();
             }
-            // The same again: if it has taken effect, it says so by its own keys.
+            // The same JOIN is sent again. If the first one took effect, the second is refused and shows the
+            // own keys.
             Outcome::Unknown | Outcome::Failed => self.delay_join(),
         }
     }
@@ -335,7 +339,8 @@ impl Engine {
             return;
         }
         if found.held(lease).is_some() {
-            // A second JOIN after somebody deleted what the first one put: this lease is spent.
+            // A second JOIN after another client deleted the keys of the first: this lease cannot join any
+            // more.
             self.session.granted = None;
             self.session.own.insert(lease);
             self.session.ending.push_back(Ending::proven(lease));
@@ -343,20 +348,20 @@ impl Engine {
             return;
         }
         match holder {
-            // The tick has changed, or a key went again: read anew.
+            // The cluster's tick has changed, or a key was deleted meanwhile: read again.
             Holder::Nobody | Holder::Ourselves => self.retry_join(),
             other => self.on_holder(other, answer),
         }
     }
 
-    /// T2: whether the nodes that kept the cluster's tick from being replaced are any.
+    /// Notes whether the node keys that a JOIN to replace the cluster's tick found belong to live nodes.
     fn note_company(&mut self, answer: &Answer) {
         let lives = Found(answer).nodes().any(|(_, stored)| stored.lease.is_some());
         self.session.company =
             Some(if lives { Company::Alive } else { Company::Strays(answer.revision) });
     }
 
-    /// Joined.
+    /// Enters the session after a committed JOIN.
     fn enter(&mut self, lease: LeaseId, joined: Revision, tick: Duration) {
         self.session.phase =
             Phase::In(Incarnation { lease, joined, since: self.now, listed: false });

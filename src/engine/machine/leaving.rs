@@ -1,7 +1,7 @@
-//! The way out: STOP when all work has been joined, then REVOKE (T9, T11).
+//! Leaving the cluster: T9 (STOP) when all work has been joined, then T11 (REVOKE).
 //!
-//! The one rule to keep: an office is given back in STOP's own transaction, or not at all. What comes
-//! after that is cleaning up, and hurries nobody.
+//! The one rule to keep: a leaving node ends its office in STOP's own transaction, or not at all. Later steps
+//! only clean up, and no other node waits for them.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::engine::{
     types::{BootTime, LeaseId},
 };
 
-/// REVOKE after the end of an office waits so long at most for somebody to take it.
+/// Longest time that REVOKE waits for another node to take the office that STOP ended.
 const GIVE_WAY: Duration = Duration::from_millis(20);
 
-/// On the way out.
+/// State of a node that is leaving.
 #[derive(Debug)]
 pub(super) struct Leaving {
     /// STOP is in flight.
@@ -22,29 +22,29 @@ pub(super) struct Leaving {
     /// STOP is done: REVOKE is next.
     stopped: bool,
     again_at: BootTime,
-    /// REVOKE lets the successor's TAKE go first until then.
+    /// End of the time in which REVOKE lets the successor's TAKE go first.
     give_way_until: BootTime,
 }
 
 impl Leaving {
-    /// Of an incarnation that has joined: STOP, then REVOKE.
+    /// Leaving of an incarnation that has joined: STOP, then REVOKE.
     pub(super) fn of_joined(now: BootTime) -> Self {
         Self { asked: false, stopped: false, again_at: now, give_way_until: now }
     }
 
-    /// Of one that has not, or is over: nothing to STOP.
+    /// Leaving of an incarnation that has not joined, or is over: there is nothing to STOP.
     pub(super) fn of_unjoined(now: BootTime) -> Self {
         Self { stopped: true, ..Self::of_joined(now) }
     }
 
-    /// Whether STOP is on its way or done: what it takes away is no loss.
+    /// Whether STOP is in flight or done. Keys that STOP removes are then no sign of a lost session.
     pub(super) fn has_begun(&self) -> bool {
         self.asked || self.stopped
     }
 }
 
 impl Engine {
-    /// T9, T11: STOP when all work has been joined, then REVOKE.
+    /// T9, T11: sends STOP when all work has been joined, then REVOKE.
     pub(super) fn leave_rule(&mut self) {
         let Some(leaving) = &self.session.leaving else {
             return;
@@ -70,7 +70,7 @@ impl Engine {
         }
     }
 
-    /// Whether another node is in office by the view, or none is there to be.
+    /// Whether the view shows another node in office, or no other candidate.
     fn is_succeeded(&self, lease: LeaseId) -> bool {
         let seated = self.watched.seated().is_some_and(|(_, seated)| seated != lease);
         seated || self.watched.queue.values().all(|candidate| *candidate == lease)
@@ -92,10 +92,10 @@ impl Engine {
         match outcome {
             Outcome::Done(answer) if !leaving.stopped => {
                 leaving.stopped = true;
-                // It took the candidate key away, and the view need not show that yet.
+                // STOP deleted the candidate key, and the view may not show that yet.
                 self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
                 if self.candidacy.resign.take().is_some() {
-                    // The successor's TAKE is on its way, and the store commits one after the other.
+                    // The successor sends its TAKE now, and the store commits one request after the other.
                     leaving.give_way_until = self.now + GIVE_WAY;
                 }
             }
@@ -115,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// A late held write of ours came between, or the office was over already.
+    /// Handles a refused STOP: a late held write of ours committed before it, or the office was already over.
     fn on_stop_refused(&mut self, answer: &Answer) {
         let Some(lease) = self.session.lease() else {
             return;
@@ -131,7 +131,7 @@ impl Engine {
             }
         }
         if !adopted && let Some(leaving) = &mut self.session.leaving {
-            // The held key is not what this node left: only REVOKE is left, unclean for its shards.
+            // The held key is not as this node left it: the node only revokes, an unclean end for its shards.
             leaving.stopped = true;
         }
     }

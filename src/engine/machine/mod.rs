@@ -1,8 +1,9 @@
-//! The whole machine of one node: session, election, office, shards, plans, own keys.
+//! State machine of one node: session, election, office, shards, plans, own keys.
 //!
-//! One [`Engine`] is one node of one process. Each part has a file; all of them are rules over the
-//! same state, run after every input until none has anything left to do. The one rule to keep: a rule
-//! that is not due yet says when it will be ([`Engine::wake`]), so that nothing hangs on being called.
+//! An [`Engine`] is one node of one process. Each part has its own file, with rules over the same state. The
+//! engine runs all rules after every input, until no rule has anything left to do. The one rule to keep: a
+//! rule that is not due yet registers the time when it will be ([`Engine::wake`]), so that it does not depend
+//! on another input.
 
 mod asked;
 mod draws;
@@ -37,103 +38,104 @@ use super::{
     view::{Change, TickPolicy, WorkOffer},
 };
 
-/// What a node was configured with. Validated by the node layer.
+/// Configuration of a node. The node layer validates it.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its id.
+    /// Id of the node.
     pub id: NodeId,
-    /// Goes into its metadata.
+    /// Address to publish in the node's metadata.
     pub address: String,
-    /// Asked of the store for its lease; whole seconds.
+    /// TTL to ask the store for; whole seconds.
     pub ttl: Duration,
-    /// D and H.
+    /// Failover profile: D and H.
     pub failover: Failover,
-    /// The tick it is configured with.
+    /// Tick that the node is configured with.
     pub tick: Duration,
-    /// What it does if the cluster's is another.
+    /// Behaviour if the cluster has another tick.
     pub tick_policy: TickPolicy,
-    /// Its pod's UID, if it runs in one.
+    /// UID of the node's pod, if the node runs in one.
     pub pod_uid: Option<String>,
-    /// The work it can run.
+    /// Work types that the node can run.
     pub work: Vec<WorkOffer>,
-    /// Whether it campaigns.
+    /// Whether the node campaigns for office.
     pub campaigns: bool,
-    /// Whether this process has created the store itself and nobody else can have used it before
-    /// (memory): then the record is seeded as ended, and the first leader need not wait.
+    /// Whether this process has created the store itself and no other process can have used it before
+    /// (memory). If so, the record is seeded as ended, and the first leader does not wait.
     pub own_store: bool,
-    /// The rule that is left out on purpose. Ignored without the feature `mutants`.
+    /// Rule that is left out on purpose. Ignored without the feature `mutants`.
     pub mutant: Option<Mutant>,
 }
 
 impl Config {
-    /// Whether this rule is left out on purpose. Never without the feature `mutants`.
+    /// Whether this rule is left out on purpose. Always false without the feature `mutants`.
     pub(crate) fn breaks(&self, mutant: Mutant) -> bool {
         cfg!(feature = "mutants") && self.mutant == Some(mutant)
     }
 
-    /// span(x), for own authority.
+    /// Span of own authority that `x` gives.
     fn span(&self, x: Duration) -> Duration {
         if self.breaks(Mutant::NoRateFactors) { x } else { timing::span(x) }
     }
 
-    /// wait(x), for somebody else's.
+    /// Time to wait for another node's `x` to run out.
     fn wait(&self, x: Duration) -> Duration {
         if self.breaks(Mutant::NoRateFactors) { x } else { timing::wait(x) }
     }
 }
 
-/// The span in which a node may act as leader, by its own clock.
+/// Span in which a node may act as leader, by its own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// In which office.
+    /// Office that the authority belongs to.
     pub office: Office,
-    /// It ends here. It may have ended already.
+    /// End of the span, which may lie in the past.
     pub until: BootTime,
 }
 
-/// The span in which a node may act on the shards it has claimed.
+/// Span in which a node may act on the shards that it has claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardAuthority {
-    /// Names the held key.
+    /// Lease that the held key is named after.
     pub lease: LeaseId,
-    /// h: what shard writes compare.
+    /// `h` (`m(held)`), which shard writes compare.
     pub held: Revision,
-    /// It ends here. It may have ended already.
+    /// End of the span, which may lie in the past.
     pub until: BootTime,
 }
 
-/// The leader's work in this process.
+/// State of the leader's work in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// None runs: all of it has been joined.
+    /// No work runs: all of it has been joined.
     Idle,
-    /// Started under this number.
+    /// The work with this number runs.
     Running(u64),
-    /// Cancelled, not yet joined.
+    /// The work with this number is cancelled and not yet joined.
     Stopping(u64),
 }
 
-/// A call that has not been answered.
+/// Call that has not been answered.
 #[derive(Clone, Debug)]
 struct Pending {
     asked: Asked,
-    /// The incarnation it was sent for: answers to an earlier one are ignored.
+    /// Incarnation that sent the call. The engine ignores answers to calls of an earlier one.
     incarnation: u64,
 }
 
-/// One node's part in the protocol. See the module's docs.
+/// State machine of one node. See the module's docs.
 ///
-/// Feed everything that happens to [`step`](Self::step) and carry out what it returns, in order; before
-/// that, publish [`authority`](Self::authority) and [`shard_authority`](Self::shard_authority), since
-/// closing drops authority first and cancels then (R5). Call `step` again no later than
-/// [`deadline`](Self::deadline).
+/// The caller passes every event to [`step`](Self::step) and carries out the returned effects in order.
+/// Before that, it publishes [`authority`](Self::authority) and [`shard_authority`](Self::shard_authority),
+/// since R5 (a closed term stays closed) drops authority first and cancels then. The caller calls `step`
+/// again no later than [`deadline`](Self::deadline).
 ///
 /// # Invariants
 ///
-/// - `StartWork` and `StopWork` alternate, and a `StartWork` comes only after the `WorkEnded` of the
-///   work before.
+/// - `StartWork` and `StopWork` alternate, and a `StartWork` comes only after the `WorkEnded` of the work
+///   before.
 /// - `StartShard` and `StopShard` of one shard alternate, with a `ShardEnded` after each stop.
-/// - No span of authority is computed from a keepalive, but to shorten one (R9).
+/// - No span of authority is computed from a keepalive; R9 (mixed cluster) uses keepalives only to shorten
+///   one.
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
@@ -143,7 +145,7 @@ pub struct Engine {
     wake_at: Option<BootTime>,
     next_call: u64,
     pending: BTreeMap<CallId, Pending>,
-    /// Counts incarnations, to tell late answers.
+    /// Number of the present incarnation, to recognise late answers.
     incarnation: u64,
     watched: Watched,
     headers: Headers,
@@ -153,7 +155,7 @@ pub struct Engine {
     reign: Option<Reign>,
     work: Work,
     works: u64,
-    /// Counts all record writes of this process (R4).
+    /// Counter of all record writes of this process, for R4 (what gives authority).
     n: u64,
     holding: Holding,
     planning: BTreeMap<WorkType, Planning>,
@@ -165,7 +167,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A node that has not done anything yet. `seed` is where its draws (lease ids, nonces) come from:
+    /// Engine of a node that has not done anything yet. `seed` determines its draws (lease ids, nonces):
     /// random bits in production.
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
@@ -196,14 +198,14 @@ impl Engine {
         }
     }
 
-    /// Takes in what happened and says what to do about it. `now` must not go backwards and must have
-    /// been read after whatever `input` reports (R1).
+    /// Processes an input and returns the effects to carry out. `now` must not go backwards, and must be read
+    /// after the event that `input` reports, by R1 (when clocks are read).
     pub fn step(&mut self, now: BootTime, input: Input) -> Vec<Effect> {
         self.stand_still(now);
         self.now = self.now.max(now);
         self.lapse();
         match input {
-            // From silence nothing is concluded: what was seen stays as it was.
+            // Silence proves nothing: the view stays as it was.
             Input::Tick | Input::WatchLost => (),
             Input::Start { start, dead } => self.on_start(start, dead),
             Input::Stop => self.on_stop(),
@@ -234,9 +236,10 @@ impl Engine {
         mem::take(&mut self.out)
     }
 
-    /// Runs all rules until none has anything left to do.
+    /// Runs all rules until no rule has anything left to do.
     fn settle(&mut self) {
-        // Each pass may enable a rule that stands above; more than a few would be a loop of our own.
+        // A pass may enable a rule that has already run. More than a few passes are an endless loop, our own
+        // bug.
         for pass in 0.. {
             assert!(pass < 64, "the rules do not come to rest");
             let before = (self.out.len(), self.next_call);
@@ -256,8 +259,8 @@ impl Engine {
         }
     }
 
-    /// A process that stood still past its deadline sent nothing meanwhile, and nothing could be answered:
-    /// that time counts neither against its office (R13) nor against its shards (R14).
+    /// Discounts a pause of the whole process. A process that stood still past its deadline sent nothing, so
+    /// nothing could be answered: R13 (useless office) and R14 (useless ownership) do not count that time.
     fn stand_still(&mut self, now: BootTime) {
         let Some(still) = self.wake_at.map(|at| now.since(at)) else { return };
         if still < self.config.failover.h() {
@@ -269,12 +272,12 @@ impl Engine {
         self.holding.sound_at = (self.holding.sound_at + still).min(now);
     }
 
-    /// When [`step`](Self::step) must be called next if nothing happens before; `None` at rest.
+    /// Latest time of the next call of [`step`](Self::step) if no event comes before; `None` at rest.
     pub fn deadline(&self) -> Option<BootTime> {
         self.wake_at
     }
 
-    /// The authority of the office this node is in, if it is in one.
+    /// Authority of the office that this node is in, if it is in one.
     pub fn authority(&self) -> Option<Authority> {
         let reign = self.reign.as_ref()?;
         let until = match self.mixed_bound() {
@@ -284,35 +287,35 @@ impl Engine {
         Some(Authority { office: reign.office, until })
     }
 
-    /// The authority over the shards this node holds, if it is joined.
+    /// Authority over the shards that this node holds, if it is joined.
     pub fn shard_authority(&self) -> Option<ShardAuthority> {
         let lease = self.joined()?;
         Some(ShardAuthority { lease, held: self.holding.h, until: self.holding.until })
     }
 
-    /// The shards it holds now, by its own last settled write.
+    /// Shards that this node holds, by its last settled write.
     pub fn shards(&self) -> BTreeMap<(WorkType, ShardId), ShardEpoch> {
         let mut shards = self.unclaimed();
         shards.extend(self.holding.content.clone());
         shards
     }
 
-    /// Its role.
+    /// Present role of this node.
     pub fn role(&self) -> Role {
         self.standing.role
     }
 
-    /// The lease of the present incarnation, once it has joined.
+    /// Lease of the present incarnation, once it has joined.
     pub fn joined(&self) -> Option<LeaseId> {
         self.session.lease()
     }
 
-    /// The decoded view, for the status page: who is there, by the last list and watch.
+    /// Decoded view for the status page: the cluster as the last list and the watch show it.
     pub fn picture(&self) -> Picture<'_> {
         Picture { watched: &self.watched }
     }
 
-    /// A rule that is not due before `at`.
+    /// Registers a rule that is not due before `at`.
     fn wake(&mut self, at: BootTime) {
         assert!(self.now < at, "a rule that is due acts, or names another time");
         self.wake_at = Some(self.wake_at.map_or(at, |before| before.min(at)));
@@ -345,13 +348,14 @@ impl Engine {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
-        // Even if the view is ahead of it: then the view has moved on with a watch of a store that is gone.
+        // The list replaces the view even if the view is ahead: such a view comes from a watch of a store
+        // that is gone.
         self.watched.replace(received_at, revision, changes);
         self.on_list_of_session(sent_at);
         self.on_view();
     }
 
-    /// After any change of the view.
+    /// Runs the checks that follow any change of the view.
     fn on_view(&mut self) {
         self.check_session_in_view();
         if self.session.is_in() {
@@ -418,15 +422,15 @@ impl Engine {
         }
     }
 
-    /// An answer to an earlier incarnation changes nothing, but a lease that nobody waits for any more is
-    /// given back.
+    /// Handles an answer to an earlier incarnation: it changes nothing, but a lease that it granted, or may
+    /// have granted, is revoked.
     fn on_late_answer(&mut self, asked: &Asked, outcome: &Outcome) {
         if let (Asked::Grant(lease), Outcome::Done(_) | Outcome::Unknown) = (asked, outcome) {
             self.send(Asked::Abandon, Call::Revoke { lease: *lease });
         }
     }
 
-    /// R8: whether an answer can come from the store that answered before.
+    /// Whether an answer can come from the store that answered before, by R8 (replaced store).
     fn is_same_store(
         &mut self,
         sent_at: BootTime,
@@ -441,7 +445,7 @@ impl Engine {
 
 #[cfg(test)]
 impl Engine {
-    /// Whether what was asked makes a revision of its own when it is done.
+    /// Whether the call makes a revision of its own when it is done.
     fn writes(&self, id: CallId) -> bool {
         self.pending.get(&id).is_some_and(|pending| pending.asked.writes())
     }

@@ -1,7 +1,8 @@
-//! Being in office: authority, beats, the leader's work, and the end of a term (R4, R5, R7; T6, T8).
+//! Being in office: authority, beats, the leader's work, and the end of a term, by R4 (what gives authority),
+//! R5 (a closed term stays closed) and R7 (clean end); T6 (BEAT) and T8 (RESIGN).
 //!
-//! The one rule to keep (R5): closing drops authority first, then cancels, and a closed term never
-//! opens again.
+//! The one rule to keep (R5): closing drops authority first, then cancels, and a closed term never opens
+//! again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,33 +14,33 @@ use crate::engine::{
     view::Record,
 };
 
-/// R13: the least time without a sound answer after which an office is useless.
+/// R13 (useless office): least time without a sound answer after which an office is useless.
 const USELESS_AFTER: Duration = Duration::from_secs(1);
 
-/// T6: at most this many beats in flight.
+/// T6: most beats in flight.
 const BEATS_IN_FLIGHT: usize = 40;
 
-/// One stay in office.
+/// Stay of this node in office.
 #[derive(Debug)]
 pub(super) struct Reign {
     pub(super) office: Office,
     /// End of authority: max over own committed TAKEs and BEATs of `sent + span(D)`.
     pub(super) until: BootTime,
-    /// When each record write of this term was handed out at the earliest, by its `n`: for echoes.
+    /// Earliest sending time of each record write of this term, by its `n`: for echoes.
     attempts: BTreeMap<u64, BootTime>,
     beating: usize,
     beat_at: BootTime,
-    /// R13: when the last sound answer came. An answer is sound if at least H of the authority that it
+    /// Receipt of the last sound answer (R13). An answer is sound if at least H of the authority that it
     /// gives is left.
     pub(super) sound_at: BootTime,
-    /// Why it is to end once its work has been joined.
+    /// Reason why the office ends once its work has been joined.
     giving_up: Option<WorkEnd>,
-    /// R13: when a useless office is closed although its work has not been joined.
+    /// R13: time when a useless office is closed although its work has not been joined.
     close_at: BootTime,
 }
 
 impl Engine {
-    /// Ends authority that has run out. Before any input is looked at.
+    /// Ends authority that has run out. Runs before any input is processed.
     pub(super) fn lapse(&mut self) {
         if let Some(authority) = self.authority()
             && authority.until <= self.now
@@ -47,14 +48,14 @@ impl Engine {
             self.stop_work(WorkEnd::Suspended);
             let unfit = self.reign.as_ref().and_then(|reign| reign.giving_up);
             if unfit == Some(WorkEnd::Unfit) && self.work != Work::Idle {
-                // Its work will not end: an unclean end, and the others wait.
+                // The work does not end in time: an unclean end, and the other nodes wait.
                 self.close_term(WorkEnd::Unfit);
             }
         }
         self.lapse_shards();
     }
 
-    /// R4: own TAKE is known to have committed.
+    /// Enters the office, by R4: the own TAKE is known to have committed.
     pub(super) fn enter_office(
         &mut self,
         office: Office,
@@ -114,7 +115,7 @@ impl Engine {
         let record = self.record(false);
         let (now, h) = (self.now, self.config.failover.h());
         let Some(reign) = &mut self.reign else { return };
-        // Never bunched: a late beat is skipped.
+        // Beats never bunch: a late beat is skipped.
         reign.beat_at = (reign.beat_at + h).max(now);
         if reign.beat_at <= now {
             reign.beat_at = now + h;
@@ -133,7 +134,7 @@ impl Engine {
         self.wake(at);
     }
 
-    /// The record of the office this node is in, with a fresh `n`.
+    /// New record of the office that this node is in, with a fresh `n`.
     fn record(&mut self, ended: bool) -> Option<Record> {
         let office = self.reign.as_ref()?.office;
         self.n += 1;
@@ -166,7 +167,7 @@ impl Engine {
         }
     }
 
-    /// Attempt `n` is known to have committed.
+    /// Extends authority: attempt `n` is known to have committed.
     fn extend(&mut self, n: u64, sent: Option<BootTime>) {
         let span = self.config.span(self.config.failover.d());
         let latest = self.config.breaks(Mutant::EchoForLastAttempt) && sent.is_none();
@@ -181,8 +182,8 @@ impl Engine {
         }
     }
 
-    /// Authority that an own committed TAKE or BEAT gives. R13 (useless office): the answer is sound if
-    /// enough of it is left.
+    /// Extends authority to `until`, which an own committed TAKE or BEAT gives. By R13, the answer is sound
+    /// if enough of that authority is left.
     pub(super) fn extend_until(&mut self, until: BootTime) {
         let enough = if self.config.breaks(Mutant::UselessByNoAuthority) {
             Duration::from_nanos(1)
@@ -196,8 +197,8 @@ impl Engine {
         }
     }
 
-    /// R13: an office whose answers come too late to act by is given up, and so are beats: they would keep
-    /// everybody else waiting.
+    /// R13: gives up an office whose answers come too late to act, and stops its beats, which would keep the
+    /// other nodes waiting.
     fn useless_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
         if self.session.is_leaving() || self.config.breaks(Mutant::UselessOfficeKept) {
@@ -207,7 +208,7 @@ impl Engine {
         match giving_up {
             Some(WorkEnd::Useless) => {
                 if self.work != Work::Idle && self.is_due(close_at) {
-                    // Its work will not end: the record stays as it is, and the others wait.
+                    // The work does not end in time: the record stays as it is, and the other nodes wait.
                     self.close_term(WorkEnd::Useless);
                 }
             }
@@ -230,7 +231,7 @@ impl Engine {
         self.give_up(WorkEnd::Useless);
     }
 
-    /// What the view says of the office: echoes, and its end.
+    /// Looks in the view for echoes of own writes and for the end of the office.
     pub(super) fn check_office_in_view(&mut self) {
         if !self.session.is_listed() {
             return;
@@ -243,7 +244,8 @@ impl Engine {
             let Office { term, revision, .. } = reign.office;
             let stands = candidate.as_ref().is_some_and(|own| own.created.0 == term.0);
             if !stands {
-                // The own TAKE proved the key at `revision`: an older view cannot lack it by right.
+                // The own TAKE proved that the key existed at `revision`: only a view at or past it can show
+                // its end.
                 if revision <= self.watched.revision {
                     self.close_term(WorkEnd::KeyLost);
                 }
@@ -251,7 +253,7 @@ impl Engine {
             }
             let oldest = self.watched.queue.first_key_value().map(|(created, _)| *created);
             if revision <= self.watched.revision && oldest.is_some_and(|oldest| oldest.0 < term.0) {
-                // R8: TAKE swept all that were older; this one is of another history.
+                // R8 (replaced store): TAKE deleted all older keys, so this one is of another history.
                 if !self.config.breaks(Mutant::ReplacedStoreUnnoticed) {
                     self.lose_session(SessionEnd::StoreReplaced);
                 }
@@ -271,8 +273,8 @@ impl Engine {
             return;
         }
         if self.reign.is_none() {
-            // An echo: TAKE has committed, whatever became of its answer. It wrote both keys at once:
-            // a candidate key with another revision was touched by somebody since.
+            // An echo: TAKE has committed, even if its answer was lost. TAKE writes record and candidate key
+            // at one revision: a key with another revision was changed later by another client.
             if written != candidate.modified {
                 return;
             }
@@ -289,7 +291,7 @@ impl Engine {
         }
     }
 
-    /// The office is to end, once its work has been joined. Nothing happens if there is none.
+    /// Starts to end the office, which ends once its work has been joined. Does nothing out of office.
     pub(super) fn give_up(&mut self, why: WorkEnd) {
         let Some(reign) = &mut self.reign else { return };
         if reign.giving_up.is_some_and(|before| before != WorkEnd::Resigned) {
@@ -307,16 +309,16 @@ impl Engine {
         self.give_up(WorkEnd::Unfit);
     }
 
-    /// T8: RESIGN, when all work of the term has been joined (R7).
+    /// T8: sends RESIGN when all work of the term has been joined (R7).
     fn resign_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
         let Some(why) = reign.giving_up else { return };
         if self.config.breaks(Mutant::DropAfterResigning) && self.candidacy.resign.is_some() {
-            // The broken engine keeps its office until the answer; it sends one RESIGN at a time all the same.
+            // This mutant keeps its office until the answer, but sends only one RESIGN at a time.
             return;
         }
         let joined = self.work == Work::Idle || self.config.breaks(Mutant::EndedBeforeJoined);
-        // STOP ends the office itself (T9).
+        // On a leaving node, T9 (STOP) ends the office.
         if !joined || self.session.is_leaving() {
             return;
         }
@@ -340,7 +342,7 @@ impl Engine {
         self.send(Asked::Resign, Call::Resign { office: office.revision, record });
     }
 
-    /// T9: the part of STOP that ends the office, if this node is in one.
+    /// Part of STOP (T9) that ends the office, if this node is in one.
     pub(super) fn end_office_for_stop(&mut self) -> Option<(Revision, Record)> {
         if let Some(office) = self.reign.as_ref().map(|reign| reign.office) {
             let record = self.record(true)?;
@@ -356,7 +358,7 @@ impl Engine {
         Some((resign.office.revision, resign.record.clone()))
     }
 
-    /// The break of R7 by a node that was never in office.
+    /// Mutant of R7: a node that was never in office marks the record ended.
     fn outsiders_end(&mut self) -> Option<(Revision, Record)> {
         let lease = self.session.lease()?;
         let own = self.watched.candidates.get(&lease)?.modified;
@@ -389,11 +391,12 @@ impl Engine {
                     self.reign = None;
                 }
                 if there {
-                    // R8: nobody but the own session may have written it.
+                    // R8: no client but this session may have written the key.
                     self.lose_session(SessionEnd::StoreReplaced);
                 }
             }
-            // Never act again in this term; repeat until the view shows the key gone.
+            // The node never acts again in this term, and repeats RESIGN until the view shows that the key is
+            // gone.
             Outcome::LeaseNotFound | Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
                 resign.again_at = self.now + Duration::from_millis(100);
                 if self.config.breaks(Mutant::ResumeAfterLostResign) {
@@ -408,7 +411,7 @@ impl Engine {
         }
     }
 
-    /// R5: the term of the office this node is in closes for good.
+    /// R5: closes the term of the present office permanently.
     pub(super) fn close_term(&mut self, why: WorkEnd) {
         if let Some(reign) = self.reign.take() {
             self.close(reign.office.term, why);
@@ -438,7 +441,7 @@ impl Engine {
         match self.work {
             Work::Stopping(work) if work == ended => self.work = Work::Idle,
             Work::Running(work) if work == ended => {
-                // It ended unasked: the leader has nothing left to do its office with.
+                // The work ended by itself, so the leader has nothing left to do in its office.
                 self.work = Work::Idle;
                 self.give_up(WorkEnd::Unfit);
             }
@@ -446,7 +449,7 @@ impl Engine {
         }
     }
 
-    /// Starts the leader's work where it may run, and says what the node is.
+    /// Starts the leader's work if it may run, and publishes role changes.
     pub(super) fn work_rules(&mut self) {
         if let Some(authority) = self.authority()
             && self.now < authority.until

@@ -1,7 +1,8 @@
-//! The own `node(id)`, `member(id)` and `tickkey(id)` after JOIN (T17), and the cluster's tick (T18).
+//! The own `node(id)`, `member(id)` and `tickkey(id)` after JOIN, by T17 (own keys), and the cluster's tick,
+//! by T18 (SWITCH TICK).
 //!
-//! The one rule to keep (I5): each write compares the revision that was last known, so that a late one
-//! never undoes a later one.
+//! The one rule to keep, I5 (own state never goes back): each write compares the last known revision, so that
+//! a late write never undoes a later one.
 
 use std::time::Duration;
 
@@ -14,14 +15,14 @@ use crate::engine::{
 
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// One own key.
+/// Own key in the store.
 #[derive(Debug)]
 struct OwnKey<T> {
-    /// m(key) as last known.
+    /// `m(key)` as last known.
     modified: Revision,
-    /// What was written at that revision, as far as it is known.
+    /// Value at that revision, as far as it is known.
     written: Option<T>,
-    /// What is being written.
+    /// Value of the write in flight.
     writing: Option<T>,
     again_at: BootTime,
 }
@@ -33,13 +34,13 @@ impl<T> Default for OwnKey<T> {
     }
 }
 
-/// The own keys of this incarnation.
+/// Own keys of this incarnation.
 #[derive(Debug, Default)]
 pub(super) struct OwnKeys {
     node: OwnKey<Role>,
     member: OwnKey<Member>,
     tick_key: OwnKey<Duration>,
-    /// The tick this node runs at.
+    /// Tick that this node runs at.
     tick: Duration,
     switching: bool,
     switch_at: BootTime,
@@ -51,14 +52,14 @@ impl OwnKeys {
         *self = Self::default();
     }
 
-    /// JOIN is being sent with these.
+    /// Notes the values of a JOIN that is sent now.
     pub(super) fn joining(&mut self, join: &Join) {
         self.node.written = Some(join.metadata.role);
         self.member.written = Some(join.member.clone());
         self.tick_key.written = Some(join.tick);
     }
 
-    /// JOIN has put them at this revision.
+    /// Notes that JOIN has put the keys at this revision.
     pub(super) fn joined(&mut self, at: Revision, tick: Duration) {
         self.node.modified = at;
         self.member.modified = at;
@@ -66,7 +67,7 @@ impl OwnKeys {
         self.tick = tick;
     }
 
-    /// An earlier JOIN of the same lease has committed, which may have said otherwise.
+    /// Notes the member record that an earlier JOIN of the same lease put, which may have another value.
     pub(super) fn found_member(&mut self, found: Option<Member>) {
         self.member.written = found;
     }
@@ -89,7 +90,7 @@ impl Engine {
         self.switch_rule();
     }
 
-    /// Somebody deleted `node(id)` or took it off its lease: it is put back.
+    /// Another client deleted `node(id)` or took it off its lease: the node puts it back.
     fn note_own_node(&mut self, lease: LeaseId) {
         if !self.session.is_listed() || self.watched.revision < self.own.node.modified {
             return;
@@ -107,8 +108,8 @@ impl Engine {
         }
     }
 
-    /// Somebody overwrote `member(id)` on its own lease: it is put right. (Deleted, or on another lease:
-    /// the session is over, R10.)
+    /// Another client overwrote `member(id)` on its own lease: the node writes its own value again. (A
+    /// deleted key, or one on another lease, ends the session by R10.)
     fn note_own_member(&mut self) {
         let own = &mut self.own.member;
         let is_seen = self.session.is_listed() && own.modified <= self.watched.revision;
@@ -122,8 +123,8 @@ impl Engine {
         }
     }
 
-    /// The role in `node(id)` is that of the office, not of authority: a suspended leader writes
-    /// nothing.
+    /// Writes the role into `node(id)`: the role of the office, not of authority, so a suspended leader
+    /// writes nothing.
     fn node_rule(&mut self, lease: LeaseId) {
         let role = if self.reign.is_some() { Role::Leader } else { Role::Follower };
         let key = &self.own.node;
@@ -159,7 +160,7 @@ impl Engine {
         self.send(Asked::WriteMember, Call::WriteMember { id, modified, member });
     }
 
-    /// T18, for every node: the cluster's tick has changed.
+    /// T18, for every node: adopts a new tick of the cluster and writes it into the own tick key.
     fn tick_rule(&mut self, lease: LeaseId) {
         let Some(tick) = self.watched.tick.as_ref().and_then(|stored| stored.value) else {
             return;
@@ -225,7 +226,8 @@ impl Engine {
         }
     }
 
-    /// T18, for the leader: every live node offers another tick than the cluster's, or there is none.
+    /// T18, for the leader: switches the cluster's tick if all live nodes offer the same other tick, or if
+    /// the tick is absent or malformed.
     fn switch_rule(&mut self) {
         let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
             return;
@@ -236,8 +238,8 @@ impl Engine {
         let stored = self.watched.tick.as_ref();
         let modified = stored.map_or(Revision(0), |stored| stored.modified);
         let tick = match stored.and_then(|stored| stored.value) {
-            // An operator's doing: it is again what the leader runs at, else nobody could ever join whose
-            // tick key differs from any other.
+            // An operator deleted or changed the key. The leader writes its own tick: without a cluster's
+            // tick, a node whose tick differs from a live node's could never join.
             None => self.own.tick,
             Some(now) => match self.agreed_tick() {
                 Some(agreed) if agreed != now => agreed,
@@ -253,9 +255,9 @@ impl Engine {
         self.send(Asked::SwitchTick, Call::SwitchTick { office, modified, view, tick });
     }
 
-    /// The tick that every live node offers.
+    /// Tick that all live nodes offer.
     fn agreed_tick(&self) -> Option<Duration> {
-        // Keys that hang on no lease are nobody's, and would stand in the way for ever.
+        // Keys that hang on no lease belong to no node; counting them would block every switch.
         let lives = |lease: Option<LeaseId>| lease.is_some();
         let members = &self.watched.members;
         let mut offers = members
@@ -271,13 +273,13 @@ impl Engine {
 
     pub(super) fn on_tick_switched(&mut self, _outcome: &Outcome) {
         self.own.switching = false;
-        // Whatever became of it, the view will show.
+        // The view will show whether the write took effect.
         self.own.switch_at = self.now + Planning::AGAIN_AFTER;
     }
 }
 
 impl<T> OwnKey<T> {
-    /// `found` = the key's revision, if the compare failed.
+    /// Notes the outcome of the write in flight. `found` = the key's revision, if the compare failed.
     fn settle(&mut self, outcome: &Outcome, found: Option<Revision>, again_at: BootTime) {
         let writing = self.writing.take();
         match outcome {

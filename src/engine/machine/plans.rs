@@ -1,7 +1,8 @@
-//! The leader's side of the shards: who should work on what, and when a shard is free (T15).
+//! The leader's side of the shards, T15 (PLAN): wanted owners, and when a shard is free.
 //!
-//! The one rule to keep: a shard is taken from an owner only with proof that its living held key lacks
-//! it, or after its owner's shard authority has run out for certain, however its key went.
+//! The one rule to keep: the leader takes a shard from its owner only with proof that the owner's living held
+//! key does not contain it, or after the owner's shard authority has run out for certain, no matter how its
+//! key vanished.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,19 +19,19 @@ use crate::engine::{
     view::{Assignment, PlanTable},
 };
 
-/// At most this many owners' proofs in one write.
+/// Most owners whose held keys one PLAN compares as proofs.
 const PROOFS_MOST: usize = 100;
 
-/// The leader's planning of one work type.
+/// State of the leader's planning of one work type.
 #[derive(Debug, Default)]
 pub(super) struct Planning {
     asked: bool,
     not_before: BootTime,
-    /// The view must be at or past this before the next plan.
+    /// Revision that the view must have reached before the next plan.
     view_from: Revision,
-    /// The view that was planned from last, and found in order.
+    /// Revisions of the view and the office of the last planning, if that planning changed nothing.
     settled: Option<(Revision, Revision)>,
-    /// When something becomes free that is not yet.
+    /// Time when planning the same view again may change the plan.
     next_at: Option<BootTime>,
 }
 
@@ -38,17 +39,17 @@ impl Planning {
     pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(100);
 }
 
-/// Whether a shard may be given to somebody now.
+/// Whether the leader may give a shard to a node now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Freedom {
-    /// Its owner's living held key has it.
+    /// The owner's living held key contains the shard.
     Held,
-    /// It may be given away: the owner's living held key lacks it, which that key proves; or else without
-    /// a proof.
+    /// The shard may be given away. `proven`: the owner's living held key does not contain it, and PLAN
+    /// compares that key as proof.
     Free { proven: bool },
-    /// Not before this.
+    /// The shard becomes free at this time.
     At(BootTime),
-    /// The plan names nobody, but this lease holds it.
+    /// The shard has no owner in the plan, but this lease holds it.
     HeldBy(LeaseId, ShardEpoch),
 }
 
@@ -70,8 +71,8 @@ impl Engine {
         self.junk_rule(office);
     }
 
-    /// The work types of the live members, with the number of shards that the plan goes by: the
-    /// plan's own if anybody offers it so, else this node's, else the lowest id's.
+    /// Work types of the live members, with the number of shards to plan for: the present plan's number if a
+    /// member offers it, else this node's, else that of the member with the lowest id.
     fn offered(&self) -> BTreeMap<WorkType, u32> {
         let mut offered: BTreeMap<WorkType, BTreeSet<u32>> = BTreeMap::new();
         let mut first: BTreeMap<WorkType, u32> = BTreeMap::new();
@@ -127,7 +128,8 @@ impl Engine {
         let sized =
             plan.stored.value.as_ref().filter(|table| table.shards.len() == shards as usize);
         let Some(table) = sized.cloned() else {
-            // Junk, or cut otherwise: nobody has anything, and all of it is waited out.
+            // Malformed, or with another number of shards: all shards lose their owner, and their waits
+            // apply.
             let (work_type, table) = (work.clone(), nobody());
             let proofs = Vec::new();
             let call = Call::Plan { office: by, work: work_type, modified, proofs, table };
@@ -176,7 +178,7 @@ impl Engine {
             .collect()
     }
 
-    /// R15: which living owners claimed in time what the plan gave them, and which did not.
+    /// R15 (unclaimed shards): notes the living owners that claimed in time, and those that did not.
     fn note_claims(
         &mut self,
         work: &WorkType,
@@ -216,7 +218,8 @@ impl Engine {
         })
     }
 
-    /// The next table, the proofs that it needs, and when to look again if something is not free yet.
+    /// Returns the next table, the owners whose held keys prove it, and when to plan again if a shard is not
+    /// free yet.
     fn plan(
         &self,
         work: &WorkType,
@@ -273,8 +276,8 @@ impl Engine {
                         }
                         proofs.insert(owner);
                     }
-                    // A restored store hands its revisions out again: what a plan of the lost history gave
-                    // away at this revision must not be given away at it once more.
+                    // A restored store reuses revisions, and a plan of the lost history may have used this
+                    // one as an epoch: so the epoch is also above the shard's last one.
                     let epoch = ShardEpoch(viewed.max(assignment.epoch.0.saturating_add(1)));
                     *assignment = Assignment { owner: Some(want), epoch, draining: false };
                 }
@@ -283,7 +286,7 @@ impl Engine {
         (new, proofs, next_at)
     }
 
-    /// Which living held key has which shard of that work type.
+    /// Living held keys that contain shards of that work type, by shard.
     fn holders(&self, work: &WorkType) -> BTreeMap<ShardId, (LeaseId, ShardEpoch)> {
         let mut holders = BTreeMap::new();
         for (lease, stored) in &self.watched.held {
@@ -302,7 +305,7 @@ impl Engine {
         holders
     }
 
-    /// T15: when is a shard free.
+    /// T15: whether a shard is free.
     fn freedom(
         &self,
         work: &WorkType,
@@ -333,7 +336,7 @@ impl Engine {
             return Freedom::Free { proven: false };
         }
         let Some(vanished) = watched.vanished.get(&owner) else {
-            // Every view notes the owners that are not there.
+            // Every view notes owners without a living held key, so an entry normally exists.
             return self.free_at(since.max(self.now) + self.config.wait(SPAN_MAX));
         };
         let lacked = vanished
@@ -350,11 +353,11 @@ impl Engine {
         if at <= self.now { Freedom::Free { proven: false } } else { Freedom::At(at) }
     }
 
-    /// Who can take shards of that work type: followers first, the leader only if it is alone or told
-    /// to take part.
+    /// Nodes that can take shards of that work type: followers first, the leader only if it is alone or
+    /// configured to take part.
     ///
-    /// R15: a node that missed a claim, or whose candidate key is not in the view, keeps what it holds and
-    /// gets nothing new, as long as there is anybody else.
+    /// R15: a node that missed a claim, or whose candidate key is not in the view, keeps its shards and gets
+    /// no new ones, or one on probation, while there is any other worker.
     fn workers(&self, work: &WorkType, table: &PlanTable, freedoms: &[Freedom]) -> Vec<Worker> {
         let own = self.session.lease();
         let shards = table.shards.len();
@@ -399,7 +402,7 @@ impl Engine {
         workers
     }
 
-    /// R15: what a living node may be given.
+    /// R15: how many new shards a living node may get.
     fn trust(&self, lease: LeaseId, campaigns: bool) -> Trust {
         let heard = !campaigns || self.watched.candidates.contains_key(&lease);
         if heard { self.unclaimed.trust(lease, self.now) } else { Trust::Paused }
@@ -421,7 +424,8 @@ impl Engine {
         }
     }
 
-    /// T7: the compare of a fenced write failed; whether by the office, its else branch says.
+    /// Closes the term if a fenced write (T7) failed because of the office; its else branch shows the
+    /// candidate key.
     fn check_office_by(&mut self, outcome: &Outcome) {
         let Outcome::Refused(answer) = outcome else {
             return;
@@ -441,7 +445,7 @@ impl Engine {
         }
     }
 
-    /// T15: a held key that is junk or on a wrong lease is deleted after its wait.
+    /// T15: deletes a held key that is malformed or on a wrong lease, after its wait.
     fn junk_rule(&mut self, office: Office) {
         let mut due = None;
         for (lease, stored) in &self.watched.held {
@@ -477,7 +481,7 @@ impl Engine {
     }
 }
 
-/// How many shards of the table that incarnation holds.
+/// Number of shards of the table that this incarnation holds.
 fn holds(lease: LeaseId, table: &PlanTable, freedoms: &[Freedom]) -> u32 {
     let shards = table.shards.iter().zip(freedoms);
     let held = shards.filter(|(assignment, freedom)| match freedom {

@@ -1,5 +1,6 @@
-//! Joining, staying and leaving: one lease, one JOIN, keepalives, and the end of an incarnation
-//! (T1, T2, T9, T11; R8, R9, R10, R12).
+//! Session of a node: one lease, one JOIN, keepalives, and the end of an incarnation. R8 (replaced store), R9
+//! (mixed cluster), R10 (lost session), R12 (one GRANT per lease id); T1 (GRANT), T2 (JOIN), T9 (STOP), T11
+//! (REVOKE).
 //!
 //! The one rule to keep (R10): a new lease is registered only after the old one is confirmed gone.
 
@@ -22,19 +23,19 @@ use crate::engine::{
     types::{BootTime, LeaseId, Revision},
 };
 
-/// A session that lasted this long was a good one: the next loss starts from the first wait again.
+/// A session that lasted this long was healthy: after its loss, the back-off starts from its first wait.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
-/// Old work that does not end keeps the incarnation from a clean END for no longer than this.
+/// Longest time that old work may delay the clean END of its incarnation.
 const JOIN_WORK_WITHIN: Duration = Duration::from_secs(3);
 
-/// So many earlier leases are remembered. The keys of an id hang on one lease at a time, and no other is
-/// granted before whoever holds them is ended (R10): only a lease of the last few can still be met. One
-/// that was forgotten all the same, and comes back out of a backup, is taken for somebody else's: its
-/// lease must run out, as for every life that is not proven dead (T10).
+/// Number of earlier leases that are remembered. The keys of an id hang on one lease at a time, and a node
+/// gets a new lease only after the holder of these keys is ended (R10): only one of the last few leases can
+/// still appear. A forgotten lease that a backup brings back counts as another node's: it must run out, as
+/// for every life that is not proven dead, see T10 (END).
 const EARLIER_MOST: usize = 64;
 
-/// Earlier leases of this process, the last ones. What hangs on them may be ended (R7, R10).
+/// Last earlier leases of this process. Their incarnations may be ended, by R7 (clean end) and R10.
 #[derive(Debug, Default)]
 pub(super) struct Earlier(VecDeque<LeaseId>);
 
@@ -54,13 +55,13 @@ impl Earlier {
     }
 }
 
-/// Where a node is in its life.
+/// State of the node's life: its phase, leases and timers.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) phase: Phase,
-    /// The lease in hand: granted, not yet revoked.
+    /// Lease that was granted and not yet revoked.
     pub(super) granted: Option<Granted>,
-    /// Leases that must be gone before a JOIN, the first one first.
+    /// Leases that must be gone before a JOIN, in the order of their ending.
     pub(super) ending: VecDeque<Ending>,
     pub(super) own: Earlier,
     pub(super) dead: Dead,
@@ -68,26 +69,26 @@ pub(super) struct Session {
     pub(super) backoff: Backoff,
     pub(super) not_before: BootTime,
     pub(super) squatter: Option<(Revision, Revision, BootTime)>,
-    /// What a JOIN that would have replaced the cluster's tick has found.
+    /// Node keys that a refused JOIN found when it tried to replace the cluster's tick.
     pub(super) company: Option<Company>,
     pub(super) leaving: Option<Leaving>,
 }
 
-/// A lease, and how it is kept alive.
+/// Granted lease, and the state of its renewals.
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) lease: LeaseId,
     pub(super) ttl: Duration,
-    /// When the last renewal that was answered (or the grant) was sent.
+    /// Sending time of the grant or of the last renewal that was answered.
     pub(super) renewed: BootTime,
     pub(super) renew_at: BootTime,
 }
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Not started, refused, or left.
+    /// The node has not started, was refused, or has left.
     Rest,
-    /// Nothing is in flight: reads next.
+    /// The node reads before a JOIN; `asked` = the read is in flight.
     Reading {
         asked: bool,
     },
@@ -101,14 +102,14 @@ pub(super) enum Phase {
     In(Incarnation),
 }
 
-/// One life of the node id.
+/// Life of the node id under one lease.
 #[derive(Debug)]
 pub(super) struct Incarnation {
     pub(super) lease: LeaseId,
-    /// c(member(id)): R of JOIN.
+    /// `c(member(id))`: the revision of JOIN.
     pub(super) joined: Revision,
     pub(super) since: BootTime,
-    /// Whether a list that was sent after JOIN is in the view.
+    /// Whether the view contains a list that was sent after JOIN.
     pub(super) listed: bool,
 }
 
@@ -199,9 +200,9 @@ impl Engine {
         self.stop_shards(ShardEnd::Stopping);
     }
 
-    /// A lease in hand or on its way is ended: a JOIN under it may have committed, or be under way. So
-    /// are earlier incarnations that are being ended, else their keys would stay until their leases run
-    /// out.
+    /// Leaves without a session. A JOIN under a lease that was granted, or whose GRANT is in flight, may have
+    /// committed or be under way, so that lease is ended. Earlier incarnations are ended too, since otherwise
+    /// their keys stay until their leases run out.
     fn leave_unjoined(&mut self) {
         let granting = self.pending.values().find_map(|pending| match pending.asked {
             Asked::Grant(lease) if pending.incarnation == self.incarnation => Some(lease),
@@ -233,7 +234,7 @@ impl Engine {
         self.out.push(Effect::Left { clean: false });
     }
 
-    /// R12, T11: gives the lease in hand back without waiting for the answer.
+    /// R12, T11: revokes the granted lease without waiting for the answer.
     pub(super) fn abandon_granted(&mut self) {
         if let Some(Granted { lease, .. }) = self.session.granted.take() {
             self.session.own.insert(lease);
@@ -241,7 +242,8 @@ impl Engine {
         }
     }
 
-    /// From now on answers to what was sent before count no more. Whatever waits for one must ask again.
+    /// Starts a new incarnation number: answers to earlier calls no longer count, and their senders must ask
+    /// again.
     fn begin_incarnation(&mut self) {
         self.incarnation += 1;
         self.retry_ending();
@@ -255,7 +257,7 @@ impl Engine {
         self.forget_incarnation();
     }
 
-    /// What belongs to one incarnation only.
+    /// Forgets the state that belongs to one incarnation only.
     fn forget_incarnation(&mut self) {
         self.candidacy.forget();
         self.holding.forget(self.config.breaks(Mutant::NewIncarnationKeepsShards));
@@ -264,7 +266,8 @@ impl Engine {
         self.own.forget();
     }
 
-    /// R8, R10: the incarnation is over. Closes the term, drops all shards, and joins anew.
+    /// Ends the incarnation, by R8 (replaced store) or R10: closes the term, drops all shards, and joins
+    /// again.
     pub(super) fn lose_session(&mut self, reason: SessionEnd) {
         if reason == SessionEnd::StoreReplaced {
             self.watched = super::Watched::default();
@@ -293,7 +296,7 @@ impl Engine {
         self.session.ending.push_back(Ending::own(lease, self.now + JOIN_WORK_WITHIN));
         self.delay_join();
         if self.session.leaving.is_some() {
-            // The old lease is ended all the same, then the node has left.
+            // The old lease is ended, then the node has left.
             self.session.leaving = Some(Leaving::of_unjoined(self.now));
         }
     }
@@ -325,13 +328,13 @@ impl Engine {
         }
     }
 
-    /// A list has been put into the view.
+    /// Notes that a list has replaced the view.
     pub(super) fn on_list_of_session(&mut self, sent_at: BootTime) {
         let Phase::In(incarnation) = &mut self.session.phase else {
             return;
         };
         if !incarnation.listed && sent_at < incarnation.since {
-            // Sent before JOIN was answered: it may be older than the own keys.
+            // The list was sent before JOIN was answered: it may be older than the own keys.
             if self.watched.revision < incarnation.joined {
                 return;
             }
@@ -339,7 +342,7 @@ impl Engine {
         incarnation.listed = true;
     }
 
-    /// R10, R9: what the view says of the own keys.
+    /// Checks the own keys in the view, by R10 and R9.
     pub(super) fn check_session_in_view(&mut self) {
         let Some(incarnation) = self.session.incarnation() else {
             return;
@@ -347,7 +350,7 @@ impl Engine {
         if !incarnation.listed || self.watched.revision < incarnation.joined {
             return;
         }
-        // STOP takes the own keys away, and their events may come before its answer, which counts.
+        // STOP deletes the own keys, and their events may come before its answer, which decides.
         let leaving = self.session.leaving.as_ref();
         if leaving.is_some_and(Leaving::has_begun) {
             return;
@@ -364,12 +367,12 @@ impl Engine {
             .get(&self.config.id)
             .filter(|node| node.lease.is_some() && node.lease != Some(lease));
         if let Some(node) = foreign {
-            // R9: a Go node with our id overwrote it.
+            // R9: a Go node with our id overwrote the key.
             let address = node.value.as_ref().map(|value| value.address.clone());
             let refusal =
                 Refusal::DuplicateId { address: address.unwrap_or_default(), holder: node.lease };
             self.lose_session(SessionEnd::MemberLost);
-            // A node on its way out goes on leaving.
+            // A node that is leaving continues to leave.
             if self.session.leaving.is_none() {
                 self.session.phase = Phase::Rest;
                 self.out.push(Effect::Refused(refusal));
@@ -383,7 +386,7 @@ impl Engine {
         };
         let (lease, renew_at) = (granted.lease, granted.renew_at);
         if renew_at <= self.now {
-            // Again soon if it is not answered; an answer sets it to a third of the TTL.
+            // The next renewal comes soon if there is no answer; an answer sets it to a third of the TTL.
             granted.renew_at = self.now + (granted.ttl / 6).max(Duration::from_millis(100));
             self.send(Asked::Renew(lease), Call::Renew { lease });
         }
@@ -398,23 +401,24 @@ impl Engine {
         }
     }
 
-    /// R16: a lease whose renewals have not been answered for its TTL is given up, even if they arrive: no
-    /// lease is kept alive by requests that nobody answers.
+    /// R16 (renewals without answer): gives up a lease whose renewals have not been answered for its TTL,
+    /// even if they arrive. Requests without answers must keep no lease alive.
     fn on_unanswered(&mut self, lease: LeaseId) {
         if self.session.is_in() {
             self.give_up_incarnation(SessionEnd::Unanswered);
             return;
         }
         self.health.doubt(self.now);
-        // A JOIN under it may have committed: it is over only when the store says so (R10).
+        // A JOIN under this lease may have committed: it is over only when the store shows so (R10).
         self.abandon_granted();
         self.session.ending.push_back(Ending::proven(lease));
         self.begin_incarnation();
         self.retry_join();
     }
 
-    /// R14, R16: the incarnation is of no use to the cluster. Its keys are given back without waiting for
-    /// answers as soon as its work has been joined, and the next one joins only when the node is healthy.
+    /// Gives up an incarnation that is of no use to the cluster, by R14 (useless ownership) or R16. Once its
+    /// work has been joined, its keys are given back without waiting for answers. The node joins again only
+    /// when healthy.
     pub(super) fn give_up_incarnation(&mut self, reason: SessionEnd) {
         self.health.doubt(self.now);
         let held = self.holding.h;
@@ -445,7 +449,7 @@ impl Engine {
         }
     }
 
-    /// The store does not know the current lease.
+    /// Handles a lease that the store does not know.
     pub(super) fn on_lease_lost(&mut self, lease: LeaseId) {
         if self.session.lease() == Some(lease) {
             self.lose_session(SessionEnd::LeaseLost);
@@ -456,7 +460,7 @@ impl Engine {
         }
     }
 
-    /// R9: while any candidate is not ours, authority ends with the lease too, since a Go successor
+    /// R9: end of the lease, which bounds authority while any candidate is not ours, since a Go successor
     /// waits for nothing.
     pub(super) fn mixed_bound(&self) -> Option<BootTime> {
         let watched = &self.watched;

@@ -1,7 +1,7 @@
-//! The owner's side of the shards: claim, act, release, check (T12, T13, T14).
+//! The owner's side of the shards: T12 (CLAIM), T13 (RELEASE) and T14 (CHECK).
 //!
-//! The one rule to keep: acting needs a committed claim and shard authority, and authority comes only
-//! from own held writes and linearizable reads of the own held key, counted from when they were sent.
+//! The one rule to keep: acting needs a committed claim and shard authority, and authority comes only from
+//! own held writes and linearizable reads of the own held key, counted from when they were sent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,35 +22,36 @@ type Shards = BTreeMap<Shard, ShardEpoch>;
 
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// What this incarnation holds.
+/// Shards of this incarnation, and its held key.
 #[derive(Debug, Default)]
 pub(super) struct Holding {
-    /// m(held) as last known.
+    /// `m(held)` as last known.
     pub(super) h: Revision,
-    /// What is in it at `h`.
+    /// Shards in the held key at `h`.
     pub(super) content: Shards,
     /// End of shard authority.
     pub(super) until: BootTime,
-    /// R14: when the last answer came that left at least F/4 of shard authority, or when nothing was held.
+    /// R14 (useless ownership): last time that an answer left at least F/4 of shard authority, or no shard
+    /// was held.
     pub(super) sound_at: BootTime,
-    /// When `h` was known: reads sent before may show something older.
+    /// Time when `h` became known: reads that were sent before may show an older value.
     known_at: BootTime,
-    /// The one held write in flight: what it puts.
+    /// Shards that the held write in flight puts; at most one is in flight.
     writing: Option<Shards>,
-    /// A write was not answered: it may have taken effect, or may yet.
+    /// A held write was not answered: it may have taken effect, or may still do so.
     unresolved: bool,
-    /// CHECK has shown that it has not, so far: a further write settles it.
+    /// CHECK has shown that the unresolved write has not taken effect so far: another write settles it.
     settle: bool,
-    /// The nonces of the writes since `h`.
+    /// Nonces of the own writes since `h`.
     nonces: BTreeSet<u64>,
     checking: bool,
     check_at: BootTime,
     write_at: BootTime,
-    /// T15: when the next junk held key may be deleted, by a leader.
+    /// T15 (PLAN): time when the leader may delete the next malformed held key.
     pub(super) junk_at: BootTime,
-    /// T13: by shard, the highest epoch that this incarnation has released.
+    /// T13: highest epoch of each shard that this incarnation has released.
     released: Shards,
-    /// What runs in this process. Outlives the incarnation until it has been joined.
+    /// Shard work in this process. Outlives the incarnation until it has been joined.
     running: BTreeMap<Shard, Run>,
 }
 
@@ -82,7 +83,7 @@ impl Holding {
         !self.content.is_empty() || self.unresolved || self.writing.is_some()
     }
 
-    /// Shard authority that an own held write or a CHECK gives.
+    /// Extends shard authority to `until`, which an own held write or a CHECK gives.
     fn extend(&mut self, now: BootTime, until: BootTime) {
         self.until = self.until.max(until);
         if now + F / 4 <= until {
@@ -90,7 +91,6 @@ impl Holding {
         }
     }
 
-    /// Whether a held write is in flight.
     pub(super) fn is_writing(&self) -> bool {
         self.writing.is_some()
     }
@@ -99,12 +99,12 @@ impl Holding {
         self.nonces.insert(nonce);
     }
 
-    /// Whether this is a write of this incarnation that was sent after the one at `h`.
+    /// Whether this value is of an own write that was sent after the write at `h`.
     fn wrote_since(&self, stored: &Stored<Held>) -> bool {
         stored.value.as_ref().is_some_and(|held| self.nonces.contains(&held.nonce))
     }
 
-    /// Takes over what a linearizable read shows, if it is ours: at `h`, or a late write of ours.
+    /// Adopts the result of a linearizable read if it is ours: the value at `h`, or a late own write.
     pub(super) fn adopt(&mut self, stored: &Stored<Held>) -> bool {
         if stored.modified == self.h {
             return true;
@@ -123,14 +123,13 @@ impl Holding {
 }
 
 impl Engine {
-    /// Shard authority that has run out. Before any input is looked at.
+    /// Stops all shard work if authority has run out. Runs before any input is processed.
     pub(super) fn lapse_shards(&mut self) {
         if self.holding.until <= self.now {
             self.stop_shards(ShardEnd::Lapsed);
         }
     }
 
-    /// Stops the work on all shards.
     pub(super) fn stop_shards(&mut self, reason: ShardEnd) {
         let keeps = reason == ShardEnd::SessionLost
             && self.config.breaks(Mutant::NewIncarnationKeepsShards);
@@ -152,7 +151,7 @@ impl Engine {
         }
     }
 
-    /// What a broken engine works on without having claimed it.
+    /// Shards that a mutant works on without having claimed them.
     pub(super) fn unclaimed(&self) -> Shards {
         if !self.config.breaks(Mutant::ActWithoutClaim) {
             return Shards::new();
@@ -166,8 +165,8 @@ impl Engine {
             .collect()
     }
 
-    /// R14: an owner whose answers come too late to work by gives its incarnation up, so that somebody else
-    /// gets its shards. The rule needs no view.
+    /// R14: gives up an incarnation whose answers come too late to work, so that another node gets its
+    /// shards. Needs no view.
     pub(super) fn useless_owner_rule(&mut self) {
         if self.session.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
             return;
@@ -217,13 +216,14 @@ impl Engine {
         }
     }
 
-    /// T14: a view at or past h that shows the held key otherwise than at h asks for a CHECK.
+    /// T14: sends a CHECK if a view at or past h shows the held key with another revision.
     fn check_held_in_view(&mut self, lease: LeaseId) {
         if self.watched.revision < self.holding.h {
             return;
         }
         let seen = self.watched.held.get(&lease).map(|stored| stored.modified);
-        // Before h too: a backup brought the key back as it was then, and what it holds is nobody's work.
+        // An older revision counts too: a backup brought the key back as it was then, and no node works on
+        // the shards in it.
         let otherwise = seen != Some(self.holding.h);
         if otherwise && self.holding.writing.is_none() {
             self.check_now(lease);
@@ -259,7 +259,7 @@ impl Engine {
         self.judge_held(sent, &answer);
     }
 
-    /// What a linearizable read of the own held key shows.
+    /// Judges the own held key by a linearizable read.
     fn judge_held(&mut self, sent: BootTime, answer: &Answer) {
         let Some(lease) = self.session.lease() else {
             return;
@@ -273,7 +273,7 @@ impl Engine {
             return;
         };
         if stored.modified == self.holding.h && self.holding.wrote_since(stored) {
-            // R8: a write that was sent after h cannot be at h.
+            // R8 (replaced store): a write that was sent after h cannot be at h.
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
@@ -293,16 +293,15 @@ impl Engine {
             }
             return;
         }
-        // A write of ours may be in flight whose nonce is known: then it was adopted above. Anything
-        // else was not written by this process.
+        // A write of ours is known by its nonce and was adopted above: this one is of another client.
         if self.holding.writing.is_some() {
-            // Its own answer will say.
+            // The answer of the write in flight will decide.
             return;
         }
         self.lose_session(SessionEnd::HeldLost);
     }
 
-    /// What the plan says of a shard that this node holds or could hold.
+    /// Content of the plan about a shard that this node holds or could hold.
     fn says(&self, lease: LeaseId, shard: &Shard) -> Says {
         let Some(plan) = self.watched.plans.get(&shard.0) else {
             return Says::Nothing;
@@ -321,7 +320,7 @@ impl Engine {
         }
     }
 
-    /// T13: whether a held shard is to be let go of.
+    /// T13: whether this node must release a held shard.
     fn is_leaving_shard(&self, lease: LeaseId, shard: &Shard, epoch: ShardEpoch) -> bool {
         self.is_drained()
             || self.is_released(shard, epoch)
@@ -332,13 +331,13 @@ impl Engine {
             }
     }
 
-    /// T13: irrevocably.
+    /// Whether that epoch of the shard, or a later one, was released. A release is never undone (T13).
     fn is_released(&self, shard: &Shard, epoch: ShardEpoch) -> bool {
         let last = self.holding.released.get(shard);
         last.is_some_and(|last| epoch <= *last) && !self.config.breaks(Mutant::ReleasedClaimedAgain)
     }
 
-    /// T13: stop first.
+    /// Stops shard work before its shard is released (T13).
     fn stop_rule(&mut self, lease: LeaseId) {
         let mut stop = Vec::new();
         for (shard, run) in &self.holding.running {
@@ -358,7 +357,7 @@ impl Engine {
         }
     }
 
-    /// T12, T13: one held write at a time, with all that is to be claimed and released.
+    /// T12, T13: one held write at a time, with all shards to claim and to release.
     fn write_rule(&mut self, lease: LeaseId) {
         if self.holding.writing.is_some() || (self.holding.unresolved && !self.holding.settle) {
             return;
@@ -392,7 +391,7 @@ impl Engine {
         self.send(Asked::Held(nonce), call);
     }
 
-    /// T12: the shards that the plan gives to this lease and nobody is seen to hold.
+    /// T12: adds the shards that the plan gives to this lease and that no other held key contains.
     fn add_claims(&self, lease: LeaseId, content: &mut Shards) -> Vec<(WorkType, Vec<u8>)> {
         let mut plans = Vec::new();
         if self.is_drained() {
@@ -443,7 +442,7 @@ impl Engine {
         match outcome {
             Outcome::Done(answer) => {
                 let Some(content) = writing else { return };
-                // CHECK may have adopted it, or one that came after it, already.
+                // CHECK may already have adopted this write or a later one.
                 if answer.revision < self.holding.h {
                     return;
                 }
@@ -457,7 +456,7 @@ impl Engine {
                 self.holding.check_at = self.holding.check_at.max(sent + CHECK_EVERY);
             }
             Outcome::Refused(answer) => {
-                // What was found may be this very write, by a copy of it that came first.
+                // The read may show this very write, if a copy of it came first.
                 self.judge_held(sent, &answer);
                 self.holding.nonces.remove(&nonce);
                 self.holding.write_at = self.now + Duration::from_millis(5);
@@ -483,7 +482,7 @@ impl Engine {
         }
     }
 
-    /// Work starts on what is held, while authority lasts.
+    /// Starts work on held shards while authority lasts.
     fn start_rule(&mut self, lease: LeaseId) {
         if self.holding.until <= self.now {
             return;
@@ -492,7 +491,7 @@ impl Engine {
         if self.config.breaks(Mutant::ActWithoutClaim) {
             self.add_claims(lease, &mut content);
         }
-        // Not settled: the write in doubt may have released or claimed; act on nothing new.
+        // The unresolved write may have released or claimed shards: start nothing new.
         if self.holding.unresolved {
             return;
         }
@@ -509,12 +508,12 @@ impl Engine {
     }
 }
 
-/// What a plan says of a shard, to one lease.
+/// Content of a plan about a shard, for one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
-    /// There is no readable plan, or it names nobody: who holds it goes on.
+    /// There is no readable plan, or the shard has no owner in it: the holder continues.
     Nothing,
-    /// It is drained, or given to somebody else.
+    /// The plan drains the shard, or gives it to another lease.
     Gone,
     Ours(ShardEpoch),
 }

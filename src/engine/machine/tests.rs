@@ -1,6 +1,6 @@
-//! The engine's rules, each by its name in the protocol (R1 to R12, T1 to T19).
+//! Tests of the engine's rules, named by their tags in the protocol (R1 to R16, T1 to T19).
 //!
-//! A [`Rig`] is one engine whose store, clock and transport are the test itself: calls are answered by
+//! A [`Rig`] is one engine whose store, clock and transport are the test itself: the test answers calls by
 //! hand, in any order, or never.
 
 mod bounds;

@@ -1,25 +1,25 @@
-//! Nodes that do not claim what the plan gives them (R15, T15): a living node whose link is too slow to
-//! claim in time, or that is cut off.
+//! Nodes that do not claim the shards that the plan gives them, by R15 (unclaimed shards) and T15 (PLAN): a
+//! living node that is cut off, or whose link is too slow to claim in time.
 //!
-//! Such a node gets no new shard for a while, then one to prove itself by, then its share again. The one
-//! rule: this decides only who gets new shards, never when a shard is free.
+//! Such a node gets no new shard for a while, then one on probation, then its full share again. The one rule:
+//! this module decides only which nodes get new shards, never when a shard is free.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::engine::types::{BootTime, LeaseId};
 
-/// How long a node gets no new shard after the first miss; doubled with each further one.
+/// Time in which a node gets no new shard after its first miss; doubled with each further miss.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MOST: Duration = Duration::from_secs(60);
 
-/// What a node may be given.
+/// Number of new shards that a node may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Its whole share.
+    /// The node gets its full share.
     Full,
-    /// One shard more than it holds: the claim of that one restores its share.
+    /// The node gets one shard more than it holds; once it has claimed that shard, it gets its full share.
     Probation,
-    /// Nothing beyond what it holds.
+    /// The node keeps its shards and gets no new one.
     Paused,
 }
 
@@ -29,12 +29,12 @@ struct Miss {
     pause: Duration,
 }
 
-/// The nodes that missed a claim, by incarnation.
+/// Nodes that missed a claim, by the lease of their incarnation.
 #[derive(Debug, Default)]
 pub(super) struct Unclaimed(BTreeMap<LeaseId, Miss>);
 
 impl Unclaimed {
-    /// A shard was not claimed in time.
+    /// Notes that the node did not claim a shard in time.
     pub(super) fn miss(&mut self, lease: LeaseId, now: BootTime) {
         let before = self.0.get(&lease).copied();
         if before.is_some_and(|miss| now < miss.until) {
@@ -44,14 +44,14 @@ impl Unclaimed {
         self.0.insert(lease, Miss { until: now + pause, pause });
     }
 
-    /// A shard is held that was assigned at `since`.
+    /// Notes that the node holds a shard that was assigned to it at `since`.
     pub(super) fn claimed(&mut self, lease: LeaseId, since: BootTime) {
         if self.0.get(&lease).is_some_and(|miss| miss.until <= since) {
             self.0.remove(&lease);
         }
     }
 
-    /// Incarnations that are gone never come back.
+    /// Forgets incarnations that are gone; they never come back.
     pub(super) fn retain(&mut self, lives: impl Fn(LeaseId) -> bool) {
         self.0.retain(|lease, _| lives(*lease));
     }
@@ -64,7 +64,7 @@ impl Unclaimed {
         }
     }
 
-    /// When the next pause ends.
+    /// Time when the next pause ends.
     pub(super) fn next_at(&self, now: BootTime) -> Option<BootTime> {
         self.0.values().map(|miss| miss.until).filter(|until| now < *until).min()
     }

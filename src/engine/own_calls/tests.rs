@@ -17,7 +17,7 @@ fn joined() -> OwnCalls {
     keys
 }
 
-/// A whole call, in its turn.
+/// Makes a call, writes in its turn, and ends it.
 fn called(keys: &mut OwnCalls, write: OwnWrite, effect: Option<OwnEffect>) -> Next {
     let call = keys.call("k", write);
     assert_eq!(keys.turn(&call), Turn::Has);
@@ -26,10 +26,10 @@ fn called(keys: &mut OwnCalls, write: OwnWrite, effect: Option<OwnEffect>) -> Ne
     next
 }
 
-/// Calls with what became of each; `None`: it took no effect.
+/// Calls with the effect of each; `None` = the call took no effect.
 type Calls<'a> = &'a [(OwnWrite, Option<OwnEffect>)];
 
-/// What a new session puts back.
+/// Value that a new session puts back.
 fn put_back(keys: &mut OwnCalls) -> Option<String> {
     keys.joined(SECOND);
     keys.missing(SECOND).pop()?;
@@ -95,7 +95,7 @@ fn what_was_written_under_a_lost_lease_is_written_again_under_the_present_one() 
     assert_eq!(keys.missing(SECOND), [""; 0], "its answer is waited for");
     assert_eq!(keys.note(&late, took(FIRST, 11)), Next::Again(SECOND));
     assert_eq!(keys.known("k", SECOND), Revision(0));
-    // Its caller gives up: the session does it.
+    // The caller gives up before it writes again, so the session puts the key.
     assert_eq!(keys.end(&late), Ended { next: None, missing: true });
     assert_eq!(put_back(&mut keys).as_deref(), Some("2"));
 }
@@ -134,7 +134,7 @@ fn a_put_that_may_not_have_happened_is_not_forced_within_its_session() {
     let mut keys = joined();
     called(&mut keys, put("1"), Some(OwnEffect::Unknown { lease: FIRST }));
     assert!(keys.is_settled(), "it may as well be absent");
-    // What was there before is kept, but must be there.
+    // A key that had a value before a put with an unknown outcome must not be absent, so it is put again.
     called(&mut keys, put("2"), Some(took(FIRST, 10)));
     keys.joined(SECOND);
     called(&mut keys, put("3"), Some(OwnEffect::Unknown { lease: SECOND }));

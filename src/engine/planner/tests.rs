@@ -20,15 +20,15 @@ fn counts(owners: &[Option<LeaseId>]) -> BTreeMap<i64, u64> {
     counts
 }
 
-/// Shards that had a living owner and have another (or none) now.
+/// Number of shards that had a living owner and now have another or none.
 fn moved(before: &[Option<LeaseId>], after: &[Option<LeaseId>], workers: &[Worker]) -> u64 {
     let lives = |lease: LeaseId| workers.iter().any(|worker| worker.lease == lease);
     let taken = |(b, a): &(&Option<LeaseId>, &Option<LeaseId>)| b.is_some_and(lives) && b != a;
     before.iter().zip(after).filter(taken).count() as u64
 }
 
-/// Exact shares found in another way than the planner's: by raising one water level step by step
-/// until no capacity is exceeded. In fractions `(numerator, denominator)`.
+/// Exact shares, computed in another way than the planner's: raises one water level step by step until no
+/// capacity is exceeded. Returned as fractions `(numerator, denominator)`.
 fn ideal(shards: u64, workers: &[Worker]) -> Vec<(u128, u128)> {
     let mut full = vec![false; workers.len()];
     loop {
@@ -58,8 +58,8 @@ fn ideal(shards: u64, workers: &[Worker]) -> Vec<(u128, u128)> {
     }
 }
 
-/// The fewest shards that must leave a living owner so that everybody has its exact share rounded down
-/// or up and as many shards as possible have an owner: tries all roundings.
+/// Fewest shards that must leave a living owner so that each worker has its exact share rounded down or up
+/// and as many shards as possible have an owner. Tries all roundings.
 fn least_movement(current: &[Option<LeaseId>], workers: &[Worker]) -> u64 {
     let ideal = ideal(current.len() as u64, workers);
     let owned = counts(current);
@@ -96,7 +96,7 @@ prop_compose! {
 fn a_cluster() -> impl Strategy<Value = (Vec<Option<LeaseId>>, Vec<Worker>)> {
     (0_i64..8).prop_flat_map(|n| {
         let workers: Vec<_> = (1..=n).map(a_worker).collect();
-        // Owners 9 and 10 are never alive.
+        // Leases 9 and 10 never belong to a living worker.
         let owner = prop_oneof![1 => Just(None), 4 => (1_i64..11).prop_map(|l| Some(LeaseId(l)))];
         (prop::collection::vec(owner, 0..40), workers)
     })
@@ -148,7 +148,7 @@ proptest! {
 
     #[test]
     fn shards_that_drain_still_go_where_they_were_meant_to((current, workers) in a_cluster()) {
-        // The engine gives draining shards as unowned: that must not send others on their way.
+        // The engine passes draining shards as unowned: this must not move other shards.
         let wanted = assign(&current, &workers);
         let draining: Vec<_> =
             current.iter().zip(&wanted).map(|(c, w)| if c == w { *c } else { None }).collect();
@@ -208,8 +208,8 @@ fn a_weight_of_zero_and_the_largest_numbers_do_no_harm() {
 
 #[test]
 fn a_thousand_shards_over_a_hundred_nodes_are_planned_in_milliseconds() {
-    // A generous bound on a loaded machine: the bench holds the real figure. It is here to catch a
-    // planner that became quadratic.
+    // A generous limit for a loaded machine; the bench measures the real figure. This test catches a planner
+    // that became quadratic.
     let before = assign(&vec![None; 1_024], &workers(1..=99));
     let start = crate::clock::boot_now();
     let after = assign(&before, &workers(1..=100));

@@ -1,4 +1,4 @@
-//! What an engine remembers, and for how long.
+//! Tests of the engine's memory: its size stays bounded over long runs.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,19 +7,19 @@ use crate::engine::{
     Answer, BootTime, Call, Change, Effect, Input, LeaseId, NodeId, Outcome, ShardId, timing,
 };
 
-/// So many times it happens, whatever it is.
+/// Number of rounds of a long run.
 const LONG_RUN: i64 = 10_000;
-/// By then all that is bounded has reached its bound.
+/// Number of rounds after which all bounded state has reached its bound.
 const WARM: i64 = 1_000;
-/// Numbers get longer.
+/// Allowance for numbers that get longer.
 const DIGITS: usize = 2_000;
 
-/// All that the engine knows, in characters.
+/// Size of the engine's state, in characters of its debug output.
 fn size(rig: &Rig) -> usize {
     format!("{:?}", rig.engine).len()
 }
 
-/// Runs `once` again and again, and sees that the engine is no larger for it.
+/// Repeats `once`, and asserts that the engine does not grow.
 fn leaves_nothing_behind(rig: &mut Rig, mut once: impl FnMut(&mut Rig, i64)) {
     let mut most = 0;
     for round in 0..LONG_RUN {
@@ -35,7 +35,7 @@ fn leaves_nothing_behind(rig: &mut Rig, mut once: impl FnMut(&mut Rig, i64)) {
     }
 }
 
-/// Answers all that is asked for now, beside what a test is about.
+/// Answers all calls in flight that the test itself does not answer.
 fn answer_the_rest(rig: &mut Rig) {
     let ttl = config().ttl;
     for id in rig.calls.keys().copied().collect::<Vec<_>>() {
@@ -49,7 +49,7 @@ fn answer_the_rest(rig: &mut Rig) {
     }
 }
 
-/// It took effect at the next revision, which the view has not got to.
+/// Answers a call: it took effect at the next revision, which the view has not reached.
 fn done_ahead(rig: &mut Rig, like: impl Fn(&Call) -> bool) -> Call {
     rig.revision += 1;
     let call = rig.done(like);
@@ -69,7 +69,7 @@ fn is_resign(call: &Call) -> bool {
     matches!(call, Call::Resign { .. })
 }
 
-/// From office to office: resigned, enrolled, taken.
+/// Runs through one more term: resigns the office, enrols, takes office.
 fn one_more_term(rig: &mut Rig) {
     let lease = rig.lease();
     rig.input(Input::Resign);
@@ -105,7 +105,7 @@ fn ten_thousand_terms_leave_nothing_behind() {
     leaves_nothing_behind(&mut rig, |rig, _| one_more_term(rig));
 }
 
-/// A session that ends while it holds a shard, and the next one.
+/// Ends a session that holds a shard, and starts the next one.
 fn one_more_session(rig: &mut Rig) {
     let old = rig.lease();
     let ttl = config().ttl;
@@ -172,7 +172,7 @@ fn ten_thousand_nodes_that_came_and_went_leave_nothing_behind() {
     });
 }
 
-/// So many others join and leave within a second that the engine goes through what has vanished.
+/// Lets many nodes join and leave within a second, so that the engine prunes its vanished keys.
 fn many_come_and_go(rig: &mut Rig) {
     for other in 0..200 {
         let (node, lease) = (id(100 + other), LeaseId(10_000 + other));
@@ -182,7 +182,7 @@ fn many_come_and_go(rig: &mut Rig) {
     }
 }
 
-/// When each held key that is remembered as gone was first seen so.
+/// Time at which each vanished held key that the engine remembers was first seen as gone.
 fn vanished(rig: &Rig) -> BTreeMap<LeaseId, BootTime> {
     rig.engine.watched.vanished.iter().map(|(lease, vanished)| (*lease, vanished.at)).collect()
 }
@@ -212,7 +212,7 @@ fn a_held_key_that_vanished_is_remembered_while_a_plan_names_it_or_it_is_there_a
     assert_eq!((remembered.get(&owner), remembered.get(&junk)), (Some(&at), Some(&at)));
 }
 
-/// A plan of a leader whose view lagged may name it yet: that is no reason to wait once more.
+/// A leader whose view lagged may still name the key in a plan: the wait must not start again.
 #[test]
 fn a_held_key_that_vanished_just_now_is_waited_for_from_then_on_if_a_plan_names_it_later() {
     let mut rig = Rig::joined(config(), joined_keys(id(2), OTHER, 60));

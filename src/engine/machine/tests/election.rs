@@ -1,4 +1,5 @@
-//! R3, R6; T3, T4, T5, T19.
+//! Tests of the queue of candidates: R3 (receipt of the record), R6 (when to TAKE office); T3 (SEED), T4
+//! (ENROL, WITHDRAW), T5 (TAKE), T19 (REPAIR).
 
 use super::rig::{ME, Rig, config, id, joined_keys, ms, record, seed, stored, written};
 use crate::engine::{
@@ -16,7 +17,7 @@ fn is_seed(call: &Call) -> bool {
     matches!(call, Call::Seed { .. })
 }
 
-/// Under a leader of ours: node 2, term 60, whose last beat is n at `modified`.
+/// Keys of a leader of ours: node 2 in term 60, and its record.
 fn under_leader() -> Vec<Change> {
     let mut keys = joined_keys(id(2), LEADER, 60);
     keys.push(beat(61, 1));
@@ -163,7 +164,7 @@ fn r6_a_go_node_that_is_the_oldest_is_never_deposed() {
     let mut rig = Rig::joined(config(), others);
     rig.wait_renewed(ms(60_000));
     assert!(!rig.asks(is_take));
-    // Its lease ends: not before the own wait.
+    // The Go node's lease ends: this node still waits for its own D.
     rig.see(vec![Change::Candidate(LEADER, None)]);
     rig.wait(timing::wait(Failover::DEFAULT.d()).saturating_sub(ms(1)));
     assert!(!rig.asks(is_take));
@@ -219,7 +220,8 @@ fn r6_after_a_failed_take_none_is_sent_until_the_view_has_caught_up() {
 fn r2_the_views_revision_is_that_of_lists_events_and_progress_and_events_come_whole() {
     let mut rig = Rig::joined(config(), under_leader());
     assert_eq!(rig.engine.picture().revision(), Revision(100 + 1));
-    // A TAKE deletes a candidate and writes the record at one revision: never seen apart.
+    // TAKE deletes a candidate and writes the record at one revision: the view never shows one without the
+    // other.
     let successor = LeaseId(78);
     rig.see(joined_keys(id(3), successor, 102));
     rig.see(vec![
@@ -236,14 +238,14 @@ fn r2_the_views_revision_is_that_of_lists_events_and_progress_and_events_come_wh
     assert_eq!(rig.engine.picture().revision(), Revision(140), "it never goes back by a notice");
 }
 
-/// `Delete` needs a holder whose key is younger than the own one. No TAKE leaves such a record behind:
-/// it sweeps all older keys, the own one among them. By a restored backup the record may still come so,
-/// but then it was written after the own key was created, and that key is withdrawn (R8). So what is left
-/// is a forged record, and the clause costs nothing: it stays.
+/// `Delete` needs a holder whose key is younger than the own key. No TAKE leaves such a record: TAKE deletes
+/// all older keys, and so the own one. A restored backup can bring such a record, but it was written after
+/// the own key was created, so that key is withdrawn by R8 (replaced store). Only a forged record is left as
+/// a case; the clause costs nothing and stays.
 #[test]
 fn t5_the_holders_key_must_end_with_the_take_whatever_its_age() {
-    // The record names node 2, whose candidate key is younger than the own one, though the record was
-    // written before: somebody has put it there.
+    // The record names node 2, whose candidate key is younger than the own key, but the record was written
+    // before the own key: it is forged.
     let younger = LeaseId(88);
     let mut others = joined_keys(id(2), younger, 150);
     others.push(Change::Record(Some(written(50, 90, None, record(150, younger, id(2), 1)))));
@@ -281,7 +283,7 @@ fn t4_a_candidate_key_that_is_not_in_the_view_is_enrolled() {
 #[test]
 fn r8_a_candidate_key_that_a_backup_put_behind_a_later_term_is_withdrawn() {
     let is_withdraw = |call: &Call| matches!(call, Call::Withdraw { .. });
-    // Term 150 was taken after the own key was created at 101, and the key is there all the same.
+    // Term 150 was taken after the own key was created at 101, and the key still exists.
     let younger = LeaseId(88);
     let mut others = joined_keys(id(2), younger, 150);
     let leader = record(150, younger, id(2), 1);
@@ -291,7 +293,8 @@ fn r8_a_candidate_key_that_a_backup_put_behind_a_later_term_is_withdrawn() {
     rig.wait(ms(10_000));
     assert!(!rig.asks(is_take));
 
-    // A forged term of the far future: written before the key was created, it binds nobody.
+    // A forged term of the far future: its record was written before the key was created, so it does not
+    // count.
     others.pop();
     let forged = crate::engine::Record { term: Term(1_000_000), ..leader };
     others.push(Change::Record(Some(written(50, 90, None, forged))));

@@ -1,4 +1,4 @@
-//! T17 and T18, and what a node writes of itself.
+//! Tests of T17 (own keys) and T18 (SWITCH TICK).
 
 use super::rig::{ME, Rig, config, id, joined_keys, member, ms, seed, stored, written};
 use crate::engine::{Call, Change, Effect, LeaseId, Member, Outcome, Revision, Role, TickPolicy};

@@ -1,4 +1,5 @@
-//! R1, R4, R5, R7, R9; T6, T7, T8, T9.
+//! Tests of the office: R1 (when clocks are read), R4 (what gives authority), R5 (a closed term stays
+//! closed), R7 (clean end), R9 (mixed cluster); T6 (BEAT), T7 (fenced write), T8 (RESIGN), T9 (STOP).
 
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ fn r4_an_echo_counts_for_the_attempt_whose_n_it_shows_and_for_no_other() {
     rig.wait(timing::wait(timing::SPAN_MAX));
     let (first_id, first_sent, first) = rig.take_call(is_take);
     let Call::Take(first) = first else { unreachable!() };
-    // Its answer is lost, and a second attempt leaves later.
+    // The answer of the first attempt is lost, and a second attempt is sent later.
     rig.answer_as(first_id, first_sent, Outcome::Unknown);
     rig.wait(ms(60));
     let Some(Call::Take(second)) = rig.call(is_take) else { panic!("no second attempt") };
@@ -134,8 +135,8 @@ fn t6_an_unanswered_beat_extends_nothing_and_authority_lapses_by_the_own_clock()
     assert_eq!(rig.engine.role(), Role::Follower);
 }
 
-/// Whoever received the last record waits by the D in it: a smaller one would free the successor while this
-/// node may still act by an earlier beat.
+/// A node that received the last record waits by the D in it: a smaller D would let the successor start while
+/// this node may still act by an earlier beat.
 #[test]
 fn t6_d_is_the_same_in_all_records_of_a_term() {
     let mut rig = Rig::leader();
@@ -156,7 +157,7 @@ fn t6_a_late_beat_resumes_a_suspended_term_after_its_work_was_joined() {
     rig.wait(timing::span(Failover::DEFAULT.d()));
     rig.effects();
     rig.done(is_beat);
-    // The newest one, sent just now, commits.
+    // The newest beat, which was sent just now, commits.
     let newest =
         rig.calls.iter().rev().find(|(_, (_, call))| is_beat(call)).map(|(id, _)| *id).unwrap();
     let (sent, _) = rig.calls.remove(&newest).unwrap();
@@ -168,7 +169,7 @@ fn t6_a_late_beat_resumes_a_suspended_term_after_its_work_was_joined() {
     assert!(rig.effects().iter().any(|effect| matches!(effect, Effect::StartWork { work: 2, .. })));
 }
 
-/// Others may not take over before the record is silent, and people must be able to see why nobody acts.
+/// Other nodes must not take over before the record is silent, and people must see why no node acts.
 #[test]
 fn t6_beats_of_a_leader_without_authority_say_that_it_is_suspended() {
     let mut rig = Rig::leader();
@@ -317,7 +318,7 @@ fn t9_the_revoke_of_a_stopped_leader_lets_its_successor_go_first() {
         rig.see(joined_keys(id(2), LeaseId(77), 104));
         rig.input(Input::Stop);
         rig.input(Input::WorkEnded { work: 1 });
-        // Its events come later.
+        // The view shows the events of STOP only later.
         rig.revision += 1;
         rig.done(|call| matches!(call, Call::Stop { .. }));
         assert!(!rig.asks(is_withdraw), "STOP took the key away, whatever the view still shows");
@@ -330,7 +331,7 @@ fn t9_the_revoke_of_a_stopped_leader_lets_its_successor_go_first() {
         Change::Candidate(other, Some(written(104, 106, Some(other), id(2)))),
     ]);
     assert!(rig.asks(is_revoke), "the successor is in office");
-    // It does not come: it may be gone as well.
+    // The successor sends no TAKE: it may be gone as well.
     let mut rig = Rig::leader();
     stopped(&mut rig);
     rig.wait(ms(20));
@@ -352,7 +353,7 @@ fn t9_the_event_of_an_own_stop_that_comes_before_its_answer_is_no_lost_session()
     ]);
     let header = rig.header(Vec::new());
     rig.answer_as(stop, sent, Outcome::Done(header));
-    // And the keys go before REVOKE is answered.
+    // The keys vanish from the view before REVOKE is answered.
     rig.see(vec![Change::Member(ME, None), Change::Node(ME, None), Change::Held(lease, None)]);
     rig.done(|call| matches!(call, Call::Revoke { .. }));
     let effects = rig.effects();
@@ -385,7 +386,7 @@ fn r8_an_older_candidate_in_a_view_past_the_take_is_another_history() {
 fn r9_beside_a_go_candidate_authority_ends_with_the_lease_too() {
     let mut rig = Rig::leader();
     assert!(rig.is_acting());
-    // Renewals go unanswered for less than the TTL (R16), beats commit.
+    // Renewals are not answered for less than the TTL (R16, renewals without answer), but beats commit.
     for _ in 0..14 {
         rig.wait(Failover::DEFAULT.h());
         while rig.asks(is_beat) {
@@ -397,7 +398,7 @@ fn r9_beside_a_go_candidate_authority_ends_with_the_lease_too() {
     assert!(!rig.is_acting());
 }
 
-/// A Go node has put its own over this node's.
+/// Node key of a Go node, written over this node's.
 fn node_key_of_an_intruder() -> Change {
     let metadata = NodeMetadata {
         id: ME,
@@ -471,7 +472,7 @@ fn a_member_of_a_drained_id_gives_up_office_and_does_not_enrol() {
     assert_eq!(*written, crate::engine::Member { draining: true, ..member(lease) });
 }
 
-/// Answers to beats come `late` after they were sent, for so long.
+/// Answers each beat `late` after it was sent, for the given time.
 fn beats_answered_late(rig: &mut Rig, late: Duration, time: Duration) {
     let until = rig.now + time;
     while rig.now < until {
@@ -499,7 +500,7 @@ fn r13_an_office_whose_answers_come_too_late_is_resigned_and_taken_again_only_wh
     let sound = span.saturating_sub(Failover::DEFAULT.h() + ms(10));
     beats_answered_late(&mut rig, sound, ms(6000));
     assert!(!has_resigned_as_useless(&mut rig), "{sound:?} leave enough to act by");
-    // A little authority after each answer does not help anybody.
+    // A little authority after each answer is not enough.
     beats_answered_late(&mut rig, span.saturating_sub(ms(50)), ms(2300));
     for effect in rig.effects.clone() {
         if let Effect::StopWork { work, .. } = effect {
@@ -518,7 +519,7 @@ fn r13_an_office_whose_answers_come_too_late_is_resigned_and_taken_again_only_wh
     rig.wait_renewed(ms(3000));
     let is_enrol = |call: &Call| matches!(call, Call::Enrol { .. });
     assert!(!rig.asks(is_enrol), "no round trip was quick since");
-    // A slow round trip does not make it healthy, a quick one does.
+    // Only a quick round trip makes the node healthy.
     let is_check = |call: &Call| matches!(call, Call::Check { .. });
     let own = held_key(lease);
     let slow = Outcome::Done(rig.header(vec![own.clone()]));

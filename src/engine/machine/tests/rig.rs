@@ -1,4 +1,4 @@
-//! One engine in the test's hands.
+//! Test rig: one engine whose surroundings are the test.
 
 use std::{
     collections::BTreeMap,
@@ -123,7 +123,7 @@ pub(super) fn held(shards: &[(u32, i64)]) -> Held {
     Held { nonce: 0, shards }
 }
 
-/// All keys that a node's JOIN puts at one revision, with its candidate.
+/// All keys that a node's JOIN puts at one revision, with its candidate key.
 pub(super) fn joined_keys(node: NodeId, lease: LeaseId, at: i64) -> Vec<Change> {
     let metadata = NodeMetadata {
         id: node,
@@ -142,12 +142,12 @@ pub(super) fn joined_keys(node: NodeId, lease: LeaseId, at: i64) -> Vec<Change> 
 pub(super) struct Rig {
     pub(super) engine: Engine,
     pub(super) now: BootTime,
-    /// Calls that have not been answered, with when they were sent.
+    /// Calls that have not been answered, with their sending time.
     pub(super) calls: BTreeMap<CallId, (BootTime, Call)>,
-    /// All other effects since they were last taken.
+    /// All other effects since [`effects`](Self::effects) last returned them.
     pub(super) effects: Vec<Effect>,
     pub(super) revision: i64,
-    /// The greatest revision that the engine has received.
+    /// Greatest revision that the engine has received.
     newest: i64,
 }
 
@@ -158,7 +158,7 @@ impl Rig {
         Self { engine, now, calls: BTreeMap::new(), effects: Vec::new(), revision: 100, newest: 0 }
     }
 
-    /// A node that has joined at revision 101 under a cluster whose other keys are `others`.
+    /// Rig of a node that has joined at revision 101 a cluster whose other keys are `others`.
     pub(super) fn joined(config: Config, others: Vec<Change>) -> Self {
         let mut rig = Self::new(config);
         rig.start(Dead::default());
@@ -167,7 +167,7 @@ impl Rig {
         rig
     }
 
-    /// A node that is alone and in office in term 101, by a TAKE at revision 103.
+    /// Rig of a node that is alone and in office in term 101, by a TAKE at revision 103.
     pub(super) fn leader() -> Self {
         let mut rig = Self::joined(config(), vec![seed(50)]);
         rig.wait_renewed(timing::wait(timing::SPAN_MAX));
@@ -188,7 +188,7 @@ impl Rig {
         self.input(Input::Start { start: UNIX_EPOCH, dead });
     }
 
-    /// Answers what joining asks for, on an empty cluster.
+    /// Answers the calls of a join to an empty cluster.
     pub(super) fn join(&mut self) {
         self.done(|call| matches!(call, Call::ReadJoin { .. }));
         let ttl = Duration::from_secs(5);
@@ -224,7 +224,7 @@ impl Rig {
         });
     }
 
-    /// One revision later, these changes come by the watch.
+    /// Passes these changes to the engine as events of the watch, one revision later.
     pub(super) fn see(&mut self, changes: Vec<Change>) {
         self.revision += 1;
         let revision = Revision(self.revision);
@@ -243,7 +243,7 @@ impl Rig {
         }
     }
 
-    /// Lets time pass, waking the engine whenever it wants to be.
+    /// Lets time pass, and calls the engine at each of its deadlines.
     pub(super) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(at) = self.engine.deadline().filter(|at| *at <= until) {
@@ -264,7 +264,7 @@ impl Rig {
         self.renew();
     }
 
-    /// Answers all renewals that are asked for.
+    /// Answers all renewals in flight.
     pub(super) fn renew(&mut self) {
         let is_renew = |call: &Call| matches!(call, Call::Renew { .. });
         let ttl = Duration::from_secs(5);
@@ -273,12 +273,12 @@ impl Rig {
         }
     }
 
-    /// Lets time pass without the engine being called: a pause.
+    /// Lets time pass without calling the engine: a pause of the process.
     pub(super) fn pause(&mut self, time: Duration) {
         self.now = self.now + time;
     }
 
-    /// The oldest unanswered call like that.
+    /// Oldest unanswered call that matches `like`.
     pub(super) fn call(&self, like: impl Fn(&Call) -> bool) -> Option<&Call> {
         self.calls.values().map(|(_, call)| call).find(|call| like(call))
     }
@@ -287,7 +287,7 @@ impl Rig {
         self.call(like).is_some()
     }
 
-    /// Takes the oldest unanswered call like that, to be answered later.
+    /// Takes the oldest unanswered call that matches `like`, to be answered later.
     pub(super) fn take_call(&mut self, like: impl Fn(&Call) -> bool) -> (CallId, BootTime, Call) {
         let found = self.calls.iter().find(|(_, (_, call))| like(call)).map(|(id, _)| *id);
         let Some(id) = found else { panic!("no such call among {:#?}", self.calls) };
@@ -301,7 +301,8 @@ impl Rig {
         call
     }
 
-    /// If the store is at that revision already, what takes effect now does so at the next one.
+    /// Answers a call. A write that took effect moves to the next revision if the engine has already received
+    /// this one.
     pub(super) fn answer_as(&mut self, id: CallId, sent_at: BootTime, mut outcome: Outcome) {
         let written = matches!(outcome, Outcome::Done(_)) && self.engine.writes(id);
         if let Outcome::Done(answer) | Outcome::Refused(answer) = &mut outcome
@@ -316,7 +317,7 @@ impl Rig {
         self.input(Input::Answered { id, sent_at, received_at: self.now, outcome });
     }
 
-    /// It took effect, one revision later.
+    /// Answers a call: it took effect, at the present revision or the next one.
     pub(super) fn done(&mut self, like: impl Fn(&Call) -> bool) -> Call {
         let outcome = Outcome::Done(self.header(Vec::new()));
         self.answer(like, outcome)

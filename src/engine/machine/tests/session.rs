@@ -1,4 +1,5 @@
-//! R8, R10, R12; T1, T2, T10, T11.
+//! Tests of the session: R8 (replaced store), R10 (lost session), R12 (one GRANT per lease id); T1 (GRANT),
+//! T2 (JOIN), T10 (END), T11 (REVOKE).
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -34,7 +35,7 @@ fn metadata(node: i64, address: &str) -> NodeMetadata {
     NodeMetadata { id: id(node), address: address.into(), start: UNIX_EPOCH, role: Role::Follower }
 }
 
-/// Own keys on that lease.
+/// Own node and member keys on that lease.
 fn holder(lease: Option<LeaseId>) -> Vec<Change> {
     let mut record = member(OLD);
     record.pod_uid = Some("pod-a".into());
@@ -99,7 +100,7 @@ fn t2_an_unanswered_join_is_sent_again_as_it_was_and_known_by_its_own_keys() {
     assert_eq!(rig.engine.joined(), Some(first.lease));
 }
 
-/// JOIN compares that there is no held key of its lease, and that one is there still.
+/// JOIN compares that its lease has no held key, but the held key of the first JOIN still exists.
 #[test]
 fn t2_a_second_join_after_an_operator_deleted_node_and_member_costs_the_lease() {
     let mut rig = Rig::new(config());
@@ -254,7 +255,7 @@ fn t2_the_clusters_tick_is_created_kept_replaced_adopted_or_disagreed_with() {
     assert_eq!(judged(Adopt, ticks(Some(80), &[80])), Ok((keep, ms(80))));
 }
 
-/// The cluster's tick is another, and no tick key tells of anybody; then JOIN finds these node keys.
+/// Rig of a node that joins a cluster with another tick and no tick keys; then JOIN finds these node keys.
 fn joins_beside(policy: TickPolicy, lease: Option<LeaseId>) -> Rig {
     let mut own = config();
     own.tick_policy = policy;
@@ -312,7 +313,7 @@ fn t2_an_own_join_found_by_a_read_is_joined_and_what_it_said_is_what_is_correcte
     rig.answer(is_grant, granted());
     let Call::Join(first) = rig.answer(is_join, Outcome::Unknown) else { unreachable!() };
     rig.wait(ms(100));
-    // Somebody changed the tick: refused, without a word about the own keys.
+    // Another client changed the tick: JOIN is refused, and the answer shows no own keys.
     rig.refused(is_join, Vec::new());
     rig.input(Input::Drain(true));
     rig.wait(ms(400));
@@ -377,7 +378,7 @@ fn r10_a_renewal_that_finds_no_lease_closes_the_term_ends_the_old_lease_and_join
     assert_ne!(rig.lease(), old);
 }
 
-/// A node that has lost its lease and ended it, and reads before its next JOIN; and that lease.
+/// Rig of a node that has lost its lease, ended it, and reads before its next JOIN; with that lease.
 fn joining_again() -> (Rig, LeaseId) {
     let mut rig = Rig::joined(config(), Vec::new());
     let old = rig.lease();
@@ -398,7 +399,7 @@ fn r10_keys_that_a_backup_brought_back_under_an_own_earlier_lease_are_ended_at_o
     assert!(rig.asks(|call| *call == Call::ReadEnd { lease: old }), "{:?}", rig.effects);
 }
 
-/// The questions about the earlier lease belong to the incarnation that is given up: they are asked again.
+/// The calls about the earlier lease belong to the incarnation that is given up: the engine sends them again.
 #[test]
 fn r16_a_lease_that_is_given_up_while_an_earlier_one_is_ended_does_not_stop_the_join() {
     let (mut rig, old) = joining_again();
@@ -501,7 +502,7 @@ fn r8_a_smaller_revision_than_one_received_before_it_was_sent_is_another_store()
     assert_eq!(rig.engine.authority(), None);
 }
 
-/// A write makes a revision of its own, so its answer carries a greater one than any that was there before.
+/// A write makes a revision of its own, so its answer carries a greater revision than any before.
 #[test]
 fn r8_a_write_that_gets_a_revision_received_before_it_was_sent_shows_another_store() {
     let mut rig = Rig::leader();
@@ -516,7 +517,7 @@ fn r8_a_write_that_gets_a_revision_received_before_it_was_sent_shows_another_sto
     assert_eq!(rig.engine.authority(), None);
 }
 
-/// Users' watches go on while their node has no session, and have to list again all the same.
+/// Users' watches continue while their node has no session, and must list again too.
 #[test]
 fn r8_a_store_that_is_replaced_during_a_join_is_noticed_without_a_session_to_lose() {
     let mut rig = Rig::new(config());

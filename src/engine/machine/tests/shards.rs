@@ -1,4 +1,4 @@
-//! T12 to T16.
+//! Tests of shard work: T12 (CLAIM), T13 (RELEASE), T14 (CHECK), T15 (PLAN), T16 (SHARD WRITE).
 
 use super::rig::{
     ME, Rig, config, held, id, joined_keys, member, ms, plan, record, stored, table, work, written,
@@ -39,14 +39,14 @@ fn ended(rig: &mut Rig, shard: u32) {
     rig.input(Input::ShardEnded { work: work(), shard: ShardId(shard) });
 }
 
-/// A follower under node 2.
+/// Rig of a follower under node 2.
 fn follower() -> Rig {
     let mut others = joined_keys(id(2), LEADER, 60);
     others.push(Change::Record(Some(written(50, 61, None, record(60, LEADER, id(2), 1)))));
     Rig::joined(config(), others)
 }
 
-/// A follower that holds shard 0 in epoch 102, h = 110.
+/// Rig of a follower that holds shard 0 in epoch 102, with h = 110.
 fn owner() -> Rig {
     let mut rig = follower();
     let me = rig.lease();
@@ -89,7 +89,8 @@ fn t12_an_unanswered_claim_is_checked_and_settled_by_another_write() {
     rig.see(vec![plan(102, table([Some(me), None, None, None], 102))]);
     rig.answer(is_write, Outcome::Unknown);
     assert!(!rig.asks(is_write), "not before it is known what h is");
-    // The plan goes elsewhere meanwhile: written all the same, without the shard.
+    // The plan gives the shard to another node meanwhile: the settling write is sent all the same, without
+    // the shard.
     rig.see(vec![plan(103, table([Some(LEADER), None, None, None], 103))]);
     let at_h = Change::Held(me, Some(stored(101, me, Held::default())));
     let answer = Outcome::Done(rig.header(vec![at_h]));
@@ -101,7 +102,7 @@ fn t12_an_unanswered_claim_is_checked_and_settled_by_another_write() {
     assert_eq!((h, content.shards.len(), plans.len()), (Revision(101), 0, 0));
 }
 
-/// A restored store hands its revisions out again: this write was sent after the one at h.
+/// A restored store reuses revisions: this write was sent after the one at h.
 #[test]
 fn r8_a_later_own_write_that_is_found_at_h_shows_another_store() {
     let mut rig = follower();
@@ -146,8 +147,7 @@ fn t14_a_late_own_write_is_adopted_by_its_nonce_and_any_other_ends_the_session()
     assert!(effects.iter().any(lost));
 }
 
-/// A restore that bumps the revisions: nothing goes back but the key, and what it holds was written by
-/// this very node.
+/// A restore with bumped revisions: only the held key goes back, to a value that this same node wrote.
 #[test]
 fn t14_a_held_key_that_a_backup_brought_back_ends_the_session() {
     let mut rig = follower();
@@ -300,7 +300,7 @@ fn t15_a_holder_that_the_plan_does_not_name_is_entered_with_its_epoch() {
     assert_eq!(table.shards[0].owner, None);
 }
 
-/// A leader that has planned shard 0 to 3 for a worker that holds them all, and a third node joins.
+/// Rig of a leader whose plan gives all four shards to a worker with that held key.
 fn leader_over(holder: Held) -> Rig {
     let mut rig = Rig::leader();
     rig.done(|call| matches!(call, Call::InitPlan { .. }));
@@ -448,7 +448,7 @@ fn r14_an_owner_whose_checks_are_answered_too_late_gives_its_incarnation_up_blin
     ended(&mut rig, 0);
     assert!(rig.asks(is_stop));
     assert!(rig.asks(|call| *call == Call::Revoke { lease: me }));
-    // The late answer of a claim is ignored, and nothing is joined before a quick round trip.
+    // The late answer is ignored, and the node joins only after a quick round trip.
     let shows = Outcome::Done(rig.header(vec![]));
     rig.answer(is_check, shows);
     assert!(starts(&mut rig).is_empty());
@@ -464,7 +464,7 @@ fn r15_a_node_that_did_not_claim_in_time_gets_one_shard_after_its_pause_and_then
         let Some((_, Call::Plan { table, .. })) = last else { return None };
         Some(table.shards.iter().filter(|shard| shard.owner == Some(to)).count())
     };
-    // The table of the last PLAN takes effect; the other node claims, LEADER lives and does not.
+    // The table of the last PLAN takes effect; the other node claims, LEADER lives and does not claim.
     let mut epoch = 105;
     let mut commit = |rig: &mut Rig| {
         epoch += 10;
