@@ -448,9 +448,9 @@ impl ListWatch {
                     following.probe = None;
                     let answer = match answer {
                         Ok(answer) => answer,
-                        // The watch has made progress since: the missing answer is not due to a lost quorum; the
-                        // store or this process is busy. If the progress came from a backlog, the next
-                        // probe shows it.
+                        // The watch has made progress since the probe was sent, so a lost quorum is
+                        // unlikely: the store or this process is busy. If the progress came from a backlog,
+                        // the next probe shows it.
                         Err(_) if following.probed_from < place.delivered => continue,
                         Err(_) => return Err(Break::Stale("no quorum behind it")),
                     };
