@@ -10,7 +10,7 @@ use crate::engine::Revision;
 pub const OLD_REVISIONS: u32 = 1_000_000;
 
 /// Whether the store still has a revision that is `revisions` old, which shows that it is not compacted: a
-/// leader adds a few revisions a second permanently, and etcd's `--auto-compaction-retention` is off by
+/// leader adds a few revisions every second, and etcd's `--auto-compaction-retention` is off by
 /// default. `key` is any key that the user may read.
 ///
 /// # Errors

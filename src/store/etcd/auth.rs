@@ -1,7 +1,8 @@
 //! The token that calls carry, when etcd has users.
 //!
 //! Only one task logs in; a call whose token is refused asks this task for a login and waits. A token that
-//! contains its end (JWT) is renewed before that; etcd's simple tokens stay valid while they are used.
+//! contains its expiry time (JWT) is renewed before it expires; etcd's simple tokens stay valid
+//! while they are used.
 //!
 //! The most important rule: etcd hashes the password at every login, and a quorum agrees on the login, so
 //! the pauses between useless logins grow ([`pace`]).

@@ -1,7 +1,8 @@
 //! The members of an etcd, and the choice among them.
 //!
 //! The choice is sticky: calls stay with one member until it fails, is silent while another answers, or is
-//! much slower than another. A member that failed gets no calls until it has answered a probe.
+//! much slower than another. A member that failed gets calls only after it has answered a probe, or
+//! if no other member is left.
 
 use std::{
     sync::{

@@ -343,8 +343,8 @@ impl Seen {
         if self.revision.replace(revision).is_none() {
             return;
         }
-        // A list does not show changes that were undone before it: the difference of two lists is no
-        // history.
+        // A list does not show keys that were created and deleted before it: the difference of two lists
+        // is no history.
         let cause = match because {
             Some(Relist::Replaced) => LagCause::StoreReplaced,
             Some(Relist::CutOff) | None => LagCause::CutOff,

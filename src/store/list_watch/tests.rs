@@ -30,7 +30,7 @@ const OPTIONS: Options = Options {
     after_break: AfterBreak::Resume,
 };
 
-/// Options without probes: every delivery comes from an event, never from a probe.
+/// Options with a probe that never becomes due: every delivery comes from the store, never from a probe.
 const PATIENT: Options = Options { probe_after: LONG, ..OPTIONS };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {

@@ -156,7 +156,7 @@ impl Model {
 }
 
 /// An etcd leader that was deposed and does not know it yet: keepalives do not pass through raft, so it
-/// continues to answer them for a while, even for leases that have ended (T14, CHECK, is used instead).
+/// continues to answer them for a while, even for leases that have ended (so nodes rely on T14, CHECK).
 #[derive(Clone, Debug)]
 pub struct Deposed {
     leases: BTreeMap<LeaseId, Duration>,
