@@ -385,7 +385,7 @@ pub enum StoreError {
         call: &'static str,
         /// Member that the call was sent to.
         endpoint: String,
-        /// Error message of the member.
+        /// Error message of the member or of the connection.
         message: String,
     },
     /// Nothing was sent, because no member was reachable. Nothing changed.
@@ -406,7 +406,7 @@ pub enum StoreError {
         call: &'static str,
         /// Member that refused the call.
         endpoint: String,
-        /// Error message of the member, with a remedy.
+        /// Error message, with a remedy if one is known.
         message: String,
     },
     /// The store refused temporarily: no space, too many requests. Nothing changed.
@@ -416,7 +416,7 @@ pub enum StoreError {
         call: &'static str,
         /// Member that refused the call.
         endpoint: String,
-        /// Error message of the member, with a remedy.
+        /// Error message, with a remedy if one is known.
         message: String,
     },
     /// The stream of a watch ended.
