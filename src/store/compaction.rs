@@ -1,21 +1,21 @@
-//! Whether anybody compacts the store.
+//! Detection of a store that is never compacted.
 
 use std::time::Duration;
 
 use super::{Get, Store, StoreError};
 use crate::engine::Revision;
 
-/// So many revisions, and nobody compacts the store (protocol, A1): two and a half days of beats in the
-/// default profile.
+/// Age, in revisions, of history that shows that the store is never compacted (protocol, A1: etcd has to be
+/// compacted): two and a half days of beats in the default profile.
 pub const OLD_REVISIONS: u32 = 1_000_000;
 
-/// Whether a store still has a revision that old, so that nobody compacts it: a leader adds a few
-/// revisions a second for ever, and etcd's `--auto-compaction-retention` is off by default. `key` is any
-/// that may be read.
+/// Whether the store still has a revision that is `revisions` old, which shows that it is not compacted: a
+/// leader adds a few revisions every second, and etcd's `--auto-compaction-retention` is off by
+/// default. `key` is any key that the user may read.
 ///
 /// # Errors
 ///
-/// As [`Store::get`].
+/// The errors of [`Store::get`].
 pub async fn holds_revisions_back(
     store: &dyn Store,
     key: &[u8],

@@ -5,26 +5,27 @@ use std::fmt::{self, Debug};
 use super::{KeyRange, KeyValue};
 use crate::engine::Revision;
 
-/// One condition of a transaction. On a range it must hold for every key that exists in it.
+/// A condition of a transaction. On a range, the condition must hold for every key that exists in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// What is looked at. A key that does not exist compares as revision zero, and so does a range with
-    /// no key in it.
+    /// Keys to compare. A key that does not exist compares as revision zero, and so does a range without
+    /// any key.
     pub range: KeyRange,
-    /// Which part of it, and with what.
+    /// Attribute of the key to compare, and the operand.
     pub target: Target,
-    /// How.
+    /// Operator of the comparison.
     pub op: CompareOp,
 }
 
-/// What a [`Compare`] looks at.
+/// Attribute that a [`Compare`] compares, with the operand.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Target {
-    /// c(k)
+    /// Create revision of the key, c(k).
     Created(Revision),
-    /// m(k)
+    /// Modification revision of the key, m(k).
     Modified(Revision),
-    /// The value, in the order of its bytes. Of a key that does not exist it never holds, whatever the op.
+    /// Value of the key, in the order of its bytes. For a key that does not exist the condition never
+    /// holds, with any operator.
     Value(Vec<u8>),
 }
 
@@ -38,26 +39,26 @@ impl Debug for Target {
     }
 }
 
-/// How a [`Compare`] compares.
+/// Operator of a [`Compare`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompareOp {
-    /// =
+    /// The attribute equals the operand (=).
     Equal,
-    /// ≠
+    /// The attribute differs from the operand (≠).
     NotEqual,
-    /// <
+    /// The attribute is below the operand (<).
     Less,
-    /// >
+    /// The attribute is above the operand (>).
     Greater,
 }
 
 impl Compare {
-    /// Whether it holds for a key: as it is, or `None` if it does not exist.
+    /// Whether the condition holds for a key: its entry, or `None` if the key does not exist.
     pub(crate) fn holds(&self, kv: Option<&KeyValue>) -> bool {
         let is = match &self.target {
             Target::Created(with) => kv.map_or(Revision(0), |kv| kv.created).cmp(with),
             Target::Modified(with) => kv.map_or(Revision(0), |kv| kv.modified).cmp(with),
-            // etcd: there is no value that a missing one could be equal or unequal to.
+            // As in etcd: a missing key has no value that could be equal or unequal.
             Target::Value(with) => match kv {
                 Some(kv) => kv.value.cmp(with),
                 None => return false,

@@ -1,15 +1,15 @@
-//! The one catalogue of every key that is stored: its layout, its value, its lease, who writes it, who
-//! watches it. No other module spells a key.
+//! The only catalogue of all stored keys: the layout, value and lease of each key, its writers and its
+//! watchers. No other module spells a key.
 //!
-//! `/C` is the cluster's prefix (`C` its name), `L` a lease in lower-case hex without padding, `id` a
-//! node id in decimal, `w` a work type. The first four rows are the Go package's layout, byte for byte;
-//! all else is ours and lies under `/C/bellwether`.
+//! `/C` is the cluster's prefix (`C` its name), `L` a lease in lower-case hex without padding, `id` a node
+//! id in decimal, `w` a work type. The first four rows are the Go package's layout, byte for byte; all
+//! other keys are this project's own and lie under `/C/bellwether`.
 //!
 //! | key | value ([`values`](super::values)) | lease | written by | watched by |
 //! | --- | --- | --- | --- | --- |
 //! | `/C/election/L` | the node's id, decimal | L | its node; deleted by a successor's TAKE | every node |
 //! | `/C/nodes/id` | metadata JSON: `ID Address Start Role` | L | its node | every node |
-//! | `/C/state-data/tick/id` | the tick it runs at, nanoseconds, decimal | L | its node | nobody; read by joiners |
+//! | `/C/state-data/tick/id` | the tick it runs at, nanoseconds, decimal | L | its node | no node; read by joiners |
 //! | `/C/state-data/{key}/id` | a user's value, raw | L | its node | users' watches |
 //! | `/C/bellwether/members/id` | incarnation, D, F, offered tick, policy, pod UID, work types, draining | L | its node | every node |
 //! | `/C/bellwether/held/L` | nonce; shards with epochs, by work type | L | its node; END empties it | every node |
@@ -18,17 +18,18 @@
 //! | `/C/bellwether/tick` | the cluster's tick, nanoseconds, decimal | none | the first joiner, the node in office | every node |
 //! | `/C/bellwether/resign` | the term that is asked to end, decimal | a short one | command line | every node |
 //! | `/C/bellwether/drain/id` | since, why | none | command line | every node |
-//! | `/C/bellwether-data/leader/{key}` | a user's value, raw | none | the node in office (T7) | nobody |
-//! | `/C/bellwether-data/every/{name}` | last run, milliseconds of Unix time, decimal | none | the node in office (T7) | nobody |
-//! | `/C/bellwether-data/shard/w/{shard}/{key}` | a user's value, raw | none | the shard's owner (T16) | nobody |
-//! | `/C/bellwether-data/claim/{name}` | the claimer's id, decimal | L | whichever node comes first | nobody |
-//! | `/C/bellwether-data/settled/L` | empty | L | its node, with a delete after an unanswered put (T17) | nobody |
+//! | `/C/bellwether-data/leader/{key}` | a user's value, raw | none | the node in office (T7) | no node |
+//! | `/C/bellwether-data/every/{name}` | last run, milliseconds of Unix time, decimal | none | the node in office (T7) | no node |
+//! | `/C/bellwether-data/shard/w/{shard}/{key}` | a user's value, raw | none | the shard's owner (T16) | no node |
+//! | `/C/bellwether-data/claim/{name}` | the claimer's id, decimal | L | whichever node comes first | no node |
+//! | `/C/bellwether-data/settled/L` | empty | L | its node, with a delete after an unanswered put (T17) | no node |
 //!
-//! What every node watches is one range, [`Keys::watched`] (R2). `bellwether-data` sorts before
-//! `bellwether/`, so that users' writes stay out of it.
+//! Every node watches a single range, [`Keys::watched`] (R2, views). `bellwether-data` sorts before
+//! `bellwether/`, so that users' writes stay out of that range. T7 fences a write by leadership, T16 by the
+//! ownership of a shard; T17 is a node's write of its own keys.
 //!
-//! Names are validated where they enter ([`InvalidName`]). Keys that are read back are untrusted: what
-//! is not in the catalogue, or not spelt as we would spell it (`007`, upper-case hex), is foreign.
+//! Names are validated where they enter ([`InvalidName`]). Keys that are read back are untrusted: a key
+//! that is not in the catalogue, or not spelt as this module spells it (`007`, upper-case hex), is foreign.
 
 use std::fmt;
 
@@ -43,9 +44,9 @@ pub const ELECTION_PREFIX: &str = "election";
 pub const STATE_DATA_PREFIX: &str = "state-data";
 /// First segment, below the cluster's, of the nodes' metadata: the Go package's constant.
 pub const NODES_PREFIX: &str = "nodes";
-/// First segment, below the cluster's, of what the Go package does not have.
+/// First segment, below the cluster's, of the keys that the Go package does not have.
 pub const BELLWETHER_PREFIX: &str = "bellwether";
-/// First segment, below the cluster's, of fenced data of users, which nobody watches.
+/// First segment, below the cluster's, of fenced data of users, which no node watches.
 pub const DATA_PREFIX: &str = "bellwether-data";
 /// The user key that the Go package keeps for itself, with all that lies below it.
 pub const RESERVED_STATE_KEY: &str = "tick";
@@ -61,27 +62,27 @@ pub const MAX_NAME_BYTES: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {value:?} {problem}")]
 pub struct InvalidName {
-    /// What it was to name.
+    /// Thing that the name was meant for.
     pub field: NameField,
-    /// As it was given; cut short if it is long.
+    /// Name as it was given; cut short if it is long.
     pub value: String,
-    /// What is wrong with it, and what to do.
+    /// Problem with the name; its text includes the remedy.
     pub problem: NameProblem,
 }
 
-/// What a name was to name.
+/// Thing that a name is meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NameField {
-    /// A cluster.
+    /// Name of a cluster.
     Cluster,
     /// A key of a node's state.
     StateKey,
     /// A key of the leader's or a shard's fenced data.
     DataKey,
-    /// A work type.
+    /// Name of a work type.
     WorkType,
-    /// A periodic job of the leader.
+    /// Name of a periodic job of the leader.
     Job,
 }
 
@@ -97,33 +98,33 @@ impl fmt::Display for NameField {
     }
 }
 
-/// What is wrong with a name.
+/// Problem with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NameProblem {
-    /// Nothing in it.
+    /// The name is empty.
     Empty,
-    /// More bytes than fit.
+    /// The name has too many bytes.
     TooLong {
-        /// How many it has.
+        /// Number of bytes in the name.
         bytes: usize,
-        /// How many it may have.
+        /// Number of bytes allowed.
         most: usize,
     },
-    /// A control character, at this byte.
+    /// The name has a control character.
     Control {
-        /// Where.
+        /// Byte offset of the control character.
         at: usize,
     },
-    /// White space at an end, as a shell variable or a YAML scalar gets it by accident.
+    /// The name has white space at an end, as a shell variable or a YAML scalar gets it by accident.
     Padded,
-    /// A slash at an end, or two in a row.
+    /// The name has a slash at an end, or two in a row.
     EmptySegment,
-    /// A slash where there may be none.
+    /// The name has a slash where none is allowed.
     Slash,
-    /// A word that is kept for this project.
+    /// The name uses a word that is reserved for this project.
     Reserved {
-        /// Which.
+        /// Word that is reserved.
         word: &'static str,
     },
 }
@@ -153,51 +154,51 @@ impl fmt::Display for NameProblem {
 /// A key of the catalogue, read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// `/C/election/L`
+    /// Candidate key of an incarnation, `/C/election/L`
     Candidate(LeaseId),
-    /// `/C/nodes/id`
+    /// Metadata of a node, `/C/nodes/id`
     Node(NodeId),
-    /// `/C/state-data/tick/id`
+    /// Tick of a node, `/C/state-data/tick/id`
     TickKey(NodeId),
-    /// `/C/state-data/{key}/id`
+    /// State of a node, `/C/state-data/{key}/id`
     State {
-        /// The user's key, as it was put.
+        /// The user's key, as the user put it.
         key: String,
-        /// Whose.
+        /// Node that the state belongs to.
         node: NodeId,
     },
-    /// `/C/bellwether/members/id`
+    /// Member record of a node, `/C/bellwether/members/id`
     Member(NodeId),
-    /// `/C/bellwether/held/L`
+    /// Held key of an incarnation, `/C/bellwether/held/L`
     Held(LeaseId),
-    /// `/C/bellwether/beat`
+    /// The record of the node in office, `/C/bellwether/beat`
     Record,
-    /// `/C/bellwether/plan/w`
+    /// Plan of a work type, `/C/bellwether/plan/w`
     Plan(WorkType),
-    /// `/C/bellwether/tick`
+    /// Tick of the cluster, `/C/bellwether/tick`
     Tick,
-    /// `/C/bellwether/resign`
+    /// Request that a term end, `/C/bellwether/resign`
     ResignRequest,
-    /// `/C/bellwether/drain/id`
+    /// Drain request for a node, `/C/bellwether/drain/id`
     DrainRequest(NodeId),
-    /// Anything under `/C/bellwether-data/`: the rest of the key.
+    /// Any key under `/C/bellwether-data/`, without that prefix.
     Data(String),
 }
 
 /// All keys of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Keys {
-    /// `/C/`
+    /// Prefix of all keys, `/C/`
     root: String,
 }
 
 impl Keys {
-    /// The keys of the cluster of that name. Slashes inside are allowed (`team/shop`).
+    /// Creates the keys of the cluster with that name. Slashes inside are allowed (`team/shop`).
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] if it is empty, longer than [`MAX_CLUSTER_BYTES`], has control characters,
-    /// white space at an end, an empty segment, or a segment below the first that would make it part
+    /// [`InvalidName`] if the name is empty, longer than [`MAX_CLUSTER_BYTES`], has control characters,
+    /// white space at an end, an empty segment, or a segment below the first that would make the name part
     /// of another cluster (`shop/nodes`).
     pub fn new(cluster: &str) -> Result<Self, InvalidName> {
         let field = NameField::Cluster;
@@ -212,52 +213,52 @@ impl Keys {
         Ok(Self { root: format!("/{cluster}/") })
     }
 
-    /// The cluster's name.
+    /// Name of the cluster.
     pub fn cluster(&self) -> &str {
         &self.root[1..self.root.len() - 1]
     }
 
-    /// Everything of the cluster.
+    /// Range of all keys of the cluster.
     pub fn all(&self) -> KeyRange {
         KeyRange::prefix(self.root.as_str())
     }
 
-    /// What every node lists and watches, as one range: `[/C/bellwether/, /C/nodes0)` (R2).
+    /// The single range that every node lists and watches: `[/C/bellwether/, /C/nodes0)` (R2).
     pub fn watched(&self) -> KeyRange {
         KeyRange { from: self.at(format_args!("{BELLWETHER_PREFIX}/")), to: self.nodes().to }
     }
 
-    /// The candidate key of an incarnation.
+    /// Candidate key of an incarnation.
     pub fn candidate(&self, lease: LeaseId) -> Vec<u8> {
         self.at(format_args!("{ELECTION_PREFIX}/{lease}"))
     }
 
-    /// All candidate keys.
+    /// Range of all candidate keys.
     pub fn candidates(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{ELECTION_PREFIX}/")))
     }
 
-    /// A node's metadata.
+    /// Key of a node's metadata.
     pub fn node(&self, id: NodeId) -> Vec<u8> {
         self.at(format_args!("{NODES_PREFIX}/{id}"))
     }
 
-    /// All nodes' metadata.
+    /// Range of all nodes' metadata.
     pub fn nodes(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{NODES_PREFIX}/")))
     }
 
-    /// The tick that a node runs at, where the Go package looks for it.
+    /// Key of the tick that a node runs at, where the Go package looks for it.
     pub fn tick_key(&self, id: NodeId) -> Vec<u8> {
         self.at(format_args!("{STATE_DATA_PREFIX}/{RESERVED_STATE_KEY}/{id}"))
     }
 
-    /// The ticks of all nodes.
+    /// Range of the ticks of all nodes.
     pub fn tick_keys(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{STATE_DATA_PREFIX}/{RESERVED_STATE_KEY}/")))
     }
 
-    /// A key of a node's state.
+    /// Key of a node's state.
     ///
     /// # Errors
     ///
@@ -267,7 +268,7 @@ impl Keys {
         Ok(self.at(format_args!("{STATE_DATA_PREFIX}/{key}/{id}")))
     }
 
-    /// A key and all keys below it (`k` and `k/10`, not `kk`), of every node.
+    /// Range of a key and all keys below it (`k` and `k/10`, not `kk`), of every node.
     ///
     /// # Errors
     ///
@@ -277,78 +278,78 @@ impl Keys {
         Ok(KeyRange::prefix(self.at(format_args!("{STATE_DATA_PREFIX}/{key}/"))))
     }
 
-    /// The state of every node, ticks included.
+    /// Range of the state of every node, ticks included.
     pub fn all_state(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{STATE_DATA_PREFIX}/")))
     }
 
-    /// A node's member record.
+    /// Key of a node's member record.
     pub fn member(&self, id: NodeId) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/members/{id}"))
     }
 
-    /// All member records.
+    /// Range of all member records.
     pub fn members(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{BELLWETHER_PREFIX}/members/")))
     }
 
-    /// What an incarnation holds.
+    /// Held key of an incarnation: the shards that it holds.
     pub fn held(&self, lease: LeaseId) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/held/{lease}"))
     }
 
-    /// What all incarnations hold.
+    /// Range of the held keys of all incarnations.
     pub fn all_held(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{BELLWETHER_PREFIX}/held/")))
     }
 
-    /// The record: who is in office.
+    /// Key of the record, which names the node in office.
     pub fn record(&self) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/beat"))
     }
 
-    /// The plan of a work type.
+    /// Key of the plan of a work type.
     pub fn plan(&self, work: &WorkType) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/plan/{work}"))
     }
 
-    /// All plans.
+    /// Range of all plans.
     pub fn plans(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{BELLWETHER_PREFIX}/plan/")))
     }
 
-    /// The cluster's tick.
+    /// Key of the cluster's tick.
     pub fn tick(&self) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/tick"))
     }
 
-    /// The request that a term end.
+    /// Key of the request that a term end.
     pub fn resign_request(&self) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/resign"))
     }
 
-    /// The request that a node get no shards and no office.
+    /// Key of the request that a node get no shards and no office.
     pub fn drain_request(&self, id: NodeId) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/drain/{id}"))
     }
 
-    /// All drain requests.
+    /// Range of all drain requests.
     pub fn drain_requests(&self) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{BELLWETHER_PREFIX}/drain/")))
     }
 
-    /// A key of the leader's fenced data.
+    /// Key of the leader's fenced data.
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] if it is empty, longer than [`MAX_KEY_BYTES`], has control characters or an
+    /// [`InvalidName`] if the key is empty, longer than [`MAX_KEY_BYTES`], has control characters or an
     /// empty segment.
     pub fn leader_data(&self, key: &str) -> Result<Vec<u8>, InvalidName> {
         check(NameField::DataKey, key, MAX_KEY_BYTES)?;
         Ok(self.at(format_args!("{DATA_PREFIX}/leader/{key}")))
     }
 
-    /// A key of the leader's fenced data and all keys below it.
+    /// Range of all keys below a key of the leader's fenced data.
     ///
     /// # Errors
     ///
@@ -358,18 +359,18 @@ impl Keys {
         Ok(KeyRange::prefix(self.at(format_args!("{DATA_PREFIX}/leader/{key}/"))))
     }
 
-    /// When a periodic job of the leader last ran.
+    /// Key of the time at which a periodic job of the leader last ran.
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] if it is empty, longer than [`MAX_NAME_BYTES`], has control characters or a
+    /// [`InvalidName`] if the name is empty, longer than [`MAX_NAME_BYTES`], has control characters or a
     /// slash.
     pub fn last_run(&self, job: &str) -> Result<Vec<u8>, InvalidName> {
         check_flat(NameField::Job, job)?;
         Ok(self.at(format_args!("{DATA_PREFIX}/every/{job}")))
     }
 
-    /// A name that one node of the cluster can have.
+    /// Key of a name that one node of the cluster can claim.
     ///
     /// # Errors
     ///
@@ -379,12 +380,13 @@ impl Keys {
         Ok(self.at(format_args!("{DATA_PREFIX}/claim/{name}")))
     }
 
-    /// The marker of an incarnation: moved by a delete after a put of the same key whose fate is open.
+    /// Marker of an incarnation (T17): a delete writes the marker if an earlier put of the same key is
+    /// unresolved.
     pub fn settled(&self, lease: LeaseId) -> Vec<u8> {
         self.at(format_args!("{DATA_PREFIX}/settled/{lease}"))
     }
 
-    /// A key of a shard's fenced data.
+    /// Key of a shard's fenced data.
     ///
     /// # Errors
     ///
@@ -399,12 +401,12 @@ impl Keys {
         Ok(self.at(format_args!("{DATA_PREFIX}/shard/{work}/{shard}/{key}")))
     }
 
-    /// All fenced data of a shard.
+    /// Range of all fenced data of a shard.
     pub fn all_shard_data(&self, work: &WorkType, shard: ShardId) -> KeyRange {
         KeyRange::prefix(self.at(format_args!("{DATA_PREFIX}/shard/{work}/{shard}/")))
     }
 
-    /// Which key of the catalogue this is; `None` if it is foreign.
+    /// Returns the key of the catalogue that `key` spells; `None` if `key` is foreign.
     pub fn parse(&self, key: &[u8]) -> Option<Key> {
         let rest = std::str::from_utf8(key).ok()?.strip_prefix(self.root.as_str())?;
         let (prefix, rest) = rest.split_once('/')?;
@@ -439,20 +441,20 @@ fn parse_own(rest: &str) -> Option<Key> {
     }
 }
 
-/// The node's id is the last segment, after the user's key.
+/// Parses a state key: the node's id is the last segment, after the user's key.
 fn parse_state(rest: &str) -> Option<Key> {
     let (key, id) = rest.rsplit_once('/')?;
     let node = parse_id(id)?;
     if key == RESERVED_STATE_KEY {
         return Some(Key::TickKey(node));
     }
-    // What a Go node put here by hand is nobody's state.
+    // A key below the reserved one, put by hand on a Go node, is not the state of any node.
     let below_reserved =
         key.strip_prefix(RESERVED_STATE_KEY).is_some_and(|below| below.starts_with('/'));
     (!below_reserved).then(|| Key::State { key: key.to_owned(), node })
 }
 
-/// A node id, spelt as it is written: no sign, no leading zeros.
+/// Parses a node id, spelt as this module writes ids: no sign, no leading zeros.
 pub(crate) fn parse_id(text: &str) -> Option<NodeId> {
     if text.len() > 1 && text.starts_with('0') || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -460,7 +462,7 @@ pub(crate) fn parse_id(text: &str) -> Option<NodeId> {
     NodeId::new(text.parse().ok()?).ok()
 }
 
-/// A lease, spelt as it is written: lower-case hex, no padding, above zero.
+/// Parses a lease, spelt as this module writes leases: lower-case hex, no padding, above zero.
 pub(crate) fn parse_lease(text: &str) -> Option<LeaseId> {
     let canonical = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !canonical || text.is_empty() || text.starts_with('0') {
@@ -469,11 +471,11 @@ pub(crate) fn parse_lease(text: &str) -> Option<LeaseId> {
     i64::from_str_radix(text, 16).ok().map(LeaseId)
 }
 
-/// Whether a user may keep state under this key.
+/// Checks whether a user may keep state under this key.
 ///
 /// # Errors
 ///
-/// [`InvalidName`] if it is empty, longer than [`MAX_KEY_BYTES`], has control characters or an empty
+/// [`InvalidName`] if the key is empty, longer than [`MAX_KEY_BYTES`], has control characters or an empty
 /// segment, or is [`RESERVED_STATE_KEY`] or below it.
 pub fn validate_state_key(key: &str) -> Result<(), InvalidName> {
     let field = NameField::StateKey;
@@ -485,11 +487,11 @@ pub fn validate_state_key(key: &str) -> Result<(), InvalidName> {
     Ok(())
 }
 
-/// A work type of that name.
+/// Validates the name of a work type.
 ///
 /// # Errors
 ///
-/// [`InvalidName`] if it is empty, longer than [`MAX_NAME_BYTES`], has control characters or a slash.
+/// [`InvalidName`] if the name is empty, longer than [`MAX_NAME_BYTES`], has control characters or a slash.
 pub fn validate_work_type(name: &str) -> Result<WorkType, InvalidName> {
     check_flat(NameField::WorkType, name)?;
     Ok(WorkType::new(name))

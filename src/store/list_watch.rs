@@ -1,26 +1,27 @@
-//! One list and one watch over a range, for as long as it is wanted.
+//! A list and a watch over a range, for as long as the caller needs them.
 //!
-//! [`ListWatch`] is the core: list at R, watch from R + 1, and whatever goes wrong, go on: where it left
-//! off, or with a list, as [`AfterBreak`] says. Two consumers stand on it: [`Feed`], a node's view of
-//! its cluster, and [`StateWatch`], what users watch.
+//! [`ListWatch`] is the core: list at R, watch from R + 1, and after any failure continue: from the last
+//! delivered revision, or with a list, as [`AfterBreak`] specifies. Two consumers use it: [`Feed`], a
+//! node's view of its cluster, and [`StateWatch`], the watch of users.
 //!
 //! # Guarantees
 //!
-//! Between two lists every revision that touches the range is delivered once, whole and in order. A
-//! watch that is not proven fresh is left for another member: after `probe_after` of silence a
-//! linearizable read tells how far the store is, and the watch must be that far within `stale_after`. It
-//! is asked for progress meanwhile; but only if it is behind, since etcd says nothing about progress
-//! before the first revision that a watch was asked for exists.
+//! Between two lists every revision that touches the range is delivered once, whole and in order. A watch
+//! that is not proven fresh is replaced by one on another member: after `probe_after` of silence a
+//! linearizable read shows the revision that the store has reached, and the watch must reach that revision
+//! within `stale_after`. Meanwhile `ListWatch` asks the watch for progress; but only if the watch is
+//! behind, since etcd sends no progress before the first revision that the watch asked for exists.
 //!
-//! A watch goes on where it left off only if the store still has the history that was delivered. The
-//! range is read as of the last revision that was delivered, after the new watch was opened, and the
-//! consumer compares it with what it holds ([`Item::Resumed`]). A store that was restored from a backup
-//! fails the comparison, even if its revisions have overtaken what was delivered (R8).
+//! A watch resumes after the last delivered revision only if the store still has the history that was
+//! delivered. The range is read as of the last delivered revision, after the new watch was opened, and the
+//! consumer compares the result with the state it holds ([`Item::Resumed`]). A store that was restored from
+//! a backup fails the comparison, even if its revisions have overtaken the delivered ones (R8, replaced
+//! store).
 //!
 //! # Caveats
 //!
-//! A list carries the reason why it was read ([`Relist`]): after the first list, changes between what was
-//! delivered before and the list may be missing, and the consumer has to say so to its reader.
+//! A list carries the reason why it was read ([`Relist`]): after the first list, changes between the
+//! earlier items and the list may be missing, and the consumer has to report that to its reader.
 
 mod feed;
 mod following;
@@ -46,61 +47,63 @@ use crate::{
 pub use feed::{Feed, Update};
 pub use state::{Delta, LagCause, StateItem, StateStart, StateWatch};
 
-/// How many keys are read at once; the pages of a list are of one revision. A thousand nodes have four
-/// thousand keys, and what is listed must be followed before [`SAME_STORE_FOR`] is over.
+/// Largest number of keys read at once; the pages of a list are of one revision. A thousand nodes have four
+/// thousand keys, and the watch after a list must be open before [`SAME_STORE_FOR`] is over.
 const PAGE: i64 = 2000;
-/// How long to wait before the second attempt; doubles with each.
+/// Wait before the second attempt; doubles with each further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest wait between attempts.
+/// Longest wait between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A store that was restored from a backup is not served before this is over, counted from the old one's
-/// last answer (protocol, A3: 3.3 s by true time): a watch that was opened within it belongs to its list.
+/// A store that was restored from a backup is not served before this time is over, counted from the last
+/// answer of the old store (protocol, A3: 3.3 s by true time): a watch that was opened within this time
+/// after a list is of the same store as the list.
 const SAME_STORE_FOR: Duration = Duration::from_millis(2900);
 
-/// What follows when a watch breaks.
+/// Action of a `ListWatch` when its watch breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterBreak {
-    /// The watch goes on after the last revision that was delivered, so that no change is left out. The
-    /// range is read as of that revision first: a list follows if the store has compacted the revision,
-    /// or holds something else there because it was replaced.
+    /// The watch resumes after the last delivered revision, so that no change is left out. The range is
+    /// read as of that revision first: a list follows if the store has compacted the revision, or if the
+    /// store was replaced and holds other contents there.
     Resume,
-    /// The range is listed again (R2).
+    /// The range is listed again (R2, views).
     List,
 }
 
-/// Why a range is listed again. The later variant counts where both hold.
+/// Reason why a range is listed again. If both hold, the later variant counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Relist {
-    /// The watch broke and is not resumed, or what it wants is compacted: the list is of the same
-    /// history, at the revision that was delivered last or a greater one.
+    /// The watch broke and is not resumed, or the revisions it needs are compacted: the list is of the same
+    /// history, at the last delivered revision or a greater one.
     CutOff,
     /// The store was wiped, restored from a backup or exchanged for another: the list begins another
     /// history, whose revisions may be smaller.
     Replaced,
 }
 
-/// How a range is followed.
+/// Options for following a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Deadline of a list's page and of opening a watch; doubled by each failure in a row, up to eight
-    /// times this, since a store that is too busy for it is not helped by being asked again.
+    /// Deadline for reading a page of a list and for opening a watch; doubled by each failure in a row, up
+    /// to eight times this, since faster retries do not help a store that is too busy to answer.
     pub timeout: Duration,
-    /// A watch that was silent for so long must prove itself.
+    /// Silence after which a watch must prove that it is fresh.
     pub probe_after: Duration,
-    /// How long it may take for that.
+    /// Time that the watch has for this proof.
     pub stale_after: Duration,
-    /// What follows when the watch breaks.
+    /// Action when the watch breaks.
     pub after_break: AfterBreak,
 }
 
 impl Options {
-    /// For the view of a cluster whose leader beats every `h`: while it beats, hardly anything is asked.
+    /// Options for the view of a cluster whose leader beats every `h`: during the beats, hardly any probe
+    /// is sent.
     pub fn view(h: Duration) -> Self {
         Self { probe_after: Self::VIEW.probe_after.max(h * 3 / 2), ..Self::VIEW }
     }
 
-    /// For the view of the cluster: a stale one is noticed within half a second of silence.
+    /// Options for the view of the cluster: a stale watch is noticed within half a second of silence.
     pub const VIEW: Self = Self {
         timeout: Duration::from_secs(1),
         probe_after: Duration::from_millis(250),
@@ -108,7 +111,7 @@ impl Options {
         after_break: AfterBreak::List,
     };
 
-    /// For users' state, which is silent as a rule: half a read per second and watch.
+    /// Options for users' state, which is usually silent: half a read per second and watch.
     pub const STATE: Self = Self {
         timeout: Duration::from_secs(2),
         probe_after: Duration::from_secs(2),
@@ -117,61 +120,62 @@ impl Options {
     };
 }
 
-/// What a [`ListWatch`] delivers.
+/// Item that a [`ListWatch`] delivers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     /// All keys of the range, as of one revision.
     Listed {
-        /// Before the list was sent.
+        /// Time before the list was sent.
         sent_at: BootTime,
-        /// After the last of it was received.
+        /// Time after the last page was received.
         received_at: BootTime,
-        /// R of the list.
+        /// Revision of the list, R.
         revision: Revision,
         /// Id of the store's cluster.
         cluster: u64,
-        /// In the order of the keys.
+        /// Entries in the order of the keys.
         kvs: Vec<KeyValue>,
-        /// Why it follows earlier items; `None` for the first list.
+        /// Reason why the list follows earlier items; `None` for the first list.
         because: Option<Relist>,
     },
-    /// A watch that goes on where it left off was opened, and this is the range as of the last revision
-    /// that was delivered. If the consumer holds something else, the store was replaced: it calls
-    /// [`relist`](ListWatch::relist). Comes with [`AfterBreak::Resume`] only.
+    /// A resuming watch was opened, and this is the range as of the last delivered revision. If the
+    /// consumer holds other contents, the store was replaced: the consumer calls
+    /// [`relist`](ListWatch::relist). Delivered with [`AfterBreak::Resume`] only.
     Resumed {
-        /// In the order of the keys.
+        /// Entries in the order of the keys.
         kvs: Vec<KeyValue>,
     },
     /// All events of one revision.
     Changed {
-        /// After they were received.
+        /// Time after the events were received.
         received_at: BootTime,
-        /// Theirs.
+        /// Revision of these events.
         revision: Revision,
-        /// In the order of the store.
+        /// Events in the order of the store.
         events: Vec<Event>,
     },
-    /// Everything up to here was delivered. Also said of a resumed watch as soon as it answers.
+    /// Everything up to this revision was delivered. A resumed watch sends this item too, as soon as it
+    /// answers.
     Progress {
-        /// Up to where.
+        /// Revision that the watch has reached.
         revision: Revision,
     },
-    /// The watch is gone; the resumed one or a list follows. Said once.
+    /// The watch is lost; a resumed watch or a list follows. Delivered once per loss.
     Lost,
 }
 
-/// What happened to a watch so far, for metrics.
+/// Statistics of a watch so far, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Lists that were read to their end.
+    /// Lists that were read completely.
     pub lists: u64,
-    /// Watches that broke or were left.
+    /// Watches that broke or were given up.
     pub losses: u64,
-    /// Of those: watches that did not prove themselves fresh.
+    /// Watches among the losses that did not prove themselves fresh.
     pub stale: u64,
     /// Keys that were skipped because they are not in the catalogue.
     pub foreign: u64,
-    /// Everything up to here was delivered.
+    /// Revision up to which everything was delivered.
     pub delivered: Revision,
 }
 
@@ -196,33 +200,33 @@ impl Counters {
     }
 }
 
-/// See the module's docs.
+/// The list and the watch of a range. See the module's docs.
 pub(crate) struct ListWatch {
     store: Arc<dyn Store>,
     range: KeyRange,
     options: Options,
-    /// The store is known to be at least here: a watch has to get there.
+    /// The store has reached at least this revision: the watch has to reach it too.
     expected: Arc<AtomicI64>,
     counters: Arc<Counters>,
-    /// Why a list or a watch failed last.
+    /// Error of the last list or watch that failed.
     failure: watch::Sender<Option<StoreError>>,
-    /// Where the range is followed from, once it was listed.
+    /// Position from which the range is followed, once it was listed.
     place: Option<Place>,
-    /// Where it was followed from when that was given up.
+    /// Position at the moment when following was given up.
     left: Option<Place>,
-    /// Why it was given up, until a list says it.
+    /// Reason why following was given up, until a list carries the reason.
     because: Option<Relist>,
-    /// Before the last list was sent.
+    /// Time before the last list was sent.
     listed_at: BootTime,
     /// Nothing has failed since the last list.
     just_listed: bool,
     watch: Option<Following>,
-    /// Attempts since something was last delivered.
+    /// Failed attempts since the last delivery.
     failures: u32,
     lost_told: bool,
 }
 
-/// Everything up to `delivered` was delivered.
+/// Position in a store's history: everything up to `delivered` was delivered.
 #[derive(Clone, Copy)]
 struct Place {
     delivered: Revision,
@@ -249,7 +253,7 @@ impl ListWatch {
         }
     }
 
-    /// Raise it to where the store is known to be, by a linearizable answer.
+    /// Callers raise this value to a revision that the store has reached, known by a linearizable answer.
     pub(crate) fn expected(&self) -> Arc<AtomicI64> {
         Arc::clone(&self.expected)
     }
@@ -258,7 +262,8 @@ impl ListWatch {
         Arc::clone(&self.counters)
     }
 
-    /// Why a list or a watch failed last, as it happens: both are tried again, whatever the reason.
+    /// Error of the last list or watch that failed, published as it happens: both are retried after any
+    /// error.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<StoreError>> {
         self.failure.subscribe()
     }
@@ -269,7 +274,7 @@ impl ListWatch {
         self.leave(Relist::Replaced);
     }
 
-    /// Gives up what was delivered as the place to go on from.
+    /// Gives up the position to resume from.
     fn leave(&mut self, because: Relist) {
         if let Some(place) = self.place.take() {
             self.left = Some(place);
@@ -278,12 +283,12 @@ impl ListWatch {
         self.expected.store(0, Ordering::Relaxed);
     }
 
-    /// What comes next; it always comes, if the store ever answers.
+    /// Returns the next item; there always is one, provided that the store answers some time.
     ///
     /// # Cancel safety
     ///
-    /// Nothing that was received is lost, but a list or a watch that is being opened begins again: a
-    /// caller who drops this in a loop may never see the end of a list.
+    /// No received item is lost, but a list or a watch that is being opened begins again: a caller who
+    /// drops this future in a loop may never see the end of a list.
     pub(crate) async fn next(&mut self) -> Item {
         loop {
             match (self.place, &mut self.watch) {
@@ -291,7 +296,7 @@ impl ListWatch {
                     Ok(item) => return item,
                     Err(error) => {
                         self.failures = self.failures.saturating_add(1);
-                        // Once: what goes on failing is told by the metrics.
+                        // Warn only about the first failures: the metrics show a failure that continues.
                         if self.failures <= 2 {
                             tracing::warn!(%error, "list failed");
                         }
@@ -331,7 +336,7 @@ impl ListWatch {
         self.place = Some(Place { delivered: revision, cluster });
         self.listed_at = sent_at;
         self.just_listed = true;
-        // Not yet a success: if the watch cannot be opened in time, the next list is not to come at once.
+        // Not yet a success: if the watch cannot be opened in time, the next list must not follow at once.
         let failures = self.failures;
         self.delivered(revision);
         self.failures = failures;
@@ -340,8 +345,8 @@ impl ListWatch {
         Ok(Item::Listed { sent_at, received_at, revision, cluster, kvs, because })
     }
 
-    /// Reads the whole range, as of `at` or else of now, and says of which revision the store was at the
-    /// first page and what its cluster's id is. All pages are of one revision.
+    /// Reads the whole range, as of `at` or else of now. Returns the revision of the store at the first
+    /// page, the id of its cluster, and the entries. All pages are of one revision.
     async fn read(
         &mut self,
         at: Option<Revision>,
@@ -361,8 +366,8 @@ impl ListWatch {
         Ok((revision, cluster, kvs))
     }
 
-    /// Opens a watch after what was delivered. Of one that has to prove whose history it goes on with,
-    /// what the consumer is to compare.
+    /// Opens a watch from the revision after the last delivered one. If the watch has to prove that it
+    /// continues the same history, returns the entries that the consumer is to compare.
     async fn open(&mut self, place: Place) -> Result<Option<Item>, Break> {
         if !self.just_listed {
             self.pause().await;
@@ -378,7 +383,7 @@ impl ListWatch {
         let mut resumed = None;
         if self.is_list_too_old() || !self.just_listed {
             if resumes {
-                // With the watch open: what replaces the store from now on breaks it.
+                // The watch is open by now: a replacement of the store from now on breaks the watch.
                 let kvs = self.read_again(place).await?;
                 resumed = Some(Item::Resumed { kvs });
             } else if self.is_list_too_old() {
@@ -388,17 +393,18 @@ impl ListWatch {
             }
         }
         let now = clock::boot_now();
-        // Of a resumed one it is to be known at once whether there is anything it has to make up for.
+        // A probe of a resumed watch is due at once, to find out whether there is anything to catch up
+        // with.
         let since = if self.lost_told { BootTime::default() } else { now };
         let endpoint = self.store.health().endpoint;
         self.watch = Some(Following::new(watch, endpoint, since, place.delivered));
         Ok(resumed)
     }
 
-    /// Reads what the range was when it was last delivered, of the same store as far as that can be told
-    /// by its revision and its cluster's id.
+    /// Reads the range as of the last delivered revision, and checks by the revision and the cluster's id,
+    /// as far as they can show it, that the store is the same.
     async fn read_again(&mut self, place: Place) -> Result<Vec<KeyValue>, Break> {
-        // etcd refuses to read a revision that is yet to come; where it is, an answer says.
+        // etcd refuses to read a future revision; the header of another answer shows its current revision.
         let get = Get { keys_only: true, ..Get::key(self.range.from.clone()) };
         let newest = self.store.get(get, self.timeout()).await.map_err(Break::Failed)?;
         if newest.revision < place.delivered || newest.cluster != place.cluster {
@@ -408,7 +414,7 @@ impl ListWatch {
         if cluster == place.cluster { Ok(kvs) } else { Err(Break::Replaced) }
     }
 
-    /// The next thing the watch delivers that is new.
+    /// Returns the next new item of the watch.
     async fn follow(&mut self, place: Place) -> Result<Item, Break> {
         loop {
             let following = self.watch.as_mut().expect("only called with one");
@@ -424,14 +430,15 @@ impl ListWatch {
             }
             let wait = following.next_due(self.options).since(now);
             let Following { watch, probe, .. } = following;
-            // A watch loses nothing when dropped; a probe is kept; a sleep has taken nothing.
+            // A watch loses nothing when dropped; the probe stays in `probe`; a dropped sleep has no
+            // effect.
             tokio::select! {
                 biased;
                 item = watch.next() => {
                     let item = item.map_err(Break::Failed)?;
                     let received_at = clock::boot_now();
                     following.heard_at = received_at;
-                    // It works; if it breaks again, that has nothing to do with what was before.
+                    // The watch works; a later break is unrelated to the failures before.
                     self.failures = 0;
                     if let Some(item) = self.take(place, item, received_at) {
                         return Ok(item);
@@ -441,8 +448,9 @@ impl ListWatch {
                     following.probe = None;
                     let answer = match answer {
                         Ok(answer) => answer,
-                        // It has got further since: it is not the watch that lacks a quorum, but the store
-                        // or this process that is busy. If that was a backlog, the next probe tells.
+                        // The watch has made progress since the probe was sent, so a lost quorum is
+                        // unlikely: the store or this process is busy. If the progress came from a backlog,
+                        // the next probe shows it.
                         Err(_) if following.probed_from < place.delivered => continue,
                         Err(_) => return Err(Break::Stale("no quorum behind it")),
                     };
@@ -458,15 +466,15 @@ impl ListWatch {
                         }
                     }
                 }
-                // Only when it had nothing to say: after a pause of this process its answers may be
-                // waiting.
+                // Judge only when the watch has nothing to deliver: after a pause of this process its
+                // answers may be waiting.
                 () = time::sleep(wait) => following.judge(clock::boot_now(), self.options)?,
             }
         }
     }
 
-    /// What of an item is new. Members have been seen to send events from before what was asked for
-    /// (etcd 15271, 20221).
+    /// Returns the item if it is new. etcd members have sent events from before the requested revision
+    /// (etcd issues 15271, 20221).
     fn take(&mut self, place: Place, item: WatchItem, received_at: BootTime) -> Option<Item> {
         let (WatchItem::Events { revision, .. } | WatchItem::Progress { revision }) = item;
         if revision <= place.delivered {
@@ -488,12 +496,12 @@ impl ListWatch {
         self.counters.delivered.store(revision.0, Ordering::Relaxed);
     }
 
-    /// Gives the watch up, and says so if it has not been said since something was delivered.
+    /// Gives the watch up, and returns `Lost` if that was not yet returned since the last delivery.
     fn lost(&mut self, why: &Break) -> Option<Item> {
         let following = self.watch.take();
         self.failures = self.failures.saturating_add(1);
         self.just_listed = false;
-        // One that could not be opened may be tried again for as long as the list serves.
+        // A watch that failed to open may be retried for as long as the list is young enough.
         if self.options.after_break == AfterBreak::List && following.is_some() {
             self.leave(Relist::CutOff);
         }
@@ -507,7 +515,7 @@ impl ListWatch {
             }
             Break::Stale(_) => {
                 self.counters.stale.fetch_add(1, Ordering::Relaxed);
-                // If calls have moved on already, the next watch goes with them.
+                // If calls have moved to another member already, the next watch moves with them.
                 let endpoint = following.map(|following| following.endpoint);
                 if endpoint == Some(self.store.health().endpoint) {
                     self.store.avoid_current();
@@ -531,12 +539,12 @@ impl ListWatch {
         self.options.timeout * 2_u32.pow(self.failures.min(3))
     }
 
-    /// Waits before another attempt: not before the first after something was delivered, then longer
-    /// each time, so that nothing spins.
+    /// Waits before another attempt, so that nothing spins: no wait before the first attempt after a
+    /// delivery, then longer each time.
     async fn pause(&mut self) {
         let Some(doublings) = self.failures.checked_sub(2) else { return };
         let pause = (FIRST_PAUSE * 2_u32.pow(doublings.min(10))).min(LONGEST_PAUSE);
-        // Half to all of it, so that a fleet does not return as one.
+        // Jitter: half to all of the pause, so that a fleet does not retry at the same moment.
         time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
     }
 }

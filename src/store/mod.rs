@@ -1,9 +1,8 @@
-//! Where a cluster is kept: the trait, and what its two implementations share.
+//! The store of a cluster: the trait [`Store`] and the types that its two implementations share.
 //!
-//! [`Store`] is etcd's data model and no more: revisions, transactions, leases, watches. `etcd` speaks
-//! to a real one and is the only module that names `etcd_client`; `memory` is a model of it in this
-//! process. Both answer alike. What the keys mean is in `keys`, what the protocol's transactions are in
-//! `protocol`.
+//! [`Store`] is etcd's data model and no more: revisions, transactions, leases, watches. `etcd` speaks to a
+//! real etcd and is the only module that names `etcd_client`; `memory` is a model of etcd in this process.
+//! Both give the same answers. `keys` defines what the keys mean, `protocol` the protocol's transactions.
 
 mod compaction;
 mod compare;
@@ -35,23 +34,23 @@ use crate::engine::types::{LeaseId, Revision};
 /// A key with its value, as the store holds it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key.
+    /// Key of this entry.
     pub key: Vec<u8>,
-    /// The value.
+    /// Value of this entry.
     pub value: Vec<u8>,
-    /// The revision the key was created at.
+    /// Revision that the key was created at.
     pub created: Revision,
-    /// The revision it was last written at.
+    /// Revision that the key was last written at.
     pub modified: Revision,
-    /// How many times it was written since it was created.
+    /// Number of writes to the key since it was created.
     pub version: i64,
-    /// The lease it hangs on.
+    /// Lease that the key hangs on.
     pub lease: Option<LeaseId>,
 }
 
 impl Debug for KeyValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values may be secrets of the user's: only their length is shown.
+        // Values may be secrets of the user: `Debug` shows only their length.
         f.debug_struct("KeyValue")
             .field("key", &String::from_utf8_lossy(&self.key))
             .field("value_bytes", &self.value.len())
@@ -66,14 +65,14 @@ impl Debug for KeyValue {
 /// A half-open range of keys, by bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRange {
-    /// The first key in it.
+    /// First key in the range.
     pub from: Vec<u8>,
-    /// The first key after it.
+    /// First key after the range.
     pub to: Vec<u8>,
 }
 
 impl KeyRange {
-    /// Just this key.
+    /// Range with just this key.
     pub fn key(key: impl Into<Vec<u8>>) -> Self {
         let from = key.into();
         let mut to = from.clone();
@@ -98,29 +97,29 @@ impl KeyRange {
         panic!("a prefix that is empty or all 0xff has no end");
     }
 
-    /// Whether it is just one key.
+    /// Whether the range is just one key.
     pub fn is_key(&self) -> bool {
         self.to.len() == self.from.len() + 1
             && self.to.last() == Some(&0)
             && self.to.starts_with(&self.from)
     }
 
-    /// Whether `key` is in it.
+    /// Whether `key` is in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         self.from.as_slice() <= key && key < self.to.as_slice()
     }
 }
 
-/// One operation of a transaction.
+/// Operation of a transaction.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Write a key. Without a lease it hangs on none from then on.
+    /// Write a key. Without a lease, the key then hangs on no lease.
     Put {
-        /// The key.
+        /// Key to be written.
         key: Vec<u8>,
-        /// The value.
+        /// Value to be written.
         value: Vec<u8>,
-        /// The lease it is to hang on.
+        /// Lease that the key is to hang on.
         lease: Option<LeaseId>,
     },
     /// Delete the keys that exist in a range.
@@ -144,143 +143,143 @@ impl Debug for Op {
     }
 }
 
-/// What to read. Keys come back in the order of their bytes.
+/// Range to read, with its options. Keys come back in the order of their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Get {
-    /// Which keys.
+    /// Range of keys to read.
     pub range: KeyRange,
-    /// Without values, and without leases (etcd has them in such answers only before 3.7).
+    /// Return no values, and no leases (etcd returns leases in such answers only before 3.7).
     pub keys_only: bool,
-    /// At most this many; zero = all.
+    /// Largest number of keys to return; zero = all.
     pub limit: i64,
-    /// As of this revision; `None` = the newest, linearizable.
+    /// Revision to read at; `None` = the newest, linearizable.
     pub at: Option<Revision>,
 }
 
 impl Get {
-    /// All of a range, newest, with values.
+    /// Reads a whole range, newest, with values.
     pub fn range(range: KeyRange) -> Self {
         Self { range, keys_only: false, limit: 0, at: None }
     }
 
-    /// One key, newest, with its value.
+    /// Reads a single key, newest, with its value.
     pub fn key(key: impl Into<Vec<u8>>) -> Self {
         Self::range(KeyRange::key(key))
     }
 }
 
-/// If all compares hold, one list of operations; else the other.
+/// A transaction: if all compares hold, etcd carries out `then`, else `otherwise`.
 ///
-/// At most 128 compares and 128 operations in each list; no key may be put twice in one list. A
-/// transaction whose taken list only reads is linearizable too, but one without any operation is
-/// answered by etcd without a quorum (R11): `store::protocol` never builds one.
+/// A transaction has at most 128 compares and 128 operations in each list; no key may be put twice in one
+/// list. A transaction whose chosen list only reads is linearizable too, but etcd answers a transaction
+/// without any operation without a quorum (R11: every check reads at least one range): `store::protocol`
+/// never builds one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// All must hold.
+    /// Compares that must all hold.
     pub compares: Vec<Compare>,
-    /// If they do.
+    /// Operations if all compares hold.
     pub then: Vec<Op>,
-    /// If they do not.
+    /// Operations if a compare fails.
     pub otherwise: Vec<Op>,
 }
 
-/// What a transaction did.
+/// Answer to a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TxnAnswer {
     /// Whether all compares held.
     pub succeeded: bool,
-    /// Of the store after it.
+    /// Revision of the store after the transaction.
     pub revision: Revision,
     /// Id of the store's cluster.
     pub cluster: u64,
-    /// By operation of the list that was taken: keys read by gets; empty for others.
+    /// Keys read by gets, for each operation of the chosen list; empty for other operations.
     pub reads: Vec<Vec<KeyValue>>,
-    /// By operation: how many keys a delete removed; zero for others.
+    /// Number of keys that a delete removed, for each operation; zero for other operations.
     pub deleted: Vec<i64>,
 }
 
-/// What a read found.
+/// Answer to a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GetAnswer {
-    /// Of the store when it was read.
+    /// Revision of the store when it was read.
     pub revision: Revision,
     /// Id of the store's cluster.
     pub cluster: u64,
-    /// In the order of the keys' bytes.
+    /// Entries found, in the order of the keys' bytes.
     pub kvs: Vec<KeyValue>,
-    /// Whether the limit cut it short.
+    /// Whether the limit cut the answer short.
     pub more: bool,
 }
 
-/// What a lease was granted or renewed for.
+/// Answer to the grant, renewal or revocation of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseAnswer {
     /// Time to live; zero in a renewal = the lease is gone.
     pub ttl: Duration,
-    /// Header revision of the answer; not to be relied on for renewals, zero if it is not known.
+    /// Header revision of the answer; not reliable for renewals, zero if unknown.
     pub revision: Revision,
-    /// Id of the store's cluster; zero if it is not known.
+    /// Id of the store's cluster; zero if unknown.
     pub cluster: u64,
 }
 
-/// One change of one key.
+/// Change of a single key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is now. For a delete: the key, with `modified` = the revision of the delete, and nothing
-    /// else.
+    /// The key after the change. For a delete: only the key, with `modified` = the revision of the delete.
     pub kv: KeyValue,
-    /// Whether it was deleted.
+    /// Whether the key was deleted.
     pub deleted: bool,
-    /// What it was before, if that was asked for and is still known.
+    /// The key before the change, if the watch asked for it and the store still has it.
     pub previous: Option<KeyValue>,
 }
 
-/// What a watch delivers.
+/// Item that a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchItem {
     /// All events of one revision.
     Events {
-        /// Theirs.
+        /// Revision of these events.
         revision: Revision,
-        /// In the order of the store.
+        /// Events in the order of the store.
         events: Vec<Event>,
     },
-    /// Everything up to this revision was delivered.
+    /// The watch delivered everything up to this revision.
     Progress {
-        /// Up to where.
+        /// Revision that the watch has reached.
         revision: Revision,
     },
 }
 
-/// What to watch.
+/// Range to watch, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchRequest {
-    /// Which keys.
+    /// Range of keys to watch.
     pub range: KeyRange,
-    /// The first revision that is wanted. Always one above that of a list: a watch from a revision
-    /// that exists already costs etcd's 100 ms loop.
+    /// First revision to deliver. Always one above the revision of a list: a watch from a revision that
+    /// exists already costs etcd's 100 ms loop.
     pub from: Revision,
-    /// Whether events carry what was before.
+    /// Whether events carry the key before the change.
     pub previous: bool,
 }
 
-/// A running watch. Ends when dropped.
+/// A running watch. The watch ends when dropped.
 #[async_trait]
 pub trait Watch: Send {
-    /// The next item.
+    /// Waits for the next item.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Compacted`] if what is wanted is not there any more, [`StoreError::Broken`] if the
-    /// stream ended. After an error the watch is over.
+    /// [`StoreError::Compacted`] if the store no longer has the revisions to deliver,
+    /// [`StoreError::Broken`] if the stream ended. After an error the watch is over.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: nothing is lost if the future is dropped.
     async fn next(&mut self) -> Result<WatchItem, StoreError>;
 
-    /// Asks for a [`WatchItem::Progress`]; it comes through [`next`](Self::next), or not: etcd keeps silent
-    /// while the watch catches up, and until the first revision that it was asked for exists.
+    /// Asks for a [`WatchItem::Progress`], which may come through [`next`](Self::next): etcd sends none
+    /// while the watch catches up, and none until the first revision that the watch asked for exists.
     ///
     /// # Errors
     ///
@@ -288,14 +287,14 @@ pub trait Watch: Send {
     async fn request_progress(&mut self) -> Result<(), StoreError>;
 }
 
-/// Where a cluster is kept. See the module's docs.
+/// The store of a cluster. See the module's docs.
 ///
-/// Every call has a deadline of its own, `timeout`, after which it answers
-/// [`StoreError::Unanswered`]; what was sent may still take effect. Nothing is sent twice by an
-/// implementation if it may have taken effect.
+/// Every call has its own deadline, `timeout`, after which it returns [`StoreError::Unanswered`]; a request
+/// that was sent may still take effect. An implementation never sends a request twice if the first attempt
+/// may have taken effect.
 #[async_trait]
 pub trait Store: Send + Sync + Debug + 'static {
-    /// `"etcd"` or `"memory"`, for the status page and the metrics.
+    /// Kind of store, `"etcd"` or `"memory"`, for the status page and the metrics.
     fn kind(&self) -> &'static str;
 
     /// Carries out a transaction, linearizable.
@@ -304,7 +303,7 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Reads a range, linearizable.
     async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError>;
 
-    /// Grants a lease of that id. [`StoreError::LeaseExists`] if there is one already.
+    /// Grants a lease with that id. Returns [`StoreError::LeaseExists`] if a lease has the id already.
     async fn grant(
         &self,
         lease: LeaseId,
@@ -312,47 +311,50 @@ pub trait Store: Send + Sync + Debug + 'static {
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError>;
 
-    /// Revokes a lease with its keys, in one revision; [`StoreError::LeaseNotFound`] if there is none.
+    /// Revokes a lease with its keys, in one revision. Returns [`StoreError::LeaseNotFound`] if no lease
+    /// has the id.
     async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError>;
 
-    /// Renews a lease once. A lease that is gone is an answer with a TTL of zero, not an error.
+    /// Renews a lease once. For a lease that is gone, the answer has a TTL of zero and is not an error.
     async fn keep_alive(
         &self,
         lease: LeaseId,
         timeout: Duration,
     ) -> Result<LeaseAnswer, StoreError>;
 
-    /// Opens a watch.
+    /// Opens a watch on a range.
     async fn watch(
         &self,
         request: WatchRequest,
         timeout: Duration,
     ) -> Result<Box<dyn Watch>, StoreError>;
 
-    /// Where the calls go now and how that place does, for the status page and for messages.
+    /// Member that serves the calls now, and its state, for the status page and for messages.
     fn health(&self) -> Health;
 
-    /// Asks the store to prefer another member for what comes (a watch that lags, say). A hint.
+    /// Asks the store to prefer another member for later calls (because a watch lags, for example). Only a
+    /// hint.
     fn avoid_current(&self) {}
 
-    /// Returns the reason once the store has failed by a bug (a task of its own panicked), and never else.
+    /// Returns the reason once the store has failed because of a bug (one of its own tasks panicked), else
+    /// never returns.
     async fn failed(&self) -> String {
         std::future::pending().await
     }
 }
 
-/// How the store is reached.
+/// State of the connection to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The member that is asked now, without any credentials; empty for the memory store.
+    /// Member that serves the calls now, without any credentials; empty for the memory store.
     pub endpoint: String,
-    /// Whether the last call to it was answered.
+    /// Whether the store answered the last call.
     pub healthy: bool,
-    /// What the last failed call said, if any failed since the last answer.
+    /// Error of the last failed call, if any call failed since the last answer.
     pub problem: Option<String>,
 }
 
-/// Why a call to the store failed, and whether anything may have changed.
+/// Error of a call to the store, with the information whether anything may have changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -362,71 +364,71 @@ pub enum StoreError {
     /// A lease of that id exists. Nothing changed.
     #[error("a lease of that id exists")]
     LeaseExists,
-    /// The revision asked for is compacted. Nothing changed.
+    /// The requested revision is compacted. Nothing changed.
     #[error("revision {asked} is compacted; the oldest one left is {oldest}")]
     Compacted {
-        /// Asked for.
+        /// Revision that the call asked for.
         asked: Revision,
-        /// The oldest one left; zero if the store did not say.
+        /// Oldest revision left; zero if the store did not report it.
         oldest: Revision,
     },
-    /// No answer in time. The call may or may not have taken effect, now or later.
+    /// The store did not answer in time. The call may or may not have taken effect, now or later.
     #[error("{endpoint} did not answer {call} within {timeout:?}")]
     Unanswered {
-        /// Which call, as it is named in the metrics.
+        /// Name of the call, as in the metrics.
         call: &'static str,
-        /// Who was asked.
+        /// Member that the call was sent to.
         endpoint: String,
-        /// How long it was waited for.
+        /// Time that the caller waited.
         timeout: Duration,
     },
-    /// An error after the call was sent. It may or may not have taken effect.
+    /// The call failed after it was sent. The call may or may not have taken effect.
     #[error("{endpoint} broke off {call}: {message}")]
     Interrupted {
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// Who was asked.
+        /// Member that the call was sent to.
         endpoint: String,
-        /// What it said.
+        /// Error message of the member or of the connection.
         message: String,
     },
-    /// Nothing was sent: no member could be reached. Nothing changed.
+    /// Nothing was sent, because no member was reachable. Nothing changed.
     #[error("{endpoint} cannot be reached for {call}: {message}")]
     Unreachable {
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// Who was tried last.
+        /// Member that was tried last.
         endpoint: String,
-        /// What went wrong.
+        /// Reason of the failure.
         message: String,
     },
-    /// The store refused for good: wrong credentials, no permission, an invalid request. Nothing
+    /// The store refused permanently: wrong credentials, no permission, an invalid request. Nothing
     /// changed.
     #[error("{endpoint} refused {call}: {message}")]
     Denied {
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// Who refused.
+        /// Member that refused the call.
         endpoint: String,
-        /// What it said, and what to try.
+        /// Error message, with a remedy if one is known.
         message: String,
     },
-    /// The store refused for now: no space, too many requests. Nothing changed.
+    /// The store refused temporarily: no space, too many requests. Nothing changed.
     #[error("{endpoint} is overloaded and refused {call}: {message}")]
     Overloaded {
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// Who refused.
+        /// Member that refused the call.
         endpoint: String,
-        /// What it said, and what to try.
+        /// Error message, with a remedy if one is known.
         message: String,
     },
-    /// A watch's stream ended.
+    /// The stream of a watch ended.
     #[error("the watch on {endpoint} ended: {message}")]
     Broken {
-        /// Who served it.
+        /// Member that served the watch.
         endpoint: String,
-        /// Why.
+        /// Reason of the end.
         message: String,
     },
 }
@@ -434,9 +436,9 @@ pub enum StoreError {
 /// Whether a failed call may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effected {
-    /// It did not and will not.
+    /// The call did not take effect and will not.
     No,
-    /// It may have, or may yet.
+    /// The call may have taken effect, or may still do so.
     Unknown,
 }
 
@@ -455,7 +457,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the same call may succeed later without anybody doing anything.
+    /// Whether the same call may succeed later without any intervention.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unanswered { .. }

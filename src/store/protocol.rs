@@ -1,9 +1,9 @@
-//! The protocol's transactions, as keys and compares: the one place that spells them, for the driver,
-//! the supervisor, the command line and the simulation.
+//! The protocol's transactions, as keys and compares: the only module that spells them, for the driver, the
+//! supervisor, the command line and the simulation.
 //!
-//! [`transaction`] writes a [`Call`] as the request it is, [`outcome`] reads what became of it, [`send`]
-//! does both around a store. T1 to T19 and R11 are those of `docs/protocol.md`. The one rule: every
-//! compare here is load-bearing. Nothing is decided here, and nothing is sent twice.
+//! [`transaction`] builds the request of a [`Call`], [`outcome`] interprets the store's answer, [`send`]
+//! does both around a store. T1 to T19 and R11 are defined in `docs/protocol.md`. The most important rule:
+//! every compare here is load-bearing. This module decides nothing, and sends nothing twice.
 
 mod transactions;
 
@@ -19,48 +19,48 @@ use crate::{
 
 pub use transactions::{MAX_TXN_OPS, delete_own_key, holds, in_office, own_key, transaction};
 
-/// A call as the store takes it.
+/// Request of a call, in the form that the store takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// A transaction.
+    /// Transaction to carry out.
     Txn(Txn),
-    /// A linearizable read.
+    /// Linearizable read of a range.
     Get(Get),
-    /// T1.
+    /// Grant of a lease (T1).
     Grant {
-        /// Its id.
+        /// Id of the new lease.
         lease: LeaseId,
-        /// Asked for.
+        /// Time to live of the lease.
         ttl: Duration,
     },
-    /// T11.
+    /// Revocation of a lease (T11).
     Revoke(LeaseId),
-    /// One renewal.
+    /// Single renewal of a lease.
     KeepAlive(LeaseId),
 }
 
-/// What the store answered to a [`Request`] of the same kind.
+/// Answer of the store to a [`Request`] of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// To a transaction.
+    /// Answer to a transaction.
     Txn(TxnAnswer),
-    /// To a read.
+    /// Answer to a read.
     Get(GetAnswer),
-    /// To a grant, a revoke or a renewal.
+    /// Answer to a grant, a revoke or a renewal.
     Lease(LeaseAnswer),
 }
 
-/// What was read, decoded.
+/// Entries that were read, decoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
-    /// Keys of the catalogue.
+    /// Changes of keys of the catalogue.
     pub changes: Vec<Change>,
-    /// How many keys were skipped because they are not in the catalogue.
+    /// Number of keys that were skipped because they are not in the catalogue.
     pub foreign: u64,
 }
 
 impl Decoded {
-    /// What a list shows.
+    /// Decodes the entries of a list.
     pub fn of_list(keys: &Keys, kvs: &[KeyValue]) -> Self {
         let mut decoded = Self::default();
         for kv in kvs {
@@ -69,7 +69,7 @@ impl Decoded {
         decoded
     }
 
-    /// What the events of one revision show.
+    /// Decodes the events of one revision.
     pub fn of_events(keys: &Keys, events: &[Event]) -> Self {
         let mut decoded = Self::default();
         for event in events {
@@ -86,7 +86,7 @@ impl Decoded {
     }
 }
 
-/// The name of a call, for metrics and logs: a closed set.
+/// The name of a call, for metrics and logs: the names form a closed set.
 pub fn name(call: &Call) -> &'static str {
     match call {
         Call::Grant { .. } => "grant",
@@ -116,7 +116,7 @@ pub fn name(call: &Call) -> &'static str {
     }
 }
 
-/// What became of a call.
+/// Outcome of a call, from the answer or the error of the store.
 pub fn outcome(keys: &Keys, call: &Call, result: Result<Response, StoreError>) -> Outcome {
     match result {
         Ok(Response::Txn(answer)) => {
@@ -138,7 +138,8 @@ pub fn outcome(keys: &Keys, call: &Call, result: Result<Response, StoreError>) -
             },
             ttl: Duration::ZERO,
         }),
-        // The header revisions of lease calls are not linearizable (R8): never to be compared.
+        // The header revisions of lease calls are not linearizable (R8, replaced store): they must never be
+        // compared.
         Ok(Response::Lease(answer)) => Outcome::Done(Answer {
             revision: Revision(0),
             cluster: answer.cluster,
@@ -154,8 +155,8 @@ pub fn outcome(keys: &Keys, call: &Call, result: Result<Response, StoreError>) -
     }
 }
 
-/// What the reads of the list that was taken show. A key that was asked for by name and is not there
-/// shows as absent.
+/// Decodes the reads of the list that the transaction took. A single key that was asked for and does not
+/// exist yields a change to absent.
 fn changes_of(keys: &Keys, call: &Call, succeeded: bool, reads: &[Vec<KeyValue>]) -> Vec<Change> {
     if reads.is_empty()
         || succeeded && !matches!(call, Call::ReadJoin { .. } | Call::ReadEnd { .. })
@@ -181,11 +182,11 @@ fn read_by(keys: &Keys, get: &Get, kvs: &[KeyValue]) -> Vec<Change> {
     Decoded::of_list(keys, kvs).changes
 }
 
-/// Sends a call once and says what became of it, within `timeout`.
+/// Sends a call once, with the deadline `timeout`, and returns its outcome.
 ///
 /// # Cancel safety
 ///
-/// A dropped future leaves the call as [`Outcome::Unknown`]: it may take effect, now or later.
+/// After a dropped future the call counts as [`Outcome::Unknown`]: the call may take effect, now or later.
 pub async fn send(store: &dyn Store, keys: &Keys, call: &Call, timeout: Duration) -> Outcome {
     let result = request(store, transaction(keys, call), timeout).await;
     if let Err(error) = &result {
@@ -198,11 +199,11 @@ pub async fn send(store: &dyn Store, keys: &Keys, call: &Call, timeout: Duration
 ///
 /// # Errors
 ///
-/// What the store says.
+/// The error of the store's call.
 ///
 /// # Cancel safety
 ///
-/// A dropped future leaves it open whether the request takes effect.
+/// After a dropped future, the request may or may not take effect.
 pub async fn request(
     store: &dyn Store,
     request: Request,

@@ -1,13 +1,13 @@
-//! Every value that is stored, written and read.
+//! All stored values: how they are encoded and decoded.
 //!
-//! What the Go package also writes has its form, byte for byte. What is ours is compact JSON with a
-//! version `v`. Fields may be added without a new version: readers ignore what they do not know. `v`
-//! grows only if older readers must not guess, and then reads as junk to them, which the protocol
-//! survives by waiting longest.
+//! Values that the Go package also writes have its form, byte for byte. All other values are compact JSON
+//! with a version `v`. Fields may be added without a new version: readers ignore fields that they do not
+//! know. `v` grows only if older readers must not guess; they then decode the value as malformed, and the
+//! protocol survives that by waiting longest.
 //!
-//! The one rule: values are untrusted. Junk of any kind and size reads as `None` and never panics.
-//! Durations are nanoseconds, leases and nonces hex strings: JSON numbers beyond 2^53 do not survive
-//! other people's tools.
+//! The most important rule: values are untrusted. Malformed values of any kind and size decode as `None`
+//! and never cause a panic. Durations are nanoseconds, leases and nonces hex strings: JSON numbers beyond
+//! 2^53 do not survive other people's tools.
 
 mod metadata;
 mod shards;
@@ -29,61 +29,61 @@ use crate::{
 
 pub use metadata::{decode_metadata, encode_metadata};
 
-/// The version that is written, and the highest that is read.
+/// Version that this module writes, and the highest that it decodes.
 const VERSION: u32 = 1;
 
-/// Longer values are junk. Below etcd's limit of 1.5 MiB for a request.
+/// Longer values are malformed. The limit is below etcd's limit of 1.5 MiB for a request.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// A work type may have at most this many shards: so many, each with an epoch of its own, still fit a
-/// value.
+/// Largest number of shards of a work type: that many, each with its own epoch, still fit a value.
 pub const MAX_SHARDS: u32 = 16_384;
 
-/// One incarnation may hold at most this many shards, over all work types; more reads as junk.
+/// Largest number of shards that one incarnation may hold, over all work types; a value with more is
+/// malformed.
 pub const MAX_HELD: usize = 65_536;
 
-/// A node id, as candidate keys hold it.
+/// Encodes a node id, the value of candidate keys.
 pub fn encode_id(id: NodeId) -> Vec<u8> {
     id.to_string().into_bytes()
 }
 
-/// A node id, as candidate keys hold it.
+/// Decodes a node id, the value of candidate keys.
 pub fn decode_id(value: &[u8]) -> Option<NodeId> {
     parse_id(str::from_utf8(value).ok()?)
 }
 
-/// A tick, in nanoseconds.
+/// Encodes a tick, in nanoseconds.
 pub fn encode_tick(tick: Duration) -> Vec<u8> {
     u64::try_from(tick.as_nanos()).unwrap_or(u64::MAX).to_string().into_bytes()
 }
 
-/// A tick, in nanoseconds: above zero and within what Go's `time.Duration` holds.
+/// Decodes a tick, in nanoseconds: above zero and within the range of Go's `time.Duration`.
 pub fn decode_tick(value: &[u8]) -> Option<Duration> {
     let nanos = decode_number(value)?;
     (nanos > 0).then(|| Duration::from_nanos(nanos.unsigned_abs()))
 }
 
-/// A term, as the resign request names it.
+/// Encodes the term in a resign request.
 pub fn encode_term(term: Term) -> Vec<u8> {
     term.to_string().into_bytes()
 }
 
-/// A term, as the resign request names it.
+/// Decodes the term in a resign request.
 pub fn decode_term(value: &[u8]) -> Option<Term> {
     decode_number(value).map(Term)
 }
 
-/// A moment in milliseconds of Unix time, as the last run of a job is kept.
+/// Encodes a moment in milliseconds of Unix time, such as the last run of a job.
 pub fn encode_unix_ms(unix_ms: u64) -> Vec<u8> {
     unix_ms.to_string().into_bytes()
 }
 
-/// A moment in milliseconds of Unix time, as the last run of a job is kept.
+/// Decodes a moment in milliseconds of Unix time, such as the last run of a job.
 pub fn decode_unix_ms(value: &[u8]) -> Option<u64> {
     decode_number(value).map(i64::unsigned_abs)
 }
 
-/// Not below zero, no sign, no leading zeros.
+/// Decodes a number that is not negative, without sign or leading zeros.
 fn decode_number(value: &[u8]) -> Option<i64> {
     parse_id(str::from_utf8(value).ok()?).map(NodeId::get)
 }
@@ -103,7 +103,7 @@ struct RecordWire {
     suspended: bool,
 }
 
-/// The record.
+/// Encodes the record of the node in office.
 pub fn encode_record(record: &Record) -> Vec<u8> {
     encode(&RecordWire {
         v: VERSION,
@@ -117,7 +117,7 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
     })
 }
 
-/// The record. Whether its D is acceptable is for the engine to say (R3).
+/// Decodes the record. The engine decides whether the record's D is acceptable (R3, receipt).
 pub fn decode_record(value: &[u8]) -> Option<Record> {
     let wire: RecordWire = decode(value)?;
     Some(Record {
@@ -149,7 +149,7 @@ struct MemberWire {
     work: Vec<OfferWire>,
     #[serde(default, skip_serializing_if = "is_false")]
     draining: bool,
-    /// Written by nodes that never campaign.
+    /// Nodes that never campaign set this flag.
     #[serde(default, skip_serializing_if = "is_false")]
     abstains: bool,
 }
@@ -158,7 +158,7 @@ struct MemberWire {
 #[serde(rename_all = "lowercase")]
 enum PolicyWire {
     Adopt,
-    /// What a later version calls otherwise is taken for the one that changes nothing.
+    /// A policy that a later version adds decodes as the policy that changes nothing.
     #[default]
     #[serde(other)]
     Strict,
@@ -175,7 +175,7 @@ struct OfferWire {
     as_leader: bool,
 }
 
-/// A member record.
+/// Encodes a member record.
 pub fn encode_member(member: &Member) -> Vec<u8> {
     encode(&MemberWire {
         v: VERSION,
@@ -194,7 +194,8 @@ pub fn encode_member(member: &Member) -> Vec<u8> {
     })
 }
 
-/// A member record. Work types whose name or number of shards cannot be are junk.
+/// Decodes a member record. A work type with an invalid name or number of shards makes the record
+/// malformed.
 pub fn decode_member(value: &[u8]) -> Option<Member> {
     let wire: MemberWire = decode(value)?;
     Some(Member {
@@ -237,22 +238,22 @@ impl OfferWire {
     }
 }
 
-/// What an incarnation holds.
+/// Encodes the held key of an incarnation.
 pub fn encode_held(held: &Held) -> Vec<u8> {
     encode(&shards::HeldWire::from(held))
 }
 
-/// What an incarnation holds.
+/// Decodes the held key of an incarnation.
 pub fn decode_held(value: &[u8]) -> Option<Held> {
     decode::<shards::HeldWire>(value)?.decode()
 }
 
-/// A plan.
+/// Encodes the plan of a work type.
 pub fn encode_plan(plan: &PlanTable) -> Vec<u8> {
     encode(&shards::PlanWire::from(plan))
 }
 
-/// A plan.
+/// Decodes the plan of a work type.
 pub fn decode_plan(value: &[u8]) -> Option<PlanTable> {
     decode::<shards::PlanWire>(value)?.decode()
 }
@@ -265,7 +266,7 @@ struct DrainWire {
     why: String,
 }
 
-/// A drain request.
+/// Encodes a drain request.
 pub fn encode_drain_request(request: &DrainRequest) -> Vec<u8> {
     encode(&DrainWire {
         v: VERSION,
@@ -274,22 +275,22 @@ pub fn encode_drain_request(request: &DrainRequest) -> Vec<u8> {
     })
 }
 
-/// A drain request.
+/// Decodes a drain request.
 pub fn decode_drain_request(value: &[u8]) -> Option<DrainRequest> {
     let wire: DrainWire = decode(value)?;
     let since_unix_ms = (wire.v <= VERSION).then_some(wire.since_unix_ms)?;
     Some(DrainRequest { since_unix_ms, why: wire.why })
 }
 
-/// What a read or an event says about a key of the catalogue; `kv` = `None`: it does not exist.
-/// `None` for keys the engine knows nothing of: users' state and data.
+/// Decodes a key of the catalogue and its entry into a change for the engine; `kv` = `None`: the key does
+/// not exist. Returns `None` for keys that the engine does not use: users' state and data.
 pub fn change(key: Key, kv: Option<&KeyValue>) -> Option<Change> {
     Some(match key {
         Key::Candidate(lease) => Change::Candidate(lease, stored(kv, decode_id)),
         Key::Node(id) => Change::Node(
             id,
             stored(kv, |value| {
-                // One that names another node tells nothing about this one.
+                // Metadata that names another node is not valid for this node.
                 decode_metadata(value).filter(|metadata| metadata.id == id)
             }),
         ),
@@ -316,7 +317,7 @@ fn stored<T>(kv: Option<&KeyValue>, read: impl FnOnce(&[u8]) -> Option<T>) -> Op
     })
 }
 
-/// [`stored`], with the bytes that a transaction is to compare.
+/// Like [`stored`], with the bytes that a transaction is to compare.
 fn compared<T>(kv: Option<&KeyValue>, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<Stored<T>> {
     Some(Stored { bytes: kv?.value.clone(), ..stored(kv, read)? })
 }
@@ -341,7 +342,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// A lease or a nonce, as a string of lower-case hex.
+/// A lease or a nonce, encoded as a string of lower-case hex.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 struct Hex(String);

@@ -1,10 +1,11 @@
 //! The token that calls carry, when etcd has users.
 //!
-//! One task logs in; whoever finds the token refused asks it and waits. A token that says when it ends
-//! (JWT) is renewed before it does; etcd's simple ones live on while they are used.
+//! Only one task logs in; a call whose token is refused asks this task for a login and waits. A token that
+//! contains its expiry time (JWT) is renewed before it expires; etcd's simple tokens stay valid
+//! while they are used.
 //!
-//! The one rule: etcd hashes the password at every login and agrees on it in a quorum, so logins that
-//! lead nowhere come ever more seldom ([`pace`]).
+//! The most important rule: etcd hashes the password at every login, and a quorum agrees on the login, so
+//! the pauses between useless logins grow ([`pace`]).
 
 mod pace;
 
@@ -29,29 +30,30 @@ use super::{
 };
 use crate::clock;
 
-/// A login hashes the password, which takes etcd tens of milliseconds of a core, on purpose.
+/// Timeout of a login: a login hashes the password, which costs etcd tens of milliseconds of a core, on
+/// purpose.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Part of etcd's answer to a login while authentication is off.
 const NOT_ENABLED: &str = "authentication is not enabled";
 
-/// How a login ended that etcd answered.
+/// Result of a login that etcd answered.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
-    /// With a token, which lasts so long if that is known.
+    /// Login with a token, and the remaining lifetime of the token if it is known.
     Token(Option<Duration>),
-    /// Without one: etcd has authentication off, and calls need none.
+    /// Login without a token: etcd has authentication off, and calls need no token.
     NotNeeded,
-    /// etcd does not accept name or password, or there is no password.
+    /// etcd does not accept the name or password, or there is no password.
     Refused,
 }
 
-/// How the latest login ended.
+/// State of the latest login.
 #[derive(Clone, Debug, Default)]
 struct Login {
-    /// Counts logins that were answered.
+    /// Number of logins that were answered.
     version: u64,
-    /// What etcd said if it refused.
+    /// Error message of etcd if it refused the login.
     refused: Option<String>,
 }
 
@@ -77,17 +79,17 @@ impl Auth {
         }
     }
 
-    /// What links put into their requests.
+    /// Header that links add to their requests.
     pub(super) fn header(&self) -> TokenHeader {
         self.header.subscribe()
     }
 
-    /// Which login the token of a call made now comes from.
+    /// Number of the login that the token of a call made now comes from.
     pub(super) fn version(&self) -> u64 {
         self.login.borrow().version
     }
 
-    /// What etcd said if that login was refused and none has been answered since.
+    /// Error message of etcd if the login `version` was refused and is still the latest.
     pub(super) fn refused_at(&self, version: u64) -> Option<String> {
         let login = self.login.borrow();
         login.refused.clone().filter(|_| login.version == version)
@@ -99,11 +101,11 @@ impl Auth {
         self.wanted.notify_one();
     }
 
-    /// Resolves when there was a login later than `version`, which gave the token that was refused.
+    /// Waits for a login later than the login `version`, whose token etcd refused.
     ///
     /// # Errors
     ///
-    /// What etcd said when it refused the login.
+    /// The error message of etcd if it refused the new login.
     pub(super) async fn renewed(&self, version: u64) -> Result<(), String> {
         let mut login = self.login.subscribe();
         self.want_after(version);
@@ -114,7 +116,7 @@ impl Auth {
         }
     }
 
-    /// Logs in, and again when asked or when a token is about to end. Never returns.
+    /// Logs in, and again on request or when a token is about to end. Never returns.
     pub(super) async fn keep_logged_in(self: Arc<Self>, pool: Arc<Pool>) {
         let mut pace = Pace::default();
         loop {
@@ -138,10 +140,10 @@ impl Auth {
             };
             tokio::select! {
                 biased;
-                // Cancel safe: what was asked for stays in `wanted_above`.
+                // Cancel safe: the request stays in `wanted_above`.
                 () = asked => {
                     if ended != Ended::Refused {
-                        // etcd took back what this login had given.
+                        // etcd has invalidated the result of this login.
                         tokio::time::sleep(pace.taken_back(clock::boot_now().since(at))).await;
                     }
                 }
@@ -150,7 +152,7 @@ impl Auth {
         }
     }
 
-    /// Waits before a refused login is tried again, or until there is another password to try.
+    /// Waits before a refused login is retried, or until the password has changed.
     async fn after_refusal(&self, pause: Duration) {
         const LOOK_EVERY: Duration = Duration::from_secs(1);
         let refused = self.password().await;
@@ -167,7 +169,7 @@ impl Auth {
         }
     }
 
-    /// Logs in at any member, one after the other until one answers.
+    /// Logs in at one member after the other until one answers.
     async fn log_in(&self, pool: &Pool, pace: &mut Pace) -> Ended {
         let mut tried = Tried::default();
         let mut last = None;
@@ -205,8 +207,8 @@ impl Auth {
                 Verdict::Denied(text) | Verdict::Reauthenticate(text)
                     if text.contains(NOT_ENABLED) =>
                 {
-                    // As etcdctl does it: calls go on without a token. If authentication is turned on
-                    // later, they are refused, and that asks for a login.
+                    // As in etcdctl: calls continue without a token. If authentication is turned on later,
+                    // etcd refuses the calls, and that leads to a login.
                     if self.header.borrow().is_some() || self.version() == 0 {
                         tracing::warn!(user = %self.user, "etcd has authentication off, the user is not needed");
                     }
@@ -242,7 +244,7 @@ impl Auth {
         Ended::Token(lifetime_of(token))
     }
 
-    /// Logged when it begins, and when etcd says something else.
+    /// Logs the first refusal, and each one with a different message.
     fn refused(&self, text: String) {
         if self.login.borrow().refused.as_ref() != Some(&text) {
             tracing::error!(user = %self.user, error = %text, "etcd refused the login");
@@ -251,7 +253,7 @@ impl Auth {
     }
 
     fn ended(&self, token: Option<HeaderValue>, refused: Option<String>) {
-        // The header first: whoever is woken sends it.
+        // The header first: calls that `login` wakes send this header.
         self.header.send_replace(token);
         self.login.send_modify(|login| {
             login.version += 1;
@@ -274,13 +276,13 @@ impl Auth {
     }
 }
 
-/// How long a JWT still lasts; `None` for a token of another kind.
+/// Remaining lifetime of a JWT; `None` for a token of another kind.
 fn lifetime_of(token: &str) -> Option<Duration> {
     let payload = token.split('.').nth(1)?;
     let claims: serde_json::Value = serde_json::from_slice(&base64url(payload)?).ok()?;
     let ends = claims.get("exp")?.as_f64()?;
     let now = clock::wall_now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    // A clock that is off, here or there, shall neither make a login storm nor a panic.
+    // A wrong clock, here or on the server, must cause neither a storm of logins nor a panic.
     Some(Duration::from_secs_f64((ends - now).clamp(1.5, 86_400.0)))
 }
 

@@ -1,6 +1,7 @@
-//! How one call is carried out: by which member, how long, and what is done when it fails.
+//! Execution of a call: the member, the time limits, and the reaction to a failure.
 //!
-//! The one rule: what may have taken effect is not sent again, unless it may be repeated.
+//! The most important rule: a request that may have taken effect is not sent again, unless it may be
+//! repeated.
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -15,54 +16,54 @@ use super::{
 };
 use crate::{clock, engine::types::Revision, store::StoreError};
 
-/// After every member was tried in vain.
+/// Pause after a round in which every member failed.
 const ROUND_PAUSE: Duration = Duration::from_millis(25);
 
 /// Whether a call may be sent again after it may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// It changes nothing, or the same again.
+    /// Repeating the call has no effect, or the same effect.
     Safe,
-    /// It must not be.
+    /// The call must not be repeated.
     Never,
 }
 
-/// What is called and how.
+/// Properties of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
-    /// As it is named in the metrics.
+    /// Name of the call, as in the metrics.
     pub(super) name: &'static str,
-    /// Whether it may be sent again.
+    /// Whether the call may be sent again.
     pub(super) repeat: Repeat,
-    /// The revision that is asked for, if one is.
+    /// Revision that the call asks for, if there is one.
     pub(super) asked: Revision,
-    /// For the whole of it.
+    /// Time limit of the whole call.
     pub(super) timeout: Duration,
-    /// Makes a member suspect.
+    /// Time without an answer after which a member is suspected.
     pub(super) suspect_after: Duration,
-    /// Whether it puts keys or grants a lease, which a full etcd rejects.
+    /// Whether the call puts keys or grants a lease, which a full etcd rejects.
     pub(super) takes_space: bool,
-    /// Whether an answer means that the member is in a quorum. Renewals and watches are answered by
-    /// members that are cut off, for a while.
+    /// Whether an answer means that the member is in a quorum. Members that are cut off continue to answer
+    /// renewals and watches for a while.
     pub(super) proves_quorum: bool,
-    /// A member to go to only if there is no other.
+    /// Member that is used only if there is no other.
     pub(super) avoid: Option<usize>,
 }
 
-/// How one attempt ended, and at whom.
+/// Result of an attempt, and the member that it was sent to.
 struct Attempt<T> {
     member: usize,
-    /// `None`: no answer in time.
+    /// Result; `None`: no answer in time.
     result: Option<Result<T, Verdict>>,
 }
 
-/// Carries out a call by one member after the other until one answers, as far as that is allowed.
+/// Sends a call to one member after the other until one answers, as far as the call may be repeated.
 ///
 /// `send` is called once per attempt, with the link to use.
 ///
 /// # Errors
 ///
-/// As [`Store`](crate::store::Store) promises: the kind of the error says whether it may have taken
+/// As [`Store`](crate::store::Store) promises: the kind of the error shows whether the call may have taken
 /// effect.
 pub(super) async fn call<T, F>(
     pool: &Pool,
@@ -140,7 +141,7 @@ where
     }
 }
 
-/// Whether going round again is of no use before somebody has done something.
+/// Whether another round is useless until an operator acts.
 fn is_hopeless(last: Option<&(usize, Verdict)>) -> bool {
     matches!(last, Some((_, Verdict::Untrusted(_))))
 }
@@ -176,7 +177,7 @@ async fn log_in_again(
     }
     match tokio::time::timeout(left, auth.renewed(version)).await {
         Ok(renewed) => renewed.map_err(denied),
-        // Refused before anything happened, and no login in time.
+        // The call was refused before it took effect, and no login was answered in time.
         Err(_) => Err(StoreError::Unreachable {
             call: call.name,
             endpoint: pool.endpoint(member).to_owned(),
@@ -185,8 +186,8 @@ async fn log_in_again(
     }
 }
 
-/// One attempt. A member that does not answer soon is suspected; what may be repeated is then sent to
-/// another one too, and the first answer counts.
+/// Makes an attempt. A member that does not answer soon is suspected; a call that may be repeated is then
+/// sent to another member too, and the first answer counts.
 async fn attempt<T, F>(
     pool: &Pool,
     call: Call,
@@ -240,7 +241,7 @@ fn is_conclusive<T>(result: &Result<T, Verdict>) -> bool {
     result.as_ref().map_or_else(Verdict::is_answer, |_| true)
 }
 
-/// Sends to one member and tells the pool how it went.
+/// Sends the call to one member and reports the result to the pool.
 async fn send_to<T, F>(
     pool: &Pool,
     call: Call,

@@ -1,8 +1,8 @@
-//! Conditions that keep etcd from serving, logged once when they begin and once when they have ended.
+//! Conditions that prevent etcd from serving, logged once when they begin and once when they have ended.
 //!
-//! Calls tell of it in passing, at any rate and in any order, and a node that writes nothing hears of a
-//! full etcd from its alarms only. The one rule: a condition has ended when something succeeds that it
-//! would have made fail, and nothing has failed by it for [`QUIET`].
+//! Calls report them in passing, at any rate and in any order, and a node that writes nothing learns that
+//! etcd is full from etcd's alarms only. The most important rule: a condition has ended when a call
+//! succeeds that the condition would have made fail, and no call has failed because of it for [`QUIET`].
 
 use std::{
     sync::{
@@ -15,10 +15,10 @@ use std::{
 use crate::{engine::types::BootTime, store::StoreError};
 
 /// A failure that comes again after this long is a condition, and is logged. A command that fails once
-/// says so itself.
+/// reports its error itself.
 const LASTS: Duration = Duration::from_millis(500);
 
-/// A condition that has not shown for this long has ended, if something succeeded since.
+/// A condition has ended if it did not appear for this long and a call succeeded since.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Members that answer nothing for this long are logged. Above the time that etcd needs to elect a leader.
@@ -27,18 +27,18 @@ pub(super) const SILENT: Duration = Duration::from_secs(2);
 /// Kind of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// The NOSPACE alarm: what takes space is rejected.
+    /// The NOSPACE alarm: calls that take space are rejected.
     Full,
-    /// The CORRUPT alarm: everything is rejected.
+    /// The CORRUPT alarm: all calls are rejected.
     Corrupt,
-    /// The user lacks a permission or does not exist.
+    /// The user has no permission or does not exist.
     Forbidden,
     /// No member answers with a quorum.
     Silent,
 }
 
 impl Condition {
-    /// The condition that this error is a sign of. Silence takes more than one error, see [`SILENT`].
+    /// Condition that this error is a sign of. Silence takes more than one error, see [`SILENT`].
     fn of(error: &StoreError) -> Option<Self> {
         match error {
             StoreError::Overloaded { message, .. } if message.contains("space exceeded") => {
@@ -69,18 +69,18 @@ impl Condition {
     }
 }
 
-/// How a call ended, as far as it says something about a condition.
+/// Result of a call, as far as it concerns a condition.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Called<'a> {
-    /// Which call, as it is named in the metrics.
+    /// Name of the call, as in the metrics.
     pub(super) name: &'static str,
-    /// Whether it puts keys or grants a lease.
+    /// Whether the call puts keys or grants a lease.
     pub(super) takes_space: bool,
-    /// Whether its answer takes a quorum.
+    /// Whether an answer to the call takes a quorum.
     pub(super) proves_quorum: bool,
-    /// For how long no member has answered with a quorum.
+    /// Time since a member last answered with a quorum.
     pub(super) silent_for: Duration,
-    /// Why it failed, if it did.
+    /// Error of the call, if it failed.
     pub(super) error: Option<&'a StoreError>,
 }
 
@@ -94,17 +94,17 @@ struct Complaint {
     logged: bool,
 }
 
-/// See the module's docs.
+/// The conditions that were seen and have not ended. See the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    /// At most one of each condition.
+    /// The conditions; at most one entry of each kind.
     all: Mutex<Vec<Complaint>>,
     /// Whether there are any: most calls succeed while there are none.
     any: AtomicBool,
 }
 
 impl Complaints {
-    /// A call has ended.
+    /// Records the result of a call.
     pub(super) fn on_call(&self, called: Called<'_>, now: BootTime) {
         match called.error {
             None if self.any.load(SeqCst) => self.end(now, |it| match it.condition {
@@ -123,7 +123,7 @@ impl Complaints {
         }
     }
 
-    /// A member told its alarms.
+    /// Records the alarms that a member reported.
     pub(super) fn on_alarms(&self, endpoint: &str, alarms: &[String], now: BootTime) {
         for condition in [Condition::Full, Condition::Corrupt] {
             let Some(name) = condition.alarm() else { continue };
@@ -137,7 +137,7 @@ impl Complaints {
         }
     }
 
-    /// Text of a condition that lasts, for people.
+    /// Text of a lasting condition, for people.
     pub(super) fn current(&self) -> Option<String> {
         if !self.any.load(SeqCst) {
             return None;
@@ -171,7 +171,7 @@ impl Complaints {
     fn end(&self, now: BootTime, is_disproved: impl Fn(&Complaint) -> bool) {
         let mut all = self.lock();
         all.retain(|it| {
-            // A member that answers is not silent, however short a time ago it was.
+            // A member that answers is not silent, even if it was silent a moment ago.
             let quiet = if it.condition == Condition::Silent { Duration::ZERO } else { QUIET };
             let ended = is_disproved(it) && quiet <= now.since(it.last);
             if ended && it.logged {

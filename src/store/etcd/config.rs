@@ -1,4 +1,4 @@
-//! How an etcd is reached: what a user writes, checked before anything is connected.
+//! Connection settings of an etcd, as the user writes them; checked before anything is connected.
 
 use std::{
     collections::HashSet,
@@ -10,17 +10,17 @@ use std::{
 
 use super::metrics::{CallMetrics, Counters};
 
-/// A field of [`EtcdConfig`] that cannot be used. Says which, what it was, and what to do.
+/// A field of [`EtcdConfig`] that is not usable. Names the field, its value, the problem and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {value:?} {problem}: {remedy}")]
 pub struct ConfigError {
-    /// The field's name.
+    /// Name of the field.
     pub field: &'static str,
-    /// Its value, without anything secret.
+    /// Value of the field, without secrets.
     pub value: String,
-    /// What is wrong with it.
+    /// Problem with the value.
     pub problem: String,
-    /// What to do about it.
+    /// Remedy for the problem.
     pub remedy: String,
 }
 
@@ -35,12 +35,12 @@ impl ConfigError {
     }
 }
 
-/// Where the password of the etcd user comes from.
+/// Source of the etcd user's password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Password {
-    /// Here it is.
+    /// The password itself, in memory.
     Plain(String),
-    /// The content of a file, read anew at every login, without the line end.
+    /// The content of a file, read again at every login, without the line end.
     File(PathBuf),
 }
 
@@ -53,26 +53,26 @@ impl Debug for Password {
     }
 }
 
-/// Files for TLS, as PEM. They are read again when they change.
+/// Files for TLS, as PEM. The store reads them again when they change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates of the authorities that may have signed the server's; none = the public ones.
+    /// Certificates of the authorities that may have signed the server's; `None` = the public authorities.
     pub ca_file: Option<PathBuf>,
-    /// The own certificate, for etcd's `--client-cert-auth`. Needs [`key_file`](Self::key_file).
+    /// Certificate of this client, for etcd's `--client-cert-auth`. Needs [`key_file`](Self::key_file).
     pub cert_file: Option<PathBuf>,
-    /// The key of [`cert_file`](Self::cert_file).
+    /// Private key of [`cert_file`](Self::cert_file).
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate must carry; none = the host of the endpoint.
+    /// Name that the server's certificate must carry; `None` = the host of the endpoint.
     pub server_name: Option<String>,
 }
 
 impl Tls {
-    /// Trusts the authorities of this file.
+    /// Trusts the authorities in this file.
     pub fn ca(file: impl Into<PathBuf>) -> Self {
         Self { ca_file: Some(file.into()), ..Self::default() }
     }
 
-    /// Shows this certificate.
+    /// Presents this client certificate.
     #[must_use]
     pub fn client(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         self.cert_file = Some(cert_file.into());
@@ -88,7 +88,7 @@ impl Tls {
     }
 }
 
-/// How an etcd is reached.
+/// Connection settings of an etcd.
 #[derive(Clone)]
 pub struct EtcdConfig {
     pub(super) endpoints: Vec<String>,
@@ -104,7 +104,7 @@ pub struct EtcdConfig {
 
 impl Debug for EtcdConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not derived: an endpoint may carry a password as long as it is not validated.
+        // Not derived: an endpoint may contain a password until it is validated.
         let endpoints: Vec<_> = self.endpoints.iter().map(|e| without_userinfo(e)).collect();
         f.debug_struct("EtcdConfig")
             .field("endpoints", &endpoints)
@@ -117,8 +117,8 @@ impl Debug for EtcdConfig {
 }
 
 impl EtcdConfig {
-    /// These members: `https://host:port`, `http://host:port`, or `host` and `host:port`, which mean
-    /// https if TLS files are given and http if not; the port is 2379 unless given.
+    /// Creates a configuration with these members: `https://host:port`, `http://host:port`, or `host` and
+    /// `host:port`, which mean https if TLS files are given and http if not; the port is 2379 unless given.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -133,21 +133,21 @@ impl EtcdConfig {
         }
     }
 
-    /// Speaks TLS with these files.
+    /// Uses TLS with these files.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Logs in as this user of etcd's.
+    /// Logs in as this etcd user.
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.user = Some((name.into(), Password::Plain(password.into())));
         self
     }
 
-    /// Logs in as this user of etcd's, with the password in this file.
+    /// Logs in as this etcd user, with the password in this file.
     #[must_use]
     pub fn user_with_password_file(
         mut self,
@@ -158,7 +158,7 @@ impl EtcdConfig {
         self
     }
 
-    /// How long [`connect`](super::EtcdStore::connect) waits for the first answer of any member.
+    /// Sets how long [`connect`](super::EtcdStore::connect) waits for the first answer of any member.
     /// Default 5 s; 100 ms to 10 min.
     #[must_use]
     pub fn connect_within(mut self, within: Duration) -> Self {
@@ -166,46 +166,48 @@ impl EtcdConfig {
         self
     }
 
-    /// A call without answer for that long makes a member suspect: another one is left for if it
-    /// answers first. Default 150 ms; 20 ms to 5 s. Above the usual fsync of etcd's disk.
+    /// Sets how long a call may stay without an answer until its member is suspected: calls switch to
+    /// another member if that one answers first. Default 150 ms; 20 ms to 5 s. Choose a value above the
+    /// usual fsync time of etcd's disk.
     #[must_use]
     pub fn suspect_after(mut self, after: Duration) -> Self {
         self.suspect_after = after;
         self
     }
 
-    /// Between two looks at how fast the members answer. Default 10 s; at least 100 ms.
+    /// Sets the interval between measurements of the members' latency. Default 10 s; at least 100 ms.
     #[must_use]
     pub fn survey_every(mut self, every: Duration) -> Self {
         self.survey_every = every;
         self
     }
 
-    /// Between two looks at the TLS files. Default 5 s; at least 50 ms.
+    /// Sets the interval between checks of the TLS files. Default 5 s; at least 50 ms.
     #[must_use]
     pub fn reload_every(mut self, every: Duration) -> Self {
         self.reload_every = every;
         self
     }
 
-    /// The key that is read to see whether a member answers. It need not exist, but reading it should
-    /// be allowed: to be refused proves as much, and fills etcd's log. Default: a key of the node's
-    /// cluster, else `bellwether`.
+    /// Sets the key that is read to check whether a member answers. The key need not exist, but the user
+    /// should be allowed to read it: a refusal proves as much, but fills etcd's log. Default: a key of the
+    /// node's cluster, else `bellwether`.
     #[must_use]
     pub fn probe_key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.probe_key = Some(key.into());
         self
     }
 
-    /// Who is told about every call. Default: the metrics of the node that uses it, else nobody.
+    /// Sets the receiver of call metrics. Default: the metrics of the node that uses the store, else
+    /// internal counters.
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<dyn CallMetrics>) -> Self {
         self.metrics = Some(metrics);
         self
     }
 
-    /// As the node that uses it wants it, where nothing else was said: a role that is limited to the
-    /// cluster's prefix suffices for `probe_key`.
+    /// Sets the defaults of the node that uses the store, for fields that the user did not set: a role that
+    /// is limited to the cluster's prefix may read `probe_key`.
     pub(crate) fn of_node(mut self, probe_key: Vec<u8>, metrics: Arc<dyn CallMetrics>) -> Self {
         self.probe_key.get_or_insert(probe_key);
         self.metrics.get_or_insert(metrics);
@@ -220,11 +222,11 @@ impl EtcdConfig {
         self.metrics.clone().unwrap_or_else(|| Arc::new(Counters::default()))
     }
 
-    /// The endpoints as URLs, if everything can be used as it is. Reads no file.
+    /// Returns the endpoints as URLs, if all fields are usable. Reads no file.
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used.
+    /// The first field that is not usable.
     pub fn validate(&self) -> Result<Vec<String>, ConfigError> {
         let endpoints = self.normalized_endpoints()?;
         self.validate_tls(&endpoints)?;
@@ -345,7 +347,7 @@ fn validate_user(name: &str, password: &Password) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// One endpoint as `scheme://host:port`.
+/// Normalizes an endpoint to `scheme://host:port`.
 fn normalize(endpoint: &str, default_scheme: &str) -> Result<String, ConfigError> {
     let refuse = |problem: &str, remedy: &str| {
         Err(ConfigError::new("endpoints", without_userinfo(endpoint), problem, remedy))
@@ -392,7 +394,7 @@ fn normalize(endpoint: &str, default_scheme: &str) -> Result<String, ConfigError
     Ok(url)
 }
 
-/// Host and port; `None` without a port.
+/// Splits host and port; `None` without a port.
 fn split_port(authority: &str) -> Option<(&str, &str)> {
     let (host, port) = authority.rsplit_once(':')?;
     if host.starts_with('[') {

@@ -1,7 +1,7 @@
-//! How a connection is made, and which TLS error ended the last one.
+//! The setup of a connection, and the TLS error that ended the last one.
 //!
-//! With TLS 1.3 a server refuses a client certificate after the handshake, in an alert. HTTP/2 only
-//! says "connection closed" then; so what TLS said is noted on its way.
+//! With TLS 1.3 a server refuses a client certificate after the handshake, in an alert. HTTP/2 then reports
+//! only "connection closed"; so the connection records the TLS error.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ use tower::{BoxError, Service};
 
 use super::{errors::tls_cause, tls::Material};
 
-/// How long looking up, connecting and the TLS handshake may take together.
+/// Time limit for name lookup, connecting and the TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The last TLS error of a link's connections.
@@ -41,7 +41,7 @@ impl Trouble {
     }
 }
 
-/// Connects to one endpoint.
+/// Connects to a single endpoint.
 #[derive(Clone)]
 pub(super) struct Connector {
     address: Arc<str>,
@@ -50,7 +50,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// To a URL with host and port; by TLS if there is material for it.
+    /// Creates a connector to a URL with host and port; uses TLS if `tls` is given.
     pub(super) fn new(endpoint: &str, tls: Option<&Material>) -> Result<Self, BoxError> {
         let uri: Uri = endpoint.parse()?;
         let authority = uri.authority().ok_or("no host")?;
@@ -79,10 +79,10 @@ impl Connector {
         Ok(Connection { stream, trouble: self.trouble })
     }
 
-    /// To the first address of the name that accepts.
+    /// Connects to the first address of the name that accepts.
     async fn tcp(&self) -> io::Result<TcpStream> {
         let addresses: Vec<_> = lookup_host(&*self.address).await?.collect();
-        // Several addresses share the time, so that a dead one does not use up all of it.
+        // The addresses share the time limit, so that a dead address does not use up all of it.
         let share = CONNECT_TIMEOUT / u32::try_from(addresses.len().clamp(1, 4)).unwrap_or(1);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses {
@@ -125,7 +125,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A connection that notes which TLS error it ended with.
+/// A connection that records the TLS error that it ended with.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     trouble: Trouble,

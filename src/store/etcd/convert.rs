@@ -1,4 +1,4 @@
-//! Between the store's words and etcd-client's.
+//! Conversions between the store's types and those of etcd-client.
 
 use etcd_client::{
     Compare as EtcdCompare, CompareOp as EtcdOp, DeleteOptions, GetOptions, GetResponse,
@@ -11,7 +11,7 @@ use crate::{
     store::{Compare, CompareOp, Get, GetAnswer, KeyRange, KeyValue, Op, Target, Txn, TxnAnswer},
 };
 
-/// Revision and cluster id of an answer; zero if it has no header, which etcd's all have.
+/// Revision and cluster id of an answer; zero without a header (all answers of etcd have one).
 pub(super) fn header(header: Option<&ResponseHeader>) -> (Revision, u64) {
     header.map_or((Revision(0), 0), |header| (Revision(header.revision()), header.cluster_id()))
 }
@@ -65,7 +65,7 @@ fn op(op: &Op) -> TxnOp {
     }
 }
 
-/// The end of a range, if it is more than one key.
+/// End of a range, if the range is more than one key.
 pub(super) fn end(range: &KeyRange) -> Option<&[u8]> {
     (!range.is_key()).then_some(range.to.as_slice())
 }

@@ -1,7 +1,8 @@
-//! What an error of etcd or of the way to it means: one table.
+//! The meaning of errors of etcd and of the connection to it: one table.
 //!
-//! gRPC codes say little, so the texts are matched too. The one rule: only what provably never took
-//! effect may be called so; anything that is not in the table and was sent is uncertain.
+//! gRPC codes are too coarse, so the texts are matched too. The most important rule: an error may be
+//! classified as "no effect" only if the request provably never took effect; every error that is not in the
+//! table and followed a sent request is uncertain.
 
 use std::{error::Error as _, io, time::Duration};
 
@@ -14,35 +15,35 @@ use crate::{
     tls::{Explained, Words, explain},
 };
 
-/// What became of one attempt, and what may be done next.
+/// Classification of an attempt's error, and the permitted next step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The lease is not in the store.
     LeaseNotFound,
-    /// A lease of that id exists.
+    /// A lease with that id exists.
     LeaseExists,
     /// The revision is compacted.
     Compacted,
-    /// Nothing happened: the token is not valid, log in and send again.
+    /// The call had no effect: the token is not valid; log in and send the call again.
     Reauthenticate(String),
-    /// Nothing happened and nothing will, at any member.
+    /// The call had no effect and will have none, at any member.
     Denied(String),
-    /// Nothing happened: the store has no room for it now.
+    /// The call had no effect: the store has no room for it now.
     Overloaded(String),
-    /// Nothing happened: this member cannot serve now, another may.
+    /// The call had no effect: this member cannot serve now, another may.
     NotServing(String),
     /// Nothing was sent: the member was not reached, another may be.
     Unreached(String),
-    /// Nothing was sent: member and client do not accept each other; a person must act.
+    /// Nothing was sent: member and client do not accept each other; an operator must act.
     Untrusted(String),
-    /// It was sent, and may have taken effect: so said the member.
+    /// The call was sent, and may have taken effect, as the member reported.
     Uncertain(String),
-    /// It was sent, and may have taken effect: the connection broke.
+    /// The call was sent, and may have taken effect: the connection broke.
     Broken(String),
 }
 
 impl Verdict {
-    /// As the store's user gets it.
+    /// Converts the verdict into the error that the store's user gets.
     pub(super) fn into_error(
         self,
         call: &'static str,
@@ -53,7 +54,7 @@ impl Verdict {
         match self {
             Self::LeaseNotFound => StoreError::LeaseNotFound,
             Self::LeaseExists => StoreError::LeaseExists,
-            // The text of a refused read does not say what is left.
+            // The text of a refused read does not contain the oldest revision that is left.
             Self::Compacted => StoreError::Compacted { asked, oldest: Revision(0) },
             Self::Denied(message) | Self::Reauthenticate(message) | Self::Untrusted(message) => {
                 StoreError::Denied { call, endpoint, message }
@@ -68,7 +69,7 @@ impl Verdict {
         }
     }
 
-    /// What went wrong, for people.
+    /// Text of the error, for people.
     pub(super) fn into_text(self) -> String {
         match self {
             Self::LeaseNotFound => "lease not found".to_owned(),
@@ -112,7 +113,7 @@ pub(super) fn classify(error: &Error) -> Verdict {
     match error {
         Error::GRpcStatus(status) => classify_status(status),
         Error::TransportError(error) => classify_transport(error),
-        // The first answer of a keepalive stream, TTL 0.
+        // Error on the first answer of a keepalive stream, with TTL 0.
         Error::LeaseKeepAliveError(text) if text == "lease not found" => Verdict::LeaseNotFound,
         other => Verdict::Broken(other.to_string()),
     }
@@ -120,7 +121,7 @@ pub(super) fn classify(error: &Error) -> Verdict {
 
 fn classify_status(status: &Status) -> Verdict {
     match status.source() {
-        // Made here, from an error of the way. What the server says has no source.
+        // This process made the status, from a connection error. A status from the server has no source.
         Some(source) => match classify_transport(source) {
             Verdict::Broken(text) => not_an_etcd(&text).unwrap_or(Verdict::Broken(text)),
             verdict => verdict,
@@ -129,7 +130,7 @@ fn classify_status(status: &Status) -> Verdict {
     }
 }
 
-/// The verdict, with what is known of the connection: the TLS error that ended it, and whether it ever
+/// Refines a verdict with the state of the connection: the TLS error that ended it, and whether it ever
 /// gave an answer.
 pub(super) fn with_context(
     verdict: Verdict,
@@ -159,7 +160,7 @@ pub(super) fn with_context(
     }
 }
 
-/// What an error of the way to a member means, by its causes.
+/// Classifies an error of the connection to a member, by its causes.
 fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
     let mut unsent = false;
     let mut cause = Some(error);
@@ -167,7 +168,7 @@ fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
         if error.is::<tonic::ConnectError>() {
             unsent = true;
         } else if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
-            // hyper 1 says "canceled" of an HTTP/2 request only if it was never handed to the
+            // hyper 1 reports "canceled" for an HTTP/2 request only if the request was never handed to the
             // connection.
             unsent |= hyper.is_canceled();
         } else if let Some(tls) = tls_cause(error) {
@@ -179,7 +180,7 @@ fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
     if unsent { Verdict::Unreached(text) } else { Verdict::Broken(text) }
 }
 
-/// The TLS error in an error, if it is or holds one.
+/// The TLS error in `error`, if `error` is or contains one.
 pub(super) fn tls_cause<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a rustls::Error> {
@@ -189,7 +190,7 @@ pub(super) fn tls_cause<'a>(
     error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
 }
 
-/// Names of what the user of a store can set, as `EtcdConfig` has them.
+/// Names of the settings of a store, as in `EtcdConfig`.
 const WORDS: Words = Words {
     bundle: "tls.ca_file",
     name: "use a name that is in it as the endpoint, or set tls.server_name",
@@ -201,7 +202,8 @@ const WORDS: Words = Words {
 
 fn classify_tls(error: &rustls::Error, unsent: bool) -> Verdict {
     use rustls::{AlertDescription as Alert, Error as Tls};
-    // With TLS 1.3 a server judges the client's certificate after the handshake; all else it says in it.
+    // With TLS 1.3 a server judges the client's certificate after the handshake; its other TLS errors come
+    // during the handshake.
     let late = match error {
         Tls::AlertReceived(alert) => !matches!(
             alert,
@@ -224,7 +226,7 @@ fn classify_tls(error: &rustls::Error, unsent: bool) -> Verdict {
     Verdict::Untrusted(format!("{error}: {remedy}"))
 }
 
-/// Texts of HTTP/2 errors that a server of something else causes.
+/// Detects HTTP/2 errors that a server other than etcd causes.
 fn not_an_etcd(text: &str) -> Option<Verdict> {
     const SIGNS: [&str; 3] =
         ["frame with invalid size", "grpc-status header missing", "invalid content-type"];
@@ -236,11 +238,11 @@ fn not_an_etcd(text: &str) -> Option<Verdict> {
     })
 }
 
-/// One row of the table of what etcd says.
+/// A row of the table of etcd's error texts.
 struct Row {
-    /// Part of the text.
+    /// Part of the error text.
     text: &'static str,
-    /// What it means.
+    /// Class of the error.
     class: Class,
 }
 
@@ -250,9 +252,9 @@ enum Class {
     LeaseExists,
     Compacted,
     Reauthenticate,
-    /// With the remedy.
+    /// Class `Denied`, with the remedy.
     Denied(&'static str),
-    /// With the remedy.
+    /// Class `Overloaded`, with the remedy.
     Overloaded(&'static str),
     NotServing,
     Uncertain,
@@ -262,7 +264,7 @@ const fn row(text: &'static str, class: Class) -> Row {
     Row { text, class }
 }
 
-/// What etcd says and what it means. The first row that fits counts.
+/// Error texts of etcd with their classes. The first row that matches counts.
 const TABLE: &[Row] = &[
     row("requested lease not found", Class::LeaseNotFound),
     row("lease already exists", Class::LeaseExists),
@@ -335,7 +337,7 @@ const TABLE: &[Row] = &[
     row("server stopped", Class::Uncertain),
 ];
 
-/// What a status means that a server sent.
+/// Classifies a status that a server sent.
 pub(super) fn classify_answer(code: Code, text: &str) -> Verdict {
     if let Some(row) = TABLE.iter().find(|row| text.contains(row.text)) {
         return match row.class {
@@ -362,7 +364,7 @@ pub(super) fn classify_answer(code: Code, text: &str) -> Verdict {
     }
 }
 
-/// An error with its causes, each of which is said once.
+/// Text of an error with its causes, without repetitions.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,5 @@
-//! A member of etcd for tests, as far as connections go: on each it says what a script wants, or nothing.
+//! A member of etcd for tests, on the level of connections: on each connection a script defines the
+//! answers.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
@@ -16,34 +17,34 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::tasks::Tasks;
 
-/// What is said to one call.
+/// Answer to a call.
 #[derive(Clone, Debug)]
 pub(super) enum Say {
-    /// Nothing, ever.
+    /// No answer, the call hangs.
     Nothing,
-    /// An empty message of whatever type, and that all is well.
+    /// An empty message, valid as any type, with the status "ok".
     Well,
-    /// These messages, and nothing after them.
+    /// These messages; the stream then stays open and silent.
     Messages(Vec<Vec<u8>>),
-    /// This message, and that all is well.
+    /// This message, with the status "ok".
     One(Vec<u8>),
-    /// An error, by its number in gRPC and in words.
+    /// An error, with its gRPC code and its text.
     Error(u8, &'static str),
 }
 
-/// A running member. Ends, with its connections, when dropped.
+/// A running fake member. Ends, with its connections, when dropped.
 pub(super) struct FakeMember {
     address: SocketAddr,
     _tasks: Tasks,
 }
 
 impl FakeMember {
-    /// One that does what `script` says to the number of a connection, from 1.
+    /// Starts a member that answers as `script` returns for the number of a connection, from 1.
     pub(super) async fn start(script: impl Fn(usize) -> Say + Send + Sync + 'static) -> Self {
         Self::start_with(move |connection, _| script(connection)).await
     }
 
-    /// One that does what `script` says to a method, such as `/etcdserverpb.KV/Range`.
+    /// Starts a member that answers as `script` returns for a method, such as `/etcdserverpb.KV/Range`.
     pub(super) async fn of_methods(script: impl Fn(&str) -> Say + Send + Sync + 'static) -> Self {
         Self::start_with(move |_, method| script(method)).await
     }
@@ -111,7 +112,7 @@ fn status(code: u8, text: &'static str) -> HeaderMap {
     ])
 }
 
-/// A message as gRPC frames it: not compressed, its length, itself.
+/// A message in a gRPC frame: not compressed, the length, the message.
 fn framed(message: &[u8]) -> Frame<Bytes> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     Frame::data([&[0], length.as_slice(), message].concat().into())

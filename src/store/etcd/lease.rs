@@ -1,9 +1,8 @@
 //! Renewals: one stream per lease, at one member.
 //!
-//! At most one renewal is on its way per stream, so an answer always belongs to the last request. A
-//! follower of etcd's hands renewals to its leader one after the other, so a stuck one blocks all that
-//! follow on that stream: a stream without an answer in time is dropped, and the next one goes to
-//! another member.
+//! At most one renewal is in flight per stream, so an answer always belongs to the last request. A follower
+//! of etcd's passes renewals to its leader one after the other, so a stuck renewal blocks all later ones on
+//! that stream: a stream without an answer in time is dropped, and the next stream goes to another member.
 
 use std::{
     collections::HashMap,
@@ -25,8 +24,7 @@ use crate::{
     store::{LeaseAnswer, StoreError},
 };
 
-/// A stream that was not used for that long is given up: its lease is somebody else's by now, or
-/// nobody's.
+/// A stream that was unused for this long is dropped: this process no longer renews its lease.
 const UNUSED_FOR: Duration = Duration::from_secs(60);
 
 /// A renewal stream that waits for the next renewal.
@@ -37,18 +35,18 @@ struct Session {
     used: BootTime,
 }
 
-/// The streams of all leases that are renewed here.
+/// The streams of all leases that this store renews.
 #[derive(Default)]
 pub(super) struct Renewals {
     idle: Mutex<HashMap<LeaseId, Session>>,
 }
 
 impl Renewals {
-    /// Renews a lease once. What is left of a stream in trouble is dropped.
+    /// Renews a lease once. A stream that fails is dropped.
     ///
     /// # Cancel safety
     ///
-    /// The renewal may or may not happen; the next one opens a new stream.
+    /// The renewal may or may not happen; the next renewal opens a new stream.
     pub(super) async fn renew(
         &self,
         pool: &Pool,
@@ -56,7 +54,7 @@ impl Renewals {
         how: Call,
     ) -> Result<LeaseAnswer, StoreError> {
         let began = clock::boot_now();
-        // With other members to go to, the first may take half of the time.
+        // If there are other members to try, the first may take half of the time.
         let first = if pool.len() > 1 { how.timeout / 2 } else { how.timeout };
         let mut avoid = None;
         if let Some(mut session) = self.take(lease) {
@@ -71,7 +69,7 @@ impl Renewals {
                     self.keep(lease, session, answer);
                     return Ok(answer);
                 }
-                // Broke off: renewing twice does no harm, so a new stream is tried at once.
+                // The stream broke: renewing twice does no harm, so a new stream is tried at once.
                 Ok(Err(_)) => {}
                 Err(_) => {
                     let silent = (0..pool.len())
@@ -99,7 +97,7 @@ impl Renewals {
         }
     }
 
-    /// Forgets a lease that is revoked.
+    /// Drops the stream of a lease that is revoked.
     pub(super) fn forget(&self, lease: LeaseId) {
         self.lock().remove(&lease);
     }
@@ -124,12 +122,12 @@ impl Renewals {
     }
 }
 
-/// Opens a stream and renews by it.
+/// Opens a stream and renews the lease on it.
 async fn open(
     link: Arc<Link>,
     lease: LeaseId,
 ) -> Result<(Session, LeaseAnswer), etcd_client::Error> {
-    // etcd-client renews once to open the stream and keeps the answer to itself.
+    // etcd-client renews once to open the stream and does not return that answer.
     let (keeper, answers) = link.lease().keep_alive(lease.0).await?;
     let mut session = Session { keeper, answers, link, used: clock::boot_now() };
     let answer = once(&mut session, lease).await?;
@@ -148,7 +146,7 @@ async fn once(session: &mut Session, lease: LeaseId) -> Result<LeaseAnswer, etcd
     Ok(LeaseAnswer { ttl, revision, cluster })
 }
 
-/// etcd-client says of the first renewal of a stream only that the lease is gone.
+/// Answer for a lease that is gone: for the first renewal of a stream, etcd-client reports nothing else.
 fn gone() -> LeaseAnswer {
     LeaseAnswer { ttl: Duration::ZERO, revision: crate::engine::types::Revision(0), cluster: 0 }
 }

@@ -1,7 +1,7 @@
-//! One connection to one member, with the clients that use it.
+//! A connection to a member, with the clients that use it.
 //!
-//! tonic's channel of one endpoint: it connects on demand and again after a failure. A link is given
-//! up, and a new one made, when its connection hangs or its certificates change.
+//! A link is tonic's channel of one endpoint, which connects on demand and again after a failure. A link is
+//! given up, and a new one made, when its connection hangs or its certificates change.
 
 use std::{
     sync::{
@@ -32,12 +32,12 @@ use super::{
     tls::Material,
 };
 
-/// A list of a large cluster may exceed the default of 4 MiB by far; the store is trusted not to send
-/// more than it was asked for.
+/// A list of a large cluster may exceed the default of 4 MiB by far; the store is trusted not to send more
+/// than the caller asked for.
 const LARGEST_ANSWER: usize = 256 * 1024 * 1024;
 
-/// etcd ends a connection ("too many pings") that is pinged more often than every 5 s, or while it
-/// has no streams. Silence is noticed by calls and probes, long before a ping is missed.
+/// etcd ends a connection ("too many pings") that is pinged more often than every 5 s, or while it has no
+/// streams. Calls and probes detect silence long before a ping times out.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const _: () = assert!(PING_EVERY.as_secs() > 5, "etcd's --grpc-keepalive-min-time");
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The token that calls carry, if there is one.
 pub(super) type TokenHeader = watch::Receiver<Option<HeaderValue>>;
 
-/// One connection to one member. See the module's docs.
+/// A connection to a member. See the module's docs.
 pub(super) struct Link {
     kv: KvClient,
     lease: LeaseClient,
@@ -56,13 +56,13 @@ pub(super) struct Link {
     abandoned: CancellationToken,
     warm: AtomicBool,
     streams: AtomicUsize,
-    /// Boot clock in microseconds of the last events that a watch on it delivered.
+    /// Boot clock in microseconds at the last events that a watch on this link delivered.
     heard: AtomicU64,
     trouble: Trouble,
 }
 
 impl Link {
-    /// Connects nothing yet. Must be called in the runtime whose threads are to do the I/O.
+    /// Creates a link without connecting. Must be called in the runtime whose threads are to do the I/O.
     pub(super) fn new(
         endpoint: &str,
         tls: Option<&Material>,
@@ -70,14 +70,14 @@ impl Link {
     ) -> Result<Self, BoxError> {
         let connector = Connector::new(endpoint, tls)?;
         let trouble = connector.trouble();
-        // TLS is the connector's part; the channel is not to do it again.
+        // TLS is the connector's part; the channel must not do it again.
         let plain = endpoint.replacen("https://", "http://", 1);
         let endpoint = Endpoint::from_shared(plain)?
             .origin(endpoint.parse()?)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(false)
-            // Its probes are pings as well.
+            // The probes of an adaptive window are pings as well.
             .http2_adaptive_window(false);
         let channel = endpoint.connect_with_connector_lazy(connector);
         let channel = match token {
@@ -86,7 +86,7 @@ impl Link {
                 Channel::Custom(BoxCloneSyncService::new(WithToken { inner: channel, token }))
             }
         };
-        // A member without a leader says so at once instead of letting calls and watches hang.
+        // A member without a leader reports that at once instead of letting calls and watches hang.
         let options = ConnectOptions::new().with_require_leader(true);
         // Sends nothing and never waits: there is no user in the options.
         let client = Client::from_channel(channel, Some(options))
@@ -127,7 +127,7 @@ impl Link {
         self.maintenance.clone()
     }
 
-    /// Whether anything was answered on it.
+    /// Whether this link ever gave an answer.
     pub(super) fn is_warm(&self) -> bool {
         self.warm.load(SeqCst)
     }
@@ -138,23 +138,23 @@ impl Link {
         }
     }
 
-    /// Ends its streams; calls that are on their way go on.
+    /// Ends the streams of this link; calls in flight continue.
     pub(super) fn retire(&self) {
         self.retired.cancel();
     }
 
-    /// Ends its streams, and no answer is expected any more.
+    /// Ends the streams of this link and the calls in flight.
     pub(super) fn abandon(&self) {
         self.abandoned.cancel();
         self.retired.cancel();
     }
 
-    /// Resolves when it is abandoned.
+    /// Waits until the link is abandoned.
     pub(super) async fn abandoned(&self) {
         self.abandoned.cancelled().await;
     }
 
-    /// Resolves when it is retired.
+    /// Waits until the link is retired.
     pub(super) async fn retired(&self) {
         self.retired.cancelled().await;
     }
@@ -163,28 +163,28 @@ impl Link {
         self.retired.is_cancelled()
     }
 
-    /// What ended its last connection, if TLS did.
+    /// TLS error that ended the last connection, if there was one.
     pub(super) fn tls_trouble(&self) -> Option<rustls::Error> {
         self.trouble.last()
     }
 
-    /// A watch on it delivered events.
+    /// Records that a watch on this link delivered events.
     pub(super) fn heard(&self) {
         self.heard.store(now(), SeqCst);
     }
 
-    /// When a watch on it last delivered events, by the boot clock in microseconds.
+    /// Time when a watch on this link last delivered events, by the boot clock in microseconds.
     pub(super) fn heard_at(&self) -> u64 {
         self.heard.load(SeqCst)
     }
 
-    /// How many watches are open on it.
+    /// Number of watches that are open on this link.
     pub(super) fn streams(&self) -> usize {
         self.streams.load(SeqCst)
     }
 }
 
-/// Counts one watch on a link for as long as it lives.
+/// Counts a watch on a link for as long as the watch lives.
 pub(super) struct StreamOn(Arc<Link>);
 
 impl StreamOn {
@@ -204,7 +204,7 @@ impl Drop for StreamOn {
     }
 }
 
-/// Adds the token to every request. etcd ignores it where none is needed.
+/// Adds the token to every request. etcd ignores the token where none is needed.
 #[derive(Clone)]
 struct WithToken {
     inner: TonicChannel,

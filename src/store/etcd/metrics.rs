@@ -1,4 +1,4 @@
-//! What the etcd store counts, for whoever wants to show it. It depends on no metrics library.
+//! Counts of the etcd store, for any metrics exporter. This module depends on no metrics library.
 
 use std::{
     fmt::Debug,
@@ -8,25 +8,25 @@ use std::{
 
 use crate::store::StoreError;
 
-/// How a call ended.
+/// Outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The store answered; "lease not found", "lease exists" and "compacted" are answers.
     Answered,
-    /// Refused for good.
+    /// The store refused permanently.
     Denied,
-    /// Refused for now.
+    /// The store refused temporarily.
     Overloaded,
-    /// Never sent.
+    /// The call was never sent.
     Unreachable,
-    /// No answer in time.
+    /// No answer came in time.
     Unanswered,
-    /// Broken off after it was sent.
+    /// The call was broken off after it was sent.
     Interrupted,
 }
 
 impl Outcome {
-    /// All of them.
+    /// All outcomes of a call.
     pub const ALL: [Self; 6] = [
         Self::Answered,
         Self::Denied,
@@ -36,7 +36,7 @@ impl Outcome {
         Self::Interrupted,
     ];
 
-    /// As a metric label.
+    /// Value of the metric label for this outcome.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -63,21 +63,21 @@ impl Outcome {
     }
 }
 
-/// Why calls go to another member from now on.
+/// Reason for the switch to another member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Switch {
-    /// The old one did not answer while another did.
+    /// The old member did not answer while another did.
     Silent,
-    /// The old one could not be reached, or cannot serve.
+    /// The old member could not be reached, or cannot serve.
     Failed,
-    /// Another one answers much faster.
+    /// Another member answers much faster.
     Slow,
-    /// The user of the store asked for it.
+    /// The user of the store asked for the switch.
     Asked,
 }
 
 impl Switch {
-    /// As a metric label.
+    /// Value of the metric label for this reason.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Silent => "silent",
@@ -88,35 +88,35 @@ impl Switch {
     }
 }
 
-/// Told about every call. Must be quick: it is called on the way of every answer.
+/// Receiver of the store's events. Implementations must be quick: they run before each answer is returned.
 pub trait CallMetrics: Send + Sync + Debug + 'static {
     /// A call of the [`Store`](crate::store::Store) ended; `call` is `txn`, `get`, `grant`, `revoke`,
     /// `keep_alive` or `watch`.
     fn called(&self, call: &'static str, outcome: Outcome, took: Duration);
 
-    /// Calls go to another member from now on.
+    /// Calls switch to another member.
     fn switched(&self, _why: Switch) {}
 
-    /// A connection to a member was set up anew.
+    /// A new connection to a member replaced the old one.
     fn reconnected(&self) {}
 
-    /// A login was answered.
+    /// etcd answered a login.
     fn logged_in(&self, _accepted: bool) {}
 
-    /// The TLS files have changed; whether they can be used.
+    /// The TLS files have changed; reports whether the new files are usable.
     fn certificates_changed(&self, _usable: bool) {}
 }
 
-/// Counts in atomics; what is used if nothing else is registered.
+/// Counts in atomics; the default if no other receiver is registered.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Calls that the store answered.
     pub answered: AtomicU64,
     /// Calls that failed in any way.
     pub failed: AtomicU64,
-    /// Changes of the member.
+    /// Switches to another member.
     pub switches: AtomicU64,
-    /// Connections set up anew.
+    /// New connections that replaced old ones.
     pub reconnects: AtomicU64,
     /// Logins that were accepted.
     pub logins: AtomicU64,

@@ -1,18 +1,19 @@
 //! The store on a real etcd.
 //!
-//! The only module that names `etcd_client`. Of that crate it takes the messages and the calls; the
-//! rest is here, because the crate's own balancer keeps sending to dead members: one channel per member
-//! ([`link`]), who is asked ([`pool`]), how a call is carried out ([`calls`]), who looks after the
-//! members ([`referee`]), what errors mean ([`errors`]), what is logged of them ([`complaints`]), tokens
-//! ([`auth`]) and certificates ([`tls`]).
+//! This is the only module that names `etcd_client`. Only the messages and the calls of that crate are used;
+//! the rest is here, because the crate's own balancer continues to send to dead members: one channel per member
+//! ([`link`]), the choice of the member ([`pool`]), the execution of a call ([`calls`]), the supervision of
+//! the members ([`referee`]), the meaning of errors ([`errors`]), the log of lasting errors
+//! ([`complaints`]), tokens ([`auth`]) and certificates ([`tls`]).
 //!
 //! # Guarantees
 //!
-//! - A call has its deadline, whatever the network does.
-//! - What may have taken effect is sent once. What provably did not, and what only reads, goes on to
-//!   another member, so that one dead member of three is not noticed.
-//! - A member that is silent while another answers is left within half a second.
-//! - No password, token or value shows up in an error, a log or a `Debug`.
+//! - A call ends by its deadline, even if the network hangs.
+//! - A request that may have taken effect is sent once. A request that provably took no effect, and a
+//!   request that only reads, is sent again to another member, so that one dead member of three is not
+//!   noticed.
+//! - If a member is silent while another one answers, calls switch to the other one within half a second.
+//! - No password, token or value appears in an error, a log or a `Debug`.
 
 mod auth;
 mod calls;
@@ -61,58 +62,59 @@ use crate::{
     tasks::Tasks,
 };
 
-/// A store on a real etcd. Ends its connections when dropped. See the module's docs.
+/// A store on a real etcd. Closes its connections when dropped. See the module's docs.
 pub struct EtcdStore {
     pool: Arc<Pool>,
     renewals: Renewals,
     suspect_after: Duration,
     /// Cancelled when one of the tasks has ended.
     failed: CancellationToken,
-    // Dropped with the store, which ends them.
+    // Background tasks, which end when the store is dropped.
     _tasks: Tasks,
 }
 
-/// Why an etcd could not be connected to.
+/// Reason why the connection to an etcd failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The configuration cannot be used.
+    /// The configuration is not usable.
     #[error("the etcd configuration cannot be used")]
     Config(#[source] ConfigError),
-    /// No member answered, or etcd refused.
+    /// No member answered, or etcd refused the call.
     #[error("etcd cannot be used")]
     Store(#[source] StoreError),
 }
 
-/// What a member says of itself, for `check` and the status page.
+/// Status that a member reports about itself, for `check` and the status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
-    /// Its URL.
+    /// URL of the member.
     pub endpoint: String,
-    /// Its version, such as `3.7.3`.
+    /// Version of the member's etcd, such as `3.7.3`.
     pub version: String,
-    /// The id of the etcd cluster it belongs to: the same for all members of one.
+    /// Id of the etcd cluster that the member belongs to: the same for all members of a cluster.
     pub cluster: u64,
-    /// Whether it leads etcd's cluster.
+    /// Whether the member leads etcd's cluster.
     pub leads: bool,
-    /// Whether it only learns: such a member serves nobody and should not be an endpoint.
+    /// Whether the member is a learner: a learner serves no client and should not be an endpoint.
     pub is_learner: bool,
-    /// The size of its database file, in bytes.
+    /// Size of the member's database file, in bytes.
     pub db_bytes: u64,
-    /// Of that, what is in use; the rest goes with a defragmentation.
+    /// Part of the database file that is in use, in bytes; a defragmentation frees the rest.
     pub db_in_use_bytes: u64,
-    /// The size at which it stops to take writes; zero if it does not say (before 3.6).
+    /// Size at which the member stops accepting writes, in bytes; zero if the member does not report it
+    /// (before 3.6).
     pub db_quota_bytes: u64,
-    /// What it complains about, such as `NOSPACE`.
+    /// Alarms and errors that the member reports, such as `NOSPACE`.
     pub alarms: Vec<String>,
 }
 
 impl EtcdStore {
-    /// A store on this etcd; nothing is sent yet. Call it in the runtime that is to do the I/O: calls
-    /// may then come from any other.
+    /// Creates a store on this etcd; nothing is sent yet. Call it in the runtime that is to do the I/O:
+    /// later calls may come from any other runtime.
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, or TLS file that cannot be read.
+    /// The first field that is not usable, or the TLS file that cannot be read.
     pub fn new(config: &EtcdConfig) -> Result<Self, ConfigError> {
         let endpoints = config.validate()?;
         if endpoints.len() > MOST_MEMBERS {
@@ -157,19 +159,20 @@ impl EtcdStore {
         })
     }
 
-    /// A store on this etcd, once a member has answered; the first one to answer is asked from then on.
+    /// Creates a store on this etcd, and waits until a member has answered; later calls go to the first
+    /// member that answered.
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Config`] as [`new`](Self::new); [`ConnectError::Store`] if no member answers
-    /// within [`EtcdConfig::connect_within`], or etcd refuses user or certificate.
+    /// [`ConnectError::Config`] for the errors of [`new`](Self::new); [`ConnectError::Store`] if no member
+    /// answers within [`EtcdConfig::connect_within`], or if etcd refuses the user or the certificate.
     pub async fn connect(config: &EtcdConfig) -> Result<Self, ConnectError> {
         let store = Self::new(config).map_err(ConnectError::Config)?;
         referee::first_look(&store.pool).await;
         let get = Get::key(config.key_to_probe());
         match store.get(get, config.connect_within).await {
             Ok(_) => Ok(store),
-            // The user may not read that key; it was logged in, so it is known.
+            // The user may not read that key; the login succeeded, so etcd knows the user.
             Err(StoreError::Denied { message, .. }) if message.contains("permission denied") => {
                 Ok(store)
             }
@@ -177,7 +180,7 @@ impl EtcdStore {
         }
     }
 
-    /// What every member says of itself, by endpoint.
+    /// Status of every member, in the order of the endpoints.
     pub async fn members(&self, timeout: Duration) -> Vec<Result<MemberStatus, StoreError>> {
         let asking = (0..self.pool.len()).map(|member| self.member_status(member, timeout));
         futures::future::join_all(asking).await
@@ -226,7 +229,8 @@ impl EtcdStore {
     }
 }
 
-/// A task that goes on as long as the store. If it ends all the same, by a panic, the store has failed.
+/// Runs a task that goes on as long as the store. If the task ends all the same, by a panic, the store has
+/// failed.
 async fn never<T>(failed: CancellationToken, task: impl Future<Output = T>) {
     let _failed = failed.drop_guard();
     task.await;
@@ -238,7 +242,7 @@ impl Debug for EtcdStore {
     }
 }
 
-/// etcd counts leases in whole seconds; what is asked for is rounded up.
+/// Number of seconds for etcd, which counts leases in whole seconds; rounded up.
 fn whole_seconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
 }
@@ -253,7 +257,7 @@ impl Store for EtcdStore {
         let writes =
             txn.then.iter().chain(&txn.otherwise).any(|op| !matches!(op, super::Op::Get(_)));
         let repeat = if writes { Repeat::Never } else { Repeat::Safe };
-        // By the branch that is taken, which nobody knows yet: most write in the first.
+        // Depends on the chosen branch, which is not known yet: most transactions write in `then`.
         let takes_space = txn.then.iter().any(|op| matches!(op, super::Op::Put { .. }));
         let how = Call { takes_space, ..self.call("txn", repeat, timeout) };
         let response = call(&self.pool, how, |link| {

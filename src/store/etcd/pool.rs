@@ -1,7 +1,8 @@
-//! The members of an etcd and which of them is asked.
+//! The members of an etcd, and the choice among them.
 //!
-//! Sticky: calls stay with one member until it fails, is silent while another answers, or is much
-//! slower than another. A member that failed is left alone until a probe was answered there.
+//! The choice is sticky: calls stay with one member until it fails, is silent while another answers, or is
+//! much slower than another. A member that failed gets calls only after it has answered a probe, or
+//! if no other member is left.
 
 use std::{
     sync::{
@@ -25,14 +26,14 @@ use super::{
 };
 use crate::{clock, engine::types::BootTime, store::Health};
 
-/// As many as fit [`Tried`].
+/// Largest number of members that fit [`Tried`].
 pub(super) const MOST_MEMBERS: usize = 32;
 
-/// Before a member that failed is probed again: doubled with every failure, within these.
+/// Pause before a member that failed is probed again: doubled with every failure, within these limits.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 
-/// Members that a call has been to.
+/// Members that a call was sent to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tried(u32);
 
@@ -46,12 +47,12 @@ impl Tried {
     }
 }
 
-/// What becomes of the link that another one replaces.
+/// Treatment of a link that is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
-    /// It works; calls on their way may end well.
+    /// The old link works; calls in flight on it may succeed.
     Retired,
-    /// It hangs.
+    /// The old link hangs; its calls are ended.
     Abandoned,
 }
 
@@ -59,9 +60,9 @@ struct Member {
     endpoint: String,
     link: RwLock<Arc<Link>>,
     up: AtomicBool,
-    /// Boot clock in microseconds of the last answer that took a quorum.
+    /// Boot clock in microseconds at the last answer that took a quorum.
     answered: AtomicU64,
-    /// Moving average of such answers in microseconds; zero = unknown.
+    /// Moving average of the latency of such answers, in microseconds; zero = unknown.
     latency: AtomicU64,
     failures: AtomicU32,
     retry_at: AtomicU64,
@@ -74,18 +75,18 @@ pub(super) struct Pool {
     members: Vec<Member>,
     current: AtomicUsize,
     suspects: AtomicU32,
-    /// Somebody is suspected.
+    /// Notified when a member is suspected.
     pub(super) suspicion: Notify,
-    /// A member was found to be down.
+    /// Notified when a member is found to be down.
     pub(super) fallen: Notify,
     probe_key: Vec<u8>,
     material: RwLock<Option<Arc<Material>>>,
     auth: Option<Arc<Auth>>,
     metrics: Arc<dyn CallMetrics>,
     complaints: Complaints,
-    /// When the pool was made, by the boot clock in microseconds.
+    /// Time when the pool was made, by the boot clock in microseconds.
     made: u64,
-    /// Where the I/O is done: links must not land on the runtime of whoever happens to call.
+    /// Runtime that does the I/O: links must not use the runtime of an arbitrary caller.
     runtime: Handle,
 }
 
@@ -122,7 +123,8 @@ impl Pool {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            // Spreads the nodes of a cluster until the first look says who is fastest.
+            // Spreads the nodes of a cluster over the members until the first measurement finds the
+            // fastest.
             current: AtomicUsize::new(rand::random_range(0..members.len())),
             members,
             suspects: AtomicU32::new(0),
@@ -166,7 +168,7 @@ impl Pool {
         read(&self.members[member].link).clone()
     }
 
-    /// Whom to ask, of those not tried: the current one unless it is down, then the fastest that is
+    /// Chooses a member among those not tried: the current one unless it is down, then the fastest that is
     /// connected, then any that is up, then any.
     pub(super) fn choose(&self, tried: Tried) -> Option<usize> {
         let current = self.current();
@@ -181,12 +183,13 @@ impl Pool {
         })
     }
 
-    /// A member answered, which took a quorum.
+    /// Records that a member answered, which took a quorum.
     pub(super) fn answered(&self, member: usize, link: &Link, took: Duration) {
         let state = &self.members[member];
         link.answered();
         if !std::ptr::eq(Arc::as_ptr(&read(&state.link)), link) {
-            // On a link that is not in use, or not any more: it says nothing about the one that is.
+            // The answer came on a link that is not in use (any more), and proves nothing about the one
+            // that is.
             return;
         }
         state.answered.store(now(), SeqCst);
@@ -210,7 +213,8 @@ impl Pool {
         }
     }
 
-    /// A member could not be reached, broke off, or cannot serve: others are asked from now on.
+    /// Records that a member could not be reached, broke off, or cannot serve: calls switch to other
+    /// members.
     pub(super) fn failed(&self, member: usize, problem: &str) {
         let state = &self.members[member];
         self.note_problem(member, problem);
@@ -225,20 +229,20 @@ impl Pool {
         self.leave(member, Switch::Failed);
     }
 
-    /// Remembers what went wrong, for people.
+    /// Records the error of a member, for people.
     pub(super) fn note_problem(&self, member: usize, problem: &str) {
         let state = &self.members[member];
         *lock(&state.problem) = Some(problem.to_owned());
         state.has_problem.store(true, SeqCst);
     }
 
-    /// A member has not answered a call for too long; the referee looks into it.
+    /// Records that a member has not answered a call for too long; the referee investigates.
     pub(super) fn suspect(&self, member: usize) {
         self.suspects.fetch_or(1 << member, SeqCst);
         self.suspicion.notify_one();
     }
 
-    /// One that is suspected, taken off the list.
+    /// Takes a suspected member off the list.
     pub(super) fn next_suspect(&self) -> Option<usize> {
         let suspects = self.suspects.load(SeqCst);
         if suspects == 0 {
@@ -249,7 +253,7 @@ impl Pool {
         Some(member)
     }
 
-    /// Stops asking a member if it is the current one and another one is up.
+    /// Switches away from a member if it is the current one and another one is up.
     pub(super) fn leave(&self, member: usize, why: Switch) {
         if self.current() != member {
             return;
@@ -263,7 +267,7 @@ impl Pool {
         }
     }
 
-    /// Asks `to` from now on, if `from` is the current one.
+    /// Switches to the member `to`, if `from` is the current one.
     pub(super) fn switch(&self, from: usize, to: usize, why: Switch) {
         if self.current.compare_exchange(from, to, SeqCst, SeqCst).is_ok() && from != to {
             let (from, to) = (self.endpoint(from), self.endpoint(to));
@@ -272,7 +276,7 @@ impl Pool {
         }
     }
 
-    /// A new link to a member, not in use yet.
+    /// Creates a new link to a member, not in use yet.
     pub(super) fn fresh_link(&self, member: usize) -> Option<Arc<Link>> {
         let material = read(&self.material).clone();
         let _inside = self.runtime.enter();
@@ -286,7 +290,7 @@ impl Pool {
         }
     }
 
-    /// Puts a link in use on which a probe was answered.
+    /// Puts a link in use that has answered a probe.
     pub(super) fn install_proven(
         &self,
         member: usize,
@@ -298,7 +302,7 @@ impl Pool {
         self.answered(member, link, took);
     }
 
-    /// Puts a link in use.
+    /// Puts a link in use, instead of the old one.
     pub(super) fn install(&self, member: usize, link: Arc<Link>, before: Before) {
         let old = {
             let mut place =
@@ -312,29 +316,29 @@ impl Pool {
         self.metrics.reconnected();
     }
 
-    /// Certificates for links made from now on.
+    /// Sets the certificates for links made from now on.
     pub(super) fn set_material(&self, material: Arc<Material>) {
         *self.material.write().unwrap_or_else(PoisonError::into_inner) = Some(material);
     }
 
-    /// When a member last answered, as a mark to compare.
+    /// Time of a member's last answer, as a mark to compare.
     pub(super) fn last_answer(&self, member: usize) -> u64 {
         self.members[member].answered.load(SeqCst)
     }
 
-    /// How long ago a member last answered.
+    /// Time since a member last answered.
     pub(super) fn silent_for(&self, member: usize) -> Duration {
         Duration::from_micros(now().saturating_sub(self.last_answer(member)))
     }
 
-    /// How long ago any member last answered; since the pool was made, if none has.
+    /// Time since any member last answered; since the pool was made, if none has.
     pub(super) fn all_silent_for(&self) -> Duration {
         let last = (0..self.members.len()).map(|member| self.last_answer(member)).max();
         Duration::from_micros(now().saturating_sub(last.unwrap_or(0).max(self.made)))
     }
 
-    /// How long ago a member last answered with a quorum, or showed by an event that it is in one: a
-    /// member that is cut off delivers none, but for those that it had not delivered yet.
+    /// Time since a member last proved that it is in a quorum, by an answer or by an event: a member that
+    /// is cut off delivers no events, except those that it had not delivered before.
     pub(super) fn unproven_for(&self, member: usize) -> Duration {
         let proven = self.last_answer(member).max(self.link(member).heard_at());
         Duration::from_micros(now().saturating_sub(proven))
@@ -344,7 +348,7 @@ impl Pool {
         self.members[member].up.load(SeqCst)
     }
 
-    /// Whether a member that is down should be probed again.
+    /// Whether a member that is down should be probed now.
     pub(super) fn is_due(&self, member: usize) -> bool {
         !self.is_up(member) && self.members[member].retry_at.load(SeqCst) <= now()
     }
@@ -354,8 +358,8 @@ impl Pool {
         (latency != 0).then(|| Duration::from_micros(latency))
     }
 
-    /// Asks a member something that takes a quorum; how long that took. Any answer of the store's counts: etcd looks at
-    /// the token after the quorum.
+    /// Sends a member a read that takes a quorum, and returns the latency. Any answer of the store counts:
+    /// etcd checks the token after the quorum.
     pub(super) async fn probe(
         &self,
         member: usize,
@@ -391,7 +395,7 @@ impl Pool {
 
     pub(super) fn health(&self) -> Health {
         let state = &self.members[self.current()];
-        // What lasts says more than what the latest call met.
+        // A lasting condition is more useful than the error of the latest call.
         let refused = || self.auth.as_ref()?.refused_at(self.auth.as_ref()?.version());
         let lasting = self.complaints.current().or_else(refused);
         Health {

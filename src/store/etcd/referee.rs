@@ -1,8 +1,8 @@
-//! Who looks after the members in the background: decides on suspicions, guards open watches, probes
-//! members that failed, measures them, and follows the TLS files.
+//! Supervision of the members in the background: decides on suspicions, guards open watches, probes members
+//! that failed, measures their latency, and follows the TLS files.
 //!
-//! The one rule: a member is left only for one that answers while it does not. So a stall of the whole
-//! store (a slow disk, an election) changes nothing.
+//! The most important rule: calls leave a member only for another one that answers while it does not. So a
+//! stall of the whole store (a slow disk, an election) changes nothing.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -16,14 +16,14 @@ use super::{
 };
 use crate::clock;
 
-/// How often failed members are looked at, and members with watches that do not prove themselves.
+/// Interval of the checks of failed members, and of members with watches that do not prove themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// A member that serves a watch must prove itself after so much silence. Above the default period of a
-/// leader's beats by half: the watch of a cluster that has a leader needs no probes.
+/// A member that serves a watch must prove itself after this much silence. The value is half above the
+/// default period of a leader's beats: the watch of a cluster that has a leader needs no probes.
 const GUARD_AFTER: Duration = Duration::from_millis(300);
 
-/// How long a probe for a survey or of a member that failed may take.
+/// Timeout of a probe for a survey or of a member that failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Answers that come this much later than the first one count as simultaneous.
@@ -35,18 +35,18 @@ const SLOW_FACTOR: u32 = 3;
 const SLOW_BY: Duration = Duration::from_millis(5);
 const SLOW_TIMES: u32 = 3;
 
-/// Looks into every suspicion, and raises them for members whose watches nobody else would miss.
+/// Investigates every suspicion, and suspects members whose watches are silent, which no call would detect.
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: a suspicion that is being looked into is forgotten.
+/// Cancel safe: a suspicion under investigation is forgotten.
 pub(super) async fn decide(pool: Arc<Pool>, suspect_after: Duration) -> Infallible {
     loop {
         tokio::select! {
             biased;
             // Cancel safe: a permit that was not taken stays.
             () = pool.suspicion.notified() => {}
-            // Cancel safe: nothing but time.
+            // Cancel safe: only time passes.
             () = tokio::time::sleep(until_silent(&pool, suspect_after)) => {
                 guard_watches(&pool, suspect_after).await;
             }
@@ -74,16 +74,16 @@ fn watched(pool: &Pool) -> impl Iterator<Item = usize> + '_ {
     (0..pool.len()).filter(|&member| pool.link(member).streams() > 0)
 }
 
-/// How long until a member that serves a watch may have been silent for too long.
+/// Time until a member that serves a watch may have been silent for too long.
 fn until_silent(pool: &Pool, suspect_after: Duration) -> Duration {
     let after = suspect_after.max(GUARD_AFTER);
     let left = watched(pool).map(|member| after.saturating_sub(pool.unproven_for(member)));
-    // One that was probed in vain just now is probed again, but not at once.
+    // A member whose last probe failed is probed again, but not at once.
     left.min().filter(|left| !left.is_zero()).unwrap_or(LOOK_EVERY)
 }
 
-/// Finds out whether a member is silent alone. Returns when it answers, or when something else did and
-/// took over.
+/// Finds out whether only this member is silent. Returns when the member answers, or when another member or
+/// a new connection has answered and replaced it.
 async fn investigate(pool: &Pool, suspect: usize, suspect_after: Duration) {
     if pool.silent_for(suspect) < suspect_after {
         return;
@@ -96,7 +96,7 @@ async fn investigate(pool: &Pool, suspect: usize, suspect_after: Duration) {
         if pool.last_answer(suspect) != mark {
             return;
         }
-        // A connection that delivers does not hang: this process is busy with what it delivers.
+        // A connection that delivers does not hang: this process is busy with the delivered events.
         if winner.as_ref().is_some_and(|winner| winner.member == suspect)
             && heard != pool.link(suspect).heard_at()
         {
@@ -111,14 +111,14 @@ async fn investigate(pool: &Pool, suspect: usize, suspect_after: Duration) {
     }
 }
 
-/// Who answered a probe, by which link, and how long that took.
+/// Member that answered a probe, the link that it answered on, and the latency.
 struct Winner {
     member: usize,
     link: Arc<Link>,
     took: Duration,
 }
 
-/// Acts on the outcome: the suspect's connection hangs, or the suspect does.
+/// Acts on the outcome: the suspect's connection hangs, or the suspect itself does.
 fn settle(pool: &Pool, suspect: usize, winner: &Winner) {
     if winner.member == suspect {
         tracing::warn!(endpoint = pool.endpoint(suspect), "connection to etcd hangs, reconnecting");
@@ -132,9 +132,9 @@ fn settle(pool: &Pool, suspect: usize, winner: &Winner) {
     }
 }
 
-/// Asks the other members, and the suspect by a new connection; who answers first. `None` if nobody
-/// does, or the suspect's old connection answers at about the same time: then the stall was
-/// everybody's and has just ended.
+/// Probes the other members, and the suspect on a new connection, and returns the first to answer. `None`
+/// if none answers, or if the suspect's old connection answers at about the same time: then the stall
+/// affected all members and has just ended.
 async fn first_answer(pool: &Pool, suspect: usize, within: Duration) -> Option<Winner> {
     let old = pool.link(suspect);
     let mut probes = FuturesUnordered::new();
@@ -194,7 +194,7 @@ pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
                 let Some(link) = pool.fresh_link(member) else { return };
                 let answer = pool.probe(member, &link, PROBE_WITHIN).await;
                 if pool.is_up(member) {
-                    // Calls have brought it back meanwhile, by the link that is in use.
+                    // Calls have found the member up meanwhile, on the link that is in use.
                     return;
                 }
                 match answer {
@@ -207,7 +207,8 @@ pub(super) async fn recover(pool: Arc<Pool>) -> Infallible {
     }
 }
 
-/// Looks for alarms now and then, measures the members, and leaves one that is much slower than another.
+/// Checks for alarms at intervals, measures the members, and switches away from a member that is much
+/// slower than another.
 ///
 /// # Cancel safety
 ///
@@ -232,7 +233,8 @@ pub(super) async fn survey(pool: Arc<Pool>, every: Duration) -> Infallible {
     }
 }
 
-/// Asks the current member for etcd's alarms: a node that writes nothing hears of a full etcd by them.
+/// Asks the current member for etcd's alarms: a node that writes nothing learns only from them that etcd is
+/// full.
 async fn look_for_alarms(pool: &Pool) {
     let member = pool.current();
     let mut maintenance = pool.link(member).maintenance();
@@ -243,7 +245,7 @@ async fn look_for_alarms(pool: &Pool) {
     }
 }
 
-/// Asks all members at once; the first to answer is asked from then on. Gives up after a while.
+/// Probes all members at once and switches to the first to answer. Gives up after [`PROBE_WITHIN`].
 pub(super) async fn first_look(pool: &Pool) {
     let mut probes: FuturesUnordered<_> = (0..pool.len())
         .map(|member| async move {
@@ -259,14 +261,14 @@ pub(super) async fn first_look(pool: &Pool) {
     }
 }
 
-/// One probe of every member that is up.
+/// Probes every member that is up.
 async fn measure(pool: &Pool) {
     let up = (0..pool.len()).filter(|&member| pool.is_up(member));
     let probes = up.map(|member| async move {
         let link = pool.link(member);
         match pool.probe(member, &link, PROBE_WITHIN).await {
             Ok(_) => {}
-            // Calls judge the current one; for the others this is the only look.
+            // Calls judge the current member; for the other members this is the only probe.
             Err(verdict) if member != pool.current() => pool.failed(member, &verdict.into_text()),
             Err(_) => pool.suspect(member),
         }
@@ -283,7 +285,7 @@ fn faster_than_current(pool: &Pool) -> Option<usize> {
     (current > latency * SLOW_FACTOR && current > latency + SLOW_BY).then_some(fastest)
 }
 
-/// Reads the TLS files again and again; when they change, connects anew with them.
+/// Reads the TLS files at intervals; when they change, connects again with the new files.
 ///
 /// # Cancel safety
 ///
@@ -315,12 +317,12 @@ pub(super) async fn follow_files(
     }
 }
 
-/// Connects anew and, if that works, retires the old connection.
+/// Makes a new connection and, if it answers, retires the old one.
 async fn reconnect(pool: &Pool, member: usize) {
     let Some(link) = pool.fresh_link(member) else { return };
     match pool.probe(member, &link, PROBE_WITHIN).await {
         Ok(took) => pool.install_proven(member, &link, took, Before::Retired),
-        // The old connection may serve on; if it does not, the next ones are made with the new files.
+        // The old connection may continue to serve; if it breaks, later ones are made with the new files.
         Err(verdict) => pool.note_problem(member, &verdict.into_text()),
     }
 }

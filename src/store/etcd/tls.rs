@@ -1,4 +1,4 @@
-//! TLS files: read, checked, and seen to change.
+//! TLS files: how they are read, checked, and followed when they change.
 
 use std::{
     path::Path,
@@ -29,9 +29,9 @@ pub(super) struct Material {
 }
 
 impl Material {
-    /// Reads the files and checks that they are what they should be.
+    /// Reads the files and checks their contents.
     ///
-    /// Blocks, for three small files.
+    /// The function blocks, for three small files.
     pub(super) fn read(tls: &Tls) -> Result<Self, ConfigError> {
         let ca = match &tls.ca_file {
             Some(file) => {
@@ -57,9 +57,9 @@ impl Material {
         Ok(material)
     }
 
-    /// As the TLS library takes it, for HTTP/2.
+    /// Configuration of the TLS library, for HTTP/2.
     pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
-        // The parser's own words show the file's content.
+        // The parser's own error text shows the file's content.
         let unusable = |_: pem::Error| rustls::Error::General("a file is not PEM".to_owned());
         let trust = match &self.ca {
             Some(file) => {
@@ -86,7 +86,7 @@ impl Material {
         Ok(config)
     }
 
-    /// The name that the certificate of a server at `host` must carry.
+    /// Name that the certificate of a server at `host` must carry.
     pub(super) fn server_name(&self, host: &str) -> Result<ServerName<'static>, rustls::Error> {
         let name = self.server_name.as_deref().unwrap_or(host);
         let name = name.trim_start_matches('[').trim_end_matches(']');
@@ -94,7 +94,8 @@ impl Material {
             .map_err(|error| rustls::Error::General(format!("{name}: {error}")))
     }
 
-    /// That certificate and key belong together is only known to the TLS library.
+    /// Builds a configuration once: only the TLS library can check that certificate and key belong
+    /// together.
     fn try_out(&self, tls: &Tls) -> Result<(), ConfigError> {
         let usable = self.client_config().and_then(|_| self.server_name("localhost"));
         usable.map(drop).map_err(|error| {
@@ -119,7 +120,7 @@ fn read(field: &'static str, file: &Path) -> Result<Vec<u8>, ConfigError> {
     })
 }
 
-/// The certificates in a PEM file, as DER; at least one.
+/// Returns the certificates in a PEM file, as DER; at least one.
 fn certificates(field: &'static str, file: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, ConfigError> {
     let mut found = Vec::new();
     for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
@@ -171,7 +172,7 @@ fn private_key(file: &Path, pem: &[u8]) -> Result<(), ConfigError> {
     ))
 }
 
-/// Whether the own certificate, the first of its chain, is in date and has a key that can be used.
+/// Checks that the client's certificate, the first of its chain, is in date and has a supported key.
 fn usable(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
     let refuse = |problem: String, remedy: &str| {
         Err(ConfigError::new("tls.cert_file", file.display().to_string(), problem, remedy))
@@ -208,7 +209,7 @@ fn usable(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The files, and what they held when they were last usable.
+/// The TLS files, and their contents when they were last usable.
 pub(super) struct Watched {
     tls: Tls,
     material: Arc<Material>,
@@ -224,12 +225,12 @@ impl Watched {
         self.material.clone()
     }
 
-    /// Reads the files again; what they hold if that changed and can be used.
+    /// Reads the files again; returns the contents if they changed and are usable.
     ///
     /// # Errors
     ///
-    /// They changed into something that cannot be used, as they do for a moment if certificate and key
-    /// are written one after the other. What was read before stays in use.
+    /// The files changed and are not usable, as happens for a moment if certificate and key are written one
+    /// after the other. The old contents stay in use.
     pub(super) fn changed(&mut self) -> Result<Option<Arc<Material>>, ConfigError> {
         let now = Material::read(&self.tls)?;
         if now == *self.material {

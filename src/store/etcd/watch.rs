@@ -1,8 +1,8 @@
 //! Watches: one gRPC stream each, at one member.
 //!
-//! Events come out a whole revision at a time, in order, none older than asked for, none twice. A watch
-//! ends with an error when its stream does, when its member is left for another, or when what it wants
-//! is compacted; opening the next one is its user's part.
+//! Events come out a whole revision at a time, in order, none older than requested, none twice. A watch
+//! ends with an error when its stream ends, when calls switch away from its member, or when the revisions
+//! it needs are compacted; its user then opens the next watch.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     store::{Event, KeyValue, StoreError, Watch, WatchItem, WatchRequest},
 };
 
-/// Of mvccpb.Event.EventType.
+/// Value of `mvccpb.Event.EventType` for a delete.
 const DELETE: i32 = 1;
 
 /// A running watch. See the module's docs.
@@ -39,16 +39,16 @@ pub(super) struct EtcdWatch {
     assembly: Assembly,
 }
 
-/// Makes whole revisions of what etcd sends.
+/// Assembles whole revisions from the messages of etcd.
 struct Assembly {
-    /// The first revision that was not delivered.
+    /// First revision that was not delivered.
     wanted: Revision,
-    /// Of answers that came in parts.
+    /// Events of an answer that comes in parts.
     parts: Vec<PbEvent>,
     ready: VecDeque<WatchItem>,
 }
 
-/// Opens a watch and waits until etcd says that it runs.
+/// Opens a watch and waits until etcd confirms that it runs.
 pub(super) async fn open(
     pool: &Pool,
     request: &WatchRequest,
@@ -56,7 +56,7 @@ pub(super) async fn open(
 ) -> Result<EtcdWatch, StoreError> {
     let version = pool.auth().map(|auth| (auth.clone(), auth.version()));
     let options = {
-        // In parts: else etcd would send all revisions that are caught up with as one message.
+        // Fragments: otherwise etcd would send all revisions of a catch-up as one message.
         let mut options = WatchOptions::new().with_start_revision(request.from.0).with_fragment();
         if let Some(end) = end(&request.range) {
             options = options.with_range(end);
@@ -98,7 +98,7 @@ fn endpoint_of(pool: &Pool, link: &Arc<Link>) -> String {
 }
 
 impl EtcdWatch {
-    /// Takes in one answer of etcd's.
+    /// Processes an answer of etcd.
     fn take(&mut self, answer: WatchResponse) -> Result<(), StoreError> {
         if answer.canceled() || answer.compact_revision() != 0 {
             return Err(self.cancelled(&answer));
@@ -114,7 +114,7 @@ impl EtcdWatch {
         Ok(())
     }
 
-    /// Why etcd ended the watch.
+    /// Error for a watch that etcd ended.
     fn cancelled(&self, answer: &WatchResponse) -> StoreError {
         let reason = answer.cancel_reason();
         let oldest = Revision(answer.compact_revision());
@@ -147,7 +147,7 @@ impl Assembly {
         Self { wanted, parts: Vec::new(), ready: VecDeque::new() }
     }
 
-    /// Takes in one answer; `more` says that its last revision goes on in the next one.
+    /// Adds an answer; `more` means that its last revision continues in the next answer.
     fn add(&mut self, header: Revision, events: Vec<PbEvent>, more: bool) {
         if events.is_empty() && self.parts.is_empty() && !more {
             self.ready.push_back(WatchItem::Progress { revision: header });
@@ -165,12 +165,12 @@ impl Assembly {
         }
     }
 
-    /// Adds an event to those of its revision; drops it if it is older than what is wanted.
+    /// Adds an event to its revision; drops an event that is older than `wanted`.
     fn deliver(&mut self, event: PbEvent) {
         let Some(kv) = event.kv else { return };
         let revision = Revision(kv.mod_revision);
         if revision < self.wanted {
-            // A member that lags can send what was delivered by another (etcd#20221).
+            // A member that lags can send events that another member delivered before (etcd#20221).
             return;
         }
         let deleted = event.r#type == DELETE;
@@ -198,9 +198,9 @@ impl Watch for EtcdWatch {
             }
             let answer = tokio::select! {
                 biased;
-                // Cancel safe: the stream keeps what was not taken.
+                // Cancel safe: the stream retains unread answers.
                 answer = self.answers.message() => answer,
-                // Cancel safe: once retired, always.
+                // Cancel safe: a retired link stays retired.
                 () = self.stream.link().retired() => {
                     return Err(self.broken("its member is left for another, or connected anew"));
                 }
@@ -214,7 +214,8 @@ impl Watch for EtcdWatch {
     }
 
     async fn request_progress(&mut self) -> Result<(), StoreError> {
-        // Only queued here. A full queue means that nothing has been sent for a hundred requests.
+        // The request is only queued here. A full queue means that nothing has been sent for a hundred
+        // requests.
         match self.requests.request_progress().now_or_never() {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) => Err(self.broken("the stream ended")),

@@ -1,4 +1,4 @@
-//! A node's view of its cluster, as it comes: what the driver hands to its engine.
+//! A node's view of its cluster, item by item: the input that the driver hands to its engine.
 
 use std::sync::{
     Arc,
@@ -15,41 +15,41 @@ use crate::{
     tasks,
 };
 
-/// How many updates wait for the driver at most. It takes them one by one as fast as they come; while
-/// it does not, the store's own buffers fill.
+/// Largest number of updates that wait for the driver. The driver takes them one by one as fast as they
+/// come; while the driver does not, the store's own buffers fill.
 const QUEUE: usize = 256;
 
-/// What a view learns, decoded.
+/// Update of a view, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// All keys of the range: replaces the view.
+    /// All keys of the range: the list replaces the view.
     Listed {
-        /// Before the list was sent.
+        /// Time before the list was sent.
         sent_at: BootTime,
-        /// After it was received.
+        /// Time after the list was received.
         received_at: BootTime,
-        /// R of the list.
+        /// Revision of the list, R.
         revision: Revision,
         /// Id of the store's cluster.
         cluster: u64,
-        /// All of them.
+        /// Entries of the list, as changes.
         changes: Vec<Change>,
     },
     /// All changes of one revision.
     Changed {
-        /// After they were received (R1).
+        /// Time after the changes were received (R1, stamps).
         received_at: BootTime,
-        /// Theirs.
+        /// Revision of these changes.
         revision: Revision,
-        /// All of them; none, if only foreign keys changed.
+        /// Changes of the catalogue's keys; empty, if only foreign keys changed.
         changes: Vec<Change>,
     },
-    /// Everything up to here was delivered.
+    /// Everything up to this revision was delivered.
     Progress {
-        /// Up to where.
+        /// Revision that the watch has reached.
         revision: Revision,
     },
-    /// The watch is gone; the resumed one or a list follows.
+    /// The watch is lost; a resumed watch or a list follows.
     Lost,
 }
 
@@ -68,11 +68,11 @@ impl From<Update> for Input {
     }
 }
 
-/// One list and one watch over what every node watches (R2). Ends when dropped.
+/// A list and a watch over the range that every node watches (R2, views). The feed ends when dropped.
 #[derive(Debug)]
 pub struct Feed {
     updates: mpsc::Receiver<(u64, Update)>,
-    /// Counts the lists that were asked for: what belongs to an earlier one is not shown any more.
+    /// Number of lists that the caller asked for: updates from before the latest request are dropped.
     generation: watch::Sender<u64>,
     expected: Arc<AtomicI64>,
     counters: Arc<Counters>,
@@ -82,7 +82,7 @@ pub struct Feed {
 
 impl Feed {
     /// Begins with a list, on the current runtime. A broken watch is never resumed: the range is listed
-    /// again, whatever `options` say (R2).
+    /// again, even if `options` ask for another action (R2).
     pub fn start(store: Arc<dyn Store>, keys: Keys, options: Options) -> Self {
         let options = Options { after_break: AfterBreak::List, ..options };
         let list_watch = ListWatch::new(store, keys.watched(), options);
@@ -101,7 +101,7 @@ impl Feed {
         }
     }
 
-    /// The next update; `None` if the feed is over, which it never is by itself.
+    /// Returns the next update; `None` if the feed is over, which never happens while the feed exists.
     ///
     /// # Cancel safety
     ///
@@ -115,23 +115,24 @@ impl Feed {
         }
     }
 
-    /// Drops the watch and all that it delivered and was not taken yet; a list comes next.
+    /// Drops the watch and all updates that were not taken yet; a list comes next.
     pub fn relist(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// The store is at least here, by a linearizable answer: a watch that does not get there in time is
-    /// left for another member.
+    /// Reports that the store has reached `revision`, known by a linearizable answer: a watch that does not
+    /// reach it in time is replaced by one on another member.
     pub fn expect(&self, revision: Revision) {
         self.expected.fetch_max(revision.0, Ordering::Relaxed);
     }
 
-    /// Why a list or a watch failed last, as it happens: both are tried again, whatever the reason.
+    /// Error of the last list or watch that failed, published as it happens: both are retried after any
+    /// error.
     pub fn failure(&self) -> watch::Receiver<Option<StoreError>> {
         self.failure.clone()
     }
 
-    /// What happened so far.
+    /// Statistics of the feed so far.
     pub fn stats(&self) -> Stats {
         self.counters.stats()
     }
@@ -146,7 +147,7 @@ async fn run(
     let counters = list_watch.counters();
     loop {
         let generation = *wanted.borrow_and_update();
-        // What is dropped here is not wanted any more: the list that follows shows it again.
+        // An item that is dropped here is obsolete: the list that follows contains it.
         tokio::select! {
             biased;
             changed = wanted.changed() => match changed {
@@ -171,7 +172,7 @@ fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
         decoded.changes
     };
     Some(match item {
-        // Why it is listed again, the engine finds out by itself (R8).
+        // The engine itself detects why the range is listed again (R8, replaced store).
         Item::Listed { sent_at, received_at, revision, cluster, kvs, because: _ } => {
             let changes = count(Decoded::of_list(keys, &kvs));
             Update::Listed { sent_at, received_at, revision, cluster, changes }
@@ -183,7 +184,7 @@ fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
         },
         Item::Progress { revision } => Update::Progress { revision },
         Item::Lost => Update::Lost,
-        // A view is listed after each break, see [`Feed::start`].
+        // The range of a view is listed after each break, see [`Feed::start`].
         Item::Resumed { .. } => return None,
     })
 }

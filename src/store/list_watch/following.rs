@@ -1,4 +1,4 @@
-//! A watch that is open, and what proves that it is fresh.
+//! An open watch, and the proof that it is fresh.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,34 +10,35 @@ use crate::{
     store::{Get, GetAnswer, KeyRange, Store, StoreError, Watch},
 };
 
-/// How often a watch that is behind is asked where it is.
+/// Interval between requests for the progress of a watch that is behind.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// A watch that is never silent is proven fresh after so many times `probe_after`.
+/// A watch that is never silent must be proven fresh after this many times `probe_after`.
 const BUSY_FACTOR: u32 = 10;
 
-/// Watch that is open, and how fresh it has proven to be.
+/// An open watch, with the state of its proof of freshness.
 pub(super) struct Following {
     pub(super) watch: Box<dyn Watch>,
-    /// Endpoint that was asked when the watch was opened.
+    /// Endpoint that served the store when the watch was opened.
     pub(super) endpoint: String,
     pub(super) heard_at: BootTime,
     pub(super) probed_at: BootTime,
     pub(super) probe: Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
-    /// Where the watch was when the probe was sent: no linearizable answer may show less.
+    /// Revision of the watch when the probe was sent: no linearizable answer may show a smaller one.
     pub(super) probed_from: Revision,
     pub(super) asked_at: BootTime,
-    /// Since when the watch has not been where the store was known to be then, and where that is. Not
-    /// where the store has got to since: one that is written to all the time is never caught up with.
+    /// Time since when the watch is behind, and the revision that it has to reach: the one that the store
+    /// had reached at that time. Later revisions of the store do not count: a watch never catches up with a
+    /// store that is written to all the time.
     pub(super) behind: Option<(BootTime, Revision)>,
 }
 
-/// Why a watch was given up.
+/// Reason why a watch was given up.
 pub(super) enum Break {
     /// The watch or the store returned an error.
     Failed(StoreError),
     /// The watch did not prove itself fresh.
     Stale(&'static str),
-    /// What was delivered is not the past of what is there now.
+    /// The store that is there now does not have the delivered revisions in its past.
     Replaced,
 }
 
@@ -52,7 +53,8 @@ impl fmt::Display for Break {
 }
 
 impl Following {
-    /// A watch that goes on after `delivered`, and counts as heard of `since` then.
+    /// Creates the state of a watch that continues after `delivered`, as if its last message came at
+    /// `since`.
     pub(super) fn new(
         watch: Box<dyn Watch>,
         endpoint: String,
@@ -77,7 +79,7 @@ impl Following {
         }
     }
 
-    /// Whether it has proven itself in time.
+    /// Fails if the watch has not proven itself fresh in time.
     pub(super) fn judge(&self, now: BootTime, options: Options) -> Result<(), Break> {
         match self.behind {
             Some((since, _)) if since + options.stale_after <= now => {
@@ -87,7 +89,7 @@ impl Following {
         }
     }
 
-    /// When something is to be done or judged next.
+    /// Time at which the next action or judgement is due.
     pub(super) fn next_due(&self, options: Options) -> BootTime {
         let stale = self.behind.map(|(since, _)| since + options.stale_after);
         let ask = self.behind.map(|_| self.asked_at + ASK_AGAIN);
@@ -105,8 +107,8 @@ impl Following {
         self.probe.is_none() && self.probe_due(options) <= now
     }
 
-    /// Asks the store, by whichever member it is reached, how far it is. By one key: etcd counts a range to
-    /// its end whatever the limit, and a thousand nodes ask at once when their leader falls silent.
+    /// Asks the store, through the current member, for its revision. Reads a single key: etcd counts a
+    /// range to its end even with a limit, and a thousand nodes ask at once when their leader falls silent.
     pub(super) fn probe(
         &mut self,
         now: BootTime,
@@ -127,7 +129,7 @@ impl Following {
     }
 }
 
-/// The probe's answer; never, if there is no probe.
+/// Waits for the probe's answer; never returns if there is no probe.
 pub(super) async fn answer_of(
     probe: &mut Option<BoxFuture<'static, Result<GetAnswer, StoreError>>>,
 ) -> Result<GetAnswer, StoreError> {

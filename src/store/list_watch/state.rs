@@ -1,15 +1,15 @@
-//! A watch for users: changes with what was before, whatever happens to the watches beneath.
+//! A watch for users: changes with the entry before each change, even if the watches beneath break.
 //!
-//! It keeps what it has delivered. So what was before is always known, a resumed watch can be checked
-//! against the store, and a reader who lags gets the state as it is now. The task that follows the store
-//! never waits for a reader.
+//! The watch keeps the entries that it has delivered. So the entry before a change is always known, a
+//! resumed watch can be checked against the store, and a reader that lags gets the current state. The task
+//! that follows the store never waits for a reader.
 //!
 //! # Guarantees
 //!
-//! Within one history of the store revisions never decrease. What a reader folds from snapshots and
-//! changes is the range as of each revision that it has received in full. Between two revisions no
-//! change is left out unless a [`StateItem::Lagged`] with a snapshot stands between them. A history ends
-//! with a [`LagCause::StoreReplaced`]; the next one may begin at a smaller revision.
+//! Within one history of the store revisions never decrease. A reader that folds snapshots and changes gets
+//! the range as of each revision that it has received in full. Between two revisions no change is left out
+//! unless a [`StateItem::Lagged`] with a snapshot comes between them. A history ends with a
+//! [`LagCause::StoreReplaced`]; the next history may begin at a smaller revision.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,31 +28,31 @@ use crate::{
     tasks,
 };
 
-/// How many changes wait for a reader at most; one who lets more come is given a snapshot instead.
+/// Largest number of changes that wait for a reader; a reader that exceeds it gets a snapshot instead.
 const QUEUE: usize = 1024;
 
-/// One change of one key.
+/// Change of a single key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// The revision of the change.
+    /// Revision of the change.
     pub revision: Revision,
-    /// What it is now; `None` = deleted.
+    /// Entry after the change; `None` = deleted.
     pub now: Option<Arc<KeyValue>>,
-    /// What it was before, as it was last delivered; `None` = it did not exist.
+    /// Entry before the change, as it was last delivered; `None` = the key did not exist.
     pub before: Option<Arc<KeyValue>>,
 }
 
-/// Why changes are left out of a watch.
+/// Reason why changes are left out of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LagCause {
     /// The reader was too slow, and more changes came than are kept for it.
     SlowReader {
-        /// How many changes are left out.
+        /// Number of changes that are left out.
         missed: u64,
     },
-    /// The watch was cut off, and the store has compacted what happened meanwhile. How many changes are
-    /// left out is not known; there may be none.
+    /// The watch was cut off, and the store has compacted the changes made meanwhile. The number of changes
+    /// that are left out is unknown; it may be zero.
     CutOff,
     /// The store was wiped, restored from a backup or exchanged for another. The snapshot begins another
     /// history: its revision may be smaller than those before, and it must not be compared with them.
@@ -69,7 +69,7 @@ impl LagCause {
         }
     }
 
-    /// The one cause that is said of both. A reader that reacts to it has reacted to the other.
+    /// Merges two causes into the stronger one. A reader that reacts to it has reacted to the other.
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::StoreReplaced, _) | (_, Self::StoreReplaced) => Self::StoreReplaced,
@@ -81,40 +81,40 @@ impl LagCause {
     }
 }
 
-/// What a [`StateWatch`] delivers.
+/// Item that a [`StateWatch`] delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateItem {
-    /// The whole range as of one revision. First of all, if asked for.
+    /// The whole range as of one revision. Delivered first, if asked for.
     Snapshot {
-        /// Everything up to here is in it.
+        /// Revision of the snapshot: it contains every change up to here.
         revision: Revision,
-        /// In the order of the keys.
+        /// Entries in the order of the keys.
         kvs: Vec<Arc<KeyValue>>,
     },
-    /// Changes are left out, and this is the whole range as it is after them. Replaces all that was
-    /// delivered before.
+    /// Changes are left out, and this is the whole range after them. The snapshot replaces everything that
+    /// was delivered before.
     Lagged {
-        /// Why changes are left out.
+        /// Reason why changes are left out.
         cause: LagCause,
-        /// Everything up to here is in it.
+        /// Revision of the snapshot: it contains every change up to here.
         revision: Revision,
-        /// In the order of the keys.
+        /// Entries in the order of the keys.
         kvs: Vec<Arc<KeyValue>>,
     },
-    /// One change.
+    /// Change of a single key.
     Changed(Delta),
 }
 
-/// What a [`StateWatch`] begins with.
+/// First item of a [`StateWatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateStart {
-    /// A snapshot, then all that changes after it.
+    /// A snapshot, then all changes after it.
     Snapshot,
-    /// What changes from now on.
+    /// The changes from now on.
     Now,
 }
 
-/// Changes of a range of users' keys. Ends when dropped, and with its runtime.
+/// Changes of a range of users' keys. The watch ends when dropped, and with its runtime.
 pub struct StateWatch {
     shared: Arc<Shared>,
     counters: Arc<Counters>,
@@ -128,21 +128,21 @@ struct Shared {
 }
 
 struct Seen {
-    /// What the reader is to get next; `Now` once it has got its snapshot.
+    /// Item that the reader is to get next; `Now` once the reader has got its snapshot.
     start: StateStart,
-    /// The revision of the first list.
+    /// Revision of the first list.
     began: Option<Revision>,
-    /// Up to where the store was followed; `None` before the first list.
+    /// Revision up to which the store was followed; `None` before the first list.
     revision: Option<Revision>,
     keys: BTreeMap<Vec<u8>, Arc<KeyValue>>,
     waiting: VecDeque<Delta>,
-    /// Why changes are left out that the reader does not know of yet; nothing waits then.
+    /// Reason why changes are left out, until the reader has received it; `waiting` is empty meanwhile.
     lag: Option<LagCause>,
-    /// Nothing more comes.
+    /// No more items will come.
     ended: bool,
 }
 
-/// Held by the task that follows the store: however it goes, nobody waits for it any more.
+/// Guard held by the task that follows the store: when the task ends, in any way, no reader waits for it.
 struct Ending(Arc<Shared>);
 
 impl Drop for Ending {
@@ -155,9 +155,9 @@ impl Drop for Ending {
 impl StateWatch {
     /// Begins to follow a range, on the current runtime, until that ends or `end` is cancelled.
     ///
-    /// Whatever is written after [`started`](Self::started) has returned is delivered. Each change of
-    /// `replacements` says that somebody has found the store replaced (R8): the range is listed again,
-    /// and the reader gets a [`LagCause::StoreReplaced`].
+    /// Every change that is written after [`started`](Self::started) has returned is delivered. Each change
+    /// of `replacements` reports that another component has found the store replaced (R8, replaced store):
+    /// the range is listed again, and the reader gets a [`LagCause::StoreReplaced`].
     pub fn start(
         store: Arc<dyn Store>,
         range: KeyRange,
@@ -188,18 +188,19 @@ impl StateWatch {
         }
     }
 
-    /// Waits for the first list, and says of which revision it is; `None` if the watch has ended before.
+    /// Waits for the first list and returns its revision; `None` if the watch has ended before.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Denied`] if the store refuses it. The watch tries again all the same: drop it, or
-    /// wait anew.
+    /// [`StoreError::Denied`] if the store refuses the list. The watch retries all the same: the caller may
+    /// drop it, or wait again.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub async fn started(&self) -> Result<Option<Revision>, StoreError> {
-        // Both are cancel safe. Once nothing more can be refused, the list has come, or the end.
+        // Both futures are cancel safe. `refused` never returns once the watch's task is gone; `listed`
+        // then does.
         tokio::select! {
             biased;
             revision = self.listed() => Ok(revision),
@@ -207,7 +208,7 @@ impl StateWatch {
         }
     }
 
-    /// Returns when a list was refused; never, if none is.
+    /// Returns when a list was refused, else never.
     async fn refused(&self) -> StoreError {
         let mut failure = self.failure.clone();
         loop {
@@ -228,7 +229,7 @@ impl StateWatch {
                 (seen.began, seen.ended)
             };
             if revision.is_some() || ended {
-                // Whoever waits in `next` must not miss what this one was woken for.
+                // A caller that waits in `next` must not miss the notification that woke this call.
                 self.shared.news.notify_one();
                 return revision;
             }
@@ -236,13 +237,13 @@ impl StateWatch {
         }
     }
 
-    /// Why a list or a watch failed last, if one did.
+    /// Error of the last list or watch that failed, if one did.
     pub fn failure(&self) -> Option<StoreError> {
         self.failure.borrow().clone()
     }
 
-    /// What comes next; waits as long as nothing does. `None` once the watch has ended and all it saw is
-    /// taken.
+    /// Returns the next item, and waits until there is one. `None` once the watch has ended and all its
+    /// items are taken.
     ///
     /// # Cancel safety
     ///
@@ -261,7 +262,7 @@ impl StateWatch {
         }
     }
 
-    /// What happened so far.
+    /// Statistics of the watch so far.
     pub fn stats(&self) -> Stats {
         self.counters.stats()
     }
@@ -299,7 +300,8 @@ async fn follow(
     mut replacements: watch::Receiver<u64>,
 ) -> Infallible {
     loop {
-        // Cancel safe, both: a list that is given up is read again, of the store that is there now.
+        // Both branches are cancel safe: a list that is dropped is read again, from the store that is there
+        // now.
         let item = tokio::select! {
             biased;
             () = next_replacement(&mut replacements) => {
@@ -319,7 +321,7 @@ async fn follow(
                 }
                 continue;
             }
-            // Whatever follows makes up for it.
+            // The resumed watch or the list that follows makes up for the loss.
             Item::Lost => continue,
         }
         drop(seen);
@@ -327,7 +329,7 @@ async fn follow(
     }
 }
 
-/// Returns when the store is found replaced once more; never, if nobody looks for that any more.
+/// Returns when the store is found replaced once more; never, if the sender is gone.
 async fn next_replacement(replacements: &mut watch::Receiver<u64>) {
     if replacements.changed().await.is_err() {
         std::future::pending::<()>().await;
@@ -341,7 +343,8 @@ impl Seen {
         if self.revision.replace(revision).is_none() {
             return;
         }
-        // A list does not show what came and went before it: the difference of two lists is no history.
+        // A list does not show keys that were created and deleted before it: the difference of two lists
+        // is no history.
         let cause = match because {
             Some(Relist::Replaced) => LagCause::StoreReplaced,
             Some(Relist::CutOff) | None => LagCause::CutOff,
@@ -354,7 +357,7 @@ impl Seen {
         self.leave_out(cause);
     }
 
-    /// Whether this is what was delivered.
+    /// Whether `kvs` equals the entries that were delivered.
     fn holds(&self, kvs: &[KeyValue]) -> bool {
         self.keys.len() == kvs.len() && self.keys.values().zip(kvs).all(|(is, kv)| **is == *kv)
     }
@@ -363,7 +366,7 @@ impl Seen {
         self.revision = Some(revision);
         for Event { kv, deleted, .. } in events {
             let delta = if deleted {
-                // One that was never there changes nothing.
+                // The deletion of a key that was not delivered changes nothing.
                 let Some(before) = self.keys.remove(&kv.key) else { continue };
                 Delta { revision, now: None, before: Some(before) }
             } else {
@@ -383,7 +386,7 @@ impl Seen {
         }
     }
 
-    /// Nothing that waits is delivered any more: a snapshot is, which has all of it.
+    /// Drops the waiting changes: the reader gets a snapshot instead, which contains all of them.
     fn leave_out(&mut self, cause: LagCause) {
         self.waiting.clear();
         self.lag = Some(self.lag.map_or(cause, |lag| lag.and(cause)));
@@ -393,7 +396,7 @@ impl Seen {
         let revision = self.revision?;
         let kvs = || self.keys.values().cloned().collect();
         if self.start == StateStart::Snapshot {
-            // As of now, rather than of the list: what waits is in it.
+            // The snapshot is as of now, rather than of the list: it contains the waiting changes.
             let first = StateItem::Snapshot { revision, kvs: kvs() };
             self.start = StateStart::Now;
             self.waiting.clear();

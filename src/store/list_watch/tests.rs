@@ -22,7 +22,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// Everything quick, so that tests need not wait long. Each is still long beside what it bounds here.
+/// Short times, so that tests need not wait long. Each is still long compared with what it limits here.
 const OPTIONS: Options = Options {
     timeout: Duration::from_millis(500),
     probe_after: Duration::from_millis(40),
@@ -30,7 +30,7 @@ const OPTIONS: Options = Options {
     after_break: AfterBreak::Resume,
 };
 
-/// Never asks for a proof: what is delivered is what happened, and nothing else.
+/// Options with a probe that never becomes due: every delivery comes from the store, never from a probe.
 const PATIENT: Options = Options { probe_after: LONG, ..OPTIONS };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -52,7 +52,7 @@ fn delete(store: &MemoryStore, key: &str) -> Revision {
     store.with_model(|model| model.txn(BootTime::default(), &txn).unwrap().revision)
 }
 
-/// What an item says, without its times.
+/// Contents of an item, without its times.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Listed(i64, Vec<String>),
@@ -108,7 +108,7 @@ async fn a_long_list_is_read_in_pages_of_one_revision() {
     for key in 0..4203 {
         put(&store, &format!("k{key:04}"), "");
     }
-    // Between the first page and the second something is added in front and at the end.
+    // Between the first page and the second, keys are added in front and at the end.
     let (written, other) = (Mutex::new(false), store.clone());
     store.faults().set(move |seen| {
         let second = matches!(seen, Seen::Get(get) if get.at.is_some());
@@ -206,16 +206,16 @@ async fn a_quiet_store_keeps_its_watch() {
     let store = MemoryStore::new();
     let mut list_watch = follow(&store, Options { stale_after: LONG, ..OPTIONS });
     said(&mut list_watch).await;
-    // One from a revision that is yet to come is not told of any progress.
+    // A watch from a future revision gets no progress.
     let quiet = time::timeout(Duration::from_secs(1), list_watch.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
-    // Elsewhere in the store something happened: the view is as new as that.
+    // A key outside of the range changed: the view is as new as that change.
     put(&store, "other", "1");
     assert_eq!(said(&mut list_watch).await, Said::Progress(2));
 }
 
-/// A range read makes etcd count to the range's end, whatever the limit: a thousand nodes that did so at
-/// once, when their leader fell silent, brought it down.
+/// A range read makes etcd count to the range's end, even with a limit: a thousand nodes that read at once,
+/// when their leader fell silent, overloaded etcd.
 #[tokio::test]
 async fn a_probe_of_a_watch_reads_one_key_however_many_there_are() {
     let store = MemoryStore::new();
@@ -233,7 +233,7 @@ async fn a_probe_of_a_watch_reads_one_key_however_many_there_are() {
     let mut list_watch = follow(&store, Options { stale_after: LONG, ..OPTIONS });
     assert!(matches!(said(&mut list_watch).await, Said::Listed(101, _)));
     reads.lock().unwrap().clear();
-    // Only a probe finds out that the store has moved on: nothing of the range has changed.
+    // Only a probe finds out that the store has moved on: no key of the range has changed.
     put(&store, "other", "1");
     assert_eq!(said(&mut list_watch).await, Said::Progress(102));
     let probes = std::mem::take(&mut *reads.lock().unwrap());
@@ -254,7 +254,7 @@ async fn a_watch_without_a_quorum_behind_it_is_left_for_another() {
     assert_eq!(store.faults().members_avoided(), 1);
 }
 
-/// Puts a probe on the way that fails when that is said.
+/// Installs a probe that fails when the returned sender is used.
 fn probe_that_fails(list_watch: &mut ListWatch) -> oneshot::Sender<()> {
     let (fail, failed) = oneshot::channel::<()>();
     let delivered = list_watch.place.expect("it has listed").delivered;
@@ -286,7 +286,7 @@ async fn a_watch_that_delivers_outlives_a_probe_that_is_not_answered() {
     put(&store, "k", "3");
     assert_eq!(said(&mut list_watch).await, changed(4, "k=3"));
     assert_eq!(store.faults().members_avoided(), 0);
-    // One that has shown nothing since the probe was sent is left.
+    // A watch that has shown nothing since the probe was sent is given up.
     let fail = probe_that_fails(&mut list_watch);
     fail.send(()).unwrap();
     assert_eq!(said(&mut list_watch).await, Said::Lost);
@@ -300,7 +300,7 @@ fn a_watch_is_stale_if_it_does_not_get_to_where_the_store_was_not_to_where_it_is
     let mut following = Following::new(watch, String::new(), at(0), Revision(1));
     let is_stale = |following: &Following, ms| following.judge(at(ms), OPTIONS).is_err();
     following.note(at(0), Revision(1), Revision(2));
-    // It got to 2 in time; that the store is at 9 by now has a time of its own.
+    // The watch reached 2 in time; reaching 9, the store's revision by now, has a deadline of its own.
     following.note(at(150), Revision(2), Revision(9));
     assert!(!is_stale(&following, 349));
     following.note(at(349), Revision(8), Revision(20));
@@ -309,7 +309,7 @@ fn a_watch_is_stale_if_it_does_not_get_to_where_the_store_was_not_to_where_it_is
     assert!(!is_stale(&following, 10_000));
 }
 
-/// A list that is followed at once needs no second read; one whose watch could not be opened at first does.
+/// A list that is followed at once needs no second read; a list whose watch failed to open at first does.
 #[tokio::test]
 async fn a_watch_that_is_opened_late_after_its_list_proves_that_the_list_still_holds() {
     let store = MemoryStore::new();
@@ -322,7 +322,7 @@ async fn a_watch_that_is_opened_late_after_its_list_proves_that_the_list_still_h
     assert_eq!(said(&mut list_watch).await, Said::Resumed(vec!["k=1".into()]));
 }
 
-/// A watch of old etcds, from a compacted revision on, leaves out a delete at just that revision.
+/// A watch on old etcds, from a compacted revision on, leaves out a delete at exactly that revision.
 #[tokio::test]
 async fn a_watch_is_not_resumed_from_the_revision_of_a_compaction() {
     let store = MemoryStore::new();
@@ -368,7 +368,7 @@ async fn a_store_that_is_away_is_not_asked_without_pause() {
     assert_eq!(said(&mut list_watch).await, Said::Listed(1, vec![]));
 }
 
-/// A member of etcd whose watches are not what they should be, before a store that is.
+/// An etcd member with faulty watches, before a correct store.
 #[derive(Debug)]
 struct Odd {
     store: MemoryStore,
@@ -377,9 +377,9 @@ struct Odd {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Oddity {
-    /// The first watch answers for ever that it is where it began, and delivers nothing.
+    /// The first watch always reports the revision that it began at, and delivers nothing.
     Behind,
-    /// Every watch begins before what was asked for.
+    /// Every watch begins before the requested revision.
     Early,
 }
 
@@ -541,7 +541,7 @@ async fn a_feed_that_is_to_list_again_shows_nothing_of_the_old_watch_any_more() 
     for node in 0..50 {
         put(&store, &format!("/C/nodes/{node}"), "{}");
     }
-    // They wait in the queue, or will.
+    // The updates wait in the queue, or will do so.
     soon(async {
         while feed.stats().delivered < Revision(51) {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What can go wrong between a caller and its store, for tests.
+//! Faults between a caller and its store, for tests.
 
 use std::{
     fmt::{self, Debug},
@@ -14,47 +14,47 @@ use crate::{
     tasks::Tasks,
 };
 
-/// What happens to one call.
+/// Fault of a single call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It takes effect only after this long, even if nobody waits for it any more.
+    /// The call takes effect only after this delay, even if its caller has given up.
     SlowRequest(Duration),
-    /// It takes effect at once, and is answered only after this long.
+    /// The call takes effect at once, and its answer comes only after this delay.
     SlowAnswer(Duration),
-    /// It takes no effect and is not answered.
+    /// The call takes no effect and gets no answer.
     LostRequest,
-    /// It takes effect and is not answered.
+    /// The call takes effect and gets no answer.
     LostAnswer,
-    /// It takes effect, and an error says that it may or may not have.
+    /// The call takes effect, and returns the error that it may or may not have taken effect.
     Interrupted,
-    /// It takes no effect, and an error says so: nobody could be reached.
+    /// The call takes no effect, and returns the error that no member is reachable.
     Unreachable,
-    /// It takes no effect, and an error says so: it is not allowed.
+    /// The call takes no effect, and returns the error that it is not allowed.
     Denied,
-    /// It takes no effect, and an error says so: not now.
+    /// The call takes no effect, and returns the error that the store is overloaded.
     Overloaded,
 }
 
-/// A call that a fault may befall.
+/// A call that a fault may apply to.
 #[derive(Clone, Copy, Debug)]
 pub enum Seen<'a> {
-    /// A transaction.
+    /// Call of a transaction.
     Txn(&'a Txn),
-    /// A read.
+    /// Call of a read.
     Get(&'a Get),
-    /// A grant.
+    /// Call of a grant.
     Grant(LeaseId),
-    /// A revoke.
+    /// Call of a revoke.
     Revoke(LeaseId),
-    /// A renewal.
+    /// Call of a renewal.
     KeepAlive(LeaseId),
-    /// The opening of a watch.
+    /// Opening of a watch.
     Watch(&'a WatchRequest),
 }
 
 type Rule = dyn Fn(&Seen<'_>) -> Option<Fault> + Send + Sync;
 
-/// What goes wrong with one memory store. Nothing, unless a test says so.
+/// Faults of one memory store. Without a rule from a test, there are none.
 #[derive(Default)]
 pub struct Faults {
     rule: Mutex<Option<Arc<Rule>>>,
@@ -62,24 +62,24 @@ pub struct Faults {
     watches: watch::Sender<Watches>,
 }
 
-/// What befalls the watches.
+/// Faults of the watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Watches {
-    /// Watches that were opened before the last cut are over.
+    /// Number of cuts: watches that were opened before the last cut are over.
     pub(super) cuts: u64,
-    /// Watches on members up to this one say nothing any more.
+    /// Watches on members up to this number are silent.
     pub(super) stalled_members: u64,
-    /// Which member is asked now: one more each time the caller avoids one.
+    /// Number of the current member: one more each time the caller avoids a member.
     pub(super) member: u64,
 }
 
 impl Faults {
-    /// From now on each call meets what `rule` says of it.
+    /// From now on each call gets the fault that `rule` returns for it.
     pub fn set(&self, rule: impl Fn(&Seen<'_>) -> Option<Fault> + Send + Sync + 'static) {
         *lock(&self.rule) = Some(Arc::new(rule));
     }
 
-    /// From now on nothing happens to calls.
+    /// From now on no call gets a fault.
     pub fn clear(&self) {
         *lock(&self.rule) = None;
     }
@@ -89,18 +89,18 @@ impl Faults {
         self.watches.send_modify(|watches| watches.cuts += 1);
     }
 
-    /// The member that serves watches now falls silent: no events, no progress, no error. Watches that
-    /// are opened after [`avoid_current`](crate::store::Store::avoid_current) are served by another.
+    /// The member that serves watches now falls silent: no events, no progress, no error. Watches that are
+    /// opened after [`avoid_current`](crate::store::Store::avoid_current) are served by another member.
     pub fn stall_watches(&self) {
         self.watches.send_modify(|watches| watches.stalled_members = watches.member + 1);
     }
 
-    /// The silent members speak again.
+    /// The silent members send events and progress again.
     pub fn resume_watches(&self) {
         self.watches.send_modify(|watches| watches.stalled_members = 0);
     }
 
-    /// How often the caller has turned away from the member it was served by.
+    /// Number of times that the caller has avoided its current member.
     pub fn members_avoided(&self) -> u64 {
         self.watches.borrow().member
     }
@@ -118,7 +118,7 @@ impl Faults {
         rule(seen)
     }
 
-    /// Carries out a call as the fault has it.
+    /// Carries out a call with its fault.
     pub(super) async fn around<T: Send + 'static>(
         &self,
         call: &'static str,

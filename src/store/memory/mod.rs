@@ -1,8 +1,8 @@
 //! A store in this process: a model of etcd, and the [`Store`] over it.
 //!
-//! [`Model`] is pure: time is an argument, and the simulation drives it as it is. [`MemoryStore`] runs it
-//! on this machine's boot clock, for `StandaloneNode`, the demo and tests; [`Faults`] makes it as
-//! unreliable as a test wants it.
+//! [`Model`] is pure: time is an argument, and the simulation drives the model directly. [`MemoryStore`]
+//! runs the model on this machine's boot clock, for `StandaloneNode`, the demo and tests; [`Faults`] makes
+//! the store as unreliable as a test needs it.
 
 #[doc(hidden)]
 pub mod faults;
@@ -29,14 +29,14 @@ use crate::{
 pub use faults::{Fault, Faults, Seen};
 pub use model::{Deposed, Model, ModelConfig, Revisions, WithPrevious};
 
-/// How many of the newest revisions are kept at least. A watch that lags further is told that what it
-/// wants is compacted.
+/// Smallest number of newest revisions that are kept. A watch that lags further ends with the error that
+/// its revisions are compacted.
 const KEPT_REVISIONS: i64 = 10_000;
 
-/// A store in this process. Clones are handles to the same one.
+/// A store in this process. Clones are handles to the same store.
 ///
-/// A watch reads the history at its own pace: a slow reader holds up nobody and costs nothing. Leases
-/// end on time for whoever looks: each call and each waiting watch lets the model's time pass.
+/// A watch reads the history at its own pace: a slow reader delays no other caller and costs nothing. To
+/// every caller, leases end on time: each call and each waiting watch lets the model's time pass.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -50,7 +50,7 @@ struct Shared {
     origin: Origin,
 }
 
-/// Whether anybody can have used a store before this process.
+/// Whether the store can have been used before this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     New,
@@ -58,13 +58,13 @@ enum Origin {
 }
 
 impl MemoryStore {
-    /// An empty store with etcd's defaults and a cluster id of its own.
+    /// Creates an empty store with etcd's defaults and a random cluster id.
     pub fn new() -> Self {
         let model = Model::new(ModelConfig { cluster: rand::random(), ..ModelConfig::default() });
         Self::over(model, Origin::New)
     }
 
-    /// A store that begins with what `model` holds.
+    /// Creates a store with the contents of `model`.
     pub fn from_model(model: Model) -> Self {
         Self::over(model, Origin::Given)
     }
@@ -79,24 +79,24 @@ impl MemoryStore {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Whether it was created empty by this process: nobody can have led by it before, so that its
+    /// Whether the store was created empty by this process: no node can have led by it before, so that its
     /// record may be seeded as ended.
     pub fn is_own(&self) -> bool {
         self.shared.origin == Origin::New
     }
 
-    /// What goes wrong with it.
+    /// Faults that tests inject into this store.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// Looks at the model or does something to it: an operator's hand, in tests.
+    /// Reads or changes the model, as an operator would, in tests.
     pub fn with_model<T>(&self, act: impl FnOnce(&mut Model) -> T) -> T {
         self.shared.at_now(|model, _| act(model))
     }
 
-    /// A request that is on its way. It does not outlive the store that it was sent to: a wipe or a restore
-    /// restarts etcd, which ends all connections.
+    /// A request in flight. The request fails if the store that it was sent to is replaced: a wipe or a
+    /// restore restarts etcd, which ends all connections.
     fn sent<T, A>(&self, act: A) -> impl FnOnce() -> Result<T, StoreError> + Send + use<T, A>
     where
         A: FnOnce(&mut Model, BootTime) -> Result<T, StoreError> + Send + 'static,
@@ -116,11 +116,12 @@ impl MemoryStore {
         }
     }
 
-    /// Forgets what was before `revision`, as etcd's compaction does.
+    /// Forgets the history before `revision`, as etcd's compaction does.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Compacted`] if that is done already, [`StoreError::Denied`] if it is yet to come.
+    /// [`StoreError::Compacted`] if `revision` is compacted already, [`StoreError::Denied`] if it is a
+    /// future revision.
     pub fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.with_model(|model| model.compact(revision))
     }
@@ -140,12 +141,12 @@ impl Debug for MemoryStore {
 }
 
 impl Shared {
-    /// Acts on the model as it is now, and wakes the watches if that changed it.
+    /// Acts on the model as it is now, and wakes the watches if the model changed.
     fn at_now<T>(&self, act: impl FnOnce(&mut Model, BootTime) -> T) -> T {
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
         let before = (model.revision(), model.compacted(), model.replacements());
         let quiet_until = model.quiet_until();
-        // Read with the lock held, so that the model's time never seems to go back.
+        // The clock is read with the lock held, so that the model's time never goes back.
         let now = clock::boot_now();
         model.advance(now);
         let result = act(&mut model, now);
@@ -154,7 +155,7 @@ impl Shared {
             let oldest = Revision(revision.0 - KEPT_REVISIONS);
             model.compact(oldest).expect("between what is compacted and what is");
         }
-        // Watches wait for the next lease to end, too: one that ends earlier must wake them.
+        // Watches also wait for the next lease to end: a lease that ends earlier must wake them.
         let sooner = match (model.quiet_until(), quiet_until) {
             (Some(now), Some(before)) => now < before,
             (Some(_), None) => true,

@@ -1,17 +1,17 @@
-//! What etcd answers, as a value: revisions, transactions, leases, history. No I/O, no clock, no
-//! async; time is an argument, by the store's own clock.
+//! A model of etcd as a value: revisions, transactions, leases, history. No I/O, no clock, no async; time
+//! is an argument, by the store's own clock.
 //!
-//! It is not: a cluster. Raft, members and networks are the caller's part (the simulation's, say): a
-//! call on the model is the moment at which it commits. Only what a change of etcd's leader does to
-//! leases is here ([`Model::failover`], [`Deposed`]).
+//! The model is not a cluster. Raft, members and networks are the caller's part (for example the
+//! simulation's): a call on the model is the moment at which the call commits. Only the effect that a
+//! change of etcd's leader has on leases is here ([`Model::failover`], [`Deposed`]).
 //!
-//! The one rule: whoever calls cannot tell it from etcd by its answers. The differential test holds it
-//! to that, answer by answer and event by event.
+//! The most important rule: a caller cannot distinguish the model from etcd by its answers. The
+//! differential test checks that, answer by answer and event by event.
 //!
 //! # Invariants
 //!
-//! Each revision above the compacted one is one entry of the history, with at least one event. A live
-//! key is in the key set of the lease it hangs on, and of no other.
+//! Each revision above the compacted one is one entry of the history, with at least one event. A live key
+//! is in the key set of the lease it hangs on, and of no other lease.
 
 mod form;
 mod leases;
@@ -30,21 +30,21 @@ use crate::{
 
 pub use leases::Deposed;
 
-/// How the model behaves where etcds differ.
+/// Configuration of the properties in which etcd installations differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
-    /// Id of the cluster. With etcd a hash of peer URLs and token: a wiped or restored store has the
-    /// same (R8).
+    /// Id of the cluster. In etcd it is a hash of peer URLs and token: a wiped or restored store has the
+    /// same id (R8, replaced store).
     pub cluster: u64,
     /// etcd's election timeout: a lease lives at least 1.5 times as long, in whole seconds, and is
-    /// prolonged by it when the leader changes.
+    /// prolonged by the timeout when the leader changes.
     pub election_timeout: Duration,
-    /// How often expired leases are looked for. More than zero.
+    /// Interval of the search for expired leases. More than zero.
     pub expiry_every: Duration,
 }
 
 impl Default for ModelConfig {
-    /// etcd's defaults.
+    /// The defaults of etcd.
     fn default() -> Self {
         Self {
             cluster: 0xb311_3e7b_e11e_7432,
@@ -57,7 +57,7 @@ impl Default for ModelConfig {
 /// Events by revision, oldest first, each revision whole.
 pub type Revisions = Vec<(Revision, Vec<Event>)>;
 
-/// A store, at one moment. A clone is a backup: it shares what it can.
+/// A store, at one moment. A clone is a backup, which shares memory with the original where possible.
 #[derive(Clone, Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -65,17 +65,17 @@ pub struct Model {
     revision: Revision,
     keys: BTreeMap<Vec<u8>, Arc<KeyValue>>,
     leases: BTreeMap<LeaseId, leases::Lease>,
-    /// One entry per revision, the last is `revision`.
+    /// Entries of the history, one per revision; the last is of `revision`.
     history: VecDeque<Arc<[Past]>>,
-    /// Revisions below this are forgotten.
+    /// Revisions below this one are forgotten.
     compacted: Revision,
-    /// No lease is found expired before this: spares most calls the look at all leases.
+    /// No lease is found expired before this time: most calls need not check all leases.
     quiet_until: BootTime,
-    /// How often the data was replaced.
+    /// Number of times that the data was replaced.
     replacements: u64,
 }
 
-/// One event of the history.
+/// Event of the history.
 #[derive(Clone, Debug)]
 struct Past {
     kv: Arc<KeyValue>,
@@ -84,11 +84,11 @@ struct Past {
 }
 
 impl Model {
-    /// An empty store, at revision 1, as a new etcd is.
+    /// Creates an empty store, at revision 1, like a new etcd.
     ///
     /// # Panics
     ///
-    /// If expired leases are to be looked for every zero seconds.
+    /// If the interval of the search for expired leases is zero.
     pub fn new(config: ModelConfig) -> Self {
         assert!(!config.expiry_every.is_zero(), "a model looks for expired leases in some period");
         Self {
@@ -104,12 +104,12 @@ impl Model {
         }
     }
 
-    /// The revision of the last change.
+    /// Revision of the last change.
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// The oldest revision that can still be read or watched from; zero = all.
+    /// Oldest revision that can still be read or watched from; zero = all.
     pub fn compacted(&self) -> Revision {
         self.compacted
     }
@@ -119,7 +119,7 @@ impl Model {
         self.config.cluster
     }
 
-    /// How many keys exist.
+    /// Number of keys that exist.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
@@ -129,7 +129,7 @@ impl Model {
         self.keys.is_empty()
     }
 
-    /// The leases that live.
+    /// Ids of the leases that live.
     pub fn leases(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.leases.keys().copied()
     }
@@ -138,8 +138,9 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// As etcd: [`StoreError::Denied`] if it is malformed, [`StoreError::LeaseNotFound`] and
-    /// [`StoreError::Compacted`] only if the list that is taken asks for it. Nothing changed then.
+    /// As in etcd: [`StoreError::Denied`] if the transaction is malformed, [`StoreError::LeaseNotFound`]
+    /// and [`StoreError::Compacted`] only if the chosen list needs the lease or the revision. On an error,
+    /// nothing changed.
     pub fn txn(&mut self, now: BootTime, txn: &Txn) -> Result<TxnAnswer, StoreError> {
         self.advance(now);
         form::check_form(txn)?;
@@ -178,8 +179,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Compacted`] if the revision is forgotten, [`StoreError::Denied`] if it is yet to
-    /// come.
+    /// [`StoreError::Compacted`] if the revision is forgotten, [`StoreError::Denied`] if it is a future
+    /// revision.
     pub fn get(&mut self, now: BootTime, get: &Get) -> Result<GetAnswer, StoreError> {
         self.advance(now);
         if get.range.from.is_empty() {
@@ -190,12 +191,12 @@ impl Model {
         Ok(GetAnswer { revision: self.revision, cluster: self.config.cluster, kvs, more })
     }
 
-    /// What a read would find now, without letting time pass.
+    /// Entries that a read would find now, without letting time pass.
     pub fn peek(&self, get: &Get) -> Vec<KeyValue> {
         self.read(get, &[]).0
     }
 
-    /// The events of a range from a revision on, as a watch delivers them.
+    /// Events of a range from a revision on, as a watch delivers them.
     ///
     /// # Errors
     ///
@@ -210,7 +211,7 @@ impl Model {
         Ok(self.revisions(range, from, previous).collect())
     }
 
-    /// The first revision from `from` on that has events in the range.
+    /// First revision from `from` on that has events in the range, with these events.
     ///
     /// # Errors
     ///
@@ -250,11 +251,12 @@ impl Model {
         })
     }
 
-    /// Forgets what was before `revision`.
+    /// Forgets the history before `revision`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Compacted`] if that is done already, [`StoreError::Denied`] if it is yet to come.
+    /// [`StoreError::Compacted`] if `revision` is compacted already, [`StoreError::Denied`] if it is a
+    /// future revision.
     pub fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         if revision <= self.compacted {
             return Err(StoreError::Compacted { asked: revision, oldest: self.compacted });
@@ -265,15 +267,15 @@ impl Model {
         Ok(())
     }
 
-    /// All data is lost; the cluster id stays, as etcd's does with the same flags.
+    /// Loses all data; the cluster id stays, as in an etcd with the same flags.
     pub fn wipe(&mut self) {
         let (now, replacements) = (self.now, self.replacements + 1);
         *self = Self { now, replacements, ..Self::new(self.config.clone()) };
     }
 
-    /// A backup is put in place. Its leases begin anew. With a bump, revisions go on that much above the
-    /// backup's, and what was before counts as compacted (`etcdutl snapshot restore --bump-revision
-    /// --mark-compacted`).
+    /// Replaces the data by a backup. Each lease of the backup gets its whole time to live again. With a
+    /// bump, revisions continue that much above the backup's, and the history counts as compacted (`etcdutl
+    /// snapshot restore --bump-revision --mark-compacted`).
     pub fn restore(&mut self, backup: &Self, bump: Option<u64>) {
         let (now, config, replacements) = (self.now, self.config.clone(), self.replacements + 1);
         *self = Self { config, now, replacements, ..backup.clone() };
@@ -285,14 +287,14 @@ impl Model {
         }
     }
 
-    /// The id of the cluster changes, as when other members are configured.
+    /// Changes the id of the cluster, as a configuration with other members does.
     pub fn set_cluster(&mut self, cluster: u64) {
         self.config.cluster = cluster;
         self.replacements += 1;
     }
 
-    /// How often it was wiped, restored or given another cluster id. The members of an etcd are restarted
-    /// for that, so that no watch outlives it.
+    /// Number of times that the store was wiped, restored or given another cluster id. For each of these
+    /// the members of an etcd restart, so that no watch outlives it.
     pub fn replacements(&self) -> u64 {
         self.replacements
     }
@@ -304,7 +306,7 @@ impl Model {
         }
     }
 
-    /// Writes a key in the revision that is being made.
+    /// Writes a key in the revision of the current transaction.
     fn put(&mut self, key: &[u8], value: &[u8], lease: Option<LeaseId>) -> Past {
         let modified = self.next_revision();
         let previous = self.keys.get(key).cloned();
@@ -335,7 +337,7 @@ impl Model {
         keys.iter().filter_map(|key| self.delete_key(key)).collect()
     }
 
-    /// Deletes a key in the revision that is being made.
+    /// Deletes a key in the revision of the current transaction.
     fn delete_key(&mut self, key: &[u8]) -> Option<Past> {
         let previous = self.keys.remove(key)?;
         self.detach(previous.lease, key);
@@ -367,14 +369,14 @@ impl Model {
             .map(|(_, kv)| kv)
     }
 
-    /// What a read finds, and whether its limit cut it short. `changes` are those of the transaction it
-    /// stands in, made so far.
+    /// Entries that a read finds, and whether its limit cut them short. `changes` are the changes so far of
+    /// the transaction that contains the read.
     fn read(&self, get: &Get, changes: &[Past]) -> (Vec<KeyValue>, bool) {
         let limit = usize::try_from(get.limit).ok().filter(|limit| *limit > 0);
         let limit = limit.unwrap_or(usize::MAX);
         let show = |kv: &KeyValue| {
             if get.keys_only {
-                // From etcd 3.7 on such reads are answered from the index, which has no leases.
+                // From etcd 3.7 on, such reads are answered from the index, which has no leases.
                 return KeyValue { key: kv.key.clone(), value: Vec::new(), lease: None, ..*kv };
             }
             kv.clone()
@@ -392,7 +394,7 @@ impl Model {
         }
     }
 
-    /// A range as it was: what happened since is taken back, newest first.
+    /// A range as it was at `at`: later changes are undone, newest first.
     fn live_at<'a>(
         &'a self,
         range: &KeyRange,
@@ -425,7 +427,7 @@ impl Model {
         }
     }
 
-    /// What etcd looks at before it carries out the list that the compares chose.
+    /// Checks that etcd makes before it carries out the list that the compares chose.
     fn check_taken(&self, ops: &[Op]) -> Result<(), StoreError> {
         for op in ops {
             match op {
@@ -452,7 +454,8 @@ impl Model {
     }
 
     fn event(&self, past: &Past, previous: WithPrevious) -> Event {
-        // What was before is read at the revision before: gone if that is.
+        // etcd reads the entry before the event at the previous revision: no entry if that revision is
+        // compacted.
         let known = previous == WithPrevious::Yes && past.kv.modified.0 > self.compacted.0;
         Event {
             kv: KeyValue::clone(&past.kv),
@@ -461,7 +464,7 @@ impl Model {
         }
     }
 
-    /// The revision of the oldest entry of the history; if there is none, of the next.
+    /// Revision of the oldest entry of the history; if the history is empty, the next revision.
     fn first_in_history(&self) -> Revision {
         Revision(self.revision.0 + 1 - self.history.len() as i64)
     }
@@ -471,12 +474,12 @@ impl Model {
     }
 }
 
-/// Whether events carry what was before.
+/// Whether events carry the entry before the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithPrevious {
-    /// They do, if it is still known.
+    /// Events carry the entry, if it is still known.
     Yes,
-    /// They do not.
+    /// Events do not carry the entry.
     No,
 }
 

@@ -1,4 +1,4 @@
-//! A watch of the memory store: a place in its history.
+//! A watch of the memory store: a position in its history.
 
 use std::{future, sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ pub(super) struct MemoryWatch {
     shared: Arc<Shared>,
     range: KeyRange,
     previous: WithPrevious,
-    /// The first revision that was asked for.
+    /// First revision that the caller asked for.
     began: Revision,
-    /// Everything before this was delivered.
+    /// Everything before this revision was delivered.
     from: Revision,
     progress_wanted: bool,
     changed: Receiver<u64>,
     faults: Receiver<Watches>,
-    /// As the faults stood when it was opened.
+    /// State of the faults when the watch was opened.
     opened: Watches,
-    /// As the data stood when it was opened.
+    /// State of the store's `replacements` when the watch was opened.
     replacements: u64,
     over: bool,
 }
@@ -48,7 +48,7 @@ impl MemoryWatch {
         }
     }
 
-    /// The next item, if there is one, else until when none comes by itself.
+    /// Returns the next item if there is one, else the time until the model may change by itself.
     fn poll(&mut self) -> Result<Result<WatchItem, Option<Duration>>, StoreError> {
         let (range, from, previous) = (&self.range, self.from, self.previous);
         let (found, revision, replacements, quiet) = self.shared.at_now(|model, now| {
@@ -64,7 +64,7 @@ impl MemoryWatch {
             return Ok(Ok(WatchItem::Events { revision, events }));
         }
         let wanted = std::mem::take(&mut self.progress_wanted);
-        // As etcd: a watch from a revision that is yet to come stays where it is and says nothing.
+        // As in etcd: a watch from a future revision does not move and sends no progress.
         if revision < self.began {
             return Ok(Err(quiet));
         }
@@ -94,7 +94,7 @@ impl Watch for MemoryWatch {
         loop {
             let faults = *self.faults.borrow_and_update();
             self.check_cut(faults)?;
-            // Seen before the model is looked at: what changes after that wakes the wait below.
+            // Marked before the model is read: a later change wakes the wait below.
             self.changed.mark_unchanged();
             let quiet = if self.opened.member < faults.stalled_members {
                 None
@@ -114,7 +114,7 @@ impl Watch for MemoryWatch {
                     None => future::pending().await,
                 }
             };
-            // All arms only wait: whichever is dropped has taken nothing.
+            // All branches only wait: a branch that is dropped has lost nothing.
             tokio::select! {
                 biased;
                 _ = self.faults.changed() => {}

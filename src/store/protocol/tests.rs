@@ -531,7 +531,8 @@ fn t19_repair_deletes_a_broken_candidate_key_as_it_was_seen() {
     );
 }
 
-/// R11: etcd answers a transaction without any operation from one member's own state.
+/// R11 (every check reads a range): etcd answers a transaction without any operation from one member's own
+/// state.
 #[test]
 fn r11_every_request_that_only_checks_reads_through_the_quorum() {
     for call in [Call::ReadJoin { id: id() }, Call::ReadEnd { lease: L }] {

@@ -1,6 +1,6 @@
 //! T1 to T19 as keys and compares.
 //!
-//! Each else list reads what the engine needs to know why a compare failed.
+//! The else list of each transaction reads the keys that show the engine why a compare failed.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::{
     store::{Compare, CompareOp, Get, KeyRange, Op, Target, Txn, keys::Keys, values},
 };
 
-/// Most compares, and most operations in each list, that etcd takes in one transaction.
+/// Largest number of compares, and of operations in each list, that etcd accepts in one transaction.
 pub const MAX_TXN_OPS: usize = 128;
 
-/// A call as the store takes it.
+/// Request of a call, in the form that the store takes.
 ///
 /// # Panics
 ///
-/// If the engine asks for what etcd would refuse: more than [`MAX_TXN_OPS`], or a TAKE, BEAT or RESIGN
-/// with the record of nobody.
+/// If the engine asks for a transaction that etcd would refuse (more than [`MAX_TXN_OPS`]), or for a TAKE,
+/// BEAT or RESIGN whose record names no node or lease.
 pub fn transaction(keys: &Keys, call: &Call) -> Request {
     let txn = match call {
         Call::Grant { lease, ttl } => return Request::Grant { lease: *lease, ttl: *ttl },
@@ -96,7 +96,7 @@ fn t2_join(keys: &Keys, join: &Join) -> Txn {
                 txn.compares.push(before(keys.nodes(), Target::Modified, next(read)));
                 txn.compares.push(before(keys.tick_keys(), Target::Modified, next(read)));
             } else {
-                // Of a range, c = 0 holds only if nothing exists in it.
+                // On a range, c = 0 holds only if no key exists in the range.
                 let op = CompareOp::Equal;
                 txn.compares.push(compare(keys.nodes(), Target::Created, op, Revision(0)));
             }
@@ -107,7 +107,7 @@ fn t2_join(keys: &Keys, join: &Join) -> Txn {
     txn
 }
 
-/// Deletes what is there of an operator's node and member keys.
+/// Deletes the node and member keys that an operator wrote, those of them that exist.
 fn t2_squatter(keys: &Keys, id: NodeId, node: Revision, member: Revision) -> Txn {
     let both = [(keys.node(id), node), (keys.member(id), member)];
     let there = both.iter().filter(|(_, seen)| *seen != Revision(0));
@@ -135,7 +135,7 @@ fn t3_seed(keys: &Keys, ended: bool) -> Txn {
     }
 }
 
-/// ENROL and WITHDRAW.
+/// ENROL and WITHDRAW, which write only the candidate key.
 fn t4(keys: &Keys, call: &Call) -> Txn {
     match call {
         Call::Enrol { lease, id, member_created } => Txn {
@@ -193,7 +193,7 @@ fn t6_beat(keys: &Keys, office: Revision, record: &Record) -> Txn {
     }
 }
 
-/// A BEAT that also leaves the queue.
+/// A BEAT that also deletes the candidate key.
 fn t8_resign(keys: &Keys, office: Revision, record: &Record) -> Txn {
     let mut txn = t6_beat(keys, office, record);
     txn.then.push(delete(keys.candidate(holder(record))));
@@ -239,7 +239,8 @@ fn t10_end(
     txn
 }
 
-/// T12, T13 and the settling of an unresolved write; the leader's deletion of a broken held key.
+/// T12 (CLAIM), T13 (RELEASE), the settling of an unresolved write, and the leader's deletion of a broken
+/// held key.
 fn held_writes(keys: &Keys, call: &Call) -> Txn {
     match call {
         Call::WriteHeld { lease, held, plans, content } => {
@@ -303,7 +304,8 @@ fn t17_own_keys(keys: &Keys, call: &Call) -> Txn {
     own_key(key, *seen, value, lease)
 }
 
-/// T17, for any key of a node's own: write it if it is as last known (zero = absent); else get it.
+/// T17 (own keys): writes any key of a node's own if its revision is as last known (zero = absent), else
+/// reads the key.
 pub fn own_key(key: Vec<u8>, seen: Revision, value: Vec<u8>, lease: LeaseId) -> Txn {
     Txn {
         compares: vec![modified(&key, seen)],
@@ -312,7 +314,7 @@ pub fn own_key(key: Vec<u8>, seen: Revision, value: Vec<u8>, lease: LeaseId) -> 
     }
 }
 
-/// T17, for any key of a node's own: delete it if it is as last known; else get it.
+/// T17: deletes any key of a node's own if its revision is as last known, else reads the key.
 pub fn delete_own_key(key: Vec<u8>, seen: Revision) -> Txn {
     Txn {
         compares: vec![modified(&key, seen)],
@@ -340,18 +342,18 @@ fn t18_switch(
     }
 }
 
-/// T7: the compare that fences a write made by virtue of leadership. `office` = the lease of the office
-/// and m(cand) after its TAKE.
+/// T7 (fenced write): the compare that fences a write made by virtue of leadership. `office` = the lease of
+/// the office and m(cand) after its TAKE.
 pub fn in_office(keys: &Keys, office: (LeaseId, Revision)) -> Compare {
     modified(&keys.candidate(office.0), office.1)
 }
 
-/// T16: the compare that fences a write to a shard's data. `held` = h.
+/// T16 (shard write): the compare that fences a write to a shard's data. `held` = h.
 pub fn holds(keys: &Keys, lease: LeaseId, held: Revision) -> Compare {
     modified(&keys.held(lease), held)
 }
 
-/// The lease that names the candidate key of the record's writer.
+/// Returns the lease in the name of the writer's candidate key.
 pub(super) fn holder(record: &Record) -> LeaseId {
     record.lease.expect("a record that is written from office names its lease")
 }
@@ -360,7 +362,7 @@ pub(super) fn empty_held(nonce: u64) -> Vec<u8> {
     values::encode_held(&Held { nonce, ..Held::default() })
 }
 
-/// R11: a read goes through the quorum because it holds at least one range.
+/// R11 (every check reads a range): the read goes through the quorum because it holds at least one range.
 pub(super) fn read(gets: impl IntoIterator<Item = Get>) -> Txn {
     Txn { then: gets.into_iter().map(Op::Get).collect(), ..Txn::default() }
 }
@@ -390,29 +392,30 @@ pub(super) fn compare(
     Compare { range, target: target(revision), op }
 }
 
-/// c(key) = `revision`
+/// Compare that c(key) = `revision`.
 pub(super) fn created(key: &[u8], revision: Revision) -> Compare {
     compare(KeyRange::key(key), Target::Created, CompareOp::Equal, revision)
 }
 
-/// m(key) = `revision`
+/// Compare that m(key) = `revision`.
 pub(super) fn modified(key: &[u8], revision: Revision) -> Compare {
     compare(KeyRange::key(key), Target::Modified, CompareOp::Equal, revision)
 }
 
-/// The value of key is `value`: the very write that was seen, since each holds a number of its own. A
-/// revision alone is handed out again by a store that was restored (R8).
+/// Compare that the value of `key` is `value`: exactly the write that the node saw, since each write
+/// carries a unique number. A restored store assigns the same revision again, so a revision alone proves
+/// nothing (R8, replaced store).
 pub(super) fn is_still(key: Vec<u8>, value: &[u8]) -> Compare {
     let target = Target::Value(value.to_vec());
     Compare { range: KeyRange::key(key), target, op: CompareOp::Equal }
 }
 
-/// c(key) = 0
+/// Compare that c(key) = 0.
 pub(super) fn absent(key: &[u8]) -> Compare {
     created(key, Revision(0))
 }
 
-/// Everything in the range is older than `revision`.
+/// Compare that every key in the range is older than `revision`.
 pub(super) fn before(
     range: KeyRange,
     target: fn(Revision) -> Target,

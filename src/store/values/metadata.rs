@@ -1,7 +1,8 @@
 //! A node's metadata, in the form of the Go package's `encoding/json`.
 //!
-//! Written: names and order of the struct's fields, time as RFC 3339 with up to nanoseconds. Read: as
-//! Go reads it, names in any case, unknown ones ignored, missing ones zero, the last of several wins.
+//! Encoding: names and order of the struct's fields, time as RFC 3339 with up to nanoseconds. Decoding: as
+//! in Go, names in any case, unknown fields ignored, missing fields zero, the last of several equal fields
+//! wins.
 
 use std::{
     fmt,
@@ -26,9 +27,10 @@ struct Written<'a> {
     role: i64,
 }
 
-/// A node's metadata.
+/// Encodes a node's metadata.
 pub fn encode_metadata(metadata: &NodeMetadata) -> Vec<u8> {
-    // A wall clock outside of years 1 to 9999, which Go could not read either, shows as the epoch.
+    // A wall clock outside of the years 1 to 9999, which Go could not decode either, is written as the
+    // epoch.
     let start = Timestamp::try_from(metadata.start)
         .ok()
         .filter(|start| (YEAR_1..YEAR_10000).contains(&start.as_second()))
@@ -41,12 +43,12 @@ pub fn encode_metadata(metadata: &NodeMetadata) -> Vec<u8> {
     })
 }
 
-/// 0001-01-01T00:00:00Z
+/// Unix time of 0001-01-01T00:00:00Z, in seconds.
 const YEAR_1: i64 = -62_135_596_800;
-/// 9999-12-31T00:00:00Z: jiff's range ends within that day.
+/// Unix time of 9999-12-31T00:00:00Z, in seconds: jiff's range ends within that day.
 const YEAR_10000: i64 = 253_402_214_400;
 
-/// A node's metadata. A role that is none reads as unknown.
+/// Decodes a node's metadata. A role that does not exist decodes as unknown.
 pub fn decode_metadata(value: &[u8]) -> Option<NodeMetadata> {
     super::decode::<Read>(value)?.metadata()
 }

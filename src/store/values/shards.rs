@@ -1,11 +1,11 @@
-//! Plans and held keys, short: runs of shards with the same owner and epoch are one word.
+//! Plans and held keys in a short form: each run of shards with the same owner and epoch is one word.
 //!
 //! A plan is `{"v":1,"owners":["7c3f…","a1…"],"runs":"0-84=0@123 85-170=1@123 171=-@0 172=1@99!"}`: shard
-//! numbers, index of the owner (`-` = nobody), epoch, `!` if it is draining. A held key has, by work
-//! type, `"0-84@123 90@125"`.
+//! numbers, index of the owner (`-` = no owner), epoch, `!` if the shard is draining. A held key has, by
+//! work type, `"0-84@123 90@125"`.
 //!
-//! Every shard with an epoch of its own costs below 30 bytes: 1,024 of them below 32 kB, the most that
-//! is allowed below half a megabyte.
+//! Shards that all have different epochs cost below 30 bytes each: 1,024 of them below 32 kB, the largest
+//! allowed number below half a megabyte.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -57,7 +57,7 @@ impl From<&PlanTable> for PlanWire {
 }
 
 impl PlanWire {
-    /// The runs must be in order and leave no shard out.
+    /// Decodes the plan. The runs must be in order and leave no shard out.
     pub(super) fn decode(self) -> Option<PlanTable> {
         if self.v > VERSION {
             return None;
@@ -133,11 +133,11 @@ fn read_held(
         let epoch = read_epoch(epoch)?;
         let (first, last) = read_shards(range)?;
         for shard in first..=last {
-            // One that is there twice, with two epochs perhaps, cannot be believed.
+            // A shard that appears twice, perhaps with two epochs, makes the value malformed.
             if shards.insert((work.clone(), ShardId(shard)), epoch).is_some() {
                 return None;
             }
-            // Short runs of many work types would unfold into gigabytes.
+            // Short runs of many work types could unfold into gigabytes.
             if shards.len() > MAX_HELD {
                 return None;
             }
@@ -146,7 +146,8 @@ fn read_held(
     Some(())
 }
 
-/// The last number of the run that begins with `first`: takes as many as are next in number and alike.
+/// Returns the last number of the run that begins with `first`, and takes the items of the run: as many as
+/// have consecutive numbers and are alike.
 fn last_of_run<T>(
     numbered: &mut Peekable<impl Iterator<Item = (T, u32)>>,
     first: u32,
@@ -169,7 +170,7 @@ fn write_shards(runs: &mut String, first: u32, last: u32) {
 fn read_shards(text: &str) -> Option<(u32, u32)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
-    // Bounded before anything is made of it.
+    // The bound is checked before anything is allocated.
     (first <= last && last < MAX_SHARDS).then_some((first, last))
 }
 

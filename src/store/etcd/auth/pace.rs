@@ -1,22 +1,23 @@
-//! How long to wait before the next login: a pure count of logins that led nowhere.
+//! The pause before the next login: a pure count of useless logins.
 //!
-//! Three ways lead nowhere: etcd refuses the login, nobody answers it, or etcd accepts it and soon
-//! refuses the token again (clocks that differ, members that disagree). Each has its own doubling pause.
+//! A login is useless in three cases: etcd refuses it, no member answers it, or etcd accepts it and soon
+//! refuses the token again (clocks that differ, members that disagree). Each case has its own doubling
+//! pause.
 
 use std::time::Duration;
 
-/// Pause between refused logins. A person has to correct the password or the user.
+/// Pause between refused logins. An operator has to correct the password or the user.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Between rounds of all members that nobody answered. Short: calls wait for the login.
+/// Pause between rounds over all members without an answer. Short: calls wait for the login.
 const UNANSWERED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Between logins whose tokens were refused soon.
+/// Pause between logins whose tokens were refused soon.
 const TAKEN_BACK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// So many tokens may be refused soon without a pause: roles and passwords change in steps.
+/// Number of tokens that may be refused soon without a pause: roles and passwords change in steps.
 const FREELY: u32 = 3;
-/// A token that served so long was good.
+/// A token that was accepted for this long was good.
 const SERVED: Duration = Duration::from_secs(10);
 
-/// See the module's docs.
+/// Counts of useless logins. See the module's docs.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     refused: u32,
@@ -25,30 +26,30 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// etcd refused the login: the pause before the next one.
+    /// Counts a login that etcd refused, and returns the pause before the next login.
     pub(super) fn refused(&mut self) -> Duration {
         self.taken_back = 0;
         self.refused += 1;
         doubled(REFUSED, self.refused)
     }
 
-    /// No member answered the login: the pause before the next round.
+    /// Counts a login that no member answered, and returns the pause before the next round.
     pub(super) fn unanswered(&mut self) -> Duration {
         self.unanswered += 1;
         doubled(UNANSWERED, self.unanswered)
     }
 
-    /// Whether that round was the first one in vain.
+    /// Whether the last round was the first one without an answer.
     pub(super) fn is_first_unanswered(&self) -> bool {
         self.unanswered == 1
     }
 
-    /// A member of etcd answered.
+    /// Resets the count of unanswered rounds: a member of etcd answered.
     pub(super) fn answered(&mut self) {
         self.unanswered = 0;
     }
 
-    /// etcd refused what the last login gave, after so long: the pause before the next one.
+    /// Counts a token that etcd refused `after` its login, and returns the pause before the next login.
     pub(super) fn taken_back(&mut self, after: Duration) -> Duration {
         self.refused = 0;
         self.taken_back = if after < SERVED { self.taken_back + 1 } else { 0 };
@@ -59,7 +60,7 @@ impl Pace {
     }
 }
 
-/// The pause after so many times in vain, from 1 on.
+/// The pause after `times` useless logins, counted from 1.
 fn doubled((first, most): (Duration, Duration), times: u32) -> Duration {
     first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(most)
 }

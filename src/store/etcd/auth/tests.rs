@@ -11,8 +11,8 @@ use crate::store::{
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A store whose user logs in at a member that says this to the login and to reads, and the number of
-/// logins.
+/// Starts a member that answers logins and reads as the two scripts specify, and a store whose user logs in
+/// there; also returns the count of logins.
 async fn store(
     login: impl Fn(usize) -> Say + Send + Sync + 'static,
     read: impl Fn(usize) -> Say + Send + Sync + 'static,
@@ -32,7 +32,7 @@ async fn read(store: &EtcdStore, within: Duration) -> Result<(), StoreError> {
     store.get(Get::key("k"), within).await.map(|_| ())
 }
 
-/// `AuthenticateResponse` with the token `t`.
+/// Answer `AuthenticateResponse` with the token `t`.
 fn token() -> Say {
     Say::One(vec![0x12, 1, b't'])
 }
@@ -62,7 +62,8 @@ async fn authentication_that_is_turned_on_later_is_noticed() {
     assert_eq!(logins.load(SeqCst), 2);
 }
 
-/// What a call of two seconds may cost in logins: the pauses before them add up to more after so many.
+/// Largest number of logins that a call of two seconds may cause: the pauses before more logins add up to
+/// more.
 const LOGINS_IN_TWO_SECONDS: usize = 10;
 
 #[tokio::test]
@@ -90,10 +91,10 @@ async fn no_way_in_which_logins_lead_nowhere_makes_a_storm_of_them() {
 
 #[test]
 fn a_jwt_tells_how_long_it_lasts_and_other_tokens_do_not() {
-    // {"alg":"none"}.{"exp":4102444800}: the first day of 2100.
+    // Payload {"alg":"none"}.{"exp":4102444800}: the first day of 2100.
     let far = lifetime_of("eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDB9.x").unwrap();
     assert_eq!(far, Duration::from_secs(86_400));
-    // {"exp":1}: long over, by a clock that is off; not asked for again at once all the same.
+    // Payload {"exp":1}: long over, by a clock that is wrong; even so, the next login is not immediate.
     assert_eq!(lifetime_of("e30.eyJleHAiOjF9.x"), Some(Duration::from_millis(1500)));
     for other in ["vGfTkPmXuUcGzgZd.42", "", "a.b.c", "e30.e30.x", "....", "e30.!!.x"] {
         assert_eq!(lifetime_of(other), None, "{other}");

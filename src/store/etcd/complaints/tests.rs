@@ -5,7 +5,7 @@ fn at(ms: u64) -> BootTime {
     BootTime(Duration::from_secs(1000) + Duration::from_millis(ms))
 }
 
-/// What etcd says of a call, as its user gets it.
+/// Error of a call that etcd refused, as the store's user gets it.
 fn said(code: tonic::Code, text: &str) -> StoreError {
     classify_answer(code, text).into_error(
         "txn",
@@ -43,7 +43,7 @@ fn a_full_etcd_is_a_condition_until_a_write_succeeds_whatever_reads_do() {
     complaints.on_call(READ, at(60_000));
     assert_eq!(complaints.current(), Some(text.clone()));
     complaints.on_call(failed(&full()), at(60_000));
-    // Deletions free nothing at once, and a write that was accepted in between ends nothing.
+    // Deletions free no space at once, and a write that was accepted in between does not end the condition.
     complaints.on_call(WRITE, at(60_001));
     assert_eq!(complaints.current(), Some(text));
     complaints.on_call(WRITE, at(65_000));

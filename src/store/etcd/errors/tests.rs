@@ -1,6 +1,6 @@
 use super::*;
 
-/// What etcd 3.7 sends, word by word, and what must come of it.
+/// Errors of etcd 3.7, word by word, with the expected classification.
 const SAID: &[(Code, &str, &str)] = &[
     (Code::NotFound, "etcdserver: requested lease not found", "lease not found"),
     (Code::FailedPrecondition, "etcdserver: lease already exists", "lease exists"),
@@ -155,16 +155,17 @@ fn tls_refusals_say_which_file_is_wrong() {
             other => panic!("{tls:?}: {other:?}"),
         }
     }
-    // With TLS 1.3 a refused client certificate shows only after the handshake, on the first read.
+    // With TLS 1.3, the refusal of a client certificate arrives only after the handshake, on the first
+    // read.
     let late = io::Error::new(
         io::ErrorKind::InvalidData,
         Tls::AlertReceived(AlertDescription::BadCertificate),
     );
     assert_eq!(name(&local(late)), "untrusted");
-    // An alert that says nothing about certificates may come in the middle of a connection.
+    // An alert unrelated to certificates may come in the middle of a connection.
     let closed = Tls::AlertReceived(AlertDescription::InternalError);
     assert_eq!(name(&local(io::Error::new(io::ErrorKind::InvalidData, closed))), "broken");
-    // One of the handshake, which is over, proves nothing of what was sent since.
+    // An alert of the handshake, which is over, proves nothing about requests sent since.
     let strange = Tls::AlertReceived(AlertDescription::HandshakeFailure);
     assert_eq!(name(&local(io::Error::new(io::ErrorKind::InvalidData, strange))), "broken");
 }
@@ -181,7 +182,7 @@ fn what_tls_said_is_told_instead_of_closed_connections() {
     let closed = || Verdict::Unreached("connection closed".to_owned());
     let required = Tls::AlertReceived(AlertDescription::CertificateRequired);
     assert_eq!(name(&with_context(closed(), Some(required), false)), "untrusted");
-    // The end of a connection that served well says nothing about certificates.
+    // The normal end of a connection that served well is not about certificates.
     let end = Tls::AlertReceived(AlertDescription::CloseNotify);
     let reset = Verdict::Broken("reset".to_owned());
     assert_eq!(with_context(reset, Some(end), true), Verdict::Broken("reset".to_owned()));

@@ -6,20 +6,20 @@ use crate::store::etcd::{
     metrics::Counters,
 };
 
-/// Probes get twice as long: far more than a fake member needs.
+/// Probes get twice this time: far more than a fake member needs.
 const SUSPECT_AFTER: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(60);
 
 struct Rig {
     pool: Pool,
     counters: Arc<Counters>,
-    /// The link to the first member, whose connection is its number 1.
+    /// Link to the first member, whose connection has the number 1.
     suspect: Arc<Link>,
     _members: Vec<FakeMember>,
 }
 
 impl Rig {
-    /// Connected to the first one of the members.
+    /// Connects to the first of the members.
     async fn with(members: Vec<FakeMember>) -> Self {
         let endpoints = members.iter().map(FakeMember::endpoint).collect();
         let counters = Arc::new(Counters::default());
@@ -27,7 +27,7 @@ impl Rig {
         pool.switch(pool.current(), 0, Switch::Asked);
         counters.switches.store(0, Relaxed);
         let suspect = pool.link(0);
-        // Not by the pool: that it was answered is not to be known.
+        // Called without the pool, so that the pool does not record the answer.
         let mut kv = suspect.kv();
         tokio::time::timeout(LONG, kv.get("k", None)).await.unwrap().unwrap();
         Self { pool, counters, suspect, _members: members }
@@ -46,7 +46,7 @@ impl Rig {
     }
 }
 
-/// A member whose first connection hangs after its first call, while later ones do what `later` says.
+/// A member whose first connection hangs after its first call, while later connections answer with `later`.
 async fn first_connection_hangs(later: impl Fn() -> Say + Send + Sync + 'static) -> FakeMember {
     let called = OnceLock::new();
     FakeMember::start(move |connection| match connection {
@@ -87,7 +87,7 @@ async fn a_member_that_answers_nothing_is_left_for_one_that_does_even_if_it_deli
     let link = Arc::new(OnceLock::<Arc<Link>>::new());
     let delivering = Arc::clone(&link);
     let silent = first_connection_hangs(|| Say::Nothing).await;
-    // What a member without a quorum delivers is from before it lost it.
+    // A member that has lost its quorum may deliver events from before the loss.
     let other = FakeMember::start(move |_| {
         delivering.get().unwrap().heard();
         Say::Well
@@ -102,7 +102,7 @@ async fn a_member_that_answers_nothing_is_left_for_one_that_does_even_if_it_deli
 
 #[tokio::test]
 async fn a_stall_that_ends_for_all_at_once_changes_nothing() {
-    // The old connection answers when the new one is asked: it was not the one that hung.
+    // The old connection answers when the new one is probed: the old connection did not hang.
     let member = FakeMember::start(|_| Say::Well).await;
     let rig = Rig::with(vec![member]).await;
     rig.investigate().await;

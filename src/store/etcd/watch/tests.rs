@@ -12,13 +12,13 @@ use crate::store::{
     },
 };
 
-/// A change of `key` at `revision`.
+/// Event that changes `key` at `revision`.
 fn event(key: &str, revision: i64) -> PbEvent {
     let kv = PbKeyValue { key: key.into(), mod_revision: revision, ..PbKeyValue::default() };
     PbEvent { kv: Some(kv), ..PbEvent::default() }
 }
 
-/// What is ready: `7:ab` for events of the keys a and b at revision 7, `p7` for progress.
+/// Items that are ready: `7:ab` for events of the keys a and b at revision 7, `p7` for progress.
 fn ready(assembly: &mut Assembly) -> Vec<String> {
     let items = assembly.ready.drain(..);
     let texts = items.map(|item| match item {
@@ -62,7 +62,7 @@ fn what_is_older_than_wanted_or_was_delivered_is_dropped() {
 fn an_answer_without_events_is_progress_and_wants_nothing_less() {
     let mut assembly = Assembly::from(Revision(5));
     assembly.add(Revision(8), Vec::new(), false);
-    // Progress says what was delivered, not what is wanted: 5 to 8 had nothing of this range.
+    // Progress reports only what was delivered: revisions 5 to 8 had no event in this range.
     assembly.add(Revision(9), vec![event("a", 9)], false);
     assert_eq!(ready(&mut assembly), ["p8", "9:a"]);
 }
@@ -76,7 +76,7 @@ fn junk_in_an_event_is_passed_over() {
     assert_eq!(ready(&mut assembly), ["5:b"], "an unknown kind of change is a change");
 }
 
-/// `bytes` as a field of that number in a protobuf message.
+/// Encodes `bytes` as the field with that number in a protobuf message.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
@@ -102,7 +102,7 @@ async fn events_show_that_a_connection_delivers_and_progress_does_not() {
         avoid: None,
     };
     let mut watch = open(&pool, &request, how).await.unwrap();
-    // A member without a quorum tells of progress as well.
+    // A member without a quorum sends progress too.
     assert_eq!(watch.next().await.unwrap(), WatchItem::Progress { revision: Revision(7) });
     assert_eq!(pool.link(0).heard_at(), 0);
     let item = watch.next().await.unwrap();

@@ -1,5 +1,5 @@
-//! A user's watch against the store's own history: what its reader is given over compactions, cuts,
-//! restores and slowness, and whether that can be true.
+//! A user's watch against the store's own history: which items its reader gets over compactions, cuts,
+//! restores and slowness, and whether they are consistent with that history.
 
 use std::rc::Rc;
 
@@ -15,17 +15,17 @@ use super::*;
 
 type Contents = BTreeMap<Vec<u8>, KeyValue>;
 
-/// What the range was at each revision. A revision that a restore jumped over is not in it.
+/// Contents of the range at each revision. Revisions that a restore skipped are not included.
 type History = BTreeMap<Revision, Rc<Contents>>;
 
-/// More than wait for a reader.
+/// More changes than can wait for a reader.
 const MANY: usize = 1100;
-/// Longer than an answer that is slow takes.
+/// Longer than the delay of a slow answer.
 const A_WHILE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Few keys and values, so that two histories often agree by chance.
+    /// Writes few keys and values, so that two histories often agree by chance.
     Put(u8, u8),
     Delete(u8),
     /// Puts the first and deletes the second key in one revision.
@@ -33,19 +33,19 @@ enum Step {
     PutOutsideOfTheRange,
     PutMany,
     CutWatches,
-    /// Nobody gets through.
+    /// No call reaches the store.
     Away,
-    /// Answers take their time, so that things happen between two calls.
+    /// Answers are delayed, so that steps happen between two calls.
     Slow,
     Back,
-    /// So many revisions below the newest.
+    /// Compacts this many revisions below the newest.
     Compact(u8),
     Backup,
-    /// With so many revisions skipped and marked as compacted.
+    /// Restores the backup, with this many revisions skipped and marked as compacted.
     Restore(Option<u8>),
     Wipe,
     OtherCluster,
-    /// At most so many items.
+    /// Reads at most this many items.
     Read(u8),
 }
 
@@ -69,7 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How the store is reached.
+/// Condition of the connection to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Open,
@@ -77,7 +77,7 @@ enum Way {
     Shut,
 }
 
-/// A store of which everything that was is known.
+/// A store whose complete past is known.
 struct World {
     store: MemoryStore,
     way: Way,
@@ -122,8 +122,8 @@ impl World {
         self.note();
     }
 
-    /// Begins another history. Nothing is on its way meanwhile: a store that is restored is not served at
-    /// once (A3), so that a list and the watch that follows it are of one store.
+    /// Begins another history. No call is in flight meanwhile: a restored store is not served at once (A3,
+    /// restored stores), so that a list and the watch that follows it are of one store.
     async fn replace(&mut self, history: History, act: impl FnOnce(&mut Model)) {
         let way = self.way;
         self.set_way(Way::Shut);
@@ -203,20 +203,21 @@ struct Counts {
     replaced: u64,
 }
 
-/// What the reader was given so far.
+/// Items that the reader has got so far.
 struct Reader {
-    /// What it has folded.
+    /// Contents that the reader has folded.
     fold: Contents,
     revision: Revision,
-    /// The fold before the changes of `revision`, and its revision: not all of them need to have come.
+    /// The fold before the changes of `revision`, and its revision: some of these changes may still be
+    /// missing.
     before: Option<(Contents, Revision)>,
-    /// The histories that all of this can be true in.
+    /// The histories that are consistent with all items so far.
     of: Vec<usize>,
     counts: Counts,
 }
 
 impl Reader {
-    /// Reads at most `most` items, if they come in a while.
+    /// Reads at most `most` items, if they come in time.
     async fn read(&mut self, watch: &mut StateWatch, world: &World, most: usize) {
         for _ in 0..most {
             match time::timeout(A_WHILE, watch.next()).await {
@@ -261,7 +262,7 @@ impl Reader {
         }
     }
 
-    /// To what is there at a revision of a history from `first` on.
+    /// Jumps to the contents at a revision of a history with index `first` or later.
     fn jump(&mut self, world: &World, revision: Revision, kvs: &[Arc<KeyValue>], first: usize) {
         self.before = None;
         self.revision = revision;
@@ -278,7 +279,7 @@ impl Reader {
             assert!(self.revision < revision, "{revision} after {}", self.revision);
             self.before = Some((self.fold.clone(), self.revision));
             self.revision = revision;
-            // The watch may have gone on with a later history that agrees with all that was told.
+            // The watch may have moved to a later history that agrees with all delivered items.
             let (fold, since) = self.before.as_ref().expect("just set");
             let first = *self.of.first().expect("it has begun");
             let agrees = |history: &History| {
@@ -301,7 +302,7 @@ impl Reader {
         self.fold.extend(now.map(|now| (key, now)));
     }
 
-    /// All changes of a revision have come, since the next item is of another one.
+    /// All changes of a revision have come, since the next item is of another revision.
     fn check_complete(&mut self, world: &World) {
         let (fold, revision) = (&self.fold, self.revision);
         self.of.retain(|at| world.histories[*at].get(&revision).is_some_and(|it| **it == *fold));
@@ -328,7 +329,7 @@ async fn run(start: StateStart, steps: &[Step]) -> Counts {
             reader.read(&mut watch, &world, usize::from(*most)).await;
         }
     }
-    // Nothing stays wrong: once the store can be reached, its reader gets to what is there.
+    // Once the store is reachable, the reader arrives at the store's contents.
     world.set_way(Way::Open);
     world.put(9, "last");
     let (_, last) = world.now();

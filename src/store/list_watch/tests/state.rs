@@ -1,4 +1,4 @@
-//! What users watch.
+//! The watch of users.
 
 use futures::FutureExt as _;
 use tokio::sync::watch::channel;
@@ -31,7 +31,7 @@ fn lagged(cause: LagCause, revision: i64, kvs: Vec<Arc<KeyValue>>) -> StateItem 
     StateItem::Lagged { cause, revision: Revision(revision), kvs }
 }
 
-/// From now on nobody gets through to the store, and nobody hears of it.
+/// From now on no call reaches the store, and no watch delivers.
 fn cut_off(store: &MemoryStore) {
     store.faults().set(|_| Some(Fault::Unreachable));
     store.faults().cut_watches();
@@ -71,8 +71,8 @@ async fn a_state_watch_begins_with_a_snapshot_if_asked_to() {
     assert_eq!(soon(watch.next()).await, Some(delta(4, None, Some(kv("k3", "c", 4, 4, 1)))));
 }
 
-/// What came and went before a list is not in it, and what is in it has revisions in no order: the
-/// difference of two lists is no history.
+/// A list does not contain keys that were created and deleted before it, and its entries have revisions in
+/// no order: the difference of two lists is no history.
 #[tokio::test]
 async fn a_watch_that_was_cut_off_over_a_compaction_is_told_so_with_what_is_there() {
     let store = MemoryStore::new();
@@ -129,8 +129,8 @@ async fn what_waits_for_its_reader_gives_way_to_the_snapshot_after_a_compaction(
     );
 }
 
-/// The restored store has got further than what was delivered of the old one: nothing in the headers of
-/// its answers tells them apart.
+/// The restored store has a higher revision than the last delivered one of the old store: the headers of
+/// its answers do not distinguish the two stores.
 #[tokio::test]
 async fn a_restored_store_that_has_overtaken_the_old_one_is_told_as_another_history() {
     let store = MemoryStore::new();
@@ -182,7 +182,7 @@ async fn another_cluster_id_is_told_as_another_history_even_if_it_holds_the_same
     );
 }
 
-/// R8: the node knows by its own keys what a watch of a range in which nothing happens cannot know.
+/// R8 (replaced store): the node detects by its own keys what a watch of an unchanged range cannot detect.
 #[tokio::test]
 async fn a_watch_lists_again_when_somebody_else_finds_the_store_replaced() {
     let store = MemoryStore::new();
@@ -235,8 +235,8 @@ async fn a_slow_reader_is_told_what_it_missed_and_holds_up_nobody() {
     assert_eq!(soon(slow.next()).await, Some(delta(3002, Some(now), None)));
 }
 
-/// Whatever happens to the watches beneath: the changes lead, without a gap or a repetition, from what
-/// was to what is.
+/// Even if the watches beneath break: the changes lead, without a gap or a repetition, from the first
+/// contents to the last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_have_no_gap_and_no_repetition_over_cuts_compactions_and_stalls() {
     for seed in 0..12 {
@@ -327,7 +327,7 @@ fn a_state_watch_ends_with_the_runtime_that_it_lives_on() {
         item
     });
     assert_eq!(ended, None);
-    // One that never came to anything does not keep its reader either.
+    // The reader of a watch that never listed anything is not blocked either.
     let gone = runtime();
     let inside = gone.enter();
     let unborn = watch(&MemoryStore::new(), StateStart::Now);

@@ -1,13 +1,13 @@
-//! What etcd refuses in a transaction before it looks at any compare.
+//! Checks of a transaction that etcd makes before it evaluates any compare.
 
 use super::denied;
 use crate::store::{Get, Op, StoreError, Txn};
 
-/// Most compares, and most operations in each list: etcd's `--max-txn-ops`.
+/// Largest number of compares, and of operations in each list: etcd's `--max-txn-ops`.
 const MAX_TXN_OPS: usize = 128;
-/// Most bytes in one request: etcd's `--max-request-bytes`.
+/// Largest number of bytes in one request: etcd's `--max-request-bytes`.
 const MAX_REQUEST_BYTES: usize = 1_572_864;
-/// What etcd refuses before it looks at any compare.
+/// Refuses a transaction that etcd refuses before it evaluates any compare.
 pub(super) fn check_form(txn: &Txn) -> Result<(), StoreError> {
     if txn.compares.len().max(txn.then.len()).max(txn.otherwise.len()) > MAX_TXN_OPS {
         return Err(denied("txn", "too many operations in txn request"));
@@ -25,7 +25,7 @@ pub(super) fn check_form(txn: &Txn) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// How many bytes a list of operations is, about.
+/// Checks a list of operations and returns its approximate size in bytes.
 fn check_ops(ops: &[Op]) -> Result<usize, StoreError> {
     let mut bytes = 0;
     for (at, op) in ops.iter().enumerate() {

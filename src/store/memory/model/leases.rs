@@ -1,8 +1,8 @@
-//! Leases: when they end, and what a change of etcd's leader does to them.
+//! Leases: when they end, and the effect of a change of etcd's leader.
 //!
-//! As in etcd: whole seconds with a floor, ends found by a loop, and after a change of leader every
-//! lease begins anew. A lease lives at least its time to live from when it was granted or renewed, and
-//! often longer.
+//! As in etcd: whole seconds with a floor, ends found by a loop, and after a change of leader every lease
+//! gets its whole time to live again. A lease lives at least its time to live after its grant or renewal,
+//! and often longer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +59,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`StoreError::LeaseNotFound`].
+    /// [`StoreError::LeaseNotFound`] if the lease does not exist.
     pub fn revoke(&mut self, now: BootTime, lease: LeaseId) -> Result<LeaseAnswer, StoreError> {
         self.advance(now);
         if !self.leases.contains_key(&lease) {
@@ -69,7 +69,7 @@ impl Model {
         Ok(self.lease_answer(Duration::ZERO))
     }
 
-    /// Renews a lease; a time to live of zero says that it is gone.
+    /// Renews a lease; a time to live of zero in the answer means that the lease is gone.
     pub fn keep_alive(&mut self, now: BootTime, lease: LeaseId) -> LeaseAnswer {
         self.advance(now);
         match self.leases.get_mut(&lease) {
@@ -78,8 +78,8 @@ impl Model {
                 found.expires = self.now + ttl;
                 self.lease_answer(ttl)
             }
-            // etcd holds the answer back until the lease is revoked: whoever hears that it is gone can
-            // rely on its keys being gone.
+            // etcd holds the answer back until the lease is revoked: a caller that receives a time to live
+            // of zero can rely on the lease's keys being gone.
             Some(_) => {
                 self.end_lease(lease);
                 self.lease_answer(Duration::ZERO)
@@ -107,18 +107,18 @@ impl Model {
         self.quiet_until = self.next_expiry().unwrap_or(BootTime(Duration::MAX));
     }
 
-    /// No lease ends before this; `None` = none ever. Cheap, and often too early.
+    /// No lease ends before this time; `None` = no lease ever ends. Cheap, and often too early.
     pub(in super::super) fn quiet_until(&self) -> Option<BootTime> {
         Some(self.quiet_until).filter(|until| until.0 != Duration::MAX)
     }
 
-    /// When [`advance`](Self::advance) ends the next lease, if none is renewed before.
+    /// Time at which [`advance`](Self::advance) ends the next lease, if no lease is renewed before.
     pub fn next_expiry(&self) -> Option<BootTime> {
         self.leases.values().map(|lease| self.found_at(lease.expires)).min()
     }
 
-    /// etcd's leader changes: every lease begins anew, with an election timeout on top. What the old
-    /// leader goes on to say about leases is in the answer.
+    /// Changes etcd's leader: every lease gets its whole time to live again, plus an election timeout. The
+    /// returned value gives the answers that the old leader continues to send about leases.
     pub fn failover(&mut self, now: BootTime) -> Deposed {
         self.advance(now);
         let deposed = Deposed {
@@ -137,7 +137,7 @@ impl Model {
         self.quiet_until = self.now;
     }
 
-    /// When the loop that looks for expired leases finds one that expires at `expires`.
+    /// Time at which the loop that searches for expired leases finds one that expires at `expires`.
     fn found_at(&self, expires: BootTime) -> BootTime {
         let every = self.config.expiry_every.as_nanos();
         let found = expires.0.as_nanos().div_ceil(every) * every;
@@ -155,8 +155,8 @@ impl Model {
     }
 }
 
-/// An etcd leader that does not know yet that there is another: keepalives do not pass through raft,
-/// so it goes on answering them for a while, whatever has become of the leases (T14).
+/// An etcd leader that was deposed and does not know it yet: keepalives do not pass through raft, so it
+/// continues to answer them for a while, even for leases that have ended (so nodes rely on T14, CHECK).
 #[derive(Clone, Debug)]
 pub struct Deposed {
     leases: BTreeMap<LeaseId, Duration>,
@@ -165,7 +165,7 @@ pub struct Deposed {
 }
 
 impl Deposed {
-    /// What it answers. Nothing is renewed.
+    /// Answer of the deposed leader. No lease is renewed.
     pub fn keep_alive(&self, lease: LeaseId) -> LeaseAnswer {
         let ttl = self.leases.get(&lease).copied().unwrap_or_default();
         LeaseAnswer { ttl, revision: self.revision, cluster: self.cluster }

@@ -218,7 +218,8 @@ fn a_renewed_lease_lives_on_and_an_expired_one_cannot_be_renewed() {
     put(&mut model, "a", "", Some(L1));
     assert_eq!(model.keep_alive(at(1900), L1).ttl, secs(2));
     assert_eq!(model.next_expiry(), Some(at(4000)));
-    // Expired, not yet found: the answer waits for the end, so the keys are gone with it.
+    // Expired, but not yet found by the loop: the answer waits for the end of the lease, so its keys are
+    // gone too.
     assert_eq!(model.keep_alive(at(3950), L1).ttl, Duration::ZERO);
     assert!(model.is_empty());
     assert_eq!(model.keep_alive(at(3950), L2).ttl, Duration::ZERO);

@@ -14,7 +14,7 @@ fn refused_and_unanswered_logins_wait_longer_each_time_up_to_a_bound() {
     assert_eq!(rounds[6..], [ms(2000), ms(2000)]);
     pace.answered();
     assert_eq!(pace.unanswered(), ms(50));
-    // Much more often than any counter of pauses goes.
+    // Near the largest count the doubling does not overflow.
     pace.refused = u32::MAX - 1;
     assert_eq!(pace.refused(), REFUSED.1);
 }
