@@ -24,15 +24,15 @@ use super::{
 };
 use crate::engine::BootTime;
 
-/// The tasks that must be woken after a change.
+/// Tasks that must be woken after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     Nobody,
-    /// One of the workers that wait for a key.
+    /// Wakes a single worker of those that wait for a key.
     Worker,
-    /// The keeper of the first due time, because that time has changed.
+    /// Wakes the keeper of the first due time, because that time has changed.
     Timer,
-    /// All waiting tasks: the queue will hand out no more keys.
+    /// Wakes all tasks: the queue will hand out no more keys.
     All,
 }
 
@@ -352,7 +352,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// The entry of a key; creates it if there is none.
+    /// The entry of a key; creates a missing entry.
     fn entry(&mut self, key: K, hash: u32) -> Id {
         if let Some(id) = self.find(&key, hash) {
             return id;

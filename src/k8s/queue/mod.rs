@@ -1,8 +1,9 @@
 //! The work queue of a controller: which keys wait to be reconciled, in which order, and at which time.
 //!
-//! A queue is independent of Kubernetes. It has one entry per key, however often that key is added, hands out
-//! the most urgent key first, and never hands out a key that a worker holds: if that key is added meanwhile,
-//! it is queued when the work on it ends. So the length of a queue is bounded by the number of keys.
+//! A queue is independent of Kubernetes. Each key has one entry, however often that key is added. The queue
+//! hands out the most urgent key first, and never hands out a key that a worker holds: if that key is added
+//! meanwhile, it is queued when the work on it ends. So the length of a queue is bounded by the number of
+//! keys.
 //!
 //! ```
 //! # use bellwether::k8s::queue::{Priority, Queue, QueueOptions};
