@@ -15,11 +15,11 @@ mod tests;
 /// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// The condition holds.
+    /// Status `True`: the condition holds.
     True,
-    /// The condition does not hold.
+    /// Status `False`: the condition does not hold.
     False,
-    /// The state is not known.
+    /// Status `Unknown`: the state is not known.
     Unknown,
 }
 

@@ -15,8 +15,8 @@ use super::Context;
 /// Closures `Fn(Arc<K>, Context) -> impl Future<Output = Result<Action, ReconcileError>>` are reconcilers.
 ///
 /// # Cancel safety
-///
 /// A run is dropped at an await when it exceeds its time limit, or when its authority ends and it does not
+/// return by itself. Writes of that run remain; the next run must continue from that state.
 /// return by itself. Its writes remain; the next run must continue from that state.
 #[async_trait]
 pub trait Reconciler<K>: Send + Sync + 'static {
