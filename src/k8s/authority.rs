@@ -132,7 +132,7 @@ pub enum Refused {
 #[error("the work that this client was made for has ended")]
 pub struct WorkEnded;
 
-/// Whether an error of the client means that the write had no authority any more.
+/// Whether an error of the client means that the authority, or the work itself, had ended.
 pub fn is_refused(error: &kube::Error) -> bool {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |it| it.source())
@@ -239,8 +239,7 @@ impl GatedClient {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the task ends with the next request, or when the last clone of the client is
-    /// dropped.
+    /// If the future is dropped, the task ends with the next request, or when the last clone of the client is dropped.
     pub(crate) async fn end(&self) {
         self.ended.cancel();
         // The task checks the token when a request arrives, and ends then.
@@ -307,8 +306,7 @@ async fn send_held(
         biased;
         // Cancel safe: sleeps and reads.
         source = permit.authority.over() => Err(refused(permit.refusal(method, path, source))),
-        // If this arm is dropped, the outcome of a sent write is unknown; the same holds when authority is
-        // lost.
+        // If this arm is dropped, the outcome of a sent write is unknown; the same holds when authority is lost.
         answer = client.send(request) => answer,
     }
 }

@@ -57,8 +57,7 @@ const MANAGER: &str = "bellwether-election";
 /// Key of the node state that contains the node's pod.
 const POD_KEY: &str = "bellwether-pod";
 
-/// Publishes the pod of this node in the node's state, which survives lost sessions and is removed with the
-/// node.
+/// Publishes the pod of this node in the node's state, which survives lost sessions and is removed with the node.
 ///
 /// # Errors
 ///

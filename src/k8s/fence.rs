@@ -1,5 +1,4 @@
-//! Fence numbers, which let Kubernetes writes of a later leader be distinguished from those of an earlier
-//! one.
+//! Fence numbers, which let Kubernetes writes of a later leader be distinguished from those of an earlier one.
 //!
 //! The API server cannot compare a value in etcd. So each leader draws a number from the cluster's `Election`
 //! object when it takes office: `max(term, last + 1)`, by a write that compares the object's resource
@@ -29,7 +28,8 @@ use crate::engine::Term;
 /// Annotation with the fence that an object was last written under.
 pub const FENCE_ANNOTATION: &str = "bellwether.dev/fence";
 
-/// A draw that conflicts with other writers of the object this many times returns an error.
+/// After this many conflicts with other writers of the object, a draw returns an error, and the leader task
+/// is started again.
 const DRAWS: u32 = 10;
 
 /// A fence number, which grows from leader to leader.

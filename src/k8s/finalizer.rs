@@ -20,8 +20,7 @@ use super::{
 pub enum Finalize<K> {
     /// The object exists: bring it to the state that its spec describes.
     Apply(Arc<K>),
-    /// The object is being deleted: remove what the work has created. The object is removed when this has
-    /// succeeded.
+    /// The object is being deleted: remove what the work has created. The object is removed when this has succeeded.
     Cleanup(Arc<K>),
 }
 
@@ -29,8 +28,7 @@ impl Context {
     /// Runs work under a finalizer of this name (`domain/word`): once the work has started for an object, the
     /// object is removed only after [`Finalize::Cleanup`] has succeeded.
     ///
-    /// Both parts must be idempotent, and the clean-up must accept that the work was done only in part, or
-    /// not at all.
+    /// Both parts must be idempotent, and the clean-up must accept that the work was done only in part, or not at all.
     ///
     /// # Errors
     ///

@@ -90,8 +90,7 @@ impl PodIdentity {
     ///
     /// All variables that are missing, invalid or contradictory, with the manifest lines that fix them.
     pub fn from_env() -> Result<Self, IdentityError> {
-        // A value that is not UTF-8 is never a valid name, UID or address, and its error shows it as far as
-        // possible.
+        // A value that is not UTF-8 is never a valid name, UID or address, and its error shows it as far as possible.
         Self::from_lookup(|name| {
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })

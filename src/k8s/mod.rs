@@ -1,10 +1,10 @@
 //! Kubernetes: the identity of this pod, the custom resources, and controllers whose reconcile loops run only
 //! under a grant.
 //!
-//! This is the only layer that uses `kube`. It re-exports the crates, so that an operator uses the same
-//! versions: [`kube`], [`k8s_openapi`], [`schemars`]. The program chooses the version of the Kubernetes API:
-//! it enables one feature of `k8s-openapi` (`v1_34`, or `latest`). The library's feature `cli` enables one
-//! too, so it must be off then.
+//! No other layer uses `kube`. This layer re-exports the crates, so that an operator uses the same versions:
+//! [`kube`], [`k8s_openapi`], [`schemars`]. The program chooses the version of the Kubernetes API: it enables
+//! one feature of `k8s-openapi` (`v1_34`, or `latest`). The library's feature `cli` enables one too, so it
+//! must be off then.
 
 pub mod authority;
 pub mod cache;

@@ -27,8 +27,7 @@ pub const fn shard_of_hash(hash: u64, shards: u32) -> ShardId {
 /// The hash of a name that is not a UID, for [`shard_of_hash`]: evenly distributed also for `web-1` and
 /// `web-2`.
 pub const fn hash_of_name(name: &[u8]) -> u64 {
-    // The finaliser of MurmurHash3: each bit of the input changes each bit of the result in half of the
-    // cases.
+    // The finaliser of MurmurHash3: each bit of the input changes each bit of the result in half of the cases.
     let mut hash = fnv1a(name);
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -81,7 +80,7 @@ fn few_ranges(held: &BTreeSet<ShardId>) -> Vec<Range<u32>> {
         held.iter().zip(held.iter().skip(1)).map(|(one, next)| next.0 - one.0 - 1).collect();
     gaps.retain(|&gap| gap > 0);
     gaps.sort_unstable();
-    // Keeps one gap less than there are ranges; gaps of equal width are closed together.
+    // Keeps at most `MOST_RANGES - 1` gaps; gaps of equal width are closed together.
     let closed = gaps.len().checked_sub(MOST_RANGES).map_or(0, |last| gaps[last]);
     let mut ranges: Vec<Range<u32>> = Vec::new();
     for shard in held {

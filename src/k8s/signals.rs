@@ -8,8 +8,7 @@ use crate::{
 
 impl Operator {
     /// As [`run`](Self::run), until SIGTERM, Ctrl-C or SIGHUP requests the operator to leave. A second
-    /// SIGTERM or Ctrl-C ends it at once (see [`Signals`]): the other nodes then wait for its lease to
-    /// expire.
+    /// SIGTERM or Ctrl-C ends it at once (see [`Signals`]): the other nodes then wait for its lease to expire.
     ///
     /// # Errors
     ///

@@ -56,7 +56,8 @@ pub enum WriteError {
     Refused {
         /// Kind and name of the object.
         object: String,
-        /// Error with the [`Refused`](super::authority::Refused) write.
+        /// Error of the client, which contains [`Refused`](super::authority::Refused) or
+        /// [`WorkEnded`](super::authority::WorkEnded).
         source: Box<kube::Error>,
     },
     /// The API server rejected the write, or did not answer.
@@ -234,8 +235,7 @@ impl<K: Cached + Serialize> Writer<K> {
         }
     }
 
-    /// Writes the status of the observed object by server-side apply, unless the object has that status
-    /// already.
+    /// Writes the status of the observed object by server-side apply, unless the object has that status already.
     ///
     /// # Errors
     ///
@@ -313,8 +313,7 @@ impl<K: Cached + Serialize> Writer<K> {
         }
     }
 
-    /// Body of the request: with the type that server-side apply requires, without the fields that it
-    /// rejects.
+    /// Body of the request: with the type that server-side apply requires, without the fields that it rejects.
     fn body(&self, object: &K) -> Result<Value, WriteError> {
         let mut body = serde_json::to_value(object).map_err(|why| WriteError::Malformed {
             object: self.called(object),
@@ -363,8 +362,7 @@ impl<K: Cached + Serialize> Writer<K> {
     }
 }
 
-/// Whether a webhook or a policy rejected the write. They may use any code, so a 409 of theirs is no
-/// conflict.
+/// Whether a webhook or a policy rejected the write. They may use any code, so a 409 of theirs is no conflict.
 fn is_denied(status: &kube::core::Status) -> bool {
     explain_status(status).reason == Reason::Denied
 }

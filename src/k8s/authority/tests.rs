@@ -202,8 +202,7 @@ async fn an_authority_that_ends_between_two_attempts_stops_the_second() {
                 assert_eq!(asked, ["POST /write HTTP/1.1"], "{first:?} {end:?} {by:?}");
                 let error = written.unwrap_err();
                 let unsent = matches!(refused_as(&error), Refused::Unsent { .. });
-                // The gated client may notice the end before the answer that proves that the write had no
-                // effect.
+                // The gated client may notice the end before the answer that proves that the write had no effect.
                 assert!(unsent || matches!(by, By::Gated), "{first:?} {end:?} {by:?}: {error:?}");
                 assert!(is_refused(&error));
             }

@@ -67,8 +67,7 @@ pub(super) enum Call {
 
 impl State {
     fn call(&self) -> Call {
-        // Waits for the list in progress: otherwise moves that never end would keep every shard from its
-        // work.
+        // Waits for the list in progress: otherwise moves that never end would keep every shard from its work.
         if self.covered != self.watched {
             return Call::Rest;
         }

@@ -12,8 +12,7 @@
 //!   Objects of other shards leave the cache without a `Deleted` event.
 //! * The watch is read at once while a controller works on the objects or a user's code reads the cache. A
 //!   cache that is only kept warm may be 50 ms older, and catches up as soon as work begins, see [`pace`].
-//!   Pacing takes a client of [`client`](crate::k8s::client); with any other client the watch is always read
-//!   at once.
+//!   Pacing takes a client of [`client`](crate::k8s::client); with any other client the watch is always read at once.
 //! * Handlers get every change of the cached objects, in order, including changes that a re-list reveals.
 //!   Several changes of one object may arrive as one.
 //! * An object that the type cannot deserialize is left out, logged once and counted; the others are cached.
@@ -148,8 +147,7 @@ impl<K> Cache<K> {
         self.read().values().cloned().collect()
     }
 
-    /// The cached objects that the predicate accepts, in no order. The predicate runs under a lock and must
-    /// not block.
+    /// The cached objects that the predicate accepts, in no order. The predicate runs under a lock and must not block.
     pub fn filter(&self, mut pick: impl FnMut(&K) -> bool) -> Vec<Arc<K>> {
         self.read().values().filter(|object| pick(object)).cloned().collect()
     }
@@ -176,7 +174,7 @@ impl<K> Cache<K> {
         heard.map(|heard| clock::boot_now().since(heard))
     }
 
-    /// Notes a sign of life from the API server; without effect before the first list is complete.
+    /// Notes that the API server has answered; without effect before the first list is complete.
     fn heard(&self) {
         self.shelf.fresh.send_if_modified(|fresh| {
             if fresh.is_some() {

@@ -275,8 +275,7 @@ fn begin<K: Cached>(
     }
 }
 
-/// The held shards, if their objects are enough for every controller of this cache; `None` if one needs
-/// others.
+/// The held shards, if their objects are enough for every controller of this cache; `None` if one needs others.
 fn held_alone(mut needs: Vec<Need>) -> Option<Arc<HeldShards>> {
     if needs.len() == 1
         && let Some(Need::Held(held)) = needs.pop()

@@ -34,12 +34,10 @@ const RETRY_MOST: Duration = Duration::from_secs(10);
 /// Number of unreadable objects that are named in warnings. Further ones are counted, and logged at `debug`.
 const NAMED_MOST: usize = 10;
 
-/// Called for every change of the cached objects, on the task that feeds the cache: must be quick and must
-/// not block.
+/// Called for every change of the cached objects, on the task that feeds the cache: must be quick and must not block.
 pub(crate) type Handler<K> = Box<dyn Fn(&Delta<K>) + Send + Sync>;
 
-/// Delay that doubles with each attempt, with jitter, so that clients do not all hit a restarted server at
-/// once.
+/// Delay that doubles with each attempt, with jitter, so that clients do not all hit a restarted server at once.
 #[derive(Debug)]
 pub(super) struct Retry(Duration);
 

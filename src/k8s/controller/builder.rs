@@ -101,8 +101,7 @@ impl<K: Cached> fmt::Debug for Controller<K> {
 }
 
 impl<K: Cached> Controller<K> {
-    /// Creates a controller of a kind that is known at compile time: all objects, in all namespaces, one run
-    /// at once.
+    /// Creates a controller of a kind that is known at compile time: all objects, in all namespaces, one run at once.
     pub fn new(reconciler: impl Reconciler<K>) -> Self
     where
         K::DynamicType: Default,
@@ -128,8 +127,7 @@ impl<K: Cached> Controller<K> {
         }
     }
 
-    /// Sets the name in logs and metrics, which must be a constant of the program. Default: the kind, in
-    /// lower case.
+    /// Sets the name in logs and metrics, which must be a constant of the program. Default: the kind, in lower case.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -151,8 +149,7 @@ impl<K: Cached> Controller<K> {
         self
     }
 
-    /// Counts changes of objects of type `C` as changes of the object of this kind that is their controlling
-    /// owner.
+    /// Counts changes of objects of type `C` as changes of the object of this kind that is their controlling owner.
     #[must_use]
     pub fn owns<C: Cached>(self) -> Self
     where
@@ -193,8 +190,7 @@ impl<K: Cached> Controller<K> {
         self.watches.push(Box::new(move |setup, desk| {
             let told = Arc::clone(desk);
             let handler = move |delta: &Delta<W>| {
-                // Objects of a first list need no run of their own: the objects that they map to are listed
-                // too.
+                // Objects of a first list need no run of their own: the objects that they map to are listed too.
                 let priority = priority_of(delta);
                 let old = match delta {
                     Delta::Changed { old, .. } => Some(&**old),
@@ -229,16 +225,14 @@ impl<K: Cached> Controller<K> {
         self
     }
 
-    /// Sets the time limit of a run: a longer run is dropped, counted, and retried after a back-off. Default:
-    /// 60 s.
+    /// Sets the time limit of a run: a longer run is dropped, counted, and retried after a back-off. Default: 60 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.timeout = timeout;
         self
     }
 
-    /// Sets how often every object is reconciled without a change, at low priority; never if `None`. Default:
-    /// 10 h.
+    /// Sets how often every object is reconciled without a change, at low priority; never if `None`. Default: 10 h.
     #[must_use]
     pub fn resync_every(mut self, period: Option<Duration>) -> Self {
         self.limits.resync_every = period;

@@ -107,8 +107,7 @@ impl Context {
         Self { inner: Arc::new(inner), token }
     }
 
-    /// Ends the task of the gated client, after all runs have been joined; the client then rejects all
-    /// requests.
+    /// Ends the task of the gated client, after all runs have been joined; the client then rejects all requests.
     ///
     /// # Cancel safety
     ///

@@ -8,8 +8,8 @@
 //!
 //! # Guarantees
 //!
-//! * A reconciler runs under a grant: the leader's, or that of the object's shard. When the grant ends, its
-//!   runs are joined, or aborted if authority was lost.
+//! * A reconciler runs under a grant: the leader's, or that of the object's shard. By the time the grant has
+//!   ended, its runs have been joined, or aborted if authority was lost.
 //! * Under a new grant every object that it covers is reconciled once, so that unfinished work of a former
 //!   leader is found.
 //! * Two reconciles of one object never run at the same time.

@@ -9,15 +9,14 @@ use super::Context;
 /// Brings one object to the state that its spec describes.
 ///
 /// A reconciler is *level-triggered*: it is not given the change, reads the current state, and may be run at
-/// any time, any number of times. Two reconciles of one object never run at the same time, in the whole
-/// cluster.
+/// any time, any number of times. Two reconciles of one object never run at the same time, in the whole cluster.
 ///
 /// Closures `Fn(Arc<K>, Context) -> impl Future<Output = Result<Action, ReconcileError>>` are reconcilers.
 ///
 /// # Cancel safety
+///
 /// A run is dropped at an await when it exceeds its time limit, or when its authority ends and it does not
 /// return by itself. Writes of that run remain; the next run must continue from that state.
-/// return by itself. Its writes remain; the next run must continue from that state.
 #[async_trait]
 pub trait Reconciler<K>: Send + Sync + 'static {
     /// Reconciles one object, as the cache has it.

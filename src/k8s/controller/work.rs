@@ -254,8 +254,7 @@ impl<K: Cached> Desk<K> {
                     "reconciling failed, and trying again cannot mend it: left until it changes"
                 );
             }
-            // Another client wrote the object in between, which is common. The cache will have the new
-            // version soon.
+            // Another client wrote the object in between, which is common. The cache will have the new version soon.
             Err(error) if is_conflict(&error) => {
                 self.metrics.on_end(Outcome::Requeue);
                 tracing::debug!(controller, %object, "the object has changed meanwhile: again");
@@ -285,8 +284,7 @@ impl<K: Cached> Loop for Desk<K> {
 
     async fn dispatch(self: Arc<Self>) {
         loop {
-            // Waits for a free place before a key, so that the key is the most urgent one when its run
-            // starts.
+            // Waits for a free place before a key, so that the key is the most urgent one when its run starts.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some(taken) = self.queue.take().await else { return };
             // Uses one object for lane and run: its replacement in the cache may be in another shard.

@@ -192,8 +192,7 @@ impl Labels {
         uid: &str,
         role: &'static str,
     ) -> Result<bool, kube::Error> {
-        // Reads the pod by a list: the sweep needs the right to list pods, and this way no other right is
-        // needed.
+        // Reads the pod by a list: the sweep needs the right to list pods, and this way no other right is needed.
         let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
         let found = self.pods.list_metadata(&by_name).await?;
         match found.items.into_iter().find(|pod| pod.uid().as_deref() == Some(uid)) {

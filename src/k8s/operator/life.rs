@@ -1,5 +1,5 @@
-//! The life of an operator. It starts the status server, then the caches, the node and the work, and stops
-//! them in reverse order.
+//! The life of an operator: the status server starts first, then the caches, the node and the work. They stop
+//! in reverse order.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -133,8 +133,7 @@ impl BuiltOperator {
             biased;
             // This arm is dropped only with the whole future.
             () = shutdown => Ok(()),
-            // If this arm is dropped, started tasks continue in the background until the node is stopped
-            // below.
+            // If this arm is dropped, started tasks continue in the background until the node is stopped below.
             ended = begun.live(async { Err(keep_joined(&*node).await.into()) }) => ended,
             // Cancel safe: waits for a token. The thread ends only by a bug.
             () = server_ended(server.as_ref()) => {

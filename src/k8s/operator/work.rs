@@ -1,5 +1,4 @@
-//! The work that an operator runs on its node: reconcile loops on the leader, and those of a shard on its
-//! owner.
+//! The work that an operator runs on its node: reconcile loops on the leader, and those of a shard on its owner.
 
 use std::sync::Arc;
 

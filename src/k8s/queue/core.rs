@@ -367,8 +367,7 @@ impl<K: Eq + Clone> Core<K> {
         self.table.find(spread(hash), same).map(|(_, id)| *id)
     }
 
-    /// Drops a key's entry with its failures. For a key that a worker holds, drops only the failures and the
-    /// re-add.
+    /// Drops a key's entry with its failures. For a key that a worker holds, drops only the failures and the re-add.
     fn drop_one(&mut self, id: Id) {
         self.slots[id].failures = 0;
         match self.slots[id].state {

@@ -85,8 +85,7 @@ impl Lanes {
         self.waiting
     }
 
-    /// Priority, number of waiting keys, and the time since which the oldest waits: for each priority ever
-    /// used.
+    /// Priority, number of waiting keys, and the time since which the oldest waits: for each priority ever used.
     pub(super) fn depths<'a, K>(
         &'a self,
         slots: &'a Slots<K>,

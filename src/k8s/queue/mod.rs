@@ -2,8 +2,7 @@
 //!
 //! A queue is independent of Kubernetes. Each key has one entry, however often that key is added. The queue
 //! hands out the most urgent key first, and never hands out a key that a worker holds: if that key is added
-//! meanwhile, it is queued when the work on it ends. So the length of a queue is bounded by the number of
-//! keys.
+//! meanwhile, it is queued when the work on it ends. So the length of a queue is bounded by the number of keys.
 //!
 //! ```
 //! # use bellwether::k8s::queue::{Priority, Queue, QueueOptions};
@@ -112,8 +111,7 @@ pub enum ShutDown {
 /// # Invariants
 ///
 /// - No key is handed out while a worker holds it, until its [`Taken`] is done or dropped.
-/// - The most urgent ready key goes first; keys of one priority go in the order in which they reached that
-///   priority.
+/// - The most urgent ready key goes first; keys of one priority go in the order in which they reached that priority.
 /// - No key is handed out before its time, and no key is lost: an added key is eventually handed out, unless
 ///   [`Self::retain`] or [`Self::shut_down`] has dropped it.
 pub struct Queue<K> {
@@ -274,8 +272,7 @@ impl<K: Hash + Eq + Clone> Queue<K> {
     /// that worker, but is not queued again.
     ///
     /// The lock is released between steps, so that others can use the queue meanwhile. A key that is added
-    /// before this returns may therefore remain although `keep` would reject it. `keep` must not use the
-    /// queue.
+    /// before this returns may therefore remain although `keep` would reject it. `keep` must not use the queue.
     pub fn retain(&self, mut keep: impl FnMut(&K) -> bool) {
         let mut from = Some(0);
         while let Some(at) = from {
@@ -417,8 +414,7 @@ impl<K: Hash + Eq + Clone> Shared<K> {
     }
 }
 
-/// Sleeps until the first due time on behalf of all waiting workers. When dropped, passes this duty to
-/// another.
+/// Sleeps until the first due time on behalf of all waiting workers. When dropped, passes this duty to another.
 struct Keeper<K: Hash + Eq + Clone> {
     until: BootTime,
     shared: Arc<Shared<K>>,

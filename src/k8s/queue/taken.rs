@@ -6,8 +6,7 @@ use super::{Priority, Shared, core::Handed};
 
 /// A key that has been handed out. No other worker gets the key before this is done or dropped.
 ///
-/// Dropping this marks the work as done. Only if a panic drops it, the key is queued again after its
-/// back-off.
+/// Dropping this marks the work as done. Only if a panic drops it, the key is queued again after its back-off.
 #[must_use = "dropped, its work is taken for done"]
 pub struct Taken<K: Hash + Eq + Clone> {
     /// `None` once the work is done.

@@ -68,9 +68,9 @@ pub struct Snapshot {
     pub unfinished: Duration,
     /// The longest of these times.
     pub longest: Duration,
-    /// How often a key became ready.
+    /// How often a key began to wait: it became ready, or will be ready when the work on it ends.
     pub adds: u64,
-    /// How often a key was added with a rate limit.
+    /// How often a key got a back-off: it was added with a rate limit, or put back after a failure.
     pub retries: u64,
     /// Times from becoming ready to being taken.
     pub queued: Times,
