@@ -1,20 +1,20 @@
-//! By what right a reconciler acts, and the client that acts only by that right.
+//! The authority that a reconciler acts under, and a client that writes only while that authority holds.
 //!
 //! # Guarantees
 //!
-//! * A write is handed to the connection only while the authority holds, by the boot clock. A client of
-//!   [`super::client`] asks the authority before each attempt: after a wait that the API server asked for, after a
-//!   new token, and after connecting.
-//! * A write in flight is given up when the authority ends: its outcome is unknown then, and its
-//!   preconditions decide it.
+//! * A write is handed to the connection only while the authority holds by the boot clock. A client of
+//!   [`super::client`] checks the authority before each attempt: after a wait that the API server asked for,
+//!   after a new token, and after connecting.
+//! * The gate stops waiting for a write in flight when the authority ends. The outcome of that write is then
+//!   unknown; its preconditions decide whether it takes effect.
 //!
 //! # Caveats
 //!
-//! What has left this process cannot be called back: the API server may carry out a write after the
-//! authority has ended. [`super::writes`] gives every write a precondition that such a latecomer fails.
+//! A request that has left this process cannot be called back: the API server may carry out a write after the
+//! authority has ended. [`super::writes`] gives every write a precondition that such a late write fails.
 //!
-//! A client that was made elsewhere repeats requests by its own rules. Authority is checked before such a client
-//! gets the request and while the answer is awaited, not before each of its attempts.
+//! A client that was made elsewhere retries requests by its own rules. The gate checks the authority before
+//! that client gets the request and while it waits for the answer, not before each attempt of that client.
 
 use std::{
     future::poll_fn,
@@ -42,25 +42,25 @@ use crate::node::{AuthorityLost, LeaderContext, ShardContext};
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// While a write is awaited, its authority is checked at least this often: tokio's timers do not count the
-/// time in which the machine is suspended, and the boot clock does.
+/// While a write is in flight, its authority is checked at least this often. Tokio's timers do not count the
+/// time in which the machine is suspended; the boot clock does.
 const CHECKED_EVERY: Duration = Duration::from_millis(50);
 
-/// By what right work is done.
+/// Authority that work is done under.
 #[derive(Clone, Debug)]
 pub enum Authority {
-    /// That of the leader.
+    /// Authority of the elected leader.
     Leader(LeaderContext),
-    /// That of a shard's owner.
+    /// Authority of the owner of a shard.
     Shard(ShardContext),
 }
 
 impl Authority {
-    /// Whether it is held at this moment.
+    /// Checks that the authority is held at this moment.
     ///
     /// # Errors
     ///
-    /// [`AuthorityLost`] if not.
+    /// [`AuthorityLost`] if the authority is not held.
     pub fn check(&self) -> Result<(), AuthorityLost> {
         match self {
             Self::Leader(ctx) => ctx.check(),
@@ -68,7 +68,7 @@ impl Authority {
         }
     }
 
-    /// Cancelled when the work should end.
+    /// Token that is cancelled when the work should end.
     pub fn token(&self) -> CancellationToken {
         match self {
             Self::Leader(ctx) => ctx.token(),
@@ -76,7 +76,7 @@ impl Authority {
         }
     }
 
-    /// What is left of it unless it is extended.
+    /// Time until the authority ends, unless it is extended.
     pub fn left(&self) -> Duration {
         match self {
             Self::Leader(ctx) => ctx.authority_left(),
@@ -84,8 +84,8 @@ impl Authority {
         }
     }
 
-    /// Resolves when the authority is over; while beats extend it, never. Each poll checks the authority, whatever
-    /// woke the task.
+    /// Resolves when the authority has ended, and never while beats extend it. Each poll checks the
+    /// authority, for whichever reason the task was woken.
     async fn over(&self) -> AuthorityLost {
         let mut slice = pin!(tokio::time::sleep(Duration::ZERO));
         poll_fn(|context| {
@@ -101,46 +101,46 @@ impl Authority {
     }
 }
 
-/// A write that was not sent, or was given up, because the right to it had ended.
+/// A write that was not sent, or whose answer was not awaited, because its authority had ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Nothing was sent, or the API server turned away what was sent and did nothing.
+    /// The request was not sent, or the API server rejected it without an effect.
     #[error("refused to {method} {path}")]
     Unsent {
-        /// The HTTP method.
+        /// HTTP method of the request.
         method: Method,
-        /// What it was for, without its query.
+        /// Path of the request, without the query.
         path: String,
-        /// Which right had ended.
+        /// The authority that had ended.
         source: AuthorityLost,
     },
-    /// The write had been sent. It may or may not have taken effect.
+    /// The write had been sent. The write may or may not have taken effect.
     #[error("gave up waiting for {method} {path}")]
     Abandoned {
-        /// The HTTP method.
+        /// HTTP method of the request.
         method: Method,
-        /// What it was for, without its query.
+        /// Path of the request, without the query.
         path: String,
-        /// Which right ended.
+        /// The authority that ended.
         source: AuthorityLost,
     },
 }
 
-/// A request of a client whose work has ended: its [`Context`](super::controller::Context) is not in use any more.
-/// Nothing was sent.
+/// A request of a client whose work has ended: its [`Context`](super::controller::Context) is not in use any
+/// more. The request was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the work that this client was made for has ended")]
 pub struct WorkEnded;
 
-/// Whether an error of the client says that the right to write was over.
+/// Whether an error of the client means that the authority, or the work itself, had ended.
 pub fn is_refused(error: &kube::Error) -> bool {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |it| it.source())
         .any(|it| it.is::<Refused>() || it.is::<WorkEnded>())
 }
 
-/// What a write carries in its extensions: the authority that each attempt is checked against, and whether
-/// an attempt may have taken effect. Clones share that.
+/// Extension of a write request: the authority that each attempt is checked against, and whether an attempt
+/// may have taken effect. Clones share this state.
 #[derive(Clone, Debug)]
 pub(crate) struct Permit {
     authority: Authority,
@@ -148,8 +148,8 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Until the client says otherwise, the write may have taken effect: a client that was made elsewhere says
-    /// nothing.
+    /// A new permit assumes that the write may have taken effect, because a client that was made elsewhere
+    /// never calls [`did_nothing`](Self::did_nothing).
     pub(crate) fn new(authority: Authority) -> Self {
         Self { authority, may_have_acted: Arc::new(AtomicBool::new(true)) }
     }
@@ -159,26 +159,26 @@ impl Permit {
         extensions.get()
     }
 
-    /// Whether an attempt may be sent at this moment.
+    /// Checks that an attempt may be sent at this moment.
     ///
     /// # Errors
     ///
-    /// [`AuthorityLost`] if not.
+    /// [`AuthorityLost`] if the authority is not held.
     pub(crate) fn check(&self) -> Result<(), AuthorityLost> {
         self.authority.check()
     }
 
-    /// An attempt is handed to the connection.
+    /// Notes that an attempt is handed to the connection.
     pub(crate) fn is_sent(&self) {
         self.may_have_acted.store(true, SeqCst);
     }
 
-    /// No attempt was sent, or the server did nothing with all of them.
+    /// Notes that no attempt was sent, or that the server rejected all of them without an effect.
     pub(crate) fn did_nothing(&self) {
         self.may_have_acted.store(false, SeqCst);
     }
 
-    /// The error of a write that is given up now.
+    /// The error of a write that is abandoned now.
     pub(crate) fn refusal(&self, method: Method, path: String, source: AuthorityLost) -> Refused {
         if self.may_have_acted.load(SeqCst) {
             Refused::Abandoned { method, path, source }
@@ -188,10 +188,10 @@ impl Permit {
     }
 }
 
-/// A client that writes only while its authority holds, and the task in which `kube` hands its requests on.
-/// Reads pass.
+/// A client that writes only while its authority holds, and the task in which `kube` forwards its requests.
+/// Reads always pass.
 ///
-/// Dropped with all clones of the client, the task ends by itself; [`end`](Self::end) joins it.
+/// The task ends by itself when all clones of the client are dropped; [`end`](Self::end) waits for the task.
 #[derive(Debug)]
 pub(crate) struct GatedClient {
     client: DebugClient,
@@ -201,7 +201,7 @@ pub(crate) struct GatedClient {
     task: TaskTracker,
 }
 
-/// A client that its owner can print: `kube`'s has no `Debug`.
+/// A client with a `Debug` implementation, which `kube`'s client does not have.
 #[derive(Clone)]
 pub(crate) struct DebugClient(pub(crate) Client);
 
@@ -212,7 +212,7 @@ impl std::fmt::Debug for DebugClient {
 }
 
 impl GatedClient {
-    /// A client whose requests go through `client`.
+    /// Creates a client whose requests go through `client`.
     ///
     /// # Panics
     ///
@@ -234,15 +234,15 @@ impl GatedClient {
         &self.client.0
     }
 
-    /// Refuses all requests from now on, reads too, and returns when the task has ended. Whatever is left of clones
-    /// of the client does not hold it up.
+    /// Rejects all requests from now on, including reads, and returns when the task has ended. Clones of the
+    /// client that still exist do not delay this.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the task ends with the next request, or when the last clone of the client is dropped.
+    /// If the future is dropped, the task ends with the next request, or when the last clone of the client is dropped.
     pub(crate) async fn end(&self) {
         self.ended.cancel();
-        // The task looks at the token when a request comes, and ends then.
+        // The task checks the token when a request arrives, and ends then.
         let _ = self.client().send(Request::new(Body::empty())).await;
         self.task.close();
         self.task.wait().await;
@@ -289,7 +289,7 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Sends a write while the authority holds.
+/// Sends a write while its authority holds.
 async fn send_held(
     client: &Client,
     authority: Authority,
@@ -302,11 +302,11 @@ async fn send_held(
     let permit = Permit::new(authority);
     request.extensions_mut().insert(permit.clone());
     tokio::select! {
-        // The authority comes first: what both timers of a process that was paused are due for is refused.
+        // The authority comes first: if both futures of a paused process are ready, the write is rejected.
         biased;
         // Cancel safe: sleeps and reads.
         source = permit.authority.over() => Err(refused(permit.refusal(method, path, source))),
-        // Dropped, the outcome of a write that was sent is unknown; so it is when authority is lost.
+        // If this arm is dropped, the outcome of a sent write is unknown; the same holds when authority is lost.
         answer = client.send(request) => answer,
     }
 }

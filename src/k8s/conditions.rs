@@ -1,4 +1,4 @@
-//! Conditions of a status, as Kubernetes' API conventions ask for them.
+//! Conditions of a status, as Kubernetes' API conventions define them.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -6,25 +6,25 @@ use super::crd;
 pub use super::crd::conditions_schema as schema;
 use crate::clock;
 
-/// Longest message, in characters: what the schema of every condition takes.
+/// Longest message, in characters, that the schema of every condition accepts.
 const MOST_MESSAGE_CHARS: usize = 32_768;
 
 #[cfg(test)]
 mod tests;
 
-/// What a condition says.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// It holds.
+    /// Status `True`: the condition holds.
     True,
-    /// It does not.
+    /// Status `False`: the condition does not hold.
     False,
-    /// Nobody can say.
+    /// Status `Unknown`: the state is not known.
     Unknown,
 }
 
 impl Holds {
-    /// As the API writes it.
+    /// The status as the API writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
@@ -40,11 +40,11 @@ impl From<bool> for Holds {
     }
 }
 
-/// Sets one condition among others, by its type: its time changes only when what it says changes. Returns
-/// whether anything changed.
+/// Sets the condition of one type in a list. `last_transition_time` changes only if the status changes.
+/// Returns whether anything changed.
 ///
-/// `reason` is one word in CamelCase, of letters and digits; a message is cut to what the API takes; `generation` is that of the object that was
-/// looked at.
+/// `reason` is one word in CamelCase, of letters and digits. The message is cut to the length that the API
+/// accepts. `generation` is the generation of the object that the condition describes.
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
@@ -77,17 +77,17 @@ pub fn set(
     is_new
 }
 
-/// The condition of that type.
+/// The condition of this type, if the list contains one.
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|it| it.type_ == type_)
 }
 
-/// Whether the condition of that type is there and `True`.
+/// Whether the condition of this type exists and is `True`.
 pub fn holds(conditions: &[Condition], type_: &str) -> bool {
     find(conditions, type_).is_some_and(|it| it.status == Holds::True.as_str())
 }
 
-/// The wall clock in whole seconds, as the API keeps times.
+/// The wall clock in whole seconds, the resolution of times in the API.
 fn now() -> k8s_openapi::jiff::Timestamp {
     let seconds = i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX);
     k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap_or_default()

@@ -1,8 +1,9 @@
-//! What the leader tells Kubernetes of its cluster: the status of the `Election` object, an event at each
-//! take-over and at each loss, and the label by which a Service selects the leader's pod.
+//! Reports of the leader to Kubernetes: the status of the `Election` object, an event at each take-over and
+//! at each loss, and the label by which a Service selects the leader's pod.
 //!
-//! It informs. Nobody's authority comes from it, and that it cannot be written stops no work. A status says when it
-//! was last reported, and readers judge by that: nothing else is written when the last node was killed.
+//! These reports only inform. No authority depends on them, and a failed report stops no work. A status
+//! contains the time of its last report, and readers must check that time: the status does not change when
+//! the last node is killed.
 
 mod ended;
 mod labels;
@@ -43,30 +44,30 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// How often the leader looks at its cluster for this.
+/// How often the leader reads the cluster's status for its report.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// When nodes were last seen is written this often if nothing else has changed.
+/// If only the times at which nodes were last seen have changed, the status is written this often.
 const SEEN_EVERY: Duration = Duration::from_secs(30);
-/// A status that was not reported for so long is not kept by any leader: three reports are missing.
+/// A status that was not reported for this long has no leader that updates it: three reports are missing.
 pub const CURRENT_FOR: Duration = Duration::from_secs(90);
-/// What cannot be written is said this often.
+/// A failed report is logged this often.
 const SAID_EVERY: Duration = Duration::from_secs(60);
-/// The owner of the status' fields.
+/// Field manager of the status.
 const MANAGER: &str = "bellwether-election";
-/// The key of a node's state that says which pod it runs in.
+/// Key of the node state that contains the node's pod.
 const POD_KEY: &str = "bellwether-pod";
 
-/// Tells the cluster which pod this node runs in. It is kept over lost sessions, and gone when the node is.
+/// Publishes the pod of this node in the node's state, which survives lost sessions and is removed with the node.
 ///
 /// # Errors
 ///
-/// [`StateError`]: while it is not known, the node is listed without its pod.
+/// [`StateError`]: until the state is written, the node is listed without its pod.
 pub async fn tell_pod(node: &dyn Node, pod: &str, uid: &str) -> Result<(), StateError> {
     let told = json!({ "name": pod, "uid": uid }).to_string();
     node.put(POD_KEY, told.as_bytes()).await.map(|_| ())
 }
 
-/// Tells Kubernetes of the cluster while its node leads.
+/// Reports the cluster to Kubernetes while this node leads.
 #[derive(Clone, Debug)]
 pub struct ElectionTask {
     client: DebugClient,
@@ -122,13 +123,13 @@ impl LeaderTask for ElectionTask {
         while token.run_until_cancelled(herald.look()).await.is_some() {
             tokio::select! {
                 biased;
-                // All are cancel safe: they only wait.
+                // All arms are cancel safe: they only wait.
                 () = token.cancelled() => break,
                 fence = drawn.of(ctx.term()), if herald.fence.is_none() => herald.fence = Some(fence),
                 () = tokio::time::sleep(LOOK_EVERY) => (),
             }
         }
-        // While authority goes on, as it does at a planned end, the label is taken back.
+        // At a planned end the authority still holds, and the leader removes the label from its pod.
         if ctx.check().is_ok() {
             herald.labels.step_down().await;
         }
@@ -138,31 +139,31 @@ impl LeaderTask for ElectionTask {
     }
 }
 
-/// One term's telling.
+/// The reports of one term.
 struct Herald<'a> {
     task: &'a ElectionTask,
     ctx: &'a LeaderContext,
     api: Api<Election>,
     labels: Labels,
     events: Events,
-    /// Nothing is told before it is drawn: a term and its fence appear together.
+    /// The status is not written before the fence is drawn: a term and its fence appear together.
     fence: Option<Fence>,
-    /// What was last written, and when.
+    /// Status that was last written, and when.
     written: Option<(ElectionStatus, crate::engine::BootTime)>,
-    /// What was last seen: for the report of the end.
+    /// State of the cluster that was last read, for the report of the end.
     seen: Option<Seen>,
     said: Option<crate::engine::BootTime>,
     announced: bool,
 }
 
-/// What a leader last saw of its cluster.
+/// State of the cluster as the leader last read it.
 struct Seen {
     picture: ElectionStatus,
     pod: Option<(String, String)>,
     may_be_succeeded: bool,
 }
 
-/// Run to its end or aborted: the end of the term is reported.
+/// Reports the end of the term, whether the task has returned or was aborted.
 impl Drop for Herald<'_> {
     fn drop(&mut self) {
         let (own, term) = (self.ctx.node().id(), self.ctx.term());
@@ -225,7 +226,7 @@ impl Herald<'_> {
             return Ok(());
         }
         let name = self.task.election.name();
-        // The fence's draw has made it; who deletes it waits for the next draw.
+        // `fence::draw` creates the object. If it was deleted, the next draw recreates it.
         let Some(found) = self.api.get_opt(&name).await? else { return Ok(()) };
         let last = found.status.as_ref().and_then(|it| it.fence);
         if last > Some(fence.number()) {
@@ -240,7 +241,7 @@ impl Herald<'_> {
         let (params, body) = (PatchParams::apply(MANAGER).force(), ended::body(&found, &new));
         match self.api.patch_status(&name, &params, &body).await {
             Ok(_) => {}
-            // Somebody wrote in between: next time.
+            // Another client wrote the object in between: the next report tries again.
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -252,7 +253,7 @@ impl Herald<'_> {
         Ok(())
     }
 
-    /// The event of a take-over.
+    /// Sends the event of a take-over.
     async fn announce(&self, election: &Election, status: &Status, new: &ElectionStatus) {
         let who = new.leader.as_ref().map_or("nobody", |leader| leader.name.as_str());
         let why = former_end(&status.timeline, &self.ctx.term().to_string());
@@ -283,7 +284,7 @@ fn former<'a>(timeline: &'a [Reign], term: &str) -> Option<&'a Reign> {
     timeline.iter().rev().find(|reign| reign.term != term)
 }
 
-/// How the term before this one ended, in words.
+/// How the previous term ended, in words.
 fn former_end(timeline: &[Reign], term: &str) -> String {
     match former(timeline, term) {
         None => "no earlier term is known".to_owned(),

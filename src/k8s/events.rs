@@ -1,8 +1,8 @@
-//! Events about objects (`events.k8s.io/v1`): what `kubectl describe` and `kubectl get events` show.
+//! Events about objects (`events.k8s.io/v1`), shown by `kubectl describe` and `kubectl get events`.
 //!
-//! kube-runtime's recorder does the work: the same event again within six minutes is counted in a series
-//! instead of being written anew. It writes by the reconciler's client, so nothing is said without the
-//! right to act.
+//! This module wraps kube-runtime's recorder: if an event repeats within six minutes, the recorder counts it
+//! in a series instead of creating another one. Reconcilers send events by their own client, so no event is
+//! sent without authority.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ pub use kube::runtime::events::EventType;
 use super::client::{Reason, explain};
 use crate::{clock, telemetry::sparing::Sparing};
 
-/// More is cut off: the API takes 1,024 bytes.
+/// Longest note in bytes; the rest is cut off. The API accepts 1,024 bytes.
 const NOTE_MOST: usize = 1_000;
 
-/// Says what happens to objects.
+/// Sends events about objects.
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// By that client, in the name of a controller and, where it is known, of the pod it runs in.
+    /// Creates a publisher with a client, the name of a controller and, if known, the name of its pod.
     pub fn new(client: Client, controller: &str, pod: Option<String>) -> Self {
         let reporter =
             Reporter { controller: format!("bellwether.dev/{controller}"), instance: pod };
@@ -43,11 +43,11 @@ impl Events {
         Self { recorder, controller: controller.to_owned(), failures: Arc::default() }
     }
 
-    /// Says something that is as it should be: see [`say`](Self::say).
+    /// Sends an event of type `Normal`: see [`say`](Self::say).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not be written.
+    /// If the future is dropped, the event may or may not be written.
     pub async fn normal<K: Resource<DynamicType: Default>>(
         &self,
         object: &K,
@@ -59,11 +59,11 @@ impl Events {
         self.say(object, &kind, EventType::Normal, (reason, action), note).await;
     }
 
-    /// Says something that somebody should look at: see [`say`](Self::say).
+    /// Sends an event of type `Warning`, about a state that needs attention: see [`say`](Self::say).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not be written.
+    /// If the future is dropped, the event may or may not be written.
     pub async fn warning<K: Resource<DynamicType: Default>>(
         &self,
         object: &K,
@@ -75,13 +75,12 @@ impl Events {
         self.say(object, &kind, EventType::Warning, (reason, action), note).await;
     }
 
-    /// Says something about an object: `reason` is one word in CamelCase that says what happened, `action`
-    /// one that says what was done, `note` is for people. An event that cannot be written is logged: nothing
-    /// hangs on it.
+    /// Sends an event about an object. `reason` is one CamelCase word for the cause, `action` one for the
+    /// action taken, and `note` is for people. A failed event is only logged, because no work depends on it.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not be written.
+    /// If the future is dropped, the event may or may not be written.
     pub async fn say<K: Resource>(
         &self,
         object: &K,

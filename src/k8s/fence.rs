@@ -1,14 +1,14 @@
-//! The number by which a later leader's writes to Kubernetes are told from an earlier one's.
+//! Fence numbers, which let Kubernetes writes of a later leader be distinguished from those of an earlier one.
 //!
-//! The API server cannot compare anything in etcd. So each leader draws a number from the cluster's
-//! `Election` object when it takes office: `max(term, last + 1)`, by a write that compares the object's
-//! resource version. It grows from leader to leader even if etcd was wiped and terms began anew, because
-//! it is kept in Kubernetes' own store.
+//! The API server cannot compare a value in etcd. So each leader draws a number from the cluster's `Election`
+//! object when it takes office: `max(term, last + 1)`, by a write that compares the object's resource
+//! version. The number grows from leader to leader, even if etcd was wiped and terms restarted at 1, because
+//! Kubernetes' own store holds it.
 //!
-//! # Why a late draw does no harm
+//! # Late draws are harmless
 //!
-//! A leader draws from what it read while it had authority, and a successor draws after that authority has
-//! ended. A draw that is delayed until then finds another resource version, and fails.
+//! A leader draws from an object that it read while it had authority, and a successor draws after that
+//! authority has ended. A draw that is delayed until then finds another resource version, and fails.
 
 use std::fmt;
 
@@ -25,50 +25,51 @@ use super::{
 };
 use crate::engine::Term;
 
-/// The annotation that says by which fence an object was last written.
+/// Annotation with the fence that an object was last written under.
 pub const FENCE_ANNOTATION: &str = "bellwether.dev/fence";
 
-/// A draw that loses so often to other writers of the object is given up, to be begun anew.
+/// After this many conflicts with other writers of the object, a draw returns an error, and the leader task
+/// is started again.
 const DRAWS: u32 = 10;
 
-/// A fence number: grows from leader to leader.
+/// A fence number, which grows from leader to leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fence(i64);
 
 impl Fence {
-    /// As a number; above 0.
+    /// The fence as a number above 0.
     pub const fn number(self) -> i64 {
         self.0
     }
 
-    /// The fence that an annotation names; none if there is none, or if it is no number.
+    /// The fence that an object's annotation contains; `None` if the annotation is absent or not a number.
     pub fn read(object: &impl kube::Resource) -> Option<Self> {
         let number = object.annotations().get(FENCE_ANNOTATION)?.parse().ok()?;
         Some(Self(number))
     }
 
-    /// For tests and scripted APIs: a fence that was drawn elsewhere.
+    /// Creates a fence from a number that was drawn elsewhere, for tests and scripted APIs.
     pub const fn of(number: i64) -> Self {
         Self(number)
     }
 }
 
-/// Who draws the fence of a term, and who waits for it.
+/// The fence of the current term, shared between the task that draws it and the tasks that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Drawn(watch::Sender<Option<(Term, Fence)>>);
 
 impl Drawn {
-    /// The fence of this term is known.
+    /// Publishes the fence of this term.
     pub(crate) fn tell(&self, term: Term, fence: Fence) {
         self.0.send_replace(Some((term, fence)));
     }
 
-    /// The work that it was drawn for has ended.
+    /// Withdraws the fence, because the work that it was drawn for has ended.
     pub(crate) fn withdraw(&self) {
         self.0.send_replace(None);
     }
 
-    /// To wait for it.
+    /// Subscribes to the fence.
     pub(crate) fn awaited(&self) -> Awaited {
         Awaited(self.0.subscribe())
     }
@@ -79,21 +80,21 @@ impl Drawn {
 pub(crate) struct Awaited(watch::Receiver<Option<(Term, Fence)>>);
 
 impl Awaited {
-    /// The fence of this term, if it was drawn already and its work goes on.
+    /// The fence of this term, if it is drawn and not withdrawn.
     pub(crate) fn now(&self, term: Term) -> Option<Fence> {
         self.0.borrow().filter(|(of, _)| *of == term).map(|(_, fence)| fence)
     }
 
-    /// The fence that was drawn for this term.
+    /// Waits for the fence of this term.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: it only waits.
+    /// Cancel safe: only waits.
     pub(crate) async fn of(&mut self, term: Term) -> Fence {
         let drawn = self.0.wait_for(|drawn| drawn.is_some_and(|(of, _)| of == term)).await;
         match drawn.ok().and_then(|drawn| *drawn) {
             Some((_, fence)) => fence,
-            // Who draws is gone, with the node that both belong to.
+            // The sender was dropped together with the node; this task belongs to the same node.
             None => std::future::pending().await,
         }
     }
@@ -105,17 +106,17 @@ impl fmt::Display for Fence {
     }
 }
 
-/// Where a cluster's `Election` object stands.
+/// Namespace and name of a cluster's `Election` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElectionRef {
-    /// The namespace of the cluster's pods.
+    /// Namespace of the cluster's pods.
     pub namespace: String,
-    /// The cluster's name, as in etcd.
+    /// Name of the cluster in etcd.
     pub cluster: String,
 }
 
 impl ElectionRef {
-    /// The object's name: the cluster's, in letters that Kubernetes allows.
+    /// Name of the object: the cluster's name, in characters that Kubernetes allows.
     pub fn name(&self) -> String {
         let name: String = self
             .cluster
@@ -126,7 +127,7 @@ impl ElectionRef {
         name.trim_matches(|it| it == '-' || it == '.').chars().take(253).collect()
     }
 
-    /// The API that it is kept by.
+    /// API for the `Election` objects of this namespace.
     pub fn api(&self, client: Client) -> Api<Election> {
         Api::namespaced(client, &self.namespace)
     }
@@ -138,48 +139,48 @@ impl fmt::Display for ElectionRef {
     }
 }
 
-/// No fence could be drawn. Nothing is reconciled without one.
+/// No fence could be drawn. Without a fence the leader reconciles nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum FenceError {
-    /// The API server refused, or did not answer.
+    /// The API server rejected the request, or did not answer.
     #[error("cannot draw a fence number from election {election}: {why}")]
     Api {
-        /// The object.
+        /// Namespace and name of the `Election`.
         election: String,
-        /// In words a person can act on.
+        /// Explanation that a person can act on.
         why: String,
-        /// What the client said.
+        /// Error that the client returned.
         source: Box<kube::Error>,
     },
-    /// Others kept writing the object.
+    /// Other writers changed the object at each attempt.
     #[error(
         "cannot draw a fence number from election {election}: it was written by others {DRAWS} times"
     )]
     Contended {
-        /// The object.
+        /// Namespace and name of the `Election`.
         election: String,
     },
-    /// The numbers are used up, or somebody wrote one that leaves none.
+    /// The fence numbers are used up, or another client wrote the largest possible one.
     #[error(
         "election {election} has the fence {last}, above which there is none: delete the object to begin anew"
     )]
     UsedUp {
-        /// The object.
+        /// Namespace and name of the `Election`.
         election: String,
-        /// What it has.
+        /// Fence that the object has.
         last: i64,
     },
 }
 
-/// Draws the fence of a term, creating the object where there is none.
+/// Draws the fence of a term, and creates the `Election` object if it does not exist.
 ///
 /// # Errors
 ///
-/// [`FenceError`]; a number may have been drawn that nobody uses.
+/// [`FenceError`]; a number may have been drawn that no leader uses.
 ///
 /// # Cancel safety
 ///
-/// Dropped, a number may have been drawn that nobody uses.
+/// If the future is dropped, a number may have been drawn that no leader uses.
 pub async fn draw(
     client: &Client,
     election: &ElectionRef,
@@ -210,7 +211,8 @@ pub async fn draw(
             .max(term.0);
         let patch = serde_json::json!({
             "metadata": { "resourceVersion": found.resource_version() },
-            // Not the term: it is told with the leader's name, so that the two always belong together.
+            // Without the term: `ElectionTask` writes it with the leader's name, so that the two always
+            // belong together.
             "status": { "fence": next },
         });
         let name = election.name();
@@ -236,7 +238,7 @@ mod tests {
         assert!(futures::poll!(&mut of).is_pending());
         drawn.tell(Term(4), Fence(8));
         assert_eq!(of.await, Fence(8));
-        // Suspended, and on in the same term: what was drawn before is not taken again.
+        // Work is suspended and resumes in the same term: the fence that was drawn before is not used again.
         drawn.withdraw();
         let mut again = drawn.awaited();
         let mut of = Box::pin(again.of(Term(4)));

@@ -1,7 +1,7 @@
-//! What must be cleaned up before an object may go.
+//! Finalizers: clean-up that must succeed before an object is removed.
 //!
-//! Every write of the list of finalizers names the object's UID: one that comes late does not meet another
-//! object of the same name. kube-runtime's own helper does not ask for that.
+//! Every write of the list of finalizers contains the object's UID, so that a late write cannot change
+//! another object of the same name. Kube-runtime's own helper does not check the UID.
 
 use std::{future::Future, sync::Arc};
 
@@ -15,28 +15,28 @@ use super::{
     writes::WriteError,
 };
 
-/// What is to be done about an object that has a finalizer.
+/// Work that is required for an object with a finalizer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finalize<K> {
-    /// It is there: bring it to what its spec says.
+    /// The object exists: bring it to the state that its spec describes.
     Apply(Arc<K>),
-    /// It is being deleted: take away what it left. It goes when this has succeeded.
+    /// The object is being deleted: remove what the work has created. The object is removed when this has succeeded.
     Cleanup(Arc<K>),
 }
 
 impl Context {
-    /// Runs the work under a finalizer of that name (`domain/word`): once the work has been begun for an
-    /// object, the object goes only after [`Finalize::Cleanup`] has succeeded.
+    /// Runs work under a finalizer of this name (`domain/word`): once the work has started for an object, the
+    /// object is removed only after [`Finalize::Cleanup`] has succeeded.
     ///
-    /// Both must be idempotent, and cleaning up must bear that nothing, or only half, was done before.
+    /// Both parts must be idempotent, and the clean-up must accept that the work was done only in part, or not at all.
     ///
     /// # Errors
     ///
-    /// Those of the work; and those of writing the finalizer: the object is looked at again.
+    /// Errors of the work, and errors of writing the finalizer; the object is then reconciled again.
     ///
     /// # Cancel safety
     ///
-    /// As that of the work.
+    /// As the cancel safety of the work.
     pub async fn finalized<K, Fut>(
         &self,
         name: &str,
@@ -75,7 +75,7 @@ impl Context {
                     ])
                 };
                 self.write_finalizers(&*object, addition).await?;
-                // The work begins with the change that this is.
+                // This write is a change of the object, and the run that it causes starts the work.
                 Ok(Action::done())
             }
             (None, true) => Ok(Action::done()),

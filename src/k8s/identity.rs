@@ -1,8 +1,7 @@
-//! Who this pod is, from the downward API: the node's id, its address, and proof against itself.
+//! The identity of this pod, from the downward API: the node's id, its address, and proof against itself.
 //!
-//! Pure: takes a lookup of environment variables ([`PodIdentity::from_lookup`]), so that what a manifest
-//! lacks can be tested without one. All problems are reported at once, each with the manifest lines that
-//! mend it.
+//! The module is pure: [`PodIdentity::from_lookup`] takes a lookup of environment variables, so that tests
+//! need no pod. All problems are reported at once, each with the manifest lines that fix it.
 //!
 //! | variable | from | |
 //! | --- | --- | --- |
@@ -15,22 +14,22 @@
 //!
 //! # The node's id
 //!
-//! - `index`: the pod's index in its `StatefulSet`, which the pod's name must end in.
-//! - `name`: the digits that the pod's name ends in, for clusters before Kubernetes 1.28, which have no
+//! - `index`: the pod's index in its `StatefulSet`, which must equal the number at the end of the pod's name.
+//! - `name`: the number at the end of the pod's name, for clusters before Kubernetes 1.28, which have no
 //!   index label.
 //! - `uid`: the lower 63 bits of the FNV-1a hash of the pod's UID, for Deployments and bare pods.
 //!
-//! Without `BELLWETHER_ID_FROM` it is `index` where `POD_INDEX` is set and `uid` where it is not; the name
-//! is never guessed at. The last part of a Deployment's pod name is drawn from
-//! `bcdfghjklmnpqrstvwxz2456789`: it is nothing but digits for one pod in 440, which would make that pod
-//! number 24567 among hashes, or clash with another Deployment's pod.
+//! Without `BELLWETHER_ID_FROM` the source is `index` if `POD_INDEX` is set, and `uid` otherwise; the id is
+//! never guessed from the name. The last part of a Deployment's pod name consists of characters of
+//! `bcdfghjklmnpqrstvwxz2456789`. For one pod in 440 it has only digits, which would make that pod number
+//! 24567 among hashes, or clash with a pod of another Deployment.
 //!
 //! # Lives of a pod
 //!
-//! A restarted container has the UID of the one before. [`PodIdentity::apply`] hands it to the node, which
-//! takes the pod's exclusive lock with it; who holds that lock has proof that the earlier life is dead and
-//! ends its incarnation at once. Another pod with the same id has another UID: it is refused as long as
-//! the holder lives, with a message that names the holder's address.
+//! A restarted container has the same UID as the container before. [`PodIdentity::apply`] passes the UID to
+//! the node, which takes the pod's exclusive lock with it. The holder of that lock has proof that the earlier
+//! process is dead, and ends its incarnation at once. Another pod with the same id has another UID: it is
+//! rejected for as long as the holder lives, with a message that contains the holder's address.
 
 mod problem;
 #[cfg(test)]
@@ -42,7 +41,7 @@ pub use self::problem::{IdentityError, Problem};
 use super::shard::fnv1a;
 use crate::node::ClusterNodeBuilder;
 
-/// The variables that are read.
+/// Names of the variables that are read.
 mod var {
     pub(super) const NAME: &str = "POD_NAME";
     pub(super) const NAMESPACE: &str = "POD_NAMESPACE";
@@ -55,23 +54,23 @@ mod var {
     pub(super) const PORT: &str = "BELLWETHER_PORT";
 }
 
-/// The name of the pod that this process runs in, as far as the downward API tells it: for the eyes of people.
+/// Name of the pod that this process runs in, if the downward API provides it; for display only.
 pub(crate) fn name_of_this_pod() -> Option<String> {
     std::env::var(var::NAME).ok().filter(|name| !name.is_empty())
 }
 
-/// What the node's id is made of. See the module's docs.
+/// Source of the node's id. See the module's docs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdSource {
     /// The index label of a `StatefulSet`'s pod.
     Index,
-    /// The digits at the end of the pod's name.
+    /// The number at the end of the pod's name.
     Name,
     /// The hash of the pod's UID.
     Uid,
 }
 
-/// Who this pod is.
+/// Identity of the pod that this process runs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodIdentity {
     name: String,
@@ -85,20 +84,20 @@ pub struct PodIdentity {
 }
 
 impl PodIdentity {
-    /// From this process's environment.
+    /// Reads the identity from this process's environment.
     ///
     /// # Errors
     ///
-    /// Everything that is missing, not understood or contradictory, with the manifest lines that mend it.
+    /// All variables that are missing, invalid or contradictory, with the manifest lines that fix them.
     pub fn from_env() -> Result<Self, IdentityError> {
-        // What is no text is no name, UID or address either, and is shown as far as it can be.
+        // A value that is not UTF-8 is never a valid name, UID or address, and its error shows it as far as possible.
         Self::from_lookup(|name| {
             std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
         })
     }
 
-    /// From anything that knows the values of variables. Empty counts as not set: that is what the
-    /// downward API makes of a label that the pod does not have.
+    /// Reads the identity from any lookup of variables. An empty value counts as not set, because the
+    /// downward API sets a variable to the empty string if the pod does not have the label.
     ///
     /// # Errors
     ///
@@ -120,54 +119,54 @@ impl PodIdentity {
         Ok(Self { name, namespace, uid, ips, node_name, id, id_source, port })
     }
 
-    /// The pod's name.
+    /// Name of the pod.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The pod's namespace.
+    /// Namespace of the pod.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The pod's UID.
+    /// UID of the pod.
     pub fn uid(&self) -> &str {
         &self.uid
     }
 
-    /// The pod's addresses, the preferred one first; never none.
+    /// Addresses of the pod, the preferred one first; at least one.
     pub fn ips(&self) -> &[IpAddr] {
         &self.ips
     }
 
-    /// The name of the machine the pod runs on.
+    /// Name of the machine that the pod runs on.
     pub fn node_name(&self) -> &str {
         &self.node_name
     }
 
-    /// The node id: not negative.
+    /// The node id, which is never negative.
     pub fn id(&self) -> i64 {
         self.id
     }
 
-    /// What the id is made of.
+    /// Source of the node id.
     pub fn id_source(&self) -> IdSource {
         self.id_source
     }
 
-    /// The port it can be reached at, if one was set.
+    /// The port of the node, if one was set.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// With that port unless the environment has set one.
+    /// Sets the port, unless the environment has set one.
     #[must_use]
     pub fn or_port(mut self, port: u16) -> Self {
         self.port.get_or_insert(port);
         self
     }
 
-    /// Where the node can be reached: `10.1.2.3:8080`, `[fd00::7]:8080`; without a port the address alone.
+    /// Address of the node: `10.1.2.3:8080`, `[fd00::7]:8080`; without a port the IP address alone.
     pub fn address(&self) -> String {
         let ip = self.ips[0];
         match self.port {
@@ -176,14 +175,14 @@ impl PodIdentity {
         }
     }
 
-    /// Gives a node this pod's id, address and UID.
+    /// Sets a node's id, address and UID to those of this pod.
     #[must_use]
     pub fn apply(&self, node: ClusterNodeBuilder) -> ClusterNodeBuilder {
         node.id(self.id).address(self.address()).pod_uid(&self.uid)
     }
 }
 
-/// What has been read, and what was wrong with it.
+/// Lookup of the variables, and the problems found so far.
 struct Form<L> {
     lookup: L,
     problems: Vec<Problem>,
@@ -250,8 +249,8 @@ impl<L: Fn(&str) -> Option<String>> Form<L> {
 
     fn port(&mut self) -> Option<u16> {
         let text = self.optional(var::PORT)?;
-        // Kubernetes sets BELLWETHER_PORT=tcp://10.96.0.9:8080 in every pod of a namespace with a Service
-        // called bellwether. Nobody wrote that, so nobody can be told off for it.
+        // Kubernetes sets BELLWETHER_PORT=tcp://10.96.0.9:8080 in every pod of a namespace that has a Service
+        // named bellwether. Such a value is not an error of the manifest.
         if text.contains("://") {
             return None;
         }
@@ -283,7 +282,7 @@ impl<L: Fn(&str) -> Option<String>> Form<L> {
         Some((id?, source))
     }
 
-    /// The index label, which the name of a `StatefulSet`'s pod bears out.
+    /// The index label, which must equal the number at the end of the pod's name.
     fn index(
         &mut self,
         index: Option<String>,
@@ -315,27 +314,27 @@ impl<L: Fn(&str) -> Option<String>> Form<L> {
     }
 }
 
-/// The number that a `StatefulSet`'s pod name ends in.
+/// The number at the end of the name of a `StatefulSet`'s pod.
 fn ordinal(name: &str) -> Option<i64> {
     let (set, digits) = name.rsplit_once('-')?;
     if set.is_empty() { None } else { number(digits) }
 }
 
-/// Digits as Kubernetes writes them: no sign, no zeroes in front.
+/// Parses digits as Kubernetes writes them: no sign, no leading zeroes.
 fn number(digits: &str) -> Option<i64> {
     let plain = digits.bytes().all(|it| it.is_ascii_digit());
     let canonical = digits == "0" || !digits.starts_with('0');
     if plain && canonical { digits.parse().ok() } else { None }
 }
 
-/// A UUID, or the 32 hexadecimal digits that a static pod has instead.
+/// Whether the text is a UUID, or the 32 hexadecimal digits that a static pod has instead.
 fn is_uid(text: &str) -> bool {
     let lengths: Vec<usize> = text.split('-').map(str::len).collect();
     let hex = text.bytes().all(|it| it == b'-' || it.is_ascii_hexdigit());
     hex && (lengths == [32] || lengths == [8, 4, 4, 4, 12])
 }
 
-/// The lower 63 bits of the 64-bit FNV-1a hash (RFC 9923): ids are not negative.
+/// The lower 63 bits of the 64-bit FNV-1a hash (RFC 9923), because ids are not negative.
 fn hash(uid: &str) -> i64 {
     let hash = fnv1a(uid.as_bytes());
     (hash & (u64::MAX >> 1)).cast_signed()

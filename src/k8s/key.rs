@@ -1,30 +1,30 @@
-//! Which object, within one kind.
+//! Key of an object within one kind.
 
 use std::{fmt, sync::Arc};
 
 use kube::Resource;
 
-/// The namespace and name of an object of a kind that is known; written `namespace/name`. Cheap to clone.
+/// Namespace and name of an object of a known kind; written `namespace/name`. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// Its namespace; none for what stands outside of namespaces.
+    /// Namespace of the object; `None` for a cluster-scoped object.
     pub namespace: Option<Arc<str>>,
-    /// Its name.
+    /// Name of the object.
     pub name: Arc<str>,
 }
 
 impl ObjectKey {
-    /// The key of what stands outside of namespaces.
+    /// The key of a cluster-scoped object.
     pub fn cluster(name: impl Into<Arc<str>>) -> Self {
         Self { namespace: None, name: name.into() }
     }
 
-    /// The key of what stands in a namespace.
+    /// The key of a namespaced object.
     pub fn namespaced(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: Some(namespace.into()), name: name.into() }
     }
 
-    /// The key of an object. One without a name, which no API server hands out, has an empty one.
+    /// The key of an object. The name is empty if the object has none, which the API server never returns.
     pub fn of(object: &impl Resource) -> Self {
         let meta = object.meta();
         Self {

@@ -1,5 +1,5 @@
-//! What the Kubernetes layer counts. Names, types and labels are controller-runtime's and client-go's
-//! where they mean the same, so that existing dashboards and alerts work.
+//! Metrics of the Kubernetes layer. Names, types and labels are controller-runtime's and client-go's where
+//! the meaning is the same, so that existing dashboards and alerts work.
 
 use std::{
     sync::{
@@ -18,19 +18,19 @@ use prometheus::{
 
 use super::cache::SourceError;
 
-/// Time in a reconciler, in seconds: controller-runtime's buckets.
+/// Buckets of the time in a reconciler, in seconds, as in controller-runtime.
 const RECONCILE_BUCKETS: [f64; 40] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9,
     1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0,
     25.0, 30.0, 40.0, 50.0, 60.0,
 ];
 
-/// How a reconcile ended, as `controller_runtime_reconcile_total` labels it.
+/// Result of a reconcile, as `controller_runtime_reconcile_total` labels it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Success,
     Error,
-    /// At once, after a back-off: it is no failure.
+    /// The object is queued again after a back-off, although the run did not fail.
     Requeue,
     RequeueAfter,
 }
@@ -74,11 +74,11 @@ struct Families {
 }
 
 impl K8sMetrics {
-    /// Makes the metrics and registers them.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
     ///
-    /// If a metric of such a name is registered already.
+    /// If a metric of the same name is registered already.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::new()?;
         for collector in metrics.collectors() {
@@ -87,16 +87,16 @@ impl K8sMetrics {
         Ok(metrics)
     }
 
-    /// Metrics that no registry has.
+    /// Creates metrics without a registry.
     ///
     /// # Errors
     ///
-    /// Never with these names; the registry's kind of error is passed on.
+    /// Never with these names; the type is the registry's.
     pub fn new() -> prometheus::Result<Self> {
         Ok(Self { families: Families::new()?, ages: Ages::new()? })
     }
 
-    /// What [`Self::register`] registers.
+    /// The collectors that [`Self::register`] registers.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let it = &self.families;
         vec![
@@ -120,7 +120,7 @@ impl K8sMetrics {
         ]
     }
 
-    /// Those of one controller, all at zero.
+    /// The metrics of one controller, all at zero.
     pub(crate) fn controller(&self, name: &str) -> ControllerMetrics {
         let it = &self.families;
         let outcome = |outcome: Outcome| it.reconciles.with_label_values(&[name, outcome.as_str()]);
@@ -144,7 +144,7 @@ impl K8sMetrics {
         }
     }
 
-    /// Those of one cache.
+    /// The metrics of one cache.
     pub(crate) fn cache(
         &self,
         kind: &str,
@@ -166,12 +166,12 @@ impl K8sMetrics {
         }
     }
 
-    /// Draws of the fence that were refused.
+    /// Counter of rejected draws of the fence.
     pub(crate) fn draws(&self) -> Refusals {
         Refusals(self.families.refused_writes.with_label_values(&["election", "authority"]))
     }
 
-    /// The number this node's writes are fenced by; 0 while it does not lead.
+    /// The fence of this node's writes; 0 while the node does not lead.
     pub(crate) fn fence(&self) -> &IntGauge {
         &self.families.fence
     }
@@ -277,7 +277,7 @@ impl Families {
     }
 }
 
-/// Writes that were refused for one reason.
+/// Counter of writes that were rejected for one reason.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusals(IntCounter);
 
@@ -356,7 +356,7 @@ impl CacheMetrics {
     }
 }
 
-/// What one cache adds to its kind's gauge, until it is dropped.
+/// The part that one cache adds to its kind's gauge, until it is dropped.
 #[derive(Debug)]
 struct Part {
     sum: IntGauge,
@@ -380,7 +380,7 @@ impl Drop for Part {
     }
 }
 
-/// How old the cache of one kind is.
+/// The age of the caches of one kind.
 struct AgeOf {
     kind: String,
     age: Box<dyn Fn() -> Option<Duration> + Send + Sync>,
@@ -392,7 +392,7 @@ impl std::fmt::Debug for AgeOf {
     }
 }
 
-/// Works out the age of each cache when it is asked.
+/// Computes the age of each cache when it is collected.
 #[derive(Clone, Debug)]
 struct Ages {
     family: prometheus::GaugeVec,

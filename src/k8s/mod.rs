@@ -1,9 +1,10 @@
-//! Kubernetes: who this pod is, the custom resources, and controllers whose reconcile loops run only
-//! where they may.
+//! Kubernetes: the identity of this pod, the custom resources, and controllers whose reconcile loops run only
+//! under a grant.
 //!
-//! The only layer that names `kube`. It hands the crates on, so that an operator written with it uses
-//! the same versions: [`kube`], [`k8s_openapi`], [`schemars`]. The version of the Kubernetes API is the program's choice: it
-//! enables one feature of `k8s-openapi` (`v1_34`, or `latest`), and the library's feature `cli`, which does so too, is off.
+//! No other layer uses `kube`. This layer re-exports the crates, so that an operator uses the same versions:
+//! [`kube`], [`k8s_openapi`], [`schemars`]. The program chooses the version of the Kubernetes API: it enables
+//! one feature of `k8s-openapi` (`v1_34`, or `latest`). The library's feature `cli` enables one too, so it
+//! must be off then.
 
 pub mod authority;
 pub mod cache;

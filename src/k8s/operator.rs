@@ -1,4 +1,4 @@
-//! An operator: a node, caches, controllers on the leader, shard work on the followers, in one process.
+//! An operator: a node, caches, controllers on the leader and shard work on the followers, in one process.
 
 mod life;
 mod node;
@@ -33,10 +33,10 @@ use crate::{
     telemetry::{ServerConfig, metrics},
 };
 
-/// How long leaving may take by default: less than Kubernetes' default grace period of 30 s.
+/// Default limit for leaving the cluster: less than Kubernetes' default grace period of 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
-/// An operator that is being put together.
+/// Builder of an operator.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -96,7 +96,7 @@ impl fmt::Debug for Operator {
 }
 
 impl Operator {
-    /// Of that node, by that client, with that `Election` object.
+    /// Creates an operator from a node, a client, and its cluster's `Election` object.
     pub fn new(node: impl Into<NodeBuilder>, client: Client, election: ElectionRef) -> Self {
         Self {
             node: node.into(),
@@ -114,14 +114,14 @@ impl Operator {
         }
     }
 
-    /// A controller whose reconciler runs on the leader.
+    /// Adds a controller whose reconciler runs on the leader.
     #[must_use]
     pub fn controller<K: Cached>(mut self, controller: Controller<K>) -> Self {
         self.controllers.push(Box::new(controller));
         self
     }
 
-    /// A controller whose reconciler runs on the nodes that hold the objects' shards: on the followers.
+    /// Adds a controller whose reconciler runs on the nodes that hold the objects' shards: on the followers.
     #[must_use]
     pub fn shards<K: Cached>(mut self, sharded: Sharded<K>) -> Self {
         let share = sharded.share.clone();
@@ -129,21 +129,21 @@ impl Operator {
         self
     }
 
-    /// What runs as long as the node leads, beside the controllers.
+    /// Adds a task that runs on the leader, beside the controllers.
     #[must_use]
     pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
         self.node = self.node.leader_task(task);
         self
     }
 
-    /// Work on shards of another kind.
+    /// Adds a worker for shards of another work type.
     #[must_use]
     pub fn worker(mut self, worker: WorkerOptions) -> Self {
         self.node = self.node.worker(worker);
         self
     }
 
-    /// The pod that it runs in: it is named in the `Election`, and labelled while its node leads.
+    /// Sets the pod of this process: the `Election` shows it, and the leader's pod is labelled.
     #[must_use]
     pub fn pod(mut self, pod: PodIdentity) -> Self {
         self.pod = Some(pod);
@@ -159,20 +159,20 @@ impl Operator {
         self
     }
 
-    /// Where its cluster's `Election` object is.
+    /// Namespace and name of the `Election` object of its cluster.
     pub fn election(&self) -> &ElectionRef {
         &self.election
     }
 
-    /// The cache of a kind, kept by this operator whether or not a controller looks at it.
+    /// The cache of a kind, filled by this operator whether or not a controller uses it.
     pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
         let cache = self.caches.of(kind, scope);
         cache.attend_for_good();
         cache
     }
 
-    /// The same, and `handler` is told every change of it, on the task that keeps it: it must be quick and
-    /// must not wait.
+    /// As [`cache`](Self::cache), with a `handler` that is called for every change, on the task that feeds
+    /// the cache: it must be quick and must not block.
     pub fn on_change<K: Cached>(
         &mut self,
         kind: &K::DynamicType,
@@ -183,9 +183,10 @@ impl Operator {
         self.cache(kind, scope)
     }
 
-    /// Where all of it counts: the node unless it was told elsewhere, caches, controllers, queues and the
-    /// status server, beside what you register yourself. [`telemetry::metrics::registry`] makes one that has
-    /// the process in it. Default: one of its own that only [`serve`](Self::serve) shows.
+    /// Sets the registry for the metrics of the node (unless the node has its own), caches, controllers,
+    /// queues and status server. The program may register further metrics there.
+    /// [`telemetry::metrics::registry`] creates one that includes process metrics. Default: a new registry
+    /// that only [`serve`](Self::serve) exposes.
     ///
     /// [`telemetry::metrics::registry`]: crate::telemetry::metrics::registry
     #[must_use]
@@ -195,11 +196,11 @@ impl Operator {
     }
 
     /// Lets [`run`](Self::run) serve `/metrics`, the probes `/livez` and `/readyz`, `/leader`, `/status` and
-    /// the status page at this address, or as a whole [`ServerConfig`] says: from before the node joins until
-    /// after it has left, on a thread of its own. Ready is a node, leader or not, that has joined and whose
-    /// caches are synced. Default: nothing is served.
+    /// the status page at this address, or as a whole [`ServerConfig`] specifies. The server runs on its own
+    /// thread from before the node joins until after it has left. A node is ready, leader or not, when it has
+    /// joined and its caches are synced. Default: no server.
     ///
-    /// Who calls [`BuiltOperator::begin`] serves [`Begun::source`] by a [`StatusServer`].
+    /// A program that calls [`BuiltOperator::begin`] serves [`Begun::source`] with its own [`StatusServer`].
     ///
     /// [`StatusServer`]: crate::telemetry::StatusServer
     #[must_use]
@@ -208,26 +209,27 @@ impl Operator {
         self
     }
 
-    /// Where caches, controllers and queues count, if not in the [`registry`](Self::registry).
+    /// Sets the metrics of caches, controllers and queues, if they are not in the
+    /// [`registry`](Self::registry).
     #[must_use]
     pub fn metrics(mut self, metrics: K8sMetrics, queues: QueueMetrics) -> Self {
         self.metrics = Some((metrics, queues));
         self
     }
 
-    /// How long leaving may take. Default: 20 s.
+    /// Sets the limit for leaving the cluster. Default: 20 s.
     #[must_use]
     pub fn stop_within(mut self, limit: Duration) -> Self {
         self.stop_within = limit;
         self
     }
 
-    /// Puts it together.
+    /// Builds the operator.
     ///
     /// # Errors
     ///
-    /// [`OperatorError::Options`] if the node's options do not go together, [`OperatorError::Metrics`] if the
-    /// registry has such metrics already.
+    /// [`OperatorError::Options`] if the node's options are invalid or contradict each other,
+    /// [`OperatorError::Metrics`] if the registry has metrics of these names already.
     pub fn build(self) -> Result<BuiltOperator, OperatorError> {
         let Self {
             mut node,
@@ -299,9 +301,10 @@ impl Operator {
         })
     }
 
-    /// Puts it together and runs it: the status server first, then caches, the node, the work; at the end the
-    /// other way round. When `shutdown` resolves it leaves: all work is ended and joined, office and shards are handed
-    /// over. Readiness on every node, leader or not, is that it has joined and its caches are synced.
+    /// Builds the operator and runs it: starts the status server, then the caches, the node and the work, and
+    /// stops them in reverse order. When `shutdown` resolves, the operator leaves the cluster: it ends and
+    /// joins all work, and hands over office and shards. A node is ready, leader or not, when it has joined
+    /// and its caches are synced.
     ///
     /// # Errors
     ///
@@ -309,7 +312,7 @@ impl Operator {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the node goes on leaving in the background; work is aborted.
+    /// If the future is dropped, the node continues to leave in the background; work is aborted.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send,

@@ -1,7 +1,7 @@
-//! What an object owns: objects that are brought to what they should be, and go when it goes.
+//! Owned objects, which a controller applies and which are deleted with their owner.
 //!
-//! Kubernetes' garbage collector takes away what has no owner left; a controller that
-//! [`owns`](super::controller::Controller::owns) the kind is told of every change of it.
+//! Kubernetes' garbage collector deletes objects whose owners are gone. A controller that
+//! [`owns`](super::controller::Controller::owns) the kind is notified of every change of them.
 
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
@@ -14,17 +14,17 @@ use super::{
 };
 
 impl Context {
-    /// Brings an object to what `desired` says, as its owner's: it gets the owner's namespace unless it
-    /// names one, and an owner reference. If a cache of this process has the object, the write fails where
-    /// it has changed since, as [`Writer::apply`](super::writes::Writer::apply) says.
+    /// Applies `desired` as an object of `owner`: sets an owner reference, and the owner's namespace if
+    /// `desired` has none. If a cache of this process has the object, the write fails if the object has
+    /// changed since, as [`Writer::apply`](super::writes::Writer::apply) describes.
     ///
     /// # Errors
     ///
-    /// [`WriteError`]; [`WriteError::NotOurs`] if somebody else controls the object.
+    /// [`WriteError`]; [`WriteError::NotOurs`] if another owner controls the object.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// If the future is dropped, the write may or may not take effect.
     pub async fn apply_owned<O, C>(&self, owner: &O, mut desired: C) -> Result<C, WriteError>
     where
         O: Resource<DynamicType: Default>,
@@ -58,7 +58,7 @@ impl Context {
         writer.apply(&desired, seen.as_deref()).await
     }
 
-    /// Writes the status of the object as it was seen, unless it says that already: as
+    /// Writes the status of the observed object, unless the object has that status already: as
     /// [`Writer::status`](super::writes::Writer::status).
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Context {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// If the future is dropped, the write may or may not take effect.
     pub async fn write_status<K>(
         &self,
         seen: &K,

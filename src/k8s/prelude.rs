@@ -1,4 +1,4 @@
-//! What an operator's source names again and again: `use bellwether::k8s::prelude::*`.
+//! Names that an operator's source uses often: `use bellwether::k8s::prelude::*`.
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 pub use kube::{Api, Client, CustomResource, CustomResourceExt, Resource, ResourceExt};

@@ -1,9 +1,9 @@
-//! Which shard an object belongs to.
+//! Mapping of objects to shards.
 //!
-//! The 64-bit FNV-1a hash of its UID, in contiguous ranges, so that one shard is one `shardRange` of the
-//! API server's selectors (KEP-5866). UIDs are random, so their hashes are even. The hashes of texts that
-//! differ only at their end, as names do, differ hardly in the bits by which ranges are told apart: they are
-//! mixed first, see [`hash_of_name`].
+//! A shard is a contiguous range of the 64-bit FNV-1a hashes of UIDs, so that it is one `shardRange` in the
+//! API server's selectors (KEP-5866). UIDs are random, so their hashes are evenly distributed. Texts that
+//! differ only at their end, as names do, have hashes that hardly differ in the leading bits, which select
+//! the range: [`hash_of_name`] mixes them first.
 
 use std::{collections::BTreeSet, fmt::Write as _, ops::Range};
 
@@ -14,7 +14,7 @@ pub use crate::hash::fnv1a;
 #[cfg(test)]
 mod tests;
 
-/// The shard of that hash, out of `shards`: the hashes are cut into `shards` ranges of equal size.
+/// The shard of a hash: all hashes are divided into `shards` ranges of equal size.
 ///
 /// # Panics
 ///
@@ -24,9 +24,10 @@ pub const fn shard_of_hash(hash: u64, shards: u32) -> ShardId {
     ShardId(((hash as u128 * shards as u128) >> 64) as u32)
 }
 
-/// The hash of what is no UID, for [`shard_of_hash`]: even for names like `web-1` and `web-2`, too.
+/// The hash of a name that is not a UID, for [`shard_of_hash`]: evenly distributed also for `web-1` and
+/// `web-2`.
 pub const fn hash_of_name(name: &[u8]) -> u64 {
-    // The finaliser of MurmurHash3: each bit of the input changes each bit of the outcome in half of the cases.
+    // The finaliser of MurmurHash3: each bit of the input changes each bit of the result in half of the cases.
     let mut hash = fnv1a(name);
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -35,11 +36,11 @@ pub const fn hash_of_name(name: &[u8]) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// The hashes of a shard: the first in it, and the first after it (`None` after the last shard).
+/// The hashes of a shard: the first one, and the first one after the shard (`None` after the last shard).
 ///
 /// # Panics
 ///
-/// If there is no such shard.
+/// If `shard` is not below `shards`.
 pub const fn hashes_of_shard(shard: ShardId, shards: u32) -> (u64, Option<u64>) {
     assert!(shard.0 < shards, "a shard is counted from zero");
     let first = first_hash(shard.0, shards) as u64;
@@ -47,15 +48,15 @@ pub const fn hashes_of_shard(shard: ShardId, shards: u32) -> (u64, Option<u64>) 
     (first, if end > u64::MAX as u128 { None } else { Some(end as u64) })
 }
 
-/// A selector names at most this many ranges: what lies in a URL stays below 8 KiB, which every proxy takes.
+/// Most ranges of a selector: with them the URL stays below 8 KiB, which every proxy accepts.
 const MOST_RANGES: usize = 64;
 
-/// The `shardSelector` that picks the objects of these shards, and as few others as [`MOST_RANGES`] ranges
-/// allow. Whoever sends it must filter what comes.
+/// The `shardSelector` that selects the objects of these shards, and as few others as [`MOST_RANGES`] ranges
+/// allow. A client that sends the selector must also filter the objects that it receives.
 ///
 /// # Panics
 ///
-/// If it is of no shard, which no selector can say, or if there is no such shard.
+/// If `held` is empty, which no selector can express, or if it contains a shard that does not exist.
 pub fn shard_selector(held: &BTreeSet<ShardId>, shards: u32) -> String {
     assert!(!held.is_empty(), "a selector picks at least one shard");
     let mut selector = String::new();
@@ -72,14 +73,14 @@ pub fn shard_selector(held: &BTreeSet<ShardId>, shards: u32) -> String {
     selector
 }
 
-/// Ranges that cover these shards: neighbours are one, and the narrowest gaps are closed where there are too
-/// many.
+/// Ranges that cover these shards: adjacent shards share a range, and the narrowest gaps are closed if there
+/// are too many ranges.
 fn few_ranges(held: &BTreeSet<ShardId>) -> Vec<Range<u32>> {
     let mut gaps: Vec<u32> =
         held.iter().zip(held.iter().skip(1)).map(|(one, next)| next.0 - one.0 - 1).collect();
     gaps.retain(|&gap| gap > 0);
     gaps.sort_unstable();
-    // So many gaps stay that there is one range more; equal ones are closed together.
+    // Keeps at most `MOST_RANGES - 1` gaps; gaps of equal width are closed together.
     let closed = gaps.len().checked_sub(MOST_RANGES).map_or(0, |last| gaps[last]);
     let mut ranges: Vec<Range<u32>> = Vec::new();
     for shard in held {

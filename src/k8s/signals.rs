@@ -1,4 +1,4 @@
-//! An operator's life as a container runtime gives it: SIGTERM asks it to leave.
+//! Runs an operator until the container runtime sends SIGTERM.
 
 use super::operator::{Operator, OperatorError};
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
 };
 
 impl Operator {
-    /// As [`run`](Self::run), until SIGTERM, Ctrl-C or SIGHUP asks it to leave. A second SIGTERM or Ctrl-C
-    /// ends it at once (see [`Signals`]): then its lease has to run out.
+    /// As [`run`](Self::run), until SIGTERM, Ctrl-C or SIGHUP requests the operator to leave. A second
+    /// SIGTERM or Ctrl-C ends it at once (see [`Signals`]): the other nodes then wait for its lease to expire.
     ///
     /// # Errors
     ///

@@ -1,16 +1,16 @@
-//! Writes to Kubernetes by virtue of leadership, each with a precondition that a latecomer fails.
+//! Writes to Kubernetes under the authority of a leader, each with a precondition that a late write fails.
 //!
-//! | write | what a write of a former leader fails at |
+//! | write | precondition that the write of a former leader fails |
 //! | --- | --- |
-//! | [`apply`](Writer::apply) with the object as it was seen | its resource version and UID |
-//! | [`apply`](Writer::apply) of what was not there | nothing: it is stamped with the fence instead |
-//! | [`create`](Writer::create) | that the object exists; what it makes is stamped with the fence |
+//! | [`apply`](Writer::apply) with the observed object | its resource version and UID |
+//! | [`apply`](Writer::apply) of an object that does not exist | none: the object is stamped with the fence instead |
+//! | [`create`](Writer::create) | the object must not exist; the new object is stamped with the fence |
 //! | [`status`](Writer::status) | its resource version and UID |
 //! | [`delete`](Writer::delete) | its resource version and UID |
-//! | [finalizers](Context::finalized) | its UID, and the list of finalizers as it was seen |
+//! | [finalizers](Context::finalized) | its UID, and the observed list of finalizers |
 //!
-//! An object that carries a later leader's fence than the writer's is not written at all
-//! ([`WriteError::StaleFence`]). See `docs/reconcilers.md` for what this leaves open.
+//! A writer rejects an object with a fence of a later leader ([`WriteError::StaleFence`]). See
+//! `docs/reconcilers.md` for the cases that remain open.
 
 use std::fmt::Debug;
 
@@ -30,65 +30,66 @@ use super::{
     metrics::Refusals,
 };
 
-/// Why a write was not made, or is not known to have been made.
+/// Reason why a write was not made, or may not have been made.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// A later leader has written the object: this one's time is over. Nothing was sent.
+    /// A later leader has written the object, so the term of this writer is over. The request was not sent.
     #[error("{object} carries fence {found}, and ours is {ours}: a later leader has written it")]
     StaleFence {
-        /// Which object.
+        /// Kind and name of the object.
         object: String,
-        /// What it carries.
+        /// Fence that the object carries.
         found: Fence,
-        /// The writer's.
+        /// Fence of this writer.
         ours: Fence,
     },
-    /// The object is not as it was seen: look again. Nothing changed.
+    /// The object differs from the observed one and must be read again. The write had no effect.
     #[error("{object} has changed since it was read")]
     Conflict {
-        /// Which object.
+        /// Kind and name of the object.
         object: String,
-        /// What the API server said.
+        /// Error that the API server returned.
         source: Box<kube::Error>,
     },
-    /// The right to write was over. Whether it took effect, the source says.
+    /// The authority to write had ended. The source shows whether the write may have taken effect.
     #[error("writing {object}")]
     Refused {
-        /// Which object.
+        /// Kind and name of the object.
         object: String,
-        /// Why.
+        /// Error of the client, which contains [`Refused`](super::authority::Refused) or
+        /// [`WorkEnded`](super::authority::WorkEnded).
         source: Box<kube::Error>,
     },
-    /// The API server refused, or did not answer.
+    /// The API server rejected the write, or did not answer.
     #[error("writing {object}: {why}")]
     Api {
-        /// Which object.
+        /// Kind and name of the object.
         object: String,
-        /// In words a person can act on.
+        /// Explanation that a person can act on.
         why: String,
-        /// What the client said.
+        /// Error that the client returned.
         source: Box<kube::Error>,
     },
-    /// Another object controls it. Nothing was sent.
+    /// Another object controls this object. The request was not sent.
     #[error("{object} belongs to {owner}: choose another name, or delete it")]
     NotOurs {
-        /// Which object.
+        /// Kind and name of the object.
         object: String,
-        /// Whose it is.
+        /// Kind and name of the controlling owner.
         owner: String,
     },
     /// The object has no name, or cannot be written as JSON.
     #[error("{object} cannot be sent: {why}")]
     Malformed {
-        /// Which object.
+        /// Kind and name of the object.
         object: String,
-        /// What is wrong with it.
+        /// Reason why the object cannot be sent.
         why: String,
     },
 }
 
 impl WriteError {
-    /// Whether the same work may succeed later without anybody doing anything.
+    /// Whether a retry may succeed without a change by a person.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Conflict { .. } => true,
@@ -101,16 +102,16 @@ impl WriteError {
     }
 }
 
-/// What became of a write that is left out where it would change nothing.
+/// Result of a write that is skipped if it would change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// It was made.
+    /// The write was made.
     Changed,
-    /// It would have changed nothing, and was not sent.
+    /// The write would have changed nothing, and was not sent.
     Unchanged,
 }
 
-/// Writes objects of one kind, by the right of the reconciler that it is for.
+/// Writes objects of one kind, under the authority of one reconciler.
 #[derive(Clone, Debug)]
 pub struct Writer<K: Cached> {
     api: Api<K>,
@@ -121,7 +122,7 @@ pub struct Writer<K: Cached> {
 }
 
 impl Context {
-    /// What writes objects of that kind: in one namespace, or outside of all.
+    /// A writer for objects of kind `K`, in one namespace or cluster-scoped.
     pub fn writer<K: Cached + Serialize>(&self, namespace: Option<&str>) -> Writer<K>
     where
         K::DynamicType: Default,
@@ -146,20 +147,20 @@ impl Context {
 }
 
 impl<K: Cached + Serialize> Writer<K> {
-    /// The API it writes by: what is written there has no precondition but the right to write.
+    /// The API of this writer. Writes through it have no precondition except the authority.
     pub fn api(&self) -> &Api<K> {
         &self.api
     }
 
-    /// Who owns the fields that this writes. Default: `bellwether-` and the controller's name.
+    /// Sets the field manager of these writes. Default: `bellwether-` and the controller's name.
     #[must_use]
     pub fn field_manager(mut self, manager: impl Into<String>) -> Self {
         self.manager = manager.into();
         self
     }
 
-    /// Brings the fields that `desired` names to what it says, by server-side apply. With the object as it
-    /// was seen it fails if that has changed; without, it makes the object if there is none.
+    /// Sets the fields that `desired` contains, by server-side apply. With `observed`, the write fails if the
+    /// object has changed since; without it, the write creates the object if it does not exist.
     ///
     /// # Errors
     ///
@@ -167,7 +168,7 @@ impl<K: Cached + Serialize> Writer<K> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// If the future is dropped, the write may or may not take effect.
     pub async fn apply(&self, desired: &K, observed: Option<&K>) -> Result<K, WriteError> {
         let name = self.name_of(desired)?;
         let mut body = self.body(desired)?;
@@ -177,7 +178,7 @@ impl<K: Cached + Serialize> Writer<K> {
                 self.refuse_stale(observed)?;
                 meta["resourceVersion"] = json!(observed.meta().resource_version);
                 meta["uid"] = json!(observed.meta().uid);
-                // Left as it is: a new stamp alone would be a write for each object and each leader.
+                // Keeps an existing stamp: a new stamp alone would cost one write per object and leader.
                 Fence::read(observed).or(self.fence)
             }
             None => self.fence,
@@ -190,15 +191,15 @@ impl<K: Cached + Serialize> Writer<K> {
         answer.map_err(|error| self.failed(desired, error))
     }
 
-    /// Makes an object; it fails if there is one of that name.
+    /// Creates an object; fails if an object of that name exists.
     ///
     /// # Errors
     ///
-    /// [`WriteError`]: that it exists is an [`Api`](WriteError::Api) error with code 409.
+    /// [`WriteError`]: an existing object is an [`Api`](WriteError::Api) error with code 409.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// If the future is dropped, the write may or may not take effect.
     pub async fn create(&self, mut object: K) -> Result<K, WriteError> {
         if let Some(fence) = self.fence {
             object.annotations_mut().insert(FENCE_ANNOTATION.into(), fence.to_string());
@@ -209,7 +210,7 @@ impl<K: Cached + Serialize> Writer<K> {
         answer.map_err(|error| self.explained(&object, error))
     }
 
-    /// Deletes the object as it was seen. One that is gone already is well.
+    /// Deletes the observed object. Succeeds if the object is already gone.
     ///
     /// # Errors
     ///
@@ -217,7 +218,7 @@ impl<K: Cached + Serialize> Writer<K> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// If the future is dropped, the delete may or may not take effect.
     pub async fn delete(&self, observed: &K) -> Result<(), WriteError> {
         self.refuse_stale(observed)?;
         let name = self.name_of(observed)?;
@@ -234,7 +235,7 @@ impl<K: Cached + Serialize> Writer<K> {
         }
     }
 
-    /// Writes the status of the object as it was seen, by server-side apply, unless it says that already.
+    /// Writes the status of the observed object by server-side apply, unless the object has that status already.
     ///
     /// # Errors
     ///
@@ -242,7 +243,7 @@ impl<K: Cached + Serialize> Writer<K> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may or may not take effect.
+    /// If the future is dropped, the write may or may not take effect.
     pub async fn status<S: Serialize>(
         &self,
         observed: &K,
@@ -273,10 +274,10 @@ impl<K: Cached + Serialize> Writer<K> {
         }
     }
 
-    /// Carries out these steps (a JSON patch), each of which must find what it tests for, on the list of
-    /// finalizers of the object as it was seen. One that is gone already is well.
+    /// Applies the steps of a JSON patch, each with its own test, to the list of finalizers of the observed
+    /// object. Succeeds if the object is already gone.
     ///
-    /// Not by its resource version: cleaning up may have changed the object.
+    /// The patch does not test the resource version, because cleaning up may have changed the object.
     pub(super) async fn finalizers(&self, observed: &K, steps: Value) -> Result<(), WriteError> {
         self.refuse_stale(observed)?;
         let name = self.name_of(observed)?;
@@ -291,7 +292,7 @@ impl<K: Cached + Serialize> Writer<K> {
         match self.api.patch(&name, &params, &Patch::<()>::Json(patch)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            // A test has failed: there is nothing else to find fault with where no field is named.
+            // A test of the patch has failed: any other 422 names a field.
             Err(kube::Error::Api(status))
                 if status.code == 422 && causes(&status) == 0 && !is_denied(&status) =>
             {
@@ -312,7 +313,7 @@ impl<K: Cached + Serialize> Writer<K> {
         }
     }
 
-    /// As it is sent: with the type that server-side apply asks for, without what it refuses.
+    /// Body of the request: with the type that server-side apply requires, without the fields that it rejects.
     fn body(&self, object: &K) -> Result<Value, WriteError> {
         let mut body = serde_json::to_value(object).map_err(|why| WriteError::Malformed {
             object: self.called(object),
@@ -337,7 +338,7 @@ impl<K: Cached + Serialize> Writer<K> {
         })
     }
 
-    /// The object in words.
+    /// Kind and name of the object.
     fn called(&self, object: &K) -> String {
         let kind = K::kind(&self.kind).to_lowercase();
         format!("{kind} {}", super::key::ObjectKey::of(object))
@@ -361,12 +362,12 @@ impl<K: Cached + Serialize> Writer<K> {
     }
 }
 
-/// Whether a webhook or a policy denied it, which does so with any code: that is nobody else's write.
+/// Whether a webhook or a policy rejected the write. They may use any code, so a 409 of theirs is no conflict.
 fn is_denied(status: &kube::core::Status) -> bool {
     explain_status(status).reason == Reason::Denied
 }
 
-/// How many fields an answer finds fault with.
+/// Number of causes (fields) in an error status.
 fn causes(status: &kube::core::Status) -> usize {
     status.details.as_ref().map_or(0, |details| details.causes.len())
 }

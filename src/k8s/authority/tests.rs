@@ -26,7 +26,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Hands out by what right its node leads.
+/// A leader task that passes its context to the test.
 struct Lends(mpsc::Sender<LeaderContext>);
 
 #[async_trait]
@@ -43,7 +43,7 @@ impl LeaderTask for Lends {
     }
 }
 
-/// A node that leads, and what its work is given.
+/// A node that leads, and the context of its work.
 pub(crate) async fn leading() -> (StandaloneNode, LeaderContext) {
     let (lends, mut lent) = mpsc::channel(1);
     let node = StandaloneNode::builder().cluster("test").id(1).leader_task(Lends(lends));
@@ -61,28 +61,28 @@ fn refusals() -> Refusals {
     K8sMetrics::new().unwrap().draws()
 }
 
-/// How an authority ends that has an hour left.
+/// How an authority with an hour left ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Never,
-    /// By the driver.
+    /// The driver closes it.
     Closed,
-    /// The boot clock has gone on while the machine was suspended, and no timer of tokio's has.
+    /// The boot clock has advanced while the machine was suspended, and tokio's timers have not.
     Suspended,
 }
 
-/// What each request is sent by.
+/// The client that sends each request.
 #[derive(Clone, Copy, Debug)]
 enum By {
-    /// The client that reconcilers have.
+    /// The client that reconcilers use.
     Gated,
-    /// The process's client, with the permit alone: nothing but the attempts themselves asks the authority.
+    /// The client of the process, with the permit alone: only the attempts themselves check the authority.
     Permit,
 }
 
 type Then = Box<dyn FnOnce() + Send>;
 
-/// An API server that gives these answers, each after it has done something; and what it was asked.
+/// An API server that returns these answers, each after an action, and records its requests.
 struct Server {
     kubeconfig: PathBuf,
     token: PathBuf,
@@ -145,8 +145,8 @@ fn post() -> Request<Body> {
     Request::post("/write").body(Body::from(b"{}".to_vec())).unwrap()
 }
 
-/// What becomes of a write whose first attempt gets that answer and whose second one would succeed; the
-/// authority ends, and the token changes, while the server has the first attempt.
+/// Result of a write whose first attempt gets the answer `first` and whose second attempt would succeed.
+/// While the server has the first attempt, the authority ends and the token changes.
 async fn outcome(first: &'static str, end: End, by: By) -> (Result<u16, kube::Error>, Vec<String>) {
     let (node, ctx) = leading().await;
     let (ctx, gate) = ctx.apart();
@@ -202,7 +202,7 @@ async fn an_authority_that_ends_between_two_attempts_stops_the_second() {
                 assert_eq!(asked, ["POST /write HTTP/1.1"], "{first:?} {end:?} {by:?}");
                 let error = written.unwrap_err();
                 let unsent = matches!(refused_as(&error), Refused::Unsent { .. });
-                // The gated client may notice the end before the answer comes, which says that nothing was done.
+                // The gated client may notice the end before the answer that proves that the write had no effect.
                 assert!(unsent || matches!(by, By::Gated), "{first:?} {end:?} {by:?}: {error:?}");
                 assert!(is_refused(&error));
             }
@@ -250,7 +250,7 @@ async fn an_end_by_the_boot_clock_shows_however_long_a_timer_still_runs() {
         let authority = Authority::Leader(ctx);
         tokio::time::pause();
         if jumps {
-            // A task of its own is polled by its timer alone.
+            // In a task of its own, only its timer wakes the future.
             let over = tasks::spawn("over", async move { authority.over().await });
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(!over.is_finished());

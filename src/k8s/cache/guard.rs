@@ -1,8 +1,8 @@
-//! One object of a list or watch, which may not be understood.
+//! An object of a list or watch that may fail to deserialize.
 //!
-//! An object that this program's type does not take (a field that a newer definition has, say) must not
-//! hide the others: kube decodes a list as a whole. kube's own guard builds a tree of every object first;
-//! this one keeps the text until the type has read it.
+//! An object that this program's type cannot deserialize (for example, because of a field of a newer
+//! definition) must not hide the others: kube decodes a list as a whole. Kube's own guard builds a tree of
+//! every object first; this one keeps the text until the type has read it.
 
 use std::borrow::Cow;
 
@@ -13,21 +13,21 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// An object as the type has it, or what is known of one that the type does not take.
+/// A deserialized object, or the metadata of an object that the type cannot deserialize.
 #[derive(Clone, Debug)]
 pub(super) struct Guarded<K>(pub(super) Result<K, Unreadable>);
 
-/// An object that the type does not take.
+/// An object that the type cannot deserialize.
 #[derive(Clone, Debug)]
 pub(super) struct Unreadable {
     meta: ObjectMeta,
-    /// Which field is wrong with it and why. Not the text that stands there: it may be a secret.
+    /// Field that fails to deserialize, and the reason. The value is left out, because it may be a secret.
     pub(super) why: String,
 }
 
-/// What the decoder says, without the text that it found where it wanted something else.
+/// Error of the decoder, without the value that it found.
 fn why<K: DeserializeOwned>(text: &str, plainly: &serde_json::Error) -> String {
-    // Only who could not be read is read a second time, to learn where.
+    // Deserializes again with path tracking, only after a failure.
     let mut decoder = serde_json::Deserializer::from_str(text);
     let path = serde_path_to_error::deserialize::<_, K>(&mut decoder)
         .err()
@@ -55,7 +55,7 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Guarded<K> {
         match serde_json::from_str(text.get()) {
             Ok(object) => Ok(Self(Ok(object))),
             Err(error) => {
-                // Without metadata it cannot be named: then the whole list is worth nothing.
+                // Without metadata the object has no name, and the whole list is rejected.
                 let Meta { metadata } =
                     serde_json::from_str(text.get()).map_err(D::Error::custom)?;
                 let why = why::<K>(text.get(), &error);

@@ -1,10 +1,10 @@
-//! The shards that are held here, as a cache and the work on them agree on it.
+//! The shards that are held here, shared between a cache and the work on those shards.
 //!
 //! # Invariants
 //!
-//! * A shard that is covered and wanted stays covered for as long as it is wanted: what was seen of it goes
-//!   on being seen. So whoever wants a shard first and finds it covered then can rely on it.
-//! * Whatever is covered is watched; whatever is watched has been wanted.
+//! * A covered shard stays covered for as long as it is wanted: the cache continues to receive its changes.
+//!   So work that starts to want a shard, and finds it covered afterwards, can rely on the cache.
+//! * covered ⊆ watched ⊆ ever wanted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,15 +27,15 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Shards move many at a time. A new watch is begun when no more has come for this long,
+/// Shards move many at a time. A new watch begins when no further shard has moved for this long,
 const GATHERED_AFTER: Duration = Duration::from_millis(50);
 /// but after this long at the latest.
 const GATHERED_AT_LAST: Duration = Duration::from_millis(500);
-/// What is no longer held is let go after this long without a move: much of it comes back when a node is
-/// restarted, and a list costs more than memory.
+/// Shards that are no longer held leave the cache after this long without a move: after a restart of a node
+/// many of them return, and a list costs more than memory.
 const LET_GO_AFTER: Duration = Duration::from_secs(5);
 
-/// The shards of one work type that are held here, and those whose objects a cache has.
+/// The shards of one work type that are held here, and the shards whose objects a cache has.
 #[derive(Debug)]
 pub(crate) struct HeldShards {
     shards: u32,
@@ -44,30 +44,30 @@ pub(crate) struct HeldShards {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many want each.
+    /// Number of users that want each shard.
     wanted: BTreeMap<ShardId, usize>,
-    /// Those whose objects the present watch is to keep.
+    /// Shards whose objects the current watch must cache.
     watched: BTreeSet<ShardId>,
-    /// Those of these that have been listed.
+    /// Watched shards that have been listed.
     covered: BTreeSet<ShardId>,
-    /// The cache keeps the objects of all shards: others look at them too.
+    /// The cache holds the objects of all shards, because other controllers read them too.
     is_whole: bool,
 }
 
-/// What the held shards call for.
+/// Action that a change of the held shards requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
-    /// Nothing.
+    /// No action is required.
     Rest,
-    /// Some are not watched: all that are held must be listed.
+    /// Some wanted shards are not watched: all wanted shards must be listed.
     Gain,
-    /// Some are watched that need not be.
+    /// Some watched shards are no longer wanted.
     LetGo,
 }
 
 impl State {
     fn call(&self) -> Call {
-        // A list under way is let come in: else moves that do not end would keep every shard from its work.
+        // Waits for the list in progress: otherwise moves that never end would keep every shard from its work.
         if self.covered != self.watched {
             return Call::Rest;
         }
@@ -79,35 +79,35 @@ impl State {
 }
 
 impl HeldShards {
-    /// None, of that many.
+    /// Creates a set of `shards` shards, of which none is held.
     pub(crate) fn new(shards: u32) -> Self {
         Self { shards, state: watch::Sender::default() }
     }
 
-    /// Has the objects of a shard kept here until this is dropped.
+    /// Keeps the objects of a shard in the cache until the returned guard is dropped.
     pub(crate) fn want(self: &Arc<Self>, shard: ShardId) -> Wanted {
         self.state.send_modify(|state| *state.wanted.entry(shard).or_default() += 1);
         Wanted { held: Arc::clone(self), shard }
     }
 
-    /// The cache keeps everything, whatever is held.
+    /// Makes the cache hold the objects of all shards.
     pub(crate) fn keep_whole(&self) {
         self.state.send_modify(|state| state.is_whole = true);
     }
 
-    /// How many shards there are, held or not.
+    /// Number of shards, held or not.
     pub(crate) fn count(&self) -> u32 {
         self.shards
     }
 
-    /// Whether the present watch is to keep that object.
+    /// Whether the current watch must cache this object.
     pub(super) fn keeps(&self, object: &impl Resource) -> bool {
         let Some(uid) = &object.meta().uid else { return false };
         let shard = shard_of_hash(fnv1a(uid.as_bytes()), self.shards);
         self.state.borrow().watched.contains(&shard)
     }
 
-    /// Begins a watch: of the shards that are held now, which are returned.
+    /// Begins a watch of the shards that are held now, and returns them.
     pub(super) fn begin_watch(&self) -> BTreeSet<ShardId> {
         let mut picked = BTreeSet::new();
         self.state.send_modify(|state| {
@@ -118,7 +118,7 @@ impl HeldShards {
         picked
     }
 
-    /// The present watch has listed its objects.
+    /// Notes that the current watch has listed its objects.
     pub(super) fn on_listed(&self) {
         self.state.send_if_modified(|state| {
             let is_new = state.covered != state.watched;
@@ -127,7 +127,7 @@ impl HeldShards {
         });
     }
 
-    /// The present watch is to keep only what is held; whether that is anything.
+    /// Restricts the current watch to the shards that are held; returns whether any is held.
     pub(super) fn let_go(&self) -> bool {
         let mut is_any = false;
         self.state.send_modify(|state| {
@@ -138,11 +138,11 @@ impl HeldShards {
         is_any
     }
 
-    /// What is called for, once shards have stopped moving.
+    /// The required action, once shards have stopped moving.
     ///
     /// # Cancel safety
     ///
-    /// Only waits.
+    /// Cancel safe: only waits.
     pub(super) async fn called(&self) -> Call {
         let mut state = self.state.subscribe();
         let mut at_last = None;
@@ -163,16 +163,16 @@ impl HeldShards {
             };
             tokio::select! {
                 biased;
-                // Cancel safe: a sleep that is kept.
+                // Cancel safe: `at_last` keeps the sleep across iterations.
                 () = is_late => return call,
-                // Cancel safe: waits. The sender is ours.
+                // Cancel safe: only waits. The sender lives in `self`, so an error is a timeout.
                 changed = timeout(quiet, state.changed()) => if changed.is_err() { return call },
             }
         }
     }
 }
 
-/// A shard whose objects are to be kept here. Dropped, they are let go.
+/// A shard whose objects must stay in the cache. When this guard is dropped, they may leave it.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     held: Arc<HeldShards>,
@@ -180,14 +180,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Resolves when all its objects are in the cache, and every change of them will be.
+    /// Resolves when the cache has all objects of the shard and receives every later change of them.
     ///
     /// # Cancel safety
     ///
-    /// Only waits.
+    /// Cancel safe: only waits.
     pub(crate) async fn covered(&self) {
         let mut state = self.held.state.subscribe();
-        // The sender lives as long as this does.
+        // The sender lives as long as this guard.
         let _ = state.wait_for(|it| it.is_whole || it.covered.contains(&self.shard)).await;
     }
 }

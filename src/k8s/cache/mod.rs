@@ -1,21 +1,21 @@
-//! Objects of one kind, kept as the API server has them: warm on every node, whoever leads.
+//! Caches of the objects of one kind, kept in step with the API server on every node, leader or not.
 //!
-//! Fed by kube-runtime's watcher. The store is our own and not kube-runtime's reflector because
-//! handlers are told what an object was *before* (predicates, deletions that a re-list brings up), and
+//! Kube-runtime's watcher feeds a cache. The store is our own and not kube-runtime's reflector, because
+//! handlers get the object *before* a change (for predicates, and for deletions that a re-list reveals), and
 //! because its keys cost less (see `cargo bench --bench cache`).
 //!
 //! # Guarantees
 //!
-//! * Once it is [synced](Cache::is_synced) it stays readable: while the API server is away it holds what
-//!   was last seen, and [`Cache::age`] grows.
-//! * A cache that only the work on shards looks at keeps the objects of the shards that are held here, see
-//!   [`narrow`]: others leave it without being told as deleted.
-//! * It is read at once while somebody works on its objects or a user's code looks at it; one that is only
-//!   kept warm may be 50 ms older, and is read up as soon as work begins, see [`pace`]. That takes a client
-//!   of [`client`](crate::k8s::client); with any other it is always read at once.
-//! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
-//!   changes of one object may arrive as one.
-//! * An object that the type cannot read is left out, said once and counted; the others are kept.
+//! * Once a cache is [synced](Cache::is_synced) it stays readable: while the API server is away the cache
+//!   holds the last known objects, and [`Cache::age`] grows.
+//! * A cache that only sharded work uses holds the objects of the shards that are held here, see [`narrow`].
+//!   Objects of other shards leave the cache without a `Deleted` event.
+//! * The watch is read at once while a controller works on the objects or a user's code reads the cache. A
+//!   cache that is only kept warm may be 50 ms older, and catches up as soon as work begins, see [`pace`].
+//!   Pacing takes a client of [`client`](crate::k8s::client); with any other client the watch is always read at once.
+//! * Handlers get every change of the cached objects, in order, including changes that a re-list reveals.
+//!   Several changes of one object may arrive as one.
+//! * An object that the type cannot deserialize is left out, logged once and counted; the others are cached.
 
 mod guard;
 mod held;
@@ -44,32 +44,32 @@ pub(crate) use self::{
 use super::key::ObjectKey;
 use crate::{clock, engine::BootTime};
 
-/// One change of what is kept.
+/// Change of a cached object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delta<K> {
-    /// It was not kept before.
+    /// The object was not in the cache before.
     Added {
-        /// As it is.
+        /// The object as it is now.
         object: Arc<K>,
-        /// Whether it came by a list and not by an event: nothing is known to have happened just now.
+        /// Whether a list delivered the object and not an event: the object may have existed for a long time.
         is_listed: bool,
     },
-    /// It was kept with another resource version.
+    /// The object was cached with another resource version.
     Changed {
-        /// As it was.
+        /// The object before the change.
         old: Arc<K>,
-        /// As it is.
+        /// The object after the change.
         new: Arc<K>,
     },
-    /// It is gone, or has become what this program's type cannot read.
+    /// The object was deleted, or changed so that this program's type cannot deserialize it.
     Deleted {
-        /// As it was last seen.
+        /// The last known state of the object.
         object: Arc<K>,
     },
 }
 
 impl<K> Delta<K> {
-    /// The object as it is, or as it was last seen.
+    /// The object as it is now, or its last known state.
     pub fn object(&self) -> &Arc<K> {
         match self {
             Self::Added { object, .. } | Self::Deleted { object } => object,
@@ -100,7 +100,7 @@ impl<K> fmt::Debug for Cache<K> {
 
 struct Shelf<K> {
     objects: RwLock<HashMap<ObjectKey, Arc<K>>>,
-    /// When it was last known to be as the API server has it; never yet if none.
+    /// When the cache was last known to be up to date; `None` before the first list.
     fresh: watch::Sender<Option<BootTime>>,
     attentive: pace::Attentive,
 }
@@ -112,42 +112,42 @@ impl<K> Cache<K> {
         Self { shelf: Arc::new(Shelf { objects, fresh, attentive }) }
     }
 
-    /// As long as what is returned lives, changes are read as they come.
+    /// Reads changes as they arrive, for as long as the returned guard lives.
     pub(crate) fn attend(&self) -> Attention {
         self.shelf.attentive.one()
     }
 
-    /// From now on changes are read as they come.
+    /// Reads changes as they arrive, from now on.
     pub(crate) fn attend_for_good(&self) {
         self.shelf.attentive.for_good();
     }
 
-    /// The object of that key; none if there is none, or if it is not kept here.
+    /// The object with this key; `None` if no such object is cached.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
         self.read().get(key).cloned()
     }
 
-    /// How many are kept.
+    /// Number of cached objects.
     pub fn len(&self) -> usize {
         self.read().len()
     }
 
-    /// Whether none is kept.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The keys of all, in no order.
+    /// The keys of all cached objects, in no order.
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.read().keys().cloned().collect()
     }
 
-    /// All of them, in no order.
+    /// All cached objects, in no order.
     pub fn list(&self) -> Vec<Arc<K>> {
         self.read().values().cloned().collect()
     }
 
-    /// Those that the predicate picks, in no order. It is asked under a lock: it must not wait.
+    /// The cached objects that the predicate accepts, in no order. The predicate runs under a lock and must not block.
     pub fn filter(&self, mut pick: impl FnMut(&K) -> bool) -> Vec<Arc<K>> {
         self.read().values().filter(|object| pick(object)).cloned().collect()
     }
@@ -164,17 +164,17 @@ impl<K> Cache<K> {
     /// Cancel safe: only waits.
     pub async fn synced(&self) {
         let mut fresh = self.shelf.fresh.subscribe();
-        // The sender lives as long as this does.
+        // The sender lives as long as this cache.
         let _ = fresh.wait_for(Option::is_some).await;
     }
 
-    /// How long ago the API server was last heard of what is kept; none before it is synced.
+    /// Time since the API server last reported on this kind; `None` before the cache is synced.
     pub fn age(&self) -> Option<Duration> {
         let heard = *self.shelf.fresh.borrow();
         heard.map(|heard| clock::boot_now().since(heard))
     }
 
-    /// The API server was heard of; before the first list is done that says nothing.
+    /// Notes that the API server has answered; without effect before the first list is complete.
     fn heard(&self) {
         self.shelf.fresh.send_if_modified(|fresh| {
             if fresh.is_some() {
@@ -184,12 +184,12 @@ impl<K> Cache<K> {
         });
     }
 
-    /// Whether changes are read as they come.
+    /// Whether changes are read as they arrive.
     pub(crate) fn is_attended(&self) -> bool {
         self.shelf.attentive.is_anybody()
     }
 
-    /// A cache that has these.
+    /// Creates a synced cache with these objects.
     #[cfg(test)]
     pub(crate) fn holding(objects: impl IntoIterator<Item = K>) -> Self
     where
@@ -205,7 +205,7 @@ impl<K> Cache<K> {
         self.shelf.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts it there; what was there before.
+    /// Inserts an object, and returns the one that it replaces.
     fn put(&self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.insert(key, object)
@@ -216,14 +216,14 @@ impl<K> Cache<K> {
         objects.remove(key)
     }
 
-    /// Lets go of all that the predicate does not pick.
+    /// Removes all objects that the predicate rejects.
     fn retain(&self, mut pick: impl FnMut(&K) -> bool) {
         let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.retain(|_, object| pick(object));
         objects.shrink_to_fit();
     }
 
-    /// Puts a whole list in the place of all; what was there before.
+    /// Replaces all objects with a complete list, and returns the former ones.
     fn replace(&self, listed: HashMap<ObjectKey, Arc<K>>) -> HashMap<ObjectKey, Arc<K>> {
         let old = {
             let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,12 @@
-//! A cache of the objects whose shards are held here, and of no others.
+//! A cache that holds only the objects whose shards are held here.
 //!
-//! Where the API server filters lists and watches by shard (KEP-5866), only those objects are sent.
-//! Elsewhere all are, and the others are dropped as they come: that saves the memory, not the traffic. What
-//! comes is filtered here in both cases. Whether the server filters is asked anew for every watch: it shows
-//! in what a list echoes.
+//! If the API server filters lists and watches by shard (KEP-5866), it sends only those objects. Otherwise it
+//! sends all objects, and this module drops the others on arrival: that saves memory, but no traffic. Objects
+//! are filtered here in both cases. Each watch first asks the server whether it filters: a list then echoes
+//! the selector.
 //!
-//! When shards are gained, all that are held are listed anew, for another selector is another watch; work on
-//! a shard begins when its objects have been listed.
+//! When shards are gained, all held shards are listed again, because a new selector needs a new watch. Work
+//! on a shard begins when its objects have been listed.
 
 use std::{convert::Infallible, fmt::Debug, time::Duration};
 
@@ -23,17 +23,17 @@ use super::{
 };
 use crate::k8s::shard::shard_selector;
 
-/// What is empty is fresh, and said to be this often.
+/// An empty cache is up to date, and its age is reset this often.
 const HEARD_EVERY: Duration = Duration::from_secs(5);
 
-/// Whether the API server sends the objects of some shards only.
+/// Whether the API server filters objects by shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Filters {
     Yes,
     No,
 }
 
-/// A list, of which only matters whether it was filtered.
+/// A list of which only the echo of the filter is read.
 #[derive(Debug, Deserialize)]
 struct Probed {
     metadata: ProbedMeta,
@@ -50,14 +50,14 @@ struct ShardInfo {
     selector: String,
 }
 
-/// Keeps what is held for as long as it is polled.
+/// Feeds the cache with the objects of held shards for as long as it is polled.
 pub(super) async fn run<K>(source: &Source<K>, held: &HeldShards) -> Infallible
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let mut config = source.config.clone();
     let mut said = None;
-    // Shows at once, and not when the first shard comes, whether objects can be listed at all.
+    // Shows at once, and not only when the first shard arrives, whether the objects can be listed at all.
     ask(source, None).await;
     loop {
         let shards = held.begin_watch();
@@ -84,9 +84,9 @@ where
         let sent = (filters == Filters::Yes).then_some(&*selector);
         let is_over = tokio::select! {
             biased;
-            // Cancel safe: only waits. What it lets go meanwhile is let go.
+            // Cancel safe: only waits. Objects that it has removed from the cache stay removed.
             () = outgrown(source, held, filters) => true,
-            // Dropped, the cache stays as it is, and the next watch lists all.
+            // If this arm is dropped, the cache stays as it is, and the next watch lists all objects.
             falls_back = source.watch((source.api)(sent), config.clone()) => !falls_back,
         };
         if !is_over {
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// Lets go of what needs no other watch; resolves when something needs one.
+/// Removes objects from the cache where that needs no new watch; resolves when a new watch is needed.
 async fn outgrown<K>(source: &Source<K>, held: &HeldShards, filters: Filters)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -107,7 +107,7 @@ where
     }
 }
 
-/// Whether the server filters by that selector. It is asked until it answers.
+/// Whether the server filters by this selector. Retries until the server answers.
 async fn ask<K>(source: &Source<K>, selector: Option<&str>) -> Filters
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -122,7 +122,7 @@ where
                 let echo = list.metadata.shard_info.filter(|it| !it.selector.is_empty());
                 return if echo.is_some() { Filters::Yes } else { Filters::No };
             }
-            // It knows the parameter, in another form.
+            // The server knows the parameter, but in another form.
             Err(kube::Error::Api(status)) if selector.is_some() && status.code == 400 => {
                 return Filters::No;
             }

@@ -1,4 +1,4 @@
-//! The caches of a process: one for each kind and scope, however many controllers look at it.
+//! The caches of a process: one for each kind and scope, shared by all controllers.
 
 use std::{
     any::{Any, TypeId},
@@ -24,36 +24,36 @@ use super::{
 };
 use crate::k8s::metrics::K8sMetrics;
 
-/// Which objects of a kind are kept.
+/// Selects the objects of a kind that a cache holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// Those of one namespace; of all if none.
+    /// Namespace of the objects; all namespaces if `None`.
     pub namespace: Option<String>,
-    /// Those that this label selector picks.
+    /// Label selector that the objects must match.
     pub labels: Option<String>,
-    /// Those that this field selector picks.
+    /// Field selector that the objects must match.
     pub fields: Option<String>,
 }
 
 impl Scope {
-    /// All there are.
+    /// All objects of the kind.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// Those of one namespace.
+    /// The objects of one namespace.
     pub fn namespace(namespace: impl Into<String>) -> Self {
         Self { namespace: Some(namespace.into()), ..Self::default() }
     }
 
-    /// Those of these that a label selector picks.
+    /// Restricts the scope to objects that match a label selector.
     #[must_use]
     pub fn labels(mut self, selector: impl Into<String>) -> Self {
         self.labels = Some(selector.into());
         self
     }
 
-    /// Those of these that a field selector picks.
+    /// Restricts the scope to objects that match a field selector.
     #[must_use]
     pub fn fields(mut self, selector: impl Into<String>) -> Self {
         self.fields = Some(selector.into());
@@ -61,7 +61,7 @@ impl Scope {
     }
 }
 
-/// A kind as the API names it.
+/// Key of a cache: its Rust type, its kind as the API names it, and its scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Which {
     rust: TypeId,
@@ -70,7 +70,7 @@ struct Which {
     scope: Scope,
 }
 
-/// The caches of a process, before and while they are kept.
+/// The caches of a process, before and while they run.
 #[derive(Default)]
 pub struct CacheSet {
     caches: HashMap<Which, Kept>,
@@ -82,17 +82,17 @@ impl Debug for CacheSet {
     }
 }
 
-/// One cache, its type erased.
+/// A cache with its type erased.
 struct Kept {
-    /// A `Pending<K>`.
+    /// A boxed `Pending<K>`, whose type `begin` knows.
     pending: Box<dyn Any + Send + Sync>,
     begin: fn(Box<dyn Any + Send + Sync>, &Client, &K8sMetrics) -> Running,
 }
 
-/// Whether a cache is synced.
+/// Function that returns whether a cache is synced.
 pub(crate) type IsSynced = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// A cache that is to be kept: what keeps it, and what tells when it is synced.
+/// A cache that is ready to run: the future that feeds it, and the means to wait until it is synced.
 pub(crate) struct Running {
     pub(crate) kind: String,
     pub(crate) run: BoxFuture<'static, Infallible>,
@@ -100,12 +100,12 @@ pub(crate) struct Running {
     pub(crate) is_synced: IsSynced,
 }
 
-/// What somebody needs of a cache.
+/// The part of a cache that a controller needs.
 #[derive(Clone, Debug)]
 pub(crate) enum Need {
     /// All objects of its scope.
     Whole,
-    /// Those whose shards are held here.
+    /// The objects whose shards are held here.
     Held(Arc<HeldShards>),
 }
 
@@ -117,7 +117,7 @@ struct Pending<K: Resource> {
     needs: Vec<Need>,
 }
 
-/// The kinds that can be cached: every typed resource, and kube's `DynamicObject`.
+/// Kinds that can be cached: every typed resource, and kube's `DynamicObject`.
 pub trait Cached:
     Resource<DynamicType: Clone + Debug + Eq + Hash + Send + Sync, Scope: ApiScope>
     + Clone
@@ -140,7 +140,7 @@ impl<K> Cached for K where
 {
 }
 
-/// Whether the objects of a kind stand in namespaces.
+/// Whether the objects of a kind are namespaced.
 pub trait ApiScope {
     /// The API of a kind: of one namespace, or of all.
     fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
@@ -176,17 +176,18 @@ impl ApiScope for DynamicResourceScope {
 }
 
 impl CacheSet {
-    /// None.
+    /// Creates a set without caches.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The cache of that kind and scope. It is kept once the set runs.
+    /// The cache of this kind and scope. The cache is filled once the set runs.
     pub fn of<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
         self.needed(kind, scope, Need::Whole)
     }
 
-    /// The same, where not all of it may be needed. It keeps all if anybody needs all.
+    /// As [`of`](Self::of), for a caller that may need only a part. The cache holds all objects if any caller
+    /// needs all.
     pub(crate) fn needed<K: Cached>(
         &mut self,
         kind: &K::DynamicType,
@@ -198,7 +199,7 @@ impl CacheSet {
         pending.cache.clone()
     }
 
-    /// Tells the handler of every change of that cache. That alone keeps nothing in it.
+    /// Calls the handler for every change of this cache. A handler alone causes no objects to be cached.
     pub(crate) fn handle<K: Cached>(
         &mut self,
         kind: &K::DynamicType,
@@ -210,7 +211,7 @@ impl CacheSet {
         pending.cache.clone()
     }
 
-    /// What keeps them all.
+    /// Starts all caches of the set.
     pub(crate) fn begin(self, client: &Client, metrics: &K8sMetrics) -> Vec<Running> {
         let caches = self.caches.into_values();
         caches.map(|kept| (kept.begin)(kept.pending, client, metrics)).collect()
@@ -274,7 +275,7 @@ fn begin<K: Cached>(
     }
 }
 
-/// The shards whose objects are enough for everybody; none if somebody needs others.
+/// The held shards, if their objects are enough for every controller of this cache; `None` if one needs others.
 fn held_alone(mut needs: Vec<Need>) -> Option<Arc<HeldShards>> {
     if needs.len() == 1
         && let Some(Need::Held(held)) = needs.pop()

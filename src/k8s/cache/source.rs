@@ -1,4 +1,4 @@
-//! What keeps a cache as the API server has it: kube-runtime's watcher, applied.
+//! Feeds a cache from the API server by means of kube-runtime's watcher.
 
 use std::{
     collections::HashMap,
@@ -26,18 +26,18 @@ use super::{
 };
 use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
 
-/// Between attempts to list or watch: from this,
+/// Delay between attempts to list or watch: from this,
 const RETRY_LEAST: Duration = Duration::from_millis(200);
-/// up to this. Work resumes that long after the API server is back, at the latest.
+/// up to this. Work resumes at most this long after the API server is back.
 const RETRY_MOST: Duration = Duration::from_secs(10);
 
-/// So many objects that cannot be read are named in warnings; more are in the metric, and said on `debug`.
+/// Number of unreadable objects that are named in warnings. Further ones are counted, and logged at `debug`.
 const NAMED_MOST: usize = 10;
 
-/// Is told every change of what is kept, on the task that keeps it: it must be quick and must not wait.
+/// Called for every change of the cached objects, on the task that feeds the cache: must be quick and must not block.
 pub(crate) type Handler<K> = Box<dyn Fn(&Delta<K>) + Send + Sync>;
 
-/// Doubles from attempt to attempt, and is shortened by chance: a restarted server is not asked by all at once.
+/// Delay that doubles with each attempt, with jitter, so that clients do not all hit a restarted server at once.
 #[derive(Debug)]
 pub(super) struct Retry(Duration);
 
@@ -63,18 +63,18 @@ impl Backoff for Retry {
     }
 }
 
-/// Why a watch was begun anew, as the metrics name it.
+/// Reason why a watch was restarted, as the metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SourceError {
-    /// What was to be resumed is no longer kept by the server (410): all is listed anew.
+    /// The server no longer has the resource version to resume from (410): the objects are listed again.
     Expired,
-    /// The server refused (403, 401).
+    /// The server rejected the request (403, 401).
     Denied,
-    /// There is no such kind (404).
+    /// The server has no such kind (404).
     NoKind,
-    /// Too many requests (429).
+    /// The server received too many requests (429).
     Throttled,
-    /// Anything else: the server is away, restarts, or closed the stream.
+    /// Any other failure: the server is away, restarts, or closed the stream.
     Unavailable,
 }
 
@@ -114,7 +114,7 @@ impl SourceError {
     }
 }
 
-/// Objects that the type does not take, and why: each is said once.
+/// Objects that the type cannot deserialize, with the reason: each is logged once.
 #[derive(Debug, Default)]
 pub(super) struct UnreadableSet(Mutex<HashMap<ObjectKey, String>>);
 
@@ -124,22 +124,22 @@ impl UnreadableSet {
     }
 }
 
-/// What a list that is on its way has brought so far.
+/// Objects of a list that is still being received.
 struct Listed<K> {
     objects: HashMap<ObjectKey, Arc<K>>,
     unreadable: HashMap<ObjectKey, String>,
 }
 
-/// Hands out the API of a kind; with a selector, that of the objects it picks.
+/// Returns the API of a kind, restricted by a shard selector if one is given.
 pub(super) type ApiOf<K> = Box<dyn Fn(Option<&str>) -> Api<Guarded<K>> + Send + Sync>;
 
-/// Keeps one cache.
+/// Everything that feeds one cache.
 pub(super) struct Source<K> {
     pub(super) api: ApiOf<K>,
     pub(super) config: watcher::Config,
     pub(super) cache: Cache<K>,
     pub(super) handlers: Vec<Handler<K>>,
-    /// Only the objects of these are kept; all if none.
+    /// Shards whose objects are cached; all objects if `None`.
     pub(super) held: Option<Arc<HeldShards>>,
     pub(super) unreadable: UnreadableSet,
     pub(super) metrics: CacheMetrics,
@@ -149,11 +149,11 @@ impl<K> Source<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// Keeps it for as long as it is polled.
+    /// Feeds the cache for as long as the future is polled.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the cache stays as it is.
+    /// If the future is dropped, the cache stays as it is.
     pub(super) async fn run(self) -> Infallible {
         if let Some(held) = &self.held {
             return narrow::run(&self, held).await;
@@ -175,14 +175,14 @@ where
         );
     }
 
-    /// Watches until the server refuses to stream lists.
+    /// Watches until the server rejects streaming lists. Returns whether it did.
     pub(super) async fn watch(&self, api: Api<Guarded<K>>, config: watcher::Config) -> bool {
         let streams = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let retry = Retry::default();
         let mut events = watcher::watcher(api, config).backoff(retry).boxed();
         let mut listed = Listed { objects: HashMap::new(), unreadable: HashMap::new() };
         loop {
-            // The watcher never ends; if it did, it is begun anew.
+            // The watcher never ends; if it did, the caller would restart it.
             let Some(event) = events.next().await else { return false };
             match event {
                 Ok(event) => self.on_event(event, &mut listed),
@@ -251,12 +251,12 @@ where
         self.show();
     }
 
-    /// Shows how many there are.
+    /// Updates the metrics with the number of objects.
     pub(super) fn show(&self) {
         self.metrics.show(self.cache.len(), self.unreadable.lock().len());
     }
 
-    /// None is kept any more.
+    /// Removes all objects from the cache.
     pub(super) fn clear(&self) {
         self.cache.replace(HashMap::new());
         self.unreadable.lock().clear();
@@ -267,7 +267,7 @@ where
         let key = ObjectKey::of(&object);
         let object = match object.0 {
             Ok(object) => Self::pruned(object),
-            // What it was is not what it is: it is not kept until it can be read again.
+            // The cached state is outdated, so the object leaves the cache until it can be read again.
             Err(Unreadable { why, .. }) => {
                 if let Some(object) = self.cache.remove(&key) {
                     self.tell(&Delta::Deleted { object });
@@ -287,7 +287,7 @@ where
         }
     }
 
-    /// Says once of an object that it cannot be read, and again if the reason changes.
+    /// Logs once that an object cannot be read, and again if the reason changes.
     fn on_unreadable(&self, key: ObjectKey, why: String) {
         let mut known = self.unreadable.lock();
         if known.get(&key).is_some_and(|it| *it == why) {
@@ -303,13 +303,13 @@ where
         known.insert(key, why);
     }
 
-    /// A whole list has come: what differs from what was kept has changed meanwhile.
+    /// A whole list has arrived: objects that differ from the cached ones have changed meanwhile.
     fn on_list(&self, mut listed: HashMap<ObjectKey, Arc<K>>) {
         listed.retain(|_, object| self.keeps(&**object));
         let now: Vec<(ObjectKey, Arc<K>)> =
             listed.iter().map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
         let mut old = self.cache.replace(listed);
-        // What is not kept any more may be there still.
+        // Objects of shards that are no longer held may still exist, so they cause no `Deleted`.
         old.retain(|_, object| self.keeps(&**object));
         for (key, object) in now {
             match old.remove(&key) {
@@ -335,7 +335,7 @@ where
     }
 
     fn pruned(mut object: K) -> Arc<K> {
-        // A third of a small object, and nobody's to reconcile.
+        // Managed fields are a third of a small object, and no reconciler needs them.
         object.meta_mut().managed_fields = None;
         Arc::new(object)
     }
@@ -352,7 +352,7 @@ fn is_same<K: Resource>(old: &K, new: &K) -> bool {
     old.uid == new.uid && old.resource_version == new.resource_version
 }
 
-/// What a watch says, in words a person can act on.
+/// Explanation of a watch error that a person can act on.
 fn in_words(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error)
@@ -362,7 +362,7 @@ fn in_words(error: &watcher::Error) -> String {
     }
 }
 
-/// Whether the server does not know lists by way of a watch: it is older, or the kind's storage is.
+/// Whether the server cannot stream lists: because it is older, or because of the kind's storage.
 fn is_no_streaming(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status))
         if status.code == 422 || status.code == 400)

@@ -1,4 +1,4 @@
-//! How a controller is put together.
+//! Builders of controllers and of sharded controllers.
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -18,31 +18,31 @@ use crate::k8s::{
 #[cfg(test)]
 mod tests;
 
-/// A run may take this long by default.
+/// Default time limit of a run.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// All objects are looked at again this often by default, as controller-runtime does.
+/// Default resync period, as in controller-runtime.
 const RESYNC_EVERY: Duration = Duration::from_secs(10 * 3600);
 
-/// Whether a change of an object counts: the object before, the object after.
+/// Whether a change of an object counts: arguments are the object before and after.
 pub type Predicate<K> = Arc<dyn Fn(&K, &K) -> bool + Send + Sync>;
 
-/// The spec has changed, not only the status. For kinds that count no generations every change counts.
+/// Accepts a change of the spec, not of the status alone. For kinds without generations every change counts.
 pub fn generation<K: Resource>(old: &K, new: &K) -> bool {
     let (old, new) = (old.meta().generation, new.meta().generation);
     new.is_none() || old != new
 }
 
-/// The labels have changed.
+/// Accepts a change of the labels.
 pub fn labels<K: Resource>(old: &K, new: &K) -> bool {
     old.labels() != new.labels()
 }
 
-/// The annotations have changed.
+/// Accepts a change of the annotations.
 pub fn annotations<K: Resource>(old: &K, new: &K) -> bool {
     old.annotations() != new.annotations()
 }
 
-/// What a controller has beside its reconciler.
+/// Limits of a controller's runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) at_once: NonZeroUsize,
@@ -50,14 +50,14 @@ pub(crate) struct Limits {
     pub(crate) resync_every: Option<Duration>,
 }
 
-/// Registers one more kind that is looked at, and how its changes name objects of `K`.
+/// Registers one more kind to watch, with its mapping to objects of `K`.
 type Watch<K> = Box<dyn FnOnce(&mut Setup<'_>, &Arc<Desk<K>>) + Send>;
 
-/// Something that a process can run once it has been set up.
+/// A controller that can be set up to run.
 pub(crate) trait Prepare: Send {
-    /// Its name.
+    /// The name of the controller.
     fn name(&self) -> String;
-    /// Registers its caches and hands out its loop.
+    /// Registers the caches of the controller and returns its loop.
     fn prepare(self: Box<Self>, setup: &mut Setup<'_>) -> Arc<dyn Loop>;
 }
 
@@ -101,7 +101,7 @@ impl<K: Cached> fmt::Debug for Controller<K> {
 }
 
 impl<K: Cached> Controller<K> {
-    /// Of a kind that is known when it is compiled: all objects, in all namespaces, one run at once.
+    /// Creates a controller of a kind that is known at compile time: all objects, in all namespaces, one run at once.
     pub fn new(reconciler: impl Reconciler<K>) -> Self
     where
         K::DynamicType: Default,
@@ -109,7 +109,7 @@ impl<K: Cached> Controller<K> {
         Self::dynamic(K::DynamicType::default(), reconciler)
     }
 
-    /// Of a kind that is known only at run time.
+    /// Creates a controller of a kind that is known only at run time.
     pub fn dynamic(kind: K::DynamicType, reconciler: impl Reconciler<K>) -> Self {
         let name = K::kind(&kind).to_lowercase();
         let at_once = NonZeroUsize::MIN;
@@ -127,29 +127,29 @@ impl<K: Cached> Controller<K> {
         }
     }
 
-    /// Its name in logs and metrics. It must be a constant of the program. Default: the kind, in lower case.
+    /// Sets the name in logs and metrics, which must be a constant of the program. Default: the kind, in lower case.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Which objects it looks at. Default: all.
+    /// Sets which objects the controller reconciles. Default: all.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = scope;
         self
     }
 
-    /// A change counts only if this says so. Called several times, all must. Objects that are new or gone
-    /// always count.
+    /// Adds a predicate: a change counts only if all predicates accept it. Objects that are created or
+    /// deleted always count.
     #[must_use]
     pub fn predicate(mut self, holds: impl Fn(&K, &K) -> bool + Send + Sync + 'static) -> Self {
         self.predicates.push(Arc::new(holds));
         self
     }
 
-    /// Changes of objects of type `C` that an object of this kind owns as their controller count as its own.
+    /// Counts changes of objects of type `C` as changes of the object of this kind that is their controlling owner.
     #[must_use]
     pub fn owns<C: Cached>(self) -> Self
     where
@@ -166,7 +166,7 @@ impl<K: Cached> Controller<K> {
         self.watches_kind(kind, scope, move |object: &C| owner_of(object, &group, &owner))
     }
 
-    /// Changes of objects of type `W` count as changes of the objects that `map` names.
+    /// Counts changes of objects of type `W` as changes of the objects that `map` returns.
     #[must_use]
     pub fn watches<W: Cached>(
         self,
@@ -190,7 +190,7 @@ impl<K: Cached> Controller<K> {
         self.watches.push(Box::new(move |setup, desk| {
             let told = Arc::clone(desk);
             let handler = move |delta: &Delta<W>| {
-                // What a first list brings up needs no run: the objects it belongs to are listed too.
+                // Objects of a first list need no run of their own: the objects that they map to are listed too.
                 let priority = priority_of(delta);
                 let old = match delta {
                     Delta::Changed { old, .. } => Some(&**old),
@@ -208,16 +208,16 @@ impl<K: Cached> Controller<K> {
         self
     }
 
-    /// What lets other parts of the program say that an object should be looked at.
+    /// A handle with which other parts of the program request a run for an object.
     pub fn trigger(&self) -> Trigger {
         self.trigger.clone()
     }
 
-    /// How many objects it may reconcile at once on a node. Default: 1, as in controller-runtime.
+    /// Sets how many objects are reconciled at once on a node. Default: 1, as in controller-runtime.
     ///
     /// # Panics
     ///
-    /// If it is 0.
+    /// If `most` is 0.
     #[must_use]
     pub fn at_once(mut self, most: usize) -> Self {
         self.limits.at_once =
@@ -225,15 +225,14 @@ impl<K: Cached> Controller<K> {
         self
     }
 
-    /// A run that takes longer is dropped, counted, and tried again after a back-off. Default: 60 s.
+    /// Sets the time limit of a run: a longer run is dropped, counted, and retried after a back-off. Default: 60 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.timeout = timeout;
         self
     }
 
-    /// Every object is reconciled again this often, whatever happens, at low priority; never if none.
-    /// Default: 10 h.
+    /// Sets how often every object is reconciled without a change, at low priority; never if `None`. Default: 10 h.
     #[must_use]
     pub fn resync_every(mut self, period: Option<Duration>) -> Self {
         self.limits.resync_every = period;
@@ -284,7 +283,7 @@ impl<K: Cached> Prepare for Controller<K> {
     }
 }
 
-/// How the work on shards is spread.
+/// How sharded work is distributed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) shards: u32,
@@ -292,13 +291,13 @@ pub(crate) struct Share {
     pub(crate) keeps_all: bool,
 }
 
-/// Work on the objects of a kind that is spread over the followers, by the shard of each object's UID.
+/// A controller whose work is spread over the followers, by the shard of each object's UID.
 ///
-/// The reconciler runs on the node that holds the shard; else it is like a [`Controller`].
+/// The reconciler runs on the node that holds the shard; otherwise this is like a [`Controller`].
 ///
-/// Unless something else in the process looks at the same objects, each node keeps only those of the shards
-/// it holds in memory, and where the API server filters by shard it is sent only those. A shard that moves is
-/// listed before its work begins.
+/// Each node caches only the objects of the shards that it holds, unless another part of the process needs
+/// all of them. If the API server filters by shard, it sends the node only those objects. The objects of a
+/// shard that moves are listed before its work begins.
 #[derive(Debug)]
 pub struct Sharded<K: Cached> {
     pub(crate) controller: Controller<K>,
@@ -306,19 +305,19 @@ pub struct Sharded<K: Cached> {
 }
 
 impl<K: Cached> Sharded<K> {
-    /// With 256 shards. The controller's name is that of the work type.
+    /// Shards the work of a controller, with 256 shards. The controller's name becomes that of the work type.
     pub fn new(controller: Controller<K>) -> Self {
         Self { controller, share: Share { shards: 256, as_leader: false, keeps_all: false } }
     }
 
-    /// Into how many shards the objects are cut: 1 to 65,536. All nodes of a cluster must agree.
+    /// Sets the number of shards: 1 to 65,536. All nodes of a cluster must agree.
     #[must_use]
     pub fn shards(mut self, shards: u32) -> Self {
         self.share.shards = shards;
         self
     }
 
-    /// Whether the node takes shards even while it leads others. When it is alone it always does.
+    /// Sets whether the node works on shards while it leads other nodes. A node that is alone always does.
     /// Default: no.
     #[must_use]
     pub fn as_leader(mut self, yes: bool) -> Self {
@@ -326,8 +325,8 @@ impl<K: Cached> Sharded<K> {
         self
     }
 
-    /// Whether every node keeps the objects of all shards in memory: work on a shard that moves begins
-    /// without a list, for the memory and traffic of all objects on each node. Default: no.
+    /// Sets whether every node caches the objects of all shards. Work on a shard that moves then begins
+    /// without a list, but each node needs the memory and traffic of all objects. Default: no.
     #[must_use]
     pub fn keeps_all(mut self, yes: bool) -> Self {
         self.share.keeps_all = yes;
@@ -346,7 +345,7 @@ fn priority_of<K>(delta: &Delta<K>) -> Priority {
     }
 }
 
-/// The object that controls this one, if it is of that kind. Owners stand in the namespace of what they own.
+/// The object of this kind that controls `object`. An owner is in the namespace of the objects that it owns.
 fn owner_of<C: Resource>(object: &C, group: &str, kind: &str) -> Option<ObjectKey> {
     let meta = object.meta();
     let owners = meta.owner_references.as_deref().unwrap_or_default();

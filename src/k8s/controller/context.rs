@@ -1,4 +1,4 @@
-//! What a reconciler is given: by what right it acts, and with which client.
+//! The context of a reconciler: its authority, its client, and the caches it can read.
 
 use std::{
     any::{Any, TypeId},
@@ -25,10 +25,10 @@ use crate::{
     node::AuthorityLost,
 };
 
-/// A type, and of one that stands for many kinds (`DynamicObject`) which: API version and plural.
+/// Key of a kind: its type, and for `DynamicObject` also API version and plural.
 type Kind = (TypeId, String, String);
 
-/// The caches that the reconcilers of a process can read: of each kind as many as there are scopes.
+/// The caches that the reconcilers of a process can read: for each kind, one per scope.
 #[derive(Clone, Default)]
 pub(crate) struct Readable(HashMap<Kind, Vec<Arc<dyn Any + Send + Sync>>>);
 
@@ -48,7 +48,7 @@ impl Readable {
     }
 }
 
-/// What a reconciler is given. Cheap to clone.
+/// Context that a reconciler gets. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -59,11 +59,11 @@ struct Inner {
     controller: Arc<str>,
     authority: Authority,
     fence: Option<Fence>,
-    /// The process's, which writes at any time.
+    /// The client of the process, which writes without a check of authority.
     client: Client,
-    /// What the gated client's task runs on, wherever the work first asks for the client.
+    /// Runtime on which the task of the gated client runs, wherever the client is first used.
     runtime: Handle,
-    /// Made when the first request or event of the work needs it.
+    /// Created when the work first sends a request or an event.
     gated: OnceLock<GatedClient>,
     events: OnceLock<Events>,
     readable: Readable,
@@ -107,7 +107,7 @@ impl Context {
         Self { inner: Arc::new(inner), token }
     }
 
-    /// Ends what the client runs on, once all runs have been joined; its requests are refused from then on.
+    /// Ends the task of the gated client, after all runs have been joined; the client then rejects all requests.
     ///
     /// # Cancel safety
     ///
@@ -118,12 +118,12 @@ impl Context {
         }
     }
 
-    /// The same with a token of its own, which ends with this one's at the latest.
+    /// The same context with a child token, which is cancelled with this one's at the latest.
     pub(crate) fn child(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), token: self.token.child_token() }
     }
 
-    /// Dropped, it ends what waits for this one's token.
+    /// A guard that cancels this context's token when it is dropped.
     pub(crate) fn ending(&self) -> DropGuard {
         self.token.clone().drop_guard()
     }
@@ -132,8 +132,8 @@ impl Context {
         &self.inner.metrics
     }
 
-    /// A client that writes only while the right to act is held. Reads pass. When the work has ended and all
-    /// its runs with it, the client refuses every request.
+    /// A client that writes only while the authority is held. Reads always pass. After the work and all its
+    /// runs have ended, the client rejects every request.
     pub fn client(&self) -> &Client {
         let Inner { client, authority, metrics, runtime, .. } = &*self.inner;
         let make = || {
@@ -143,7 +143,7 @@ impl Context {
         self.inner.gated.get_or_init(make).client()
     }
 
-    /// Says what happens to objects, in `kubectl describe` and `kubectl get events`.
+    /// Publisher of events about objects, for `kubectl describe` and `kubectl get events`.
     pub fn events(&self) -> &Events {
         let make =
             || Events::new(self.client().clone(), &self.inner.controller, name_of_this_pod());
@@ -155,12 +155,12 @@ impl Context {
         &self.inner.controller
     }
 
-    /// By what right it acts: that of the leader, or that of a shard's owner.
+    /// The authority of this work: the leader's, or that of a shard's owner.
     pub fn authority(&self) -> &Authority {
         &self.inner.authority
     }
 
-    /// The leader's term; none for the work of a shard.
+    /// The term of the leader; `None` for the work of a shard.
     pub fn term(&self) -> Option<Term> {
         match &self.inner.authority {
             Authority::Leader(ctx) => Some(ctx.term()),
@@ -168,22 +168,23 @@ impl Context {
         }
     }
 
-    /// The number that the leader's writes are fenced by; none for the work of a shard.
+    /// The fence of the leader's writes; `None` for the work of a shard.
     pub fn fence(&self) -> Option<Fence> {
         self.inner.fence
     }
 
-    /// Whether it may act at this moment. The client asks before every write; ask before every other
-    /// effect, as near to it as possible.
+    /// Checks that the work may act at this moment. The client does this before every write; code with other
+    /// effects must do it immediately before each effect.
     ///
     /// # Errors
     ///
-    /// [`AuthorityLost`] if not.
+    /// [`AuthorityLost`] if the authority is not held.
     pub fn check(&self) -> Result<(), AuthorityLost> {
         self.inner.authority.check()
     }
 
-    /// Resolves when the run should end, and for what it has spawned when it has ended or was dropped.
+    /// Resolves when the run should end. In tasks that the run has spawned, also when the run has ended or
+    /// was dropped.
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
         self.token.clone().cancelled_owned()
     }
@@ -193,15 +194,15 @@ impl Context {
         self.token.is_cancelled()
     }
 
-    /// The token of [`cancelled`](Self::cancelled), for code that takes one.
+    /// The token behind [`cancelled`](Self::cancelled), for code that takes a token.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
-    /// The cache of a type that some controller of the process looks at: reading it asks nobody. None if
-    /// no controller reconciles, owns or watches that type; where controllers do so in several scopes, the one
-    /// that was named first. Of a type that only [sharded](super::Sharded) work looks at, it has the objects of
-    /// the shards that are held here.
+    /// The cache of a type that a controller of this process uses; reads of it send no request. `None` if no
+    /// controller reconciles, owns or watches that type. If controllers use several scopes, this is the cache
+    /// that was registered first. The cache of a type that only [sharded](super::Sharded) work uses has the
+    /// objects of the shards that are held here.
     pub fn cache<C: Cached>(&self) -> Option<Cache<C>>
     where
         C::DynamicType: Default,
@@ -209,13 +210,13 @@ impl Context {
         self.cache_of(&C::DynamicType::default())
     }
 
-    /// As [`cache`](Self::cache), of a kind that is known only at run time.
+    /// As [`cache`](Self::cache), for a kind that is known only at run time.
     pub fn cache_of<C: Cached>(&self, kind: &C::DynamicType) -> Option<Cache<C>> {
         self.inner.readable.of(kind).next().cloned()
     }
 
-    /// The object of that kind, namespace and name as a cache of this process has it: asking costs nothing.
-    /// None if it is not there, or if no controller looks at its kind.
+    /// The object with the kind, namespace and name of `like`, from a cache of this process: sends no
+    /// request. `None` if the object is not cached, or if no controller uses its kind.
     pub fn seen<C: Cached>(&self, like: &C) -> Option<Arc<C>>
     where
         C::DynamicType: Default,

@@ -1,11 +1,11 @@
-//! For which objects a controller of this process may work now, and the runs that it works with.
+//! Grants to work on objects, and the runs under each grant.
 //!
 //! # Invariants
 //!
-//! * A run is begun only under a grant that stands; [`Closed::joined`] returns when all of its runs have
-//!   been joined, and dropping it, or the [`Hold`], aborts them.
-//! * Runs under a later grant of the same lane begin when those of the earlier one have ended, however that
-//!   one ended: code that does not await cannot be aborted, and is waited for.
+//! * A run starts only under a current grant. [`Closed::joined`] returns when all of its runs have been
+//!   joined; dropping it, or the [`Hold`], aborts them.
+//! * Runs under a later grant of the same lane start when those of the earlier grant have ended, even if that
+//!   grant was aborted: code without an await cannot be aborted, and the later grant waits for it.
 
 use std::{
     collections::HashMap,
@@ -18,32 +18,32 @@ use tokio::{sync::RwLock, task::JoinSet};
 use super::Context;
 use crate::engine::ShardId;
 
-/// What a grant is for.
+/// The objects that a grant covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
-    /// Every object: the leader's.
+    /// Every object, for the leader.
     All,
     /// The objects of a shard.
     Shard(ShardId),
 }
 
-/// The right to work on the objects of a lane.
+/// A grant to work on the objects of a lane.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) context: Context,
-    /// None once it has ended.
+    /// `None` once the grant has ended.
     runs: Mutex<Option<JoinSet<()>>>,
-    /// Held by every run to read; by the next grant, for a moment, to write.
+    /// Every run holds a read lock; the next grant takes the write lock for a moment.
     alive: Arc<RwLock<()>>,
 }
 
 impl Grant {
-    /// Begins a run, unless the grant has ended.
+    /// Starts a run, unless the grant has ended.
     pub(crate) fn spawn(&self, run: impl Future<Output = ()> + Send + 'static) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(runs) = runs.as_mut() else { return };
         while runs.try_join_next().is_some() {}
-        // The next grant waits for it only after this one has ended, and then nothing is begun.
+        // The next grant takes the write lock only after this one has ended, and then no run may start.
         let Ok(alive) = Arc::clone(&self.alive).try_read_owned() else { return };
         runs.spawn(async move {
             let _alive = alive;
@@ -52,7 +52,7 @@ impl Grant {
     }
 }
 
-/// The grants that stand.
+/// The current grants of a controller.
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
     standing: Mutex<HashMap<Lane, Arc<Grant>>>,
@@ -60,22 +60,22 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// The grant of a lane.
+    /// The current grant of a lane.
     pub(crate) fn of(&self, lane: Lane) -> Option<Arc<Grant>> {
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         standing.get(&lane).cloned()
     }
 
-    /// Whether there is a grant for that lane.
+    /// Whether the lane has a current grant.
     pub(crate) fn has(&self, lane: Lane) -> bool {
         self.of(lane).is_some()
     }
 
-    /// Lets the controller work on a lane, once no run of an earlier grant is left.
+    /// Grants a lane to the controller, once no run of an earlier grant is left.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, nothing is granted.
+    /// If the future is dropped before it returns, no grant is made.
     pub(crate) async fn hold(self: &Arc<Self>, lane: Lane, context: Context) -> Hold {
         let alive = {
             let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +89,7 @@ impl Grants {
     }
 }
 
-/// A grant that stands until this is closed or dropped. Dropped, what still runs is aborted.
+/// A current grant, until this is closed or dropped. Dropping it aborts the runs.
 #[derive(Debug)]
 pub(crate) struct Hold {
     grants: Arc<Grants>,
@@ -98,7 +98,7 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// No run is begun any more from now on.
+    /// Ends the grant: no run starts from now on.
     pub(crate) fn close(self) -> Closed {
         Closed(self.take())
     }
@@ -116,21 +116,21 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // Dropping the set aborts what is in it.
+        // Dropping the set aborts its runs.
         drop(self.take());
     }
 }
 
-/// The runs of a grant that has ended. Dropped, they are aborted.
+/// The runs of a grant that has ended. Dropping this aborts them.
 #[derive(Debug)]
 pub(crate) struct Closed(Option<JoinSet<()>>);
 
 impl Closed {
-    /// Returns when all of them have.
+    /// Returns when all of the runs have ended.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, what still runs is aborted.
+    /// If the future is dropped, the remaining runs are aborted.
     pub(crate) async fn joined(mut self) {
         let Some(runs) = self.0.as_mut() else { return };
         while runs.join_next().await.is_some() {}

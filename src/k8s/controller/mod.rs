@@ -8,10 +8,11 @@
 //!
 //! # Guarantees
 //!
-//! * A reconciler runs under a grant: that of the leader, or that of the object's shard. When the grant
-//!   ends, its runs have been joined, or aborted where authority was lost.
-//! * On a new grant every object it covers is reconciled once: what a former leader left undone is found.
-//! * One object is not reconciled twice at once.
+//! * A reconciler runs under a grant: the leader's, or that of the object's shard. By the time the grant has
+//!   ended, its runs have been joined, or aborted if authority was lost.
+//! * Under a new grant every object that it covers is reconciled once, so that unfinished work of a former
+//!   leader is found.
+//! * Two reconciles of one object never run at the same time.
 
 mod builder;
 mod context;

@@ -1,4 +1,4 @@
-//! What users write: how one object is brought to what it should be.
+//! The reconciler that users write, and its results.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -6,24 +6,24 @@ use async_trait::async_trait;
 
 use super::Context;
 
-/// Brings one object to what its spec says.
+/// Brings one object to the state that its spec describes.
 ///
-/// It is *level-triggered*: it is not told what happened, looks at what is, and may be run at any time, any
-/// number of times. One object is never reconciled twice at once, in the whole cluster.
+/// A reconciler is *level-triggered*: it is not given the change, reads the current state, and may be run at
+/// any time, any number of times. Two reconciles of one object never run at the same time, in the whole cluster.
 ///
 /// Closures `Fn(Arc<K>, Context) -> impl Future<Output = Result<Action, ReconcileError>>` are reconcilers.
 ///
 /// # Cancel safety
 ///
-/// A run is dropped at an await when it takes too long, or when the right to act ends and it does not
-/// return by itself. What it has written stands; the next run must find its way from there.
+/// A run is dropped at an await when it exceeds its time limit, or when its authority ends and it does not
+/// return by itself. Writes of that run remain; the next run must continue from that state.
 #[async_trait]
 pub trait Reconciler<K>: Send + Sync + 'static {
-    /// One run for one object, as the cache has it.
+    /// Reconciles one object, as the cache has it.
     ///
     /// # Errors
     ///
-    /// Anything; it is logged and counted, and the object is reconciled again after a back-off, unless the
+    /// Any error; it is logged and counted, and the object is reconciled again after a back-off, unless the
     /// error is [terminal](ReconcileError::terminal).
     async fn reconcile(&self, object: Arc<K>, ctx: Context) -> Result<Action, ReconcileError>;
 }
@@ -40,19 +40,19 @@ where
     }
 }
 
-/// What is to be done about an object after a run that went well.
+/// When to reconcile an object again after a successful run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Action {
     requeue_after: Option<Duration>,
 }
 
 impl Action {
-    /// Nothing until something changes.
+    /// Reconciles the object again only after a change.
     pub const fn done() -> Self {
         Self { requeue_after: None }
     }
 
-    /// Again after this long, or earlier if something changes.
+    /// Reconciles the object again after `delay`, or earlier after a change.
     pub const fn requeue_after(delay: Duration) -> Self {
         Self { requeue_after: Some(delay) }
     }
@@ -62,29 +62,29 @@ impl Action {
     }
 }
 
-/// A run that failed. Every error becomes one by `?`.
+/// Error of a failed run. The operator `?` converts every error into one.
 pub struct ReconcileError {
     source: Box<dyn std::error::Error + Send + Sync>,
     is_terminal: bool,
 }
 
 impl ReconcileError {
-    /// Trying again cannot mend it: the object is left alone until it changes.
+    /// Creates an error that a retry cannot fix: the object is not reconciled until it changes.
     pub fn terminal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: source.into(), is_terminal: true }
     }
 
-    /// A failure in words.
+    /// Creates an error from another error or from text.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: source.into(), is_terminal: false }
     }
 
-    /// Whether trying again cannot mend it.
+    /// Whether a retry cannot fix this error.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// What went wrong.
+    /// The error that the run failed with.
     pub fn source(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.source
     }

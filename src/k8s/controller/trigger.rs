@@ -1,4 +1,4 @@
-//! What lets other parts of a program say that an object should be looked at.
+//! A handle with which other parts of a program request a run for an object.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use crate::k8s::key::ObjectKey;
 
 type Tell = Box<dyn Fn(ObjectKey) + Send + Sync>;
 
-/// Makes a controller look at an object, as a change of it would. Cheap to clone.
+/// Makes a controller reconcile an object, as a change of it would. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Trigger(Arc<OnceLock<Tell>>);
 
@@ -20,8 +20,8 @@ impl fmt::Debug for Trigger {
 }
 
 impl Trigger {
-    /// Looks at the object, if this node may work on it; else nothing happens, and it is looked at when the
-    /// right comes.
+    /// Queues the object if this node may work on it. Otherwise this has no effect, because every object is
+    /// queued when the node gets a grant.
     pub fn look_at(&self, key: ObjectKey) {
         if let Some(tell) = self.0.get() {
             tell(key);

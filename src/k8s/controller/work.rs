@@ -1,4 +1,4 @@
-//! The loop of a controller: what it takes from its queue, and what it does with it.
+//! The loop of a controller: takes keys from its queue and runs its reconciler.
 
 use std::{
     any::Any,
@@ -42,10 +42,10 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// So many keys are queued before it is asked whether the right has ended: under a millisecond's work.
+/// Keys that are queued between two checks of the authority: less than a millisecond of work.
 const ADDED_AT_ONCE: usize = 1024;
 
-/// What the controllers of a process share while they are set up.
+/// State that the controllers of a process share during setup.
 pub(crate) struct Setup<'a> {
     pub(crate) caches: &'a mut CacheSet,
     pub(crate) readable: &'a mut Readable,
@@ -53,7 +53,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) queues: &'a QueueMetrics,
 }
 
-/// By what right a controller works, and on what.
+/// Authority of a controller's work, and the lane that it covers.
 #[derive(Clone)]
 pub(crate) struct Right {
     pub(crate) lane: Lane,
@@ -66,26 +66,27 @@ pub(crate) struct Right {
 /// A controller that has been set up.
 #[async_trait]
 pub(crate) trait Loop: Send + Sync {
-    /// Its name.
+    /// The name of the controller.
     fn name(&self) -> &str;
 
-    /// Begins runs under the grants that stand, for as long as it is polled.
+    /// Starts runs under the current grants, for as long as it is polled.
     async fn dispatch(self: Arc<Self>);
 
-    /// Grants it a right until the right's token is cancelled; returns when all its runs have been joined.
+    /// Grants the controller a lane until the authority's token is cancelled; returns when all its runs have
+    /// been joined.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, its runs are aborted.
+    /// If the future is dropped, its runs are aborted.
     async fn work(self: Arc<Self>, right: Right);
 }
 
-/// A cache that a controller needs, its type erased.
+/// A cache that a controller needs, with its type erased.
 trait Needed: Send + Sync {
-    /// Resolves when it is synced.
+    /// Resolves when the cache is synced.
     fn synced(&self) -> BoxFuture<'_, ()>;
 
-    /// It is worked by: changes are read as they come.
+    /// Marks the cache as in use: changes are read as they arrive, until the guard is dropped.
     fn attend(&self) -> Attention;
 }
 
@@ -99,17 +100,17 @@ impl<C: Cached> Needed for Cache<C> {
     }
 }
 
-/// One controller.
+/// State of one controller.
 pub(crate) struct Desk<K: Cached> {
     name: Arc<str>,
     reconciler: Arc<dyn Reconciler<K>>,
     cache: Cache<K>,
     limits: Limits,
-    /// The shards of its objects that are held here, if its work is spread over nodes.
+    /// The shards that are held here, if the controller is sharded.
     held: Option<Arc<HeldShards>>,
     queue: Queue<ObjectKey>,
     grants: Arc<Grants>,
-    /// Grows only while it is set up.
+    /// Grows only during setup.
     needs: Mutex<Vec<Arc<dyn Needed>>>,
     places: Arc<Semaphore>,
     metrics: ControllerMetrics,
@@ -143,20 +144,20 @@ impl<K: Cached> Desk<K> {
         }
     }
 
-    /// It works only when that cache is synced.
+    /// Makes the controller wait for this cache before it works.
     pub(super) fn needs<C: Cached>(&self, cache: &Cache<C>) {
         let cache: Arc<dyn Needed> = Arc::new(cache.clone());
         self.needs.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
     }
 
-    /// An object has changed, or something that it depends on.
+    /// Queues an object that has changed, or that depends on a changed object.
     pub(super) fn on_change(&self, key: ObjectKey, object: Option<&Arc<K>>, priority: Priority) {
         if self.lane_of(&key, object).is_some_and(|lane| self.grants.has(lane)) {
             self.queue.add(key, priority);
         }
     }
 
-    /// Whose an object is. None if that is not known: it is not kept here.
+    /// The lane of an object; `None` if the object is not cached here and its shard is therefore not known.
     fn lane_of(&self, key: &ObjectKey, object: Option<&Arc<K>>) -> Option<Lane> {
         let Some(held) = &self.held else { return Some(Lane::All) };
         let uid = |object: &K| object.meta().uid.as_ref().map(|uid| fnv1a(uid.as_bytes()));
@@ -175,7 +176,7 @@ impl<K: Cached> Desk<K> {
         self.needs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the objects of a lane kept here, where not all are.
+    /// Makes a sharded cache hold the objects of this lane.
     fn want(&self, lane: Lane) -> Option<Wanted> {
         match (lane, &self.held) {
             (Lane::Shard(shard), Some(held)) => Some(held.want(shard)),
@@ -183,8 +184,8 @@ impl<K: Cached> Desk<K> {
         }
     }
 
-    /// All objects of a lane, to be looked at when nothing more urgent waits; no more of them once the right
-    /// has ended: of many this would hold up the hand-over.
+    /// Queues all objects of a lane with the priority of a resync. Stops when the work should end: many
+    /// objects would delay the hand-over.
     async fn add_all(&self, lane: Lane, token: &CancellationToken) {
         let mut keys = self.cache.keys().into_iter();
         while keys.len() > 0 && !token.is_cancelled() {
@@ -210,7 +211,7 @@ impl<K: Cached> Desk<K> {
         self.on_end(&key, taken.priority(), ended);
     }
 
-    /// A run that ends in time and does not panic, or an error.
+    /// Runs the reconciler with its time limit, and converts a panic into an error.
     async fn guarded(&self, object: Arc<K>, ctx: Context) -> Result<Action, ReconcileError> {
         let _ending = ctx.ending();
         let run = AssertUnwindSafe(self.reconciler.reconcile(object, ctx)).catch_unwind();
@@ -241,7 +242,7 @@ impl<K: Cached> Desk<K> {
                     self.queue.add_after(key.clone(), delay, priority);
                 }
             }
-            // The right is over: whoever has it now looks at the object.
+            // The authority has ended: its next holder reconciles the object.
             Err(error) if is_for_want_of_right(&error) => {
                 tracing::debug!(controller, %object, error = error.source(), "left to the next owner");
             }
@@ -253,7 +254,7 @@ impl<K: Cached> Desk<K> {
                     "reconciling failed permanently, waiting for the object to change"
                 );
             }
-            // Somebody wrote in between, as is usual. The cache has it soon.
+            // Another client wrote the object in between, which is common. The cache will have the new version soon.
             Err(error) if is_conflict(&error) => {
                 self.metrics.on_end(Outcome::Requeue);
                 tracing::debug!(controller, %object, "the object has changed meanwhile: again");
@@ -262,7 +263,7 @@ impl<K: Cached> Desk<K> {
             Err(error) => {
                 self.metrics.on_error(false);
                 let retries = self.queue.requeues(key);
-                // Without the API server it is every object, and again at every attempt.
+                // If the API server is away, every object fails at every attempt.
                 if let Some(left_out) = self.failures.admit(reason(&error), clock::boot_now()) {
                     tracing::warn!(
                         controller, %object, retries, left_out, error = error.source(),
@@ -283,10 +284,10 @@ impl<K: Cached> Loop for Desk<K> {
 
     async fn dispatch(self: Arc<Self>) {
         loop {
-            // First a place, then a key: what is taken is the most urgent at the time it is begun.
+            // Waits for a free place before a key, so that the key is the most urgent one when its run starts.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
             let Some(taken) = self.queue.take().await else { return };
-            // The same one for both: one that has come in its place may be another shard's.
+            // Uses one object for lane and run: its replacement in the cache may be in another shard.
             let object = self.cache.get(taken.key());
             let lane = object.as_ref().and_then(|it| self.lane_of(taken.key(), Some(it)));
             let (Some(object), Some(grant)) = (object, lane.and_then(|it| self.grants.of(it)))
@@ -309,13 +310,13 @@ impl<K: Cached> Loop for Desk<K> {
         let context =
             Context::new(&self.name, authority, fence, &client, readable, self.metrics.clone());
         let ending = context.clone();
-        // Let go last, when all runs have ended.
+        // Dropped last, when all runs have ended.
         let wanted = self.want(lane);
         let needed = self.needed();
         let _attention: Vec<Attention> = needed.iter().map(|cache| cache.attend()).collect();
         let hold = tokio::select! {
             biased;
-            // Cancel safe: a token. Dropped, the other arm has granted nothing.
+            // Cancel safe: waits for a token. If the other arm is dropped, no grant was made.
             () = token.cancelled() => return,
             hold = async {
                 join_all(needed.iter().map(|cache| cache.synced())).await;
@@ -334,7 +335,7 @@ impl<K: Cached> Loop for Desk<K> {
         }
         let begun = clock::boot_now();
         let closed = hold.close();
-        // What waits is the next owner's. What comes in from now on is not granted.
+        // Waiting keys are left to the next owner. New changes find no grant and are not queued.
         self.queue.retain(|key| !self.is_in(lane, key));
         closed.joined().await;
         ending.end().await;
@@ -358,7 +359,7 @@ impl Drop for Gate<'_> {
     }
 }
 
-/// Whether a run failed because the right to act had ended.
+/// Whether a run failed because its authority had ended.
 fn is_for_want_of_right(error: &ReconcileError) -> bool {
     causes(error).any(|it| {
         it.is::<AuthorityLost>()
@@ -367,12 +368,12 @@ fn is_for_want_of_right(error: &ReconcileError) -> bool {
     })
 }
 
-/// Why the API server did not do as it was asked, if a run failed for that: a kind of failure.
+/// The kind of API failure that a run failed with, if any.
 fn reason(error: &ReconcileError) -> Option<Reason> {
     causes(error).find_map(|it| it.downcast_ref::<kube::Error>()).map(|it| explain(it).reason)
 }
 
-/// Whether a run failed because the object was not as it had been seen.
+/// Whether a run failed because the object had changed since it was observed.
 fn is_conflict(error: &ReconcileError) -> bool {
     causes(error).any(|it| matches!(it.downcast_ref(), Some(WriteError::Conflict { .. })))
 }
@@ -382,7 +383,7 @@ fn causes(error: &ReconcileError) -> impl Iterator<Item = &(dyn std::error::Erro
     std::iter::successors(Some(first), |it| it.source())
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no words)")

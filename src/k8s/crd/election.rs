@@ -1,8 +1,7 @@
-//! `Election`: who leads a cluster, who else is there and how the work is shared, for `kubectl get`.
+//! `Election`: the leader of a cluster, its other nodes and the distribution of its work, for `kubectl get`.
 //!
-//! A picture for people and for other programs. Nobody's authority comes from it: that is the record's in
-//! the store. The one thing that is drawn from here is the fence number, by compare-and-swap on the
-//! object's resourceVersion.
+//! The status informs people and other programs. No authority depends on it: authority comes from the record
+//! in the store. Only the fence number is drawn from this object, by compare-and-swap on its resourceVersion.
 
 #![allow(clippy::duplicated_attributes, reason = "columns share their types and priorities")]
 
@@ -14,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::{schema, value::UnixMs};
 use crate::store::keys::MAX_CLUSTER_BYTES;
 
-/// The kind of the resource.
+/// Kind of the resource.
 pub const KIND: &str = "Election";
-/// Most nodes that a status lists: the first by id. `nodeCount` counts them all.
+/// Maximum number of nodes in a status: the first by id. `nodeCount` counts all nodes.
 pub const MOST_NODES: usize = 1000;
-/// Most kinds of work whose shards a status lists.
+/// Maximum number of kinds of work in a status.
 pub const MOST_WORKS: usize = 64;
 /// Longest summary of the operator's work, in characters.
 pub const MOST_SUMMARY_CHARS: usize = 256;

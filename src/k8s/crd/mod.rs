@@ -1,14 +1,14 @@
 //! The custom resource `Election`, in the API group [`GROUP`], and what its schema shares with other resources.
 //!
-//! The types are the source: their schemas, CEL rules, columns and texts are derived, never written by
-//! hand. What the API server accepts by a schema, its type can always read.
+//! The types are the source: their schemas, CEL rules, columns and texts are derived from them, never written
+//! by hand. A type can deserialize every object that the API server accepts by its schema.
 //!
 //! # Guarantees
 //!
-//! * Structural, without references, every list, map and text bounded: the API server takes them, and
-//!   can tell beforehand what their CEL rules cost.
-//! * No field is nullable, so that no rule has to think of it: a `null` is dropped, or replaced by the field's
-//!   default; that of a map or a list is refused.
+//! * The schemas are structural and without references, and every list, map and text is bounded: the API
+//!   server accepts them, and can estimate the cost of their CEL rules.
+//! * No field is nullable, so that no rule must handle `null`. The API server drops a `null`, or replaces it
+//!   with the field's default; it rejects a `null` map or list.
 
 pub(crate) mod schema;
 
@@ -27,19 +27,19 @@ pub use self::{
 
 /// The API group of the resources.
 pub const GROUP: &str = "bellwether.dev";
-/// Their version.
+/// Version of the resources in that group.
 pub const VERSION: &str = "v1alpha1";
 /// Group and version as manifests name them.
 pub const API_VERSION: &str = "bellwether.dev/v1alpha1";
 
-/// The definition of `Election`, as it is applied.
+/// The definition of `Election`, ready to be applied.
 pub fn election() -> CustomResourceDefinition {
     tidied(Election::crd())
 }
 
-/// The text, cut where it has more than `most` characters, as the API server counts them.
+/// The text, cut to `most` characters, as the API server counts them.
 pub(crate) fn cut_to(mut text: String, most: usize) -> String {
-    // A character has a byte at least.
+    // A character has at least one byte.
     if text.len() > most
         && let Some((at, _)) = text.char_indices().nth(most)
     {
@@ -50,14 +50,14 @@ pub(crate) fn cut_to(mut text: String, most: usize) -> String {
     text
 }
 
-/// A definition as a document: whole numbers written as such.
+/// A definition as a document, with whole numbers written as integers.
 fn document(definition: &CustomResourceDefinition) -> Value {
     let mut document = serde_json::to_value(definition).expect("a definition has only string keys");
     whole_numbers(&mut document);
     document
 }
 
-/// The API's types hold bounds as floats; `100.0` is how nobody writes one.
+/// Writes `100.0` as `100`: the API's types hold bounds as floats.
 fn whole_numbers(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(whole_numbers),
@@ -72,7 +72,7 @@ fn whole_numbers(value: &mut Value) {
     }
 }
 
-/// The definitions as one YAML file, a document each.
+/// The definitions as one YAML file, with one document each.
 pub fn yaml(definitions: &[CustomResourceDefinition]) -> String {
     let mut text = String::new();
     for definition in definitions {
@@ -86,7 +86,7 @@ fn yaml_document(definition: &CustomResourceDefinition) -> String {
     serde_saphyr::to_string(&document(definition)).expect("what JSON can say YAML can")
 }
 
-/// The definitions as `kubectl` reads them in JSON: one as itself, several as a list.
+/// The definitions as JSON for `kubectl`: one as itself, several as a list.
 pub fn json(definitions: &[CustomResourceDefinition]) -> Value {
     match definitions {
         [one] => document(one),

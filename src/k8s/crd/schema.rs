@@ -1,4 +1,4 @@
-//! What the schemas of all resources share: CEL rules, conditions, and the last touch.
+//! Shared parts of all schemas: CEL rules, conditions, and the final clean-up.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 
 use super::value::SPAN;
 
-/// Formats that the API server knows; of others it warns.
+/// Formats that the API server knows; it warns of others.
 const FORMATS: &[&str] = &["int32", "int64", "double", "float", "date-time"];
 
-/// A CEL rule on the value beside which it stands: what must hold, and what to tell the one who broke it.
+/// A CEL rule on a value: the expression that must hold, and the message for a value that breaks it.
 pub(crate) fn rule(holds: &str, message: &str) -> Value {
     json!({"rule": holds, "message": message})
 }
 
-/// A CEL rule on an object that is about one of its fields, named like `.expect.status`.
+/// A CEL rule on an object that concerns one of its fields, named like `.expect.status`.
 pub(crate) fn rule_on(field: &str, holds: &str, message: &str) -> Value {
     json!({"rule": holds, "message": message, "fieldPath": field})
 }
 
-/// The schema of a list of conditions, with the bounds that Kubernetes' own types have.
+/// The schema of a list of conditions, with the bounds of Kubernetes' own types.
 pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -73,8 +73,8 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The definition with schemas as an administrator reads them: texts in one piece, nothing nullable, no
-/// formats that the API server does not know.
+/// The definition with clean schemas: descriptions in one line, no nullable fields, no formats that the API
+/// server does not know.
 pub fn tidied(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut definition.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|it| it.open_api_v3_schema.as_mut())
@@ -93,7 +93,7 @@ fn tidy(schema: &mut JSONSchemaProps) {
     if let Some(format) = schema.format.take_if(|format| !FORMATS.contains(&format.as_str()))
         && format == "uint32"
     {
-        // What the type cannot hold the API must not accept.
+        // The API must not accept numbers that the type cannot hold.
         schema.maximum.get_or_insert(f64::from(u32::MAX));
     }
     schema.properties.iter_mut().flat_map(|it| it.values_mut()).for_each(tidy);
@@ -107,7 +107,7 @@ fn tidy(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// The form of a span: by a rule, because a schema's `pattern` cannot say what to write instead.
+/// The rule for a span of time. A schema's `pattern` could not explain the correct form.
 pub(crate) fn of_span() -> Value {
     rule(
         &format!("self.matches(r'{SPAN}')"),

@@ -1,7 +1,7 @@
 //! Values as people write them in manifests: spans and times.
 //!
-//! Each is read from text and written back as text that reads the same, so that a manifest survives a
-//! round trip through the API server.
+//! Each value is parsed from text and written as text that parses to the same value, so that a manifest
+//! survives a round trip through the API server.
 
 use std::{borrow::Cow, fmt, marker::PhantomData, str::FromStr, time::Duration};
 
@@ -16,31 +16,31 @@ use super::schema;
 #[cfg(test)]
 mod tests;
 
-/// A span of time, written `500ms`, `30s` or `1m30s`: as in the Gateway API (GEP-2257), which CEL and Go
-/// read alike.
+/// A span of time, written `500ms`, `30s` or `1m30s`, as in the Gateway API (GEP-2257). CEL and Go parse it
+/// to the same value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
-/// Exactly what [`Span::from_str`] reads.
+/// Pattern of exactly the texts that [`Span::from_str`] parses.
 pub(crate) const SPAN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
-/// Four numbers of five digits with their units.
+/// Length of four numbers of five digits with their units.
 const LONGEST_SPAN: usize = 4 * 7;
-/// A unit and how many milliseconds it has, the longest first.
+/// Units with their milliseconds, the longest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl Span {
-    /// So many seconds.
+    /// A span of `secs` seconds.
     pub const fn secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
 
-    /// So many milliseconds.
+    /// A span of `millis` milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 }
 
-/// In hours, minutes, seconds and milliseconds, rounded up: never zero for a span that is not.
+/// Formats hours, minutes, seconds and milliseconds, rounded up, so that a span above zero is never `0s`.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.as_nanos().div_ceil(1_000_000);
@@ -60,7 +60,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// Text that is no span of time.
+/// Error of a text that is not a span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a span of time: write up to four numbers, each with its unit `h`, `m`, `s` or `ms`, like `1m30s`"
@@ -120,11 +120,11 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// A point in time, in milliseconds of Unix time; written as in RFC 3339, `2026-03-01T12:00:00.000Z`.
+/// A point in time, in milliseconds of Unix time; written in RFC 3339, `2026-03-01T12:00:00.000Z`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixMs(pub u64);
 
-/// The last millisecond of the year 9999: RFC 3339 has no words for what comes after.
+/// The last millisecond of the year 9999, the last year of RFC 3339.
 const LAST_UNIX_MS: u64 = 253_402_300_799_999;
 
 impl fmt::Display for UnixMs {
@@ -155,7 +155,7 @@ impl JsonSchema for UnixMs {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // Narrower than the format: what the type reads, and no more.
+        // Narrower than the format: exactly the texts that the type parses.
         json_schema!({
             "type": "string",
             "format": "date-time",
@@ -171,8 +171,8 @@ impl<'de> Deserialize<'de> for UnixMs {
     }
 }
 
-/// Reads a value from text, or from a whole number that is taken as text. Says what was expected in the
-/// words given.
+/// Parses a value from text, or from a whole number that is treated as text. `expected` is the description in
+/// its errors.
 pub(crate) struct FromText<T> {
     expected: &'static str,
     value: PhantomData<T>,

@@ -1,13 +1,12 @@
-//! What is written of a term that is over: that no node leads, or that it is not known which one does.
+//! Reports the end of a term: that no node leads, or that the leader is not known.
 //!
-//! A leader's own writes end with its authority, and without a successor its last picture would be read as the
-//! present one. So the node that led reports the end, beside all leader's work and without the leader's
-//! authority.
+//! A leader's own writes end with its authority, and without a successor its last status would look current.
+//! So the node that led reports the end, outside of the leader's work and without the leader's authority.
 //!
-//! # Why a late report does no harm
+//! # Late reports are harmless
 //!
-//! A report replaces the picture of its own fence only, by a write that compares the resource version it has read.
-//! A later leader draws a higher fence from the same object first, which makes an earlier report fail.
+//! A report replaces only the status of its own fence, by a write that compares the resource version it has
+//! read. A later leader first draws a higher fence from the same object, so that an earlier report fails.
 
 use std::time::Duration;
 
@@ -36,82 +35,82 @@ use crate::{
     },
 };
 
-/// A successor has drawn its fence within this time after a clean end.
+/// After a clean end, a successor is expected to have drawn its fence within this time.
 const SUCCESSOR_WITHIN: Duration = Duration::from_millis(1500);
-/// Between looks for the successor's fence.
+/// Interval between checks for the successor's fence.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Between attempts to write a report.
+/// Delay between attempts to write a report.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How a term ended, as the node that led saw it.
+/// How a term ended, as the node that led knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// With authority: the office was given up, or handed over.
+    /// The node gave up or handed over the office while it had authority.
     Clean,
-    /// The authority was over first: the node is suspended, was deposed, or lost its session.
+    /// The authority ended first: the node is suspended, was deposed, or lost its session.
     Lost,
 }
 
-/// A term that is over.
+/// A term that has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) term: Term,
     pub(super) fence: Fence,
     pub(super) manner: Manner,
-    /// The node that led, as people call it.
+    /// Name of the node that led, for people.
     pub(super) name: String,
-    /// Name and UID of its pod, if it runs in one.
+    /// Name and UID of the node's pod, if it runs in a pod.
     pub(super) pod: Option<(String, String)>,
     /// The other live nodes, as the leader last saw them.
     pub(super) others: Vec<ElectionNode>,
-    /// Whether one of them may take office.
+    /// Whether one of these nodes may take office.
     pub(super) may_be_succeeded: bool,
 }
 
-/// Reports the ends of the terms of this process: the leader's task and the reporter share it.
+/// The end of this process's last term, shared between the leader's task and the reporter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ends(watch::Sender<Option<Ended>>);
 
 impl Ends {
-    /// This node leads again, and its own pictures are written: what is left of an earlier term is not.
+    /// Drops an unreported end, because this node leads again and writes its own status.
     pub(super) fn forget(&self) {
         self.0.send_replace(None);
     }
 
-    /// A term is over.
+    /// Queues the end of a term for the reporter.
     pub(super) fn tell(&self, ended: Ended) {
         self.0.send_replace(Some(ended));
     }
 
-    /// Waits until nothing is left to report, or for `limit`.
+    /// Waits until no report is pending, or for `limit`.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: it only waits.
+    /// Cancel safe: only waits.
     pub(crate) async fn settled(&self, limit: Duration) {
         let mut ends = self.0.subscribe();
         let settled = ends.wait_for(Option::is_none);
         let _ = tokio::time::timeout(limit, settled).await;
     }
 
-    /// Reports each end, until it is dropped.
+    /// Reports each end, until the future is dropped.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, a report may or may not have been written.
+    /// If the future is dropped, a report may or may not have been written.
     pub(crate) async fn report(self, client: DebugClient, election: ElectionRef) {
         let mut ends = self.0.subscribe();
         loop {
-            // The sender lives as long as this.
+            // The sender lives as long as `self`.
             let Ok(Some(ended)) = ends.wait_for(Option::is_some).await.map(|it| it.clone()) else {
                 return;
             };
             let reporter = Reporter { client: &client, election: &election, ended: &ended };
             tokio::select! {
                 biased;
-                // Cancel safe: it only waits.
+                // Cancel safe: only waits.
                 _ = ends.wait_for(|now| now.as_ref() != Some(&ended)) => {}
-                // Dropped, a write may or may not have taken effect: its preconditions decide.
+                // If this arm is dropped, a write may or may not have taken effect: its preconditions decide.
                 () = reporter.run() => {
                     self.0.send_if_modified(|now| now.take_if(|it| *it == ended).is_some());
                 }
@@ -120,12 +119,12 @@ impl Ends {
     }
 }
 
-/// What an attempt to write has come to.
+/// Result of an attempt to write a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Came {
-    /// Nothing is left to do.
+    /// The report is written, or not needed.
     Done,
-    /// Another writer was faster: the object is read again.
+    /// Another client wrote first: the object must be read again.
     Again,
 }
 
@@ -182,11 +181,11 @@ impl Reporter<'_> {
         let (api, name) = (self.api(), self.election.name());
         let Some(found) = api.get_opt(&name).await? else { return Ok(Came::Done) };
         if fence_of(&found) != Some(self.ended.fence.number()) {
-            // A later leader writes its own picture, or the object is another one.
+            // A later leader writes its own status, or the object is another one.
             return Ok(Came::Done);
         }
         if let (Manner::Lost, Some((pod, uid))) = (self.ended.manner, &self.ended.pod) {
-            // A leader that ended cleanly took it back before the office was handed over.
+            // A leader that ended cleanly removed the label before it handed over the office.
             take_label_back(self.client.0.clone(), self.election, self.ended.term, (pod, uid))
                 .await?;
         }
@@ -211,7 +210,7 @@ impl Reporter<'_> {
     }
 }
 
-/// What is applied: the fence is drawn by compare-and-swap, never applied.
+/// Body of the apply request, without the fence: the fence is drawn by compare-and-swap, never applied.
 pub(super) fn body(found: &Election, status: &ElectionStatus) -> Patch<serde_json::Value> {
     let mut body = json!({
         "apiVersion": Election::api_version(&()),
@@ -236,7 +235,7 @@ fn unfenced(status: &ElectionStatus) -> ElectionStatus {
     ElectionStatus { fence: None, ..status.clone() }
 }
 
-/// The status that says so. What is not known is left out.
+/// The status of a cluster whose term has ended. Unknown fields are left out.
 pub(super) fn status_of(ended: &Ended, now_ms: u64) -> ElectionStatus {
     let Ended { term, name, manner, others, .. } = ended;
     let (judged, nodes) = match manner {
@@ -263,7 +262,7 @@ pub(super) fn status_of(ended: &Ended, now_ms: u64) -> ElectionStatus {
     status
 }
 
-/// Reason and action, and the note.
+/// Reason and action of the event, and its note.
 fn event_of(ended: &Ended) -> ((&'static str, &'static str), String) {
     let Ended { term, name, .. } = ended;
     match ended.manner {

@@ -3,12 +3,12 @@
 //! # Guarantees
 //!
 //! * The leader labels its own pod only after it has found no other pod of the cluster with the leader's
-//!   label, or has taken it off them. For the moment between the two writes no pod carries it.
-//! * Every write names the resource version that was read in this term, and every pod that the cluster knows
-//!   is written once a term ([`TERM_ANNOTATION`] makes it a change). So what a former leader had sent, and
-//!   arrives late, fails.
-//! * Whoever has put a wrong label on a pod, and however: within [`SWEEP_EVERY`] the leader's pod, and no
-//!   other, carries it again.
+//!   label, or has removed the label from them. Between the two writes no pod has the label for a moment.
+//! * Every write contains the resource version that was read in this term, and every pod that the cluster
+//!   knows is written once a term ([`TERM_ANNOTATION`] makes each write a change). So a write of a former
+//!   leader that arrives late fails.
+//! * If another client labels pods wrongly, then within [`SWEEP_EVERY`] the leader's pod, and no other, has
+//!   the label again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,18 +30,18 @@ use crate::{
     k8s::fence::ElectionRef,
 };
 
-/// The label of a pod's role: `leader` or `follower`.
+/// Label of a pod's role: `leader` or `follower`.
 pub const ROLE_LABEL: &str = "bellwether.dev/role";
-/// The label of a pod's cluster.
+/// Label of a pod's cluster.
 pub const CLUSTER_LABEL: &str = "bellwether.dev/cluster";
-/// The annotation that says in which term a pod's role was written.
+/// Annotation with the term in which a pod's role was written.
 pub const TERM_ANNOTATION: &str = "bellwether.dev/role-term";
 
-/// About how often the leader looks for labels that are wrong.
+/// Average interval between the leader's searches for wrong labels.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// The office is handed over after that at the latest, labelled or not.
+/// The office is handed over after this time at the latest, even if the label could not be removed.
 const STEP_DOWN_WITHIN: Duration = Duration::from_secs(1);
-/// So many pods are labelled at the same time.
+/// Number of pods that are labelled at the same time.
 const AT_ONCE: usize = 8;
 
 const LEADER: &str = "leader";
@@ -49,13 +49,13 @@ const FOLLOWER: &str = "follower";
 
 type PodMeta = PartialObjectMeta<Pod>;
 
-/// Takes the leader's label off a pod whose node has lost its authority. By the pod itself and without authority:
-/// the write names the resource version that was read, and a pod that leads again is labelled again within
-/// [`SWEEP_EVERY`].
+/// Removes the leader's label from a pod whose node has lost its authority. The node does this itself and
+/// without authority: the write contains the resource version that was read, and a pod that leads again gets
+/// the label again within [`SWEEP_EVERY`].
 ///
 /// # Errors
 ///
-/// What the API server says; nothing has changed then.
+/// Error that the API server returns; the pod has not changed then.
 pub(super) async fn take_label_back(
     client: Client,
     election: &ElectionRef,
@@ -66,15 +66,15 @@ pub(super) async fn take_label_back(
     labels.read_and_write(name, uid, FOLLOWER).await.map(|_| ())
 }
 
-/// What one leader has labelled in its term.
+/// Labels that one leader has written in its term.
 pub(super) struct Labels {
     pods: Api<Pod>,
     cluster: String,
     term: Term,
-    /// By pod's UID, what it was labelled as in this term.
+    /// Role that each pod was labelled with in this term, by the pod's UID.
     known: HashMap<String, &'static str>,
     own: Option<(String, String)>,
-    /// When to sweep next; none means at once.
+    /// Time of the next sweep; `None` means at once.
     sweep_at: Option<BootTime>,
 }
 
@@ -98,20 +98,20 @@ impl Labels {
         now: BootTime,
     ) -> Result<(), kube::Error> {
         let Some((name, uid)) = pods.of(leader) else {
-            // Not in a pod, or it has not been told yet.
+            // The leader runs in no pod, or has not published its pod yet.
             return Ok(());
         };
         let own = (name.to_owned(), uid.to_owned());
         if self.sweep_at.is_none_or(|at| at <= now) {
             if !self.sweep(&own.1).await? {
-                // Somebody wrote in between: at the next look.
+                // Another client wrote the pod in between: the next call tries again.
                 return Ok(());
             }
-            // Spread, so that the leaders of many clusters do not come to ask at the same time.
+            // Jitter keeps the leaders of many clusters from sending requests at the same time.
             self.sweep_at = Some(now + SWEEP_EVERY.mul_f64(rand::random_range(0.8..=1.2)));
         }
-        // The others first: what a former leader still sends to them fails from then on. That one of them
-        // cannot be written does not keep the label from the leader.
+        // Labels the other pods first, so that writes that a former leader still sends to them fail. A
+        // failure there does not stop the leader's pod from getting its label.
         let others = self.label_others(leader, pods).await;
         self.label(&own.0, &own.1, LEADER).await?;
         self.own = Some(own);
@@ -120,16 +120,16 @@ impl Labels {
         others
     }
 
-    /// Takes the leader's label back. What cannot be written, or not soon, is left to the successor, who waits
-    /// for this.
+    /// Removes the leader's label from the own pod. If the write fails or takes too long, the successor,
+    /// which waits for this, corrects the label.
     pub(super) async fn step_down(&mut self) {
         if let Some((name, uid)) = self.own.take() {
             let _ = tokio::time::timeout(STEP_DOWN_WITHIN, self.label(&name, &uid, FOLLOWER)).await;
         }
     }
 
-    /// Takes the leader's label off every pod but the own one, whatever is known of them. Whether there is
-    /// none left that carries it.
+    /// Removes the leader's label from every pod except the own one, regardless of `known`. Returns whether
+    /// no other pod has the label any more.
     async fn sweep(&mut self, own: &str) -> Result<bool, kube::Error> {
         let selector = format!("{CLUSTER_LABEL}={},{ROLE_LABEL}={LEADER}", self.cluster);
         let found = self.pods.list_metadata(&ListParams::default().labels(&selector)).await?;
@@ -143,7 +143,7 @@ impl Labels {
             is_clear &= self.write(&pod, FOLLOWER).await?;
         }
         if !own_is_found {
-            // Taken off by somebody: it is put on again.
+            // Another client removed the label: it is written again.
             self.known.remove(own);
         }
         Ok(is_clear)
@@ -185,24 +185,24 @@ impl Labels {
         Ok(())
     }
 
-    /// Whether there is nothing more to do for this pod.
+    /// Reads a pod and labels it. Returns `true` if the pod needs no further write.
     async fn read_and_write(
         &self,
         name: &str,
         uid: &str,
         role: &'static str,
     ) -> Result<bool, kube::Error> {
-        // One object, as a list: the sweep needs the right to list, and this way no other one is needed.
+        // Reads the pod by a list: the sweep needs the right to list pods, and this way no other right is needed.
         let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
         let found = self.pods.list_metadata(&by_name).await?;
         match found.items.into_iter().find(|pod| pod.uid().as_deref() == Some(uid)) {
             Some(pod) => self.write(&pod, role).await,
-            // Gone, or replaced by another of its name, which is another's to label. No UID comes back.
+            // The pod is gone, or another pod has its name. A UID never returns, so nothing is left to do.
             None => Ok(true),
         }
     }
 
-    /// Labels a pod as it was read. Not done if somebody has changed it since.
+    /// Labels a pod as it was read. Returns `false` if another client has changed the pod since.
     async fn write(&self, pod: &PodMeta, role: &'static str) -> Result<bool, kube::Error> {
         let patch = json!({
             "metadata": {

@@ -19,7 +19,7 @@ fn node(id: i64) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
-/// Node 1 leads since an hour; node 2 follows and works on two of three shards, the third is nobody's.
+/// Node 1 has led for an hour; node 2 follows and works on two of three shards; the third has no owner.
 fn status() -> Status {
     let live = |id: &str, role: &str, shards| NodeStatus {
         id: id.into(),
@@ -55,7 +55,7 @@ fn status() -> Status {
     }
 }
 
-/// Only node 1 has told its pod; what node 2 has told is junk.
+/// Only node 1 has published its pod; the value of node 2 is malformed.
 fn pods() -> Pods {
     let kv = |value: &str| vec![KV { key: POD_KEY.into(), value: value.into() }];
     Pods::read(&BTreeMap::from([

@@ -1,38 +1,38 @@
-//! What can be wrong with a pod's identity, and the manifest lines that mend it.
+//! Problems of a pod's identity, and the manifest lines that fix them.
 
 use std::{error::Error, fmt};
 
 use super::var;
 
-/// One thing that is wrong.
+/// A problem with one or two variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// Not set, or empty.
+    /// The variable is not set, or empty.
     Missing {
-        /// The variable.
+        /// Name of the variable.
         variable: &'static str,
     },
-    /// Not what it should be.
+    /// The variable has an invalid value.
     Invalid {
-        /// The variable.
+        /// Name of the variable.
         variable: &'static str,
-        /// As it is set.
+        /// Value of the variable.
         value: String,
-        /// What would do.
+        /// Description of a valid value.
         wanted: &'static str,
     },
-    /// Two that cannot both be true.
+    /// Two variables contradict each other.
     Contradiction {
-        /// A variable and its value.
+        /// Name and value of a variable.
         one: (&'static str, String),
-        /// Another one.
+        /// Name and value of the other variable.
         other: (&'static str, String),
     },
 }
 
 impl Problem {
-    /// The variables it is about.
+    /// The variables that the problem concerns.
     pub fn variables(&self) -> Vec<&'static str> {
         match self {
             Self::Missing { variable } | Self::Invalid { variable, .. } => vec![variable],
@@ -58,7 +58,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong with a pod's identity, all of it.
+/// All problems of a pod's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityError {
     problems: Vec<Problem>,
@@ -69,12 +69,12 @@ impl IdentityError {
         Self { problems }
     }
 
-    /// What is wrong, in the order of the variables; never nothing.
+    /// The problems, in the order of the variables; at least one.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// The lines of the container's manifest that mend it.
+    /// Lines for the container's manifest that fix the problems.
     pub fn manifest(&self) -> String {
         let mut lines = String::from("env:\n");
         let mut told = Vec::new();
@@ -100,7 +100,7 @@ impl fmt::Display for IdentityError {
 
 impl Error for IdentityError {}
 
-/// The entry of a container's `env` that sets the variable.
+/// Entry of a container's `env` that sets the variable.
 fn entry(variable: &str) -> String {
     let path = match variable {
         var::NAME => "metadata.name",

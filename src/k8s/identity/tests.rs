@@ -4,7 +4,7 @@ use super::*;
 
 const UID: &str = "3f2a9c1e-8f0b-4a6d-9d55-0c1b2a3d4e5f";
 
-/// The variables of a Deployment's pod with one address; `more` is set on top, empty takes away.
+/// Identity from the variables of a Deployment's pod with one address; `more` overrides them, empty removes.
 fn pod(more: &[(&str, &str)]) -> Result<PodIdentity, IdentityError> {
     let mut all: BTreeMap<&str, &str> = BTreeMap::from([
         ("POD_NAME", "web-7d4b9c8f6-x2x9z"),
@@ -50,7 +50,7 @@ fn a_name_that_ends_in_digits_by_accident_is_not_taken_for_an_ordinal() {
     let by_accident = pod(&[("POD_NAME", "web-7d4b9c8f6-24567")]).unwrap();
     assert_eq!(by_accident.id_source(), IdSource::Uid);
     assert_eq!(by_accident.id(), pod(&[]).unwrap().id());
-    // A label that the pod does not have comes as an empty value.
+    // A label that the pod does not have arrives as an empty value.
     let no_label = pod(&[("POD_NAME", "web-7d4b9c8f6-24567"), ("POD_INDEX", "")]).unwrap();
     assert_eq!(no_label.id_source(), IdSource::Uid);
 }
@@ -76,7 +76,7 @@ fn the_first_address_of_two_families_counts_and_ipv6_is_bracketed() {
         address(&[("POD_IP", "fd00::7"), ("POD_IPS", "fd00::7,10.1.2.3")]),
         "[fd00::7]:8080"
     );
-    // Written differently is the same address.
+    // Another spelling of the same address.
     assert_eq!(address(&[("POD_IP", "FD00:0::7"), ("POD_IPS", "fd00::7")]), "[fd00::7]:8080");
     assert_eq!(pod(&[("POD_IP", "fd00::7")]).unwrap().address(), "fd00::7");
     let both = pod(&[("POD_IPS", "10.1.2.3,fd00::7")]).unwrap();
@@ -86,7 +86,7 @@ fn the_first_address_of_two_families_counts_and_ipv6_is_bracketed() {
 #[test]
 fn the_environments_port_goes_before_the_programs() {
     assert_eq!(pod(&[("BELLWETHER_PORT", "9000")]).unwrap().or_port(8080).port(), Some(9000));
-    // A Service of that name puts this into every pod of its namespace.
+    // A Service of that name puts this variable into every pod of its namespace.
     let linked = pod(&[("BELLWETHER_PORT", "tcp://10.96.0.9:8080")]).unwrap();
     assert_eq!(linked.or_port(8081).port(), Some(8081));
     for port in ["0", "65536", "http", "-1"] {
@@ -130,7 +130,7 @@ fn contradictions_are_told_with_both_values() {
     let said_of = |more: &[(&str, &str)]| said(pod(more));
     let index = said_of(&[("POD_NAME", "web-2"), ("POD_INDEX", "1")]);
     assert!(index.contains(r#"POD_INDEX "1" contradicts POD_NAME "web-2""#), "{index}");
-    // An index that was written by hand into a Deployment's manifest: all its pods would be number 0.
+    // An index that a person wrote into a Deployment's manifest: all its pods would be number 0.
     let copied = said_of(&[("POD_INDEX", "0")]);
     assert!(
         copied.contains(r#"POD_INDEX "0" contradicts POD_NAME "web-7d4b9c8f6-x2x9z""#),

@@ -1,5 +1,5 @@
-//! An operator from its beginning to its end. It starts from the bottom up, status server, caches, node,
-//! work, and ends the other way round.
+//! The life of an operator: the status server starts first, then the caches, the node and the work. They stop
+//! in reverse order.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -19,26 +19,27 @@ use crate::{
     telemetry::{NodeSource, ServerConfig, StatusServer},
 };
 
-/// The pod is told again after this long where that failed.
+/// Delay before another attempt to publish the pod.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// The end of a term is reported within this time when the process ends: a successor is looked for in half of it.
+/// When the process ends, the end of its term is reported within this time; half of it is spent waiting for a
+/// successor.
 const REPORTED_WITHIN: Duration = Duration::from_secs(3);
-/// How often it is said that caches are waited for.
+/// Interval between logs of the caches that are not synced yet.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// An operator that has been put together.
+/// An operator that has been built.
 pub struct BuiltOperator {
     pub(super) node: Arc<dyn Node>,
     pub(super) loops: Vec<Arc<dyn Loop>>,
     pub(super) caches: Vec<Running>,
-    /// The ends of this node's terms, and what reports them.
+    /// Ends of this node's terms, and the future that reports them.
     pub(super) ends: (Ends, BoxFuture<'static, ()>),
     pub(super) pod: Option<PodIdentity>,
     pub(super) serving: Option<Serving>,
     pub(super) stop_within: Duration,
 }
 
-/// What to serve, and where.
+/// Configuration of the status server, and the registry that it exposes.
 pub(super) struct Serving {
     pub(super) config: ServerConfig,
     pub(super) registry: Registry,
@@ -50,7 +51,7 @@ impl fmt::Debug for BuiltOperator {
     }
 }
 
-/// Which caches are not synced yet: a handle for readiness probes.
+/// Handle for readiness probes: the caches that are not synced yet.
 #[derive(Clone)]
 pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
 
@@ -61,7 +62,7 @@ impl fmt::Debug for CachesSynced {
 }
 
 impl CachesSynced {
-    /// The kinds that have not been listed yet; none means ready.
+    /// Kinds of the caches that are not synced yet; ready when empty.
     pub fn missing(&self) -> Vec<&str> {
         let missing = self.0.iter().filter(|(_, is_synced)| !is_synced());
         missing.map(|(kind, _)| kind.as_str()).collect()
@@ -69,12 +70,12 @@ impl CachesSynced {
 }
 
 impl BuiltOperator {
-    /// The node.
+    /// The node of this operator.
     pub fn node(&self) -> &Arc<dyn Node> {
         &self.node
     }
 
-    /// Which caches are not synced yet, now and later.
+    /// A handle that shows, at any time, the caches that are not synced yet.
     pub fn caches_synced(&self) -> CachesSynced {
         let mut all = Vec::new();
         for cache in &self.caches {
@@ -83,8 +84,8 @@ impl BuiltOperator {
         CachesSynced(Arc::new(all))
     }
 
-    /// Keeps its caches and lets its controllers work whenever the node has the right to; the node is not
-    /// started. For programs that start and stop the node themselves; others call [`run`](Self::run).
+    /// Starts the caches, and lets the controllers work whenever the node has authority; does not start the
+    /// node. For programs that start and stop the node themselves; others call [`run`](Self::run).
     pub fn begin(self) -> Begun {
         let synced = self.caches_synced();
         let mut tasks = Tasks::new();
@@ -130,17 +131,17 @@ impl BuiltOperator {
         let mut begun = self.begin();
         let lived = tokio::select! {
             biased;
-            // Dropped with this future only.
+            // This arm is dropped only with the whole future.
             () = shutdown => Ok(()),
-            // Dropped, what was begun goes on in the background until the node is stopped below.
+            // If this arm is dropped, started tasks continue in the background until the node is stopped below.
             ended = begun.live(async { Err(keep_joined(&*node).await.into()) }) => ended,
-            // Cancel safe: a token. The thread only ends by a bug.
+            // Cancel safe: waits for a token. The thread ends only by a bug.
             () = server_ended(server.as_ref()) => {
                 Err(OperatorError::Task("the status server has ended unasked".into()))
             }
         };
         if let Err(error @ OperatorError::Node(_)) = lived {
-            // There is nothing to leave, and others wait for the end of this process.
+            // A broken node cannot leave, and the other nodes wait for the end of this process.
             return Err(error);
         }
         let stopped = match node.stop(stop_within).await {
@@ -160,7 +161,7 @@ impl BuiltOperator {
         Ok(stopped)
     }
 
-    /// From before anything else is begun: a probe is told what is waited for.
+    /// Starts the status server before everything else, so that a probe shows what the operator waits for.
     async fn begin_to_serve(&mut self) -> Result<Option<StatusServer>, OperatorError> {
         let Some(Serving { config, registry }) = self.serving.take() else { return Ok(None) };
         let mut server = StatusServer::bind(config).await.map_err(OperatorError::Serve)?;
@@ -170,11 +171,11 @@ impl BuiltOperator {
     }
 }
 
-/// An operator whose caches are kept and whose controllers work when they may. Dropped, all of it is aborted.
+/// An operator whose caches and controllers run. Dropping this aborts them.
 pub struct Begun {
     node: Arc<dyn Node>,
     synced: CachesSynced,
-    /// Those that end when a cache is synced.
+    /// Futures that end when a cache is synced.
     waits: FuturesUnordered<BoxFuture<'static, ()>>,
     ends: Ends,
     tasks: Tasks,
@@ -190,32 +191,33 @@ impl fmt::Debug for Begun {
 }
 
 impl Begun {
-    /// The node.
+    /// The node of this operator.
     pub fn node(&self) -> &Arc<dyn Node> {
         &self.node
     }
 
-    /// Which caches are not synced yet.
+    /// The caches that are not synced yet.
     pub fn synced(&self) -> &CachesSynced {
         &self.synced
     }
 
-    /// What a [`StatusServer`] tells of it: of the node, which is not ready before its caches are synced.
+    /// Source for a [`StatusServer`]: the node, which is not ready before its caches are synced.
     pub fn source(&self) -> NodeSource {
         source(Arc::clone(&self.node), self.synced.clone())
     }
 
-    /// Waits until all caches are synced and then for the node's life; whatever ends first ends this.
+    /// Waits until all caches are synced, then runs `life`. Returns when `life`, the node's driver or a task
+    /// of the operator ends.
     ///
     /// # Errors
     ///
-    /// That of the node's life, [`OperatorError::Task`] if a part of the operator has ended, or
+    /// The error of `life`, [`OperatorError::Task`] if a task of the operator has ended, or
     /// [`OperatorError::Node`] if the node's driver has failed.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the node's life is dropped; caches and controllers go on until [`end`](Self::end). It may be
-    /// called again.
+    /// If the future is dropped, `life` is dropped; caches and controllers continue until [`end`](Self::end).
+    /// This may be called again.
     pub async fn live<E: From<OperatorError>>(
         &mut self,
         life: impl Future<Output = Result<(), E>>,
@@ -223,12 +225,12 @@ impl Begun {
         let Self { node, synced, waits, tasks, .. } = self;
         tokio::select! {
             biased;
-            // Cancel safe: it only waits.
+            // Cancel safe: only waits.
             error = broken(&**node) => Err(OperatorError::Node(error).into()),
-            // Cancel safe: what ended is handed out next time, and there is no next time. None: the operator
-            // has no controllers, only a leader's tasks or workers, which are its node's.
+            // Cancel safe: `tasks` keeps an ended task for the next call. `None`: the operator has no caches
+            // or controllers, only leader tasks or workers, which the node runs.
             Some(ended) = tasks.join_next() => Err(OperatorError::Task(ended.to_string()).into()),
-            // Dropped with this future only.
+            // This arm is dropped only with the whole future.
             ended = async {
                 say_until(synced, async { while waits.next().await.is_some() {} }).await;
                 life.await
@@ -236,8 +238,9 @@ impl Begun {
         }
     }
 
-    /// Ends caches and controllers; returns when they have ended. Stop the node first: it ends their work. The end of
-    /// a term of office is reported to the `Election` before, which takes 3 s at most.
+    /// Ends caches and controllers; returns when they have ended. Stop the node first, because that ends
+    /// their work. First waits, for 3 s at most, until the end of a term of office is reported to the
+    /// `Election`.
     pub async fn end(mut self) {
         self.ends.settled(REPORTED_WITHIN).await;
         self.tasks.abort_all().await;
@@ -258,7 +261,7 @@ fn source(node: Arc<dyn Node>, synced: CachesSynced) -> NodeSource {
     })
 }
 
-/// Says now and then which caches are waited for.
+/// Logs at intervals which caches are not synced yet.
 async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T {
     let mut all = std::pin::pin!(all);
     loop {
@@ -271,7 +274,7 @@ async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T 
     }
 }
 
-/// Tells the cluster which pod this node runs in, whenever it has joined.
+/// Publishes this node's pod to the cluster, each time the node has joined.
 async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
     let mut membership = node.membership();
     while membership.wait_for(|it| it.joined).await.is_ok() {
@@ -285,7 +288,7 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
             }
         }
     }
-    // The node was closed: there is nobody to tell any more.
+    // The node was closed: no further attempt is needed.
     std::future::pending::<()>().await;
 }
 
@@ -304,7 +307,7 @@ mod tests {
             let store = Fragile::new();
             let node = ClusterNode::builder().id(1).cluster("C").store(Arc::clone(&store) as _);
             let node: Arc<dyn Node> = Arc::new(node.build().unwrap());
-            // An operator that waits for its caches has not begun to join.
+            // An operator that waits for its caches has not started to join.
             let never = Running {
                 kind: "never".into(),
                 run: Box::pin(std::future::pending()),

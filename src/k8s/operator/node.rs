@@ -1,4 +1,4 @@
-//! Which kind of node an operator has, and why it ended.
+//! The node of an operator, and the errors that an operator ends with.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::{
     telemetry::StatusServerError,
 };
 
-/// The builder of either kind of node.
+/// Builder of a cluster node or a standalone node.
 #[derive(Debug)]
 pub enum NodeBuilder {
-    /// A node of a cluster.
+    /// Builder of a node of a cluster.
     Cluster(ClusterNodeBuilder),
-    /// A cluster of one, in memory.
+    /// Builder of a standalone node: a cluster of one, in memory.
     Standalone(StandaloneNodeBuilder),
 }
 
@@ -35,7 +35,7 @@ impl From<StandaloneNodeBuilder> for NodeBuilder {
 }
 
 impl NodeBuilder {
-    /// What runs as long as the node leads.
+    /// Adds a task that runs while the node leads.
     #[must_use]
     pub fn leader_task(self, task: impl LeaderTask) -> Self {
         match self {
@@ -44,7 +44,7 @@ impl NodeBuilder {
         }
     }
 
-    /// What works on the shards of a work type.
+    /// Adds a worker for the shards of a work type.
     #[must_use]
     pub fn worker(self, worker: WorkerOptions) -> Self {
         match self {
@@ -53,7 +53,7 @@ impl NodeBuilder {
         }
     }
 
-    /// Lets it count there, unless it was told elsewhere.
+    /// Registers the node's metrics, unless the builder has metrics already.
     pub(super) fn counted(self, registry: &Registry) -> prometheus::Result<Self> {
         let counts = match &self {
             Self::Cluster(builder) => builder.counts(),
@@ -69,11 +69,11 @@ impl NodeBuilder {
         })
     }
 
-    /// The node.
+    /// Builds the node.
     ///
     /// # Errors
     ///
-    /// [`InvalidOption`] names the option and what would do.
+    /// [`InvalidOption`] names the option and describes a valid value.
     pub fn build(self) -> Result<Arc<dyn Node>, InvalidOption> {
         Ok(match self {
             Self::Cluster(builder) => Arc::new(builder.build()?),
@@ -82,36 +82,36 @@ impl NodeBuilder {
     }
 }
 
-/// Why an operator ended that was not asked to.
+/// Reason why an operator could not start, run or leave.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    /// The node does not go together.
+    /// The options of the node are invalid or contradict each other.
     #[error("setting up the node")]
     Options(#[source] InvalidOption),
     /// The registry has metrics of these names already.
     #[error("registering the operator's metrics")]
     Metrics(#[source] prometheus::Error),
-    /// There is no status server; nothing was begun.
+    /// The status server could not start; no other part was started.
     #[error("starting the status server")]
     Serve(#[source] StatusServerError),
-    /// The cluster does not let it in.
+    /// The node could not join the cluster.
     #[error("joining the cluster")]
     Start(#[source] StartError),
-    /// The node's driver has failed ([`NodeError::Broken`]): end the process, so that a supervisor can
-    /// prove its death. Nothing was waited for.
+    /// The node's driver has failed ([`NodeError::Broken`]): end the process, so that a supervisor can prove
+    /// its death. The operator did not wait for any work.
     #[error("running the node")]
     Node(#[source] NodeError),
-    /// It could not leave.
+    /// The node could not leave the cluster.
     #[error("leaving the cluster")]
     Stop(#[source] NodeError),
-    /// A part of it ended unasked.
+    /// A task of the operator ended unexpectedly.
     #[error("{0}")]
     Task(String),
-    /// The system does not let it listen for signals.
+    /// The system rejected the signal handlers.
     #[error("listening for signals")]
     Signals(#[source] std::io::Error),
-    /// A second signal has cut the leaving short. A program ends with its
-    /// [`exit_code`](Aborted::exit_code) then.
+    /// A second signal has aborted the leaving. A program should then exit with its
+    /// [`exit_code`](Aborted::exit_code).
     #[error(transparent)]
     Aborted(Aborted),
 }

@@ -1,4 +1,4 @@
-//! What an operator gives its node to run: the reconcile loops on the leader, those of a shard on its owner.
+//! The work that an operator runs on its node: reconcile loops on the leader, and those of a shard on its owner.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// The reconcile loops, as what the leader runs.
+/// The leader task that runs the reconcile loops.
 pub(super) struct Reconciling {
     pub(super) loops: Vec<Arc<dyn Loop>>,
     pub(super) client: Client,
@@ -65,8 +65,8 @@ impl LeaderTask for Reconciling {
     }
 }
 
-/// A leader that is suspended and goes on in the same term draws another fence: the one of before is not its own any
-/// more.
+/// Withdraws the fence when the work ends. A leader that is suspended and resumes in the same term draws
+/// another fence, and must not use the former one.
 struct Withdrawn<'a>(&'a Reconciling);
 
 impl Drop for Withdrawn<'_> {
@@ -76,7 +76,7 @@ impl Drop for Withdrawn<'_> {
     }
 }
 
-/// The reconciler of one shard's objects, as what its owner runs.
+/// The shard worker that runs the reconcile loop of a sharded controller.
 pub(super) struct OfShard {
     pub(super) lane: Arc<dyn Loop>,
     pub(super) client: Client,

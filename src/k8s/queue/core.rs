@@ -1,13 +1,13 @@
-//! The queue without its surroundings: no clock, no lock, nobody who waits.
+//! The state machine of the queue: without a clock, a lock, or waiting tasks.
 //!
-//! Time is an argument of everything that depends on it. A key is *idle* (only its failures are
-//! remembered), *delayed*, *ready*, or *worked on*, and while it is worked on it may be asked for again.
+//! Every function that depends on time takes it as an argument. A key is *idle* (only its failures are
+//! remembered), *delayed*, *ready*, or *worked on*, and while it is worked on it may be added again.
 //!
 //! # Invariants
 //!
-//! - A key has one entry, and is handed out only when nobody works on it.
-//! - Whatever is asked for is handed out at or after its time, or dropped because somebody said so.
-//! - The most urgent ready key goes first; of one priority the one that came to it first.
+//! - A key has one entry, and is handed out only when no worker holds it.
+//! - An added key is handed out at or after its time, unless `retain` or `shut_down` drops it.
+//! - The most urgent ready key goes first; keys of one priority go in the order in which they reached it.
 
 mod asking;
 
@@ -24,15 +24,15 @@ use super::{
 };
 use crate::engine::BootTime;
 
-/// Who has something to do now that had not before.
+/// Tasks that must be woken after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     Nobody,
-    /// One of those that want a key.
+    /// Wakes a single worker of those that wait for a key.
     Worker,
-    /// Whoever waits for the first time of a key: it is another one.
+    /// Wakes the keeper of the first due time, because that time has changed.
     Timer,
-    /// Everybody: there will be nothing more.
+    /// Wakes all tasks: the queue will hand out no more keys.
     All,
 }
 
@@ -42,17 +42,17 @@ pub(super) struct Handed<K> {
     pub(super) id: Id,
     pub(super) key: K,
     pub(super) priority: Priority,
-    /// From becoming ready.
+    /// How long the key was ready.
     pub(super) waited: Duration,
 }
 
-/// What there is to take.
+/// Result of an attempt to take a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Take<K> {
     Key(Handed<K>),
-    /// Nothing until then, if nobody adds anything.
+    /// No key until this time, unless a key is added.
     Wait(Option<BootTime>),
-    /// Nothing ever again.
+    /// No key will be handed out any more.
     Over,
 }
 
@@ -60,24 +60,24 @@ pub(super) enum Take<K> {
 #[derive(Debug)]
 pub(super) struct Core<K> {
     slots: Slots<K>,
-    /// Hash and place of each key; the hash, so that growing looks at no entry.
+    /// Hash and id of each key. With the stored hash, growing the table reads no entries.
     table: HashTable<(u32, Id)>,
     lanes: Lanes,
-    /// Delayed keys: time, order of being added, place.
+    /// Delayed keys: due time, order in which they were added, id.
     timers: BTreeSet<(At, u64, Id)>,
-    /// The first time in `timers`.
+    /// The first due time in `timers`.
     first_due: Option<At>,
     timers_made: u64,
-    /// Those that are worked on; the one that began first stands first.
+    /// Keys that workers hold, in the order in which the work began.
     working: List,
     working_count: u32,
-    /// When those that are worked on began, added up.
+    /// Sum of the times at which the current work began.
     started: u128,
     is_open: bool,
     end: Option<ShutDown>,
     limits: Limits,
     drawn: Drawn,
-    /// The latest time it was told: callers read their clocks before they wait for their turn.
+    /// The latest time that a caller has passed: callers read their clocks before they wait for the lock.
     now: At,
     adds: u64,
     retries: u64,
@@ -109,8 +109,8 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// Asks for a key after a delay. A key that is asked for already keeps its one entry: the earlier of
-    /// the two times and the more urgent of the two priorities count.
+    /// Adds a key after a delay. A key that already waits keeps its one entry, with the earlier of the two
+    /// times and the more urgent of the two priorities.
     pub(super) fn add(
         &mut self,
         now: BootTime,
@@ -127,7 +127,7 @@ impl<K: Eq + Clone> Core<K> {
         self.ask(id, priority, delay)
     }
 
-    /// As [`Self::add`], after the wait that its failures and the bucket ask for. `draw` is any number
+    /// As [`Self::add`], after the longer of the key's back-off and the bucket's wait. `draw` is any number
     /// from 0 to 1.
     pub(super) fn add_rate_limited(
         &mut self,
@@ -148,7 +148,7 @@ impl<K: Eq + Clone> Core<K> {
         self.ask(id, priority, delay.max(tokens))
     }
 
-    /// Puts back what has been handed out, after a back-off but without a token; then as
+    /// Puts back a key that was handed out, after a back-off but without a token; then acts as
     /// [`Self::done`].
     pub(super) fn failed(
         &mut self,
@@ -165,7 +165,7 @@ impl<K: Eq + Clone> Core<K> {
         self.done(now, handed)
     }
 
-    /// Forgets a key's failures.
+    /// Resets the failures of a key.
     pub(super) fn forget(&mut self, key: &K, hash: u32) {
         if let Some(id) = self.find(key, hash) {
             self.slots[id].failures = 0;
@@ -210,7 +210,7 @@ impl<K: Eq + Clone> Core<K> {
         Take::Key(Handed { id, key, priority, waited: Duration::from_nanos(waited) })
     }
 
-    /// The work on what has been handed out has ended.
+    /// Ends the work on a key that was handed out.
     pub(super) fn done(&mut self, now: BootTime, handed: Id) -> Wake {
         self.advance(now);
         let State::Working { started, again } = self.slots[handed].state else {
@@ -235,7 +235,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// Lets keys be handed out, or not. Says who is to be woken.
+    /// Opens or closes the gate. Returns which tasks to wake.
     pub(super) fn set_open(&mut self, is_open: bool) -> Wake {
         self.is_open = is_open;
         match (is_open, self.end) {
@@ -245,7 +245,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// Accepts nothing more, and drops what is delayed, or everything that waits.
+    /// Stops accepting keys, and drops the delayed keys or all waiting keys.
     pub(super) fn shut_down(&mut self, how: ShutDown) -> Wake {
         let how = match self.end {
             Some(ShutDown::Drop) => ShutDown::Drop,
@@ -266,8 +266,8 @@ impl<K: Eq + Clone> Core<K> {
         Wake::All
     }
 
-    /// Drops those of up to `most` places from `from` on whose key `keep` refuses; where to go on.
-    /// One that is worked on is not asked for again.
+    /// Checks up to `most` entries from `from` on and drops the keys that `keep` rejects; returns where to
+    /// continue. A key that a worker holds is not queued again.
     pub(super) fn retain(
         &mut self,
         from: Id,
@@ -287,12 +287,12 @@ impl<K: Eq + Clone> Core<K> {
         None
     }
 
-    /// How many keys are ready, or will be when the work on them ends.
+    /// Number of keys that are ready, or will be ready when the work on them ends.
     pub(super) const fn waiting(&self) -> u32 {
         self.lanes.waiting()
     }
 
-    /// How many are worked on.
+    /// Number of keys that workers hold.
     pub(super) const fn working(&self) -> u32 {
         self.working_count
     }
@@ -302,12 +302,12 @@ impl<K: Eq + Clone> Core<K> {
         self.is_open && self.lanes.is_ready()
     }
 
-    /// Whether time alone will make it hand out one.
+    /// Whether the passage of time alone will make a key ready.
     pub(super) const fn has_timers(&self) -> bool {
         self.is_open && self.first_due.is_some()
     }
 
-    /// Whether nothing will be handed out any more, whatever happens.
+    /// Whether no key will be handed out any more.
     pub(super) const fn is_over(&self) -> bool {
         match self.end {
             None => false,
@@ -316,7 +316,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// What it shows of itself.
+    /// The state of the queue for its metrics.
     pub(super) fn snapshot(&mut self, now: BootTime) -> Snapshot {
         self.advance(now);
         let depths = self.lanes.depths(&self.slots).map(|(priority, waiting, since)| Depth {
@@ -342,7 +342,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// Makes ready whose time has come, so that the order of being ready is that of the times.
+    /// Makes the due keys ready, in the order of their due times.
     fn advance(&mut self, now: BootTime) {
         self.now = self.now.max(nanos(now.0));
         while let Some(due) = self.first_due.filter(|due| *due <= self.now) {
@@ -352,7 +352,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// The entry of a key, which is made if there is none.
+    /// The entry of a key; creates a missing entry.
     fn entry(&mut self, key: K, hash: u32) -> Id {
         if let Some(id) = self.find(&key, hash) {
             return id;
@@ -367,7 +367,7 @@ impl<K: Eq + Clone> Core<K> {
         self.table.find(spread(hash), same).map(|(_, id)| *id)
     }
 
-    /// Drops what a key is asked for, and its failures.
+    /// Drops a key's entry with its failures. For a key that a worker holds, drops only the failures and the re-add.
     fn drop_one(&mut self, id: Id) {
         self.slots[id].failures = 0;
         match self.slots[id].state {
@@ -391,7 +391,7 @@ impl<K: Eq + Clone> Core<K> {
         self.remove(id);
     }
 
-    /// Nobody asks for it any more. It is remembered only for its failures.
+    /// Keeps the entry of a key that no caller has added again only if it has failures.
     fn rest(&mut self, id: Id) {
         if self.slots[id].failures == 0 || self.end.is_some() {
             self.remove(id);
@@ -409,7 +409,7 @@ impl<K: Eq + Clone> Core<K> {
         self.slots.remove(id);
     }
 
-    /// An empty queue keeps no more than a little memory.
+    /// Returns the memory of an empty queue, except for a small rest.
     fn give_back(&mut self) {
         if self.slots.shrink_if_empty() {
             self.table = HashTable::new();
@@ -417,7 +417,7 @@ impl<K: Eq + Clone> Core<K> {
     }
 }
 
-/// A table wants all 64 bits to be of use.
+/// Spreads the hash over the 64 bits that the hash table uses.
 const fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -1,4 +1,4 @@
-//! What waits, by priority: a lane for each, and a bit for each that says whether anything is ready.
+//! Waiting keys by priority: one lane for each, and one bit for each that shows whether a key is ready.
 
 use super::slots::{Again, At, Chain, Id, List, Slots, State};
 
@@ -7,11 +7,11 @@ const LANES: usize = 256;
 /// Waiting keys of one priority.
 #[derive(Clone, Copy, Debug)]
 struct Lane {
-    /// Those that may be handed out, first come first served.
+    /// Keys that may be handed out, in the order in which they came.
     order: List,
-    /// Those, and those that wait for the end of the work on them; the oldest first.
+    /// All waiting keys of the lane, including those whose work must end first; the oldest first.
     age: List,
-    /// How many `age` has.
+    /// Number of keys in `age`.
     waiting: u32,
 }
 
@@ -35,7 +35,7 @@ impl Lanes {
         Self { all: Box::new([EMPTY; LANES]), ready: Bits::default(), seen, waiting: 0 }
     }
 
-    /// A key begins to wait. Its state says since when.
+    /// Adds a key to the waiting keys. The state of its entry contains the time since which it waits.
     pub(super) fn enter<K>(&mut self, slots: &mut Slots<K>, id: Id) {
         let at = lane_of(slots[id].priority);
         let lane = &mut self.all[at];
@@ -45,14 +45,14 @@ impl Lanes {
         self.seen.set(at);
     }
 
-    /// A key that waits may be handed out.
+    /// Allows a waiting key to be handed out.
     pub(super) fn offer<K>(&mut self, slots: &mut Slots<K>, id: Id) {
         let at = lane_of(slots[id].priority);
         slots.append(&mut self.all[at].order, Chain::Order, id);
         self.ready.set(at);
     }
 
-    /// A key that waits must not be handed out any more.
+    /// Stops a waiting key from being handed out.
     pub(super) fn withdraw<K>(&mut self, slots: &mut Slots<K>, id: Id) {
         let at = lane_of(slots[id].priority);
         let order = &mut self.all[at].order;
@@ -62,7 +62,7 @@ impl Lanes {
         }
     }
 
-    /// A key, which has been withdrawn if it was offered, waits no longer.
+    /// Removes a key from the waiting keys. An offered key must be withdrawn first.
     pub(super) fn leave<K>(&mut self, slots: &mut Slots<K>, id: Id) {
         let lane = &mut self.all[lane_of(slots[id].priority)];
         slots.detach(&mut lane.age, Chain::Age, id);
@@ -70,22 +70,22 @@ impl Lanes {
         self.waiting -= 1;
     }
 
-    /// Which one is next.
+    /// The key to hand out next.
     pub(super) fn next(&self) -> Option<Id> {
         self.all[self.ready.highest()?].order.first()
     }
 
-    /// Whether any is ready.
+    /// Whether any key is ready.
     pub(super) fn is_ready(&self) -> bool {
         self.ready.highest().is_some()
     }
 
-    /// How many wait.
+    /// Number of waiting keys.
     pub(super) const fn waiting(&self) -> u32 {
         self.waiting
     }
 
-    /// Priority, how many wait, and since when the oldest does: of each priority there ever was.
+    /// Priority, number of waiting keys, and the time since which the oldest waits: for each priority ever used.
     pub(super) fn depths<'a, K>(
         &'a self,
         slots: &'a Slots<K>,
@@ -104,12 +104,12 @@ impl Lanes {
     }
 }
 
-/// Priorities in the order of their numbers.
+/// Index of a priority's lane, in the order of the numbers.
 const fn lane_of(priority: i8) -> usize {
     (priority as i16 + 128) as usize
 }
 
-/// One for each lane.
+/// A set of lanes, one bit for each.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bits([u64; LANES / 64]);
 

@@ -1,32 +1,32 @@
-//! How long a key waits that has failed, and how many may be tried again at all.
+//! How long a failed key waits, and how many keys may be retried in a period.
 
 use std::time::Duration;
 
-/// How keys are held back that are added with a limit. A key waits for the longer of the two.
+/// Limits for keys that are added with a rate limit. A key waits for the longer of the two.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Of each key.
+    /// Back-off of each key.
     pub backoff: Backoff,
-    /// Of all keys together; none: no such limit.
+    /// Token bucket of all keys together; no such limit if `None`.
     pub bucket: Option<Bucket>,
 }
 
 impl Default for Limits {
-    /// As controller-runtime: 5 ms, doubled up to 1,000 s; 100 at once, then 10 per second.
+    /// The limits of controller-runtime: 5 ms, doubled up to 1,000 s; 100 tokens at once, then 10 per second.
     fn default() -> Self {
         Self { backoff: Backoff::default(), bucket: Some(Bucket::default()) }
     }
 }
 
-/// The wait of one key: `first`, and twice as long after each failure.
+/// The back-off of one key: `first`, and twice as long after each failure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
-    /// After the first failure. 5 ms.
+    /// Wait after the first failure. Default: 5 ms.
     pub first: Duration,
-    /// It grows no further. 1,000 s.
+    /// Longest wait. Default: 1,000 s.
     pub most: Duration,
-    /// Up to this part of a wait, 0 to 1, is taken off by a draw, so that what failed together is not
-    /// tried again together. 0: waits are exact.
+    /// Largest part of a wait, 0 to 1, that a random draw subtracts, so that keys that failed together are
+    /// not retried together. Default: 0, for exact waits.
     pub jitter: f64,
 }
 
@@ -37,7 +37,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after so many failures before this one. `draw` is any number from 0 to 1.
+    /// The wait after `failures` failures before this one. `draw` is any number from 0 to 1.
     pub fn wait(&self, failures: u32, draw: f64) -> Duration {
         let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         let whole = self.first.saturating_mul(factor).min(self.most);
@@ -46,12 +46,12 @@ impl Backoff {
     }
 }
 
-/// A token bucket: `burst` at once, then one every `every`.
+/// A token bucket: `burst` tokens at once, then one every `every`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// Between two tokens. 100 ms. Zero: there is no limit.
+    /// Time between two tokens. Default: 100 ms. Zero means no limit.
     pub every: Duration,
-    /// Tokens of a full bucket; 0 is taken as 1. 100.
+    /// Tokens of a full bucket; 0 counts as 1. Default: 100.
     pub burst: u32,
 }
 
@@ -61,13 +61,13 @@ impl Default for Bucket {
     }
 }
 
-/// What has been drawn from a [`Bucket`]: the moment at which it will be full again, in nanoseconds.
+/// Tokens drawn from a [`Bucket`], as the time in nanoseconds at which the bucket will be full again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Drawn(u64);
 
 impl Drawn {
-    /// Draws a token, and says how long it takes to be there. Nobody waits in vain: a token once drawn is
-    /// the drawer's.
+    /// Draws a token, and returns how long to wait until it is available. A drawn token belongs to its
+    /// caller, so a wait always ends with a token.
     pub(super) fn draw(&mut self, bucket: Bucket, now: u64) -> Duration {
         let every = super::core::nanos(bucket.every);
         let full = self.0.max(now);

@@ -1,7 +1,6 @@
-//! What queues tell Prometheus. Names, types, labels and buckets are controller-runtime's.
+//! Prometheus metrics of the queues. Names, types, labels and buckets are controller-runtime's.
 //!
-//! Nothing is written down while a queue works but plain numbers under its lock; they become metrics when
-//! somebody asks.
+//! A working queue only updates plain numbers under its lock; a scrape converts them to metrics.
 
 use std::{
     fmt,
@@ -18,12 +17,12 @@ use prometheus::{
 
 use super::{QueueOptions, Shared, Snapshot, tally::Times};
 
-/// Of every series; the value of both is the controller's name, as in controller-runtime.
+/// Labels of every series; the value of both is the controller's name, as in controller-runtime.
 const LABELS: &[&str] = &["name", "controller"];
-/// Of depth and age besides.
+/// Additional label of depth and age.
 const PRIORITY: &str = "priority";
 
-/// A family: what it is called, its type, what it says, whether it is by priority, and its value.
+/// A metric family: name, type, help text, and how its value is read from a snapshot.
 type Family = (&'static str, MetricType, &'static str, Shape);
 
 #[derive(Clone, Copy)]
@@ -98,13 +97,13 @@ pub struct QueueMetrics {
     shown: Arc<Mutex<Vec<Shown>>>,
 }
 
-/// A queue, by its name, for as long as it lives.
+/// A queue with its name, for as long as the queue lives.
 struct Shown {
     name: Box<str>,
     queue: Weak<dyn Source>,
 }
 
-/// What metrics ask of a queue, whatever its keys are.
+/// Access to a queue for its metrics, independent of the type of its keys.
 trait Source: Send + Sync {
     fn snapshot(&self) -> Snapshot;
 }
@@ -123,18 +122,18 @@ impl fmt::Debug for QueueMetrics {
 }
 
 impl QueueMetrics {
-    /// Makes the metrics and registers them.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
     ///
-    /// If a metric of such a name is registered already.
+    /// If a metric of the same name is registered already.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::new()?;
         registry.register(Box::new(metrics.clone()))?;
         Ok(metrics)
     }
 
-    /// Metrics that nobody reads.
+    /// Creates metrics without a registry.
     ///
     /// # Panics
     ///
@@ -153,13 +152,13 @@ impl QueueMetrics {
         Ok(Self { descs, shown: Arc::default() })
     }
 
-    /// What [`Self::register`] registers.
+    /// The collectors that [`Self::register`] registers.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         vec![Box::new(self.clone())]
     }
 
-    /// Options of a queue that these metrics show under a name, its controller's, for as long as it
-    /// lives. Of two queues with one name only the newer is shown.
+    /// Options of a queue whose metrics appear under its controller's name for as long as the queue lives. Of
+    /// two queues with one name only the newer appears.
     pub fn queue(&self, name: &str) -> QueueOptions {
         QueueOptions { shown: Some((self.clone(), name.into())), ..QueueOptions::default() }
     }
@@ -174,13 +173,13 @@ impl QueueMetrics {
         shown.push(Shown { name, queue: weak });
     }
 
-    /// Each queue as it is now, by name.
+    /// A snapshot of each live queue, with its name.
     fn snapshots(&self) -> Vec<(Box<str>, Snapshot)> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.retain(|it| it.queue.strong_count() > 0);
         let alive = |it: &Shown| Some((it.name.clone(), it.queue.upgrade()?));
         let queues: Vec<_> = shown.iter().filter_map(alive).collect();
-        // A queue's lock is not waited for with this one held.
+        // Releases this lock before waiting for a queue's lock.
         drop(shown);
         queues.into_iter().map(|(name, queue)| (name, queue.snapshot())).collect()
     }
@@ -215,7 +214,7 @@ impl Shape {
     }
 
     fn metrics(self, name: &str, snapshot: &Snapshot) -> Vec<Metric> {
-        // In the order of their names, as Prometheus' own collectors have them.
+        // Labels sorted by name, as Prometheus' own collectors return them.
         let labels = || vec![label("controller", name), label("name", name)];
         match self {
             Self::Gauge(value) => vec![gauge(labels(), value(snapshot))],

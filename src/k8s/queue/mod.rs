@@ -1,8 +1,8 @@
-//! The work queue of a controller: which keys wait to be reconciled, in which order, and when again.
+//! The work queue of a controller: which keys wait to be reconciled, in which order, and at which time.
 //!
-//! A queue knows nothing of Kubernetes. It has one entry for each key, however often that is added, hands
-//! out the most urgent one first, and never hands out one that somebody works on: what is added meanwhile
-//! is queued again when that work is done. So its length is bounded by the number of keys there are.
+//! A queue is independent of Kubernetes. Each key has one entry, however often that key is added. The queue
+//! hands out the most urgent key first, and never hands out a key that a worker holds: if that key is added
+//! meanwhile, it is queued when the work on it ends. So the length of a queue is bounded by the number of keys.
 //!
 //! ```
 //! # use bellwether::k8s::queue::{Priority, Queue, QueueOptions};
@@ -48,10 +48,10 @@ pub use self::{
 };
 use crate::{clock, engine::BootTime};
 
-/// Places that are looked at in one go while nobody else can use the queue.
+/// Entries that `retain` checks while it holds the lock.
 const RETAIN_STEP: u32 = 1024;
 
-/// How a queue is made.
+/// Options of a new queue.
 #[derive(Clone, Debug)]
 pub struct QueueOptions {
     limits: Limits,
@@ -68,52 +68,52 @@ impl Default for QueueOptions {
 }
 
 impl QueueOptions {
-    /// How keys are held back that are added with a limit.
+    /// Sets the limits for keys that are added with a rate limit.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Whether keys are handed out from the beginning.
+    /// Sets whether the queue starts with an open gate.
     #[must_use]
     pub fn gate(self, gate: Gate) -> Self {
         Self { gate, ..self }
     }
 
-    /// What tells the time. It must not be behind tokio's when a sleep ends.
+    /// Sets the clock. The clock must not lag behind tokio's when a sleep ends.
     #[must_use]
     pub fn clock(self, clock: fn() -> BootTime) -> Self {
         Self { clock, ..self }
     }
 }
 
-/// Whether a queue hands out anything.
+/// Whether a queue hands out keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// It does.
+    /// The queue hands out keys.
     Open,
-    /// It only fills.
+    /// The queue only fills.
     Closed,
 }
 
-/// What happens to what waits when a queue is shut down.
+/// How a shutdown treats the keys that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutDown {
-    /// Ready keys are still handed out, and those whose key is added again while it is worked on was so
-    /// before the end. Delayed ones are dropped.
+    /// Ready keys are still handed out, as are keys that were added again, before the shutdown, while a
+    /// worker held them. Delayed keys are dropped.
     Drain,
-    /// Everything is dropped.
+    /// All waiting keys are dropped.
     Drop,
 }
 
-/// A queue of keys to be worked on. Clones are the same queue.
+/// A queue of keys to be worked on. Clones share one queue.
 ///
 /// # Invariants
 ///
-/// - No key is handed out while it is worked on: until its [`Taken`] is done or dropped.
-/// - The most urgent ready key goes first; of one priority, the one that came to that priority first.
-/// - No key is handed out before its time, and none is lost: what was added is handed out some time
-///   after, unless [`Self::retain`] or [`Self::shut_down`] has dropped it.
+/// - No key is handed out while a worker holds it, until its [`Taken`] is done or dropped.
+/// - The most urgent ready key goes first; keys of one priority go in the order in which they reached that priority.
+/// - No key is handed out before its time, and no key is lost: an added key is eventually handed out, unless
+///   [`Self::retain`] or [`Self::shut_down`] has dropped it.
 pub struct Queue<K> {
     shared: Arc<Shared<K>>,
 }
@@ -131,7 +131,7 @@ impl<K> fmt::Debug for Queue<K> {
 }
 
 impl<K: Hash + Eq + Clone + Send + 'static> Queue<K> {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new(options: QueueOptions) -> Self {
         let QueueOptions { limits, gate, clock, shown } = options;
         let inner = Inner {
@@ -156,46 +156,46 @@ impl<K: Hash + Eq + Clone + Send + 'static> Queue<K> {
 }
 
 impl<K: Hash + Eq + Clone> Queue<K> {
-    /// Asks for a key to be worked on.
+    /// Adds a key.
     ///
-    /// One that waits already keeps its entry; the more urgent of both priorities counts. One that is
-    /// worked on waits for the end of that. After [`Self::shut_down`] nothing is accepted.
+    /// A key that already waits keeps its entry, with the more urgent of both priorities. A key that a worker
+    /// holds is queued when that work ends. After [`Self::shut_down`] the queue accepts no keys.
     pub fn add(&self, key: K, priority: Priority) {
         self.add_after(key, Duration::ZERO, priority);
     }
 
-    /// As [`Self::add`], once a time has passed. Of several times the earliest counts.
+    /// As [`Self::add`], after a delay. If a key is added with several delays, the earliest time counts.
     pub fn add_after(&self, key: K, delay: Duration, priority: Priority) {
         let (now, hash) = (self.shared.now(), self.shared.hash(&key));
         self.shared.change(|core| core.add(now, key, hash, priority, delay));
     }
 
-    /// As [`Self::add_after`], once it has waited for its back-off and for a token: see [`Limits`].
-    /// Each call makes the next back-off longer, until the key is forgotten.
+    /// As [`Self::add_after`], after the key's back-off and a token: see [`Limits`]. Each call makes the next
+    /// back-off longer, until the key is forgotten.
     pub fn add_rate_limited(&self, key: K, priority: Priority) {
         let (now, hash) = (self.shared.now(), self.shared.hash(&key));
         let draw = self.shared.draw();
         self.shared.change(|core| core.add_rate_limited(now, key, hash, priority, draw));
     }
 
-    /// Forgets how often a key has failed: its next back-off is the first one again. It stays queued.
+    /// Resets the failure count of a key, so that its next back-off is the first one. The key stays queued.
     pub fn forget(&self, key: &K) {
         let hash = self.shared.hash(key);
         self.shared.lock().core.forget(key, hash);
     }
 
-    /// How often a key was added with a limit since it was forgotten; counted up to 65,535.
+    /// How often a key was added with a rate limit since it was forgotten; counted up to 65,535.
     pub fn requeues(&self, key: &K) -> u32 {
         let hash = self.shared.hash(key);
         self.shared.lock().core.failures(key, hash)
     }
 
-    /// The next key, as soon as one is ready and the gate is open; none if the queue has been shut down
-    /// and nothing will be handed out any more.
+    /// Waits for the next key: until one is ready and the gate is open. Returns `None` if the queue has been
+    /// shut down and will hand out no more keys.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a future that is dropped has taken nothing.
+    /// Cancel safe: a dropped future has taken no key.
     pub async fn take(&self) -> Option<Taken<K>> {
         let mut keeper = None;
         loop {
@@ -203,14 +203,14 @@ impl<K: Hash + Eq + Clone> Queue<K> {
                 return taken;
             }
             let mut woken = pin!(self.shared.ready.notified());
-            // Whoever adds something from now on wakes this future.
+            // From here on, an added key wakes this future.
             woken.as_mut().enable();
             if let Poll::Ready(taken) = self.shared.try_take(&mut keeper) {
                 return taken;
             }
             match &keeper {
                 None => woken.await,
-                // All arms are cancel safe: they only say that it is worth another look.
+                // All arms are cancel safe: each only means that the queue should be checked again.
                 Some(Keeper { until, .. }) => tokio::select! {
                     biased;
                     () = woken => {}
@@ -221,7 +221,7 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         }
     }
 
-    /// The next key if one is ready now and the gate is open.
+    /// The next key, if one is ready now and the gate is open.
     pub fn try_take(&self) -> Option<Taken<K>> {
         match self.shared.try_take(&mut None) {
             Poll::Ready(taken) => taken,
@@ -229,24 +229,24 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         }
     }
 
-    /// Lets keys be handed out. However many have gathered, this takes no time.
+    /// Opens the gate. The cost does not depend on the number of waiting keys.
     pub fn open(&self) {
         self.shared.change(|core| core.set_open(true));
     }
 
-    /// Lets nothing be handed out any more; the queue goes on filling.
+    /// Closes the gate; the queue still accepts keys.
     ///
-    /// What is handed out when this returns was counted as worked on before; [`Self::settled`] waits
-    /// for its end.
+    /// A key that was handed out before this returns counts as being worked on; [`Self::settled`] waits for
+    /// the end of that work.
     pub fn close(&self) {
         self.shared.change(|core| core.set_open(false));
     }
 
-    /// Waits until nobody works on any key. New work may begin at once, if the gate is open.
+    /// Waits until no worker holds a key. New work may begin immediately afterwards, if the gate is open.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: it changes nothing.
+    /// Cancel safe: changes nothing.
     pub async fn settled(&self) {
         loop {
             let mut settled = pin!(self.shared.settled.notified());
@@ -262,17 +262,17 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         }
     }
 
-    /// Accepts nothing more, for good. Each [`Self::take`] that gets no key returns none, at once or when
-    /// the last one has been handed out; behind a closed gate at once.
+    /// Permanently stops accepting keys. Each [`Self::take`] that gets no key returns `None`, either
+    /// immediately or when the last key has been handed out; with a closed gate immediately.
     pub fn shut_down(&self, how: ShutDown) {
         self.shared.change(|core| core.shut_down(how));
     }
 
-    /// Drops the keys that are not to be kept, with what is known of their failures. One that is worked
-    /// on stays so, and what it was asked for meanwhile is dropped.
+    /// Drops the keys that `keep` rejects, with their failure counts. A key that a worker holds stays with
+    /// that worker, but is not queued again.
     ///
-    /// The queue is looked through piece by piece, so that others can use it meanwhile: a key that is added
-    /// before this returns may be kept whatever `keep` says. `keep` must not use the queue.
+    /// The lock is released between steps, so that others can use the queue meanwhile. A key that is added
+    /// before this returns may therefore remain although `keep` would reject it. `keep` must not use the queue.
     pub fn retain(&self, mut keep: impl FnMut(&K) -> bool) {
         let mut from = Some(0);
         while let Some(at) = from {
@@ -280,7 +280,7 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         }
     }
 
-    /// How many keys are ready, or will be when the work on them ends.
+    /// Number of keys that are ready, or will be ready when the work on them ends.
     pub fn len(&self) -> usize {
         self.shared.lock().core.waiting() as usize
     }
@@ -290,38 +290,38 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         self.len() == 0
     }
 
-    /// What there is to be seen of it now: depth and age by priority, unfinished work, and all counts.
+    /// The state of the queue now: depth and age by priority, unfinished work, and all counts.
     pub fn snapshot(&self) -> Snapshot {
         let now = self.shared.now();
         self.shared.lock().core.snapshot(now)
     }
 }
 
-/// What all clones of a queue share.
+/// The state that all clones of a queue share.
 struct Shared<K> {
     inner: Mutex<Inner<K>>,
     hasher: RandomState,
     clock: fn() -> BootTime,
     jitters: bool,
-    /// There is a key to be had, or a time to be kept.
+    /// Notifies workers of a ready key, or of a timer that needs a keeper.
     ready: Notify,
-    /// The first time has changed: for the keeper.
+    /// Notifies the keeper that the first due time has changed.
     sooner: Notify,
-    /// Nobody works.
+    /// Notifies `Queue::settled` that no worker holds a key.
     settled: Notify,
 }
 
 struct Inner<K> {
     core: Core<K>,
-    /// Whether one of those that wait for a key sleeps until the first time: one timer is enough.
+    /// Whether one of the waiting workers sleeps until the first due time: one timer is enough.
     has_keeper: bool,
-    /// Whether anybody wants to know when nobody works.
+    /// Whether a call of `Queue::settled` waits.
     is_settling: bool,
 }
 
 impl<K> Shared<K> {
     fn lock(&self) -> MutexGuard<'_, Inner<K>> {
-        // Only a key's own comparison can panic in here, and it is called before anything is changed.
+        // Only the key's own comparison can panic under this lock, and it runs before any change.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -344,7 +344,7 @@ impl<K> Shared<K> {
 }
 
 impl<K: Hash + Eq + Clone> Shared<K> {
-    // 32 bits are enough to tell most of four billion keys apart.
+    // 32 bits are enough to distinguish most of four billion keys.
     fn hash(&self, key: &K) -> u32 {
         self.hasher.hash_one(key) as u32
     }
@@ -357,7 +357,7 @@ impl<K: Hash + Eq + Clone> Shared<K> {
         self.wake(wake, has_keeper);
     }
 
-    /// As [`Self::change`], where work may have ended.
+    /// As [`Self::change`], for a change that may end work.
     fn finish(&self, change: impl FnOnce(&mut Core<K>) -> Wake) {
         let mut inner = self.lock();
         let wake = change(&mut inner.core);
@@ -371,8 +371,8 @@ impl<K: Hash + Eq + Clone> Shared<K> {
         }
     }
 
-    /// A key, or that there will be none any more; pending if it is worth waiting. Then the caller
-    /// is the keeper of the first time if there is one and nobody else keeps it.
+    /// Returns a key, or `None` if there will be no more keys; pending if the caller should wait. In the
+    /// pending case the caller becomes the keeper of the first due time, if there is one without a keeper.
     fn try_take(self: &Arc<Self>, keeper: &mut Option<Keeper<K>>) -> Poll<Option<Taken<K>>> {
         let now = self.now();
         let mut inner = self.lock();
@@ -383,7 +383,8 @@ impl<K: Hash + Eq + Clone> Shared<K> {
                 } else if inner.core.has_ready()
                     || inner.core.has_timers() && !inner.has_keeper && keeper.is_none()
                 {
-                    // Whoever was woken for both a key and a time goes away with the key.
+                    // The worker that we just woke takes the key, so wake another one for the remaining keys
+                    // or the timer.
                     Wake::Worker
                 } else {
                     Wake::Nobody
@@ -413,7 +414,7 @@ impl<K: Hash + Eq + Clone> Shared<K> {
     }
 }
 
-/// Sleeps until the first time on behalf of all that wait. Dropped, it hands that over.
+/// Sleeps until the first due time on behalf of all waiting workers. When dropped, passes this duty to another.
 struct Keeper<K: Hash + Eq + Clone> {
     until: BootTime,
     shared: Arc<Shared<K>>,

@@ -5,24 +5,24 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-/// How urgent a key is. Among those that are ready, the most urgent is handed out first.
+/// How urgent a key is. Of the ready keys, the most urgent is handed out first.
 ///
-/// The numbers are controller-runtime's: 0 for a change, -100 for what a restart or a resync brings up.
-/// Two with the same number are the same priority. There are 256 of them, so that the queue finds the
+/// The numbers are controller-runtime's: 0 for a change, -100 for an object that a restart or a resync lists.
+/// Two values with the same number are the same priority. There are 256 numbers, so that the queue finds the
 /// most urgent key without a search, and its metrics have a bounded number of series.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Priority {
-    /// The initial list, a resync: nothing is known to have changed. -100.
+    /// Priority -100, of the initial list and of a resync: no change is known.
     Resync,
-    /// Something has changed. 0.
+    /// Priority 0, of an object that has changed.
     #[default]
     Change,
-    /// A number of the user's.
+    /// A priority that the user has chosen.
     Set(i8),
 }
 
 impl Priority {
-    /// Its number; the greater, the more urgent.
+    /// The number of this priority; a greater number is more urgent.
     pub const fn number(self) -> i8 {
         match self {
             Self::Resync => -100,

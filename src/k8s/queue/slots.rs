@@ -1,39 +1,39 @@
-//! Where a queue keeps its entries, and the chains that run through them.
+//! Storage of a queue's entries, and the linked lists (chains) that run through them.
 //!
-//! Entries never move, so a number names one for as long as it lives. They lie in chunks: a queue that
-//! grows copies nothing, and one that has run empty gives the memory of its busiest hour back.
+//! Entries never move, so an id names one entry for as long as that entry lives. Entries are allocated in
+//! chunks: a queue that grows copies nothing, and an empty queue returns the memory of its peak.
 
 use std::ops::{Index, IndexMut};
 
-/// Of an entry.
+/// Id of an entry: its place.
 pub(super) type Id = u32;
 
-/// No entry.
+/// Id that names no entry.
 const NONE: Id = Id::MAX;
 
-/// Entries that are allocated at once.
+/// Number of entries in one allocation.
 pub(super) const CHUNK: u32 = 4096;
 
 /// Chunks that an empty queue keeps.
 const KEPT_CHUNKS: usize = 2;
 
-/// Boot time in nanoseconds: half as long as a `BootTime`, and there is one in every entry.
+/// Boot time in nanoseconds: half the size of a `BootTime`, because every entry contains one.
 pub(super) type At = u64;
 
-/// What a key waits for.
+/// State of a key, by what the key waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nothing: only its failures are remembered.
+    /// The key waits for nothing: only its failures are remembered.
     Idle,
-    /// Its time; `order` tells those with the same one apart.
+    /// The key waits for its due time; `order` distinguishes keys with the same time.
     Delayed { due: At, order: u64 },
-    /// A worker.
+    /// The key waits for a worker.
     Ready { since: At },
-    /// The end of the work on it.
+    /// A worker holds the key.
     Working { started: At, again: Again },
 }
 
-/// What has been asked for a key while it is worked on.
+/// Whether a key was added again while a worker holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     No,
@@ -41,18 +41,18 @@ pub(super) enum Again {
     Delayed { due: At },
 }
 
-/// One key.
+/// Entry of one key.
 #[derive(Debug)]
 pub(super) struct Entry<K> {
-    /// None if the place is free.
+    /// `None` if the place is free.
     key: Option<K>,
     pub(super) state: State,
-    /// Through the chains that it is part of, by [`Chain`].
+    /// Links of the chains that the entry is part of, by [`Chain`].
     links: [Link; 2],
     pub(super) hash: u32,
-    /// Since it was last forgotten.
+    /// Failures since the key was last forgotten.
     pub(super) failures: u16,
-    /// Of what it waits for. While it is worked on: of what comes after that.
+    /// Priority of the waiting key. While a worker holds the key: priority with which it was added again.
     pub(super) priority: i8,
 }
 
@@ -65,18 +65,18 @@ struct Link {
 const UNLINKED: Link = Link { before: NONE, after: NONE };
 
 impl<K> Entry<K> {
-    /// The key.
+    /// The key of a live entry.
     pub(super) fn key(&self) -> &K {
         self.key.as_ref().expect("a number names an entry only while it lives")
     }
 }
 
-/// Which of an entry's two links.
+/// Selects one of an entry's two links.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Chain {
-    /// Ready ones in the order in which they are handed out; those being worked on by when that began.
+    /// Ready keys in the order in which they are handed out; held keys in the order in which work began.
     Order = 0,
-    /// Waiting ones by how long they have waited.
+    /// Waiting keys in the order in which they began to wait.
     Age = 1,
 }
 
@@ -99,7 +99,7 @@ impl List {
 #[derive(Debug)]
 pub(super) struct Slots<K> {
     chunks: Vec<Vec<Entry<K>>>,
-    /// Free places, linked through `after` of their order.
+    /// The first free place; `after` of the `Order` link leads to the next one.
     free: Id,
     used: u32,
 }
@@ -109,19 +109,19 @@ impl<K> Slots<K> {
         Self { chunks: Vec::new(), free: NONE, used: 0 }
     }
 
-    /// Places, free or not: all numbers are below.
+    /// Number of places, free or not: all ids are below.
     pub(super) fn places(&self) -> u32 {
         self.chunks
             .last()
             .map_or(0, |last| (self.chunks.len() as u32 - 1) * CHUNK + last.len() as u32)
     }
 
-    /// The entry of a place, if it is not free.
+    /// The entry of a place, if that place is not free.
     pub(super) fn get(&self, id: Id) -> Option<&Entry<K>> {
         Some(&self[id]).filter(|entry| entry.key.is_some())
     }
 
-    /// A new entry, which waits for nothing yet.
+    /// Creates an idle entry.
     ///
     /// # Panics
     ///
@@ -151,7 +151,7 @@ impl<K> Slots<K> {
         id
     }
 
-    /// Frees the place of an entry that no chain runs through.
+    /// Frees the place of an entry that is in no chain.
     pub(super) fn remove(&mut self, id: Id) {
         let free = self.free;
         let entry = &mut self[id];
@@ -161,7 +161,7 @@ impl<K> Slots<K> {
         self.used -= 1;
     }
 
-    /// Gives back memory if nothing is left. Says whether it did.
+    /// Returns memory if no entry is left. Returns whether it did.
     pub(super) fn shrink_if_empty(&mut self) -> bool {
         let shrinks = self.used == 0 && self.chunks.len() > KEPT_CHUNKS;
         if shrinks {

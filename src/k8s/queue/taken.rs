@@ -1,15 +1,15 @@
-//! A key that somebody works on.
+//! A key that a worker holds.
 
 use std::{fmt, hash::Hash, sync::Arc, thread, time::Duration};
 
 use super::{Priority, Shared, core::Handed};
 
-/// A key that has been handed out. Nobody else gets it before this is done or dropped.
+/// A key that has been handed out. No other worker gets the key before this is done or dropped.
 ///
-/// Dropped is done. Only when a panic drops it the key is queued again, after its back-off.
+/// Dropping this marks the work as done. Only if a panic drops it, the key is queued again after its back-off.
 #[must_use = "dropped, its work is taken for done"]
 pub struct Taken<K: Hash + Eq + Clone> {
-    /// None once it is done.
+    /// `None` once the work is done.
     handed: Option<Handed<K>>,
     shared: Arc<Shared<K>>,
 }
@@ -23,28 +23,28 @@ impl<K: Hash + Eq + Clone> Taken<K> {
         self.handed.as_ref().expect("what ends it consumes it")
     }
 
-    /// The key.
+    /// The key that was handed out.
     pub fn key(&self) -> &K {
         &self.handed().key
     }
 
-    /// How urgent it was.
+    /// Priority that the key was handed out with.
     pub fn priority(&self) -> Priority {
         self.handed().priority
     }
 
-    /// How long it was ready before it was taken.
+    /// How long the key was ready before it was taken.
     pub fn waited(&self) -> Duration {
         self.handed().waited
     }
 
-    /// The work has ended: the key may be handed out again. If it was added meanwhile it is queued.
+    /// Ends the work: the key may be handed out again, and is queued if it was added meanwhile.
     pub fn done(self) {
         drop(self);
     }
 
-    /// The work has failed, or never ran: done, and the key is queued again at its priority after its
-    /// back-off. Unlike [`super::Queue::add_rate_limited`] it draws no token.
+    /// Ends work that failed or never ran: the key is queued again at its priority after its back-off. Unlike
+    /// [`super::Queue::add_rate_limited`] this draws no token.
     pub fn put_back(mut self) {
         self.end(Ending::Failed);
     }

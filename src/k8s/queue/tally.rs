@@ -1,4 +1,4 @@
-//! What a queue counts, and what it shows of itself.
+//! Counters of a queue, and the snapshot that it publishes.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::Priority;
 pub(super) const BOUNDS: [f64; 12] =
     [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3];
 
-/// Times by powers of ten: an observation is a logarithm and two additions.
+/// Histogram of durations by powers of ten: an observation costs a logarithm and two additions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     buckets: [u64; BOUNDS.len() + 1],
@@ -22,19 +22,19 @@ impl Times {
         self.nanos += u128::from(nanos);
     }
 
-    /// How many were observed.
+    /// Number of observed durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// All of them together.
+    /// Sum of all observed durations.
     pub fn sum(&self) -> Duration {
         let second = 1_000_000_000;
         let secs = u64::try_from(self.nanos / second).unwrap_or(u64::MAX);
         Duration::new(secs, (self.nanos % second) as u32)
     }
 
-    /// Upper bound in seconds, and how many did not exceed it.
+    /// Each upper bound in seconds, with the number of durations that did not exceed it.
     pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         BOUNDS.into_iter().zip(self.buckets).scan(0, |below, (bound, count)| {
             *below += count;
@@ -43,38 +43,38 @@ impl Times {
     }
 }
 
-/// What waits with one priority.
+/// The keys that wait with one priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
-    /// Which one.
+    /// Priority of these keys.
     pub priority: Priority,
-    /// Keys that are ready, or will be when the work on them ends.
+    /// Number of keys that are ready, or will be ready when the work on them ends.
     pub waiting: usize,
-    /// How long the oldest of them has waited.
+    /// How long the oldest of these keys has waited.
     pub oldest: Duration,
 }
 
-/// A queue as it is at one moment.
+/// The state of a queue at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// By priority, the most urgent first: [`Priority::Change`], [`Priority::Resync`], and whatever
-    /// there ever was.
+    /// Depths by priority, the most urgent first: [`Priority::Change`], [`Priority::Resync`], and every other
+    /// priority that was ever used.
     pub depths: Vec<Depth>,
-    /// Keys whose time has not come.
+    /// Number of keys whose time has not come.
     pub delayed: usize,
-    /// Keys that are worked on.
+    /// Number of keys that workers hold.
     pub working: usize,
-    /// For how long they have been worked on, all together.
+    /// Sum of the times for which workers have held their keys so far.
     pub unfinished: Duration,
     /// The longest of these times.
     pub longest: Duration,
-    /// How often a key came to wait.
+    /// How often a key began to wait: it became ready, or will be ready when the work on it ends.
     pub adds: u64,
-    /// How often one was added with a limit.
+    /// How often a key got a back-off: it was added with a rate limit, or put back after a failure.
     pub retries: u64,
-    /// From becoming ready to being taken.
+    /// Times from becoming ready to being taken.
     pub queued: Times,
-    /// From being taken to being done.
+    /// Times from being taken to being done.
     pub worked: Times,
 }
 

@@ -1,4 +1,4 @@
-//! The queue as its users have it: tasks that wait, time that passes.
+//! The queue with its surroundings: tasks that wait, and time that passes.
 
 use std::{
     cell::Cell,
@@ -14,7 +14,7 @@ use tokio::{
 use super::*;
 use crate::tasks;
 
-/// The clock of a test's runtime, which stands still while anything runs.
+/// Clock of the paused test runtime, which does not advance while a task runs.
 #[expect(clippy::disallowed_methods, reason = "it is tokio's clock that is paused")]
 fn paused() -> BootTime {
     thread_local!(static ZERO: Cell<Option<Instant>> = const { Cell::new(None) });
@@ -32,20 +32,20 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Takes a key and is done with it at once; when that was.
+/// Takes a key and ends its work at once; returns the key and the time.
 fn taker(queue: &Queue<u32>) -> JoinHandle<(Option<u32>, BootTime)> {
     let queue = queue.clone();
     tasks::spawn("taker", async move { (queue.take().await.map(|it| *it.key()), paused()) })
 }
 
-/// Lets all other tasks get as far as they can.
+/// Lets all other tasks run until they wait.
 async fn rest() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Tokio's timers have a grain of a millisecond, and do not go off before their time.
+/// Tokio's timers have a resolution of a millisecond, and do not fire early.
 fn assert_about(at: BootTime, wanted: BootTime) {
     assert!(wanted <= at && at.since(wanted) <= ms(2), "{at:?} is not {wanted:?}");
 }
@@ -117,7 +117,7 @@ async fn only_one_of_those_that_wait_keeps_the_time_and_hands_that_over_when_it_
     for _ in 0..3 {
         rest().await;
         assert!(queue.shared.lock().has_keeper);
-        // The first is the keeper: it came first.
+        // The first taker is the keeper, because it waited first.
         let keeper = takers.remove(0);
         keeper.abort();
         assert!(keeper.await.unwrap_err().is_cancelled());
@@ -132,7 +132,7 @@ async fn only_one_of_those_that_wait_keeps_the_time_and_hands_that_over_when_it_
 async fn a_take_that_is_given_up_takes_nothing() {
     let queue = queue();
     for round in 0..200_u64 {
-        // Given up before, in the moment of, and after the key comes.
+        // The take is dropped before, exactly when, and after the key becomes ready.
         queue.add_after(1, ms(10), Priority::Change);
         let Ok(taken) = timeout(ms(round % 21), queue.take()).await else {
             let taken = timeout(ms(60_000), queue.take()).await.expect("it is still there");
@@ -296,10 +296,10 @@ async fn keys_of_lost_shards_are_dropped_wherever_they_are() {
     }
 }
 
-/// What a stress of a queue looks at.
+/// State that a stress test of a queue checks.
 struct Watched {
-    /// Of each key: how often it was added, up to which of these somebody has worked, and whether
-    /// somebody works on it.
+    /// For each key: how often it was added, how many of these additions a worker has seen, and whether a
+    /// worker holds the key.
     added: Vec<AtomicU64>,
     seen: Vec<AtomicU64>,
     busy: Vec<AtomicBool>,
@@ -372,7 +372,7 @@ async fn under_stress_no_key_is_lost_nor_worked_on_twice_at_once_nor_let_through
     let queue = Queue::new(QueueOptions::default());
     let watched = Watched::new(KEYS as usize);
     let works = (0..24_u64).map(|number| {
-        // A third of them is impatient.
+        // A third of the workers has a short timeout.
         let patience = (number % 3 == 0).then(|| Duration::from_micros(50 * number));
         tasks::spawn("works", works(queue.clone(), Arc::clone(&watched), patience))
     });

@@ -12,7 +12,7 @@ fn a_uid_is_in_the_shard_it_was_always_in() {
     assert_eq!(shard("foobar", 3), 1);
 }
 
-/// Keys as people and programs make them: all begin alike, and differ in few places.
+/// Keys as people and programs choose them: they start alike and differ in few places.
 #[test]
 fn names_that_differ_in_little_are_spread_evenly() {
     let kinds: [fn(u32) -> String; 7] = [
@@ -32,7 +32,7 @@ fn names_that_differ_in_little_are_spread_evenly() {
             }
             let (mean, most) =
                 (f64::from(many) / f64::from(shards), by_shard.iter().max().unwrap());
-            // Seven standard deviations of a fair throw, and two for what cannot be halved.
+            // Seven standard deviations of a random distribution, plus two for what cannot be divided evenly.
             let fair = mean + 7.0 * mean.sqrt() + 2.0;
             assert!(
                 f64::from(*most) <= fair,

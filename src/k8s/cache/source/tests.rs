@@ -23,7 +23,7 @@ use crate::{
     tasks,
 };
 
-/// One line of a watch.
+/// A line of a watch response.
 fn line(type_: &str, version: u32) -> Bytes {
     let end = match type_ {
         "BOOKMARK" => r#","annotations":{"k8s.io/initial-events-end":"true"}"#,
@@ -35,7 +35,7 @@ fn line(type_: &str, version: u32) -> Bytes {
     Bytes::from(text + "\n")
 }
 
-/// A cache that is kept from an API which sends what it is given, by a connection with that inlet.
+/// A cache fed by an API that sends the given lines over a connection with this inlet.
 fn kept(inlet: &Inlet) -> (Cache<ConfigMap>, mpsc::Sender<Bytes>, Running) {
     let (sender, lines) = mpsc::channel(16);
     let (lines, inlet) = (Arc::new(Mutex::new(Some(lines))), inlet.clone());

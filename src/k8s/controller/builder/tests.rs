@@ -48,7 +48,7 @@ fn an_owner_is_whoever_controls_the_object_and_is_of_the_kind() {
         owner_of(&owned, "apps", "Deployment")
     };
     let web = Some(ObjectKey::namespaced("shop", "web"));
-    // Of whatever version: an object keeps the one that it was made with.
+    // The version does not matter: an object keeps the version that it was created with.
     assert_eq!(owned("apps/v1", "Deployment", Some(true)), web);
     assert_eq!(owned("apps/v1beta2", "Deployment", Some(true)), web);
     assert_eq!(owned("apps/v1", "Deployment", None), None, "it does not control it");

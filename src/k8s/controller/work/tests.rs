@@ -19,7 +19,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A controller whose cache has that many objects.
+/// A controller whose cache has `objects` objects.
 fn desk(objects: usize) -> Desk<ConfigMap> {
     desk_of(objects, |_: Arc<ConfigMap>, _: Context| async { Ok(Action::done()) }, limits())
 }
@@ -52,7 +52,7 @@ async fn a_right_that_ends_while_its_objects_are_queued_ends_the_queueing() {
     assert_eq!(desk.queue.len(), 10 * ADDED_AT_ONCE);
 }
 
-/// A node that leads, and its right to.
+/// A node that leads, and its authority.
 async fn leading() -> (StandaloneNode, Authority) {
     let (node, ctx) = authority::tests::leading().await;
     (node, Authority::Leader(ctx))

@@ -1,4 +1,4 @@
-//! What asking for a key does to it, whatever it waits for.
+//! Effects of adding a key, in each state that the key may have.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 };
 
 impl<K: Eq + Clone> Core<K> {
-    /// The wait of a key that has failed once more.
+    /// Counts a failure of the key, and returns its back-off.
     pub(super) fn back_off(&mut self, id: Id, draw: f64) -> Duration {
         self.retries += 1;
         let failures = &mut self.slots[id].failures;
@@ -58,7 +58,7 @@ impl<K: Eq + Clone> Core<K> {
         }
     }
 
-    /// Notes that a key is asked for while it is worked on.
+    /// Notes that a key was added again while a worker holds it.
     fn ask_again(&mut self, id: Id, started: At, again: Again, number: i8, due: At) {
         let due = match again {
             Again::Delayed { due: before } => due.min(before),
@@ -107,7 +107,7 @@ impl<K: Eq + Clone> Core<K> {
         self.wake(Wake::Timer)
     }
 
-    /// Nobody has anything to do behind a closed gate.
+    /// Replaces a wake-up with `Wake::Nobody` while the gate is closed.
     pub(super) const fn wake(&self, wake: Wake) -> Wake {
         if self.is_open { wake } else { Wake::Nobody }
     }

@@ -1,4 +1,4 @@
-//! The core beside a model that is too simple to be wrong: a list of wishes, searched from end to end.
+//! Compares the core with a simple model: a list of wishes that is searched from end to end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ fn limits() -> Limits {
     }
 }
 
-/// All keys but the first hash alike, so that only comparing tells them apart.
+/// All keys but the first have the same hash, so that only a comparison distinguishes them.
 fn hash(key: u8) -> u32 {
     u32::from(key.min(1))
 }
@@ -36,7 +36,7 @@ enum Op {
     Failed(usize, f64),
     Open,
     Close,
-    /// Which keys are kept.
+    /// Marks the keys to keep.
     Retain([bool; KEYS as usize], u32),
     Advance(u64),
     ShutDown(ShutDown),
@@ -80,16 +80,16 @@ fn program() -> impl Strategy<Value = Vec<Op>> {
     )
 }
 
-/// What is asked for, once per key. Times are milliseconds.
+/// A key that is added, once per key. Times are milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Wish {
     priority: i8,
     due: Duration,
-    /// Of those with one `due`, the lower came first.
+    /// Order among wishes with the same `due`: the lower came first.
     asked: u64,
-    /// Since when it counts as waiting.
+    /// Time since which the key counts as waiting.
     since: Option<Duration>,
-    /// Its place among those that can be handed out.
+    /// Position among the keys that can be handed out.
     place: Option<u64>,
 }
 
@@ -103,7 +103,7 @@ struct Model {
     wishes: BTreeMap<u8, Wish>,
     working: BTreeMap<u8, Duration>,
     failures: BTreeMap<u8, u32>,
-    /// Of the bucket: how much time's worth of tokens is in it, and when that was so.
+    /// Level of the bucket: its tokens as a time, and when that was computed.
     level: (i128, Duration),
     counter: u64,
     adds: u64,
@@ -133,7 +133,7 @@ impl Model {
         self.counter
     }
 
-    /// Those whose time has come begin to wait, in the order of their times.
+    /// Makes keys ready whose time has come, in the order of their times.
     fn settle(&mut self) {
         let mut come: Vec<_> = self
             .wishes
@@ -231,7 +231,7 @@ impl Model {
             wish.since = wish.since.or(Some(self.now));
             wish.place = Some(place);
         } else {
-            // It comes to the others now.
+            // The key is queued with the delayed keys at this moment.
             wish.asked = place;
         }
     }
@@ -281,7 +281,7 @@ impl Model {
         )
     }
 
-    /// Keys that an entry is needed for.
+    /// The keys that need an entry.
     fn entries(&self) -> usize {
         let failed = self.failures.iter().filter(|(_, count)| **count != 0).map(|(key, _)| key);
         self.wishes.keys().chain(self.working.keys()).chain(failed).collect::<BTreeSet<_>>().len()
@@ -305,10 +305,10 @@ impl Pair {
         BootTime(self.model.now)
     }
 
-    /// Does one thing with both, and compares everything that can be seen.
+    /// Applies an operation to both, and compares the whole visible state.
     fn step(&mut self, op: &Op) {
         let now = self.now();
-        // Both know the time before they are asked, so that a wake is owed to the operation alone.
+        // Both get the time before the operation, so that the operation alone causes the wake-up.
         self.core.snapshot(now);
         self.model.settle();
         let before = self.wakes();
@@ -406,14 +406,14 @@ impl Pair {
         (count != 0).then(|| self.handed.remove(which % count))
     }
 
-    /// Whether there is something to take, when there will be, and whether it is over.
+    /// Whether a key is ready, when one will be, and whether the queue is over.
     fn wakes(&self) -> (bool, Option<At>, bool) {
         let core = &self.core;
         let due = core.first_due.filter(|_| core.has_timers());
         (core.has_ready(), due, core.is_over())
     }
 
-    /// Whoever waits for what an operation has brought about is told.
+    /// Checks that an operation returns the wake-up that its effect requires.
     fn owed(&self, before: (bool, Option<At>, bool), wake: Option<Wake>, op: &Op) {
         let Some(wake) = wake else { return };
         let after = self.wakes();
@@ -448,7 +448,7 @@ impl Pair {
         }
     }
 
-    /// Nothing is lost: everything that is asked for comes out in the end.
+    /// Takes all keys: every added key must come out in the end.
     fn empty(&mut self) {
         self.step(&Op::Open);
         loop {
