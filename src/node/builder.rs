@@ -308,7 +308,7 @@ macro_rules! common_options {
     };
 }
 
-/// Builds a [`ClusterNode`].
+/// Builder of a [`ClusterNode`] from its options.
 pub struct ClusterNodeBuilder {
     options: Options,
 }
@@ -423,7 +423,7 @@ impl ClusterNodeBuilder {
     }
 }
 
-/// Builds a [`StandaloneNode`].
+/// Builder of a [`StandaloneNode`] from its options.
 pub struct StandaloneNodeBuilder {
     options: Options,
 }

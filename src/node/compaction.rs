@@ -26,7 +26,7 @@ pub(super) async fn watch_over(
     loop {
         let mut wait = FIRST_AFTER;
         if membership.wait_for(|now| now.role == Role::Leader).await.is_err() {
-            // The node was dropped, which also ends this task.
+            // The node was dropped; the driver aborts this task.
             std::future::pending::<()>().await;
         }
         while is_leader_for(&mut membership, wait).await {

@@ -1,5 +1,5 @@
-//! One node, of either kind: the calls of the trait, as messages to the driver or requests to the store. No
-//! call here waits for the driver to reach the store.
+//! Core of a node of either kind: the calls of the trait, as messages to the driver or requests to the
+//! store. No call here waits for the driver to reach the store.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long `stop` waits beyond its deadline for the driver to report the outcome.
 const STOP_SLACK: Duration = Duration::from_millis(100);
 
-/// A registered incarnation.
+/// Session of a registered incarnation.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) lease: LeaseId,
@@ -169,8 +169,8 @@ impl Core {
         if self.broken.load(Ordering::Acquire) { NodeError::Broken } else { NodeError::Closed }
     }
 
-    /// Called when the driver has ended without a request. Its gates are closed and its work is cancelled
-    /// (see `UserWork`); this publishes that the node has no session, has no role, and is broken.
+    /// Called when the driver has ended without a request. By then `UserWork` has closed the gates and
+    /// cancelled the work; this publishes that the node has no session, has no role, and is broken.
     fn break_down(&self) {
         self.broken.store(true, Ordering::Release);
         let metrics = &self.env.metrics;

@@ -4,7 +4,7 @@
 //! The driver writes the time until which authority lasts; a gate reads it and reads the clock itself, at
 //! the check (R1: authority is counted from readings taken before the request). So a driver that is stuck
 //! extends no authority. A gate belongs to one span of work (the number of a `StartWork`, or a shard's
-//! claim). Once closed, a gate stays closed, whatever time is stored into it later.
+//! claim). A closed gate stays closed, also if a later time is stored into it.
 
 use std::{
     fmt,

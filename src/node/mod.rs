@@ -137,7 +137,7 @@ pub struct KV {
     pub value: Vec<u8>,
 }
 
-/// What happened to a key of a node's state.
+/// Kind of a change to a key of a node's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
     /// The key did not exist before.
@@ -148,8 +148,8 @@ pub enum EventType {
     Deleted = 2,
 }
 
-/// One change of one key of one node's state. The fields that do not apply are empty, as in the Go
-/// package: `old_*` for an added key, `key` and `value` for a deleted one.
+/// Change of a key of a node's state. The fields that do not apply are empty, as in the Go package: `old_*`
+/// for an added key, `key` and `value` for a deleted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateChange {
     /// Kind of the change.
