@@ -2,8 +2,8 @@
 //!
 //! A leader's write compares the mod revision of its candidate key with the one that its TAKE wrote (T7:
 //! fenced write of a leader), a shard owner's write that of its held key (T16: shard write). So the store
-//! itself rejects a write of a former leader, however late the write arrives and whatever the clocks show.
-//! Only the leader, or the shard's owner, writes the keys of this data: `store::keys` names them.
+//! itself rejects a write of a former leader, no matter how late the write arrives and what the clocks
+//! show. Only the leader, or the shard's owner, writes the keys of this data: `store::keys` names them.
 
 mod txn;
 

@@ -74,8 +74,8 @@ pub struct StateWatch {
 }
 
 impl StateWatch {
-    /// Waits for the next item. `None` once the node is closed or gone, whatever happens in the cluster; a
-    /// node that is only stopped still watches.
+    /// Waits for the next item. `None` once the node is closed or gone, also if the cluster still changes;
+    /// a node that is only stopped still watches.
     ///
     /// # Cancel safety
     ///

@@ -25,7 +25,7 @@ pub(super) enum Otherwise {
     Nothing,
     /// The metric shows zero while unknown.
     Zero,
-    /// The metric shows zero whenever the node has no authority, whatever the view's age.
+    /// The metric shows zero whenever the node has no authority, at any age of the view.
     ZeroWithoutAuthority,
 }
 
