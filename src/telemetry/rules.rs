@@ -6,39 +6,39 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// How soon somebody must look.
+/// Time by which an operator must react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Now: what the cluster is for does not happen, or a guarantee is broken.
+    /// Now: the cluster does not do its work, or a guarantee is broken.
     Critical,
-    /// Today: it goes on, but not as it should.
+    /// Today: the cluster works, but not as it should.
     Warning,
 }
 
-/// A condition that somebody is to be told about.
+/// Condition that an operator must be notified of.
 #[derive(Clone, Debug)]
 pub struct Alert {
-    /// Its name.
+    /// Name of this item in the rule file.
     pub name: &'static str,
-    /// Is there something wrong? In `PromQL`; each series of the answer is an alert.
+    /// Query in `PromQL` for the condition; each series of the answer is an alert.
     pub query: String,
-    /// How long it must have been wrong.
+    /// Time for which the condition must have lasted.
     pub lasting: Duration,
-    /// How soon somebody must look.
+    /// Time by which an operator must react.
     pub severity: Severity,
-    /// One line; may use `{{ $labels.x }}` and `{{ $value }}`.
+    /// Summary in one line; may use `{{ $labels.x }}` and `{{ $value }}`.
     pub summary: &'static str,
-    /// What it means and what comes of it.
+    /// Meaning and consequences of the condition.
     pub description: &'static str,
-    /// The page that says what to do, below the base of all of them.
+    /// Page with the remedy, relative to the base of all runbooks.
     pub runbook: &'static str,
 }
 
-/// Alerts that belong together.
+/// Group of alerts that belong together.
 #[derive(Clone, Debug)]
 pub struct RuleGroup {
-    /// Its name.
+    /// Name of this item in the rule file.
     pub name: &'static str,
     /// The alerts, in the order in which they are evaluated.
     pub alerts: Vec<Alert>,
@@ -55,7 +55,7 @@ struct AlertForm<'a> {
 }
 
 impl RuleGroup {
-    /// What a rule file holds, with the runbooks below `runbooks`, a URL.
+    /// Content of a rule file, with the runbooks below `runbooks`, a URL.
     pub fn to_json(&self, runbooks: &str) -> Value {
         let base = runbooks.trim_end_matches('/');
         let rules: Vec<AlertForm<'_>> = self
@@ -76,7 +76,7 @@ impl RuleGroup {
         json!({"groups": [{"name": self.name, "rules": rules}]})
     }
 
-    /// The object that the Prometheus operator takes for a rule file.
+    /// Object that the Prometheus operator reads as a rule file.
     pub fn to_prometheus_rule(&self, name: &str, runbooks: &str) -> Value {
         json!({
             "apiVersion": "monitoring.coreos.com/v1",
