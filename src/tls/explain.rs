@@ -36,7 +36,7 @@ pub(crate) struct Explained {
     pub(crate) remedy: String,
 }
 
-/// Reason and remedy of the error; `None` if it says nothing of certificates, versions or ciphers.
+/// Reason and remedy of the error; `None` if it is not about certificates, versions or ciphers.
 pub(crate) fn explain(error: &Error, words: &Words) -> Option<Explained> {
     match error {
         Error::InvalidCertificate(reason) => Some(of_certificate(reason, words)),
@@ -55,7 +55,7 @@ pub(crate) fn explain(error: &Error, words: &Words) -> Option<Explained> {
     }
 }
 
-/// The error of TLS behind an error, however many others are around it.
+/// TLS error in the chain of an error's sources, at any depth.
 pub(crate) fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -201,7 +201,8 @@ fn too_old() -> Explained {
     )
 }
 
-/// Servers say the same of both, and of a client certificate that they miss in TLS 1.2.
+/// Reason and remedy if the server has no common version or cipher. Servers send the same alert for both,
+/// and for a missing client certificate in TLS 1.2.
 fn no_cipher() -> Explained {
     say(
         "the server offers no TLS cipher that is secure: perhaps only RSA key exchange or CBC",
@@ -215,7 +216,7 @@ fn plain(name: &str) -> &str {
     inner.unwrap_or(name).trim_matches('"')
 }
 
-/// As a date and a time of day, in UTC.
+/// Formats as a date and a time of day, in UTC.
 fn date(time: UnixTime) -> String {
     i64::try_from(time.as_secs())
         .ok()
