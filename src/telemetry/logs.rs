@@ -1,9 +1,9 @@
 //! Logs: set up once, by the program. Text for people, JSON for machines, always on standard error.
 //!
 //! There are two rules. No secrets: below `info` some libraries print the headers that they send, tokens
-//! included, so the level of these libraries never goes below `info`, whatever the filter is. And logging
-//! never blocks its caller: a full pipe behind standard error must not stop the thread that keeps an
-//! office. So a separate thread writes the lines, and lines that it cannot write are dropped and counted.
+//! included, so no filter can set the level of these libraries below `info`. And logging never blocks its
+//! caller: a full pipe behind standard error must not stop the thread that keeps an office. So a separate
+//! thread writes the lines, and lines that it cannot write are dropped and counted.
 
 use std::{
     fmt,
@@ -68,10 +68,10 @@ const LAST_WORDS_WITHIN: Duration = Duration::from_millis(1500);
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One line of text for people.
+    /// Text for people, one line each.
     #[default]
     Text,
-    /// One JSON object per line.
+    /// JSON for machines, one object per line.
     Json,
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Options of logging.
+/// Options of the program's logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// Format, text or JSON.

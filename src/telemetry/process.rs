@@ -87,7 +87,7 @@ impl ProcessCollector {
             }
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // One descriptor belongs to the directory that is being read.
+            // Subtract the descriptor of the directory that is being read.
             self.open_fds.set(open.count().saturating_sub(1) as f64);
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

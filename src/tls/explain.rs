@@ -201,8 +201,8 @@ fn too_old() -> Explained {
     )
 }
 
-/// Reason and remedy if the server has no common version or cipher. Servers send the same alert for both,
-/// and for a missing client certificate in TLS 1.2.
+/// Reason and remedy if client and server have no cipher in common. Servers send the same alert if they
+/// have only RSA key exchange, only CBC, or, in TLS 1.2, if they miss a client certificate.
 fn no_cipher() -> Explained {
     say(
         "the server offers no TLS cipher that is secure: perhaps only RSA key exchange or CBC",

@@ -9,9 +9,9 @@ use super::{Query, datasource};
 pub enum Unit {
     /// Number of things that are counted.
     Count,
-    /// Time in seconds.
+    /// Duration or time, in seconds.
     Seconds,
-    /// Size in bytes.
+    /// Amount of data, in bytes.
     Bytes,
     /// Number of events per second.
     PerSecond,
@@ -19,7 +19,7 @@ pub enum Unit {
     Ratio,
     /// Number that identifies something, such as a term: written in full.
     Number,
-    /// One value of several states.
+    /// State: one of several values.
     State,
 }
 
@@ -43,7 +43,7 @@ pub enum Kind {
     Stat,
     /// Name of the series that has a value, in large type.
     NameStat,
-    /// Lines over time.
+    /// Lines over a time axis.
     Lines,
     /// Areas on top of each other over time.
     Stacked,

@@ -34,7 +34,7 @@ struct Order {
     node: Option<String>,
 }
 
-/// Handles `POST /actions/{name}`.
+/// Handles `POST /actions/{name}` for an action.
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,

@@ -2,8 +2,8 @@
 //! changes.
 //!
 //! A stream begins with the whole picture (`event: status`). Then changes follow ([`super::change`];
-//! `event: change`), `{}` if there is none, so that a reader knows that the connection is open. A reader
-//! that was too slow for the changes gets a whole picture again.
+//! `event: change`). An empty change `{}` shows a reader that the connection is open. A reader that was too
+//! slow for the changes gets a whole picture again.
 
 use std::{
     convert::Infallible,
@@ -134,7 +134,7 @@ fn hold_back_checks(picture: &mut Value, sent: &Value) {
     }
 }
 
-/// Handles `GET /events`.
+/// Handles `GET /events` with a stream.
 pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let Some(place) = Place::take(&shared) else {
         let body = "there are as many event streams as may be: poll /status\n";

@@ -36,8 +36,8 @@ pub struct ServerConfig {
     pub header_timeout: Duration,
     /// Largest number of connections. For one more, the oldest is closed.
     pub max_connections: usize,
-    /// Largest number of event streams; less than `max_connections`. One more is rejected, and the client
-    /// must poll.
+    /// Largest number of event streams; less than `max_connections`. Further streams are rejected, and
+    /// their clients must poll.
     pub max_streams: usize,
     /// Longest time between two pictures on an event stream.
     pub picture_every: Duration,
