@@ -280,7 +280,7 @@ macro_rules! common_options {
             self
         }
 
-        /// The deadline of each call of [`Node`](super::Node) that takes none. Default 5 s.
+        /// Deadline of each call of [`Node`](super::Node) that takes none as an argument. Default 5 s.
         #[must_use]
         pub fn call_timeout(mut self, timeout: Duration) -> Self {
             self.options.call_timeout = timeout;

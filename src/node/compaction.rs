@@ -42,7 +42,7 @@ pub(super) async fn watch_over(
 async fn is_leader_for(membership: &mut watch::Receiver<Membership>, span: Duration) -> bool {
     tokio::select! {
         biased;
-        // Cancel safe, as is the sleep.
+        // Both are cancel safe: the futures only wait.
         _ = membership.wait_for(|now| now.role != Role::Leader) => false,
         () = sleep(span) => true,
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::engine::{ShardEpoch, ShardId, Term, WorkType};
 
-/// The right to act is over.
+/// Error of a check: the right to act is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityLost {
     /// A leader's right to act is over.

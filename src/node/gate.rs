@@ -19,7 +19,7 @@ use crate::{
     engine::{BootTime, LeaseId, Office, Revision},
 };
 
-/// A boot time that threads share; zero = never.
+/// Boot time that threads share; zero means never.
 #[derive(Debug, Default)]
 struct SharedTime(AtomicU64);
 
@@ -83,7 +83,7 @@ impl LeaderGate {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// Cancel safe: `Notify` keeps a notification that was not received.
     pub(crate) async fn refused(&self) {
         self.refusal.notified().await;
     }

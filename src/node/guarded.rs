@@ -122,7 +122,7 @@ pub(crate) enum Attempt {
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// The guard has another revision (now). Nothing changed; a write that may have taken effect ends in
-    /// [`Self::Unknown`].
+    /// [`Failed::Unknown`].
     GuardLost,
     /// The key has another revision, with [`Policy::Expect`] only. Nothing changed.
     Changed(Option<KeyValue>),

@@ -1,6 +1,6 @@
 //! A node of a cluster: the trait, its two implementations, and the work they run.
 //!
-//! The node drives `engine` against a `store`; it decides nothing about leadership itself.
+//! The node runs `engine` against a `store`; only `engine` makes decisions about leadership.
 //!
 //! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)),
 //! [`StandaloneNode`] in a memory store of its own. Both run the same engine and the same driver, so they
@@ -74,7 +74,8 @@
 //! | `NodeRole`, `RoleUnknown`, `RoleLeader`, `RoleFollower` | [`Role`] |
 //! | `LeaderRoutine`, `FollowerRoutine` | [`LeaderRoutine`](work::LeaderRoutine), [`FollowerRoutine`](work::FollowerRoutine) |
 //!
-//! A `StandaloneNode` differs in one point: it has state only while it is started, like any other node.
+//! A `StandaloneNode` differs from the one in Go in one point: it has state only while it is started, like
+//! every other node.
 
 pub mod status;
 pub mod supervision;
@@ -303,7 +304,8 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// repeated change, and ends when the watch or the node is dropped or the node is
     /// [closed](Self::close). Where changes have to be left out, the reader gets [`StateItem::Lagged`] with
     /// the cause and a new snapshot: if the reader is too slow, if etcd has compacted the changes while the
-    /// watch was disconnected, and if the store was replaced. A slow reader blocks neither the node nor other readers.
+    /// watch was disconnected, and if the store was replaced. A slow reader blocks neither the node nor
+    /// other readers.
     ///
     /// # Errors
     ///

@@ -276,7 +276,7 @@ impl Call<'_> {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the next call asks for the turn again.
+    /// Cancel safe: the next call checks the turn again.
     async fn until_turn(&self) {
         loop {
             let woken = {

@@ -71,8 +71,8 @@ where
     }
 }
 
-/// Task that starts when leadership begins, and is cancelled and joined when it ends: reconcile loops,
-/// aggregators, schedulers.
+/// Task for the time of leadership: started at its beginning, cancelled and joined at its end. Examples are
+/// reconcile loops, aggregators and schedulers.
 #[async_trait]
 pub trait LeaderTask: Send + Sync + 'static {
     /// Name for logs and metrics; a constant of the program.

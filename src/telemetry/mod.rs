@@ -1,8 +1,8 @@
 //! Output of a node for people and machines: metrics, probes, the status page, logs.
 //!
-//! Telemetry depends on no other module. Every module creates and registers its own metrics struct; the
-//! server gets all information about a node through [`StatusSource`], and [`NodeSource`] implements this
-//! trait for any node.
+//! The status server does not know the modules behind a page: every module creates and registers its own
+//! metrics struct, and the server gets all information about a node through [`StatusSource`].
+//! [`NodeSource`] implements this trait for any node.
 //!
 //! ```no_run
 //! # async fn example(node: std::sync::Arc<dyn bellwether::node::Node>) -> Result<(), Box<dyn std::error::Error>> {

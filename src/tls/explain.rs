@@ -1,7 +1,8 @@
 //! Explains errors of TLS: the reason, and what to do about it.
 //!
-//! Pure. rustls names errors in the words of its code (`BadSignature`, `HandshakeFailure`); people get a
-//! sentence. How a user sets certificates differs between clients, so the client brings those [`Words`].
+//! This module is pure. rustls' errors have names from its code (`BadSignature`, `HandshakeFailure`); this
+//! module turns them into sentences for people. Each client has its own settings for certificates, so the
+//! client passes its [`Words`].
 
 use std::{error::Error as StdError, io};
 
@@ -12,7 +13,7 @@ use rustls::{
 
 use super::verify::Rejected;
 
-/// Names of what the user of one client can set.
+/// Names of the settings that users of a client can change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
     /// Name of the list of trusted certificates.
@@ -27,7 +28,7 @@ pub(crate) struct Words {
     pub(crate) client_certificate_rejected: &'static str,
 }
 
-/// An error of TLS in words.
+/// TLS error as a reason and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Explained {
     /// Clause that begins with the server or its certificate.
@@ -210,7 +211,7 @@ fn no_cipher() -> Explained {
     )
 }
 
-/// `localhost` of webpki's `DnsName("localhost")`.
+/// Returns `localhost` for webpki's `DnsName("localhost")`.
 fn plain(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')

@@ -99,7 +99,7 @@ struct Driver {
     parent: Parent,
     proven_dead: Dead,
     phase: Phase,
-    /// The engine has left, but work is still to be joined.
+    /// Outcome of leaving, once the engine has left and while work is still to be joined.
     left: Option<Stopped>,
     closing: bool,
     starts: Vec<oneshot::Sender<Result<(), StartError>>>,

@@ -14,7 +14,7 @@ use crate::{
 const LEAST: Duration = Duration::from_millis(1);
 
 /// Fenced writes that take effect together. At most 120 keys, including the keys that are only expected; no
-/// key is written twice.
+/// key may be written twice.
 #[derive(Clone, Debug, Default)]
 pub struct FencedTxn {
     expected: Vec<(String, Revision)>,
