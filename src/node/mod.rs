@@ -35,7 +35,7 @@
 //! # }
 //! ```
 //!
-//! # Where the driver lives
+//! # Threads and runtimes
 //!
 //! Beats, keepalives, the watch and the engine run on a [`DriverHost`]: a thread of its own with a runtime
 //! of its own. User work runs on the runtime that called [`start`](Node::start). When authority lapses the
