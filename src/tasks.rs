@@ -16,7 +16,7 @@ pub struct Tasks {
 /// End of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The task returned.
+    /// The task returned by itself.
     Returned(&'static str),
     /// The task was aborted, or its runtime has shut down.
     Aborted(&'static str),

@@ -246,7 +246,8 @@ impl World {
         }
     }
 
-    /// I5 (own state never goes back): no committed value was older than a value that the store held, or acknowledged, before.
+    /// I5 (own state never goes back): no committed value was older than a value that the store held, or
+    /// acknowledged, before.
     fn judge_history(&self) {
         let log = self.log.lock().unwrap();
         let all = self.rig.env.keys.all();
