@@ -1,7 +1,7 @@
-//! The one reader of clocks. Everything else is handed the time.
+//! The only module that reads clocks. All other code receives the time as an argument.
 //!
-//! What must begin on time waits by [`sleep`]: tokio's timers count whole milliseconds and fire up to two
-//! late, on every runtime alike. Timeouts and back-offs, which may be late, are tokio's.
+//! Code that must begin on time waits by [`sleep`]: tokio's timers count whole milliseconds and fire up to
+//! two late, on every runtime alike. Timeouts and back-offs, which may be late, use tokio's timers.
 
 use std::{
     io,
@@ -17,33 +17,34 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::engine::BootTime;
 
-/// This machine's boot clock, which counts suspend. Only `CLOCK_BOOTTIME` tells a woken machine that
-/// its authority is over; `Instant` is `CLOCK_MONOTONIC` and stands still.
+/// Reads this machine's boot clock, which counts suspend. Only `CLOCK_BOOTTIME` shows a woken machine that
+/// its authority is over; `Instant` is `CLOCK_MONOTONIC` and does not advance during suspend.
 ///
 /// # Panics
 ///
-/// When the kernel's clock reads less than zero, which it never does.
+/// If the kernel's clock is below zero, which never happens.
 pub fn boot_now() -> BootTime {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    // It counts from zero, and nanoseconds stay below a second.
+    // The clock counts from zero, and nanoseconds stay below a second.
     let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
     BootTime(Duration::new(now.tv_sec.unsigned_abs(), nanos))
 }
 
-/// Wall clock, for people only: no decision hangs on it.
+/// Reads the wall clock, for people only: no decision depends on it.
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
 pub fn wall_now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Wall clock in milliseconds of Unix time.
+/// Reads the wall clock in milliseconds of Unix time.
 pub fn unix_ms() -> u64 {
     let since = wall_now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Waits for that long on the boot clock, to within what the kernel's timers and its scheduler allow. Time in which
-/// the machine is suspended counts. Where the process has no file descriptor left, tokio's timer waits instead.
+/// Waits for this time on the boot clock, as precisely as the kernel's timers and scheduler allow. Time in
+/// which the machine is suspended counts. If the process has no file descriptor left, tokio's timer waits
+/// instead.
 ///
 /// # Panics
 ///
@@ -53,7 +54,7 @@ pub fn unix_ms() -> u64 {
 ///
 /// Cancel safe: the future only waits.
 pub async fn sleep(time: Duration) {
-    // A timer that is set to zero never fires.
+    // A kernel timer that is set to zero never fires.
     if time.is_zero() {
         return;
     }

@@ -14,7 +14,7 @@
 //! | `uptime` | the reference work: uptime checks; with `kubernetes` and `p521` |
 //! | `cli` | the command `bellwether`, with everything; it chooses the newest version of the Kubernetes API |
 
-// Some of what modules share is used by the larger features only. A build with all of them finds dead code.
+// Only the larger features use some of the shared code. A build with all features finds dead code.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(not(target_os = "linux"))]
@@ -46,7 +46,7 @@ pub mod tls;
 #[path = "../tests/support/eventually.rs"]
 pub(crate) mod eventually;
 
-/// The code in these files is compiled as that in doc comments is.
+/// Compiles the code in these files, like the code in doc comments.
 #[cfg(doctest)]
 mod pages {
     #[doc = include_str!("../README.md")]

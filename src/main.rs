@@ -1,4 +1,4 @@
-//! The `bellwether` binary: parses, composes, prints. What it composes is the library.
+//! The `bellwether` binary: parses the command line, composes parts of the library, prints.
 
 mod cli;
 

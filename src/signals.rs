@@ -1,9 +1,9 @@
-//! The signals that ask a program to leave, and those that must not end it.
+//! Signals that ask a program to leave, and signals that must not end it.
 //!
-//! SIGTERM and SIGINT (Ctrl-C) ask a program to leave; a second request ends it at once. SIGHUP, SIGPWR and
-//! SIGXCPU ask it to leave too, and never end it at once. The other signals whose default is to end the
-//! process are ignored, because a leader that they end leaves nothing in order. SIGQUIT keeps its default:
-//! it is how a person ends a process at once, with a core dump.
+//! SIGTERM and SIGINT (Ctrl-C) ask a program to leave; a second request ends the program at once. SIGHUP,
+//! SIGPWR and SIGXCPU ask it to leave too, and never end it at once. The other signals whose default is to
+//! end the process are ignored, because a leader that they end cannot leave cleanly. SIGQUIT keeps its
+//! default: with it a person can end a process at once, with a core dump.
 
 use std::{fs, io, time::Duration};
 
@@ -23,13 +23,13 @@ use crate::tasks::Tasks;
 /// all send several for one request.
 pub const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// Power fails; how LXC asks a container to end.
+/// Signal for a power failure, which LXC sends to end a container.
 const POWER: i32 = Signal::POWER.as_raw();
-/// The soft limit of processor time is reached; the hard one kills.
+/// Signal for the soft limit of processor time; the hard limit kills.
 const CPU_LIMIT: i32 = Signal::XCPU.as_raw();
 
-/// Ignored: by default each would end the process. SIGALRM, SIGVTALRM and SIGPROF are timers that nothing of
-/// ours sets, and SIGXFSZ comes beside the error that the write returns.
+/// Ignored signals: by default each would end the process. SIGALRM, SIGVTALRM and SIGPROF come from timers
+/// that this program never sets, and SIGXFSZ comes together with an error of the write.
 const IGNORED: [(i32, &str); 8] = [
     (Signal::USR1.as_raw(), "SIGUSR1"),
     (Signal::USR2.as_raw(), "SIGUSR2"),
@@ -41,12 +41,13 @@ const IGNORED: [(i32, &str); 8] = [
     (Signal::IO.as_raw(), "SIGIO"),
 ];
 
-/// What the signals ask for, from [`listen`](Self::listen) on.
+/// Requests that signals make, from [`listen`](Self::listen) on.
 ///
-/// One request to leave is one request, however many copies of it arrive within [`SAME_REQUEST`].
+/// All copies of a request that arrive within [`SAME_REQUEST`] count as one request.
 ///
-/// A process that has listened once is not ended by these signals themselves any more, also when this is
-/// dropped. If its listener ended by a bug, the program is asked to leave: it could not be asked any more.
+/// After the first `listen` these signals do not end the process by themselves any more, also after this
+/// value is dropped. If the listener ends because of a bug, the program is asked to leave, because no later
+/// request could reach it.
 #[derive(Debug)]
 pub struct Signals {
     leave: CancellationToken,
@@ -54,24 +55,24 @@ pub struct Signals {
     _listener: Tasks,
 }
 
-/// A second signal has cut the leaving short.
+/// Error if a second signal has ended the program before it had left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("ended at once: the lease has to run out, and others wait for that")]
 pub struct Aborted(SignalKind);
 
 impl Aborted {
-    /// 128 and the signal's number: what a shell says of a process that was ended by it.
+    /// Exit code 128 plus the signal's number, as a shell reports for a process that the signal ended.
     pub fn exit_code(self) -> u8 {
         u8::try_from(128 + self.0.as_raw_value()).unwrap_or(u8::MAX)
     }
 }
 
 impl Signals {
-    /// Listens from now on. A process that was started with SIGHUP ignored (`nohup`) goes on ignoring it.
+    /// Starts to listen. A process that was started with SIGHUP ignored (`nohup`) continues to ignore it.
     ///
     /// # Errors
     ///
-    /// If the system does not let it.
+    /// If the system does not allow it.
     pub fn listen() -> io::Result<Self> {
         let arrivals = arrivals()?;
         let leave = CancellationToken::new();
@@ -87,30 +88,30 @@ impl Signals {
         Ok(Self { leave, aborted, _listener: listener })
     }
 
-    /// Cancelled by the first request.
+    /// Token that the first request cancels.
     pub fn leave(&self) -> &CancellationToken {
         &self.leave
     }
 
-    /// What `life` ends with, unless a second request comes before.
+    /// Output of `life`, unless a second request comes before.
     ///
     /// # Errors
     ///
-    /// [`Aborted`]: `life` was dropped where it stood.
+    /// [`Aborted`]: `life` was dropped before it ended.
     pub async fn unless_aborted<F: Future>(&self, life: F) -> Result<F::Output, Aborted> {
         let mut aborted = self.aborted.clone();
         let abort = async {
             match aborted.wait_for(Option::is_some).await.ok().and_then(|it| *it) {
                 Some(aborted) => aborted,
-                // There is no listener any more, and nothing that it could say.
+                // The listener is gone, so no second request can arrive.
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            // Cancel safe: only waits.
+            // Cancel safe: the future only waits.
             aborted = abort => Err(aborted),
-            // Dropped only when the second signal asks for just that.
+            // Dropped only when the second signal requests that.
             output = life => Ok(output),
         }
     }
@@ -121,7 +122,7 @@ impl Signals {
 enum Meaning {
     /// Asks the program to leave; as a second request it ends the program at once.
     Leave,
-    /// Asks the program to leave, and no more.
+    /// Asks the program to leave, also as a second request.
     OnlyLeave,
     Ignored,
 }
@@ -134,7 +135,7 @@ fn meaning(kind: SignalKind) -> Meaning {
     }
 }
 
-/// Every signal that is listened to, as it arrives.
+/// Stream of all signals that the program listens to.
 type Arrivals = stream::SelectAll<stream::BoxStream<'static, SignalKind>>;
 
 fn arrivals() -> io::Result<Arrivals> {
@@ -159,13 +160,14 @@ fn arrivals() -> io::Result<Arrivals> {
     Ok(all)
 }
 
-/// Whether this process ignores a signal now: one that its parent ignored when it started this process, as
-/// `nohup` does with SIGHUP, stays ignored until somebody listens to it.
+/// Whether this process ignores a signal now. A signal that the parent ignored when it started this
+/// process, as `nohup` does with SIGHUP, stays ignored until the process listens to it.
 pub fn is_ignored(kind: SignalKind) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|it| ignores(&it, kind.as_raw_value()))
 }
 
-/// As the kernel prints it: bit n - 1 of `SigIgn`, in hex, stands for signal n.
+/// Whether the kernel's status text shows the signal as ignored: bit n - 1 of `SigIgn`, in hex, is signal
+/// n.
 fn ignores(status: &str, signal: i32) -> bool {
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
@@ -187,13 +189,14 @@ async fn follow(mut arrivals: Arrivals, asked: &CancellationToken) -> Aborted {
     };
     tokio::select! {
         biased;
-        // Cancel safe: it only waits. A timer of the runtime that takes in the signals: when it fires, those
-        // that have arrived are taken in.
+        // Cancel safe: the timer only waits. The timer and the signals belong to the same runtime: when the
+        // timer fires, the runtime has received the signals that have arrived.
         () = sleep(SAME_REQUEST) => (),
-        // Cancel safe: what was not taken stays in its listener.
+        // Cancel safe: a signal that was not received stays in its listener.
         () = copies => (),
     }
-    // Judged by when they arrived, not by when this runtime came to look: it may have been busy.
+    // Signals that arrived in time count as copies even if this runtime was busy and receives them only
+    // now.
     while let Some(Some(kind)) = arrivals.next().now_or_never() {
         copy(kind);
     }
@@ -211,7 +214,7 @@ fn copy(kind: SignalKind) {
     tracing::debug!(signal = name(kind), "leaving already");
 }
 
-/// The next signal that asks for something.
+/// Waits for the next signal that makes a request.
 async fn next_request(arrivals: &mut Arrivals) -> SignalKind {
     loop {
         match arrivals.next().await {

@@ -1,4 +1,4 @@
-//! Tasks with names, whose handles are kept.
+//! Named tasks whose handles are kept.
 
 use std::{any::Any, collections::HashMap, fmt, future::Future};
 
@@ -13,10 +13,10 @@ pub struct Tasks {
     names: HashMap<Id, &'static str>,
 }
 
-/// How a task ended.
+/// End of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The task returned.
+    /// The task returned by itself.
     Returned(&'static str),
     /// The task was aborted, or its runtime has shut down.
     Aborted(&'static str),
@@ -29,7 +29,7 @@ pub enum Ended {
     },
 }
 
-/// The words for an owner whose task should not have ended.
+/// Message for the owner of a task that should not have ended.
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -51,12 +51,12 @@ impl Ended {
 }
 
 impl Tasks {
-    /// No tasks.
+    /// Creates an empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Spawns a task on the current runtime. The handle can abort the task; it is joined here.
+    /// Spawns a task on the current runtime. The handle can abort the task; this set joins it.
     pub fn spawn<F>(&mut self, name: &'static str, future: F) -> AbortHandle
     where
         F: Future<Output = ()> + Send + 'static,
@@ -66,17 +66,17 @@ impl Tasks {
         task
     }
 
-    /// How many have not been joined.
+    /// Number of tasks that have not been joined.
     pub fn len(&self) -> usize {
         self.set.len()
     }
 
-    /// Whether all have been joined.
+    /// Whether all tasks have been joined.
     pub fn is_empty(&self) -> bool {
         self.set.is_empty()
     }
 
-    /// The next one that ends; `None` if there are none.
+    /// Waits for the next task that ends; `None` if there are no tasks.
     ///
     /// # Cancel safety
     ///
@@ -90,12 +90,12 @@ impl Tasks {
         Some(Ended::of(name, ended))
     }
 
-    /// Waits until all have ended.
+    /// Waits until all tasks have ended.
     pub async fn join_all(&mut self) {
         while self.join_next().await.is_some() {}
     }
 
-    /// Aborts all and waits until they have ended.
+    /// Aborts all tasks and waits until they have ended.
     pub async fn abort_all(&mut self) {
         self.set.shutdown().await;
         self.names.clear();
@@ -112,7 +112,7 @@ where
     tokio::spawn(future.instrument(tracing::debug_span!("task", name)))
 }
 
-/// The message of a panic, from what `catch_unwind` or a join returned.
+/// Message of a panic, from the payload that `catch_unwind` or a join returned.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
@@ -143,7 +143,7 @@ mod tests {
         assert!(tasks.names.is_empty(), "the name of a joined task is forgotten");
     }
 
-    /// Counts the spans of the name `task`.
+    /// Subscriber that counts the spans with the name `task`.
     struct Spans(Arc<AtomicUsize>);
 
     impl tracing::Subscriber for Spans {
@@ -164,8 +164,8 @@ mod tests {
     #[tokio::test]
     async fn both_ways_to_spawn_run_the_task_in_a_span() {
         let spans = Arc::new(AtomicUsize::new(0));
-        // While there is one subscriber only, a thread without it decides for all threads that nobody wants
-        // a span which it is the first to open.
+        // With a single subscriber, a thread without it that opens a span first disables the span for all
+        // threads.
         let _second = tracing::Dispatch::new(Spans(Arc::default()));
         let _logs = tracing::subscriber::set_default(Spans(Arc::clone(&spans)));
         tracing::callsite::rebuild_interest_cache();

@@ -1,4 +1,4 @@
-//! The options of a node, validated, and the builders that take them.
+//! Validated options of a node, and the builders that take them.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// Go's package ticks at this.
+/// Default tick, the same as in the Go package.
 const TICK: Duration = Duration::from_millis(50);
 const TTL: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const SHARDS_MOST: u32 = 65_536;
 
-/// What the node runs.
+/// User work that the node runs.
 #[derive(Clone, Default)]
 pub(crate) struct Work {
     pub(crate) leader: Option<Arc<dyn LeaderRoutine>>,
@@ -48,14 +48,14 @@ impl fmt::Debug for Work {
     }
 }
 
-/// The options of a node, validated.
+/// Validated options of a node.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     pub(crate) engine: engine::Config,
     pub(crate) env: Env,
     pub(crate) work: Work,
     pub(crate) limits: RoutineLimits,
-    /// How long `start` waits for the holder of the id to end.
+    /// How long `start` waits for the current holder of the id to end.
     pub(crate) id_wait: Duration,
     pub(crate) host: DriverHost,
 }
@@ -63,7 +63,7 @@ pub struct NodeOptions {
 type StoreFactory =
     Box<dyn FnOnce(&Keys, &NodeMetrics) -> Result<Arc<dyn Store>, WorkError> + Send>;
 
-/// What both kinds of nodes are built from.
+/// Options that both kinds of nodes are built from.
 struct Options {
     id: Option<i64>,
     address: String,
@@ -205,32 +205,33 @@ impl Options {
     }
 }
 
-/// Defines the options that both builders have.
+/// Defines the setters that both builders have.
 macro_rules! common_options {
     () => {
-        /// The node's id: not negative, unique among the live nodes of the cluster. Required.
+        /// Id of the node: not negative, unique among the live nodes of the cluster. Required.
         #[must_use]
         pub fn id(mut self, id: i64) -> Self {
             self.options.id = Some(id);
             self
         }
 
-        /// Where the node can be reached: goes into its metadata, not interpreted. Default empty.
+        /// Address at which the node can be reached: stored in its metadata, not interpreted. Default
+        /// empty.
         #[must_use]
         pub fn address(mut self, address: impl Into<String>) -> Self {
             self.options.address = address.into();
             self
         }
 
-        /// Between runs of the routines. Default 50 ms; all nodes of a cluster share one.
+        /// Time between runs of the routines. Default 50 ms; all nodes of a cluster must use the same tick.
         #[must_use]
         pub fn tick(mut self, tick: Duration) -> Self {
             self.options.tick = tick;
             self
         }
 
-        /// The time the lease lives without renewal: whole seconds. Default 5 s. It only cleans up
-        /// after a node; how fast a leader is replaced is the failover profile's part.
+        /// How long the lease lives without renewal: whole seconds. Default 5 s. The TTL only cleans up
+        /// after a node; the failover profile sets how fast a leader is replaced.
         #[must_use]
         pub fn ttl(mut self, ttl: Duration) -> Self {
             self.options.ttl = ttl;
@@ -244,28 +245,28 @@ macro_rules! common_options {
             self
         }
 
-        /// What runs once per tick while the node is leader.
+        /// Routine that runs once per tick while the node is leader.
         #[must_use]
         pub fn leader(mut self, routine: impl LeaderRoutine) -> Self {
             self.options.work.leader = Some(Arc::new(routine));
             self
         }
 
-        /// What runs once per tick while the node is follower.
+        /// Routine that runs once per tick while the node is follower.
         #[must_use]
         pub fn follower(mut self, routine: impl FollowerRoutine) -> Self {
             self.options.work.follower = Some(Arc::new(routine));
             self
         }
 
-        /// What runs as long as the node is leader. May be called several times.
+        /// Task that runs as long as the node is leader. May be called several times.
         #[must_use]
         pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
             self.options.work.tasks.push(Arc::new(task));
             self
         }
 
-        /// What works on the shards of a work type. May be called several times, once per work type.
+        /// Worker for the shards of a work type. May be called several times, once per work type.
         #[must_use]
         pub fn worker(mut self, worker: WorkerOptions) -> Self {
             self.options.workers.push(worker.0);
@@ -279,26 +280,26 @@ macro_rules! common_options {
             self
         }
 
-        /// The deadline of each call of [`Node`](super::Node) that takes none. Default 5 s.
+        /// Deadline of each call of [`Node`](super::Node) that takes none as an argument. Default 5 s.
         #[must_use]
         pub fn call_timeout(mut self, timeout: Duration) -> Self {
             self.options.call_timeout = timeout;
             self
         }
 
-        /// Where the node counts. Default: nobody collects it.
+        /// Metrics that the node updates. By default no registry collects them.
         #[must_use]
         pub fn metrics(mut self, metrics: NodeMetrics) -> Self {
             self.options.metrics = Some(metrics);
             self
         }
 
-        /// Whether it was told where to count.
+        /// Whether the caller has set metrics.
         pub(crate) fn counts(&self) -> bool {
             self.options.metrics.is_some()
         }
 
-        /// The thread the driver lives on. Default: one of its own.
+        /// Thread that the driver runs on. Default: a thread of its own.
         #[must_use]
         pub fn host(mut self, host: DriverHost) -> Self {
             self.options.host = Some(host);
@@ -307,7 +308,7 @@ macro_rules! common_options {
     };
 }
 
-/// Builds a [`ClusterNode`].
+/// Builder of a [`ClusterNode`] from its options.
 pub struct ClusterNodeBuilder {
     options: Options,
 }
@@ -328,22 +329,22 @@ impl ClusterNodeBuilder {
 
     common_options!();
 
-    /// The cluster's name, and its prefix in the store. Required.
+    /// Name of the cluster, also its prefix in the store. Required.
     #[must_use]
     pub fn cluster(mut self, name: impl Into<String>) -> Self {
         self.options.cluster = Some(name.into());
         self
     }
 
-    /// Where the cluster is kept. It may be shared with other nodes; beats go through it, so its own
-    /// tasks should not live on a busy runtime (connect it through [`store_from`](Self::store_from)).
+    /// Store that holds the cluster. Other nodes may share the store. Beats go through it, so its own tasks
+    /// should not run on a busy runtime (connect it through [`store_from`](Self::store_from)).
     #[must_use]
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.options.store = Some(Box::new(move |_, _| Ok(store)));
         self
     }
 
-    /// Keeps the cluster in an etcd, reached from the driver's own runtime and counted in the node's
+    /// Keeps the cluster in an etcd. The client runs on the driver's own runtime and counts in the node's
     /// metrics.
     #[must_use]
     pub fn etcd(mut self, config: EtcdConfig) -> Self {
@@ -354,15 +355,15 @@ impl ClusterNodeBuilder {
         self
     }
 
-    /// Keeps the cluster in a memory store, which nodes of one process can share. If this process has
-    /// created it, the first leader of the cluster need not wait.
+    /// Keeps the cluster in a memory store, which the nodes of one process can share. If this process has
+    /// created the store, the first leader of the cluster does not wait.
     #[must_use]
     pub fn memory(mut self, store: &MemoryStore) -> Self {
         self.options.own_store = store.is_own();
         self.store(Arc::new(store.clone()))
     }
 
-    /// Where the cluster is kept, set up inside the driver's runtime, so that its tasks live there.
+    /// Store that holds the cluster, created inside the driver's runtime, so that its tasks run there.
     #[must_use]
     pub fn store_from(
         mut self,
@@ -372,47 +373,47 @@ impl ClusterNodeBuilder {
         self
     }
 
-    /// What the node does if its tick is not the cluster's. Default [`TickPolicy::Strict`].
+    /// Policy for a node whose tick is not the cluster's. Default [`TickPolicy::Strict`].
     #[must_use]
     pub fn tick_policy(mut self, policy: TickPolicy) -> Self {
         self.options.tick_policy = policy;
         self
     }
 
-    /// The UID of the node's pod. With it the pod's exclusive lock is taken, so that the next life of
-    /// the same pod can end this one at once if it died.
+    /// UID of the node's pod. With a UID the node takes the pod's exclusive lock, so that the next process
+    /// of the same pod can end this node's incarnation at once if this process died.
     #[must_use]
     pub fn pod_uid(mut self, uid: impl Into<String>) -> Self {
         self.options.pod_uid = Some(uid.into());
         self
     }
 
-    /// How long [`start`](super::Node::start) waits for the holder of the node's id to end before it fails
-    /// with [`DuplicateId`](super::StartError::DuplicateId). The holder may be an earlier life of this
-    /// node that was killed, and whose lease has yet to expire: a little more than the TTL covers it.
-    /// Default zero: fail at once, as the Go package does.
+    /// How long [`start`](super::Node::start) waits for the holder of the node's id to end before `start`
+    /// fails with [`DuplicateId`](super::StartError::DuplicateId). The holder may be an earlier process of
+    /// this node that was killed, and whose lease has not expired yet: a wait of a little more than the TTL
+    /// covers that case. Default zero: fail at once, as the Go package does.
     #[must_use]
     pub fn id_wait(mut self, wait: Duration) -> Self {
         self.options.id_wait = wait;
         self
     }
 
-    /// Whether the node campaigns for office at all. Default yes.
+    /// Whether the node campaigns for office. Default yes.
     #[must_use]
     pub fn campaigns(mut self, yes: bool) -> Self {
         self.options.campaigns = yes;
         self
     }
 
-    /// Whether the follower routine runs beside the leader's too, so that a cluster of one does all its
-    /// work. Default no, as in the Go package.
+    /// Whether the follower routine also runs beside the leader's, so that a cluster of one node does all
+    /// its work. Default no, as in the Go package.
     #[must_use]
     pub fn also_follow(mut self, yes: bool) -> Self {
         self.options.work.also_follow = yes;
         self
     }
 
-    /// The node, not started.
+    /// Builds the node, without starting it.
     ///
     /// # Errors
     ///
@@ -422,7 +423,7 @@ impl ClusterNodeBuilder {
     }
 }
 
-/// Builds a [`StandaloneNode`].
+/// Builder of a [`StandaloneNode`] from its options.
 pub struct StandaloneNodeBuilder {
     options: Options,
 }
@@ -442,14 +443,14 @@ impl StandaloneNodeBuilder {
 
     common_options!();
 
-    /// The cluster's name. Default `standalone`, as in the Go package.
+    /// Name of the cluster. Default `standalone`, as in the Go package.
     #[must_use]
     pub fn cluster(mut self, name: impl Into<String>) -> Self {
         self.options.cluster = Some(name.into());
         self
     }
 
-    /// The node, not started.
+    /// Builds the node, without starting it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Names that one node in the whole cluster has: claimed by a compare-and-set, on the node's lease.
+//! Names that at most one node in the whole cluster holds: claimed by a compare-and-set, on the node's
+//! lease.
 
 use std::sync::Arc;
 
@@ -15,19 +16,19 @@ use crate::{
     store::{StoreError, values},
 };
 
-/// What became of an attempt to claim a name.
+/// Outcome of an attempt to claim a name.
 #[derive(Debug)]
 pub enum Claimed {
-    /// It is this node's now; it was free, or this node's already.
+    /// This node holds the name now: the name was free, or this node's already.
     Won(Claim),
-    /// Another node has it.
+    /// Another node holds the name.
     Taken {
-        /// Which; `None` if its key could not be read as a node's id.
+        /// Node that holds the name; `None` if the value of the claim's key is not a node id.
         by: Option<NodeId>,
     },
 }
 
-/// A claimed name. It stays claimed when this is dropped; it ends with the node's session.
+/// A claimed name. Dropping this value does not release the name; the claim ends with the node's session.
 #[derive(Debug)]
 pub struct Claim {
     env: Box<Env>,
@@ -40,26 +41,27 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The name.
+    /// Name that was claimed.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Grows from holder to holder: a fencing token for what is done under the claim.
+    /// Revision of the claim. The revision grows from holder to holder: a fencing token for effects under
+    /// the claim.
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// Whether the session it hangs on is still the node's, as far as the node knows.
+    /// Whether the session that the claim belongs to is still the node's, as far as the node knows.
     pub fn is_live(&self) -> bool {
         self.session.borrow().as_ref().map(|session| session.lease) == Some(self.lease)
     }
 
-    /// Gives the name back.
+    /// Releases the claimed name.
     ///
     /// # Errors
     ///
-    /// [`StateError`]. Until it succeeds, or the session ends, the name may stay claimed.
+    /// [`StateError`]. Until a release succeeds, or the session ends, the name may stay claimed.
     pub async fn release(self) -> Result<(), StateError> {
         let (store, timeout) = (self.env.store.as_ref(), self.env.call_timeout);
         let guard = || Some(None);
@@ -73,7 +75,7 @@ impl Claim {
             timeout,
         );
         match done.await {
-            // Changed: it ended with its session, and may be another's by now.
+            // `Changed`: the claim ended with its session, and another node may hold the name by now.
             Ok(_) | Err(Failed::Changed(_) | Failed::GuardLost) => Ok(()),
             Err(Failed::Store(source)) => {
                 Err(StateError::Store { doing: format!("release {:?}", self.name), source })
@@ -105,14 +107,14 @@ pub(crate) async fn claim(
     let attempt = loop {
         let (known, late) = (Revision(0), place.late(Revision(0), &write));
         match guarded::attempt(store, None, &key, known, &write, late, timeout).await {
-            // Another name was given back meanwhile.
+            // Another name was released meanwhile, and its delete moved the marker: send the claim again.
             Ok(Attempt::Settled) => (),
             attempt => break attempt,
         }
     };
     match attempt {
         Ok(Attempt::Done { revision, .. }) => Ok(won(revision)),
-        // Ours already: claimed before, or by a copy of this request whose answer was lost.
+        // This node's already: claimed before, or by an earlier copy of this request whose answer was lost.
         Ok(Attempt::Changed(Some(kv))) if kv.lease == Some(lease) => Ok(won(kv.modified)),
         Ok(Attempt::Changed(found)) => {
             let by = found.and_then(|kv| values::decode_id(&kv.value));

@@ -1,5 +1,6 @@
-//! Says so if nobody compacts the store (protocol, A1): until etcd has taken its quota, nothing else shows
-//! that it will stop to take writes one day. The leader looks, now and then.
+//! Warns if no client compacts the store (protocol, A1: etcd is linearizable and is compacted). Until etcd
+//! reaches its quota, nothing else shows that it will reject writes one day. The leader checks now and
+//! then.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -8,15 +9,15 @@ use tokio::{sync::watch, time::sleep};
 use super::{Membership, env::Env};
 use crate::{engine::Role, store};
 
-/// A leader's first look comes when the first rush is over.
+/// Delay before a leader's first check, so that the work after a change of leader is over.
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1800);
 
-/// Looks for as long as the node leads, and again when it leads again.
+/// Checks for as long as the node leads, and again whenever it leads again.
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: it only reads.
+/// Cancel safe: the function only reads.
 pub(super) async fn watch_over(
     env: Env,
     mut membership: watch::Receiver<Membership>,
@@ -25,23 +26,23 @@ pub(super) async fn watch_over(
     loop {
         let mut wait = FIRST_AFTER;
         if membership.wait_for(|now| now.role == Role::Leader).await.is_err() {
-            // The node is gone, and ends this.
+            // The node was dropped; the driver aborts this task.
             std::future::pending::<()>().await;
         }
         while is_leader_for(&mut membership, wait).await {
             wait = LOOK_EVERY;
             look(&env, store::OLD_REVISIONS, &mut said).await;
         }
-        // The next leader tells it.
+        // The next leader reports this state from now on.
         env.metrics.store.uncompacted.set(0);
     }
 }
 
-/// Whether the node still leads after so long.
+/// Waits for `span`; returns whether the node led all the time.
 async fn is_leader_for(membership: &mut watch::Receiver<Membership>, span: Duration) -> bool {
     tokio::select! {
         biased;
-        // Cancel safe, as is the sleep.
+        // Both are cancel safe: the futures only wait.
         _ = membership.wait_for(|now| now.role != Role::Leader) => false,
         () = sleep(span) => true,
     }
@@ -63,7 +64,7 @@ async fn look(env: &Env, revisions: u32, said: &mut bool) {
             }
             *said = held;
         }
-        // The protocol's own calls tell that the store is away.
+        // The protocol's own calls report that the store is unreachable.
         Err(error) => tracing::debug!(%error, "no look at the compaction of the store"),
     }
 }

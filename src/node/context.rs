@@ -1,4 +1,4 @@
-//! What user work is given: who it works as, how long it may act, and what it may write.
+//! Contexts that user work receives: the node it works for, how long it may act, and what it may write.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -13,26 +13,26 @@ use super::{
 };
 use crate::engine::{ShardEpoch, ShardId, Term, WorkType};
 
-/// The right to act is over.
+/// Error of a check: the right to act is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityLost {
-    /// That of a leader.
+    /// A leader's right to act is over.
     #[error("authority of term {term} is over")]
     Office {
-        /// The term.
+        /// Term that has ended.
         term: Term,
     },
-    /// That of a shard's owner.
+    /// A shard owner's right to act is over.
     #[error("authority over shard {shard} of {work} is over")]
     Shard {
-        /// Of which work type.
+        /// Work type of the shard.
         work: WorkType,
-        /// Which.
+        /// Shard that is not held any more.
         shard: ShardId,
     },
 }
 
-/// What a leader's work is given. Cheap to clone.
+/// Context that a leader's work receives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LeaderContext {
     inner: Arc<LeaderInner>,
@@ -58,12 +58,12 @@ impl LeaderContext {
         Self { inner: Arc::new(LeaderInner { gate, node, env, known }), token }
     }
 
-    /// The same with a token of its own, which ends with this one's at the latest.
+    /// Copy of this context with another token. `token` must end with this context's token at the latest.
     pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
         Self { inner: Arc::clone(&self.inner), token }
     }
 
-    /// The same with a gate of its own, which only the test extends.
+    /// Copy of this context with a gate of its own, which only the test extends.
     #[cfg(test)]
     pub(crate) fn apart(&self) -> (Self, Arc<LeaderGate>) {
         let LeaderInner { gate, node, env, .. } = &*self.inner;
@@ -80,13 +80,13 @@ impl LeaderContext {
         &self.inner.gate
     }
 
-    /// The term the node is in office for: grows from leader to leader. Use it to fence what is outside
-    /// the store, if that can compare it.
+    /// Term that the node is in office for. The term grows from leader to leader. Use it to fence effects
+    /// outside the store, if the target can compare it.
     pub fn term(&self) -> Term {
         self.inner.gate.office().term
     }
 
-    /// The node.
+    /// Node that runs this work.
     pub fn node(&self) -> &Arc<dyn Node> {
         &self.inner.node
     }
@@ -120,7 +120,7 @@ impl LeaderContext {
         }
     }
 
-    /// What is left of the authority unless it is extended; nothing if it is over.
+    /// Time until authority ends unless it is extended; zero if it is over.
     pub fn authority_left(&self) -> Duration {
         self.inner.gate.left()
     }
@@ -132,7 +132,7 @@ impl LeaderContext {
     }
 }
 
-/// What a follower's routine is given. Cheap to clone.
+/// Context that a follower's routine receives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FollowerContext {
     node: Arc<dyn Node>,
@@ -144,7 +144,7 @@ impl FollowerContext {
         Self { node, token }
     }
 
-    /// The node.
+    /// Node that runs this work.
     pub fn node(&self) -> &Arc<dyn Node> {
         &self.node
     }
@@ -165,7 +165,7 @@ impl FollowerContext {
     }
 }
 
-/// What a shard's worker is given. Cheap to clone.
+/// Context that a shard's worker receives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ShardContext {
     inner: Arc<ShardInner>,
@@ -195,27 +195,27 @@ impl ShardContext {
         Self { inner: Arc::new(ShardInner { gate, work, shard, epoch, node, env, known }), token }
     }
 
-    /// The same with a token of its own, which ends with this one's at the latest.
+    /// Copy of this context with another token. `token` must end with this context's token at the latest.
     pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
         Self { inner: Arc::clone(&self.inner), token }
     }
 
-    /// The work type.
+    /// Work type of the shard.
     pub fn work(&self) -> &WorkType {
         &self.inner.work
     }
 
-    /// The shard.
+    /// Shard that the work runs for.
     pub fn shard(&self) -> ShardId {
         self.inner.shard
     }
 
-    /// Of this ownership: grows from owner to owner of the shard.
+    /// Epoch of this ownership. The epoch grows from owner to owner of the shard.
     pub fn epoch(&self) -> ShardEpoch {
         self.inner.epoch
     }
 
-    /// The node.
+    /// Node that runs this work.
     pub fn node(&self) -> &Arc<dyn Node> {
         &self.inner.node
     }
@@ -250,7 +250,7 @@ impl ShardContext {
         }
     }
 
-    /// What is left of the authority over the shard unless it is extended; nothing if it is over.
+    /// Time until authority over the shard ends unless it is extended; zero if it is over.
     pub fn authority_left(&self) -> Duration {
         self.inner.gate.left()
     }

@@ -1,5 +1,5 @@
-//! One node, whichever kind: the calls of the trait, as messages to the driver or requests to the
-//! store. Nothing here waits for the driver to reach the store.
+//! Core of a node of either kind: the calls of the trait, as messages to the driver or requests to the
+//! store. No call here waits for the driver to reach the store.
 
 use std::{
     collections::BTreeMap,
@@ -33,20 +33,20 @@ use crate::{
     tasks::panic_message,
 };
 
-/// Commands are rare, and each caller waits for its own.
+/// Capacity of the command channel. Commands are rare, and each caller waits for its own answer.
 const COMMANDS: usize = 64;
-/// What `close` and the drop of a node give it to leave.
+/// Time that a node has to leave after `close` or after its last handle was dropped.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-/// How long the driver may take to answer what needs no store.
+/// How long the driver may take to answer a command that needs no store.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// What `stop` waits beyond its deadline for the driver to say how it went.
+/// How long `stop` waits beyond its deadline for the driver to report the outcome.
 const STOP_SLACK: Duration = Duration::from_millis(100);
 
-/// A registered incarnation.
+/// Session of a registered incarnation.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) lease: LeaseId,
-    /// Of the state and the names that hang on it (T17).
+    /// Marker for state and names on this lease (T17: writes of own keys).
     pub(crate) marker: Arc<Marker>,
 }
 
@@ -56,7 +56,7 @@ impl Session {
     }
 }
 
-/// What the driver is asked.
+/// Command to the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
     Start { runtime: Handle, reply: oneshot::Sender<Result<(), StartError>> },
@@ -67,17 +67,17 @@ pub(crate) enum Command {
     Status { reply: oneshot::Sender<Status> },
 }
 
-/// What the driver tells everybody.
+/// Values that the driver publishes to all readers.
 #[derive(Debug)]
 pub(crate) struct Published {
     pub(crate) membership: watch::Sender<Membership>,
     pub(crate) session: watch::Sender<Option<Session>>,
     pub(crate) metadata: watch::Sender<NodeMetadata>,
-    /// How often the store was found replaced (R8).
+    /// Number of times that the store was found replaced (R8: another store in its place).
     pub(crate) replacements: watch::Sender<u64>,
 }
 
-/// One node.
+/// State of one node that its handles and its driver share.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) env: Env,
@@ -87,20 +87,21 @@ pub(crate) struct Core {
     id: NodeId,
     commands: mpsc::Sender<Command>,
     closed: AtomicBool,
-    /// The driver has ended without a request.
+    /// Whether the driver has ended without a request.
     broken: AtomicBool,
-    /// Held as long as the process may have an incarnation that names the pod's UID. Here and not in the
-    /// driver: the work of a driver that failed holds a handle of the node for as long as it may act.
+    /// Lock that is held as long as the process may have an incarnation that names the pod's UID. The core
+    /// holds it, not the driver: the work of a driver that failed holds a handle of the node for as long as
+    /// the work may act.
     pub(crate) pod_lock: Mutex<Option<PodLock>>,
-    /// Cancelled when nobody can call the node any more.
+    /// Cancelled when the last handle of the node was dropped.
     pub(crate) abandoned: CancellationToken,
-    /// Cancelled when the driver has ended: nothing of the node is left.
+    /// Cancelled when the driver has ended.
     gone: CancellationToken,
     driver: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Core {
-    /// A node whose driver runs, at rest.
+    /// Creates a node whose driver runs; the node is not started.
     pub(crate) fn new(options: NodeOptions) -> Arc<Self> {
         let (commands, received) = mpsc::channel(COMMANDS);
         let id = options.engine.id;
@@ -161,14 +162,15 @@ impl Core {
         }
     }
 
-    /// Why the driver dropped a command: it has ended, and says in a moment whether it was asked to.
+    /// Waits until the driver has ended; returns why it dropped a command: it failed, or the node was
+    /// closed.
     async fn over(&self) -> NodeError {
         let _ = timeout(ANSWER_WITHIN, self.gone.cancelled()).await;
         if self.broken.load(Ordering::Acquire) { NodeError::Broken } else { NodeError::Closed }
     }
 
-    /// The driver has ended unasked. Its gates are closed and its work is cancelled (see `UserWork`);
-    /// this publishes that the node has no session, no role and no future.
+    /// Called when the driver has ended without a request. By then `UserWork` has closed the gates and
+    /// cancelled the work; this publishes that the node has no session, has no role, and is broken.
     fn break_down(&self) {
         self.broken.store(true, Ordering::Release);
         let metrics = &self.env.metrics;
@@ -190,7 +192,7 @@ impl Core {
     }
 }
 
-/// Runs the driver, and looks at how it ends.
+/// Runs the driver, and records how it ends.
 async fn watched(driver: impl Future<Output = ()> + Unpin, mut fall: Fall) {
     match AssertUnwindSafe(driver).catch_unwind().await {
         Ok(()) => fall.was_asked = true,
@@ -206,7 +208,7 @@ async fn watched(driver: impl Future<Output = ()> + Unpin, mut fall: Fall) {
     }
 }
 
-/// Publishes the driver's end, however it ends: by order, by a panic, or dropped with its runtime.
+/// Publishes the driver's end when dropped, also after a panic or when the runtime drops the driver.
 struct Fall {
     core: Arc<Core>,
     was_asked: bool,
@@ -261,7 +263,7 @@ impl Node for Core {
         let deadline = clock::boot_now() + CLOSE_WITHIN;
         match self.send(Command::Close { deadline, reply }).await {
             Ok(()) => (),
-            // A driver that has failed has nothing left to end.
+            // A driver that has failed runs no more work that could end.
             Err(NodeError::Broken) if !self.closed.swap(true, Ordering::AcqRel) => {
                 return Err(CloseError::Unclean);
             }
@@ -363,7 +365,7 @@ impl Node for Core {
     }
 }
 
-/// Held by those who may call a node; when the last one goes, the node leaves in the background.
+/// Owned by the handles of a node; when the last one is dropped, the node leaves in the background.
 #[derive(Debug)]
 pub(crate) struct Owner(pub(crate) Arc<Core>);
 
@@ -373,7 +375,7 @@ impl Drop for Owner {
     }
 }
 
-/// What an abandoned node gets to leave.
+/// Deadline for an abandoned node to leave.
 pub(crate) fn abandoned_deadline() -> BootTime {
     clock::boot_now() + CLOSE_WITHIN
 }

@@ -1,8 +1,8 @@
-//! Leader's work that is slower than a tick, and is not repeated by a new leader.
+//! Leader's work with a period longer than a tick, which a new leader does not repeat.
 //!
-//! When it last ran is kept in the store, as Unix time: leaders on different machines have no other
-//! common clock. A wall clock that is off shifts a run by as much, by a period at most; it never makes one
-//! leader run twice in a period.
+//! The store holds the time of the last run, as Unix time: leaders on different machines have no other
+//! common clock. A wall clock that is wrong shifts a run by its error, by one period at most; it never
+//! makes one leader run twice in a period.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// A [`LeaderTask`] that runs a job once per period. Made by [`every`].
+/// A [`LeaderTask`] that runs a job once per period. Created by [`every`].
 #[derive(Clone, Debug)]
 pub struct Every<F> {
     name: &'static str,
@@ -36,8 +36,9 @@ pub struct Every<F> {
 /// Runs `job` once per `period` in the whole cluster, on the leader. `name` names the job in the store:
 /// at most 128 bytes, no slash.
 ///
-/// A run is entered in the store before it starts, so a job whose leader dies in the middle is not
-/// repeated before the next period; one that returns an error is run again after a back-off.
+/// The time of a run is written to the store before the run starts. So a job whose leader dies in the
+/// middle is not repeated before the next period; a job that returns an error is run again after a
+/// back-off.
 pub const fn every<F, Fut>(name: &'static str, period: Duration, job: F) -> Every<F>
 where
     F: Fn(LeaderContext) -> Fut + Send + Sync + 'static,
@@ -62,13 +63,14 @@ where
         loop {
             let now = clock::unix_ms();
             if last.is_some_and(|last| last > now) {
-                // Noted by a clock that was ahead. A period counts from now on, for the next leaders, too:
-                // with leaders that change more often than that, the job would not run before that time.
+                // A clock that was ahead wrote this time. Count the period from now on, also for the next
+                // leaders: if leaders change more often than once per period, the job would otherwise not
+                // run before that time.
                 revision = enter(&ctx, &key, revision, now).await?;
                 last = Some(now);
             }
             let due = last.map_or(0, |last| last.saturating_add(millis(self.period)));
-            // A clock that is set back meanwhile must not keep the job from running for longer than that.
+            // If the clock is set back meanwhile, the job must still run after at most one period.
             let wait = Duration::from_millis(due.saturating_sub(now)).min(self.period);
             select! {
                 biased;
@@ -80,7 +82,8 @@ where
             let undo = last;
             last = Some(started);
             if let Err(error) = (self.job)(ctx.clone()).await {
-                // Not run well: a period must not pass before it is tried again.
+                // The run failed: write the earlier time back, so that the retry does not wait for a
+                // period.
                 if ctx.check().is_ok() {
                     enter(&ctx, &key, revision, undo.unwrap_or(0)).await?;
                 }
@@ -94,7 +97,7 @@ fn millis(period: Duration) -> u64 {
     u64::try_from(period.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// When it last ran, and the revision that says so.
+/// Reads the time of the last run, and the revision at which it was written.
 async fn last_run(ctx: &LeaderContext, key: &[u8]) -> Result<(Option<u64>, Revision), WorkError> {
     let env = ctx.env();
     let answer = guarded::read(env.call_timeout, |wait| env.store.get(Get::key(key), wait)).await?;
@@ -102,7 +105,7 @@ async fn last_run(ctx: &LeaderContext, key: &[u8]) -> Result<(Option<u64>, Revis
     Ok((values::decode_unix_ms(&kv.value), kv.modified))
 }
 
-/// T7: enters a run, in office only.
+/// T7 (fenced write of a leader): writes the time of a run, in office only.
 async fn enter(
     ctx: &LeaderContext,
     key: &[u8],

@@ -1,9 +1,9 @@
-//! Writes that take effect only while the writer's right to make them stands.
+//! Writes that take effect only while the writer has the right to make them.
 //!
-//! A leader's write compares the mod revision of its candidate key as its TAKE left it (T7), a shard
-//! owner's that of its held key (T16). So a write of a former leader fails in the store itself, however
-//! late it arrives and whatever the clocks say. The data lies where only the leader, or the shard's
-//! owner, writes: `store::keys` names it.
+//! A leader's write compares the mod revision of its candidate key with the one that its TAKE wrote (T7:
+//! fenced write of a leader), a shard owner's write that of its held key (T16: shard write). So the store
+//! itself rejects a write of a former leader, no matter how late the write arrives and what the clocks
+//! show. Only the leader, or the shard's owner, writes the keys of this data: `store::keys` names them.
 
 mod txn;
 
@@ -24,19 +24,19 @@ use crate::{
     store::{Get, StoreError, keys::InvalidName},
 };
 
-/// An answer that is on its way is looked for again after so long.
+/// Delay before the held revision is read again while the answer of a held write is still on its way.
 const ANSWER_SOON: Duration = Duration::from_millis(2);
 
-/// A value with the revision it was last written at.
+/// Value with the revision of its last write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
-    /// The value.
+    /// Value of the key.
     pub value: Vec<u8>,
-    /// The revision of its last write: what [`Fenced::compare_and_set`] expects.
+    /// Revision of the last write, for [`Fenced::compare_and_set`].
     pub revision: Revision,
 }
 
-/// Why a fenced call failed.
+/// Reason why a fenced call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FencedError {
@@ -49,40 +49,41 @@ pub enum FencedError {
     /// The key is not as it was expected. Nothing changed.
     #[error("{key:?} is not as it was expected: it was last written at revision {found}")]
     Conflict {
-        /// Which key; the first one that differs.
+        /// First key that differs.
         key: String,
-        /// The revision it was last written at; zero if it does not exist.
+        /// Revision of the key's last write; zero if the key does not exist.
         found: Revision,
     },
-    /// The key cannot be used. Nothing changed.
+    /// The key is empty or invalid. Nothing changed.
     #[error("key {key:?} cannot be used")]
     Key {
-        /// As it was given.
+        /// Key as the caller gave it.
         key: String,
-        /// What is wrong with it.
+        /// Reason why the key is invalid.
         source: InvalidName,
     },
-    /// The store refused or could not be reached. Nothing changed.
+    /// The store rejected the call or was unreachable. Nothing changed.
     #[error("cannot {doing}")]
     Store {
-        /// What was attempted, to which key.
+        /// Attempted operation and its key.
         doing: String,
-        /// Why it failed.
+        /// Error of the store.
         source: StoreError,
     },
-    /// The store did not answer, or the term ended before it could be asked again. The write may or may
-    /// not have taken effect: read the key to find out. It cannot take effect once the term is over.
+    /// The store did not answer, or the term ended before the call could be retried. The write may or may
+    /// not have taken effect: read the key to find out. The write cannot take effect any more once the term
+    /// is over.
     #[error("it is unknown whether the store did {doing}")]
     Unknown {
-        /// What was attempted, to which key.
+        /// Attempted operation and its key.
         doing: String,
-        /// How the answer was missed.
+        /// Error in place of the answer.
         source: StoreError,
     },
 }
 
 impl FencedError {
-    /// Whether the right to write is over for good in this context.
+    /// Whether the right to write is permanently over in this context.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::StaleTerm | Self::StaleEpoch)
     }
@@ -97,7 +98,7 @@ impl From<AuthorityLost> for FencedError {
     }
 }
 
-/// What the right to write hangs on.
+/// Right to write, which a gate and a compare protect.
 #[derive(Clone, Debug)]
 pub(crate) enum Right {
     Leader(Arc<LeaderGate>),
@@ -105,7 +106,7 @@ pub(crate) enum Right {
 }
 
 impl Right {
-    /// The compare that fences; `None` if the right is over.
+    /// Compare that fences the write; `None` if the right is over.
     fn guard(&self, env: &Env) -> Option<Guard> {
         match self {
             Self::Leader(gate) => gate.is_open().then(|| Guard::of_office(&env.keys, gate)),
@@ -142,11 +143,11 @@ impl Fenced {
     ///
     /// # Errors
     ///
-    /// [`FencedError`]. Its variants say whether anything may have changed.
+    /// [`FencedError`]. Each variant documents whether anything may have changed.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the outcome is unknown.
+    /// If the future is dropped, the outcome is unknown.
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<Revision, FencedError> {
         let write = Write::Put { value: value.into(), lease: None };
         let full = self.key(key)?;
@@ -155,16 +156,16 @@ impl Fenced {
         Ok(revision)
     }
 
-    /// Puts a key if it was last written at `expected`; `None` = if it does not exist. Returns the
-    /// revision of the write.
+    /// Puts a key if its last write has the revision `expected`, or, with `None`, if the key does not
+    /// exist. Returns the revision of the write.
     ///
     /// # Errors
     ///
-    /// [`FencedError::Conflict`] if it is another by now, else as for [`put`](Self::put).
+    /// [`FencedError::Conflict`] if the key has another revision by now, else as for [`put`](Self::put).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the outcome is unknown.
+    /// If the future is dropped, the outcome is unknown.
     pub async fn compare_and_set(
         &self,
         key: &str,
@@ -178,7 +179,7 @@ impl Fenced {
         Ok(revision)
     }
 
-    /// Deletes a key. Whether there was one.
+    /// Deletes a key. Returns whether the key existed.
     ///
     /// # Errors
     ///
@@ -186,7 +187,7 @@ impl Fenced {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the outcome is unknown.
+    /// If the future is dropped, the outcome is unknown.
     pub async fn delete(&self, key: &str) -> Result<bool, FencedError> {
         let full = self.key(key)?;
         let known = self.known.of(&full);
@@ -266,13 +267,15 @@ impl Fenced {
         }
     }
 
-    /// The guard is another now than was `asked`. An office is over with that. A shard may be held still
-    /// (T16): another held write of this node came between, and the same is to be sent again.
+    /// Called when the guard's revision is not `asked` any more. An office is over then. A shard may still
+    /// be held (T16): another held write of this node came between, and the caller sends the same write
+    /// again.
     async fn after_guard_lost(&self, asked: Revision, left: Duration) -> Result<(), FencedError> {
         match &self.right {
             Right::Shard { gate, .. } if gate.is_open() && !left.is_zero() => {
                 if gate.held().held() == asked {
-                    // The write that changed it was committed, but its answer is not here yet.
+                    // The write that changed the held key was committed, but its answer has not arrived
+                    // yet.
                     sleep(ANSWER_SOON).await;
                 }
                 Ok(())

@@ -1,4 +1,4 @@
-//! For tests: a store that panics on request, as a bug of the driver or of the store would.
+//! For tests: a store that panics on request, as with a bug of the driver or of the store.
 
 use std::{
     sync::{
@@ -19,17 +19,17 @@ use crate::{
     },
 };
 
-/// A memory store with weak places.
+/// Memory store that panics where a test requests it.
 #[derive(Debug, Default)]
 pub(crate) struct Fragile {
     pub(crate) store: MemoryStore,
-    /// The next look at its health panics: the driver looks when it is asked for its status.
+    /// Reading the store's health panics: the driver reads it for its status.
     pub(crate) health: AtomicBool,
-    /// Every watch that is opened panics: the task that follows the store does that.
+    /// Opening a watch panics: the task that follows the store opens one.
     pub(crate) watch: AtomicBool,
     /// Every put of a key whose name contains `precious` panics.
     pub(crate) precious: AtomicBool,
-    /// A task of the store has ended.
+    /// Cancelled to report that a task of the store has ended.
     pub(crate) failed: CancellationToken,
 }
 

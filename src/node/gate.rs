@@ -1,8 +1,10 @@
-//! What a node may still do, readable from any thread without asking anybody.
+//! Gates: whether a node may still act, readable from any thread without a request to the driver or the
+//! store.
 //!
-//! The driver writes, gates read, and a gate reads the clock itself, at the check (R1): a driver that
-//! is stuck cannot extend anything. A gate belongs to one span of work (a number of `StartWork`, a
-//! shard's claim); once it is closed it stays closed, whatever is stored into it later.
+//! The driver writes the time until which authority lasts; a gate reads it and reads the clock itself, at
+//! the check (R1: authority is counted from readings taken before the request). So a driver that is stuck
+//! extends no authority. A gate belongs to one span of work (the number of a `StartWork`, or a shard's
+//! claim). A closed gate stays closed, also if a later time is stored into it.
 
 use std::{
     fmt,
@@ -17,7 +19,7 @@ use crate::{
     engine::{BootTime, LeaseId, Office, Revision},
 };
 
-/// A boot time that threads share; zero = never.
+/// Boot time that threads share; zero means never.
 #[derive(Debug, Default)]
 struct SharedTime(AtomicU64);
 
@@ -32,9 +34,9 @@ impl SharedTime {
     }
 }
 
-/// What stands before each start of user work.
+/// Check before each start of user work.
 pub(crate) trait Gate: fmt::Debug + Send + Sync {
-    /// Whether the work may act now, by the clock as it is now.
+    /// Whether the work may act now, by the current boot clock.
     fn is_open(&self) -> bool;
 }
 
@@ -69,22 +71,24 @@ impl LeaderGate {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// T7: the store refused a write of this office. Closes at once, before the driver hears of it.
+    /// T7 (fenced write of a leader): the store refused a write of this office. Closes the gate at once,
+    /// before the driver learns of the refusal.
     pub(crate) fn refuse(&self) {
         self.close();
         self.refusal.notify_one();
     }
 
-    /// Waits until the store has [refused](Self::refuse) a write of this office, since it last returned.
+    /// Waits until the store has [refused](Self::refuse) a write of this office since this method last
+    /// returned.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// Cancel safe: `Notify` keeps a notification that was not received.
     pub(crate) async fn refused(&self) {
         self.refusal.notified().await;
     }
 
-    /// What is left of it now; nothing if it is over.
+    /// Time until authority ends; zero if it is over.
     pub(crate) fn left(&self) -> Duration {
         if self.closed.load(Ordering::Acquire) {
             return Duration::ZERO;
@@ -122,7 +126,8 @@ impl HeldGate {
         self.lease
     }
 
-    /// h: what shard writes compare. Read without regard to `until`: a stale h only fails a compare.
+    /// Revision h that shard writes compare. Readable also after `until`: with a stale h a write only fails
+    /// its compare.
     pub(crate) fn held(&self) -> Revision {
         Revision(self.held.load(Ordering::Acquire))
     }
@@ -144,7 +149,7 @@ impl HeldGate {
     }
 }
 
-/// Authority over one shard: that of its incarnation, while the shard's work has not been stopped.
+/// Authority over one shard: the authority of its incarnation, while the shard's work has not been stopped.
 #[derive(Debug)]
 pub(crate) struct ShardGate {
     held: std::sync::Arc<HeldGate>,

@@ -1,9 +1,10 @@
-//! One key, written so that no late copy of the write can undo a newer one.
+//! Writes of one key such that no late copy of a write can undo a newer one.
 //!
-//! T7, T16 and T17 share this form: compare `m(key)` as last known, and `m(guard)` if the right to
-//! write hangs on another key; the else branch gets both. A write whose answer is missing is sent
-//! again as it was: either copy takes effect, never both, and what is found tells which did. What a
-//! delete leaves behind is the same as what was before a first put: see [`marker`].
+//! T7, T16 and T17 (fenced writes, shard writes, own keys) share this form: compare `m(key)` with the last
+//! known revision, and `m(guard)` if another key gives the right to write; the else branch reads both. A
+//! write whose answer is missing is sent again unchanged: one of the copies takes effect, never both, and
+//! the key's content shows which one. After a delete a key looks the same as before a first put: see
+//! [`marker`].
 
 mod marker;
 
@@ -26,12 +27,12 @@ use crate::{
     },
 };
 
-/// Between attempts.
+/// Delay between two attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
-/// An attempt gets at least this long, or what is left.
+/// Shortest timeout of an attempt, unless less time is left.
 const ATTEMPT_LEAST: Duration = Duration::from_millis(500);
 
-/// What is to become of the key.
+/// Write of one key.
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
     Put { value: Vec<u8>, lease: Option<LeaseId> },
@@ -48,7 +49,7 @@ impl Write {
         }
     }
 
-    /// Whether what was found is what this write leaves behind.
+    /// Whether the key that was found is as this write leaves it.
     fn left(&self, found: Option<&KeyValue>) -> bool {
         match (self, found) {
             (Self::Put { value, lease }, Some(kv)) => kv.value == *value && kv.lease == *lease,
@@ -58,21 +59,21 @@ impl Write {
     }
 }
 
-/// A key, and what keeps late first puts of it from undoing a delete.
+/// Key, and the marker that keeps late first puts of the key from undoing a delete.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) key: &'a [u8],
-    /// `None`: the key is never deleted.
+    /// Marker of the incarnation; `None` if the key is never deleted.
     pub(crate) marker: Option<&'a Marker>,
 }
 
-/// What an attempt has to do with first puts that may come late.
+/// Relation of an attempt to first puts that may arrive late.
 #[derive(Debug)]
 pub(crate) enum Late<'a> {
     Nothing,
-    /// It is one.
+    /// The attempt is a first put.
     First(FirstPut<'a>),
-    /// It comes after some.
+    /// The attempt is a delete after first puts whose outcome is open.
     Settles(&'a Marker),
 }
 
@@ -87,7 +88,7 @@ impl<'a> Late<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// For an attempt that is about to be sent.
+    /// Relation of an attempt that is about to be sent.
     pub(crate) fn late(self, known: Revision, write: &Write) -> Late<'a> {
         let Some(marker) = self.marker else { return Late::Nothing };
         match write {
@@ -98,52 +99,54 @@ impl<'a> Place<'a> {
     }
 }
 
-/// What one attempt did.
+/// Outcome of one attempt.
 #[derive(Debug)]
 pub(crate) enum Attempt {
-    /// It took effect.
+    /// The attempt took effect.
     Done {
-        /// The revision of the write.
+        /// Revision of the write.
         revision: Revision,
-        /// For a delete: whether there was something.
+        /// For a delete: whether the key existed.
         deleted: bool,
     },
-    /// It took none: the guard is another now.
+    /// The attempt had no effect: the guard has another revision now.
     GuardLost,
-    /// It took none: the key is another now.
+    /// The attempt had no effect: the key has another revision now.
     Changed(Option<KeyValue>),
-    /// It took none: a delete has settled all first puts that were under way, this one too.
+    /// The attempt had no effect: a delete has settled all first puts that were under way, including this
+    /// one.
     Settled,
 }
 
-/// How a write ended that was not refused by the key itself.
+/// Reason why a write failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The guard does not hold (any more). Nothing changed, unless `uncertain`.
+    /// The guard has another revision (now). Nothing changed; a write that may have taken effect ends in
+    /// [`Failed::Unknown`].
     GuardLost,
-    /// Only for [`Policy::Expect`]. Nothing changed.
+    /// The key has another revision, with [`Policy::Expect`] only. Nothing changed.
     Changed(Option<KeyValue>),
-    /// Nothing changed.
+    /// The store rejected the write or was unreachable. Nothing changed.
     Store(StoreError),
-    /// It may or may not have taken effect.
+    /// The write may or may not have taken effect.
     Unknown(StoreError),
 }
 
-/// What to do about a key that is not as it was last known.
+/// Policy for a key whose revision is not the last known one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// Write it all the same, from what was found.
+    /// Write the key nevertheless, with a compare of the revision that was found.
     Overwrite,
-    /// Leave it and say so.
+    /// Leave the key and fail.
     Expect,
 }
 
-/// The condition beside the key's own.
+/// Compare of another key, beside the compare of the written key.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     pub(crate) key: Vec<u8>,
     pub(crate) modified: Revision,
-    /// Whose office it stands for.
+    /// Gate of the office that the guard belongs to.
     office: Option<Arc<LeaderGate>>,
 }
 
@@ -152,14 +155,15 @@ impl Guard {
         Self { key, modified, office: None }
     }
 
-    /// T7: the candidate key as TAKE left it.
+    /// Guard of T7: the candidate key at the revision that TAKE wrote.
     pub(crate) fn of_office(keys: &Keys, gate: &Arc<LeaderGate>) -> Self {
         let office = gate.office();
         let key = keys.candidate(office.lease);
         Self { key, modified: office.revision, office: Some(Arc::clone(gate)) }
     }
 
-    /// The store says that it is another now. T7: that ends an office for good, and the driver hears it.
+    /// Notes that the store found another revision. T7: this ends an office permanently, and the driver is
+    /// notified.
     pub(crate) fn note_refused(&self) {
         if let Some(gate) = &self.office {
             gate.refuse();
@@ -167,12 +171,12 @@ impl Guard {
     }
 }
 
-/// `m(key) = revision`.
+/// Compare `m(key) = revision` for a transaction.
 pub(crate) fn modified_is(key: &[u8], revision: Revision) -> Compare {
     Compare { range: KeyRange::key(key), target: Target::Modified(revision), op: CompareOp::Equal }
 }
 
-/// Sends one attempt.
+/// Sends one attempt of a write.
 pub(crate) async fn attempt(
     store: &dyn Store,
     guard: Option<&Guard>,
@@ -230,13 +234,13 @@ pub(crate) async fn attempt(
     })
 }
 
-/// One write until it is known what became of it, or `timeout` is over.
+/// Writes a key: repeats attempts until the outcome is known or `timeout` is over.
 ///
-/// `guard` is asked before each attempt: `None` = the right to write is over.
+/// Calls `guard` before each attempt; `None` means that the right to write is over.
 ///
 /// # Cancel safety
 ///
-/// Dropped, the outcome is unknown.
+/// If the future is dropped, the outcome is unknown.
 pub(crate) async fn write(
     store: &dyn Store,
     mut guard: impl FnMut() -> Option<Option<Guard>>,
@@ -256,7 +260,7 @@ pub(crate) async fn write(
         let wait = attempt_timeout(deadline, timeout);
         let late = place.late(known, write);
         match attempt(store, guard.as_ref(), place.key, known, write, late, wait).await {
-            // As it was, but for the marker, which is known now.
+            // Repeat the same write: the revision of the marker is known now.
             Ok(Attempt::Settled) => (),
             Ok(Attempt::Done { revision, deleted }) => return Ok((revision, deleted)),
             Ok(Attempt::GuardLost) => {
@@ -296,17 +300,17 @@ pub(crate) async fn write(
     }
 }
 
-/// How long one attempt may take: a third of the whole, so that another member can still be asked.
+/// Timeout of one attempt: a third of `whole`, so that time is left to send the request to another member.
 pub(crate) fn attempt_timeout(deadline: BootTime, whole: Duration) -> Duration {
     let left = deadline.since(clock::boot_now());
     left.min((whole / 3).max(ATTEMPT_LEAST)).max(Duration::from_millis(1))
 }
 
-/// Reads until an answer comes or `timeout` is over.
+/// Retries a read until an answer comes or `timeout` is over.
 ///
 /// # Errors
 ///
-/// What the store last said.
+/// The store's error for the last attempt.
 pub(crate) async fn read<T, F, Fut>(timeout: Duration, mut ask: F) -> Result<T, StoreError>
 where
     F: FnMut(Duration) -> Fut,
@@ -323,19 +327,19 @@ where
     }
 }
 
-/// What a single writer knows of its keys: the revisions at which it last left them. A wrong one costs
-/// one more request.
+/// Revisions of the keys of a single writer, as its own writes left them. A wrong revision costs one more
+/// request.
 #[derive(Debug)]
 pub(crate) struct Known {
     revisions: Mutex<HashMap<Vec<u8>, Revision>>,
     pub(crate) marker: Marker,
 }
 
-/// More keys than this are forgotten: each costs a second request at its next write.
+/// With more keys than this the map is cleared: each key costs a second request at its next write.
 const KNOWN_MOST: usize = 16_384;
 
 impl Known {
-    /// Nothing yet, of a writer whose right to write hangs on that lease.
+    /// Empty map for a writer whose right to write belongs to that lease.
     pub(crate) fn new(keys: &Keys, lease: LeaseId) -> Self {
         Self { revisions: Mutex::default(), marker: Marker::new(keys, lease) }
     }
@@ -354,7 +358,7 @@ impl Known {
         *known = revision.max(*known);
     }
 
-    /// The key is gone.
+    /// Forgets a key that was deleted.
     pub(crate) fn forget(&self, key: &[u8]) {
         self.revisions.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }

@@ -1,8 +1,8 @@
-//! The thread that drivers live on.
+//! Thread that drivers run on.
 //!
-//! Beats, keepalives, the watch and the engine run on a current-thread runtime of their own, which
-//! nothing of the user's runs on: busy user code cannot starve them. One thread carries one node by
-//! default, or as many as are built with it.
+//! Beats, keepalives, the watch and the engine run on a current-thread runtime of their own, without any
+//! user code: busy user code cannot starve them. By default one thread runs one node; nodes that are built
+//! with the same host share it.
 
 use std::{
     future::Future,
@@ -20,10 +20,10 @@ use tokio::{
 
 use crate::clock;
 
-/// Enough for the deepest call of the driver and the store below it.
+/// Stack size: enough for the deepest call of the driver and the store below it.
 const STACK_BYTES: usize = 1024 * 1024;
 
-/// A thread with a runtime of its own. Cheap to clone; the thread ends when the last clone is dropped.
+/// Thread with a runtime of its own. Cheap to clone; the thread ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct DriverHost {
     inner: Arc<Inner>,
@@ -41,7 +41,7 @@ impl DriverHost {
     ///
     /// # Errors
     ///
-    /// If the system gives no thread or no file descriptors.
+    /// If the system cannot create the thread or has no file descriptors left.
     pub fn new(name: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -50,7 +50,7 @@ impl DriverHost {
             .name(name.chars().take(15).collect())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                // Ends by a message or by the drop of the sender.
+                // Ends when the sender sends or is dropped.
                 let _ = runtime.block_on(ended);
                 runtime.shutdown_background();
             })?;
@@ -58,7 +58,7 @@ impl DriverHost {
         Ok(Self { inner: Arc::new(Inner { handle, end, thread }) })
     }
 
-    /// How many tasks live on the thread, to see that none is left behind.
+    /// Number of tasks on the thread, to check that none is left behind.
     pub fn tasks(&self) -> usize {
         self.inner.handle.metrics().num_alive_tasks()
     }
@@ -72,7 +72,7 @@ impl DriverHost {
         self.inner.handle.spawn(future)
     }
 
-    /// The thread's runtime: what is connected inside `enter` lives there.
+    /// Runtime of the thread. Connections that are opened inside `enter` run there.
     pub(crate) fn handle(&self) -> &Handle {
         &self.inner.handle
     }
@@ -84,11 +84,11 @@ impl Drop for Inner {
         drop(end);
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
-        // Dropped on the thread itself (the last handle was a driver's): it ends by itself.
+        // The thread itself drops the last handle (a driver held it), so there is nothing to wait for.
         if thread.thread().id() == thread::current().id() {
             return;
         }
-        // The runtime drops its tasks when `block_on` returns: a moment.
+        // The runtime drops its tasks when `block_on` returns; this takes only a moment.
         let until = clock::boot_now() + Duration::from_secs(1);
         while !thread.is_finished() && clock::boot_now() < until {
             thread::yield_now();

@@ -1,4 +1,4 @@
-//! What a node measures. Base units; labels only from closed sets and from the program's own options.
+//! Metrics of a node. Base units; labels only from closed sets and from the program's own options.
 
 mod known;
 pub(crate) mod names;
@@ -24,17 +24,17 @@ use self::known::{Known, Otherwise};
 use super::store_metrics::StoreMetrics;
 use crate::{clock, engine::BootTime};
 
-/// From a tenth of a millisecond to ten seconds: round trips and routines.
+/// Buckets for round trips and routines, from a tenth of a millisecond to ten seconds.
 const LATENCY: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
 
-/// What a node knows of its cluster counts as known for this long after the watch last proved itself: also for
+/// A node's view of its cluster counts as known for this long after the watch last reported; also for
 /// readiness and for `/leader`.
 pub const KNOWN_FOR: Duration = Duration::from_secs(10);
 
-/// All metrics of one node.
+/// Metrics of one node.
 #[derive(Clone)]
 pub struct NodeMetrics {
     pub(crate) lease_remaining: Remaining,
@@ -88,7 +88,7 @@ impl Default for NodeMetrics {
 }
 
 impl NodeMetrics {
-    /// Metrics that nobody collects (yet).
+    /// Creates metrics that no registry collects.
     ///
     /// # Panics
     ///
@@ -97,7 +97,7 @@ impl NodeMetrics {
         Self::build(&Build::default()).expect("the names of the metrics are valid")
     }
 
-    /// All metrics of a node, for the table in the documentation.
+    /// Collectors of all metrics of a node, for the table in the documentation.
     ///
     /// # Panics
     ///
@@ -108,11 +108,11 @@ impl NodeMetrics {
         build.made.into_inner()
     }
 
-    /// Metrics in `registry`.
+    /// Creates the metrics and registers them in `registry`.
     ///
     /// # Errors
     ///
-    /// If the registry has metrics of these names already: one registry per node.
+    /// If the registry has metrics with these names already: each node needs its own registry.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         Self::build(&Build { registry: Some(registry), ..Build::default() })
     }
@@ -310,7 +310,7 @@ impl Build<'_> {
         Ok(collector)
     }
 
-    /// Registers what shows only what is known; the metric itself is returned.
+    /// Registers a metric that is shown only while its values are known; returns the metric itself.
     fn known<C: Collector + Clone + 'static>(
         &self,
         metric: C,
@@ -371,7 +371,7 @@ impl Build<'_> {
     }
 }
 
-/// A gauge that shows how long it is to a boot time, whenever it is collected.
+/// Gauge that shows the time left until a boot time, at each scrape.
 #[derive(Clone, Debug)]
 pub(crate) struct Remaining {
     gauge: Gauge,
@@ -387,7 +387,7 @@ impl Remaining {
         self.until.store(nanos(until.unwrap_or_default()), Ordering::Relaxed);
     }
 
-    /// What is left now.
+    /// Time that is left now.
     pub(crate) fn left(&self) -> Duration {
         let until = BootTime(Duration::from_nanos(self.until.load(Ordering::Relaxed)));
         until.since(clock::boot_now())
@@ -405,7 +405,7 @@ impl Collector for Remaining {
     }
 }
 
-/// A gauge that shows how long ago something happened, whenever it is collected; 0 if it never did.
+/// Gauge that shows how long ago an event happened, at each scrape; 0 if it never did.
 #[derive(Clone, Debug)]
 pub(crate) struct Age {
     gauge: Gauge,
@@ -421,12 +421,12 @@ impl Age {
         self.at.store(nanos(at), Ordering::Relaxed);
     }
 
-    /// Whether it happened, and not longer ago than that.
+    /// Whether the event happened, at most `limit` ago.
     fn is_within(&self, limit: Duration) -> bool {
         self.at.load(Ordering::Relaxed) != 0 && self.age() <= limit
     }
 
-    /// How long ago it was.
+    /// Time since the event.
     pub(crate) fn age(&self) -> Duration {
         match self.at.load(Ordering::Relaxed) {
             0 => Duration::ZERO,

@@ -1,10 +1,10 @@
 //! A node of a cluster: the trait, its two implementations, and the work they run.
 //!
-//! The node drives `engine` against a `store`; it decides nothing about leadership itself.
+//! The node runs `engine` against a `store`; only `engine` makes decisions about leadership.
 //!
 //! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)),
-//! [`StandaloneNode`] in a memory store of its own. Both are the same engine and the same driver, so
-//! they keep the same promises. An application picks one at run time, as `Arc<dyn Node>`:
+//! [`StandaloneNode`] in a memory store of its own. Both run the same engine and the same driver, so they
+//! give the same guarantees. An application picks one at run time, as `Arc<dyn Node>`:
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -35,12 +35,12 @@
 //! # }
 //! ```
 //!
-//! # Where the driver lives
+//! # Threads and runtimes
 //!
-//! Beats, keepalives, the watch and the engine run on a [`DriverHost`]: a thread of its own with a
-//! runtime of its own. User work runs on the runtime that called [`start`](Node::start). When authority
-//! lapses the driver closes the gates and cancels the work, however busy that runtime is; a gate reads
-//! the clock itself, so work that is not cancelled in time is refused all the same.
+//! Beats, keepalives, the watch and the engine run on a [`DriverHost`]: a thread of its own with a runtime
+//! of its own. User work runs on the runtime that called [`start`](Node::start). When authority lapses the
+//! driver closes the gates and cancels the work, however busy that runtime is. A gate also reads the clock
+//! itself, so work that is not cancelled in time is refused too.
 //!
 //! # Coming from the Go package
 //!
@@ -58,23 +58,24 @@
 //! | `.Logger` | – (`tracing`) |
 //! | `ClusterNode.ID`, `.Address`, `.Role`, `.StartTime` | [`id`](Node::id), [`get_self_metadata`](Node::get_self_metadata), [`membership`](Node::membership) |
 //! | `StandaloneNode`, `NewStandaloneNode` | [`StandaloneNode`], [`StandaloneNode::builder`] |
-//! | `Start` | [`start`](Node::start): resolves when joined, says why not |
+//! | `Start` | [`start`](Node::start): resolves when joined, or returns why the node cannot join |
 //! | `Stop` | [`stop`](Node::stop): has a deadline; the node can be started again |
 //! | `Close` | [`close`](Node::close) |
 //! | `Put`, `Delete` | [`put`](Node::put), [`delete`](Node::delete) |
-//! | `Get`, `GetAsNode` | [`get`](Node::get), [`get_as_node`](Node::get_as_node): nothing is `None` |
-//! | `GetCluster` | [`get_cluster`](Node::get_cluster): of one revision; [`KV::key`] is the key as it was put |
+//! | `Get`, `GetAsNode` | [`get`](Node::get), [`get_as_node`](Node::get_as_node): `None` if there is no such key |
+//! | `GetCluster` | [`get_cluster`](Node::get_cluster): the state at one revision; [`KV::key`] is the key as it was put |
 //! | `WatchKeyCluster`, `StateChangeEvent` | [`watch_key_cluster`](Node::watch_key_cluster), [`StateChange`] in a [`StateWatch`] |
 //! | `EventType`, `EventTypeAdded`, `…Modified`, `…Deleted` | [`EventType`] |
 //! | `GetNodes`, `GetNodeMetadata` | [`get_nodes`](Node::get_nodes), [`get_node_metadata`](Node::get_node_metadata) |
-//! | `GetLeader` | [`get_leader`](Node::get_leader): nobody is `None` |
+//! | `GetLeader` | [`get_leader`](Node::get_leader): `None` if no node is in office |
 //! | `GetSelfMetadata` | [`get_self_metadata`](Node::get_self_metadata) |
 //! | `KV` | [`KV`] |
 //! | `NodeMetadata`, `Marshal`, `UnmarshalNodeMetadata` | [`NodeMetadata`], [`encode_metadata`](crate::store::values::encode_metadata), [`decode_metadata`](crate::store::values::decode_metadata) |
 //! | `NodeRole`, `RoleUnknown`, `RoleLeader`, `RoleFollower` | [`Role`] |
 //! | `LeaderRoutine`, `FollowerRoutine` | [`LeaderRoutine`](work::LeaderRoutine), [`FollowerRoutine`](work::FollowerRoutine) |
 //!
-//! A `StandaloneNode` differs in one point: it has state only while it is started, like any other node.
+//! A `StandaloneNode` differs from the one in Go in one point: it has state only while it is started, like
+//! every other node.
 
 pub mod status;
 pub mod supervision;
@@ -130,156 +131,159 @@ pub use self::{
     state_watch::{LagCause, StateItem, StateWatch, WatchFrom},
 };
 
-/// A key-value pair of a node's state. `key` is the user's key, as it was put.
+/// Key-value pair of a node's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KV {
-    /// The user's key.
+    /// Key as the user put it.
     pub key: String,
-    /// The value.
+    /// Value of the key.
     pub value: Vec<u8>,
 }
 
-/// What happened to a key of a node's state.
+/// Kind of a change to a key of a node's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// It did not exist before.
+    /// The key did not exist before.
     Added = 0,
-    /// It existed before.
+    /// The key existed before and has a new value.
     Modified = 1,
-    /// It does not exist any more.
+    /// The key does not exist any more.
     Deleted = 2,
 }
 
-/// One change of one key of one node's state. The fields that do not apply are empty, as in the Go
-/// package: `old_*` for an added key, `key` and `value` for a deleted one.
+/// Change of a key of a node's state. The fields that do not apply are empty, as in the Go package: `old_*`
+/// for an added key, `key` and `value` for a deleted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateChange {
-    /// What happened.
+    /// Kind of the change.
     pub kind: EventType,
-    /// Whose state it is.
+    /// Node whose state changed.
     pub node: NodeId,
-    /// The user's key.
+    /// Key as the user put it.
     pub key: String,
-    /// Its value now.
+    /// Value after the change.
     pub value: Vec<u8>,
-    /// The user's key before.
+    /// Key before the change, as the user put it.
     pub old_key: String,
-    /// Its value before.
+    /// Value before the change.
     pub old_value: Vec<u8>,
-    /// The store's revision of the change.
+    /// Store revision of the change.
     pub revision: Revision,
 }
 
-/// Where a node stands in its cluster now.
+/// Membership of a node in its cluster, as it is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// Whether it is registered.
+    /// Whether the node is registered in its cluster.
     pub joined: bool,
-    /// Its role.
+    /// Role of the node.
     pub role: Role,
-    /// Its term, if it is leader.
+    /// Term of the node, if the node is leader.
     pub term: Option<Term>,
-    /// How many sessions it has lost since it started.
+    /// Number of sessions that the node has lost since it started.
     pub sessions_lost: u64,
-    /// Whether its driver has failed ([`NodeError::Broken`]): it never joins again.
+    /// Whether the node's driver has failed ([`NodeError::Broken`]): the node never joins again.
     pub broken: bool,
 }
 
 /// How a node left its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// All work has ended, and its keys are known to be gone: a successor takes office at once.
+    /// All work has ended and the node's keys are known to be deleted: a successor takes office at once.
     Clean,
-    /// Something did not end, or the store did not answer, before the deadline: its lease runs out by
-    /// itself, and a successor waits out its authority.
+    /// Some work did not end, or the store did not answer, before the deadline. The node's lease expires by
+    /// itself, and a successor waits until the node's authority is over.
     Unclean,
 }
 
 /// A node of a cluster.
 ///
-/// All calls have a deadline (the builder's `call_timeout`, unless they take one), can be dropped at
-/// any await, and hold no lock while the store is asked.
+/// All calls have a deadline (the builder's `call_timeout`, unless a call takes its own), can be dropped at
+/// any await, and hold no lock while a request to the store is under way.
 ///
 /// # Cancel safety
 ///
-/// A dropped call may or may not take effect; it is as if its outcome were unknown. A dropped
-/// [`start`](Self::start) or [`stop`](Self::stop) goes on in the background.
+/// A dropped call may or may not take effect, as if its outcome were unknown. A dropped
+/// [`start`](Self::start) or [`stop`](Self::stop) continues in the background.
 #[async_trait]
 pub trait Node: Send + Sync + Debug + 'static {
-    /// Its id.
+    /// Id of the node.
     fn id(&self) -> NodeId;
 
-    /// The name of its cluster.
+    /// Name of the node's cluster.
     fn cluster(&self) -> &str;
 
-    /// Joins the cluster and resolves when the node is registered. If it is joined already, or
-    /// joining, it only waits. While the store cannot be reached it goes on trying.
+    /// Joins the cluster and resolves when the node is registered. If the node is joined already, or
+    /// joining, the call only waits. While the store is unreachable the node retries.
     ///
     /// # Errors
     ///
     /// [`StartError::DuplicateId`], after the builder's [`id_wait`](ClusterNodeBuilder::id_wait), and
-    /// [`StartError::TickDisagreement`] if the cluster does not let it in: nobody else is disturbed, and
-    /// it was never a candidate. [`StartError::Stopped`] if it was stopped meanwhile,
+    /// [`StartError::TickDisagreement`] if the cluster rejects the node: no other node is affected, and
+    /// this one was never a candidate. [`StartError::Stopped`] if the node was stopped meanwhile,
     /// [`StartError::Closed`] after [`close`](Self::close), [`StartError::Broken`] if its driver has
     /// failed.
     async fn start(&self) -> Result<(), StartError>;
 
-    /// Leaves the cluster: ends the work, resigns, gives the lease back. Returns before `deadline` has
-    /// passed by more than a moment, also while the store cannot be reached. The node may be
-    /// [started](Self::start) again, as a new incarnation with empty state.
+    /// Leaves the cluster: ends the work, resigns, revokes the lease. Returns at most a moment after
+    /// `deadline`, also while the store is unreachable. The node may be [started](Self::start) again, as a
+    /// new incarnation with empty state.
     ///
     /// # Errors
     ///
     /// [`NodeError::Closed`] after [`close`](Self::close), [`NodeError::Broken`] if its driver has failed.
     async fn stop(&self, deadline: Duration) -> Result<Stopped, NodeError>;
 
-    /// Stops the node for good, and ends its watches and its part of the [`DriverHost`]. The thread ends
-    /// when all its nodes are dropped. Later calls answer `Closed`, those of a broken node `Broken`.
+    /// Stops the node permanently, and ends its watches and its tasks on the [`DriverHost`]. The thread
+    /// ends when all its nodes are dropped. Later calls return `Closed`, or `Broken` on a broken node.
     ///
     /// # Errors
     ///
-    /// [`CloseError`] if the work or the store did not let it end in time; it is closed all the same.
+    /// [`CloseError`] if the node did not leave cleanly in time. The node is closed nevertheless.
     async fn close(&self) -> Result<(), CloseError>;
 
-    /// Puts a key of the node's own state, which vanishes with the node. Returns the revision of the write.
+    /// Puts a key of the node's own state, which is deleted when the node leaves or its lease expires.
+    /// Returns the revision of the write.
     ///
     /// # Guarantees
     ///
     /// Calls of [`put`](Self::put) and [`delete`](Self::delete) for one key take turns, in the order in
     /// which they were made (in which their futures were first polled): a later call is sent when the
-    /// earlier ones have ended. An acknowledged value stays until a later call replaces or deletes it:
-    /// after a lost session, or in a store that was restored from a backup, the node puts it back by
-    /// itself when it has joined again. A call that ended in [`StateError::Unknown`] may be what is put
-    /// back. [`stop`](Self::stop) drops the state, and so all that was called before it.
+    /// earlier ones have ended. An acknowledged value stays until a later call replaces or deletes it.
+    /// After a lost session, or in a store that was restored from a backup, the node puts the value back
+    /// when it has joined again. The value put back may be that of a call that ended in
+    /// [`StateError::Unknown`]. [`stop`](Self::stop) drops the state, with the effect of every call before
+    /// it.
     ///
     /// # Errors
     ///
-    /// [`StateError::NoLease`] if the node is not joined, or left before it was the call's turn;
-    /// [`StateError::Busy`] if that did not come in time; [`StateError::Unknown`] if the store did not
+    /// [`StateError::NoLease`] if the node is not joined, or left before the call had its turn;
+    /// [`StateError::Busy`] if the turn did not come in time; [`StateError::Unknown`] if the store did not
     /// answer; [`StateError::Key`] for an invalid or reserved key.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its turn has come, a call changes nothing. Dropped later, it may have taken effect,
-    /// as after [`StateError::Unknown`].
+    /// A call that is dropped before its turn changes nothing. A call that is dropped later may have taken
+    /// effect, as after [`StateError::Unknown`].
     async fn put(&self, key: &str, value: &[u8]) -> Result<Revision, StateError>;
 
-    /// A key of the node's own state; `None` if there is none.
+    /// Value of a key of the node's own state; `None` if the key does not exist.
     ///
     /// # Errors
     ///
     /// [`StateError`]; nothing changes.
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StateError>;
 
-    /// A key of another node's state; `None` if there is none or no such node.
+    /// Value of a key of another node's state; `None` if the key or the node does not exist.
     ///
     /// # Errors
     ///
     /// [`StateError`]; nothing changes.
     async fn get_as_node(&self, node: NodeId, key: &str) -> Result<Option<Vec<u8>>, StateError>;
 
-    /// Deletes a key of the node's own state. Whether there was one, also if a new session had not put it
-    /// back yet. Its order among the calls for the key is that of [`put`](Self::put).
+    /// Deletes a key of the node's own state. Returns whether the key existed; a key that a new session had
+    /// not yet put back counts as existing. The order among the calls for the key is that of
+    /// [`put`](Self::put).
     ///
     /// # Errors
     ///
@@ -290,19 +294,20 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// As for [`put`](Self::put).
     async fn delete(&self, key: &str) -> Result<bool, StateError>;
 
-    /// All state under `prefix` (the key itself and those below it, by `/`), by node, as of one
-    /// revision. Every live node is in the map. Keys that no node wrote are skipped and counted.
+    /// All state under `prefix` (the key itself and those below it, by `/`), by node, at one revision.
+    /// Every live node is in the map. Keys that no node wrote are skipped and counted.
     ///
     /// # Errors
     ///
     /// [`StateError`]; nothing changes.
     async fn get_cluster(&self, prefix: &str) -> Result<BTreeMap<NodeId, Vec<KV>>, StateError>;
 
-    /// Changes of `key` and of the keys below it, of all nodes. The watch survives reconnects with
-    /// nothing lost or repeated, and ends when it or the node is dropped or the node is
-    /// [closed](Self::close). Where changes have to be left out, the reader gets
-    /// [`StateItem::Lagged`] with the cause and a fresh snapshot: if it is too slow, if etcd has compacted
-    /// them while the watch was cut off, and if the store was replaced. A slow reader blocks nobody.
+    /// Watches `key` and the keys below it, for all nodes. The watch survives reconnects without a lost or
+    /// repeated change, and ends when the watch or the node is dropped or the node is
+    /// [closed](Self::close). Where changes have to be left out, the reader gets [`StateItem::Lagged`] with
+    /// the cause and a new snapshot: if the reader is too slow, if etcd has compacted the changes while the
+    /// watch was disconnected, and if the store was replaced. A slow reader blocks neither the node nor
+    /// other readers.
     ///
     /// # Errors
     ///
@@ -310,51 +315,51 @@ pub trait Node: Send + Sync + Debug + 'static {
     async fn watch_key_cluster(&self, key: &str, from: WatchFrom)
     -> Result<StateWatch, StateError>;
 
-    /// The metadata of all live nodes, by id.
+    /// Metadata of all live nodes, by id.
     ///
     /// # Errors
     ///
     /// [`StateError`]; nothing changes.
     async fn get_nodes(&self) -> Result<Vec<NodeMetadata>, StateError>;
 
-    /// The node in office, as the store says now; `None` if nobody is. In a mixed cluster it may be a
-    /// Go node.
+    /// Node in office, read from the store now; `None` if no node is in office. In a mixed cluster the
+    /// leader may be a Go node.
     ///
     /// # Errors
     ///
     /// [`StateError`]; nothing changes.
     async fn get_leader(&self) -> Result<Option<NodeId>, StateError>;
 
-    /// This node's metadata, from memory.
+    /// Metadata of this node, from memory.
     fn get_self_metadata(&self) -> NodeMetadata;
 
-    /// The metadata of a node; `None` if it is not live.
+    /// Metadata of a node; `None` if that node is not live.
     ///
     /// # Errors
     ///
     /// [`StateError`]; nothing changes.
     async fn get_node_metadata(&self, node: NodeId) -> Result<Option<NodeMetadata>, StateError>;
 
-    /// Claims a name for this node, in the whole cluster: of any number of concurrent claims one wins.
+    /// Claims a name for this node, in the whole cluster: one of any number of concurrent claims wins.
     /// A claim ends with the node's session, or when it is released.
     ///
     /// # Errors
     ///
-    /// [`StateError`]. After [`StateError::Unknown`] the claim may stand; claim again to find out.
+    /// [`StateError`]. After [`StateError::Unknown`] the claim may have succeeded; claim again to find out.
     async fn claim(&self, name: &str) -> Result<Claimed, StateError>;
 
-    /// Role, term, sessions lost and regained, as they change.
+    /// Current role, term and number of lost sessions; the receiver is notified of each change.
     fn membership(&self) -> watch::Receiver<Membership>;
 
-    /// What the node knows about itself and its cluster.
+    /// Status of the node and its view of the cluster.
     ///
     /// # Errors
     ///
     /// [`NodeError::Closed`], [`NodeError::Unresponsive`] if the driver does not answer,
-    /// [`NodeError::Broken`] if it has failed.
+    /// [`NodeError::Broken`] if the driver has failed.
     async fn status(&self) -> Result<status::Status, NodeError>;
 
-    /// Gives up office once, after the work has ended; another node gets it. Nothing happens if the
+    /// Resigns from office once, after the work has ended; another node takes office. Does nothing if the
     /// node is not in office.
     ///
     /// # Errors
@@ -362,7 +367,7 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Closed`], [`NodeError::Broken`].
     async fn resign(&self) -> Result<(), NodeError>;
 
-    /// Asks that the node gets no shards and no office, or that it may get them again.
+    /// Sets whether the node is draining. A draining node gets no shards and no office.
     ///
     /// # Errors
     ///
@@ -370,16 +375,16 @@ pub trait Node: Send + Sync + Debug + 'static {
     async fn drain(&self, draining: bool) -> Result<(), NodeError>;
 }
 
-/// Joins, and joins again whenever the session is lost; returns why it cannot (any more):
-/// [`StartError::Broken`] once the node's driver has failed.
+/// Joins, and joins again whenever the session is lost. Returns the reason once the node cannot join (any
+/// more): [`StartError::Broken`] once the node's driver has failed.
 ///
 /// # Cancel safety
 ///
-/// Dropped, the node stays as it is, and goes on joining by itself.
+/// If the future is dropped, the node stays as it is, and continues to join by itself.
 pub async fn keep_joined(node: &dyn Node) -> StartError {
     let mut membership = node.membership();
     loop {
-        // A node joins again by itself; this waits, and finds out if it is refused.
+        // A node joins again by itself; `start` only waits, and returns an error if the node is rejected.
         if let Err(refused) = node.start().await {
             return refused;
         }
@@ -393,14 +398,14 @@ pub async fn keep_joined(node: &dyn Node) -> StartError {
     }
 }
 
-/// Returns once the node's driver has failed ([`NodeError::Broken`]), and never otherwise.
+/// Returns once the node's driver has failed ([`NodeError::Broken`]), otherwise never.
 ///
 /// # Cancel safety
 ///
 /// Cancel safe: it only waits.
 pub async fn broken(node: &dyn Node) -> NodeError {
     if node.membership().wait_for(|it| it.broken).await.is_err() {
-        // The node is gone, and did not fail before.
+        // The node was dropped, and its driver did not fail before.
         std::future::pending::<()>().await;
     }
     NodeError::Broken

@@ -1,4 +1,4 @@
-//! The two kinds of nodes: the same core, over another store.
+//! The two kinds of nodes: the same core, each over another store.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct ClusterNode {
 }
 
 impl ClusterNode {
-    /// Sets out its options.
+    /// Builder with the default options.
     pub fn builder() -> ClusterNodeBuilder {
         ClusterNodeBuilder::new()
     }
@@ -44,7 +44,7 @@ pub struct StandaloneNode {
 }
 
 impl StandaloneNode {
-    /// Sets out its options.
+    /// Builder with the default options.
     pub fn builder() -> StandaloneNodeBuilder {
         StandaloneNodeBuilder::new()
     }
@@ -54,7 +54,7 @@ impl StandaloneNode {
     }
 }
 
-/// Both delegate: what they promise is in the trait, what they do is in the core.
+/// Implements [`Node`] by delegation to the core; see the trait for the guarantees.
 macro_rules! node_by_core {
     ($kind:ty) => {
         #[async_trait]

@@ -1,14 +1,14 @@
-//! Options that have parts: limits of user work, shard workers, and what can be wrong with any.
+//! Options with several fields: limits of user work and shard workers; and the error for an invalid option.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use super::work::{ShardWorker, WorkError};
 use crate::{engine::NegativeNodeId, store::keys::InvalidName};
 
-/// Into how many shards work is cut.
+/// Default number of shards of a work type.
 const SHARDS: u32 = 256;
 
-/// An option that cannot be used.
+/// Error for an option that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidOption {
@@ -21,60 +21,60 @@ pub enum InvalidOption {
     /// A name that cannot be part of a key.
     #[error("option `{option}` cannot be used")]
     Name {
-        /// Which option.
+        /// Name of the option.
         option: &'static str,
-        /// What is wrong.
+        /// Reason why the name is invalid.
         source: InvalidName,
     },
-    /// A span out of its bounds.
+    /// A duration outside its bounds.
     #[error("option `{option}` is {value:?}: choose {bounds}")]
     Duration {
-        /// Which option.
+        /// Name of the option.
         option: &'static str,
-        /// As it was given.
+        /// Value as the caller gave it.
         value: Duration,
-        /// What would do.
+        /// Values that are allowed.
         bounds: &'static str,
     },
-    /// A number out of its bounds.
+    /// A number outside its bounds.
     #[error("option `{option}` of work type {work} is {value}: choose {bounds}")]
     Work {
-        /// Which work type.
+        /// Name of the work type.
         work: String,
-        /// Which option.
+        /// Name of the option.
         option: &'static str,
-        /// As it was given.
+        /// Value as the caller gave it.
         value: u32,
-        /// What would do.
+        /// Values that are allowed.
         bounds: &'static str,
     },
     /// Two workers for one work type.
     #[error("work type {0} has two workers: give it one")]
     WorkTwice(String),
-    /// The store cannot be set up: an endpoint that is none, a certificate that cannot be read.
+    /// The store cannot be set up: an invalid endpoint, or a certificate that cannot be read.
     #[error("option `store` cannot be used")]
     Store(#[source] WorkError),
-    /// The system gave no thread for the driver.
+    /// The system could not create the driver's thread.
     #[error("cannot start the driver's thread")]
     Thread(#[source] io::Error),
 }
 
-/// How long user work may take, and what it costs if it takes longer or panics.
+/// Limits of user work, and the consequences if it takes longer or panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoutineLimits {
-    /// A run of the leader or the follower routine may take this long, then it is cancelled. Default
-    /// 10 s; more than the work needs, less than what a hanging leader may cost.
+    /// Longest run of the leader or the follower routine; then the run is cancelled. Default 10 s. Choose
+    /// more than the work needs, and less than the time for which a leader that hangs may block the work.
     pub run: Duration,
-    /// What planned ends give the work to return by itself after it was cancelled. Default 5 s.
+    /// Time that a planned end gives the work to return by itself after it was cancelled. Default 5 s.
     pub cancel_grace: Duration,
-    /// So many panics of the leader's work in a row, without a good run between, cost the leadership.
-    /// Default 3, at least 1.
+    /// After this many panics of the leader's work in a row, without a good run between them, the node
+    /// resigns. Default 3, at least 1.
     pub panics: u32,
-    /// A node that lost office by its own work campaigns again after this long, doubled each time up
-    /// to 32 times as long. Default 2 s.
+    /// Delay after which a node that lost office because of its own work campaigns again, doubled each time
+    /// up to 32 times as long. Default 2 s.
     pub unfit_after: Duration,
-    /// The work of a shard that moves may take this long to end, then it is dropped and counted.
-    /// Default 30 s.
+    /// Time that the work of a shard that moves has to end; then the work is dropped and counted. Default
+    /// 30 s.
     pub drain: Duration,
 }
 
@@ -90,7 +90,7 @@ impl Default for RoutineLimits {
     }
 }
 
-/// A work type that the node can run, and its share of it.
+/// Work type that the node can run, and the node's share of it.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) name: String,
@@ -101,7 +101,7 @@ pub(crate) struct Worker {
     pub(crate) runs: Arc<dyn ShardWorker>,
 }
 
-/// A shard worker with its share of the work.
+/// Shard worker with the node's share of the work.
 pub struct WorkerOptions(pub(crate) Worker);
 
 impl fmt::Debug for WorkerOptions {
@@ -117,8 +117,8 @@ impl fmt::Debug for WorkerOptions {
 }
 
 impl WorkerOptions {
-    /// A worker for the work type of that name: 256 shards, weight 1, no limit, not while leader of
-    /// others.
+    /// Worker for the work type of that name: 256 shards, weight 1, no limit, no shards while the node
+    /// leads others.
     pub fn new(work: impl Into<String>, worker: impl ShardWorker) -> Self {
         Self(Worker {
             name: work.into(),
@@ -130,28 +130,28 @@ impl WorkerOptions {
         })
     }
 
-    /// Into how many shards the work is cut: 1 to 65,536. All nodes of a cluster must agree.
+    /// Number of shards of the work: 1 to 65,536. All nodes of a cluster must use the same number.
     #[must_use]
     pub fn shards(mut self, shards: u32) -> Self {
         self.0.shards = shards;
         self
     }
 
-    /// The share this node wants relative to the others, at least 1.
+    /// Share of this node relative to the others, at least 1.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.0.weight = weight;
         self
     }
 
-    /// At most this many shards.
+    /// Largest number of shards that this node takes.
     #[must_use]
     pub fn capacity(mut self, shards: u32) -> Self {
         self.0.capacity = Some(shards);
         self
     }
 
-    /// Whether the node takes shards even while it leads others. When it is alone it always does.
+    /// Whether the node takes shards even while it leads others. A node that is alone always takes them.
     #[must_use]
     pub fn as_leader(mut self, yes: bool) -> Self {
         self.0.as_leader = yes;

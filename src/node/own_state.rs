@@ -1,5 +1,6 @@
-//! The state a node keeps for itself in the cluster: writes it, and puts it back after a lost session
-//! (T17, R10). [`OwnCalls`] decides the order of the calls and the wanted value of each key; this sends.
+//! State that a node stores for itself in the cluster: writes it, and puts it back after a lost session
+//! (T17: writes of own keys; R10: session lost). [`OwnCalls`] decides the order of the calls and the wanted
+//! value of each key; this module sends the writes.
 
 use std::{
     collections::BTreeMap,
@@ -26,22 +27,22 @@ use crate::{
     store::{StoreError, keys::Keys},
 };
 
-/// How many keys are put back at once.
+/// Number of keys that are put back at the same time.
 const PUT_BACK_AT_ONCE: usize = 16;
 const PUT_BACK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// All keys of the node's own state, and the calls about them that are under way.
+/// Keys of the node's own state, and the calls for them that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct OwnState {
     calls: Mutex<Calls>,
-    /// Something is to be put back.
+    /// Notified when a key is to be put back.
     missing: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Calls {
     own: OwnCalls,
-    /// Wakes the calls that wait for their turn, by their numbers.
+    /// Senders that wake the calls waiting for their turn, by the calls' numbers.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
@@ -50,16 +51,16 @@ impl OwnState {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node has joined under that lease. To be called before the session is published.
+    /// Notes that the node has joined under that lease. Call it before the session is published.
     pub(crate) fn joined(&self, lease: LeaseId) {
         self.lock().own.joined(lease);
     }
 
-    /// The node has left: its state went with it, and answers to earlier calls count no longer.
+    /// Notes that the node has left: its state is gone, and answers to earlier calls are ignored.
     pub(crate) fn left(&self) {
         let mut calls = self.lock();
         calls.own.left();
-        // Those that wait are woken by it.
+        // Dropping the senders wakes the waiting calls.
         calls.waiting.clear();
     }
 
@@ -83,7 +84,7 @@ impl OwnState {
         Ok(revision)
     }
 
-    /// T17: deletes a key. Whether there was one.
+    /// T17: deletes a key. Returns whether the key existed.
     pub(crate) async fn delete(
         &self,
         env: &Env,
@@ -96,11 +97,11 @@ impl OwnState {
         Ok(deleted)
     }
 
-    /// One call of the user's, in its turn.
+    /// Carries out one call of the user, in its turn.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its turn has come, nothing changes. Dropped later, the outcome is unknown.
+    /// If dropped before the call's turn, nothing changes. If dropped later, the outcome is unknown.
     async fn change(
         &self,
         env: &Env,
@@ -118,7 +119,7 @@ impl OwnState {
             return Err(StateError::Busy { doing: call.doing(), timeout: env.call_timeout });
         };
         let mut now = session.borrow().clone().ok_or(StateError::NoLease)?;
-        // After the session was looked at: the node may have left since the call was made.
+        // Check the turn after the session was read: the node may have left since the call was made.
         if call.turn() == Turn::Over {
             return Err(StateError::NoLease);
         }
@@ -139,7 +140,7 @@ impl OwnState {
                 guarded::write(env.store.as_ref(), same, place, known, &write, policy, left).await;
             let (revision, deleted) = match (wrote, done) {
                 (Ok(wrote), _) => wrote,
-                // The store acknowledged it in an earlier session; `put_back` does the rest.
+                // The store acknowledged the write in an earlier session; `put_back` does the rest.
                 (Err(_), Some(done)) => return Ok(done),
                 (Err(failed), None) => return Err(call.failed(failed, now.lease)),
             };
@@ -158,11 +159,11 @@ impl OwnState {
         }
     }
 
-    /// Puts back what an earlier session had, until the session is another.
+    /// Puts back the keys of an earlier session, until the session changes.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, some keys are back; calling it again puts back the rest.
+    /// If dropped, some keys are put back; another call puts back the rest.
     pub(crate) async fn put_back(
         &self,
         env: &Env,
@@ -183,7 +184,7 @@ impl OwnState {
             if missing.is_empty() {
                 tokio::select! {
                     biased;
-                    // Cancel safe: a change that is not seen is seen next time.
+                    // Cancel safe: a change that is not received is received next time.
                     changed = now.changed() => if changed.is_err() { return },
                     // Cancel safe: each round searches all keys again.
                     () = more => (),
@@ -212,14 +213,14 @@ impl OwnState {
     ) -> Result<(), StoreError> {
         let lease = *lease;
         let full = env.keys.state(&key, id).expect("it was checked when it was put");
-        // `None`: a call for the key came between, and decides.
+        // `None`: a call for the key came between, and that call decides.
         let Some(call) = self.lock().own.put_back(&key, lease) else { return Ok(()) };
         let mut call = Call { own: self, made: call, sent: None };
         let write = call.write(lease);
         let place = Place { key: &full, marker: Some(marker) };
         let mut known = Revision(0);
         loop {
-            // Calls for the key wait: for no longer than for a single attempt.
+            // Calls for the key wait meanwhile, for the length of a single attempt at most.
             let wait =
                 guarded::attempt_timeout(clock::boot_now() + env.call_timeout, env.call_timeout);
             let late = place.late(known, &write);
@@ -227,7 +228,7 @@ impl OwnState {
             let revision =
                 match guarded::attempt(store, None, &full, known, &write, late, wait).await? {
                     Attempt::Done { revision, .. } => revision,
-                    // By an earlier copy, by a call whose fate is open, or by an operator.
+                    // Written by an earlier copy, by a call whose outcome is open, or by an operator.
                     Attempt::Changed(Some(kv)) if kv.lease == Some(lease) => kv.modified,
                     Attempt::Changed(found) => {
                         known = found.map_or(Revision(0), |kv| kv.modified);
@@ -242,11 +243,11 @@ impl OwnState {
     }
 }
 
-/// A call about one key, from when it is made. Dropped, the next one has its turn.
+/// Call for one key, from the time it is made. When it is dropped, the next call has its turn.
 struct Call<'a> {
     own: &'a OwnState,
     made: OwnCall,
-    /// Under which lease a write was sent of which nothing is noted yet.
+    /// Lease of a write that was sent and has no noted effect yet.
     sent: Option<LeaseId>,
 }
 
@@ -275,7 +276,7 @@ impl Call<'_> {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the next call asks for the turn again.
+    /// Cancel safe: the next call checks the turn again.
     async fn until_turn(&self) {
         loop {
             let woken = {
@@ -287,7 +288,7 @@ impl Call<'_> {
                 calls.waiting.insert(self.made.number, wake);
                 woken
             };
-            // An error: the node has left.
+            // An error means that the node has left.
             let _ = woken.await;
         }
     }
@@ -297,7 +298,7 @@ impl Call<'_> {
         self.own.lock().own.note(&self.made, effect)
     }
 
-    /// Notes how its write failed.
+    /// Notes the failure of the call's write.
     fn failed(&mut self, failed: Failed, lease: LeaseId) -> StateError {
         let doing = self.doing();
         if let Failed::Unknown(source) = failed {

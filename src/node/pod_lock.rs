@@ -1,10 +1,10 @@
-//! The pod's exclusive lock: proof that an earlier life of the same pod is dead (protocol, proof of
+//! The pod's exclusive lock: proof that an earlier process of the same pod is dead (protocol, proof of
 //! death, b).
 //!
-//! An abstract Unix socket in the pod's network namespace, bound before the first GRANT and held until
-//! the process dies: the kernel frees it then, and no sooner. A process that does not get it must not
-//! write the pod's UID into its member record, or a later life that gets it could take a living process
-//! for a dead one.
+//! The lock is an abstract Unix socket in the pod's network namespace, bound before the first GRANT and
+//! held until the process dies: the kernel frees it then, and not earlier. A process that does not get the
+//! lock must not write the pod's UID into its member record. Otherwise a later process that gets the lock
+//! could take a living process for a dead one.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use std::{
 
 use crate::hash::fnv1a;
 
-/// Held by this process until it is dropped.
+/// Lock that this process holds until the value is dropped.
 #[derive(Debug)]
 pub(crate) struct PodLock {
     _socket: UnixListener,
@@ -27,9 +27,9 @@ impl PodLock {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if another node of this pod has it.
+    /// `AddrInUse` if another node of this pod holds the lock.
     pub(crate) fn take(cluster: &str, pod_uid: &str) -> io::Result<Self> {
-        // 107 bytes at most: both are hashed. A collision only costs the proof.
+        // A name has at most 107 bytes, so both parts are hashed. A collision only loses the proof.
         let name = format!(
             "bellwether-{:016x}-{:016x}",
             fnv1a(cluster.as_bytes()),

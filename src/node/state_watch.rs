@@ -1,5 +1,4 @@
-//! Changes of the nodes' state, for users: what `store::list_watch` delivers, in the words of the
-//! cluster.
+//! Changes of the nodes' state, for users: translates the items of `store::list_watch` into nodes and keys.
 
 use futures::{Stream, stream};
 use prometheus::IntCounter;
@@ -19,53 +18,54 @@ use crate::{
 #[doc(no_inline)]
 pub use crate::store::list_watch::LagCause;
 
-/// Where a watch begins.
+/// Point at which a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WatchFrom {
-    /// With what changes from now on.
+    /// The watch delivers changes from now on.
     #[default]
     Now,
-    /// With a [`StateItem::Snapshot`] of what is there, and then all that changes after it.
+    /// The watch delivers a [`StateItem::Snapshot`] of the present state, and then all changes after it.
     Snapshot,
 }
 
-/// What a watch delivers.
+/// Item that a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateItem {
-    /// All that was there at one revision. Only as the first item, if it was asked for.
+    /// State at one revision. Delivered only as the first item, if it was requested.
     Snapshot {
-        /// The revision.
+        /// Revision of the snapshot.
         revision: Revision,
-        /// By key.
+        /// State at that revision, by key.
         state: Vec<(NodeId, KV)>,
     },
-    /// A change.
+    /// Change of one key.
     Change(StateChange),
-    /// Some changes are left out, and this is all that is there after them: drop what was delivered
-    /// before, and go on with `state`.
+    /// Some changes are left out, and this is the state after them: drop the state that was delivered
+    /// before, and continue with `state`.
     Lagged {
-        /// Why changes are left out. After a [`LagCause::StoreReplaced`] revisions count from the
+        /// Reason why changes are left out. After a [`LagCause::StoreReplaced`] revisions count from the
         /// beginning of another history, and may be smaller than before.
         cause: LagCause,
-        /// Everything up to here is in `state`.
+        /// Revision of `state`, which contains every change up to it.
         revision: Revision,
-        /// All that is there at that revision, by key.
+        /// State at that revision, by key.
         state: Vec<(NodeId, KV)>,
     },
 }
 
-/// A watch on state. Ends when dropped, and with its node: when that was closed, or has left after its
-/// last handle was dropped.
+/// Watch on the nodes' state. The watch ends when it is dropped, when its node is closed, and when its node
+/// has left after its last handle was dropped.
 ///
 /// # Guarantees
 ///
-/// Every change is delivered once and in order, through reconnects too. Where that is not possible, the
+/// Every change is delivered once and in order, also across reconnects. Where that is not possible, the
 /// reader gets a [`StateItem::Lagged`] with a snapshot: if the reader is too slow, if the store has
-/// compacted the changes while the watch was cut off, and if the store was wiped, restored or exchanged.
-/// Revisions only decrease with a [`LagCause::StoreReplaced`].
+/// compacted the changes while the watch was disconnected, and if the store was wiped, restored or
+/// replaced. Revisions only decrease with a [`LagCause::StoreReplaced`].
 ///
-/// A restored store is recognised by its revision, by the id of its cluster, by what it holds at the last
-/// revision that the watch has delivered, and by the node (R8), if that has joined.
+/// The watch recognises a restored store by its revision, by its cluster id, and by its content at the last
+/// revision that the watch has delivered. The node recognises it too (R8: replaced store), if the node has
+/// joined.
 #[derive(Debug)]
 pub struct StateWatch {
     inner: list_watch::StateWatch,
@@ -74,12 +74,12 @@ pub struct StateWatch {
 }
 
 impl StateWatch {
-    /// The next item; waits as long as nothing happens. `None` once the node is closed or gone, whatever
-    /// is going on in the cluster: a node that is only stopped still watches.
+    /// Waits for the next item. `None` once the node is closed or gone, also if the cluster still changes;
+    /// a node that is only stopped still watches.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was not returned is returned next time.
+    /// Cancel safe: an item that was not returned is returned next time.
     pub async fn recv(&mut self) -> Option<StateItem> {
         loop {
             let item = match self.inner.next().await? {
@@ -99,12 +99,12 @@ impl StateWatch {
         }
     }
 
-    /// The same as a stream.
+    /// Converts the watch into a stream.
     pub fn into_stream(self) -> impl Stream<Item = StateItem> + Send {
         stream::unfold(self, |mut watch| async move { Some((watch.recv().await?, watch)) })
     }
 
-    /// Whose key it is and what it is called; counts those that no node wrote.
+    /// Node and user key of a stored key; counts keys that no node wrote.
     fn parse(&self, kv: &KeyValue) -> Option<(NodeId, String)> {
         if let Some(Key::State { key, node }) = self.keys.parse(&kv.key) {
             return Some((node, key));
@@ -144,8 +144,8 @@ impl StateWatch {
     }
 }
 
-/// Begins to follow a key and those below it, on the driver's thread. What is written after this has
-/// returned is delivered.
+/// Starts a watch on a key and the keys below it, on the driver's thread. Writes that start after this has
+/// returned are delivered.
 pub(crate) async fn open(
     env: &Env,
     host: &DriverHost,

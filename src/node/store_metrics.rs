@@ -1,5 +1,6 @@
-//! What a node counts of its etcd: who is asked, and how often connections, logins and certificates were
-//! renewed. The calls themselves are counted by the protocol's kinds, in [`NodeMetrics`](super::NodeMetrics).
+//! Metrics of a node's etcd client: the members that it uses, and how often connections, logins and
+//! certificates were renewed. [`NodeMetrics`](super::NodeMetrics) counts the calls themselves, by the
+//! protocol's kinds.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use super::metrics::Build;
 use crate::store::etcd::{CallMetrics, Outcome, Switch};
 
-/// See the module's docs.
+/// Metrics of the store; see the module's docs.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreMetrics {
     switches: IntCounterVec,

@@ -1,8 +1,8 @@
-//! Between a node and the parent process that watches over it.
+//! Messages from a node to the parent process that supervises it.
 //!
-//! The parent (`bellwether supervise`) holds no state but the leases its child has announced. It opens a
-//! pipe, lets the child inherit the writing end, and names the descriptor in [`FD_ENV`]. The child
-//! writes one line per event:
+//! The parent (`bellwether supervise`) holds no state but the leases that its child has announced. The
+//! parent opens a pipe, lets the child inherit the writing end, and names the descriptor in [`FD_ENV`]. The
+//! child writes one line per event:
 //!
 //! ```text
 //! lease 3c0b4e0a2f7d91a5      this lease is about to be granted to one of my incarnations
@@ -10,10 +10,10 @@
 //! leaving                     this process was asked to leave, and does
 //! ```
 //!
-//! A lease is announced *before* the request for it leaves, so the parent knows of every lease that the
-//! child can have. When the child is proven dead (its exit status was collected, and no descendant is
-//! left), the parent ends each incarnation that is not gone by [`end_incarnation`]: the successor takes
-//! office at once. The parent needs its own access to the store; nothing of it passes through the pipe.
+//! A lease is announced *before* the request for it leaves, so the parent knows every lease that the child
+//! can have. When the child is proven dead (its exit status was collected, and no descendant is left), the
+//! parent calls [`end_incarnation`] for each incarnation that is not gone: the successor takes office at
+//! once. The parent needs its own access to the store; no request passes through the pipe.
 
 use std::{
     env, fmt,
@@ -30,23 +30,23 @@ use crate::{
     store::{Store, keys::Keys, protocol},
 };
 
-/// Names the descriptor of the pipe to the parent, in decimal.
+/// Environment variable with the descriptor of the pipe to the parent, in decimal.
 pub const FD_ENV: &str = "BELLWETHER_SUPERVISOR_FD";
 
-/// Between attempts to end an incarnation.
+/// Delay between attempts to end an incarnation.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-/// Of each request to end an incarnation.
+/// Timeout of each request to end an incarnation.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// One line of a child to its parent.
+/// Line that a child writes to its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
     /// This lease is about to be granted.
     Lease(LeaseId),
     /// This incarnation has ended and left nothing behind.
     Gone(LeaseId),
-    /// The process was asked to leave, and does: what the parent is asked at the same time is the same
-    /// request.
+    /// The process was asked to leave, and does. A request to leave that the parent receives at the same
+    /// time is the same request.
     Leaving,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Line {
 }
 
 impl Line {
-    /// What a line without its end says; `None` if it is none of ours.
+    /// Parses a line without its line break; `None` if the line is not one of these.
     pub fn parse(line: &str) -> Option<Self> {
         let line = line.trim_end();
         if line == "leaving" {
@@ -77,14 +77,14 @@ impl Line {
     }
 }
 
-/// The way to the parent, if there is one.
+/// Pipe to the parent, if there is a parent.
 #[derive(Debug, Default)]
 pub(crate) struct Parent {
     pipe: Option<File>,
 }
 
 impl Parent {
-    /// The parent that the environment names.
+    /// Opens the pipe that the environment names.
     pub(crate) fn from_env() -> Self {
         let Ok(fd) = env::var(FD_ENV) else { return Self::default() };
         match Self::open(&fd) {
@@ -96,14 +96,14 @@ impl Parent {
         }
     }
 
-    /// Opens the pipe anew through procfs, so that no descriptor is taken over from its owner.
+    /// Opens the pipe through procfs, as a new descriptor, so that the owner keeps the inherited one.
     fn open(fd: &str) -> io::Result<File> {
         let fd: u32 =
             fd.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}"))
     }
 
-    /// Tells the parent. Short lines on a pipe that somebody reads: it does not block.
+    /// Sends a line to the parent. Short lines on a pipe that the parent reads do not block.
     pub(crate) fn tell(&mut self, line: Line) {
         let Some(pipe) = &mut self.pipe else { return };
         if let Err(error) = pipe.write_all(format!("{line}\n").as_bytes()) {
@@ -113,31 +113,32 @@ impl Parent {
     }
 }
 
-/// Tells the parent, if there is one, that this process was asked to leave: once, and as soon as it was. A
-/// service manager that signals every process asks the parent too, which then does not pass it on.
+/// Reports to the parent, if there is one, that this process was asked to leave: once, and as soon as
+/// possible. A service manager that signals every process also signals the parent, which then does not pass
+/// the signal on.
 pub fn announce_leaving() {
     Parent::from_env().tell(Line::Leaving);
 }
 
-/// What ending an incarnation found.
+/// Result of ending an incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedIncarnation {
-    /// Whether it was in office: then its term is marked ended now.
+    /// Whether the incarnation was in office: if so, its term is marked ended now.
     pub was_in_office: bool,
 }
 
-/// An incarnation could not be ended in time: its lease runs out by itself, and all waits apply.
+/// Error if an incarnation could not be ended in time: its lease expires by itself, and all waits apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot end incarnation {lease}: the store did not take it within {within:?}")]
 pub struct NotEnded {
-    /// Which.
+    /// Lease of the incarnation.
     pub lease: LeaseId,
-    /// How long it was tried.
+    /// Time for which ending it was tried.
     pub within: Duration,
 }
 
-/// T10 and T11: ends an incarnation that is proven dead, so that a successor need not wait. Ending it
-/// again does no harm.
+/// T10 and T11 (END and REVOKE of a lease): ends an incarnation that is proven dead, so that a successor
+/// need not wait. A repeated call does no harm.
 ///
 /// # Errors
 ///
@@ -145,7 +146,7 @@ pub struct NotEnded {
 ///
 /// # Cancel safety
 ///
-/// Dropped, it may be ended in part; calling it again ends the rest.
+/// If dropped, the incarnation may be ended in part; another call ends the rest.
 pub async fn end_incarnation(
     store: &dyn Store,
     keys: &Keys,
@@ -172,7 +173,7 @@ pub async fn end_incarnation(
                 revoke(store, keys, lease, wait).await.map_err(|()| late())?;
                 return Ok(EndedIncarnation { was_in_office });
             }
-            // The lease is gone already; what is left is the record's part.
+            // The lease is gone already; only the record is left to write.
             Outcome::LeaseNotFound => leaseless = true,
             // A last write of the dead process came between (T10: read again).
             Outcome::Refused(_) => (),
@@ -182,7 +183,7 @@ pub async fn end_incarnation(
     Err(late())
 }
 
-/// The record to write, if the incarnation is in office, and m(held), if it is there.
+/// Record to write, if the incarnation is in office, and m(held), if its held key exists.
 fn read_end(lease: LeaseId, changes: &[Change]) -> (Option<(Revision, Record)>, Option<Revision>) {
     let mut record = None;
     let mut held = None;

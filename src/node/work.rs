@@ -1,13 +1,14 @@
-//! What users write: leader routines, follower routines, leader tasks, shard workers.
+//! Traits that users implement: leader routines, follower routines, leader tasks, shard workers.
 //!
-//! All of it runs on the runtime the node was started on. A panic is caught, counted and logged.
+//! All user work runs on the runtime that the node was started on. A panic is caught, counted and logged.
 //!
 //! # How work ends
 //!
-//! Its context's token is cancelled first. Where the end is planned (stop, resign, a shard that moves)
-//! authority goes on meanwhile, and the work has [`cancel_grace`](super::RoutineLimits::cancel_grace)
-//! to return; where authority is lost, it has 10 ms, the margin by which authority ends early for the
-//! sake of a step that cannot be interrupted. Then its future is dropped at the await it stands at.
+//! First the token of the work's context is cancelled. If the end is planned (stop, resign, a shard that
+//! moves), authority continues meanwhile, and the work has
+//! [`cancel_grace`](super::RoutineLimits::cancel_grace) to return. If authority is lost, the work has 10
+//! ms: authority ends early by this margin, for a step that cannot be interrupted. Then the future is
+//! dropped at the await where it waits.
 
 use std::future::Future;
 
@@ -17,19 +18,19 @@ use crate::engine::ShardId;
 
 use super::context::{FollowerContext, LeaderContext, ShardContext};
 
-/// Any error of user code.
+/// Error type of user code.
 pub type WorkError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// Runs once per tick while the node is leader. Runs never overlap, and a late one is skipped.
+/// Routine that runs once per tick while the node is leader. Runs never overlap, and a late run is skipped.
 ///
 /// Closures `Fn(LeaderContext) -> impl Future<Output = Result<(), WorkError>>` are routines.
 #[async_trait]
 pub trait LeaderRoutine: Send + Sync + 'static {
-    /// One run. It should return soon after `ctx` is cancelled.
+    /// Runs once. The future should return soon after `ctx` is cancelled.
     ///
     /// # Errors
     ///
-    /// Anything; it is logged and counted, and the next tick runs.
+    /// Any error of the run, which is logged and counted; the next tick runs.
     async fn tick(&self, ctx: LeaderContext) -> Result<(), WorkError>;
 }
 
@@ -44,17 +45,18 @@ where
     }
 }
 
-/// Runs once per tick while the node is follower; beside the leader's work too if the node was built
-/// so. Runs never overlap, and a late one is skipped.
+/// Routine that runs once per tick while the node is follower, and beside the leader's work if
+/// [`also_follow`](super::ClusterNodeBuilder::also_follow) is set. Runs never overlap, and a late run is
+/// skipped.
 ///
 /// Closures `Fn(FollowerContext) -> impl Future<Output = Result<(), WorkError>>` are routines.
 #[async_trait]
 pub trait FollowerRoutine: Send + Sync + 'static {
-    /// One run. It should return soon after `ctx` is cancelled.
+    /// Runs once. The future should return soon after `ctx` is cancelled.
     ///
     /// # Errors
     ///
-    /// Anything; it is logged and counted, and the next tick runs.
+    /// Any error of the run, which is logged and counted; the next tick runs.
     async fn tick(&self, ctx: FollowerContext) -> Result<(), WorkError>;
 }
 
@@ -69,31 +71,33 @@ where
     }
 }
 
-/// Starts with leadership, and is cancelled and joined at its end: reconcile loops, aggregators,
-/// schedulers.
+/// Task for the time of leadership: started at its beginning, cancelled and joined at its end. Examples are
+/// reconcile loops, aggregators and schedulers.
 #[async_trait]
 pub trait LeaderTask: Send + Sync + 'static {
-    /// A name for logs and metrics. It must be a constant of the program.
+    /// Name for logs and metrics; a constant of the program.
     fn name(&self) -> &'static str;
 
-    /// Runs until it is done or `ctx` is cancelled. It may be started many times in a process's life,
-    /// never twice at once.
+    /// Runs until the task is done or `ctx` is cancelled. A task may be started many times in one process,
+    /// never twice at the same time.
     ///
     /// # Errors
     ///
-    /// Anything; it is logged, and the task is started again after a back-off while the term lasts.
+    /// Any error of the run, which is logged; the task is started again after a back-off while the term
+    /// lasts.
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError>;
 }
 
-/// Works on the shards of one work type that this node has claimed, each in a run of its own.
+/// Worker for the shards of one work type that this node has claimed. Each shard has a run of its own.
 #[async_trait]
 pub trait ShardWorker: Send + Sync + 'static {
-    /// Works on one shard until `ctx` is cancelled. On entry it must list the shard's objects anew:
-    /// another node may have worked on them until now.
+    /// Works on one shard until `ctx` is cancelled. At its start the run must list the shard's objects
+    /// again: another node may have worked on them until now.
     ///
     /// # Errors
     ///
-    /// Anything; it is logged, and the worker is run again after a back-off while the shard is held.
+    /// Any error of the run, which is logged; the worker is run again after a back-off while the shard is
+    /// held.
     async fn run(&self, shard: ShardId, ctx: ShardContext) -> Result<(), WorkError>;
 }
 

@@ -1,9 +1,9 @@
-//! Logs: set up once, by the program. Text for people, JSON for machines, always to standard error.
+//! Logs: set up once, by the program. Text for people, JSON for machines, always on standard error.
 //!
-//! Two rules. No secrets: below `info` some libraries print what they send, headers with tokens among it,
-//! so theirs never goes below, whatever the filter says. And who logs never waits: a full pipe behind
-//! standard error must not stop the thread that keeps an office. So a thread of its own writes, and what
-//! it does not get rid of is dropped and counted.
+//! There are two rules. No secrets: below `info` some libraries print the headers that they send, tokens
+//! included, so no filter can set the level of these libraries below `info`. And logging never blocks its
+//! caller: a full pipe behind standard error must not stop the thread that keeps an office. So a separate
+//! thread writes the lines, and lines that it cannot write are dropped and counted.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use tracing_subscriber::{
     registry::LookupSpan, util::SubscriberInitExt as _,
 };
 
-/// Libraries that handle other people's credentials on the wire.
+/// Libraries that handle credentials on the wire.
 const CAPPED: [&str; 11] = [
     "h2",
     "hyper",
@@ -47,30 +47,31 @@ const CAPPED: [&str; 11] = [
     "tower_http",
 ];
 
-/// Modules of libraries whose lines are left out. The client prints every answer that it cannot parse, whole, as a
-/// warning: Secrets among them. The watcher prints what our own line says as well, in the form of Rust's `Debug`.
+/// Modules of libraries whose lines are left out. The client prints every answer that it cannot parse, in
+/// full, as a warning: Secrets included. The watcher prints the content of our own log line too, in the
+/// form of Rust's `Debug`.
 const SILENT: [&str; 2] = ["kube_client::client", "kube_runtime::watcher"];
 
-/// So many lines may wait to be written.
+/// Largest number of lines that wait to be written.
 const WAITING_LINES: usize = 8 * 1024;
 
 pub(crate) const DROPPED_LINES: &str = "bellwether_log_lines_dropped_total";
 
-/// Of the logs that [`init`] has set up.
+/// Counter of dropped lines of the logs that [`init`] has set up.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
-/// Writes to standard error that failed: a line each.
+/// Number of writes to standard error that failed, with one line each.
 static FAILED: AtomicUsize = AtomicUsize::new(0);
 
-/// What the end of a process gets to be told.
+/// Longest wait for the last output of a process.
 const LAST_WORDS_WITHIN: Duration = Duration::from_millis(1500);
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One line for people.
+    /// Text for people, one line each.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// JSON for machines, one object per line.
     Json,
 }
 
@@ -95,14 +96,14 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// How to log.
+/// Options of the program's logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Text or JSON.
+    /// Format, text or JSON.
     pub format: LogFormat,
-    /// What is logged: a level, or levels by module (`info,bellwether::node=debug`).
+    /// Filter of lines: a level, or levels by module (`info,bellwether::node=debug`).
     pub filter: String,
-    /// Whether text is coloured. Wise only on a terminal.
+    /// Whether text is coloured. Useful only on a terminal.
     pub colour: bool,
 }
 
@@ -112,34 +113,34 @@ impl Default for LogOptions {
     }
 }
 
-/// Why logging could not be set up.
+/// Reason why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// No such format.
+    /// There is no such format.
     #[error("log format '{0}' is not one of: text, json")]
     Format(String),
-    /// The filter cannot be read.
+    /// The filter cannot be parsed.
     #[error(
         "log filter '{filter}' cannot be read: give a level (error, warn, info, debug, trace) or \
          levels by module, as in 'info,bellwether::node=debug'"
     )]
     Filter {
-        /// As it was given.
+        /// Filter as the caller gave it.
         filter: String,
-        /// What is wrong with it.
+        /// Reason why the filter is invalid.
         source: tracing_subscriber::filter::ParseError,
     },
     /// Standard error cannot be used.
     #[error("standard error cannot be written to")]
     Output(#[source] io::Error),
-    /// Somebody set up logging before.
+    /// Logging was set up before.
     #[error("logging is set up already")]
     AlreadySetUp,
 }
 
-/// Logs that are set up. Dropped, it waits until what was logged is written, for 1.5 s at most; what is
-/// logged later is lost.
+/// Handle of logs that are set up. Dropping it waits until all lines so far are written, for 1.5 s at most;
+/// later lines are lost.
 #[derive(Debug)]
 #[must_use = "what is logged after it was dropped is lost"]
 pub struct Logs {
@@ -149,13 +150,13 @@ pub struct Logs {
 impl Drop for Logs {
     fn drop(&mut self) {
         let writer = self.writer.take();
-        // The guard has a word to say on standard output if it cannot end, and that may be as stuck.
+        // If the guard cannot end, it prints to standard output, which may be blocked as well.
         last_words(move || drop(writer));
     }
 }
 
-/// Says something at the end of a process, to streams that nobody may read any more: waits for it for
-/// 1.5 s at most.
+/// Writes at the end of a process to streams that may have no reader any more: waits for `say` for 1.5 s at
+/// most.
 pub fn last_words(say: impl FnOnce() + Send + 'static) {
     let (said, waits) = mpsc::channel();
     thread::spawn(move || {
@@ -165,12 +166,12 @@ pub fn last_words(say: impl FnOnce() + Send + 'static) {
     let _ = waits.recv_timeout(LAST_WORDS_WITHIN);
 }
 
-/// Standard error, and how often it took nothing.
+/// Standard error; counts the writes that failed.
 struct Output(File);
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Whole lines come here, and what remains of one is no use to anybody.
+        // Each write is a whole line; the rest of a line that failed is of no use.
         self.0.write_all(bytes).inspect_err(|_| {
             FAILED.fetch_add(1, Ordering::Relaxed);
         })?;
@@ -182,14 +183,14 @@ impl io::Write for Output {
     }
 }
 
-/// Sends the program's logs to standard error, as `options` say. Who logs does not wait for it: what
-/// cannot be written is dropped, and counted in `bellwether_log_lines_dropped_total`.
+/// Sends the program's logs to standard error, according to `options`. Logging never blocks its caller:
+/// lines that cannot be written are dropped, and counted in `bellwether_log_lines_dropped_total`.
 ///
 /// # Errors
 ///
-/// [`LogError`]; nothing changed then.
+/// [`LogError`]; then nothing changed.
 pub fn init(options: &LogOptions) -> Result<Logs, LogError> {
-    // Its own handle: who holds the lock of `io::stderr` does not hold up the writer.
+    // A separate handle: code that holds the lock of `io::stderr` does not block the writer.
     let output = io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Output)?;
     let (lines, writer) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING_LINES)
@@ -201,18 +202,18 @@ pub fn init(options: &LogOptions) -> Result<Logs, LogError> {
     Ok(Logs { writer: Some(writer) })
 }
 
-/// Shows how many lines were dropped.
+/// Collector of the number of dropped lines.
 pub(super) struct DroppedLines {
     lines: IntCounter,
     dropped: fn() -> usize,
-    /// One scrape at a time: the counter is set by a reset and an addition.
+    /// Allows one scrape at a time: the counter is set by a reset and an addition.
     scrape: Mutex<()>,
 }
 
 impl DroppedLines {
     /// # Errors
     ///
-    /// Never with this name; the registry's kind of error is passed on.
+    /// Never with this name; the error type is the registry's.
     pub(super) fn new() -> prometheus::Result<Self> {
         Self::counted_by(|| {
             DROPPED.get().map_or(0, ErrorCounter::dropped_lines) + FAILED.load(Ordering::Relaxed)
@@ -239,7 +240,7 @@ impl Collector for DroppedLines {
     }
 }
 
-/// What [`init`] sets up, writing to `writer`.
+/// Subscriber that [`init`] sets up, which writes to `writer`.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
-//! The registry, its text form, and the table of what is in it.
+//! The registry, its text form, and the table of its metrics.
 //!
-//! Every module makes its own metrics struct and registers it; here is what they share, and the
+//! Every module creates its own metrics struct and registers it; this module has the shared parts, and the
 //! metrics of the server itself.
 
 use std::fmt::Write as _;
@@ -14,18 +14,18 @@ use prometheus::{
 
 use super::{logs::DroppedLines, process::ProcessCollector};
 
-/// The metric that every process has.
+/// Metric that every process exports.
 pub(crate) const BUILD_INFO: &str = "bellwether_build_info";
 
-/// What `/metrics` is served as: the text format, which every Prometheus reads.
+/// Content type of `/metrics`: the text format, which every Prometheus reads.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A registry that holds what every process shows: `bellwether_build_info`, log lines that were dropped,
-/// and `process_*`.
+/// Creates a registry with the metrics that every process exports: `bellwether_build_info`, dropped log
+/// lines, and `process_*`.
 ///
 /// # Errors
 ///
-/// Never with these names; the registry's kind of error is passed on.
+/// Never with these names; the error type is the registry's.
 pub fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
     for collector in base_collectors()? {
@@ -34,11 +34,11 @@ pub fn registry() -> prometheus::Result<Registry> {
     Ok(registry)
 }
 
-/// What [`registry`] registers.
+/// Collectors that [`registry`] registers.
 ///
 /// # Errors
 ///
-/// As there.
+/// As for [`registry`].
 pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let build = GaugeVec::new(
         Opts::new(BUILD_INFO, "Always 1; the labels say what is running."),
@@ -49,38 +49,38 @@ pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
     Ok(vec![Box::new(build), Box::new(DroppedLines::new()?), Box::new(ProcessCollector::new()?)])
 }
 
-/// All metrics of the registry in the text format.
+/// Encodes all metrics of the registry in the text format.
 ///
 /// # Errors
 ///
-/// If a collector hands out a family that cannot be written.
+/// If a collector returns a family that cannot be written.
 pub fn encode(registry: &Registry) -> prometheus::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(16 * 1024);
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(text)
 }
 
-/// The server's own metrics.
+/// Metrics of the server itself.
 #[derive(Clone, Debug)]
 pub struct ServerMetrics {
-    /// Answered requests by path and status code.
+    /// Number of answered requests, by path and status code.
     pub requests: IntCounterVec,
-    /// From the request's head to the answer's head, by path.
+    /// Time from the request's head to the answer's head, by path.
     pub duration: HistogramVec,
-    /// Open connections.
+    /// Number of open connections.
     pub connections: IntGauge,
-    /// Connections that were closed because a newer one needed the place.
+    /// Number of connections that were closed to make room for a newer one.
     pub evicted: IntCounter,
-    /// Open event streams.
+    /// Number of open event streams.
     pub streams: IntGauge,
 }
 
 impl ServerMetrics {
-    /// Makes the metrics and registers them.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
     ///
-    /// If a metric of such a name is registered already.
+    /// If a metric with one of the names is registered already.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::new()?;
         for collector in metrics.collectors() {
@@ -89,11 +89,11 @@ impl ServerMetrics {
         Ok(metrics)
     }
 
-    /// Metrics that no registry has.
+    /// Creates metrics that are in no registry.
     ///
     /// # Errors
     ///
-    /// Never with these names; the registry's kind of error is passed on.
+    /// Never with these names; the error type is the registry's.
     pub fn new() -> prometheus::Result<Self> {
         Ok(Self {
             requests: IntCounterVec::new(
@@ -126,7 +126,7 @@ impl ServerMetrics {
         })
     }
 
-    /// What [`Self::register`] registers.
+    /// Collectors that [`Self::register`] registers.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         vec![
             Box::new(self.requests.clone()),
@@ -138,20 +138,20 @@ impl ServerMetrics {
     }
 }
 
-/// One row of the table of metrics.
+/// Row of the table of metrics.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MetricRow {
-    /// The metric's name.
+    /// Name of the metric.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// Its labels, in order.
+    /// Labels of the metric, in order.
     pub labels: Vec<String>,
-    /// What it says.
+    /// Help text of the metric.
     pub help: String,
 }
 
-/// The rows of what collectors hold, by name; also of those that have no series yet.
+/// Rows for all metrics of the collectors, by name; also for those that have no series yet.
 pub fn describe(collectors: &[Box<dyn Collector>]) -> Vec<MetricRow> {
     let mut rows: Vec<MetricRow> =
         collectors.iter().flat_map(|one| rows_of(one.as_ref())).collect();
@@ -180,7 +180,7 @@ fn row_of(desc: &Desc, families: &[MetricFamily]) -> MetricRow {
     }
 }
 
-/// The table as Markdown.
+/// Table of the metrics as Markdown.
 pub fn markdown(rows: &[MetricRow]) -> String {
     let mut table =
         String::from("| metric | type | labels | what it says |\n| --- | --- | --- | --- |\n");
@@ -194,10 +194,10 @@ pub fn markdown(rows: &[MetricRow]) -> String {
     table
 }
 
-/// The rules of names and labels that rows break, in words; empty if all is well.
+/// Violations of the rules for names and labels, in words; empty if there are none.
 ///
-/// Names as Prometheus asks for them (base units last, `_total` for counters only); labels only where
-/// their values are a closed set, so none that could carry an object's name, a lease or an error.
+/// Names must follow Prometheus' conventions (base units last, `_total` for counters only); labels must
+/// have a closed set of values, so no label can carry an object's name, a lease or an error.
 pub fn broken_rules(rows: &[MetricRow]) -> Vec<String> {
     const OPEN_LABELS: [&str; 8] =
         ["node", "lease", "address", "object", "uid", "error", "message", "shard"];

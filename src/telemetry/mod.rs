@@ -1,7 +1,8 @@
-//! What people and machines see of a node: metrics, probes, the status page, logs.
+//! Output of a node for people and machines: metrics, probes, the status page, logs.
 //!
-//! Telemetry knows nobody. Every module makes and registers its own metrics struct; what the server
-//! tells about a node it is told through [`StatusSource`], and [`NodeSource`] is that of any node.
+//! The status server does not know the modules behind a page: every module creates and registers its own
+//! metrics struct, and the server gets all information about a node through [`StatusSource`].
+//! [`NodeSource`] implements this trait for any node.
 //!
 //! ```no_run
 //! # async fn example(node: std::sync::Arc<dyn bellwether::node::Node>) -> Result<(), Box<dyn std::error::Error>> {
@@ -33,7 +34,7 @@ pub mod server;
 pub mod source;
 pub(crate) mod sparing;
 
-/// For metrics of your own, in the same registry.
+/// Re-exported for metrics of your own, in the same registry.
 pub use prometheus;
 
 #[cfg(feature = "status")]

@@ -1,4 +1,4 @@
-//! This process in numbers, under the names that every Prometheus client library uses for them.
+//! Metrics of this process, under the names that every Prometheus client library uses.
 
 use std::{fs, sync::Mutex};
 
@@ -16,7 +16,7 @@ pub(crate) const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
 pub(crate) const START_TIME: &str = "process_start_time_seconds";
 pub(crate) const THREADS: &str = "process_threads";
 
-/// Reads `/proc/self` at each scrape. What cannot be read keeps its last value.
+/// Collector that reads `/proc/self` at each scrape. A value that cannot be read keeps its last value.
 pub(super) struct ProcessCollector {
     cpu: Counter,
     open_fds: Gauge,
@@ -25,11 +25,11 @@ pub(super) struct ProcessCollector {
     resident_memory: Gauge,
     start_time: Gauge,
     threads: Gauge,
-    /// One scrape at a time: the counter is set by a reset and an addition.
+    /// Allows one scrape at a time: the counter is set by a reset and an addition.
     scrape: Mutex<()>,
 }
 
-/// What a scrape reads.
+/// Values that a scrape reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Usage {
     pub(super) cpu_seconds: f64,
@@ -42,7 +42,7 @@ pub(super) struct Usage {
 impl ProcessCollector {
     /// # Errors
     ///
-    /// Never with these names; the registry's kind of error is passed on.
+    /// Never with these names; the error type is the registry's.
     pub(super) fn new() -> prometheus::Result<Self> {
         let gauge = |name: &str, help: &str| Gauge::with_opts(Opts::new(name, help));
         let collector = Self {
@@ -87,7 +87,7 @@ impl ProcessCollector {
             }
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // One of them is the directory that is being read.
+            // Subtract the descriptor of the directory that is being read.
             self.open_fds.set(open.count().saturating_sub(1) as f64);
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -111,12 +111,12 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// `/proc/[pid]/stat`, see `proc_pid_stat(5)`. The command's name may hold blanks and brackets, so the
-/// fields are counted from its last closing bracket.
+/// Parses `/proc/[pid]/stat`, see `proc_pid_stat(5)`. The command's name may contain blanks and brackets,
+/// so the fields are counted from its last closing bracket.
 pub(super) fn parse_stat(stat: &str) -> Option<Usage> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    // The field that the manual numbers 3 is the first after the name.
+    // Field 3 of the manual is the first one after the name.
     let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
     Some(Usage {
         cpu_seconds: (field(14)? + field(15)?) / ticks_per_second(),
@@ -127,7 +127,7 @@ pub(super) fn parse_stat(stat: &str) -> Option<Usage> {
     })
 }
 
-/// When the machine booted, in seconds of Unix time.
+/// Time at which the machine booted, in seconds of Unix time.
 pub(super) fn parse_boot(stat: &str) -> Option<f64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }

@@ -1,5 +1,5 @@
-//! Bounds on lines of the log that many objects cause at once: an outage of a minute is said, not once for each object
-//! and each attempt.
+//! Limits log lines that many objects cause at once: an outage of a minute is logged, but not once for each
+//! object and each attempt.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use std::{
 
 use crate::engine::BootTime;
 
-/// So many lines of one kind are logged in one [`PERIOD`].
+/// Number of lines of one kind that are logged in one [`PERIOD`].
 const LINES: u32 = 5;
 /// Span over which lines are counted.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Lines of a closed set of kinds.
+/// Limit for lines of a closed set of kinds.
 #[derive(Debug)]
 pub(crate) struct Sparing<K>(Mutex<HashMap<K, Kind>>);
 
@@ -33,8 +33,8 @@ impl<K> Default for Sparing<K> {
 }
 
 impl<K: Eq + Hash> Sparing<K> {
-    /// Whether a line of that kind is logged now: how many of its kind were left out since the last one that was. None
-    /// if it is left out too.
+    /// Whether a line of that kind is logged now. `Some` contains the number of lines of the kind that were
+    /// left out since the last logged one; `None` if this line is left out too.
     pub(crate) fn admit(&self, kind: K, now: BootTime) -> Option<u64> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = kinds.entry(kind).or_insert(Kind { since: now, logged: 0, left_out: 0 });

@@ -1,7 +1,8 @@
 //! Explains errors of TLS: the reason, and what to do about it.
 //!
-//! Pure. rustls names errors in the words of its code (`BadSignature`, `HandshakeFailure`); people get a
-//! sentence. How a user sets certificates differs between clients, so the client brings those [`Words`].
+//! This module is pure. rustls' errors have names from its code (`BadSignature`, `HandshakeFailure`); this
+//! module turns them into sentences for people. Each client has its own settings for certificates, so the
+//! client passes its [`Words`].
 
 use std::{error::Error as StdError, io};
 
@@ -12,7 +13,7 @@ use rustls::{
 
 use super::verify::Rejected;
 
-/// Names of what the user of one client can set.
+/// Names of the settings that users of a client can change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
     /// Name of the list of trusted certificates.
@@ -27,7 +28,7 @@ pub(crate) struct Words {
     pub(crate) client_certificate_rejected: &'static str,
 }
 
-/// An error of TLS in words.
+/// TLS error as a reason and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Explained {
     /// Clause that begins with the server or its certificate.
@@ -36,7 +37,7 @@ pub(crate) struct Explained {
     pub(crate) remedy: String,
 }
 
-/// Reason and remedy of the error; `None` if it says nothing of certificates, versions or ciphers.
+/// Reason and remedy of the error; `None` if it is not about certificates, versions or ciphers.
 pub(crate) fn explain(error: &Error, words: &Words) -> Option<Explained> {
     match error {
         Error::InvalidCertificate(reason) => Some(of_certificate(reason, words)),
@@ -55,7 +56,7 @@ pub(crate) fn explain(error: &Error, words: &Words) -> Option<Explained> {
     }
 }
 
-/// The error of TLS behind an error, however many others are around it.
+/// TLS error in the chain of an error's sources, at any depth.
 pub(crate) fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -201,7 +202,8 @@ fn too_old() -> Explained {
     )
 }
 
-/// Servers say the same of both, and of a client certificate that they miss in TLS 1.2.
+/// Reason and remedy if client and server have no cipher in common. Servers send the same alert if they
+/// have only RSA key exchange, only CBC, or, in TLS 1.2, if they miss a client certificate.
 fn no_cipher() -> Explained {
     say(
         "the server offers no TLS cipher that is secure: perhaps only RSA key exchange or CBC",
@@ -209,13 +211,13 @@ fn no_cipher() -> Explained {
     )
 }
 
-/// `localhost` of webpki's `DnsName("localhost")`.
+/// Returns `localhost` for webpki's `DnsName("localhost")`.
 fn plain(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"')
 }
 
-/// As a date and a time of day, in UTC.
+/// Formats as a date and a time of day, in UTC.
 fn date(time: UnixTime) -> String {
     i64::try_from(time.as_secs())
         .ok()

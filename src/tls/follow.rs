@@ -15,11 +15,11 @@ use rustls::{
 use super::{Trust, Verifier};
 use crate::{clock, engine::BootTime};
 
-/// Between two looks at the file. kubelet takes about as long to write a new one.
+/// Time between two reads of the file. kubelet takes about as long to write a new one.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Verifies servers by the certificates of a file, read again by the first handshake after a minute. If
-/// the file cannot be used then, the certificates that it held last stay in use.
+/// Verifies servers by the certificates of a file. The first handshake after a minute reads the file again.
+/// If the file cannot be used then, its previous certificates stay in use.
 #[derive(Debug)]
 pub(crate) struct Followed {
     path: PathBuf,
@@ -29,7 +29,7 @@ pub(crate) struct Followed {
 impl Followed {
     /// # Errors
     ///
-    /// The file cannot be read or holds no certificate that can be used.
+    /// The file cannot be read or contains no usable certificate.
     pub(crate) fn new(path: PathBuf) -> Result<Self, Error> {
         let verifier = read(&path)?;
         Ok(Self { path, last: RwLock::new((verifier, clock::boot_now())) })
@@ -62,7 +62,7 @@ fn read(path: &Path) -> Result<Arc<Verifier>, Error> {
     let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
     let mut trust = Trust::nobody();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        // The parser's own words show the file's content.
+        // Leave out the parser's own message, which contains the file's content.
         trust.add(certificate.map_err(|_| unusable("is not PEM".to_owned()))?)?;
     }
     if trust.is_empty() {

@@ -1,8 +1,9 @@
-//! TLS as every client of this process does it: etcd's, the API server's, the checks'.
+//! TLS of every client in this process: etcd's, the API server's, the checks'.
 //!
-//! rustls with ring, to which the feature `p521` adds the curve P-521. The one rule: a certificate that curl,
-//! etcdctl or kubectl accepts is accepted here too, or rejected in words that name the reason and the
-//! remedy ([`explain()`]). Deliberately not here: which files and flags hold the certificates.
+//! The implementation is rustls with ring, to which the feature `p521` adds the curve P-521. The one rule:
+//! a certificate that curl, etcdctl or kubectl accepts is accepted here too, or rejected with a message
+//! that names the reason and the remedy ([`explain()`]). Files and flags that hold the certificates are
+//! deliberately not here.
 
 mod explain;
 mod follow;
@@ -33,14 +34,14 @@ pub(crate) use self::{
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(secp521r1::added_to(ring::default_provider())));
 
-/// Cryptography of all TLS here: ring's and, with the feature `p521`, certificates and keys on the curve P-521,
-/// which etcd's `--auto-tls` uses and ring does not know.
+/// Cryptography of all TLS in this process: ring's and, with the feature `p521`, certificates and keys on
+/// the curve P-521, which etcd's `--auto-tls` uses and ring does not support.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Makes [`provider`] the default of this process, unless it has one. Do it first, so that every client
-/// in the process accepts the same certificates.
+/// Makes [`provider`] the default of this process, unless the process has one. Call it first, so that every
+/// client in the process accepts the same certificates.
 pub fn install() {
     let _ = CryptoProvider::clone(&provider()).install_default();
 }
@@ -49,12 +50,12 @@ pub fn install() {
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
     roots: RootCertStore,
-    /// The same certificates as they are, if they were listed: a server may show one of them.
+    /// The same certificates in DER, if they were listed: a server may show one of them.
     listed: Vec<CertificateDer<'static>>,
 }
 
 impl Trust {
-    /// The public certificate authorities.
+    /// Trust in the public certificate authorities.
     pub(crate) fn public() -> Self {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         Self { roots, listed: Vec::new() }
@@ -69,7 +70,7 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// What rustls finds wrong with the certificate; nothing is added then.
+    /// The certificate is invalid for rustls; then nothing is added.
     pub(crate) fn add(
         &mut self,
         certificate: CertificateDer<'static>,
@@ -85,7 +86,7 @@ impl Trust {
     }
 }
 
-/// A client that verifies servers by these certificates.
+/// Client configuration that verifies servers by these certificates.
 ///
 /// # Errors
 ///
@@ -97,7 +98,7 @@ pub(crate) fn trusting(
     Ok(builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-/// A client that accepts every certificate.
+/// Client configuration that accepts every certificate.
 pub(crate) fn trusting_anybody() -> ConfigBuilder<ClientConfig, WantsClientCert> {
     builder().dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate))
 }

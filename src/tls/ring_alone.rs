@@ -1,4 +1,4 @@
-//! The cryptography of ring as it is, without the curve P-521.
+//! Cryptography of ring only, without the curve P-521.
 
 use rustls::crypto::CryptoProvider;
 

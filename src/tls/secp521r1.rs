@@ -1,7 +1,7 @@
-//! The curve P-521 (secp521r1), which ring lacks: verifies and makes signatures with its keys.
+//! The curve P-521 (secp521r1), which ring does not support: verifies and makes signatures with its keys.
 //!
-//! etcd makes such certificates for `--auto-tls`, and so do people who want the longest key. Only
-//! signatures: keys are exchanged on ring's curves.
+//! etcd's `--auto-tls` makes certificates on this curve, as do users who want the longest key. The module
+//! supports only signatures: keys are exchanged on ring's curves.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Hash {
     }
 }
 
-/// ECDSA with a key on P-521 and this digest.
+/// ECDSA verification with a key on P-521 and this digest.
 #[derive(Debug)]
 struct Verify(Hash);
 
@@ -74,14 +74,14 @@ impl SignatureVerificationAlgorithm for Verify {
     }
 }
 
-/// This cryptography and P-521.
+/// Adds P-521 to this cryptography.
 pub(super) fn added_to(provider: CryptoProvider) -> CryptoProvider {
     let signature_verification_algorithms = with(provider.signature_verification_algorithms);
     CryptoProvider { signature_verification_algorithms, key_provider: &Keys, ..provider }
 }
 
-/// These algorithms and P-521. Certificates may be signed with any digest; TLS 1.3 fixes SHA-512 for the
-/// curve, TLS 1.2 names the digest alone.
+/// Adds P-521 to these algorithms. Certificates may be signed with any digest; TLS 1.3 fixes SHA-512 for
+/// the curve, TLS 1.2 names only the digest.
 fn with(of_ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
     let all = [of_ring.all, &[&SHA256, &SHA384, &SHA512]].concat();
     let mut mapping: Vec<(
@@ -101,12 +101,12 @@ fn with(of_ring: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
     WebPkiSupportedAlgorithms { all: leak(all), mapping: leak(mapping) }
 }
 
-/// rustls wants lists that live as long as the process; they are made once.
+/// Leaks a list, because rustls needs lists that live as long as the process; called once for each list.
 fn leak<T>(list: Vec<T>) -> &'static [T] {
     list.leak()
 }
 
-/// Loads private keys: ring's kinds, and P-521.
+/// Loader of private keys: ring's kinds, and P-521.
 #[derive(Debug)]
 struct Keys;
 
@@ -122,7 +122,7 @@ impl KeyProvider for Keys {
     }
 }
 
-/// A private key on P-521.
+/// Private key on P-521.
 #[derive(Clone)]
 struct Key(SigningKey);
 

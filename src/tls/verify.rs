@@ -1,8 +1,8 @@
 //! Decides whether a server's certificate is trusted.
 //!
 //! webpki decides, with one addition: a certificate that is itself in the bundle is trusted for its names
-//! and dates, whatever else it says of itself. `openssl req -x509` makes such certificates (CA:TRUE), and
-//! OpenSSL and Go accept them. A key or signature that webpki cannot verify is named.
+//! and dates, regardless of its other fields. `openssl req -x509` makes such certificates (CA:TRUE), and
+//! OpenSSL and Go accept them. If webpki cannot verify a key or signature, the error names it.
 
 use std::{fmt, sync::Arc};
 
@@ -24,22 +24,22 @@ use x509_parser::{
 
 use super::{Trust, provider};
 
-/// Of RSA keys, in bits: what ring verifies.
+/// Sizes of RSA keys that ring verifies, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 const EC_KEY: &str = "1.2.840.10045.2.1";
 const RSA_KEY: &str = "1.2.840.113549.1.1.1";
 const ED25519_KEY: &str = "1.3.101.112";
-/// P-256, P-384, P-521.
+/// OIDs of the curves P-256, P-384 and P-521.
 const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
-/// Signature algorithms that nobody should use any more, with the digest.
+/// Signature algorithms with a digest that is not secure any more.
 const WEAK_DIGESTS: [(&str, &str); 3] = [
     ("1.2.840.113549.1.1.4", "MD5"),
     ("1.2.840.113549.1.1.5", "SHA-1"),
     ("1.2.840.10045.4.1", "SHA-1"),
 ];
 
-/// A certificate that is rejected, in words. Travels inside rustls' own error.
+/// Reason in words why a certificate is rejected; carried inside rustls' own error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
     pub(super) what: String,
@@ -70,7 +70,7 @@ pub(crate) struct Verifier {
 impl Verifier {
     /// # Errors
     ///
-    /// `trust` holds no certificate.
+    /// `trust` contains no certificate.
     pub(crate) fn new(trust: Trust) -> Result<Self, Error> {
         let webpki =
             WebPkiServerVerifier::builder_with_provider(Arc::new(trust.roots), provider()).build();
@@ -78,14 +78,14 @@ impl Verifier {
         Ok(Self { webpki, listed: trust.listed })
     }
 
-    /// The error of a chain, or the reason behind it if a key or a signature is of a kind that cannot be
+    /// Error of a chain, or the reason behind it if a key or a signature is of a kind that cannot be
     /// verified.
     fn reason(&self, error: Error, end: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Error {
         if !is_of_signature(&error) {
             return error;
         }
         let shown = [end].into_iter().chain(rest);
-        // Roots sign as well, and are not shown.
+        // A root also signs, and the server does not show it.
         let issuers = self.listed.iter().filter(|root| shown.clone().any(|it| signs(root, it)));
         match shown.clone().chain(issuers).find_map(weakness) {
             Some(rejected) => rejected.into(),
@@ -144,7 +144,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A server shows a certificate that is in the bundle: dates, purpose and name are still checked.
+/// Verifies a server's certificate that is itself in the bundle: dates, purpose and name are still checked.
 fn listed_itself(
     certificate: &CertificateDer<'_>,
     server_name: &ServerName<'_>,
@@ -200,7 +200,7 @@ fn signs(issuer: &CertificateDer<'_>, certificate: &CertificateDer<'_>) -> bool 
     }
 }
 
-/// Why nothing that this certificate or its key signed can be verified; `None` if it can.
+/// Reason why signatures of this certificate or its key cannot be verified; `None` if they can.
 fn weakness(certificate: &CertificateDer<'_>) -> Option<Rejected> {
     let (_, certificate) = parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject().to_string();
@@ -219,7 +219,7 @@ fn weakness(certificate: &CertificateDer<'_>) -> Option<Rejected> {
     })
 }
 
-/// The key of a certificate in words, if it is of a kind that is not supported.
+/// Description of a certificate's key, if its kind is not supported.
 pub(crate) fn unsupported_key(certificate: &X509Certificate<'_>) -> Option<String> {
     let key = certificate.public_key();
     let kind = key.algorithm.algorithm.to_id_string();
@@ -240,8 +240,8 @@ pub(crate) fn unsupported_key(certificate: &X509Certificate<'_>) -> Option<Strin
     }
 }
 
-/// Accepts any certificate. A signature that can be verified must be right, so that the certificate
-/// that is looked at is the server's own; one that cannot be verified is accepted like all else.
+/// Verifier that accepts any certificate. A signature that can be verified must be correct, so that the
+/// certificate is really the server's own; a signature that cannot be verified is accepted.
 #[derive(Debug)]
 pub(crate) struct AnyCertificate;
 
@@ -302,7 +302,7 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let mut schemes = provider().signature_verification_algorithms.supported_schemes();
-        // Last: a server uses them only if it has nothing better.
+        // Listed last: a server uses these schemes only if it has no better one.
         schemes.extend([
             SignatureScheme::ED448,
             SignatureScheme::ECDSA_SHA1_Legacy,

@@ -23,7 +23,7 @@ fn env(store: &MemoryStore) -> Env {
     }
 }
 
-/// Writes so many revisions.
+/// Writes this many revisions to the store.
 fn write(env: &Env, store: &MemoryStore, revisions: u32) {
     let put = Op::Put { key: env.keys.record(), value: Vec::new(), lease: None };
     for _ in 0..revisions {
@@ -47,7 +47,7 @@ async fn a_store_that_nobody_compacts_is_told_until_somebody_does() {
     assert_eq!((uncompacted.get(), said), (0, false));
 }
 
-/// What was logged, for a subscriber to write to.
+/// Buffer that a subscriber writes its log lines to.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! A driver that fails is noticed by everybody who needs to know.
+//! A driver that fails is reported to every caller, context and handle.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -18,7 +18,7 @@ use crate::{
     store::{Get, Store as _, protocol},
 };
 
-/// A limit against hanging.
+/// Time limit, so that no test hangs.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder(store: &Arc<Fragile>) -> ClusterNodeBuilder {
@@ -30,18 +30,18 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(LONG, future).await.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
-/// A leader with a running tick, task and shard worker, and what they were given.
+/// Leader with a running tick, task and shard worker, and their contexts.
 struct Leading {
     node: ClusterNode,
     store: Arc<Fragile>,
     ticks: watch::Receiver<Option<LeaderContext>>,
     tasks: watch::Receiver<Option<LeaderContext>>,
     shards: watch::Receiver<Option<ShardContext>>,
-    /// How many futures of user work live.
+    /// Number of futures of user work that exist.
     alive: Arc<AtomicUsize>,
 }
 
-/// Counts as alive until dropped.
+/// Guard that counts as alive until it is dropped.
 struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
@@ -57,7 +57,7 @@ impl Drop for Alive {
     }
 }
 
-/// Work that never returns by itself, and shows what it was given.
+/// Work that never returns by itself, and publishes its context.
 macro_rules! endless {
     ($told:expr, $alive:expr, $context:ty) => {{
         let (told, alive) = (watch::Sender::clone(&$told), Arc::clone(&$alive));
@@ -90,7 +90,7 @@ impl LeaderTask for Task {
 impl Leading {
     async fn new(more: impl FnOnce(ClusterNodeBuilder) -> ClusterNodeBuilder) -> Self {
         let store = Fragile::new();
-        // The store is the test's own: no leader can have been before.
+        // The store belongs to the test: no leader can have been there before.
         let (keys, seed) = (Keys::new("C").unwrap(), Call::Seed { ended: true });
         let seeded = protocol::send(&*store, &keys, &seed, LONG).await;
         assert!(matches!(seeded, Outcome::Done(_)), "{seeded:?}");
@@ -149,7 +149,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
 
     assert_eq!(leading.break_driver().await, NodeError::Broken);
 
-    // Before any caller learns it: authority is over, and the work is cancelled and dropped.
+    // Before any caller gets the error, authority is over, and the work is cancelled and dropped.
     assert!(tick.check().is_err() && task.check().is_err() && shard.check().is_err());
     assert!(tick.is_cancelled() && task.is_cancelled() && shard.is_cancelled());
     let refused = tick.fenced().put("k", "v").await;
@@ -185,7 +185,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
     assert_eq!(node.close().await, Ok(()));
     assert_eq!(node.status().await.unwrap_err(), NodeError::Broken, "also when it is closed");
 
-    // The term is not ended: without a proof of its death the others wait.
+    // The term is not ended: without a proof of the leader's death the other nodes wait.
     let keys = &leading.core().env.keys;
     let record = leading.store.store.get(Get::key(keys.record()), LONG).await.unwrap();
     let record = crate::store::values::decode_record(&record.kvs[0].value).unwrap();

@@ -1,7 +1,7 @@
-//! The engine's calls on their way: stamped, sent, measured, answered.
+//! Sends the engine's calls to the store: stamps, deadlines, metrics and answers.
 //!
-//! Calls are not ordered among each other, and several are under way at once. Each has a deadline after
-//! which it is given up; the engine hears that its outcome is unknown.
+//! Calls are not ordered among each other, and several are in flight at once. Each call has a deadline,
+//! after which it is abandoned and the engine receives [`Outcome::Unknown`].
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, time::Duration};
 
@@ -19,12 +19,12 @@ use crate::{
     tasks::panic_message,
 };
 
-/// What has no tighter deadline.
+/// Deadline of calls that have no shorter one.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Beats whose echo is still awaited; more than the engine lets be under way.
+/// Beats whose echo is still awaited; more than the engine allows in flight.
 const ECHOES: usize = 64;
 
-/// A call that was answered or given up.
+/// A call that was answered or abandoned.
 #[derive(Debug)]
 struct Answered {
     id: CallId,
@@ -34,7 +34,7 @@ struct Answered {
     outcome: Outcome,
 }
 
-/// The calls of one driver.
+/// Calls of one driver that are in flight.
 pub(super) struct Calls {
     env: Env,
     d: Duration,
@@ -51,12 +51,12 @@ impl Calls {
         Self { env, d, ttl, granted: Duration::ZERO, on_the_way, echoes }
     }
 
-    /// What the store last granted.
+    /// TTL that the store granted last.
     pub(super) const fn granted_ttl(&self) -> Duration {
         self.granted
     }
 
-    /// Not above D for what carries authority: an answer later than that extends nothing.
+    /// Deadline of a call. At most D for a call that extends authority: a later answer extends nothing.
     fn timeout(&self, call: &Call) -> Duration {
         match call {
             Call::Beat { .. } | Call::Take(_) => self.d,
@@ -66,7 +66,7 @@ impl Calls {
         }
     }
 
-    /// Sends a call.
+    /// Sends a call to the store.
     pub(super) fn send(&mut self, id: CallId, call: Call) {
         if let Call::Beat { record, .. } = &call
             && let Some(lease) = record.lease
@@ -78,11 +78,12 @@ impl Calls {
         }
         let (env, timeout) = (self.env.clone(), self.timeout(&call));
         self.on_the_way.spawn(async move {
-            // R1: before it is handed to the transport, and after the answer was taken from it.
+            // R1 (stamps of own spans): read the clock before the transport gets the request, and after it
+            // returned the answer.
             let sent_at = clock::boot_now();
             tracing::trace!(call = protocol::name(&call), "sent");
             let sent = protocol::send(env.store.as_ref(), &env.keys, &call, timeout);
-            // The engine has no deadlines of its own: every call comes back to it, whatever happens.
+            // The engine sets no deadline for its calls: every call must be answered, also if it panics.
             let outcome = AssertUnwindSafe(sent).catch_unwind().await.unwrap_or_else(|panic| {
                 let (call, panic) = (protocol::name(&call), panic_message(panic.as_ref()));
                 tracing::error!(
@@ -97,7 +98,7 @@ impl Calls {
         });
     }
 
-    /// The next answer; `None` while nothing is under way.
+    /// Waits for the next answer; `None` while no call is in flight.
     ///
     /// # Cancel safety
     ///
@@ -109,7 +110,7 @@ impl Calls {
                 let Answered { id, sent_at, received_at, outcome, .. } = answered;
                 Some(Input::Answered { id, sent_at, received_at, outcome })
             }
-            // The engine would wait for its answer for ever.
+            // Without the answer the engine would wait forever.
             Err(error) => panic!("a call to the store was lost: {error}"),
         }
     }
@@ -139,7 +140,7 @@ impl Calls {
         }
     }
 
-    /// Measures how long own beats took to come back by the watch.
+    /// Measures how long own beats took to arrive back through the watch.
     pub(super) fn on_changes(&mut self, received_at: BootTime, changes: &[Change]) {
         let records = changes.iter().filter_map(|change| match change {
             Change::Record(Some(stored)) => stored.value.as_ref(),

@@ -1,4 +1,5 @@
-//! Tasks that end together: cancelled, then cut, then found to be wedged.
+//! Groups of tasks that end together: cancelled first, then cut (their futures dropped), then reported as
+//! wedged.
 
 use std::time::Duration;
 
@@ -7,16 +8,16 @@ use tokio::task::AbortHandle;
 use super::ticks::Ending;
 use crate::engine::BootTime;
 
-/// Work that was cut and is not joined by then blocks its thread: it is aborted, and said so.
+/// Work that is not joined this long after the cut blocks its thread: it is aborted and reported.
 pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(1);
-/// Tasks that end together.
+/// Group of tasks that end together.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) ending: Ending,
-    /// Not joined yet.
+    /// Number of tasks that are not joined yet.
     pub(super) tasks: usize,
     pub(super) aborts: Vec<AbortHandle>,
-    /// When it was cancelled, and why it is measured from then.
+    /// Time at which the group was cancelled.
     pub(super) cancelled_at: Option<BootTime>,
     pub(super) cut_at: Option<BootTime>,
     pub(super) wedged_at: Option<BootTime>,
@@ -41,7 +42,7 @@ impl Group {
         self.cut_at = Some(self.cut_at.map_or(cut_at, |at| at.min(cut_at)));
     }
 
-    /// Cuts and aborts what is due. Whether it was found to be wedged just now.
+    /// Cuts or aborts the tasks if that is due. Returns whether the group was found wedged just now.
     pub(super) fn on_time(&mut self, now: BootTime) -> bool {
         if self.cut_at.is_some_and(|at| at <= now) && !self.ending.cut.is_cancelled() {
             self.ending.cut.cancel();

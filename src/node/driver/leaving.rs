@@ -1,4 +1,4 @@
-//! How a node leaves: work first, then office and lease, and never later than it was told.
+//! Leaving: a node ends its work first, then its office and its lease, at the latest by the deadline.
 
 use tokio::sync::oneshot;
 

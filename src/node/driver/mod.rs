@@ -1,9 +1,9 @@
 //! Drives one engine against a store, on a thread of its own.
 //!
-//! Takes in answers, changes, commands and the ends of work, hands them to the engine one by one, and
-//! carries out what it says. The one rule to keep: it never waits for anything but its next event. The
-//! clock is read before a request leaves and after an answer came (R1); authority is published before
-//! anything is cancelled (R5).
+//! Receives answers, changes, commands and the ends of work, passes them to the engine one by one, and
+//! carries out the engine's effects. The one rule to keep: the driver waits for nothing but its next event.
+//! The driver reads the clock before a request leaves and after an answer came (R1: stamps of own spans),
+//! and publishes authority before it cancels anything (R5: when a term closes).
 
 mod calls;
 mod group;
@@ -54,20 +54,20 @@ use crate::{
     tasks::{self, Tasks},
 };
 
-/// Nothing due: the driver still looks this often, so that a machine that slept notices.
+/// Longest wait for an event, so that the driver notices that the machine slept.
 const IDLE: Duration = Duration::from_secs(1);
-/// Before a join that was refused after the session was lost is tried again.
+/// First delay before the driver retries a join that was refused after the session was lost.
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
 const REJOIN_AFTER_MOST: Duration = Duration::from_secs(30);
-/// Between two tries to join while the holder of the node's id is waited for.
+/// Time between two attempts to join while a `start` waits for the holder of the node's id to end.
 const KNOCK_EVERY: Duration = Duration::from_millis(250);
-/// Of the time that `stop` is given, this part is left for giving the lease back.
+/// Fraction of the time given to `stop` that is reserved to revoke the lease.
 const STOP_NOW_PART: u32 = 5;
-/// A node that was fit for so long begins its back-off anew.
+/// The back-off of a node that was fit for this long starts from the beginning.
 const FIT_FOR: Duration = Duration::from_secs(600);
 const UNFIT_DOUBLINGS: u32 = 5;
 
-/// Where the node stands between `start` and `stop`.
+/// Phase of the node between `start` and `stop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Rest,
@@ -80,7 +80,7 @@ enum Phase {
     },
 }
 
-/// One node's driver.
+/// Driver of one node.
 struct Driver {
     core: Arc<Core>,
     node: Arc<dyn Node>,
@@ -89,29 +89,29 @@ struct Driver {
     inputs: VecDeque<Input>,
     calls: Calls,
     feed: Option<Feed>,
-    /// What of the feed is counted already.
+    /// Statistics of the feed that the metrics already contain.
     fed: Stats,
     work: UserWork,
     picture: Picture,
-    /// The metrics lag behind the picture; those of the shards do.
+    /// Whether the metrics lag behind the picture, and whether those of the shards do.
     unmeasured: bool,
     shards_unmeasured: bool,
     parent: Parent,
     proven_dead: Dead,
     phase: Phase,
-    /// The engine has left, but work is still to be joined.
+    /// Outcome of leaving, once the engine has left and while work is still to be joined.
     left: Option<Stopped>,
     closing: bool,
     starts: Vec<oneshot::Sender<Result<(), StartError>>>,
     stops: Vec<oneshot::Sender<Stopped>>,
     standing: Standing,
     lease: Option<LeaseId>,
-    /// Tasks that the driver needs: one that panics ends the driver.
+    /// Tasks that the driver needs: if one panics, the driver ends.
     beside: Tasks,
     putting_back: Option<AbortHandle>,
     rejoin_at: Option<BootTime>,
     rejoin_after: Duration,
-    /// Since when a `start` waits for the holder of the node's id to end.
+    /// Time since which a `start` waits for the holder of the node's id to end.
     knocks_since: Option<BootTime>,
     sabotage: Sabotage,
     unfit_times: u32,
@@ -120,7 +120,7 @@ struct Driver {
     unfit: Option<Unfit>,
 }
 
-/// Why the node does not campaign, and until when.
+/// Reason why the node does not campaign, and until when.
 #[derive(Clone, Copy, Debug)]
 struct Unfit {
     because: UnfitBecause,
@@ -131,7 +131,7 @@ struct Unfit {
 ///
 /// # Panics
 ///
-/// If the engine, the driver, or a task that they need fails: [`Core`] looks at it.
+/// If the engine, the driver, or a task that they need fails: [`Core`] handles the panic.
 pub(super) async fn run(
     core: Arc<Core>,
     options: NodeOptions,
@@ -144,9 +144,9 @@ pub(super) async fn run(
     while !driver.is_over() {
         select! {
             biased;
-            // Cancel safe: it is polled to its end, which ends this.
+            // Cancel safe: the future is polled until it completes, and then the driver panics.
             why = &mut store_failed => panic!("the store has failed: {why}"),
-            // Dropped with the driver only.
+            // Dropped only together with the driver.
             () = driver.turn(&mut commands) => (),
         }
     }
@@ -169,7 +169,7 @@ impl Driver {
             }
         }
         let mut beside = Tasks::new();
-        // Looks whether somebody compacts the store, if it is one that needs it.
+        // Checks that the store is compacted, if its kind needs that.
         if options.env.store.kind() == "etcd" {
             let membership = core.published.membership.subscribe();
             let looking = compaction::watch_over(options.env.clone(), membership);
@@ -221,7 +221,7 @@ impl Driver {
         self.closing && self.phase == Phase::Rest && self.left.is_none()
     }
 
-    /// Waits for one event and does all that follows from it.
+    /// Waits for one event and carries out all that follows from it.
     async fn turn(&mut self, commands: &mut mpsc::Receiver<Command>) {
         let wait = self.wait();
         let next_change = async {
@@ -232,7 +232,7 @@ impl Driver {
         };
         select! {
             biased;
-            // All are cancel safe: what they do not return now, they return next time.
+            // All are cancel safe: an item that is not returned now is returned next time.
             Some(answered) = self.calls.next() => self.on_answer(answered),
             update = next_change => match update {
                 Some(update) => self.on_change(update.into()),
@@ -254,7 +254,7 @@ impl Driver {
         }
     }
 
-    /// How long nothing needs to be done if nothing happens.
+    /// Time until the driver must act if no event comes.
     fn wait(&self) -> Duration {
         let leaving = match self.phase {
             Phase::Leaving { stop_now_at, told, deadline } => {
@@ -268,7 +268,7 @@ impl Driver {
         dues.into_iter().flatten().min().map_or(IDLE, |due| due.since(now).min(IDLE))
     }
 
-    /// Hands all inputs to the engine and carries out what it says.
+    /// Passes all inputs to the engine and carries out its effects.
     fn settle(&mut self) {
         self.core.env.metrics.driver_steps.inc();
         self.sabotage.panic_if_asked();
@@ -280,7 +280,7 @@ impl Driver {
                     self.carry_out(effect);
                 }
             }
-            // At once: nothing else may happen that would wake the driver.
+            // In the same turn: perhaps no later event wakes the driver.
             self.finish_leaving();
             if self.inputs.is_empty() {
                 return;
@@ -310,7 +310,7 @@ impl Driver {
             Effect::Role(standing) => self.on_role(standing, now),
             Effect::StartWork { work, office } => {
                 let until = self.engine.authority().map_or(now, |authority| authority.until);
-                // First: the log may be slow.
+                // Before the log line, which may be slow.
                 self.work.start_leader(work, office, until);
                 tracing::info!(
                     node = self.node.id().get(),
@@ -369,7 +369,7 @@ impl Driver {
         if let (Some(feed), Input::Answered { outcome: Outcome::Done(answer), .. }) =
             (&self.feed, &input)
         {
-            // The watch must get there, or it is left for another member's.
+            // If the watch does not reach this revision, the feed switches to another member.
             feed.expect(answer.revision);
         }
         self.inputs.push_back(input);
@@ -394,11 +394,12 @@ impl Driver {
         self.inputs.push_back(input);
     }
 
-    /// After the engine has had what changed: a handoff does not wait for it.
+    /// Updates the metrics of the picture. Called after the engine has processed the changes, so that a
+    /// handoff does not wait for the metrics.
     fn measure_picture(&mut self) {
         let metrics = &self.core.env.metrics;
         if let Some(stats) = self.feed.as_ref().map(Feed::stats) {
-            // The first list of a session is none anew.
+            // The first list is no resync.
             let before = self.fed.lists.max(1);
             metrics.watch_resyncs.inc_by(stats.lists.saturating_sub(before));
             metrics.foreign_keys.inc_by(stats.foreign.saturating_sub(self.fed.foreign));
@@ -471,7 +472,7 @@ impl Driver {
         }
         self.starts.retain(|start| !start.is_closed());
         if self.starts.is_empty() {
-            // Nobody waits for an answer, or not any more: it goes on trying.
+            // No `start` waits for an answer (any more): the node retries by itself.
             self.rejoin_at = Some(now + self.rejoin_after);
             self.rejoin_after = (self.rejoin_after * 2).min(REJOIN_AFTER_MOST);
             self.knocks_since = None;
@@ -492,7 +493,8 @@ impl Driver {
         }
     }
 
-    /// Tries again in a moment: the holder may be an earlier life of this node, whose lease runs out.
+    /// Retries after a short delay: the holder may be an earlier process of this node, whose lease will
+    /// expire.
     fn wait_for_id(&mut self, refusal: &Refusal, waited: Duration, now: BootTime) {
         let id_wait = self.options.id_wait;
         let error = refused(&self.options, refusal, Duration::ZERO);
@@ -520,7 +522,7 @@ impl Driver {
         self.follow(now);
     }
 
-    /// Starts or ends the follower routine, as the role wants it.
+    /// Starts or ends the follower routine, according to the role.
     fn follow(&mut self, now: BootTime) {
         let wanted = match self.standing.role {
             Role::Unknown => false,
@@ -604,7 +606,7 @@ impl Driver {
         self.phase = Phase::Active;
         self.rejoin_at = None;
         let (start, dead) = (clock::wall_now(), self.proven_dead.clone());
-        // As it will be written.
+        // The same start time as the engine will write.
         self.core.published.metadata.send_modify(|metadata| metadata.start = start);
         self.inputs.push_back(Input::Start { start, dead });
     }
@@ -639,19 +641,20 @@ impl Driver {
         }
     }
 
-    /// Ends what is left: the node is closed.
+    /// Ends all tasks and work that still run, for a node that is closed.
     async fn end(mut self) {
         self.beside.abort_all().await;
         let is_joined = self.work.abort_all().await;
         self.core.published.session.send_replace(None);
-        // Work that goes on may act for this life of the pod: its handles of the node keep the lock.
+        // Work that still runs may act for this process of the pod: its handles of the node keep the lock.
         if is_joined {
             self.core.pod_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 }
 
-/// A task that the driver needs has ended. A task that returned or was aborted was asked to.
+/// Called when a task that the driver needs has ended: panics if the task panicked. A task that returned or
+/// was aborted was asked to end.
 fn on_end_beside(ended: &tasks::Ended) {
     assert!(!matches!(ended, tasks::Ended::Panicked { .. }), "{ended}");
 }

@@ -1,12 +1,12 @@
 //! Lets a test of the built binary make a driver panic. Does nothing without the feature `mutants`, which
-//! no build that is used has.
+//! no released build has.
 
 use std::path::PathBuf;
 
-/// Names a file: once it exists, the driver of this process panics.
+/// Environment variable that names a file: once the file exists, the driver of this process panics.
 const PANIC_FILE_ENV: &str = "BELLWETHER_MUTANT_PANIC_FILE";
 
-/// The panic that a test asks a driver for.
+/// Panic that a test requests from a driver.
 #[derive(Debug)]
 pub(super) struct Sabotage {
     panic_file: Option<PathBuf>,
@@ -21,7 +21,7 @@ impl Sabotage {
 
     /// # Panics
     ///
-    /// If a test wants it to.
+    /// If a test requested the panic.
     pub(super) fn panic_if_asked(&self) {
         if let Some(file) = &self.panic_file {
             assert!(!file.exists(), "sabotaged by a test");

@@ -12,10 +12,10 @@ use crate::{
     store::{Get, Op, Store, Txn, keys::Keys, memory::MemoryStore},
 };
 
-/// A limit against hanging.
+/// Time limit, so that no test hangs.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A driver that takes a turn when it is told to.
+/// Driver whose turns the test starts.
 struct Rig {
     driver: Driver,
     commands: mpsc::Sender<Command>,
@@ -31,7 +31,7 @@ impl Rig {
         Self::waiting(store, campaigns, work, Duration::ZERO)
     }
 
-    /// A driver that waits so long for its id.
+    /// Driver whose `start` waits up to `id_wait` for its id.
     fn waiting(store: &Arc<MemoryStore>, campaigns: bool, work: Work, id_wait: Duration) -> Self {
         let options = NodeOptions {
             engine: Config {
@@ -58,13 +58,14 @@ impl Rig {
             id_wait,
             host: DriverHost::new("at rest").unwrap(),
         };
-        // It has a driver of its own, which nobody asks for anything.
+        // The core has a driver of its own, which gets no commands.
         let core = Core::new(options.clone());
         let (commands, received) = mpsc::channel(8);
         Self { driver: Driver::new(core, options), commands, received }
     }
 
-    /// One turn. What it could do it has done: the next one may be as far away as the next deadline.
+    /// Runs one turn. The driver has carried out all that was due: the next turn may end only at the next
+    /// deadline.
     async fn turn(&mut self) {
         let turn = self.driver.turn(&mut self.received);
         tokio::time::timeout(LONG, turn).await.expect("the driver looks up now and then");
@@ -77,7 +78,7 @@ impl Rig {
         self.turns_until_some(|_| answer.try_recv().ok()).await
     }
 
-    /// Turns until there is something.
+    /// Runs turns until `look` returns a value.
     async fn turns_until_some<T>(&mut self, mut look: impl FnMut(&Driver) -> Option<T>) -> T {
         let until = clock::boot_now() + LONG;
         while clock::boot_now() < until {
@@ -203,7 +204,7 @@ async fn a_start_does_not_wait_longer_for_its_id_than_it_may_and_says_how_long_i
     holder.turns_until(&mut started).await.unwrap();
     let bound = Duration::from_millis(300);
     let mut second = Rig::waiting(&store, false, Work::default(), bound);
-    // Each start has a wait of its own.
+    // Each start waits for the full bound.
     for _ in 0..2 {
         let mut joined = second.start();
         let refused = second.turns_until(&mut joined).await.unwrap_err();
@@ -218,7 +219,7 @@ async fn a_start_does_not_wait_longer_for_its_id_than_it_may_and_says_how_long_i
     }
 }
 
-/// Panics when it is dropped, as a guard of a user's may.
+/// Panics when it is dropped, as a guard in user code may.
 struct PanicsOnDrop;
 
 impl Drop for PanicsOnDrop {
@@ -229,7 +230,7 @@ impl Drop for PanicsOnDrop {
 
 #[tokio::test]
 async fn a_leader_whose_ticks_were_ended_by_a_panic_between_two_runs_is_unfit() {
-    // The run overruns, is dropped, and takes its runner along.
+    // The run overruns, is dropped, and its drop ends the runner by a panic.
     let tick = |_: LeaderContext| async {
         let _guard = PanicsOnDrop;
         std::future::pending().await
@@ -243,7 +244,7 @@ async fn a_leader_whose_ticks_were_ended_by_a_panic_between_two_runs_is_unfit() 
     assert_eq!(because, UnfitBecause::Panics);
 }
 
-/// A leader, and the context of one of its ticks.
+/// Leader, and the context of one of its ticks.
 async fn leader() -> (Rig, LeaderContext) {
     let (contexts, mut told) = mpsc::channel(1);
     let tick = move |ctx: LeaderContext| {
@@ -269,7 +270,7 @@ async fn a_refused_write_of_the_leader_ends_its_term_without_waiting_for_a_beat(
     env.store.txn(Txn { then: vec![rewrite], ..Txn::default() }, LONG).await.unwrap();
     let refused = ctx.fenced().put("k", "v").await;
     assert!(matches!(refused, Err(FencedError::StaleTerm)), "{refused:?}");
-    // The driver has had no turn since: no beat was sent, and no change came.
+    // The driver has had no turn since then: no beat was sent, and no change came.
     let item = tokio::time::timeout(LONG, rig.driver.work.next()).await.expect("it is told");
     rig.driver.on_work(item);
     rig.driver.settle();
@@ -279,7 +280,7 @@ async fn a_refused_write_of_the_leader_ends_its_term_without_waiting_for_a_beat(
 
 #[tokio::test]
 async fn a_process_that_stood_still_is_not_taken_for_a_routine_that_hangs() {
-    // The runtime of the routine is this one, and gets no time from here on.
+    // The routine runs on this runtime, which gets no time from here on.
     let (mut rig, _ctx) = leader().await;
     let patience = rig.driver.work.pulse_due().unwrap().since(clock::boot_now());
     let second = Duration::from_secs(1);

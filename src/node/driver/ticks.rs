@@ -1,10 +1,10 @@
 //! Runs user work on the user's runtime: routines tick by tick, tasks and shard workers until they are
-//! told to end.
+//! cancelled.
 //!
-//! Every run is under an [`Ending`]: `cancel` asks the work to end, `cut` drops its future at the await
-//! it stands at. Both are pulled by the driver, on its own thread. A [`Pulse`] tells the driver when the
-//! run must have been heard of again: a runtime that is starved, or work that blocks its thread, shows
-//! by silence.
+//! Every run has an [`Ending`]: `cancel` asks the work to end, `cut` drops its future at the await where it
+//! waits. The driver triggers both, on its own thread. A [`Pulse`] shows the driver the time by which the
+//! runner must report again: a runtime that gets no processor time, or work that blocks its thread, misses
+//! that time.
 
 use std::{
     any::Any,
@@ -32,31 +32,31 @@ use crate::{
     tasks::panic_message,
 };
 
-/// What a run gets to end after it was cancelled for its length.
+/// Time that a run has to end after it was cancelled because it took too long.
 pub(super) const OVERRUN_GRACE: Duration = Duration::from_secs(1);
-/// An idle runner is heard of at least this often.
+/// An idle runner reports at least this often.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
-/// Back-off of tasks and workers that return early.
+/// First back-off of tasks and workers that return early.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 const AGAIN_AFTER_MOST: Duration = Duration::from_secs(10);
-/// A run this long was a good one: the back-off begins anew.
+/// After a run of this length the back-off starts from the beginning.
 const GOOD_RUN: Duration = Duration::from_secs(60);
 
-/// How work is ended.
+/// Tokens by which the driver ends work.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ending {
-    /// It should end.
+    /// Cancelled when the work should end.
     pub(super) cancel: CancellationToken,
-    /// It is dropped.
+    /// Cancelled when the work's future is dropped.
     pub(super) cut: CancellationToken,
 }
 
-/// When a runner must have been heard of.
+/// Time by which a runner must report again.
 #[derive(Debug, Default)]
 pub(super) struct Pulse(AtomicU64);
 
 impl Pulse {
-    /// How long after `now` a runner must have been heard of whose run may take so long.
+    /// Time within which a runner must report again if its run may take `run`.
     pub(super) const fn patience(run: Duration) -> Duration {
         run.saturating_add(OVERRUN_GRACE).saturating_add(PULSE_EVERY)
     }
@@ -65,16 +65,16 @@ impl Pulse {
         self.0.store(u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
-    /// The last moment.
+    /// Time by which the runner must report.
     pub(super) fn due(&self) -> BootTime {
         BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire)))
     }
 }
 
-/// Whether a routine runs right now.
+/// State of a routine: between two runs, running, or over.
 ///
-/// Between two runs nothing of the user's code exists, so there is nothing to wait for: the driver
-/// ends the routine here and now, and need not ask its runtime, which may be busy or asleep.
+/// Between two runs no future of the user's code exists, so there is nothing to wait for: the driver ends
+/// the routine at once, and does not depend on the user's runtime, which may be busy or suspended.
 #[derive(Debug, Default)]
 pub(super) struct Turn(AtomicU8);
 
@@ -83,18 +83,19 @@ impl Turn {
     const RUNNING: u8 = 1;
     const OVER: u8 = 2;
 
-    /// Begins a run; false if there is to be none any more.
+    /// Begins a run; false if the routine is over.
     fn begin(&self) -> bool {
         self.set(Self::BETWEEN, Self::RUNNING).is_ok()
     }
 
-    /// The run has returned, and all of it was dropped.
+    /// Notes that the run has returned and its future was dropped.
     fn end(&self) {
         let ended = self.set(Self::RUNNING, Self::BETWEEN);
         assert!(ended.is_ok(), "a run that is under way is ended by nobody else");
     }
 
-    /// Whether there is no run, and never will be one again.
+    /// Ends the routine unless a run is under way. Returns whether the routine is over: no run exists and
+    /// none will start.
     pub(super) fn close(&self) -> bool {
         self.set(Self::BETWEEN, Self::OVER) != Err(Self::RUNNING)
     }
@@ -104,14 +105,14 @@ impl Turn {
     }
 }
 
-/// What the driver is told about work that goes on.
+/// Event that a runner sends to the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WorkEvent {
-    /// The leader's work of this number panicked too often, or overran and was dropped.
+    /// The leader's work with this number panicked too often, or overran and was dropped.
     Unfit { work: u64, why: UnfitBecause },
 }
 
-/// Why leader's work cannot go on in this node.
+/// Reason why the leader's work cannot continue on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnfitBecause {
     Panics,
@@ -119,20 +120,20 @@ pub(super) enum UnfitBecause {
     Silent,
 }
 
-/// How a run ended.
+/// End of a run of user work.
 #[derive(Debug)]
 enum Run {
     Well,
     Failed(WorkError),
     Panicked(String),
     Cut,
-    /// It passed its limit, was cancelled, and returned.
+    /// The run exceeded its limit, was cancelled, and returned.
     Overran,
-    /// It passed its limit, was cancelled, and was dropped.
+    /// The run exceeded its limit, was cancelled, and was dropped.
     Overdue,
 }
 
-/// The counters of one routine.
+/// Metrics of one routine.
 #[derive(Clone, Debug)]
 pub(super) struct TickMetrics {
     name: &'static str,
@@ -146,7 +147,7 @@ pub(super) struct TickMetrics {
 
 impl TickMetrics {
     pub(super) fn new(metrics: &NodeMetrics, name: &'static str) -> Self {
-        // A counter that begins at 1 has not grown.
+        // Each counter must start at 0: Prometheus does not see the increase of a counter that starts at 1.
         for result in ["ok", "error", "panic", "cut", "overrun"] {
             metrics.ticks.with_label_values(&[name, result]);
         }
@@ -181,15 +182,15 @@ impl TickMetrics {
     }
 }
 
-/// A run of user work under its token. Called only while its gate is open: the driver, which cancels,
-/// may be as late as the work's own runtime is.
+/// Starts a run of user work under its token. Called only while its gate is open: the driver, which
+/// cancels, may be as late as the work's own runtime is.
 pub(super) type Job =
     Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<(), WorkError>> + Send + Sync>;
 
-/// Runs a routine once per tick.
+/// Runner that runs a routine once per tick.
 pub(super) struct Ticker {
     pub(super) job: Job,
-    /// For the leader's routine.
+    /// Gate of the leader's routine; `None` for the follower's.
     pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) tick: watch::Receiver<Duration>,
     pub(super) ending: Ending,
@@ -197,18 +198,19 @@ pub(super) struct Ticker {
     pub(super) pulse: Arc<Pulse>,
     pub(super) turn: Arc<Turn>,
     pub(super) metrics: TickMetrics,
-    /// For the leader's routine: whom to tell, and about which work.
+    /// For the leader's routine: the channel for [`WorkEvent::Unfit`], and the number of the work.
     pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64)>,
 }
 
 impl Ticker {
-    /// Until it is cancelled. The first tick is due at once: what made the role wakes it, not a clock.
+    /// Runs until the routine is cancelled. The first tick is due at once: the change of role starts it,
+    /// not a clock.
     pub(super) async fn run(mut self) {
         let mut due = clock::boot_now();
         let mut panics = 0;
         while self.wait_until(&mut due).await && self.turn.begin() {
             if self.gate.as_ref().is_some_and(|gate| !gate.is_open()) {
-                // Authority is over, or has yet to be renewed: there is no tick without it.
+                // Authority is over, or is not renewed yet: no tick runs without authority.
                 self.turn.end();
                 self.metrics.skipped.inc();
                 due = self.after(due, clock::boot_now());
@@ -248,7 +250,7 @@ impl Ticker {
                     );
                     self.tell_unfit(UnfitBecause::Overrun).await;
                 }
-                // It stays under way: who waits for it waits until this task is joined.
+                // The turn stays `RUNNING`: the driver waits until this task is joined.
                 Run::Cut => return,
             }
             self.turn.end();
@@ -258,12 +260,12 @@ impl Ticker {
 
     async fn tell_unfit(&self, why: UnfitBecause) {
         if let Some((events, work)) = &self.unfit {
-            // The driver always reads; if it is gone, so is the work.
+            // The driver always receives; if the driver is gone, the work is gone too.
             let _ = events.send(WorkEvent::Unfit { work: *work, why }).await;
         }
     }
 
-    /// The next due time after a run that was due at `due` and ended at `now`.
+    /// Next due time after a run that was due at `due` and ended at `now`.
     fn after(&self, due: BootTime, now: BootTime) -> BootTime {
         let tick = *self.tick.borrow();
         let next = due + tick;
@@ -276,7 +278,7 @@ impl Ticker {
         next + tick * u32::try_from(missed).unwrap_or(u32::MAX)
     }
 
-    /// Whether a tick is to run: not if it was cancelled.
+    /// Waits until the next tick is due. Returns false if the routine was cancelled.
     async fn wait_until(&mut self, due: &mut BootTime) -> bool {
         loop {
             let now = clock::boot_now();
@@ -291,7 +293,7 @@ impl Ticker {
             self.pulse.expect_by(now + Pulse::patience(self.limits.run));
             select! {
                 biased;
-                // All are cancel safe: they only wait.
+                // All are cancel safe: the futures only wait.
                 () = self.ending.cancel.cancelled() => return false,
                 Ok(()) = self.tick.changed() => {
                     let tick = *self.tick.borrow_and_update();
@@ -308,7 +310,7 @@ impl Ticker {
         select! {
             biased;
             ended = &mut run => return ended_by_itself(ended),
-            // Cancel safe: what is dropped is the run itself, on purpose.
+            // Cancel safe: dropping the run is the purpose of `cut`.
             () = self.ending.cut.cancelled() => return Run::Cut,
             () = sleep(self.limits.run) => (),
         }
@@ -316,7 +318,7 @@ impl Ticker {
         select! {
             biased;
             _ = &mut run => Run::Overran,
-            // Cancel safe: what is dropped is the run itself, on purpose.
+            // Cancel safe: dropping the run is the purpose of `cut`.
             () = self.ending.cut.cancelled() => Run::Cut,
             () = sleep(OVERRUN_GRACE) => Run::Overdue,
         }
@@ -331,16 +333,17 @@ fn ended_by_itself(ended: Result<Result<(), WorkError>, Box<dyn Any + Send>>) ->
     }
 }
 
-/// What becomes of work that returns before it is told to.
+/// Policy for work that returns before it is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Early {
-    /// It is done.
+    /// The work is done.
     Done,
-    /// It is run again.
+    /// The work is run again.
     Again,
 }
 
-/// Runs a leader task or a shard worker until it is told to end, again after a back-off if it fails.
+/// Runner that runs a leader task or a shard worker until it is cancelled, and runs it again after a
+/// back-off if it fails.
 pub(super) struct Keeper {
     pub(super) name: &'static str,
     pub(super) job: Job,
@@ -348,7 +351,8 @@ pub(super) struct Keeper {
     pub(super) ending: Ending,
     pub(super) early: Early,
     pub(super) metrics: NodeMetrics,
-    /// For leader tasks: whom to tell after how many panics in a row, and about which work.
+    /// For leader tasks: the channel for [`WorkEvent::Unfit`], the number of the work, and the number of
+    /// panics in a row after which the event is sent.
     pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64, u32)>,
 }
 
@@ -358,10 +362,10 @@ impl Keeper {
         let mut panics = 0;
         while !self.ending.cancel.is_cancelled() {
             if !self.gate.is_open() {
-                // Authority is over, or has yet to be renewed: nothing begins without it.
+                // Authority is over, or is not renewed yet: no run starts without authority.
                 select! {
                     biased;
-                    // Both are cancel safe: they only wait.
+                    // Both are cancel safe: the futures only wait.
                     () = self.ending.cancel.cancelled() => return,
                     () = sleep(AGAIN_AFTER) => continue,
                 }
@@ -372,7 +376,7 @@ impl Keeper {
             let run = select! {
                 biased;
                 ended = run => ended_by_itself(ended),
-                // Cancel safe: what is dropped is the run itself, on purpose.
+                // Cancel safe: dropping the run is the purpose of `cut`.
                 () = self.ending.cut.cancelled() => return,
             };
             if GOOD_RUN <= clock::boot_now().since(started) {
@@ -392,7 +396,7 @@ impl Keeper {
             }
             select! {
                 biased;
-                // Both are cancel safe: they only wait.
+                // Both are cancel safe: the futures only wait.
                 () = self.ending.cancel.cancelled() => return,
                 () = sleep(again_after) => again_after = (again_after * 2).min(AGAIN_AFTER_MOST),
             }

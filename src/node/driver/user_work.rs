@@ -1,6 +1,6 @@
-//! All user work of a node: what runs, how it is ended, and what is still to be joined.
+//! All user work of a node: the tasks that run, how they are ended, and which ones are still to be joined.
 //!
-//! The one rule: the engine hears that work has ended only after every task of it was joined, or is a
+//! The one rule: the engine receives the end of work only after every task of that work was joined, or is a
 //! routine that does not run and never will again.
 
 use std::{
@@ -34,16 +34,16 @@ use crate::{
     tasks::panic_message,
 };
 
-/// What work gets to return after authority was lost: the margin by which authority ends early for the
-/// sake of a step that cannot be interrupted (protocol, μ).
+/// Time that work has to return after authority was lost: authority ends early by this margin, for a step
+/// that cannot be interrupted (protocol, μ).
 const LOST_GRACE: Duration = Duration::from_millis(10);
-/// The driver looks up every second: if it has not for so long, the process was stopped or suspended, or
-/// the machine is so busy that it is no fault of a routine to be late.
+/// The driver wakes at least every second. If it did not for this long, the process was stopped or
+/// suspended, or the machine is so busy that a late routine is not at fault.
 const STOOD_STILL: Duration = Duration::from_millis(1250);
-/// Runners tell little, and the driver always reads.
+/// Capacity of the event channel: runners send few events, and the driver always receives.
 const EVENTS: usize = 64;
 
-/// Whose task it is.
+/// Owner of a task: the leader's work, the follower's, or a shard's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Whose {
     Leader(u64),
@@ -51,13 +51,13 @@ enum Whose {
     Shard(WorkType, ShardId),
 }
 
-/// Something that the engine must hear.
+/// End of work, or of a part of it, that the driver must handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     Leader {
         work: u64,
     },
-    /// A task of the leader's work is gone while the rest goes on.
+    /// A task of the leader's work has panicked, and the work has not ended with it.
     LeaderPanicked,
     Shard {
         work: WorkType,
@@ -72,7 +72,7 @@ struct LeaderWork {
     gate: Arc<LeaderGate>,
     pulse: Arc<Pulse>,
     silent: bool,
-    /// Whether its routine runs, and the task that runs it.
+    /// Turn of the routine, and the task that runs the routine.
     turn: (Arc<Turn>, Id),
     group: Group,
 }
@@ -90,7 +90,7 @@ struct ShardWork {
     group: Group,
 }
 
-/// All user work of a node.
+/// User work of one node.
 pub(super) struct UserWork {
     env: Env,
     work: Work,
@@ -98,7 +98,7 @@ pub(super) struct UserWork {
     node: Arc<dyn Node>,
     runtime: Option<Handle>,
     tick: watch::Sender<Duration>,
-    /// Each returns the message of its runner's panic, if that panicked.
+    /// Tasks of all runners. Each returns the message of its runner's panic, if the runner panicked.
     set: JoinSet<Option<String>>,
     whose: HashMap<Id, Whose>,
     events: (mpsc::Sender<WorkEvent>, mpsc::Receiver<WorkEvent>),
@@ -106,7 +106,8 @@ pub(super) struct UserWork {
     follower: Option<FollowerWork>,
     follower_wanted: bool,
     held: Option<Arc<HeldGate>>,
-    /// When the driver last looked, and since when it has looked at least every [`STOOD_STILL`].
+    /// Time of the driver's last check, and the time since which the checks were at most [`STOOD_STILL`]
+    /// apart.
     looked_at: BootTime,
     awake_since: BootTime,
     shards: BTreeMap<(WorkType, ShardId), ShardWork>,
@@ -134,7 +135,7 @@ impl UserWork {
         }
     }
 
-    /// Where user work runs from now on.
+    /// Sets the runtime on which user work runs from now on.
     pub(super) fn run_on(&mut self, runtime: Handle) {
         self.runtime = Some(runtime);
     }
@@ -153,7 +154,7 @@ impl UserWork {
         *self.tick.borrow()
     }
 
-    /// Whether nothing runs any more.
+    /// Whether no work runs any more.
     pub(super) fn is_idle(&self) -> bool {
         self.leader.is_none() && self.follower.is_none() && self.shards.is_empty()
     }
@@ -162,7 +163,7 @@ impl UserWork {
         self.work.also_follow
     }
 
-    /// Publishes authority: to the gates of what runs.
+    /// Publishes authority to the gates of the work that runs.
     pub(super) fn publish(
         &self,
         authority: Option<(Office, BootTime)>,
@@ -187,8 +188,8 @@ impl UserWork {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let runtime = self.runtime.as_ref().expect("the node was started from a runtime");
-        // Panics of runs are caught inside. A panic that comes here is of the drop of a run that was cut, or
-        // a bug of the runner.
+        // The runners catch panics of runs. A panic that is caught here comes from the drop of a run that
+        // was cut, or from a bug of the runner.
         let task = std::panic::AssertUnwindSafe(task).catch_unwind();
         let task = task.map(|ended| ended.err().map(|panic| panic_message(panic.as_ref())));
         let abort = self.set.spawn_on(task, runtime);
@@ -196,7 +197,7 @@ impl UserWork {
         abort
     }
 
-    /// Starts the leader's work.
+    /// Starts the leader's work for this office.
     pub(super) fn start_leader(&mut self, work: u64, office: Office, until: BootTime) {
         assert!(self.leader.is_none(), "work ends before it starts anew");
         let gate = Arc::new(LeaderGate::new(office));
@@ -233,7 +234,7 @@ impl UserWork {
     fn leader_ticker(&self, work: u64, context: &LeaderContext, ending: &Ending) -> Ticker {
         let (routine, context) = (self.work.leader.clone(), context.clone());
         let gate = Arc::clone(context.gate()) as Arc<dyn Gate>;
-        // Without a routine it still shows that the runtime is not starved.
+        // Without a routine the ticker still shows that the runtime gets processor time.
         let job: Job = Box::new(move |token| {
             let Some(routine) = routine.clone() else { return async { Ok(()) }.boxed() };
             let context = context.with_token(token);
@@ -252,7 +253,7 @@ impl UserWork {
         }
     }
 
-    /// Cancels the leader's work. A routine that does not run right now has ended with this.
+    /// Cancels the leader's work. A routine that does not run right now has ended by that.
     pub(super) fn stop_leader(&mut self, work: u64, reason: WorkEnd, now: BootTime) {
         let grace = self.limits.cancel_grace;
         let Some(leader) = self.leader.as_mut().filter(|leader| leader.work == work) else {
@@ -277,7 +278,7 @@ impl UserWork {
         }
     }
 
-    /// Says whether the follower routine should run. One that is between two runs ends at once.
+    /// Sets whether the follower routine should run. A routine that is between two runs ends at once.
     pub(super) fn want_follower(&mut self, wanted: bool, now: BootTime) {
         self.follower_wanted = wanted && self.work.follower.is_some();
         match &mut self.follower {
@@ -320,12 +321,12 @@ impl UserWork {
         self.follower = Some(FollowerWork { turn, group });
     }
 
-    /// A new incarnation: its shards are claimed under this gate.
+    /// Begins a new incarnation, whose shards are claimed under this gate.
     pub(super) fn begin_holding(&mut self, held: HeldGate) {
         self.held = Some(Arc::new(held));
     }
 
-    /// The incarnation is over: nothing is held under it any more.
+    /// Ends the incarnation: no shard is held under its gate any more.
     pub(super) fn end_holding(&mut self) {
         if let Some(held) = self.held.take() {
             held.close();
@@ -335,7 +336,8 @@ impl UserWork {
     pub(super) fn start_shard(&mut self, work: WorkType, shard: ShardId, epoch: ShardEpoch) {
         let worker = self.work.workers.get(&work).cloned();
         let (Some(worker), Some(held)) = (worker, self.held.clone()) else {
-            // Only what was offered is assigned, and only while joined.
+            // Never: the leader assigns only work types that this node offers, and only while the node is
+            // joined.
             tracing::error!(work = %work, shard = %shard, "a shard without a worker");
             return;
         };
@@ -391,7 +393,7 @@ impl UserWork {
         true
     }
 
-    /// Cuts all that still runs: the deadline of the leaving has passed.
+    /// Cuts all work that still runs, when its part of the time to leave is over.
     pub(super) fn cut_all(&mut self, now: BootTime) {
         for group in self.groups() {
             group.cancel(now, Duration::ZERO);
@@ -406,7 +408,7 @@ impl UserWork {
         leader.into_iter().chain(follower).chain(shards)
     }
 
-    /// Cuts what is due, and finds out what is silent.
+    /// Cuts the work whose time is over, and detects a runner that does not report.
     pub(super) fn on_time(&mut self, now: BootTime) -> Option<WorkEvent> {
         if STOOD_STILL < now.since(self.looked_at) {
             self.awake_since = now;
@@ -429,7 +431,7 @@ impl UserWork {
         if leader.group.on_time(now) {
             tracing::error!(work = leader.work, "the leader's work does not end");
         }
-        // Authority ran out while planned work was ending: it must not go on.
+        // Authority ran out during a planned end: the work must not continue.
         if leader.group.cancelled_at.is_some() && !leader.gate.is_open() {
             leader.group.cancel(now, LOST_GRACE);
         }
@@ -441,8 +443,8 @@ impl UserWork {
         None
     }
 
-    /// When the leader's routine must have been heard of. A process that stood still as a whole has said
-    /// nothing either, and that is no fault of the routine: it gets its time anew.
+    /// Time by which the leader's routine must report. If the whole process stood still, no routine could
+    /// report, and the routine is not at fault: it gets its full time again.
     pub(super) fn pulse_due(&self) -> Option<BootTime> {
         let leader = self.leader.as_ref().filter(|leader| !leader.silent)?;
         let due = leader.pulse.due();
@@ -450,7 +452,7 @@ impl UserWork {
         (BootTime::default() < due).then(|| due.max(after_sleep))
     }
 
-    /// When [`on_time`](Self::on_time) must be called next.
+    /// Time at which [`on_time`](Self::on_time) must be called next.
     pub(super) fn deadline(&self) -> Option<BootTime> {
         let leader = self.leader.iter().flat_map(|leader| {
             let lapse =
@@ -463,11 +465,11 @@ impl UserWork {
         leader.chain(follower).chain(shards).min()
     }
 
-    /// The next thing to know about running work.
+    /// Waits for the next event of running work.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was not returned is returned next time.
+    /// Cancel safe: an item that was not returned is returned next time.
     pub(super) async fn next(&mut self) -> WorkItem {
         let refused = async {
             match &self.leader {
@@ -480,7 +482,7 @@ impl UserWork {
         };
         tokio::select! {
             biased;
-            // All are cancel safe.
+            // All are cancel safe: an item that is not received stays where it is.
             term = refused => WorkItem::Refused(term),
             Some(event) = self.events.1.recv() => WorkItem::Event(event),
             Some(joined) = self.set.join_next_with_id() => {
@@ -493,7 +495,7 @@ impl UserWork {
         }
     }
 
-    /// A task was joined: whether that ends something.
+    /// Handles the join of a task. Returns the work that has ended with it, if any.
     pub(super) fn on_joined(
         &mut self,
         Joined { id, panic }: &Joined,
@@ -508,7 +510,7 @@ impl UserWork {
                 let leader = self.leader.as_mut().filter(|leader| leader.work == work)?;
                 leader.group.tasks -= 1;
                 if leader.group.tasks == 0 && leader.group.cancelled_at.is_some() {
-                    // A context that outlives its work must not act: RESIGN leaves next.
+                    // A context that outlives its work must not act: the driver sends RESIGN next.
                     leader.gate.close();
                     self.leader = None;
                     return Some(Ended::Leader { work });
@@ -517,8 +519,8 @@ impl UserWork {
             }
             Whose::Follower => {
                 let ended = self.follower.take();
-                // A follower that was not cancelled has panicked, or its runtime has shut down: then it cannot
-                // be started again.
+                // A follower that was not cancelled has panicked, or its runtime has shut down. In the
+                // second case it cannot be started again.
                 let asked = ended.is_some_and(|follower| follower.group.cancelled_at.is_some());
                 if self.follower_wanted && (asked || panic.is_some()) {
                     self.start_follower();
@@ -548,10 +550,11 @@ impl UserWork {
         }
     }
 
-    /// Drops all that runs: the node is closed. Whether all of it is known to have ended.
+    /// Drops all work that runs, for a node that is closed. Returns whether all of it is known to have
+    /// ended.
     pub(super) async fn abort_all(&mut self) -> bool {
         self.set.abort_all();
-        // Work that blocks its thread cannot be waited for.
+        // Work that blocks its thread never ends, so the wait is bounded.
         let joined = async { while self.set.join_next().await.is_some() {} };
         let is_joined = tokio::time::timeout(WEDGED_AFTER, joined).await.is_ok();
         if !is_joined {
@@ -561,7 +564,7 @@ impl UserWork {
         is_joined
     }
 
-    /// Whether the leader's work of that number, which was stopped, has nothing left to join.
+    /// Whether the leader's work with this number was stopped and has no task left to join.
     pub(super) fn leader_has_ended(&mut self, work: u64) -> bool {
         let over = self.leader.as_ref().is_some_and(|leader| {
             leader.work == work && leader.group.tasks == 0 && leader.group.cancelled_at.is_some()
@@ -573,11 +576,12 @@ impl UserWork {
     }
 }
 
-/// However the driver ends, also by a panic: without a driver authority is neither extended nor ended, so all
-/// of it ends here, and the work that had it is cancelled. Tasks that still run are aborted with the set.
+/// Runs however the driver ends, also after a panic. Without a driver authority is neither extended nor
+/// ended, so all authority ends here, and the work that had it is cancelled. Tasks that still run are
+/// aborted with the set.
 impl Drop for UserWork {
     fn drop(&mut self) {
-        // First of all (R5: authority is over before anything else happens).
+        // First of all (R5, when a term closes: authority is over before anything else happens).
         if let Some(leader) = &self.leader {
             leader.gate.close();
         }
@@ -593,18 +597,18 @@ impl Drop for UserWork {
     }
 }
 
-/// A task of the work that has ended.
+/// Ended task of user work.
 #[derive(Debug)]
 pub(super) struct Joined {
     id: Id,
-    /// Message of its panic, if it panicked.
+    /// Message of the task's panic, if the task panicked.
     panic: Option<String>,
 }
 
-/// Something about running work.
+/// Event of running work.
 #[derive(Debug)]
 pub(super) enum WorkItem {
-    /// T7: the store refused a write of this term's.
+    /// T7 (fenced write of a leader): the store refused a write of this term.
     Refused(Term),
     Event(WorkEvent),
     Joined(Joined),

@@ -7,7 +7,7 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Gives away what a leader's task is given.
+/// Leader task that sends its context to the test.
 struct Lends(mpsc::Sender<LeaderContext>);
 
 #[async_trait]
@@ -37,7 +37,7 @@ async fn a_period_counts_from_now_on_if_the_last_run_was_noted_by_a_clock_that_w
     let job = every("nightly", hour, |_: LeaderContext| async { Ok(()) });
     let (mut tasks, of) = (Tasks::new(), ctx.clone());
     tasks.spawn("nightly", async move { job.run(of).await.unwrap() });
-    // For the leaders after this one as well.
+    // Also for the leaders after this one.
     eventually("the store says so", Duration::from_secs(30), async || {
         let (last, _) = last_run(&ctx, &key).await.unwrap();
         last.filter(|last| *last <= clock::unix_ms())

@@ -1,4 +1,4 @@
-//! Several fenced writes at once, with the compares that one alone has: see `guarded`.
+//! Several fenced writes in one transaction, with the compares of a single one: see `guarded`.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::{
     store::{Effected, Get, Op, StoreError, Txn},
 };
 
-/// A request gets at least this long.
+/// Shortest timeout of a request.
 const LEAST: Duration = Duration::from_millis(1);
 
-/// Several fenced writes that take effect at once. At most 120 keys, those that are only expected
-/// included; none is written twice.
+/// Fenced writes that take effect together. At most 120 keys, including the keys that are only expected; no
+/// key may be written twice.
 #[derive(Clone, Debug, Default)]
 pub struct FencedTxn {
     expected: Vec<(String, Revision)>,
@@ -22,27 +22,27 @@ pub struct FencedTxn {
 }
 
 impl FencedTxn {
-    /// Nothing yet: as it is, it only checks that the right to write stands.
+    /// Empty transaction. Without writes it only checks that the right to write still exists.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Nothing is written unless `key` was last written at `revision`; `None` = unless it does not
-    /// exist.
+    /// Expects that the last write of `key` has this revision, or, with `None`, that the key does not
+    /// exist. Otherwise nothing is written.
     #[must_use]
     pub fn expect(mut self, key: impl Into<String>, revision: Option<Revision>) -> Self {
         self.expected.push((key.into(), revision.unwrap_or_default()));
         self
     }
 
-    /// Puts a key.
+    /// Adds a put of a key.
     #[must_use]
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
         self.writes.push((key.into(), Some(value.into())));
         self
     }
 
-    /// Deletes a key.
+    /// Adds a delete of a key.
     #[must_use]
     pub fn delete(mut self, key: impl Into<String>) -> Self {
         self.writes.push((key.into(), None));
@@ -50,37 +50,37 @@ impl FencedTxn {
     }
 }
 
-/// A key whose revision is compared.
+/// Key whose revision is compared.
 struct Compared {
     key: String,
     full: Vec<u8>,
     modified: Revision,
-    /// Whether the caller said so: else it is what is known, and may be wrong.
+    /// Whether the caller expects this revision. Otherwise it is the last known one, and may be wrong.
     is_expected: bool,
 }
 
-/// A key that is written.
+/// Key that is written.
 struct Written {
     full: Vec<u8>,
     write: Write,
-    /// Which one of those that are compared it is.
+    /// Index of the key in the list of compared keys.
     compared: usize,
 }
 
 impl Fenced {
-    /// Carries out several writes at once, or none. It is sent again only if nothing was written: since
-    /// a key that it does not expect anything of is another than was known here, or, for a shard that is
-    /// still held, since this node has claimed or released another meanwhile.
+    /// Carries out all writes, or none. The request is sent again only if nothing was written: because a
+    /// key without an expected revision had another revision than this node knew, or, for a shard that is
+    /// still held, because this node has claimed or released another shard meanwhile.
     ///
     /// # Errors
     ///
-    /// As for [`compare_and_set`](Self::compare_and_set). To be able to tell after
-    /// [`FencedError::Unknown`] what became of it, let it put a value of its own. However late it takes
+    /// As for [`compare_and_set`](Self::compare_and_set). To find out the outcome after
+    /// [`FencedError::Unknown`], let the transaction put a unique value. However late the transaction takes
     /// effect, it undoes no later write of its keys.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the outcome is unknown.
+    /// If the future is dropped, the outcome is unknown.
     pub async fn txn(&self, txn: FencedTxn) -> Result<Revision, FencedError> {
         let (mut compared, written) = self.parts(&txn)?;
         let deadline = clock::boot_now() + self.env.call_timeout;
@@ -128,7 +128,7 @@ impl Fenced {
         }
     }
 
-    /// What it compares and what it writes, by the full keys.
+    /// Compares and writes of the transaction, by the full keys.
     fn parts(&self, txn: &FencedTxn) -> Result<(Vec<Compared>, Vec<Written>), FencedError> {
         let mut compared = Vec::with_capacity(txn.expected.len() + txn.writes.len());
         for (key, expected) in &txn.expected {
@@ -151,7 +151,7 @@ impl Fenced {
         Ok((compared, written))
     }
 
-    /// It took effect.
+    /// Notes that the transaction took effect.
     fn note(&self, written: &[Written], late: &[Late<'_>], revision: Revision) {
         late.iter().filter_map(Late::first).for_each(FirstPut::settled);
         if let Some(marker) = late.iter().find_map(Late::settles) {
@@ -174,7 +174,7 @@ fn request(guard: &Guard, compared: &[Compared], written: &[Written], late: &[La
         otherwise.push(Op::Get(Get::key(one.full.as_slice())));
     }
     let mut then: Vec<Op> = written.iter().map(|one| one.write.op(&one.full)).collect();
-    // There is one marker, whatever the number of keys.
+    // The request contains the marker once, for any number of keys.
     if let Some(first) = late.iter().find_map(Late::first) {
         compares.push(first.compare());
         otherwise.push(first.get());
@@ -183,7 +183,7 @@ fn request(guard: &Guard, compared: &[Compared], written: &[Written], late: &[La
         then.push(marker.put());
     }
     if then.is_empty() {
-        // R11: a transaction without operations would be answered without a quorum.
+        // R11 (no empty transactions): etcd answers a transaction without operations without a quorum.
         then.push(Op::Get(Get::key(guard.key.as_slice())));
     }
     Txn { compares, then, otherwise }

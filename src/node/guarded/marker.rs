@@ -1,10 +1,10 @@
-//! What keeps a late first put of a key from undoing a delete that came after it.
+//! Marker key that keeps a late first put of a key from undoing a later delete.
 //!
-//! A put of a key that is not there compares `m(key) = 0`, and that holds again after a delete: a copy
-//! whose answer is missing could take effect then. So a first put compares a marker, too, and a delete
-//! that follows first puts of its key whose fate is open moves the marker: after it, none of them takes
-//! effect. It is one key per incarnation, absent (zero) at first; it hangs on the incarnation's lease,
-//! as what it guards does or is guarded by.
+//! A put of a key that does not exist compares `m(key) = 0`, and this holds again after a delete: a copy of
+//! the put whose answer is missing could take effect then. So a first put also compares a marker, and a
+//! delete that follows first puts of its key with an open outcome moves the marker: afterwards none of
+//! these puts takes effect. Each incarnation has one marker key, absent (zero) at first, on the
+//! incarnation's lease, like the keys that it protects or the key that guards them.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use crate::{
     store::{Compare, Get, Op, keys::Keys},
 };
 
-/// With so many keys whose first puts are open, every delete moves the marker.
+/// With this many keys with open first puts, every delete moves the marker.
 const OPEN_MOST: usize = 4096;
 
-/// The marker of one incarnation, and what of it is to be settled. See the module's docs.
+/// Marker of one incarnation, and the first puts that are not settled. See the module's docs.
 #[derive(Debug)]
 pub(crate) struct Marker {
     key: Vec<u8>,
@@ -30,9 +30,10 @@ pub(crate) struct Marker {
 
 #[derive(Debug, Default)]
 struct State {
-    /// m(marker) as last known. A wrong one costs one more request.
+    /// Last known m(marker). A wrong revision costs one more request.
     at: Revision,
-    /// First puts whose fate is open: which key and which revision of the marker they compare, how many.
+    /// Number of first puts whose outcome is open, by their key and by the marker's revision that they
+    /// compare.
     open: BTreeMap<(Vec<u8>, Revision), usize>,
 }
 
@@ -45,7 +46,7 @@ impl Marker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A first put of a key is about to be sent: its fate is open from here on.
+    /// Registers a first put of a key that is about to be sent: its outcome is open from here on.
     pub(super) fn first_put<'a>(&'a self, key: &'a [u8]) -> FirstPut<'a> {
         let mut state = self.lock();
         let at = state.at;
@@ -55,7 +56,7 @@ impl Marker {
         FirstPut { marker: self, key, at }
     }
 
-    /// Whether a first put of that key may take effect yet.
+    /// Whether a first put of that key may still take effect.
     pub(super) fn is_open(&self, key: &[u8]) -> bool {
         let state = self.lock();
         let first = (key.to_vec(), Revision(i64::MIN));
@@ -63,12 +64,12 @@ impl Marker {
         OPEN_MOST <= state.open.len() || next.is_some_and(|((of, _), _)| of == key)
     }
 
-    /// What moves it.
+    /// Put that moves the marker.
     pub(crate) fn put(&self) -> Op {
         Op::Put { key: self.key.clone(), value: Vec::new(), lease: Some(self.lease) }
     }
 
-    /// It was moved: what compares an earlier one never takes effect.
+    /// Notes that the marker was moved: a put that compares an earlier revision never takes effect.
     pub(crate) fn moved(&self, at: Revision) {
         let mut state = self.lock();
         state.at = at;
@@ -76,7 +77,7 @@ impl Marker {
     }
 }
 
-/// A first put of a key. Dropped without an answer, its fate stays open.
+/// First put of a key. If dropped without an answer, its outcome stays open.
 #[derive(Debug)]
 pub(crate) struct FirstPut<'a> {
     marker: &'a Marker,
@@ -93,7 +94,7 @@ impl FirstPut<'_> {
         Op::Get(Get::key(self.marker.key.as_slice()))
     }
 
-    /// It was not sent, or took effect, or never will.
+    /// Notes that the put was not sent, or took effect, or never will.
     pub(crate) fn settled(&self) {
         let mut state = self.marker.lock();
         let open = (self.key.to_vec(), self.at);
@@ -105,7 +106,8 @@ impl FirstPut<'_> {
         }
     }
 
-    /// It was refused, and the marker was found at this revision: whether that is another.
+    /// Notes that the put was rejected and the marker found at this revision. Returns whether the put
+    /// compared another one.
     pub(crate) fn refused(&self, found: Revision) -> bool {
         self.settled();
         self.marker.lock().at = found;

@@ -25,7 +25,7 @@ async fn unguarded(
     write(store, || Some(None), place, known, &put(value), policy, within).await
 }
 
-/// The first transaction meets this.
+/// Applies this fault to the first transaction.
 fn first_txn(store: &MemoryStore, fault: Fault) {
     let seen = AtomicU64::new(0);
     store.faults().set(move |call| {

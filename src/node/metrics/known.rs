@@ -1,4 +1,4 @@
-//! Metrics that are shown only while they are known.
+//! Metrics that are shown only while their values are known.
 
 use prometheus::{
     core::{Collector, Desc},
@@ -7,8 +7,9 @@ use prometheus::{
 
 use super::{Age, KNOWN_FOR, Remaining};
 
-/// A metric of what this node knows of its cluster. While the view is older than [`KNOWN_FOR`], or nothing was ever
-/// seen, it shows no series, or zeros: a scrape in an outage must not show the time before it.
+/// Metric of this node's view of its cluster. While the view is older than [`KNOWN_FOR`], or no view ever
+/// arrived, the metric shows no series, or zeros: a scrape during an outage must not show values from
+/// before.
 #[derive(Clone, Debug)]
 pub(super) struct Known<M> {
     metric: M,
@@ -17,14 +18,14 @@ pub(super) struct Known<M> {
     otherwise: Otherwise,
 }
 
-/// What is shown instead of what is not known.
+/// Substitute that is shown while the value is not known.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Otherwise {
-    /// The metric has no series.
+    /// The metric has no series while unknown.
     Nothing,
-    /// The metric shows zero.
+    /// The metric shows zero while unknown.
     Zero,
-    /// Zeros, and not by the view's age but whenever there is no authority.
+    /// The metric shows zero whenever the node has no authority, at any age of the view.
     ZeroWithoutAuthority,
 }
 
@@ -38,7 +39,7 @@ impl Known<()> {
         Self { otherwise, ..self.clone() }
     }
 
-    /// The same of a metric.
+    /// Applies these conditions to a metric.
     pub(super) fn about<M>(self, metric: M) -> Known<M> {
         let Self { view_age, authority, otherwise, .. } = self;
         Known { metric, view_age, authority, otherwise }

@@ -1,5 +1,5 @@
-//! The names of the node's metrics, each in one place: what registers them, what draws them and what
-//! alerts on them says the constant, so that a renamed metric does not compile where it was forgotten.
+//! Names of the node's metrics, each in one place: registration, dashboards and alerts use the same
+//! constant, so that a rename that misses one of them does not compile.
 
 pub(crate) const LEASE_REMAINING: &str = "bellwether_lease_remaining_seconds";
 pub(crate) const AUTHORITY_REMAINING: &str = "bellwether_authority_remaining_seconds";

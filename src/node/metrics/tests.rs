@@ -1,8 +1,8 @@
-//! What a scrape shows of what is known.
+//! Values that a scrape shows while they are known, and afterwards.
 
 use super::*;
 
-/// The values of a scrape, by name.
+/// Values of a scrape, by name.
 fn shown(registry: &Registry) -> Vec<(String, f64)> {
     let wanted = [names::MEMBERS, names::SHARDS_UNOWNED, names::TERM, names::ROLE, names::MASTER];
     let families = registry.gather();
@@ -39,7 +39,7 @@ fn what_is_not_known_is_not_shown_as_well() {
     ];
     assert_eq!(shown(&registry), all.map(|(name, value)| (name.to_owned(), value)));
 
-    // The watch has been silent for longer, and the authority is over.
+    // The watch has been silent for longer than `KNOWN_FOR`, and the authority is over.
     metrics.view_age.set(BootTime(now.0.saturating_sub(2 * KNOWN_FOR)));
     metrics.authority_remaining.set(None);
     assert_eq!(shown(&registry), unknown);

@@ -1,7 +1,7 @@
-//! Calls whose answers are late or missing, beside each other, lost sessions, stops and restores. Random
-//! programs of all that are in [`model`].
+//! Calls with late or missing answers, concurrent calls, lost sessions, stops and restores. [`model`] runs
+//! random programs of all of them.
 //!
-//! Time is paused: what is late lands when everything else is over.
+//! Time is paused: a late request reaches the store when everything else is over.
 
 mod model;
 
@@ -26,15 +26,15 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-/// Later than anything else here, by the paused clock.
+/// Delay that is longer than anything else here, by the paused clock.
 const LATE: Duration = Duration::from_secs(3600);
 const LEASE: LeaseId = LeaseId(7);
-/// Of the session after that.
+/// Lease of the session after [`LEASE`].
 const AGAIN: LeaseId = LeaseId(8);
 const BIT_LATE: Duration = Duration::from_millis(900);
 const SOON_LOST: Duration = Duration::from_millis(50);
 
-/// A node's own state in a cluster without anybody else.
+/// Own state of a node in a cluster without other nodes.
 struct Rig {
     store: MemoryStore,
     env: Env,
@@ -62,21 +62,21 @@ impl Rig {
         rig
     }
 
-    /// Under a new incarnation.
+    /// Joins with a new incarnation.
     async fn joins(&self, lease: LeaseId) {
-        // It outlives what is late: no lease that ended is to save anybody here.
+        // The lease outlives late requests: no test may pass because a lease has expired.
         self.store.grant(lease, LATE * 100, SOON).await.unwrap();
         self.own.joined(lease);
         self.session.send_replace(Some(Session::new(&self.env.keys, lease)));
     }
 
-    /// The session is lost, and its lease with it.
+    /// Loses the session and revokes its lease.
     async fn loses_session(&self, lease: LeaseId) {
         self.session.send_replace(None);
         self.store.revoke(lease, SOON).await.unwrap();
     }
 
-    /// As the driver does in each session; until all is as it should be.
+    /// Puts state back as the driver does in each session, until nothing is missing.
     async fn puts_back(&self) {
         let (now, session) = (self.session.subscribe(), self.session.borrow().clone().unwrap());
         tokio::select! {
@@ -110,7 +110,7 @@ impl Rig {
         kv.map(|kv| String::from_utf8(kv.value).unwrap())
     }
 
-    /// The next transactions meet these, one each; those after them nothing.
+    /// Applies these faults to the next transactions, one each; later transactions meet no fault.
     fn next_txns(&self, faults: &[Fault]) -> Arc<AtomicU64> {
         let (faults, sent) = (faults.to_vec(), Arc::new(AtomicU64::new(0)));
         let seen = Arc::clone(&sent);
@@ -121,7 +121,7 @@ impl Rig {
         sent
     }
 
-    /// In office, by the real clock, which stands nearly still.
+    /// Takes office. The gate uses the real clock, which hardly moves during a test.
     async fn leads(&self) -> Fenced {
         let candidate = self.env.keys.candidate(LEASE);
         let put = Op::Put { key: candidate, value: Vec::new(), lease: Some(LEASE) };
@@ -132,7 +132,7 @@ impl Rig {
         Fenced::new(self.env.clone(), Right::Leader(Arc::new(gate)), known)
     }
 
-    /// All that is late has landed, or was refused.
+    /// Waits until every late request has reached the store.
     async fn all_has_landed(&self) {
         sleep(LATE * 2).await;
     }
@@ -158,13 +158,13 @@ async fn a_late_copy_of_a_put_that_took_effect_does_not_come_after_a_delete() {
     assert!(rig.delete("k").await.unwrap());
     rig.all_has_landed().await;
     assert_eq!(rig.value("k").await, None);
-    // And what is put from now on stays.
+    // A key that is put from now on stays.
     rig.put("k", "new").await.unwrap();
     rig.put("other", "new").await.unwrap();
     rig.all_has_landed().await;
     assert_eq!(rig.value("k").await.as_deref(), Some("new"));
     assert_eq!(rig.value("other").await.as_deref(), Some("new"));
-    // Nothing is in doubt any more: the next delete is an ordinary one.
+    // No outcome is open any more: the next delete is an ordinary one.
     rig.delete("k").await.unwrap();
     let marker = rig.at(rig.env.keys.settled(LEASE)).await.unwrap();
     assert_eq!((marker.version, marker.lease), (1, Some(LEASE)));
@@ -232,7 +232,7 @@ async fn without_a_put_in_doubt_a_put_and_a_delete_are_one_request_each_and_leav
 async fn what_is_being_put_back_does_not_come_after_a_delete() {
     let put_lands_after = Fault::SlowRequest(Duration::from_millis(100));
     put_back_beside_a_delete(&[put_lands_after]).await;
-    // Nor while the delete has taken effect, and its caller has not heard of it.
+    // The same while the delete has taken effect, and its caller has no answer yet.
     put_back_beside_a_delete(&[put_lands_after, Fault::SlowAnswer(Duration::from_secs(1))]).await;
 }
 
@@ -267,7 +267,7 @@ async fn a_put_that_is_answered_after_the_node_has_joined_again_is_put_again() {
     rig.next_txns(&[Fault::SlowAnswer(BIT_LATE)]);
     let put = async {
         let revision = rig.put("k", "new").await.unwrap();
-        // At once, not a moment later.
+        // The value must be there at once.
         let kv = rig.at(rig.env.keys.state("k", rig.id).unwrap()).await.unwrap();
         assert_eq!((kv.value, kv.lease, kv.modified), (b"new".to_vec(), Some(AGAIN), revision));
     };
@@ -309,7 +309,7 @@ async fn a_put_that_is_answered_after_a_stop_is_not_in_the_next_incarnation() {
         rig.joins(AGAIN).await;
         rig.puts_back().await;
     };
-    // The second one waits for the first one's answer, and the node is another by then.
+    // The second call waits for the answer of the first, and meanwhile the node has a new incarnation.
     let puts = async { tokio::join!(biased; rig.put("k", "old"), rig.put("k", "waits")) };
     let ((old, waits), ()) = tokio::join!(puts, restart);
     old.unwrap();
@@ -317,7 +317,7 @@ async fn a_put_that_is_answered_after_a_stop_is_not_in_the_next_incarnation() {
     rig.puts_back().await;
     rig.all_has_landed().await;
     assert_eq!(rig.value("k").await, None);
-    // Nor does the old one hold up the new one's.
+    // The old call does not block calls of the new incarnation either.
     rig.put("k", "new").await.unwrap();
     assert_eq!(rig.value("k").await.as_deref(), Some("new"));
 }
@@ -372,7 +372,7 @@ async fn a_call_that_nobody_waited_for_may_have_taken_effect() {
     rig.loses_session(LEASE).await;
     rig.joins(AGAIN).await;
     rig.puts_back().await;
-    // Others may have read what the calls left: nothing goes back behind it.
+    // Other nodes may have read the values that the calls wrote: no earlier value may come back.
     assert_eq!(rig.value("put").await.as_deref(), Some("new"));
     assert_eq!(rig.value("deleted").await, None);
 }
@@ -387,7 +387,7 @@ async fn a_put_that_a_restored_store_takes_at_a_smaller_revision_comes_back() {
     }
     let before = rig.put("k", "before the restore").await.unwrap();
     rig.store.with_model(|model| model.restore(&backup, None));
-    // The lease is in the backup: nobody has noticed yet.
+    // The lease is in the backup: the node has not noticed the restore yet.
     let after = rig.put("k", "after the restore").await.unwrap();
     assert!(after < before, "{after:?}, {before:?}");
     rig.loses_session(LEASE).await;
@@ -406,7 +406,7 @@ async fn a_call_that_gets_no_turn_in_time_changes_nothing() {
         async { tokio::time::timeout(SOON * 2, rig.put("k", "2")).await.unwrap() },
     );
     assert!(calls.0.is_ok() && calls.1.is_ok(), "{calls:?}");
-    // It is waited for without an end: time stands still for its deadline.
+    // The call never ends: its deadline is on the real clock, which hardly moves.
     let never = vec![Fault::LostRequest; 10_000];
     rig.next_txns(&never);
     let (stuck, busy) = tokio::join!(
@@ -473,7 +473,7 @@ async fn several_writes_that_come_late_undo_nothing_that_came_after_them() {
         assert!(fenced.get(key).await.unwrap().is_none(), "{key}");
     }
     assert_eq!(fenced.get("there").await.unwrap().unwrap().value, b"before");
-    // Nor where it is the only one, and what came after it is a put.
+    // The same for a single late write that a put follows.
     rig.next_txns(&[Fault::SlowRequest(LATE)]);
     fenced.txn(FencedTxn::new().put("there", "late")).await.unwrap_err();
     fenced.put("there", "after").await.unwrap();
@@ -495,7 +495,7 @@ async fn several_writes_are_one_request_and_what_they_left_is_known() {
     }
     assert_eq!(sent.load(Ordering::Relaxed), 15);
     assert!(rig.at(rig.env.keys.settled(LEASE)).await.is_none(), "nothing was in doubt");
-    // What took effect unheard of is found out, at the price of one more request.
+    // A write that took effect without an answer is detected, at the cost of one more request.
     rig.next_txns(&[Fault::LostAnswer]);
     fenced.txn(FencedTxn::new().put("k", "unheard of")).await.unwrap_err();
     let sent = rig.next_txns(&[]);
@@ -521,7 +521,7 @@ async fn writes_for_a_shard_that_is_still_held_go_on_when_the_node_claims_anothe
     let known = Arc::new(Known::new(&rig.env.keys, LEASE));
     let fenced = Fenced::new(rig.env.clone(), right, known);
     let claimed = write_held().await;
-    // The claim has committed, and its answer is still on its way.
+    // The claim has committed, and its answer is still on the way.
     let answer = async {
         sleep(Duration::from_millis(100)).await;
         held.extend(claimed, until);
@@ -549,7 +549,7 @@ async fn a_former_leader_is_told_so_even_if_its_successor_has_written_the_key() 
     rig.store.txn(Txn { then: by_successor.into(), ..Txn::default() }, SOON).await.unwrap();
     let refused = fenced.txn(FencedTxn::new().expect("k", None).put("k", "late")).await;
     assert!(matches!(refused, Err(FencedError::StaleTerm)), "{refused:?}");
-    // Without asking the store: the gate is shut.
+    // The gate is closed, so no request is sent.
     rig.next_txns(&[Fault::Denied]);
     let again = fenced.put("l", "late").await;
     assert!(matches!(again, Err(FencedError::StaleTerm)), "{again:?}");

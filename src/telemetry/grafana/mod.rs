@@ -1,9 +1,9 @@
-//! Grafana dashboards, built from typed parts: what is drawn, of which metric, in which unit.
+//! Grafana dashboards, built from typed parts: panels, the metrics that they draw, and the units.
 //!
-//! The classic model, which files and `ConfigMaps` are provisioned with and every Grafana since 10 reads.
-//! Deliberately no general Grafana library: it has the panels and variables that are used, and each of
-//! them the way a reader of dashboards expects it. A panel cannot be made without a title, a
-//! description and a unit.
+//! The output is Grafana's classic model, which provisioning by files and `ConfigMaps` uses and every
+//! Grafana since 10 reads. This is deliberately no general Grafana library: it has only the panels and
+//! variables that the dashboards use, in the way that readers of dashboards expect. A panel must have a
+//! title, a description and a unit.
 
 mod panel;
 mod query;
@@ -15,12 +15,12 @@ pub use self::{
     query::{Query, Series},
 };
 
-/// Of the model that is written. Newer Grafanas migrate it when they load it.
+/// Schema version of the output. Newer Grafanas migrate the model when they load it.
 const SCHEMA_VERSION: u32 = 41;
-/// A dashboard is this many columns wide.
+/// Width of a dashboard in columns.
 const COLUMNS: u32 = 24;
 
-/// The data source of every panel: whichever the reader chose.
+/// Data source of every panel: the one that the reader chose.
 fn datasource() -> Value {
     json!({"type": "prometheus", "uid": "${datasource}"})
 }
@@ -37,7 +37,7 @@ pub struct Dashboard {
     rows: Vec<Row>,
 }
 
-/// Marks on every panel with a time axis.
+/// Annotation that is marked on every panel with a time axis.
 #[derive(Clone, Debug)]
 struct Annotation {
     name: &'static str,
@@ -45,7 +45,7 @@ struct Annotation {
     title: &'static str,
 }
 
-/// Panels under a heading.
+/// Row of panels under a heading.
 #[derive(Clone, Debug)]
 pub struct Row {
     title: &'static str,
@@ -54,20 +54,20 @@ pub struct Row {
 }
 
 impl Row {
-    /// Panels that are seen at once.
+    /// Creates a row whose panels are shown at once.
     pub fn open(title: &'static str, panels: Vec<Panel>) -> Self {
         Self { title, collapsed: false, panels }
     }
 
-    /// Panels that are seen, and asked for, when the row is opened.
+    /// Creates a row whose panels are shown, and queried, when the row is opened.
     pub fn collapsed(title: &'static str, panels: Vec<Panel>) -> Self {
         Self { title, collapsed: true, panels }
     }
 }
 
 impl Dashboard {
-    /// An empty dashboard. The `uid` is for ever: links hold on to it. `identity` is a metric that every
-    /// target has: its labels are the choices of the variables.
+    /// Creates an empty dashboard. The `uid` must never change: links contain it. `identity` is a metric
+    /// that every target exports: its labels are the choices of the variables.
     pub fn new(
         uid: &'static str,
         title: &'static str,
@@ -85,33 +85,33 @@ impl Dashboard {
         }
     }
 
-    /// Its name in links, and of its file.
+    /// Name of the dashboard in links, and of its file.
     pub fn uid(&self) -> &'static str {
         self.uid
     }
 
-    /// One more tag.
+    /// Adds a tag to the dashboard.
     #[must_use]
     pub fn tag(mut self, tag: &'static str) -> Self {
         self.tags.push(tag);
         self
     }
 
-    /// A mark wherever the query has a value; `title` may name labels as `{{label}}`.
+    /// Adds a mark wherever the query has a value; `title` may name labels as `{{label}}`.
     #[must_use]
     pub fn annotation(mut self, name: &'static str, query: Query, title: &'static str) -> Self {
         self.annotations.push(Annotation { name, query, title });
         self
     }
 
-    /// One more row below the others.
+    /// Adds a row below the others.
     #[must_use]
     pub fn row(mut self, row: Row) -> Self {
         self.rows.push(row);
         self
     }
 
-    /// As Grafana reads it.
+    /// JSON model that Grafana reads.
     pub fn to_json(&self) -> Value {
         json!({
             "uid": self.uid,
@@ -152,9 +152,9 @@ impl Dashboard {
                 "definition": definition,
                 "query": {"query": definition, "refId": format!("{name}Variable")},
                 "current": {"text": ["All"], "value": ["$__all"]},
-                // What a target has not, it cannot be told apart by: then "all" is nothing.
+                // "All" must match targets without the label, too.
                 "allValue": ".*", "includeAll": true, "multi": true,
-                // Only who has several Kubernetes clusters in one Prometheus wants to see that one.
+                // Hidden: only a Prometheus with several Kubernetes clusters needs the variable.
                 "hide": if name == "cluster" { 2 } else { 0 },
                 "options": [], "refresh": 2, "regex": "", "sort": 1,
             }));
@@ -163,7 +163,7 @@ impl Dashboard {
         list
     }
 
-    /// Panels from left to right, rows from top to bottom.
+    /// Lays out the panels from left to right and the rows from top to bottom.
     fn laid_out(&self) -> Vec<Value> {
         let mut list = Vec::new();
         let mut place = Place::default();
@@ -202,12 +202,12 @@ impl Annotation {
     }
 }
 
-/// Where the next panel goes.
+/// Position of the next panel.
 #[derive(Debug, Default)]
 struct Place {
     x: u32,
     y: u32,
-    /// Of the highest panel on this line.
+    /// Height of the highest panel on this line.
     height: u32,
     id: u32,
 }

@@ -1,25 +1,25 @@
-//! One panel: queries, and how their values are shown.
+//! Panel of a dashboard: queries, and how their values are shown.
 
 use serde_json::{Value, json};
 
 use super::{Query, datasource};
 
-/// What values are, and so how they are written.
+/// Unit of values, which decides how they are formatted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Things that are counted.
+    /// Number of things that are counted.
     Count,
-    /// Seconds.
+    /// Duration or time, in seconds.
     Seconds,
-    /// Bytes.
+    /// Amount of data, in bytes.
     Bytes,
-    /// Events a second.
+    /// Number of events per second.
     PerSecond,
-    /// A part of 1.
+    /// Ratio between 0 and 1.
     Ratio,
-    /// A number that is a name, such as a term: written out.
+    /// Number that identifies something, such as a term: written in full.
     Number,
-    /// One of several states.
+    /// State: one of several values.
     State,
 }
 
@@ -36,14 +36,14 @@ impl Unit {
     }
 }
 
-/// How values are drawn.
+/// Way in which values are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The last value, large.
+    /// Last value, in large type.
     Stat,
-    /// The name of what has a value, large.
+    /// Name of the series that has a value, in large type.
     NameStat,
-    /// Lines over time.
+    /// Lines over a time axis.
     Lines,
     /// Areas on top of each other over time.
     Stacked,
@@ -55,7 +55,7 @@ pub enum Kind {
     Table,
 }
 
-/// From which value on which colour is shown.
+/// Colour, and the value from which on it is shown.
 pub type Step = (Option<f64>, &'static str);
 
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ struct Target {
     legend: &'static str,
 }
 
-/// One panel.
+/// Panel of a dashboard.
 #[derive(Clone, Debug)]
 pub struct Panel {
     kind: Kind,
@@ -79,7 +79,7 @@ pub struct Panel {
 }
 
 impl Panel {
-    /// A panel without queries.
+    /// Creates a panel without queries.
     pub fn new(kind: Kind, title: &'static str, unit: Unit, description: &'static str) -> Self {
         Self {
             kind,
@@ -94,35 +94,35 @@ impl Panel {
         }
     }
 
-    /// One more query; the legend may name labels as `{{label}}`.
+    /// Adds a query; the legend may name labels as `{{label}}`.
     #[must_use]
     pub fn query(mut self, legend: &'static str, query: Query) -> Self {
         self.targets.push(Target { query, legend });
         self
     }
 
-    /// Colours by value. The first step has no value: it holds from below.
+    /// Sets colours by value. The first step has no value: it applies from below.
     #[must_use]
     pub fn steps(mut self, steps: &[Step]) -> Self {
         self.steps = steps.to_vec();
         self
     }
 
-    /// A word and a colour instead of a value.
+    /// Shows a word and a colour instead of a value.
     #[must_use]
     pub fn state(mut self, value: i64, word: &'static str, colour: &'static str) -> Self {
         self.states.push((value, word, colour));
         self
     }
 
-    /// What is said when the queries have no series.
+    /// Sets the text for queries without series.
     #[must_use]
     pub fn or_say(mut self, none: &'static str) -> Self {
         self.none = Some(none);
         self
     }
 
-    /// Columns and lines, instead of what is usual for the kind.
+    /// Sets the size in columns and lines, instead of the default of the kind.
     #[must_use]
     pub fn sized(mut self, width: u32, height: u32) -> Self {
         self.size = Some((width, height));
@@ -258,7 +258,7 @@ impl Panel {
         }
     }
 
-    /// A table is of labels: when it was asked, and the value, say nothing.
+    /// Removes time and value from a table: only the labels are of interest.
     fn transformations(&self) -> Value {
         match self.kind {
             Kind::Table => json!([{

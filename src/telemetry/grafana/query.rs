@@ -1,9 +1,9 @@
-//! Queries in `PromQL` that cannot be wrong in the ways in which dashboards are: a metric that is not
-//! narrowed to what the reader chose, a counter that is not a rate, a rate over a fixed span.
+//! Queries in `PromQL` that exclude common mistakes of dashboards: a metric that is not limited to the
+//! reader's choice, a counter without a rate, a rate over a fixed span.
 
 use std::fmt;
 
-/// The variables that every series is narrowed by, with what readers call them, outermost first.
+/// Variables that limit every series, with their labels for readers, outermost first.
 pub(super) const VARIABLES: [(&str, &str); 4] = [
     ("cluster", "Kubernetes cluster"),
     ("namespace", "Namespace"),
@@ -11,12 +11,12 @@ pub(super) const VARIABLES: [(&str, &str); 4] = [
     ("instance", "Node"),
 ];
 
-/// The matcher of a variable.
+/// Label matcher of a variable.
 pub(super) fn chosen(variable: &str) -> String {
     format!("{variable}=~\"${variable}\"")
 }
 
-/// The series of one metric at the targets that the reader chose.
+/// Series of one metric at the targets that the reader chose.
 #[derive(Clone, Debug)]
 pub struct Series {
     name: String,
@@ -24,53 +24,53 @@ pub struct Series {
 }
 
 impl Series {
-    /// All of them.
+    /// All series of a metric at the chosen targets.
     pub fn of(name: &str) -> Self {
         let matchers = VARIABLES.iter().map(|(variable, _)| chosen(variable)).collect();
         Self { name: name.to_owned(), matchers }
     }
 
-    /// Only those with this value of a label.
+    /// Limits to the series with this value of a label.
     #[must_use]
     pub fn with(mut self, label: &str, value: &str) -> Self {
         self.matchers.push(format!("{label}=\"{value}\""));
         self
     }
 
-    /// Only those without this value of a label.
+    /// Limits to the series without this value of a label.
     #[must_use]
     pub fn without(mut self, label: &str, value: &str) -> Self {
         self.matchers.push(format!("{label}!=\"{value}\""));
         self
     }
 
-    /// What a gauge says.
+    /// Current value of a gauge.
     pub fn now(&self) -> Query {
         Query(self.to_string())
     }
 
-    /// How much a counter grows in a second.
+    /// Increase of a counter per second.
     pub fn rate(&self) -> Query {
         Query(format!("rate({self}[$__rate_interval])"))
     }
 
-    /// How much a counter has grown over a span such as `1h`.
+    /// Increase of a counter over a span such as `1h`.
     pub fn increase(&self, span: &str) -> Query {
         Query(format!("increase({self}[{span}])"))
     }
 
-    /// How often a gauge above zero has changed over a span such as `1h`, as seen every 15 s. The zero of
-    /// what has just begun is no change.
+    /// Number of changes of a gauge above zero over a span such as `1h`, sampled every 15 s. The change
+    /// from the zero at the start does not count.
     pub fn changes(&self, span: &str) -> Query {
         Query(format!("changes(({self} > 0)[{span}:15s])"))
     }
 
-    /// The buckets of a histogram as they fill, for a heatmap.
+    /// Increases of the buckets of a histogram, for a heatmap.
     pub fn buckets(&self) -> Query {
         Query(format!("sum by (le) (increase({}[$__rate_interval]))", self.bucket()))
     }
 
-    /// A quantile of a histogram, over all series that agree in the labels.
+    /// Quantile of a histogram, over all series that agree in the labels.
     pub fn quantile(&self, quantile: f64, by: &[&str]) -> Query {
         let by = [&["le"], by].concat().join(", ");
         let rate = format!("rate({}[$__rate_interval])", self.bucket());
@@ -88,52 +88,52 @@ impl fmt::Display for Series {
     }
 }
 
-/// A query.
+/// Query as `PromQL` text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query(String);
 
 impl Query {
-    /// What no other method says. Series in it are best written by [`Series`].
+    /// Query that no other method builds. Write the series in it by [`Series`].
     pub fn raw(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The query as text.
+    /// Text of the query.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The sum of all.
+    /// Sum over all series.
     #[must_use]
     pub fn sum(&self) -> Self {
         Self(format!("sum({self})"))
     }
 
-    /// The sums of those that agree in the labels.
+    /// Sums over the series that agree in the labels.
     #[must_use]
     pub fn sum_by(&self, labels: &[&str]) -> Self {
         self.by("sum", labels)
     }
 
-    /// The highest.
+    /// Highest value over all series.
     #[must_use]
     pub fn max(&self) -> Self {
         Self(format!("max({self})"))
     }
 
-    /// The highest of those that agree in the labels.
+    /// Highest values over the series that agree in the labels.
     #[must_use]
     pub fn max_by(&self, labels: &[&str]) -> Self {
         self.by("max", labels)
     }
 
-    /// The lowest.
+    /// Lowest value over all series.
     #[must_use]
     pub fn min(&self) -> Self {
         Self(format!("min({self})"))
     }
 
-    /// The lowest of those that agree in the labels.
+    /// Lowest values over the series that agree in the labels.
     #[must_use]
     pub fn min_by(&self, labels: &[&str]) -> Self {
         self.by("min", labels)

@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 
-/// Keeps what is logged.
+/// Writer that keeps all log lines.
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<u8>>>);
 
@@ -69,7 +69,7 @@ fn libraries_that_handle_tokens_stay_above_debug_whatever_the_filter_says() {
 fn answers_of_an_api_server_are_never_printed() {
     let text = logged(LogFormat::Text, "trace", || {
         tracing::warn!(target: "kube_client::client", "{{\"kind\":\"Secret\",\"data\":\"hush\"}}");
-        // What our own line says as well.
+        // Our own log line has the same content.
         tracing::warn!(target: "kube_runtime::watcher", "watcher error 403: Status {{ hush }}");
         tracing::debug!(target: "kube_client::client::builder", "hush");
         tracing::warn!(target: "kube_client::client::tls", "failed to reload CA bundle");

@@ -1,6 +1,6 @@
 "use strict";
-// Draws one picture of the cluster (the JSON of /status) and follows it. All that comes from the
-// cluster goes into the page as text.
+// Draws one picture of the cluster (the JSON of /status) and updates it. All data from the cluster goes
+// into the page as text.
 
 const $ = (id) => document.getElementById(id);
 const STALE_AFTER_MS = 3000;
@@ -8,7 +8,7 @@ const POLL_EVERY_MS = 2000;
 const ROWS_SHOWN = 100;
 const SVG = "http://www.w3.org/2000/svg";
 
-// ---- values: nothing here trusts the shape of what comes ----
+// ---- values: no function here trusts the shape of the data ----
 const arr = (value) => (Array.isArray(value) ? value : []);
 const obj = (value) => (value && typeof value === "object" && !Array.isArray(value) ? value : {});
 const num = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
@@ -35,7 +35,7 @@ function span(ms) {
   if (h < 24) return sign + h + " h " + (m % 60) + " min";
   return sign + d + " d " + (h % 24) + " h";
 }
-// For ages, where a running count of milliseconds would only flicker.
+// Formats ages, for which a running count of milliseconds would only flicker.
 const age = (ms) => (ms !== null && ms < 1000 ? "less than 1 s" : span(ms === null ? null : Math.floor(ms / 1000) * 1000));
 const seconds = (ms) => (ms / 1000).toFixed(ms < 9950 ? 2 : 1) + " s";
 const millis = (ms) => (ms < 10 ? ms.toFixed(1) : Math.round(ms)) + " ms";
@@ -80,8 +80,8 @@ function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Makes the children of `parent` be as `fresh`, changing what is there instead of replacing it: focus,
-// hover and a selection survive a new picture. Children with a key are found again wherever they stand.
+// Makes the children of `parent` equal to `fresh`, changing existing elements instead of replacing them:
+// focus, hover and selection survive a new picture. Children with a key are found again at any place.
 function put(parent, ...fresh) {
   const keys = new Map(Array.from(parent.children, (child) => [child.dataset.key, child]));
   let at = parent.firstChild;
@@ -120,7 +120,7 @@ function morph(old, fresh) {
   put(old, ...fresh.childNodes);
 }
 
-// ---- what moves between two pictures ----
+// ---- elements that change between two pictures ----
 function live(node, update) {
   node.setAttribute("data-live", "");
   node.update = update;

@@ -1,4 +1,4 @@
-// The cluster: who leads, who led, which nodes there are.
+// The cluster: the leader, earlier leaders, and the nodes.
 
 // ---- the picture ----
 const state = {
@@ -12,7 +12,7 @@ const state = {
   spans: new Map(),
   history: new Map(),
 };
-// The server's wall clock, so that ages are right whatever this machine's clock says.
+// Time by the server's wall clock, so that ages are right even if this machine's clock is wrong.
 const now = () => (state.picture ? performance.now() + state.offset : Date.now());
 const pictureAge = () => (state.picture ? performance.now() - state.receivedAt : Infinity);
 const isStale = () => pictureAge() > STALE_AFTER_MS;
@@ -48,8 +48,8 @@ function flag(id, extra) {
 const named = (id) => el("span", { class: "named one", title: "node " + id }, flag(id), el("span", null, el("span", { class: id.length > 3 ? "word" : null }, "node "), shortId(id)));
 
 // ---- spans of time that run out ----
-// `left` was true when the picture was taken. It runs down to at most `renewed` later: by then the
-// next renewal is due, and only the next picture knows.
+// `left` was correct when the picture was taken. The display counts down by at most `renewed`: by then the
+// next renewal is due, and only the next picture shows its result.
 function timeLeft(kind, name, left, whole, renewed, why) {
   const parts = [
     el("span", { class: "name" }, name),
@@ -78,9 +78,9 @@ function spansOf(self, kind, whose = "") {
       "How long it may act without another beat. One is due every " + span(h) + "; everybody else waits " + span(d) + "."));
   }
   const shard = num(self.shard_authority_left_ms);
-  // Without shard work there is nothing to have authority over.
+  // Without shard work there is no shard authority to show.
   if (shard !== null && arr(state.picture.work).length > 0) {
-    // Its whole is not told: the most that was seen stands for it.
+    // The picture does not contain the full span: use the largest value seen so far.
     const most = Math.max(shard, state.spans.get(self.id) || 1);
     state.spans.set(self.id, most);
     spans.push(timeLeft(kind, thin ? "shards" : "Shard authority" + whose, shard, most, most / 2, "How long it may work on its shards without another proof that it holds them."));
@@ -97,7 +97,7 @@ function spansOf(self, kind, whose = "") {
 function draw() {
   const p = state.picture;
   const parts = [["top", drawTop], ["hero", drawHero], ["vitals", drawVitals], ["timeline", drawTimeline], ["nodes", drawNodes], ["shards", drawShards], ["checks", drawChecks], ["changes", drawChanges], ["store", drawStore]];
-  // Flags are given in the order of the ids, whatever is drawn first.
+  // Flags are assigned in the order of the ids, independent of the order of drawing.
   arr(p.nodes).map((n) => str(obj(n).id)).sort(compareIds).forEach(slot);
   const broken = [];
   for (const [name, part] of parts) {
@@ -135,7 +135,7 @@ function currentReign(p) {
   return last.to_unix_ms === null || last.to_unix_ms === undefined ? last : {};
 }
 
-// A suspended leader is in office and does not act: its beats come too late, or none comes.
+// A suspended leader is in office and does not act: its beats arrive too late, or not at all.
 const standing = (leader) => (leader.suspended ? " is suspended" : " leads");
 
 function drawHero(p) {
@@ -163,7 +163,7 @@ function drawHero(p) {
   drawActions(p);
 }
 
-// What a follower knows of the leader: how long it has been silent.
+// A follower's view of the leader: the time since its last sign of life.
 function heard(leader, self) {
   const d = num(self.failover_d_ms) || 1000;
   const h = num(self.failover_h_ms) || d / 5;
@@ -217,7 +217,7 @@ function drawVitals(p) {
   put($("vitals"), ...all);
 }
 
-// How long the office was vacant before each term, as it was seen here.
+// Time for which the office was vacant before each term, as seen by this node.
 function vacancies(reigns) {
   return reigns.map((reign, i) => {
     const before = i > 0 ? num(obj(reigns[i - 1]).to_unix_ms) : null;
@@ -263,13 +263,13 @@ function drawTimeline(p) {
 function drawNodes(p) {
   const nodes = arr(p.nodes).map(obj).sort((a, b) => compareIds(str(a.id), str(b.id)));
   const own = selves(p);
-  // A node of this process that the cluster does not know (any more) is shown too: not joined.
+  // A node of this process that the cluster does not know (any more) is also shown, as not joined.
   const missing = [...own.values()].filter((s) => !nodes.some((n) => str(n.id) === str(s.id)));
   const leader = p.leader ? str(obj(p.leader).id) : null;
   const most = Math.max(1, ...nodes.map((n) => num(n.shards) || 0));
   const kill = arr(obj(p.server).actions).includes("kill");
   const everybody = nodes.concat(missing.map((s) => ({ id: s.id, address: s.address, absent: true, problem: s.problem })));
-  // The leader and what is ours first among those that fit.
+  // If not all nodes fit, the leader and the nodes of this process come first.
   const first = (n) => (str(n.id) === leader || own.has(str(n.id)) ? 0 : 1);
   const shown = everybody.length > ROWS_SHOWN ? [...everybody].sort((a, b) => first(a) - first(b)).slice(0, ROWS_SHOWN) : everybody;
   $("node-more").hidden = shown.length === everybody.length;

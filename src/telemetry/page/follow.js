@@ -1,6 +1,7 @@
-// The connection to the node, what is wrong, and the buttons. Loaded last: it starts the page.
+// The connection to the node, the list of problems, and the buttons. Loaded last: this file starts the
+// page.
 
-// ---- what is wrong ----
+// ---- problems ----
 function drawAlarm(p, broken) {
   const lines = [];
   const self = p ? obj(p.node) : {};
@@ -36,11 +37,11 @@ function watchLink() {
   setText($("link-text"), text + (state.link === "lost" && state.picture ? ", " + age(pictureAge()) : ""));
 }
 
-// ---- the connection: a stream, and polling where there is none ----
-// All addresses are relative: the page works below whatever path a proxy gives it.
+// ---- the connection: a stream, and polling if there is no stream ----
+// All addresses are relative: the page works below any path that a proxy gives it.
 let source = null;
 let asking = false;
-// The picture that the next change of the stream is about: what polling brings is another one.
+// Picture that the next change of the stream applies to; polling returns other pictures.
 let base = null;
 
 function connect() {
@@ -61,8 +62,8 @@ function connect() {
   on("change", (change) => (base === null ? null : changed(base, change)));
 }
 
-// A picture with a change applied. `[value]` replaces, `[]` takes away, `{…}` changes fields or places in a
-// list; "+" of a list comes first: [at, how many go, what comes].
+// Returns a picture with a change applied. `[value]` replaces, `[]` removes, `{…}` changes fields or places
+// in a list; "+" of a list comes first: [index, number of removed items, new items].
 function changed(old, change) {
   if (Array.isArray(change)) return change[0];
   let fresh;
@@ -80,7 +81,7 @@ function changed(old, change) {
 }
 
 async function poll() {
-  // A stream that brings pictures needs no help.
+  // No polling while the stream delivers pictures.
   if (asking || pictureAge() < POLL_EVERY_MS) return;
   asking = true;
   try {
@@ -92,7 +93,8 @@ async function poll() {
     }
     if (!source || source.readyState === EventSource.CLOSED) connect();
   } catch {
-    // It is lost, and shown as such by its age. A browser gives a refused stream up for good.
+    // The connection is lost; the age of the picture shows that. After a refusal the browser never retries
+    // a stream by itself.
     if (!source || source.readyState === EventSource.CLOSED) connect();
   } finally {
     asking = false;
@@ -131,7 +133,7 @@ function say(text, bad) {
 try {
   receive(JSON.parse($("picture").textContent));
 } catch {
-  // No first picture: the stream brings one.
+  // There is no first picture: the stream delivers one.
 }
 connect();
 watchLink();

@@ -1,9 +1,7 @@
-//! The status page: one HTML document, put together at compile time, that loads
-//! nothing from anywhere.
+//! The status page: one HTML document, assembled at compile time, that loads no other resource.
 //!
-//! The one rule: what comes from the cluster is data. The first picture is embedded as JSON in which
-//! no `<` is left; the script sets text, never markup; and the policy lets nothing run but the script
-//! that carries this answer's nonce.
+//! The one rule: content from the cluster is data. The first picture is embedded as JSON without any `<`;
+//! the script sets text, never markup; and the policy allows only the script with this answer's nonce.
 
 use axum::{
     http::{HeaderName, header},
@@ -20,7 +18,7 @@ const JS: &str = concat!(
     include_str!("follow.js"),
 );
 
-/// The page with its first picture.
+/// Answer with the page and its first picture.
 pub(super) fn response(first: &Value) -> Response {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let policy = format!(
@@ -41,7 +39,7 @@ fn html(first: &Value, nonce: &str) -> String {
     let first = embedded(first);
     let mut page = String::with_capacity(HTML.len() + CSS.len() + JS.len() + first.len() + 256);
     let mut rest = HTML;
-    // Each mark once and in this order, so that nothing is looked for inside what was put in.
+    // Each mark occurs once and in this order, so that no mark is searched for inside inserted text.
     for (mark, text) in [("{{css}}", CSS), ("{{picture}}", &*first), ("{{js}}", JS)] {
         let (before, after) = rest.split_once(mark).expect("the page has its three marks in order");
         page.push_str(&before.replace("{{nonce}}", nonce));
@@ -52,8 +50,8 @@ fn html(first: &Value, nonce: &str) -> String {
     page
 }
 
-/// JSON that can stand inside a script element: without `<`, nothing in it can end the element or
-/// open a comment.
+/// JSON that is safe inside a script element: without `<`, no part of it can end the element or open a
+/// comment.
 fn embedded(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }

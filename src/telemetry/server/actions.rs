@@ -1,9 +1,9 @@
-//! The page's buttons, and who may not press them.
+//! The page's buttons, and the checks that protect them.
 //!
-//! The server knows no users, so a foreign web page in an operator's browser must not be able to act
-//! in his name. Four things are asked of a request: a header that a foreign page cannot send without
-//! being asked first (we never answer that question), the browser's word that page and server are one
-//! (`Sec-Fetch-Site`, `Origin`), and a host name that nobody else's DNS can point here.
+//! The server has no users, so a foreign web page in an operator's browser must not be able to act in the
+//! operator's name. A request must meet four conditions: a header that a foreign page can send only after a
+//! CORS preflight (which the server never answers), `Sec-Fetch-Site` and `Origin` that show page and server
+//! to be the same, and a host name that foreign DNS cannot point to this server.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -21,20 +21,20 @@ use super::{
 };
 use crate::telemetry::source::{Action, ActionError};
 
-/// The header; its value does not matter.
+/// Header of an action's request; its value does not matter.
 const HEADER: &str = "x-bellwether-action";
-/// An action's body may not be larger.
+/// Largest body of an action's request.
 pub(super) const MAX_BODY_BYTES: usize = 4096;
 
-/// What an action may be told. An empty body tells nothing.
+/// Body of an action's request; may be empty.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Order {
-    /// The id of the node it is for; the leader's if there is none.
+    /// Id of the node that the action is for; `None` for the leader.
     node: Option<String>,
 }
 
-/// `POST /actions/{name}`
+/// Handles `POST /actions/{name}` for an action.
 pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
@@ -75,7 +75,7 @@ fn status_of(error: &ActionError) -> StatusCode {
     }
 }
 
-/// Why a request does not come from our own page, if it does not.
+/// Checks that a request comes from our own page; the error is the reason why it does not.
 fn is_own_page(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str> {
     let value = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if value(HEADER).is_none() {
@@ -87,7 +87,8 @@ fn is_own_page(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str
     let host = value(header::HOST.as_str()).unwrap_or_default();
     if let Some(origin) = value(header::ORIGIN.as_str()) {
         let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
-        // A proxy may ask under a name of its own: then the page's own name must be among those that are allowed.
+        // A proxy may send a host name of its own: then the page's own name must be among the allowed
+        // names.
         if !authority.eq_ignore_ascii_case(host) && !is_known_name(authority, names) {
             return Err("the request comes from another origin");
         }
@@ -99,7 +100,7 @@ fn is_own_page(headers: &HeaderMap, names: &[String]) -> Result<(), &'static str
     Ok(())
 }
 
-/// Whether nobody else's DNS can have led here under that name.
+/// Whether foreign DNS cannot have pointed to this server under that name.
 fn is_own_host(host: &str, names: &[String]) -> bool {
     let name = name_of(host);
     name.parse::<IpAddr>().is_ok()
@@ -111,7 +112,7 @@ fn is_known_name(host: &str, names: &[String]) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name_of(host)))
 }
 
-/// A host without its port.
+/// Host name without its port.
 fn name_of(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),

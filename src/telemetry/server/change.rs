@@ -1,22 +1,22 @@
-//! What changed from one picture to the next, as the page applies it.
+//! Change from one picture to the next, in the form that the page applies.
 //!
-//! A change is `[value]` where a value is replaced, `[]` where it is gone, and an object where something inside it
-//! changed: by field, or by place in a list. In a list, `"+"` comes first: `[at, how many go, what comes]`.
-//! `{}` says that nothing changed.
+//! A change is `[value]` where a value is replaced, `[]` where it is removed, and an object where something
+//! inside it changed: by field, or by place in a list. In a list, `"+"` comes first: `[index, number of
+//! removed items, new items]`. `{}` means no change.
 
 use serde_json::{Map, Value, json};
 
-/// The key of a list's items that go and come.
+/// Key of the removed and added items of a list.
 const SPLICE: &str = "+";
-/// The fields by which an item of a list is the same one in both pictures.
+/// Fields that identify an item of a list in both pictures.
 const IDENTITY: [&str; 5] = ["namespace", "name", "id", "term", "work"];
 
-/// What makes `old` into `new`.
+/// Change that turns `old` into `new`.
 pub(super) fn between(old: &Value, new: &Value) -> Value {
     inside(old, new).unwrap_or_else(|| json!({}))
 }
 
-/// None if they are the same.
+/// Change inside a value; `None` if both values are equal.
 fn inside(old: &Value, new: &Value) -> Option<Value> {
     match (old, new) {
         (old, new) if old == new => None,
@@ -43,7 +43,7 @@ fn fields(old: &Map<String, Value>, new: &Map<String, Value>) -> Value {
     Value::Object(changes)
 }
 
-/// What begins and ends both lists stays in place; what stands between goes and comes.
+/// Change of a list: a common beginning and end stay in place, the items between are removed and added.
 fn items(old: &[Value], new: &[Value]) -> Value {
     let shorter = old.len().min(new.len());
     let (mut head, mut tail) = (shorter, 0);
@@ -69,7 +69,8 @@ fn items(old: &[Value], new: &[Value]) -> Value {
     Value::Object(changes)
 }
 
-/// Whether two items are the same thing, which may have changed; a plain value is always the one of its place.
+/// Whether two items have the same identity, with possible changes; a plain value is always the one of its
+/// place.
 fn is_same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -83,7 +84,7 @@ fn is_same(a: &Value, b: &Value) -> bool {
 pub(super) mod tests {
     use super::*;
 
-    /// As the page does it.
+    /// Applies a change as the page does.
     pub(crate) fn applied(old: &Value, change: &Value) -> Value {
         let Value::Object(change) = change else { return change[0].clone() };
         let mut fresh = old.clone();
@@ -136,7 +137,7 @@ pub(super) mod tests {
         assert_eq!(applied(&new, &back), old);
     }
 
-    /// Any value of JSON of a few levels.
+    /// Arbitrary JSON values of a few levels.
     fn values() -> impl proptest::strategy::Strategy<Value = Value> {
         use proptest::prelude::*;
         let leaf = prop_oneof![

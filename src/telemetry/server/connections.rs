@@ -1,7 +1,7 @@
-//! Connections: accepted, bounded, ended.
+//! Connections: accepts them, limits their number, ends them.
 //!
-//! Where there are as many as there may be, the oldest is closed for the newest. So nobody who holds
-//! connections open keeps a probe out.
+//! At the limit, the oldest connection is closed for the newest. So a client that holds connections open
+//! cannot keep a probe out.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::tasks::{Ended, Tasks};
 
-/// A request's head may not be larger; the smallest that hyper takes is 8 KiB.
+/// Largest head of a request; the smallest limit that hyper takes is 8 KiB.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// A request may not have more header lines.
+/// Largest number of header lines of a request.
 const MAX_HEADERS: usize = 64;
-/// A peer that does not take what is sent to it is given up after this.
+/// Time after which a connection to a peer that acknowledges no data is closed.
 const SEND_TIMEOUT_MS: u32 = 20_000;
-/// After a failed accept (no file descriptors left), before the next.
+/// Delay after a failed accept (no file descriptors left) before the next one.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) struct Connections {
@@ -36,14 +36,14 @@ pub(super) struct Connections {
     open: Arc<Mutex<Open>>,
 }
 
-/// The open connections by number: the first is the oldest.
+/// Open connections by number: the first is the oldest.
 #[derive(Default)]
 struct Open {
     next: u64,
     evict: BTreeMap<u64, CancellationToken>,
 }
 
-/// One open connection; it leaves the list when it is dropped, however it ends.
+/// Open connection; removed from the list when it is dropped, however the connection ends.
 struct Entry {
     number: u64,
     evicted: CancellationToken,
@@ -156,7 +156,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Both are improvements only: a connection without them still works.
+/// Sets two socket options. Both are optional: a connection without them still works.
 fn set_options(stream: &TcpStream) {
     let nodelay = stream.set_nodelay(true);
     let timeout = rustix::net::sockopt::set_tcp_user_timeout(stream, SEND_TIMEOUT_MS);

@@ -1,9 +1,9 @@
-//! The event stream: one picture of the node for everybody who looks, taken while anybody does, and what changes
-//! of it.
+//! The event stream: one picture of the node for all readers, taken while there are readers, and its
+//! changes.
 //!
-//! A stream begins with the whole picture (`event: status`). Then come changes ([`super::change`]; `event: change`),
-//! `{}` if there is none, so that a reader knows that the line is open. A reader that was too slow for them gets a
-//! whole picture again.
+//! A stream begins with the whole picture (`event: status`). Then changes follow ([`super::change`];
+//! `event: change`). An empty change `{}` shows a reader that the connection is open. A reader that was too
+//! slow for the changes gets a whole picture again.
 
 use std::{
     convert::Infallible,
@@ -29,21 +29,21 @@ use tokio::sync::{Notify, broadcast};
 use super::{Shared, change, routes};
 use crate::{clock, engine::BootTime};
 
-/// Two pictures are never closer, however fast things change.
+/// Shortest time between two pictures, however fast the node changes.
 const PICTURE_AFTER: Duration = Duration::from_millis(100);
-/// A reader that is so many changes behind gets a whole picture instead.
+/// A reader that is more changes behind than this gets a whole picture instead.
 const CHANGES_KEPT: usize = 16;
-/// Changes of single checks are held back where they exceed this many bytes a second, for one reader. The rest of the
-/// picture is small.
+/// Changes of single checks are delayed where they exceed this many bytes per second for one reader. The
+/// rest of the picture is small.
 const BYTES_PER_SECOND: u32 = 32_000;
-/// Single checks are held back for no longer than this: a check that is down must show.
+/// Longest delay of single checks: a check that is down must show.
 const HELD_BACK_MOST: Duration = Duration::from_secs(10);
 
 pub(super) struct Events {
-    /// The picture that was sent last: every reader that has had all changes has it.
+    /// Picture that was sent last: every reader that has received all changes has it.
     latest: Mutex<Arc<Value>>,
     changes: broadcast::Sender<Bytes>,
-    /// Told when somebody comes to look.
+    /// Notified when a reader subscribes.
     wanted: Notify,
 }
 
@@ -57,20 +57,21 @@ impl Events {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends what makes the latest picture into this one; returns how many bytes that took.
+    /// Sends the change from the latest picture to this one; returns its size in bytes.
     fn send(&self, picture: Value) -> usize {
         let before = Arc::clone(&self.latest());
         let text = event("change", &change::between(&before, &picture));
         let bytes = text.len();
-        // Both under the lock: a reader that comes now has the one picture or the other, and all changes from it.
+        // Both happen under the lock: a reader that subscribes now gets the old or the new picture, and all
+        // changes after it.
         let mut latest = self.latest();
         *latest = Arc::new(picture);
-        // An error: there is no reader.
+        // An error means that there is no reader.
         let _ = self.changes.send(text);
         bytes
     }
 
-    /// The whole picture, and the changes from it on.
+    /// Returns the whole picture, and a receiver of the changes after it.
     fn subscribe(&self) -> (Bytes, broadcast::Receiver<Bytes>) {
         let (picture, changes) = {
             let latest = self.latest();
@@ -87,7 +88,7 @@ fn event(name: &str, data: &Value) -> Bytes {
 
 /// Takes pictures while there are readers; ends with the server.
 pub(super) async fn publish(shared: Arc<Shared>) {
-    // Until then single checks are held back.
+    // Time until which single checks are delayed.
     let mut checks_at = BootTime::default();
     loop {
         let events = &shared.events;
@@ -101,7 +102,7 @@ pub(super) async fn publish(shared: Arc<Shared>) {
                 hold_back_checks(&mut picture, &events.latest());
             }
             let bytes = events.send(picture);
-            // What changed while nobody looked is sent to nobody: new readers get the whole picture.
+            // Changes from a time without readers reach no reader: new readers get the whole picture.
             if !was_idle {
                 checks_at = checks_at.max(now) + held_back_for(bytes);
             }
@@ -110,22 +111,22 @@ pub(super) async fn publish(shared: Arc<Shared>) {
         let rest = shared.config.picture_every.saturating_sub(PICTURE_AFTER);
         tokio::select! {
             biased;
-            // Cancel safe: it keeps a permit for the next call.
+            // Cancel safe: the `Notify` keeps a permit for the next call.
             () = shared.events.wanted.notified() => {}
-            // Cancel safe by the trait's word; a panic in it costs its wake-ups, not the stream.
+            // Cancel safe as the trait requires; a panic loses only the wake-up, not the stream.
             _ = routes::ask(Duration::MAX, shared.source.changed()), if shared.events.changes.receiver_count() > 0 => {}
             () = tokio::time::sleep(rest) => {}
         }
     }
 }
 
-/// How long single checks are held back after a change of so many bytes.
+/// Delay of single checks after a change of this many bytes.
 fn held_back_for(bytes: usize) -> Duration {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     (Duration::from_secs(1) * bytes / BYTES_PER_SECOND).min(HELD_BACK_MOST)
 }
 
-/// Leaves single checks as they were sent last.
+/// Replaces the single checks by those that were sent last.
 fn hold_back_checks(picture: &mut Value, sent: &Value) {
     const CHECKS: &str = "/checks/checks";
     if let (Some(now), Some(before)) = (picture.pointer_mut(CHECKS), sent.pointer(CHECKS)) {
@@ -133,14 +134,14 @@ fn hold_back_checks(picture: &mut Value, sent: &Value) {
     }
 }
 
-/// `GET /events`
+/// Handles `GET /events` with a stream.
 pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let Some(place) = Place::take(&shared) else {
         let body = "there are as many event streams as may be: poll /status\n";
         let headers = [(header::RETRY_AFTER, "5"), (header::CONTENT_TYPE, routes::TEXT)];
         return (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response();
     };
-    // A picture that was taken for an earlier reader may be old: the first one is awaited.
+    // A picture that was taken for an earlier reader may be old: this reader waits for the next one.
     let (_, changes) = shared.events.subscribe();
     shared.events.wanted.notify_one();
     let stop = shared.stop.clone();
@@ -163,7 +164,7 @@ pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap
     let of_response = response.headers_mut();
     of_response.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     of_response.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-    // nginx and its like hold an answer back until it is complete unless told otherwise.
+    // nginx and similar proxies buffer an answer until it is complete, unless this header disables that.
     of_response.insert("x-accel-buffering", HeaderValue::from_static("no"));
     if takes_gzip(&headers) {
         of_response.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -171,7 +172,7 @@ pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap
     response
 }
 
-/// Whether a reader says that it takes gzip.
+/// Whether the reader's headers accept gzip.
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let accepted =
         headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|it| it.to_str().ok());
@@ -182,7 +183,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// One reader of the changes.
+/// Reader of the changes of one stream.
 struct Reader {
     shared: Arc<Shared>,
     changes: broadcast::Receiver<Bytes>,
@@ -190,12 +191,12 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next event; none when the server ends.
+    /// Waits for the next event; `None` when the server ends.
     async fn next(&mut self) -> Option<Bytes> {
         match self.changes.recv().await {
             Ok(change) if self.begun => Some(change),
             Err(broadcast::error::RecvError::Closed) => None,
-            // The first, or it was too slow.
+            // The first event, or the reader was too slow.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 self.begun = true;
                 let whole;
@@ -206,7 +207,7 @@ impl Reader {
     }
 }
 
-/// A gzip stream that can be read after each event.
+/// Gzip stream that is flushed after each event.
 struct Packed(GzEncoder<Vec<u8>>);
 
 impl Packed {
@@ -221,13 +222,13 @@ impl Packed {
     }
 }
 
-/// A stream's place among those that may be; given back when the stream is dropped.
+/// Place of one event stream under the limit; freed when the stream is dropped.
 struct Place(IntGauge);
 
 impl Place {
     fn take(shared: &Shared) -> Option<Self> {
         let streams = &shared.metrics.streams;
-        // Counted first: two that come at once cannot both take the last place.
+        // Count first: two streams that begin at the same time cannot both take the last place.
         streams.inc();
         let place = Self(streams.clone());
         (usize::try_from(streams.get()).unwrap_or(0) <= shared.config.max_streams).then_some(place)
@@ -240,7 +241,7 @@ impl Drop for Place {
     }
 }
 
-/// A stream that holds its place.
+/// Stream that owns its place.
 struct Placed<S> {
     events: Pin<Box<S>>,
     _place: Place,

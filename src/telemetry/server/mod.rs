@@ -1,8 +1,8 @@
 //! The HTTP server of a node: metrics, probes, the status page and its buttons.
 //!
-//! It must never be the reason a healthy node is restarted. So every answer has a deadline, every
-//! request a size, every connection an end; and where connections run out the oldest one makes room,
-//! so that a probe always gets in.
+//! The server must never be the reason for a restart of a healthy node. So every answer has a deadline,
+//! every request a size limit, every connection an end; and when connections run out the oldest one is
+//! closed, so that a probe always gets in.
 
 mod actions;
 mod change;
@@ -22,28 +22,29 @@ use self::{connections::Connections, events::Events};
 use super::{metrics::ServerMetrics, source::StatusSource};
 use crate::tasks::Tasks;
 
-/// How the server behaves.
+/// Configuration of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Where it listens: `host:port` or `[v6]:port`; port 0 takes a free one.
+    /// Address to listen on: `host:port` or `[v6]:port`; port 0 selects a free one.
     pub listen: String,
-    /// How long the source may take for an answer. Below a probe's own timeout (Kubernetes: 1 s), so
-    /// that the body still says why.
+    /// Time that the source has for an answer. Below a probe's own timeout (Kubernetes: 1 s), so that the
+    /// body can still carry the reason.
     pub answer_timeout: Duration,
-    /// How long an action may take.
+    /// Time that an action may take.
     pub action_timeout: Duration,
-    /// How long a client may take to send a request's head, and may be idle between two requests.
+    /// Time that a client has to send a request's head, and that it may be idle between two requests.
     pub header_timeout: Duration,
-    /// At most this many connections. The oldest is closed for one more.
+    /// Largest number of connections. For one more, the oldest is closed.
     pub max_connections: usize,
-    /// At most this many event streams. One more is told to poll. Less than `max_connections`.
+    /// Largest number of event streams; less than `max_connections`. Further streams are rejected, and
+    /// their clients must poll.
     pub max_streams: usize,
-    /// The longest time between two pictures on an event stream.
+    /// Longest time between two pictures on an event stream.
     pub picture_every: Duration,
-    /// How long open requests may take once the server is told to stop.
+    /// Time that open requests have once the server is stopped.
     pub drain: Duration,
-    /// Host names, beside `localhost` and bare addresses, under which the page's buttons work. A name
-    /// that somebody else's DNS can point here must not be among them.
+    /// Host names, beside `localhost` and bare addresses, under which the page's buttons work. The list
+    /// must not contain a name that foreign DNS can point to this server.
     pub action_hosts: Vec<String>,
 }
 
@@ -63,40 +64,40 @@ impl Default for ServerConfig {
     }
 }
 
-/// The default at an address: `host:port` or `[v6]:port`.
+/// Default configuration for an address: `host:port` or `[v6]:port`.
 impl From<&str> for ServerConfig {
     fn from(listen: &str) -> Self {
         Self { listen: listen.to_owned(), ..Self::default() }
     }
 }
 
-/// The default at an address: `host:port` or `[v6]:port`.
+/// Default configuration for an address: `host:port` or `[v6]:port`.
 impl From<String> for ServerConfig {
     fn from(listen: String) -> Self {
         Self { listen, ..Self::default() }
     }
 }
 
-/// The default at an address.
+/// Default configuration for an address.
 impl From<SocketAddr> for ServerConfig {
     fn from(listen: SocketAddr) -> Self {
         listen.to_string().into()
     }
 }
 
-/// The address cannot be listened on.
+/// Error if the server cannot listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", self.remedy())]
 pub struct BindError {
-    /// As it was configured.
+    /// Address as it was configured.
     pub address: String,
-    /// What the system said.
+    /// Error of the system.
     #[source]
     pub source: io::Error,
 }
 
 impl BindError {
-    /// What is wrong and what to do about it.
+    /// Cause of the error and its remedy.
     pub fn remedy(&self) -> &'static str {
         match self.source.kind() {
             io::ErrorKind::AddrInUse => {
@@ -115,7 +116,7 @@ impl BindError {
     }
 }
 
-/// A server that listens but does not serve yet.
+/// Server that listens but does not serve yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -124,7 +125,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the address. Connections wait until [`Self::serve`].
+    /// Binds the address. Connections wait until [`Self::serve`].
     ///
     /// # Errors
     ///
@@ -136,7 +137,7 @@ impl Server {
         Ok(Self { listener, address, config })
     }
 
-    /// Where it listens.
+    /// Address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -148,11 +149,11 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If the registry holds metrics under the server's names already. Nothing was served.
+    /// If the registry contains metrics with the server's names already. Then nothing was served.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it closes the listener and all connections at once.
+    /// Dropping the future closes the listener and all connections at once.
     pub async fn serve(
         self,
         source: Arc<dyn StatusSource>,
@@ -186,20 +187,20 @@ impl Server {
         let serving = connections.serve(self.listener, routes::router(shared), stop);
         let failed = tokio::select! {
             biased;
-            // Cancel safe: what ended is returned once, and there is no next time.
+            // Cancel safe: the end is returned once, and the select runs only once.
             Some(ended) = publisher.join_next() => Some(ended),
-            // Dropped when the publisher has failed only: that closes the listener and all connections.
+            // Dropped only if the publisher has failed: that closes the listener and all connections.
             () = serving => None,
         };
         if let Some(ended) = failed {
-            // The server ends with it: a page that stands still must not look well.
+            // The server ends too: a page that is not updated any more must not look healthy.
             tracing::error!(%ended, "the status server ends");
         }
         publisher.abort_all().await;
     }
 }
 
-/// What all requests share.
+/// State that all requests share.
 struct Shared {
     source: Arc<dyn StatusSource>,
     registry: Registry,

@@ -1,4 +1,4 @@
-//! What is answered under which path.
+//! Routes of the server and their answers.
 
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::telemetry::{
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// The paths, for those who look for them.
+/// List of the paths, for the answer to an unknown path.
 const PATHS: &str = "/ (page), /status, /events, /metrics, /livez, /readyz, /leader";
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -40,17 +40,17 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(actions::MAX_BODY_BYTES))
-        // Event streams are packed by themselves: each event must get out at once.
+        // Event streams compress their data themselves: each event must be flushed at once.
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn_with_state(shared.clone(), around))
         .with_state(shared)
 }
 
-/// The deadline, the common headers and the metrics of every request.
+/// Adds the deadline, the common headers and the metrics to every request.
 async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let path = label(request.uri().path());
     let timer = shared.metrics.duration.with_label_values(&[path]).start_timer();
-    // The parts have deadlines of their own; this one is for a body that is sent too slowly.
+    // The handlers have deadlines of their own; this one is for a body that arrives too slowly.
     let limit = shared.config.action_timeout + shared.config.answer_timeout;
     let mut response = match ask(limit, next.run(request)).await {
         Ok(response) => response,
@@ -69,7 +69,7 @@ async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next)
     response
 }
 
-/// A closed set: what nobody serves is `other`.
+/// Label from a closed set: every path without a handler is `other`.
 fn label(path: &str) -> &'static str {
     match path {
         "/" => "/",
@@ -85,7 +85,7 @@ fn label(path: &str) -> &'static str {
 }
 
 async fn index(State(shared): State<Arc<Shared>>) -> Response {
-    // Without a picture the page says so and asks again: it is most wanted when things are bad.
+    // Without a picture the page shows that and retries: operators need the page most during failures.
     let first = status_json(&shared).await.unwrap_or(Value::Null);
     page::response(&first)
 }
@@ -97,7 +97,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// The source's picture, and what the server adds.
+/// Picture from the source, and the fields that the server adds.
 pub(super) async fn status_json(shared: &Shared) -> Result<Value, NoAnswer> {
     let mut status = ask(shared.config.answer_timeout, shared.source.status()).await?;
     let actions: Vec<&str> = shared.source.actions().iter().map(|action| action.name()).collect();
@@ -152,7 +152,7 @@ async fn leader(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn not_found(uri: Uri) -> Response {
-    // The path goes back as JSON text and nosniff: a browser does not read it as a page.
+    // The answer contains the path as JSON text, with nosniff: no browser reads it as a page.
     problem(StatusCode::NOT_FOUND, &format!("nothing at {}; there are: {PATHS}", uri.path()))
 }
 
@@ -170,13 +170,13 @@ pub(super) fn problem(code: StatusCode, what: &str) -> Response {
     json(code, &json!({ "error": what }))
 }
 
-/// Why the source gave no answer.
+/// Reason why the source gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoAnswer {
-    /// In time.
+    /// The source did not answer in time.
     #[error("the node did not answer within {0:?}")]
     Late(Duration),
-    /// Because it panicked; the panic is in the log.
+    /// The source panicked; the log has the panic.
     #[error("the answer failed by a panic; see the log")]
     Panicked,
 }
@@ -190,9 +190,9 @@ impl NoAnswer {
     }
 }
 
-/// The future's answer, if it comes in time and without a panic.
+/// Returns the future's answer, if it comes in time and without a panic.
 pub(super) async fn ask<F: Future>(limit: Duration, future: F) -> Result<F::Output, NoAnswer> {
-    // A half-done answer is dropped with all it had: nothing of it is looked at again.
+    // After a panic the future is dropped with all its state, and no part of it is used again.
     let guarded = AssertUnwindSafe(future).catch_unwind();
     match tokio::time::timeout(limit, guarded).await {
         Ok(Ok(answer)) => Ok(answer),

@@ -1,5 +1,5 @@
-//! The server on a thread and a runtime of its own: whatever users' work does to the others, probes are
-//! answered.
+//! The server on a thread and a runtime of its own: it answers probes even if user work blocks the other
+//! runtimes.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BindError, Server, ServerConfig};
 use crate::telemetry::{metrics::ServerMetrics, source::StatusSource};
 
-/// A [`Server`] on a thread of its own, which serves until it is closed or dropped.
+/// [`Server`] on a thread of its own, which serves until it is closed or dropped.
 pub struct StatusServer {
     address: SocketAddr,
     stop: CancellationToken,
@@ -26,18 +26,18 @@ impl fmt::Debug for StatusServer {
     }
 }
 
-/// Why there is no status server.
+/// Reason why the status server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusServerError {
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error(transparent)]
     Bind(BindError),
-    /// The system gives it no thread.
+    /// The system cannot create the thread.
     #[error("starting the thread of the status server")]
     Thread(#[source] io::Error),
 }
 
-/// What is served.
+/// Content that the server serves.
 struct Content {
     source: Arc<dyn StatusSource>,
     registry: Registry,
@@ -45,7 +45,7 @@ struct Content {
 }
 
 impl StatusServer {
-    /// Takes the port; nothing is answered yet. So the port's address is known, and known to be had,
+    /// Binds the port, without answering requests yet. So the address is known, and known to be available,
     /// before a node joins.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl StatusServer {
     ///
     /// # Panics
     ///
-    /// Never: its thread tells how it went before it ends.
+    /// Never: the thread reports its result before it ends.
     pub async fn bind(config: ServerConfig) -> Result<Self, StatusServerError> {
         let failed = StatusServerError::Thread;
         let stop = CancellationToken::new();
@@ -77,16 +77,16 @@ impl StatusServer {
         Ok(Self { address, stop, ended, thread: Some(thread), begin: Some(begin) })
     }
 
-    /// Where it listens.
+    /// Address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Begins to answer. Only the first call counts.
+    /// Begins to answer requests. Only the first call has an effect.
     ///
     /// # Errors
     ///
-    /// If the registry holds metrics under the server's names already. Nothing is served.
+    /// If the registry contains metrics with the server's names already. Then nothing is served.
     pub fn serve(
         &mut self,
         source: Arc<dyn StatusSource>,
@@ -94,27 +94,27 @@ impl StatusServer {
     ) -> prometheus::Result<()> {
         if let Some(begin) = self.begin.take() {
             let metrics = ServerMetrics::register(&registry)?;
-            // The thread waits for it, or was stopped.
+            // The thread waits for the content, or was stopped.
             let _ = begin.send(Content { source, registry, metrics });
         }
         Ok(())
     }
 
-    /// Returns when the server has ended: it was closed, or a part of it failed by a bug. Nothing is
-    /// answered any more.
+    /// Waits until the server has ended: it was closed, or a part of it failed because of a bug. From then
+    /// on no request is answered.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: it only waits.
+    /// Cancel safe: the future only waits.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Stops it, and waits until open requests have ended or were cut off.
+    /// Stops the server, and waits until open requests have ended or were aborted.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it ends in the background.
+    /// If the future is dropped, the server ends in the background.
     pub async fn close(mut self) {
         self.stop.cancel();
         self.begin = None;
@@ -160,7 +160,7 @@ mod tests {
     async fn the_end_of_the_servers_thread_is_noticed() {
         let mut server = StatusServer::bind(ServerConfig::from("127.0.0.1:0")).await.unwrap();
         assert!(server.ended().now_or_never().is_none(), "it serves");
-        // Its thread ends when there is nothing to serve, as it would by a failure.
+        // The thread ends when its sender is gone, as it would after a failure.
         server.begin = None;
         tokio::time::timeout(Duration::from_secs(60), server.ended()).await.expect("it has ended");
     }

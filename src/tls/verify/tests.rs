@@ -33,7 +33,7 @@ fn now() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_millis(clock::unix_ms()))
 }
 
-/// What is said of a server's certificate by those who trust another one.
+/// Verifies a server's certificate with trust in `trusted`.
 fn verified(shown: &str, trusted: &str, name: &'static str) -> Result<(), Error> {
     let verifier = Verifier::new(trust(trusted)).unwrap();
     let name = name.try_into().unwrap();
@@ -45,7 +45,7 @@ fn words(error: &Error) -> String {
     format!("{reason}: {remedy}")
 }
 
-/// Self-signed by `openssl req -x509` or the like: CA:TRUE, and used by a server.
+/// Self-signed certificate as `openssl req -x509` makes it: CA:TRUE, and used by a server.
 fn own_authority(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -118,7 +118,7 @@ fn certificates_and_keys_on_p521_are_accepted() {
 #[test]
 fn a_wrong_signature_on_p521_is_rejected() {
     let mut changed = der(SIGNED_BY_P521[0]).to_vec();
-    // In the to-be-signed part: the first byte of the serial number's value.
+    // Change the to-be-signed part: the first byte of the serial number's value.
     changed[16] ^= 1;
     let verifier = Verifier::new(trust(P521_AUTHORITY)).unwrap();
     let name = "localhost".try_into().unwrap();
@@ -134,7 +134,7 @@ fn keys_and_signatures_that_cannot_be_verified_are_named_with_the_remedy() {
     assert!(bits.contains("2048"), "{bits}");
     let digest = words(&verified(SIGNED_WITH_SHA1, P521_AUTHORITY, "localhost").unwrap_err());
     assert!(digest.contains("SHA-1") && digest.contains("SHA-256"), "{digest}");
-    // Listed, so its own signature is not looked at; the handshake's is.
+    // The certificate is listed, so its own signature is not checked; that of the handshake is.
     assert_eq!(verified(RSA_1024, RSA_1024, "localhost"), Ok(()));
     let verifier = Verifier::new(trust(RSA_1024)).unwrap();
     let wrong = Error::from(CertificateError::BadSignature);

@@ -4,10 +4,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 
-/// A limit against hanging.
+/// Time limit, so that no test hangs.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A routine that tells of each of its runs, and whom it tells.
+/// Routine that sends a message in each run, and the receiver.
 fn telling(turn: &Arc<Turn>) -> (Ticker, mpsc::Receiver<()>) {
     let (runs, told) = mpsc::channel(16);
     let job: Job = Box::new(move |_| {
@@ -32,7 +32,7 @@ fn telling(turn: &Arc<Turn>) -> (Ticker, mpsc::Receiver<()>) {
 async fn a_routine_whose_turn_was_closed_never_runs_even_if_its_task_has_not_heard_of_it() {
     let turn = Arc::new(Turn::default());
     let (ticker, mut told) = telling(&turn);
-    // Its task was spawned, and its runtime has not come to it yet.
+    // The routine's task was spawned, and its runtime has not polled it yet.
     assert!(turn.close());
     tokio::time::timeout(LONG, ticker.run()).await.expect("it ends");
     assert_eq!(told.recv().await, None, "it has run");
@@ -54,11 +54,11 @@ async fn a_routine_runs_tick_after_tick_and_can_be_closed_between_two_runs() {
         () = &mut running => panic!("nobody has ended it"),
         done = tokio::time::timeout(LONG, three_runs) => done.expect("three runs"),
     }
-    // Polled to where it waits for its next tick, or has just ended a run.
+    // The ticker was polled until it waits for its next tick, or has just ended a run.
     assert!(turn.close());
 }
 
-/// Authority that is switched by hand.
+/// Gate that the test opens and closes.
 #[derive(Debug, Default)]
 struct Switch(AtomicBool);
 

@@ -1,7 +1,7 @@
 //! Random programs of puts, deletes, lost and late answers, lost sessions, stops and restores, against the
-//! rule: what was acknowledged last is what is there, and a new incarnation after a stop is empty.
+//! rule: the store holds the value that was acknowledged last, and a new incarnation after a stop is empty.
 //!
-//! The rule is judged by a list of the calls alone, and by the store's own history.
+//! The check uses only the list of the calls and the store's own history.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -22,7 +22,7 @@ const KEYS: [&str; 2] = ["k", "l"];
 enum Wait {
     ToItsEnd,
     Not,
-    /// Then it is dropped.
+    /// For this long; then the call is dropped.
     Millis(u64),
 }
 
@@ -35,7 +35,7 @@ enum Step {
         wait: Wait,
     },
     Sleep(u64),
-    /// The lease ends; the node hears of it so much later.
+    /// The lease ends; the node learns of it after this many milliseconds.
     Lose(u64),
     Join,
     Stop,
@@ -84,17 +84,17 @@ fn program() -> impl Strategy<Value = Vec<Step>> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Its caller has not heard anything, and may never.
+    /// The caller has no answer yet, and may never get one.
     Open,
     Acknowledged,
     Unknown,
     Nothing,
 }
 
-/// A store that is restored from a backup is not served before this is over.
+/// A store that is restored from a backup serves no request before this time is over.
 const RESTORED_AFTER: Duration = Duration::from_millis(3_300);
 
-/// One call, at its place in the order of all.
+/// Call at its place in the order of all calls.
 #[derive(Clone, Debug)]
 struct Called {
     key: usize,
@@ -107,23 +107,23 @@ struct Called {
 struct Log {
     calls: Vec<Called>,
     life: u32,
-    /// Acknowledged calls since the last restore: at which revision of the store it was heard.
+    /// Acknowledged calls since the last restore, with the store's revision when the answer arrived.
     heard: Vec<(Revision, usize)>,
 }
 
-/// A node, what was asked of it, and what befalls it.
+/// Node under test, the calls made to it, and the faults that it meets.
 struct World {
     rig: Arc<Rig>,
     log: Arc<Mutex<Log>>,
     faults: Arc<Mutex<Vec<Fault>>>,
     beside: JoinSet<()>,
     putting_back: Option<AbortOnDropHandle<()>>,
-    /// In which life each lease was granted.
+    /// Number of stops (`life`) before each lease was granted.
     leases: BTreeMap<LeaseId, u32>,
     backup: Option<Model>,
-    /// The history of the store is looked at from here on.
+    /// Revision from which the history of the store is checked.
     from: Revision,
-    /// The store was restored, and the node has not joined since.
+    /// Whether the store was restored and the node has not joined since.
     restored: bool,
 }
 
@@ -186,7 +186,8 @@ impl World {
             }
             Step::Backup => self.backup = Some(self.rig.store.with_model(|model| model.clone())),
             Step::Restore { bumped } => {
-                // A3: what is on its way lands in the store that is replaced, or nowhere.
+                // A3 (restored stores are not served early): a request on its way reaches the replaced
+                // store, or none.
                 sleep(RESTORED_AFTER).await;
                 self.restore(bumped);
             }
@@ -201,7 +202,7 @@ impl World {
         self.rig.session.send_replace(None);
     }
 
-    /// R10: under a lease of its own, and after all of its earlier ones were ended.
+    /// R10 (session lost): joins under a new lease, after all earlier leases of the node were ended.
     async fn join(&mut self) {
         if self.rig.session.borrow().is_some() {
             return;
@@ -225,15 +226,15 @@ impl World {
             self.from = Revision(model.revision().0 + 1);
         });
         self.log.lock().unwrap().heard.clear();
-        // Leases that the node has long replaced are in no backup that it joins.
+        // A backup that the node joins contains no lease that the node has long replaced.
         self.restored = true;
     }
 
-    /// All that was on its way has ended, and the node has joined.
+    /// Waits until all calls have ended and the node has joined.
     async fn settle(&mut self) {
         self.faults.lock().unwrap().clear();
         if self.restored {
-            // R8: it is noticed.
+            // R8 (replaced store): the node notices the restore.
             self.lose(Duration::ZERO).await;
         }
         self.join().await;
@@ -245,7 +246,8 @@ impl World {
         }
     }
 
-    /// I5: nothing that was committed was older than what was there, or was heard of, before.
+    /// I5 (own state never goes back): no committed value was older than a value that the store held, or
+    /// acknowledged, before.
     fn judge_history(&self) {
         let log = self.log.lock().unwrap();
         let all = self.rig.env.keys.all();
@@ -299,7 +301,7 @@ fn number(value: &[u8]) -> usize {
     std::str::from_utf8(value).unwrap().parse().unwrap()
 }
 
-/// One call; it is made when it is first polled.
+/// Makes one call, at its first poll.
 async fn call(rig: Arc<Rig>, log: Arc<Mutex<Log>>, key: usize, delete: bool) {
     let number = {
         let mut log = log.lock().unwrap();

@@ -14,7 +14,7 @@ fn own_page_and_command_line_may_act() {
         &[OURS, ("host", "LOCALHOST"), ("origin", "http://localhost")],
         &[OURS, ("host", "localhost:80"), ("sec-fetch-site", "same-origin")],
         &[OURS, ("host", "status.shop.example"), ("origin", "https://status.shop.example")],
-        // A proxy that asks under the address of the pod.
+        // A proxy that sends the address of the pod as host.
         &[OURS, ("host", "10.0.0.1:8080"), ("origin", "https://status.shop.example")],
     ] {
         assert_eq!(
@@ -34,7 +34,7 @@ fn foreign_pages_may_not_act() {
         &[OURS, ("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:9999")],
         &[OURS, ("host", "localhost"), ("sec-fetch-site", "cross-site")],
         &[OURS, ("host", "localhost"), ("sec-fetch-site", "same-site")],
-        // A rebound name: page and server are one origin for the browser, and still not ours.
+        // A rebound name: for the browser page and server have the same origin, but the name is not ours.
         &[OURS, ("host", "evil.example:8080"), ("origin", "http://evil.example:8080")],
         &[OURS, ("host", "127.0.0.1.evil.example")],
         &[OURS],
