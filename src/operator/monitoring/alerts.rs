@@ -1,7 +1,8 @@
-//! The alerts. Each is true of one cluster or one node, whoever else is scraped by the same Prometheus.
+//! Alert rules. Each alert concerns one cluster or one node, also if the same Prometheus scrapes other
+//! clusters and other controllers.
 //!
-//! `leader_election_master_status` is a name that many controllers use: it counts only at targets that
-//! also tell our build.
+//! Many controllers export `leader_election_master_status`, so the rules count that metric only at targets
+//! that also export our build info metric.
 
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use crate::{
     },
 };
 
-/// The labels of a release of the chart; where there are none of these, empty ones match.
+/// Labels that tell releases of the chart apart. Series without these labels match as empty ones.
 const RELEASE: &str = "cluster, namespace, job";
-/// The labels of a node.
+/// Labels that tell nodes apart.
 const TARGET: &str = "cluster, namespace, job, instance";
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -38,7 +39,8 @@ pub(super) fn group() -> RuleGroup {
     }
 }
 
-/// Also if every node is gone: what led within ten minutes and is not scraped any more has no leader.
+/// Fires also if all nodes are gone: a cluster that had a leader within the last ten minutes and is not
+/// scraped any more has no leader.
 fn no_leader() -> Alert {
     Alert {
         name: "BellwetherNoLeader",
@@ -56,8 +58,8 @@ fn no_leader() -> Alert {
     }
 }
 
-/// Longer than two usual scrapes: after a hand-over the old leader's last sample still stands beside
-/// the new one's first.
+/// The alert waits longer than two usual scrapes: after a hand-over the old leader's last sample still exists
+/// beside the new leader's first one.
 fn two_leaders() -> Alert {
     Alert {
         name: "BellwetherTwoLeaders",
@@ -73,8 +75,8 @@ fn two_leaders() -> Alert {
     }
 }
 
-/// A suspension that lasts, or one that returns: a single one ends within seconds (R13, an office without
-/// use is given up) and is shorter than a scrape.
+/// Fires for a suspension that lasts or that returns. A single suspension ends within seconds (R13, a leader
+/// gives up an office that it cannot use) and is shorter than a scrape interval.
 fn leader_suspended() -> Alert {
     Alert {
         name: "BellwetherLeaderSuspended",
@@ -92,8 +94,8 @@ fn leader_suspended() -> Alert {
     }
 }
 
-/// By the term that any node has seen: counters of nodes that crash begin anew, the term goes on. Above what two rolling
-/// updates of three pods bring.
+/// Counts by the highest term that any node has seen: counters of crashed nodes restart at zero, the term
+/// does not. The threshold is above what two rolling updates of three pods cause.
 fn flapping() -> Alert {
     Alert {
         name: "BellwetherFlapping",
@@ -108,8 +110,8 @@ fn flapping() -> Alert {
     }
 }
 
-/// Work that goes no further, in the role that it belongs to: too long since it last went well, or
-/// never well at all.
+/// Fires when a routine makes no progress in the role it belongs to: its last success is too long ago, or
+/// there was none.
 fn tick_stuck() -> Alert {
     let stuck = |routine: &str, role: u8| {
         format!(
@@ -131,7 +133,7 @@ fn tick_stuck() -> Alert {
     }
 }
 
-/// An idle node still renews its lease several times in two minutes.
+/// Even an idle node renews its lease several times in two minutes.
 fn driver_stuck() -> Alert {
     Alert {
         name: "BellwetherDriverStuck",
@@ -147,7 +149,7 @@ fn driver_stuck() -> Alert {
     }
 }
 
-/// All nodes must agree: one that is cut off has an old picture.
+/// All nodes must agree, because a node that is cut off reports an old view.
 fn shards_unowned() -> Alert {
     Alert {
         name: "BellwetherShardsUnowned",

@@ -1,22 +1,22 @@
-//! What there is to look at and to be woken by: the dashboards and the alert rules.
+//! Monitoring of the reference operator: the dashboards and the alert rules.
 //!
-//! Both name metrics by the constants that register them. The chart carries what the commands
-//! `bellwether dashboards` and `bellwether alerts` print; a test compares.
+//! Both name metrics by the constants that register them. The chart contains the output of the commands
+//! `bellwether dashboards` and `bellwether alerts`; a test compares the two.
 
 mod alerts;
 mod elections;
 
 use crate::telemetry::{grafana::Dashboard, rules::RuleGroup};
 
-/// Where the runbooks are read, unless told otherwise: `docs/runbooks/` as it is published.
+/// Default URL of the runbooks: `docs/runbooks/` as published.
 pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
 
-/// All dashboards.
+/// Returns all Grafana dashboards.
 pub fn dashboards() -> Vec<Dashboard> {
     vec![elections::dashboard()]
 }
 
-/// All alerts.
+/// Returns all alert rules.
 pub fn alerts() -> RuleGroup {
     alerts::group()
 }
