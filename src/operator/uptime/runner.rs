@@ -333,7 +333,7 @@ impl ShardRunner {
         let slot_left = check.timing().after(slot).due_in(ran_unix_ms);
         let probed = tokio::select! {
             biased;
-            // Dropping the probe drops the whole run, whose result is not published yet.
+            // Cancel safe: dropped only together with the run, which has published nothing yet.
             probed = self.probe(&check) => probed,
             // Cancel safe: the future only waits.
             () = to_be_given_back(slot_left, &cancel) => return Done::GivenBack { check, before },
