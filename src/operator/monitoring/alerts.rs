@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// Labels that tell releases of the chart apart. Series without these labels match as empty ones.
+/// Labels by which releases of the chart differ. Series without these labels match as empty ones.
 const RELEASE: &str = "cluster, namespace, job";
-/// Labels that tell nodes apart.
+/// Labels by which nodes differ.
 const TARGET: &str = "cluster, namespace, job, instance";
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -163,7 +163,7 @@ impl Check {
         &self.resource.spec
     }
 
-    /// Hash that tells this spec from other specs.
+    /// Hash of the spec, different for different specs.
     pub fn spec_hash(&self) -> SpecHash {
         self.spec_hash
     }
@@ -237,7 +237,7 @@ impl Summary {
     }
 }
 
-/// One readable line: `13 checks: 12 up, 1 down`.
+/// Summary in one readable line: `13 checks: 12 up, 1 down`.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { total, up, down, unknown } = self;

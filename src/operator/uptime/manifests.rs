@@ -65,7 +65,7 @@ pub struct Problem {
     pub line: Option<u64>,
     /// Path of the field, like `spec.expect.status[1]`; `None` if no field can be named.
     pub field: Option<String>,
-    /// What is wrong and what to do.
+    /// Text that states the problem and its remedy.
     pub message: String,
 }
 

@@ -49,10 +49,10 @@ pub struct Metadata {
     /// A DNS label of at most 63 characters. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Labels, not interpreted.
+    /// Labels of the check, not interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations, not interpreted.
+    /// Annotations of the check, not interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// The API server's id of this object. A manifest in a folder has none.

@@ -76,7 +76,7 @@ impl Timing {
     }
 }
 
-/// One interval of one check, named by its beginning in milliseconds of Unix time.
+/// Interval of one check, named by its start in milliseconds of Unix time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u64);
 

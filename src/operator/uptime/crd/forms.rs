@@ -60,7 +60,8 @@ pub(super) const NAME: &str = r"^([^\x00-\x20\x7f.]{1,63}(\.[^\x00-\x20\x7f.]{1,
 /// Address with a port.
 pub(super) const SERVER_WITH_PORT: &str = r"^([0-9.]+|\[[0-9a-fA-F]*:[0-9a-fA-F:.]*\]):[0-9]{1,5}$";
 
-/// Whether the text has the form of an absolute http or https URL. Its parts may still be malformed.
+/// Whether the text has the form of an absolute http or https URL. Parts of such a text may still be
+/// malformed.
 pub fn is_url(text: &str) -> bool {
     static FORM: LazyLock<Regex> = LazyLock::new(|| compiled(URL));
     is_at_most(text, MOST_URL_CHARS) && FORM.is_match(text)

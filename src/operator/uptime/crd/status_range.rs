@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::k8s::crd::value::FromText;
 
-/// One status code or a range of them, both ends included: `200`, `200-299` or `2xx`.
+/// Status code or a range of them, both ends included: `200`, `200-299` or `2xx`.
 ///
 /// A range whose ends are in the wrong order can be parsed, and contains no code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

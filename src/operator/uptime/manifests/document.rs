@@ -1,4 +1,4 @@
-//! One document of a YAML file: a check, a list of them, or something of another kind.
+//! Documents of a YAML file: each is a check, a list of them, or something of another kind.
 
 use std::iter;
 

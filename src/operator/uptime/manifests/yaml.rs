@@ -35,7 +35,7 @@ pub(super) enum Part {
     Map(Vec<Field>),
 }
 
-/// One field of a mapping.
+/// Field of a mapping: its name, line and value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Field {
     pub(super) name: String,

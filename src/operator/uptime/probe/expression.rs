@@ -46,7 +46,7 @@ const MOST_CACHE_BYTES: usize = 1 << 20;
 const MOST_MATCHES: usize = 32;
 /// How long a match runs before another one gets its turn.
 const SLICE: Duration = Duration::from_millis(10);
-/// Number of bytes between two readings of the clock. One byte takes 0.1 ms at worst.
+/// Number of bytes between two readings of the clock. A byte takes 0.1 ms at worst.
 const BYTES_PER_LOOK: usize = 64;
 /// A match ends this long before the run's own timeout, whose message could not name the match as the reason.
 const ENDS_BEFORE: Duration = Duration::from_millis(5);

@@ -33,7 +33,7 @@ const USER_AGENT: &str = concat!("bellwether/", env!("CARGO_PKG_VERSION"));
 const WELL: StatusRange = StatusRange { from: 200, to: 299 };
 const REDIRECTED: StatusRange = StatusRange { from: 300, to: 399 };
 
-/// One request, before it is sent.
+/// Request before it is sent.
 struct Ask {
     method: Verb,
     url: Url,

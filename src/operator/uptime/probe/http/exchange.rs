@@ -1,4 +1,4 @@
-//! One request and its answer, on a connection of their own.
+//! Exchange of one request and its answer, on a connection of their own.
 
 use std::{
     future::Future,
@@ -46,7 +46,7 @@ const WORDS: Words = Words {
     client_certificate_rejected: "checks have none: do not ask for one at this URL",
 };
 
-/// Head of an answer. Its body can be read as long as this value lives.
+/// Head of an answer. The body can be read as long as this value lives.
 pub(super) struct Exchanged {
     pub(super) response: Response<Incoming>,
     /// Expiry of the server's certificate, with TLS.
@@ -58,7 +58,7 @@ pub(super) struct Exchanged {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if there is no answer. Its text shows nothing of the request.
+/// A [`Failure`] if there is no answer. The text of the failure shows nothing of the request.
 ///
 /// # Cancel safety
 ///

@@ -42,7 +42,7 @@ fn without_files_the_name_server_of_this_machine_is_asked() {
 
 #[test]
 fn look_ups_that_nobody_waits_for_any_more_hold_no_thread() {
-    // One thread for blocking work: a single blocking look-up would hold it for ten seconds.
+    // Only one thread for blocking work: a single blocking look-up would hold it for ten seconds.
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(1)
