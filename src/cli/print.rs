@@ -1,4 +1,4 @@
-//! `dashboards` and `alerts`: what Grafana and Prometheus are given to show and to watch.
+//! Commands `dashboards` and `alerts`: they print the dashboard for Grafana and the rules for Prometheus.
 
 use bellwether::{operator::monitoring, telemetry::rules::RuleGroup};
 use clap::Args;
@@ -46,7 +46,7 @@ pub(crate) struct AlertsArgs {
     runbooks: String,
 }
 
-/// `dashboards`
+/// Runs the command `dashboards`.
 ///
 /// # Errors
 ///
@@ -58,7 +58,7 @@ pub(crate) fn dashboards() -> Result<(), Failure> {
     Ok(())
 }
 
-/// `alerts`
+/// Runs the command `alerts`.
 ///
 /// # Errors
 ///

@@ -11,7 +11,6 @@
 //!   is not recent: the clock that stamped it was wrong, so its age is not known.
 //! * A change of leader alone never changes the state of a check: silence counts only from when this leader
 //!   began to listen.
-//!   listened.
 
 use std::{collections::BTreeMap, time::Duration};
 
