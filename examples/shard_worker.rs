@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         node.start().await?;
         nodes.push(Arc::new(node));
     }
-    // The first assignment waits 3.3 s, because a node of an earlier cluster could still be working.
+    // The first assignment waits 3.3 s, because an earlier owner of shards could still be working.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let leaver = nodes.pop().ok_or("no nodes")?;
     println!("node {} leaves", leaver.id());

@@ -181,7 +181,7 @@ fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
     const WHAT: &str = "member";
     let member = match member {
         Ok(member) => member,
-        // One member of three may be down: the first finding shows whether etcd still works.
+        // A single member may be down: the first finding shows whether etcd still works.
         Err(error) => return Finding::new(WHAT, Verdict::Warning, error.to_string()),
     };
     let says = format!(

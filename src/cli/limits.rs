@@ -6,7 +6,7 @@ use super::exit::{Exit, Failure};
 
 /// More files are never needed, and some systems are slow to end a process that may open billions.
 const ENOUGH: u64 = 1 << 20;
-/// Minimum number of files without which parts of the program cannot start.
+/// Minimum number of files; with fewer, parts of the program cannot start.
 const LEAST: u64 = 48;
 
 /// Raises the soft limit to the hard one, up to [`ENOUGH`]: the usual soft limit is low only for programs

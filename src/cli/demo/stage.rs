@@ -38,7 +38,7 @@ const TTL: Duration = Duration::from_secs(2);
 /// How long a killed node that comes back waits for its earlier lease to expire.
 const ID_WAIT: Duration = Duration::from_secs(60);
 
-/// One life of one node, until it leaves or is killed.
+/// Life of one node, until it leaves or is killed.
 #[derive(Clone, Debug)]
 struct Actor {
     node: Arc<ClusterNode>,
@@ -248,7 +248,7 @@ fn leads(actor: &Actor) -> bool {
 }
 
 /// Seeds the record. This process has just created the store, so no node can have led before: the first
-/// leader need not wait (T3, SEED of the first record).
+/// leader need not wait (T3, the record is seeded as ended).
 async fn seed(store: &dyn Store) {
     let keys = Keys::new(CLUSTER).expect("the name is good");
     let call = Call::Seed { ended: true };

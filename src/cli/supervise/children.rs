@@ -69,7 +69,7 @@ fn start(program: &str, args: &[String], writer: &OwnedFd) -> io::Result<std::pr
     Command::new(program)
         .args(args)
         .env(supervision::FD_ENV, writer.as_raw_fd().to_string())
-        // In a group of its own, a terminal's Ctrl-C reaches the child once: from the terminal or from us.
+        // The own group makes a terminal's Ctrl-C reach the child once: from the terminal or from us.
         .process_group(0)
         .spawn()
 }

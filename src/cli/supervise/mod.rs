@@ -1,8 +1,8 @@
-//! Command `supervise`: a small parent of the process that runs a node. Its only state is the leases that its
-//! child announces. Once the child is proven dead, it ends their incarnations at once, so that a crash fails
-//! over in milliseconds instead of after the wait for a silent leader.
+//! Command `supervise`: a small parent of the process that runs a node. The parent's only state is the leases
+//! that its child announces. Once the child is proven dead, the parent ends their incarnations at once, so
+//! that a crash fails over in milliseconds instead of after the wait for a silent leader.
 //!
-//! It deliberately does not restart the child: that is the task of the container runtime.
+//! The parent deliberately does not restart the child: that is the task of the container runtime.
 
 mod children;
 mod pipe;
@@ -206,8 +206,8 @@ async fn end_all(
     }
 }
 
-/// Listens for all forwarded signals, in one channel. If the channel is full, an equal signal is probably in
-/// it, and the new one is dropped.
+/// Listens for all forwarded signals, in one channel. A signal that does not fit into the channel is dropped:
+/// it counts as one of those that are queued.
 fn listen() -> std::io::Result<(mpsc::Receiver<Signal>, Tasks)> {
     let (sender, receiver) = mpsc::channel(16);
     let mut listeners = Tasks::new();

@@ -106,7 +106,7 @@ impl Leases {
         for byte in bytes {
             match byte {
                 b'\n' => self.end_line(),
-                // One byte above the maximum marks the line as too long.
+                // A length above the maximum marks the line as too long.
                 _ if self.rest.len() <= MOST_BYTES => self.rest.push(*byte),
                 _ => {}
             }

@@ -106,7 +106,7 @@ impl<'de> Deserialize<'de> for SpecHash {
 ///
 /// # Invariants
 ///
-/// [`Check::new`] has validated the resource, and it does not change.
+/// [`Check::new`] has validated the resource, and the resource does not change.
 #[derive(Clone, Debug)]
 pub struct Check {
     key: CheckKey,

@@ -6,7 +6,7 @@
 //! | result of a check | `uptime/{shard}/{namespace}/{name}`, node state | the node that ran it | with that node |
 //! | statuses of a shard's checks | see [`super::leader`], of the leader's fenced data | the leader | until the check is gone |
 //!
-//! All are JSON. Malformed data counts as absent and is counted: any client may write to a store.
+//! All are JSON. Malformed data is treated as absent, and a metric counts it: any client may write to a store.
 
 use std::collections::BTreeMap;
 

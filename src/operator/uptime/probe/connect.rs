@@ -20,7 +20,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 const MOST_ADDRESSES: usize = 16;
 
 /// Connects to the host: a name, an address, or an IPv6 address with its zone (`fe80::1%eth0`). `within` is
-/// how long the caller waits: each address gets an equal share of it.
+/// how long the caller waits: each address gets a fair share of it.
 ///
 /// # Cancel safety
 ///

@@ -30,7 +30,7 @@ pub(super) fn distress(error: &(dyn Error + 'static)) -> Option<&'static str> {
 
 fn of_io(error: &io::Error) -> Option<&'static str> {
     if let Some(inner) = error.get_ref() {
-        // An error that wraps another one does not return it as its source.
+        // An `io::Error` that wraps another error does not return that error as its source.
         return distress(inner);
     }
     match Errno::from_io_error(error)? {

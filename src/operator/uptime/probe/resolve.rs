@@ -50,7 +50,7 @@ pub(super) enum LookupError {
     NoAddress {
         /// Name that was looked up.
         name: String,
-        /// Response code of the name server.
+        /// Answer of the name server, in words.
         why: String,
     },
     /// No name server gave a usable answer.
