@@ -1,4 +1,4 @@
-//! The Kubernetes API server as the commands ask it: where it is, and what it keeps of the cluster.
+//! Access of the commands to the Kubernetes API server: its address, and the cluster's objects in it.
 
 use std::{env, path::PathBuf};
 
@@ -37,11 +37,11 @@ pub(crate) enum When {
 }
 
 impl ApiArgs {
-    /// A connection to the server; nothing is sent yet.
+    /// Opens a connection to the server; sends nothing yet.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if nothing leads to a server.
+    /// A [`Failure`] if no configuration of a server is found.
     pub(crate) async fn connect(
         &self,
         metrics: Option<ClientMetrics>,
@@ -61,17 +61,17 @@ impl ApiArgs {
         Connection::open(options).await.map_err(failed)
     }
 
-    /// Where the cluster's objects are: as the flag says, else the pod, else the credentials.
+    /// Namespace of the cluster's objects: from the flag, else of the pod, else of the credentials.
     pub(crate) fn namespace(&self, connection: &Connection) -> String {
         let own = env::var("POD_NAMESPACE").ok().filter(|it| !it.is_empty());
         self.namespace.clone().or(own).unwrap_or_else(|| connection.namespace().to_owned())
     }
 
-    /// The `Election` of a cluster, and its namespace and name.
+    /// Returns the `Election` of a cluster, and its namespace and name.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if there is none, or if the server does not tell.
+    /// A [`Failure`] if the `Election` does not exist, or if the server does not return it.
     pub(crate) async fn election(&self, cluster: &str) -> Result<(Election, ElectionRef), Failure> {
         let connection = self.connect(None).await?;
         let namespace = self.namespace(&connection);
@@ -83,18 +83,18 @@ impl ApiArgs {
     }
 }
 
-/// Whether the server has both of our kinds, in the version of this binary.
+/// Returns which of our kinds the server does not have in the version of this binary.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the server does not tell.
+/// A [`Failure`] if the server does not answer this.
 pub(crate) async fn missing_kinds(connection: &Connection) -> Result<Vec<&'static str>, Failure> {
     let kinds = ["elections", "uptimechecks"];
     let client = connection.client();
     let served = match client.list_api_group_resources(crd::API_VERSION).await {
         Ok(list) => list.resources.into_iter().map(|it| it.name).collect(),
         Err(error) => match explain(&error) {
-            // No kind of the group is there.
+            // No kind of the group exists.
             it if matches!(it.reason, Reason::NotFound | Reason::KindMissing) => Vec::new(),
             it => return Err(failure("asking the API server for our kinds", it)),
         },

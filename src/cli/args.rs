@@ -1,5 +1,5 @@
-//! Flags that several commands share. Each has an environment variable; a secret has only that, or a
-//! file.
+//! Flags that several commands share. Each flag has an environment variable; a secret has only a variable or
+//! a file.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -85,20 +85,20 @@ fn cluster(text: &str) -> Result<Keys, String> {
     Keys::new(text).map_err(|error| error.problem.to_string())
 }
 
-/// A node id: 0 to 9223372036854775807.
+/// Parses a node id: 0 to 9223372036854775807.
 pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
     let number: i64 =
         text.parse().map_err(|_| "is no whole number: choose one from 0 to 9223372036854775807")?;
     NodeId::new(number).map_err(|error| error.to_string())
 }
 
-/// A duration with its unit, above zero.
+/// Parses a duration with its unit, above zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let time = duration_or_zero(text)?;
     if time.is_zero() { Err("is zero: choose more".into()) } else { Ok(time) }
 }
 
-/// A duration with its unit, or `0`.
+/// Parses a duration with its unit, or `0`.
 pub(crate) fn duration_or_zero(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}: write a number with its unit, as 50ms, 5s or 2m"))
@@ -108,7 +108,7 @@ fn call_timeout(text: &str) -> Result<Duration, String> {
     bounded(duration(text)?, Duration::from_millis(50), Duration::from_secs(60))
 }
 
-/// A duration within bounds.
+/// Returns the duration if it is within the bounds.
 pub(crate) fn bounded(time: Duration, least: Duration, most: Duration) -> Result<Duration, String> {
     if time < least || most < time {
         return Err(format!("is out of bounds: choose {least:?} to {most:?}"));

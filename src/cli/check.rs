@@ -1,4 +1,4 @@
-//! `check`: is this cluster, or this node, well? For probes, for `helm test`, and for people.
+//! Command `check`: reports whether a cluster or a node is healthy. For probes, `helm test` and people.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -55,7 +55,7 @@ pub(crate) struct CheckArgs {
     etcd_only: bool,
 }
 
-/// How one thing is.
+/// Verdict of one finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
@@ -64,13 +64,13 @@ enum Verdict {
     Failed,
 }
 
-/// One thing that was looked at.
+/// Finding about one part of the cluster or node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     what: &'static str,
     verdict: Verdict,
     says: String,
-    /// What to do about it.
+    /// Remedy for the problem, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
@@ -86,11 +86,11 @@ impl Finding {
     }
 }
 
-/// `check`
+/// Runs the command `check`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if somebody cannot be asked or something is wrong.
+/// A [`Failure`] if a server cannot be reached or a finding has failed.
 pub(crate) async fn check(args: CheckArgs) -> Result<(), Failure> {
     let findings = match &args.read.url {
         Some(url) => of_node(&NodeClient::new(url, args.read.cluster.timeout)?).await?,
@@ -174,14 +174,14 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
-/// Stale reads after a pause are mended from these versions on.
+/// First fixed versions: older etcd members can answer stale reads after a pause.
 const MENDED: [[u64; 3]; 2] = [[3, 5, 28], [3, 6, 9]];
 
 fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
     const WHAT: &str = "member";
     let member = match member {
         Ok(member) => member,
-        // One of three may be down: the first finding says whether the rest carries on.
+        // A single member may be down: the first finding shows whether etcd still works.
         Err(error) => return Finding::new(WHAT, Verdict::Warning, error.to_string()),
     };
     let says = format!(
@@ -210,7 +210,7 @@ fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
         >= member.db_quota_bytes.saturating_mul(NEARLY_FULL_PERCENT)
         && member.db_quota_bytes > 0
     {
-        // Only a defragmentation gives free pages of the file back.
+        // Only a defragmentation releases the free pages of the file.
         let wasted = member.db_in_use_bytes.saturating_mul(2) < member.db_bytes;
         return Finding::new(WHAT, Verdict::Warning, says).try_this(if wasted {
             "nearly full, and most of it is free inside the file: `etcdctl defrag`"
@@ -221,10 +221,11 @@ fn of_member(member: Result<MemberStatus, StoreError>) -> Finding {
     Finding::new(WHAT, Verdict::Ok, says)
 }
 
-/// etcd raises NOSPACE when its file, not what is in use of it, exceeds the quota.
+/// Percentage of the quota from which a warning is given. etcd raises NOSPACE when the whole file exceeds the
+/// quota, free pages included.
 const NEARLY_FULL_PERCENT: u64 = 80;
 
-/// How much of the quota a member has used up, in words.
+/// Readable text of how much of the quota a member uses.
 fn space(member: &MemberStatus) -> String {
     let (size, used) = (mib(member.db_bytes), mib(member.db_in_use_bytes));
     match member.db_quota_bytes {
@@ -243,7 +244,8 @@ fn mib(bytes: u64) -> String {
     }
 }
 
-/// Endpoints of two etcd clusters: each answers well for itself, and the nodes see two states.
+/// Finds endpoints of different etcd clusters: each cluster is healthy, but the nodes would see different
+/// states.
 fn of_clusters(members: &[Result<MemberStatus, StoreError>]) -> Option<Finding> {
     let mut endpoints: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     for member in members.iter().flatten() {
@@ -272,7 +274,8 @@ fn is_stale_reader(version: &str) -> bool {
     version < *of_series.unwrap_or(&MENDED[0])
 }
 
-/// A1: a leader adds 1/H revisions a second for ever, and etcd's compaction is off by default.
+/// Checks A1 (etcd must be compacted): a leader adds 1/H revisions a second without end, and etcd's
+/// compaction is off by default.
 async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Finding {
     const WHAT: &str = "compaction";
     match holds_revisions_back(store, &keys.record(), OLD_REVISIONS, timeout).await {
@@ -292,7 +295,7 @@ async fn compaction(store: &EtcdStore, keys: &Keys, timeout: Duration) -> Findin
 
 const LEADER: &str = "leader";
 
-/// Watches until the leader's next beat, or for as long as silence may last.
+/// Watches until the leader's next beat, but not longer than a leader may be silent.
 async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     let patience = timing::wait(timing::SPAN_MAX);
     let first = live.snapshot.leader();

@@ -1,4 +1,4 @@
-//! To whom the commands talk: etcd, or the status server of one node.
+//! Connections of the commands: to etcd, or to the status server of one node.
 
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use super::{
     exit::{Exit, Failure},
 };
 
-/// The one secret that has no flag: a command line is everybody's to read.
+/// Environment variable of the only secret without a flag: any user of the machine can read a command line.
 const PASSWORD_ENV: &str = "BELLWETHER_ETCD_PASSWORD";
 
-/// etcd as the flags describe it.
+/// Builds the configuration of etcd from the flags.
 ///
 /// # Errors
 ///
@@ -48,7 +48,7 @@ pub(crate) fn etcd_config(args: &ClusterArgs) -> Result<EtcdConfig, Failure> {
     Ok(config)
 }
 
-/// The password of a user in the environment, without the line break that a Secret made by `echo` ends with.
+/// Returns the password from the environment, without the final line break that `echo` adds to a Secret.
 fn password(user: &str, value: Option<OsString>) -> Result<String, Failure> {
     let Some(value) = value.filter(|value| !value.is_empty()) else {
         let what =
@@ -64,7 +64,7 @@ fn password(user: &str, value: Option<OsString>) -> Result<String, Failure> {
     }
 }
 
-/// Says it in the words of the command line.
+/// Names the flag that an error of the configuration is about.
 fn wrong_flag(error: &ConfigError) -> Failure {
     let flag = match error.field {
         "endpoints" => "--etcd (BELLWETHER_ETCD)",
@@ -81,14 +81,14 @@ fn wrong_flag(error: &ConfigError) -> Failure {
         .try_this(error.remedy.clone())
 }
 
-/// A node's status server.
+/// Client of a node's status server.
 #[derive(Debug)]
 pub(crate) struct NodeClient {
     base: Url,
     http: reqwest::Client,
 }
 
-/// The URL of a node's status server.
+/// Parses the URL of a node's status server.
 pub(crate) fn node_url(text: &str) -> Result<Url, String> {
     let url: Url = text.parse().map_err(|error| format!("{error}: write http://host:8080"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
@@ -105,7 +105,7 @@ fn no_authorities() -> Failure {
     )
 }
 
-/// What the server says about an action.
+/// Answer of the server to an action.
 #[derive(Deserialize)]
 struct Acted {
     done: Option<String>,
@@ -113,7 +113,7 @@ struct Acted {
 }
 
 impl NodeClient {
-    /// Nothing is sent yet.
+    /// Creates the client; sends nothing yet.
     ///
     /// # Errors
     ///
@@ -122,18 +122,18 @@ impl NodeClient {
         let mut http =
             reqwest::Client::builder().timeout(timeout.max(Duration::from_secs(1))).no_proxy();
         if base.scheme() == "http" {
-            // An image may hold no certificates, and none are needed.
+            // An image may contain no certificates, and http needs none.
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(|_| no_authorities())?;
         Ok(Self { base: base.clone(), http })
     }
 
-    /// Its `/status`.
+    /// Requests `/status` of the node.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if it does not answer as a node does.
+    /// A [`Failure`] if the answer is not a node's.
     pub(crate) async fn status(&self) -> Result<Status, Failure> {
         let response = self.get("/status").await?;
         if !response.status().is_success() {
@@ -142,11 +142,11 @@ impl NodeClient {
         self.read(response).await
     }
 
-    /// One of its probes: whether it passes, and the reason it gives.
+    /// Requests one of the node's probes: returns whether it passes, and the reason it gives.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if it does not answer as a node does.
+    /// A [`Failure`] if the answer is not a node's.
     pub(crate) async fn probe(&self, path: &str) -> Result<(bool, String), Failure> {
         let response = self.get(path).await?;
         let passes = match response.status() {
@@ -159,14 +159,14 @@ impl NodeClient {
         Ok((passes, said.trim().to_owned()))
     }
 
-    /// Asks for what a button on its page asks for.
+    /// Requests the same action as a button on the node's page.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] with the node's own words.
+    /// A [`Failure`] with the text of the node.
     pub(crate) async fn act(&self, action: &str) -> Result<String, Failure> {
         let url = self.at(&format!("/actions/{action}"));
-        // The header is what a foreign web page cannot send in an operator's name.
+        // Web pages of other origins cannot send this header in an operator's name.
         let request = self.http.post(url).header("x-bellwether-action", "cli");
         let response =
             request.send().await.map_err(|error| self.failed("asking for an action", &error))?;
@@ -199,7 +199,7 @@ impl NodeClient {
         sent.map_err(|error| self.failed("asking the node", &error))
     }
 
-    /// The URL for people: without user, password and query.
+    /// URL for messages: without user, password and query.
     fn shown(&self) -> Url {
         let mut url = self.base.clone();
         let _ = url.set_username("");
@@ -225,7 +225,7 @@ impl NodeClient {
     }
 }
 
-/// A store for these flags. Does not wait for etcd: that is found out by the first call.
+/// Creates a store for these flags. Does not wait for etcd: the first call shows whether etcd answers.
 ///
 /// # Errors
 ///
@@ -234,11 +234,11 @@ pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
     Ok(etcd(args)?)
 }
 
-/// As [`store`], by its own type.
+/// Same as [`store`], with the concrete type of the store.
 ///
 /// # Errors
 ///
-/// As [`store`].
+/// The same as for [`store`].
 pub(crate) fn etcd(args: &ClusterArgs) -> Result<Arc<EtcdStore>, Failure> {
     let store = EtcdStore::new(&etcd_config(args)?).map_err(|error| wrong_flag(&error))?;
     Ok(Arc::new(store))
@@ -255,7 +255,7 @@ mod tests {
         for value in ["s3cret", "s3cret\n", "s3cret\r\n"] {
             assert_eq!(password("app", Some(value.into())).unwrap(), "s3cret");
         }
-        // Only line breaks at the end: a password may hold blanks.
+        // Only line breaks at the end are removed: a password may contain blanks.
         assert_eq!(password("app", Some(" s3\ncret \n".into())).unwrap(), " s3\ncret ");
     }
 

@@ -40,7 +40,7 @@ enum Document {
     Json,
 }
 
-/// Prints them.
+/// Prints the custom resource definitions.
 pub(crate) fn crds(args: &CrdsArgs) -> Result<(), Failure> {
     let mut definitions = operator::definitions();
     if let Some(kind) = &args.kind {
@@ -58,7 +58,7 @@ pub(crate) fn crds(args: &CrdsArgs) -> Result<(), Failure> {
     }
 }
 
-/// Whether kubectl would know it by this name.
+/// Whether kubectl accepts this name for the kind.
 fn is_called(definition: &CustomResourceDefinition, name: &str) -> bool {
     let names = &definition.spec.names;
     let short = names.short_names.iter().flatten();

@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and what it says when it fails.
+//! End of a command: its exit code, and its message if it fails.
 
 use std::{fmt, process::ExitCode};
 
@@ -7,7 +7,7 @@ use bellwether::{
     store::{Effected, StoreError},
 };
 
-/// Ends of `--help`, and of `docs/cli.md`.
+/// Table at the end of `--help`, and of `docs/cli.md`.
 pub(crate) const TABLE: &str = "\
 Exit codes:
   0    done
@@ -25,7 +25,7 @@ Exit codes:
   127  supervise: there is no such program
   128+n  ended by signal n; under supervise, the child was";
 
-/// Why a command ends, as a number.
+/// Reason why a command ends, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
@@ -52,7 +52,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// A command that failed: what went wrong, and what to try.
+/// Failure of a command: the problem, and a remedy.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
@@ -70,12 +70,12 @@ impl Failure {
         self
     }
 
-    /// A failure with the whole chain of its causes in one line.
+    /// A failure whose text contains the whole chain of causes on one line.
     pub(crate) fn caused(exit: Exit, doing: &str, error: &dyn std::error::Error) -> Self {
         Self::new(exit, format!("{doing}: {}", chain(error)))
     }
 
-    /// A call to the store that failed while the command was `doing` something.
+    /// A failure of a call to the store while the command was `doing` something.
     pub(crate) fn of_store(doing: &str, error: &StoreError) -> Self {
         let failure = |exit| Self::caused(exit, doing, error);
         match error {
@@ -103,7 +103,7 @@ impl Failure {
         }
     }
 
-    /// As [`of_store`](Self::of_store), of a write: its outcome may be unknown.
+    /// Same as [`of_store`](Self::of_store), for a write: the outcome of a write may be unknown.
     pub(crate) fn of_write(doing: &str, error: &StoreError) -> Self {
         let failure = Self::of_store(doing, error);
         if error.effected() == Effected::Unknown {
@@ -119,7 +119,7 @@ fn says_tls(error: &StoreError) -> bool {
     ["certificate", "tls handshake", "tls cipher", "tls 1."].iter().any(|word| text.contains(word))
 }
 
-/// An error and its causes, each once, in one line.
+/// Returns an error and its causes on one line, each once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! The commands that look at a cluster: `status`, `nodes`, `leader`, `shards`.
+//! The commands that show a cluster: `status`, `nodes`, `leader`, `shards`.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -64,7 +64,7 @@ pub(crate) struct ReadArgs {
     pub(crate) api: ApiArgs,
 }
 
-/// Who keeps what is asked for.
+/// Source of the state that a read command shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Origin {
     /// The cluster itself.
@@ -74,7 +74,7 @@ pub(crate) enum Origin {
     Election,
 }
 
-/// Where answers come from.
+/// Source of the answers.
 pub(crate) enum Source {
     Store(Arc<dyn Store>),
     Node(NodeClient),
@@ -82,7 +82,7 @@ pub(crate) enum Source {
 }
 
 impl ReadArgs {
-    /// Connects to whom the flags name.
+    /// Connects to the source that the flags name.
     ///
     /// # Errors
     ///
@@ -95,11 +95,11 @@ impl ReadArgs {
         }
     }
 
-    /// What is told now.
+    /// Reads the present state of the cluster.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if nobody tells.
+    /// A [`Failure`] if the source does not answer.
     pub(crate) async fn report(&self) -> Result<Report, Failure> {
         match self.source()? {
             Source::Node(node) => Ok(Report::of_status(node.status().await?)),
@@ -116,11 +116,12 @@ impl ReadArgs {
         }
     }
 
-    /// As [`report`](Self::report), with a leader named only if it acts: its next beat is waited for.
+    /// Same as [`report`](Self::report), but names a leader only if it acts: waits for the leader's next
+    /// beat.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if nobody tells.
+    /// A [`Failure`] if the source does not answer.
     async fn judged_report(&self) -> Result<Report, Failure> {
         let Source::Store(store) = self.source()? else { return self.report().await };
         let keys = self.cluster.cluster.clone();
@@ -147,11 +148,11 @@ pub(crate) struct StatusArgs {
     watch: bool,
 }
 
-/// `status`
+/// Runs the command `status`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nobody tells.
+/// A [`Failure`] if the source does not answer.
 pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
     if !args.watch {
         let report = args.read.judged_report().await?;
@@ -167,20 +168,20 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), Failure> {
     }
 }
 
-/// Not faster than an eye can follow.
+/// Minimum time between two redraws: the eye follows no faster.
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// The leader looks for something new to write into the Election as often.
+/// How often the `Election` is read: the leader checks as often for something new to write into it.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// What is shown next.
+/// State that the next redraw shows.
 struct Seen {
     snapshot: Snapshot,
     last_beat_unix_ms: Option<u64>,
-    /// When the leader was last heard, or began to be listened for.
+    /// Time of the leader's last beat, or when this command began to listen.
     heard_at: BootTime,
     problem: Option<String>,
-    /// Counts what is more than a beat.
+    /// Number of changes other than beats.
     changes: u64,
 }
 
@@ -203,7 +204,7 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
         .await
         .map_err(|error| Failure::of_store("reading the cluster", &error))?;
     let (seen, now) = watch::channel(Seen::of(&live, 1));
-    // By itself: it must not begin anew with each redraw.
+    // A task of its own, because each redraw would cancel and restart the read.
     let mut following = Tasks::new();
     following.spawn("follow", async move {
         let mut changes = 1;
@@ -219,11 +220,11 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
     loop {
         tokio::select! {
             biased;
-            // Cancel safe: what ended is handed out next time, and there is no next time.
+            // Cancel safe: an ended task that was not taken is returned by the next call.
             Some(ended) = following.join_next() => {
                 return Err(Failure::new(Exit::Failed, ended.to_string()));
             }
-            // Cancel safe: a tick that was not taken is due still.
+            // Cancel safe: a missed tick is still due.
             _ = redraw.tick() => (),
         }
         let seen = Arc::clone(&now.borrow());
@@ -259,7 +260,7 @@ async fn follow(
     }
 }
 
-/// Where a view that goes on is drawn: over itself on a terminal, else each change below the last.
+/// Output of a continuous view: a terminal is redrawn in place, elsewhere each change is appended.
 struct Screen {
     format: Format,
     terminal: bool,
@@ -278,7 +279,8 @@ impl Screen {
             }
             (Format::Json, _) | (Format::Table, false) => Ok(()),
             (Format::Table, true) => {
-                // Home, then each line clears what stood in it, then all below: no flicker.
+                // Moves the cursor home, then clears the rest of each line, then everything below: no
+                // flicker.
                 let mut text = String::from("\u{1b}[H");
                 let mut lines = report.render(clock::unix_ms());
                 if let Some(problem) = problem {
@@ -296,11 +298,11 @@ impl Screen {
     }
 }
 
-/// Lists the live nodes
+/// Runs the command `nodes`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nobody tells.
+/// A [`Failure`] if the source does not answer.
 pub(crate) async fn nodes(read: ReadArgs) -> Result<(), Failure> {
     let report = read.judged_report().await?;
     match read.output {
@@ -309,11 +311,13 @@ pub(crate) async fn nodes(read: ReadArgs) -> Result<(), Failure> {
     }
 }
 
-/// `leader`: exit code 3 if there is none, 8 if the node in office does not act or it is not known which one leads.
+/// Runs the command `leader`. The exit code is 3 if no node leads, 8 if the node in office does not act or
+/// the leader is not known.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nobody tells, nobody leads, the node in office does not act, or the `Election` is too old.
+/// A [`Failure`] if the source does not answer, no node leads, the node in office does not act, or the
+/// `Election` is too old.
 pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
     let report = read.judged_report().await?;
     match read.output {
@@ -350,11 +354,11 @@ pub(crate) struct ShardsArgs {
     work: Option<String>,
 }
 
-/// `shards`
+/// Runs the command `shards`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nobody tells, or there is no such work type.
+/// A [`Failure`] if the source does not answer, or the work type does not exist.
 pub(crate) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
     let mut report = args.read.report().await?;
     if let Some(name) = &args.work {
@@ -401,7 +405,7 @@ fn shard_by_shard(report: &Report) -> String {
     table.render()
 }
 
-/// Prints a report as the flags ask.
+/// Prints a report in the form that the flags name.
 fn print(
     read: &ReadArgs,
     report: &Report,

@@ -1,30 +1,30 @@
-//! How many files the process may open.
+//! Limit on the number of files that the process may open.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::exit::{Exit, Failure};
 
-/// More are never needed, and some systems take long to end a process that may have billions.
+/// More files are never needed, and some systems are slow to end a process that may open billions.
 const ENOUGH: u64 = 1 << 20;
-/// With fewer, parts of the program cannot begin.
+/// Minimum number of files; with fewer, parts of the program cannot start.
 const LEAST: u64 = 48;
 
-/// Raises the soft limit to the hard one, as far as that is of use: the soft one is low for the sake of programs
-/// that use `select`. Programs that this one starts inherit it, so it is for commands that start none.
+/// Raises the soft limit to the hard one, up to [`ENOUGH`]: the usual soft limit is low only for programs
+/// that use `select`. Child processes inherit the limit, so only commands that start none call this.
 pub(crate) fn raise() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(ENOUGH, |most| most.min(ENOUGH));
     if current.is_some_and(|current| current < wanted) {
-        // A system that forbids it leaves the limit as it is, which may be enough.
+        // If the system forbids this, the old limit stays, which may be enough.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     }
 }
 
-/// Whether the program can begin.
+/// Checks that the process may open enough files to start.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it cannot.
+/// A [`Failure`] if the limit is too low.
 pub(crate) fn are_enough() -> Result<(), Failure> {
     match getrlimit(Resource::Nofile).current {
         Some(files) if files < LEAST => Err(too_few(files)),

@@ -1,4 +1,4 @@
-//! The command line: what is asked, and which code answers it.
+//! The command line of the `bellwether` program: parses the arguments and runs the command.
 
 mod apiserver;
 mod args;
@@ -85,7 +85,7 @@ enum Command {
 }
 
 impl Command {
-    /// What it logs unless told otherwise: what runs for long tells of itself.
+    /// Default log filter of the command: long-running commands log more.
     fn log_filter(&self) -> &'static str {
         match self {
             Self::Demo(_) => "warn,bellwether::cli=info",
@@ -95,13 +95,13 @@ impl Command {
         }
     }
 
-    /// Whether it runs users' work, which must not be able to hold up the rest.
+    /// Whether the command runs users' work, which must not be able to delay the rest.
     fn runs_work(&self) -> bool {
         matches!(self, Self::Demo(_) | Self::Run(_))
     }
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and runs the command.
 pub(crate) fn main() -> ExitCode {
     let command = variables::taken(Cli::command());
     let words: Vec<_> = std::env::args_os().collect();
@@ -109,7 +109,7 @@ pub(crate) fn main() -> ExitCode {
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors, and go to standard output.
+            // Help and version are not errors, and go to standard output.
             let _ = error.print();
             if let Some(note) = variables::named(&error, &command, &words) {
                 eprintln!("\n{note}");
@@ -139,7 +139,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         limits::raise();
     }
     limits::are_enough()?;
-    // One TLS for etcd, checks and the command line itself; set before anything speaks it.
+    // The TLS provider for etcd, checks and the command line itself; installed before the first connection.
     bellwether::tls::install();
     let _logs = logs::init(&options)
         .map_err(|error| Failure::caused(Exit::Usage, "--log (BELLWETHER_LOG)", &error))?;
@@ -153,7 +153,7 @@ fn start(cli: Cli) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::caused(Exit::Local, "starting the runtime", &error))?;
     let done = runtime.block_on(run(cli.command));
-    // What is still in flight must not hold up the end.
+    // Calls in flight must not delay the exit.
     runtime.shutdown_background();
     done
 }

@@ -1,4 +1,4 @@
-//! What commands print: tables for people, JSON for programs. Errors go to standard error, always.
+//! Output of the commands: tables for people, JSON for programs. Errors always go to standard error.
 
 use std::io::{self, Write};
 
@@ -16,8 +16,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Columns with a head. Control characters of what others wrote are shown escaped: a value must not
-/// be able to drive the terminal.
+/// Table with a header row. Control characters in values are escaped: a value must not be able to control the
+/// terminal.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -54,7 +54,7 @@ impl Table {
     }
 }
 
-/// Text with its control characters escaped.
+/// Returns the text with its control characters escaped.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for it in text.chars() {
@@ -67,7 +67,7 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// A value as people see it: text if it is text, else what it begins with in hex.
+/// Readable form of a value: the text if it is text, else its first bytes in hex.
 pub(crate) fn shown_value(value: &[u8]) -> String {
     const MOST: usize = 200;
     let cut = |text: &str| match text.char_indices().nth(MOST) {
@@ -82,7 +82,7 @@ pub(crate) fn shown_value(value: &[u8]) -> String {
     format!("0x{}{more} ({} bytes)", hex.concat(), value.len())
 }
 
-/// How long ago or how long, in one unit: `3.2s`, `850ms`, `4m`.
+/// Readable form of a duration, in one unit: `3.2s`, `850ms`, `4m`.
 pub(crate) fn span(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms}ms"),
@@ -97,16 +97,17 @@ pub(crate) fn span(ms: u64) -> String {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it cannot be written. A reader that went away (`| head`) ends the command quietly.
+/// A [`Failure`] if the text cannot be written. If the reader has closed the pipe (`| head`), the command
+/// ends without a message.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
-/// As [`print()`], raw bytes.
+/// Prints raw bytes, otherwise as [`print()`].
 ///
 /// # Errors
 ///
-/// As for [`print()`].
+/// The same as for [`print()`].
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -118,11 +119,11 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Prints one JSON document: over several lines for people, in one for a stream.
+/// Prints one JSON document: on several lines for people, on one line in a stream.
 ///
 /// # Errors
 ///
-/// As for [`print()`].
+/// The same as for [`print()`].
 pub(crate) fn print_json<T: Serialize>(value: &T, layout: Layout) -> Result<(), Failure> {
     let text = match layout {
         Layout::Pretty => serde_json::to_string_pretty(value),
@@ -133,7 +134,7 @@ pub(crate) fn print_json<T: Serialize>(value: &T, layout: Layout) -> Result<(), 
     print(&text)
 }
 
-/// How a JSON document is laid out.
+/// Layout of a JSON document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     Pretty,

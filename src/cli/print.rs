@@ -1,4 +1,4 @@
-//! `dashboards` and `alerts`: what Grafana and Prometheus are given to show and to watch.
+//! Commands `dashboards` and `alerts`: they print the dashboard for Grafana and the rules for Prometheus.
 
 use bellwether::operator::monitoring;
 use clap::Args;
@@ -45,7 +45,7 @@ pub(crate) struct AlertsArgs {
     runbooks: String,
 }
 
-/// `dashboards`
+/// Runs the command `dashboards`.
 ///
 /// # Errors
 ///
@@ -57,7 +57,7 @@ pub(crate) fn dashboards() -> Result<(), Failure> {
     Ok(())
 }
 
-/// `alerts`
+/// Runs the command `alerts`.
 ///
 /// # Errors
 ///

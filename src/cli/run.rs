@@ -1,4 +1,4 @@
-//! `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
+//! Command `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
 
 mod kubernetes;
 mod timing;
@@ -33,8 +33,8 @@ use super::{
     serve,
 };
 
-/// What the default of `--id-wait` adds to the TTL: etcd looks for expired leases twice a second, grants no
-/// less than 2 s, and renews all leases when its leader changes.
+/// Added to the TTL by the default of `--id-wait`: etcd checks for expired leases twice a second, grants at
+/// least 2 s, and renews all leases when its leader changes.
 const ID_WAIT_BEYOND_TTL: Duration = Duration::from_secs(2);
 
 /// Runs a node: on etcd, or alone
@@ -203,7 +203,7 @@ pub(crate) struct WorkArgs {
 }
 
 impl WorkArgs {
-    /// What asks the targets.
+    /// Returns the probe for the targets.
     pub(crate) fn prober(&self) -> Prober {
         Prober::new().denying(self.deny_networks.iter().copied())
     }
@@ -227,11 +227,11 @@ fn ttl(text: &str) -> Result<Duration, String> {
     args::bounded(ttl, Duration::from_secs(1), Duration::from_secs(3600))
 }
 
-/// The node, from joining to leaving.
+/// Runs the node, from joining to leaving.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it cannot be set up, is refused, or cannot leave cleanly.
+/// A [`Failure`] if the node cannot be set up, is refused, or cannot leave cleanly.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let signals = serve::signals()?;
     let _parent = leave_with_parent(signals.leave().clone());
@@ -256,16 +256,16 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
 
     let lived = tokio::select! {
         biased;
-        // Cancel safe: a token.
+        // Cancel safe: cancellation token.
         () = asked.cancelled() => Ok(()),
         // Cancel safe: both only wait.
         error = broken(&*node) => Err(is_broken(&error)),
         () = page.ended() => Err(Failure::new(Exit::Failed, "the status server has ended unasked")),
-        // Dropped, what was begun goes on in the background until the node is stopped below.
+        // If dropped, started calls go on in the background until the node is stopped below.
         ended = work.live(live(&*node, &args, etcd)) => ended,
     };
     if let Err(failure @ Failure { exit: Exit::Broken, .. }) = lived {
-        // There is nothing to leave, and a supervisor waits for the end of this process.
+        // A broken node cannot leave, and a supervisor waits for this process to exit.
         return Err(failure);
     }
     supervision::announce_leaving();
@@ -275,11 +275,11 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     }
     work.end().await;
     page.close().await;
-    // Why it had to end tells more than how the leaving went.
+    // The reason for the end is more useful than the result of the leave.
     lived.and(left).map(|()| ExitCode::SUCCESS)
 }
 
-/// Who this node is.
+/// Identity of this node: id, address and pod UID.
 struct Identity {
     id: i64,
     address: String,
@@ -287,7 +287,7 @@ struct Identity {
 }
 
 impl Identity {
-    /// As the flags say; what they do not say, as the pod does.
+    /// Takes each value from the flags, or else from the pod.
     fn of(args: &RunArgs, pod: Option<&PodIdentity>, listen: SocketAddr) -> Result<Self, Failure> {
         let flags = &args.node;
         let given = flags.id.map(NodeId::get).or_else(|| pod.map(PodIdentity::id));
@@ -310,13 +310,13 @@ impl Identity {
     }
 }
 
-/// Under `supervise` the node does not outlive its parent: nobody would end its incarnation. The kernel
-/// tells of each thread of the parent that ends, so it is a signal of its own: repeated, SIGTERM would cut
-/// the leaving short. Lasts until what is returned is dropped.
+/// Makes the node leave when its parent, `supervise`, dies: no process would end the node's incarnation after
+/// that. The kernel sends the death signal for each thread of the parent that ends. The signal is SIGUSR1,
+/// because a repeated SIGTERM would abort the leave. Active until the returned handle is dropped.
 fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> {
     std::env::var_os(supervision::FD_ENV)?;
     let parent = getppid();
-    // Listened to first: until then it ends the process.
+    // The listener comes first: without one, the signal ends the process.
     let listened = signal(SignalKind::user_defined1()).and_then(|gone| {
         set_parent_process_death_signal(Some(Signal::USR1))?;
         Ok(gone)
@@ -326,7 +326,7 @@ fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> 
             tracing::warn!(%error, "the end of the parent process will go unnoticed");
         })
         .ok()?;
-    // If the task fails, the end of the parent could not be noticed any more.
+    // If the task fails, the node leaves, because the end of the parent would go unnoticed.
     let leave = leave.drop_guard();
     let leaving = tasks::spawn("parent", async move {
         loop {
@@ -334,7 +334,7 @@ fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> 
             if getppid() != parent {
                 break;
             }
-            // Passed on by the parent, which lives, or sent by hand.
+            // The parent lives: it forwarded the signal, or a user sent it.
             tracing::debug!("SIGUSR1 ignored");
         }
         tracing::warn!("the parent process has ended: leaving");
@@ -343,7 +343,7 @@ fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> 
     Some(AbortOnDropHandle::new(leaving))
 }
 
-/// Joins, and joins again whenever the session is lost; returns when it cannot.
+/// Joins, and joins again whenever the session is lost; returns when joining fails.
 async fn live(
     node: &dyn Node,
     args: &RunArgs,
@@ -376,7 +376,7 @@ fn not_joined(error: &StartError) -> Failure {
     }
 }
 
-/// The end of a node whose driver has failed.
+/// Failure of a node whose driver has failed.
 pub(crate) fn is_broken(error: &NodeError) -> Failure {
     Failure::caused(Exit::Broken, "running the node", error).try_this(
         "this is a bug: keep the log, which has the panic, and start the node again; under \
@@ -384,7 +384,7 @@ pub(crate) fn is_broken(error: &NodeError) -> Failure {
     )
 }
 
-/// Fails on what waiting does not fix. An etcd that does not answer yet is waited for.
+/// Fails on errors that waiting does not fix. An etcd that does not answer yet only causes a warning.
 async fn look_at(store: &dyn Store, cluster: &ClusterArgs) -> Result<(), Failure> {
     let get = Get { keys_only: true, ..Get::key(cluster.cluster.record()) };
     let Err(error) = store.get(get, cluster.timeout).await else { return Ok(()) };
@@ -400,7 +400,7 @@ async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
     let status = node.status().await.ok();
     let why = status.and_then(|it| {
         let of_store = it.store.problem.map(|problem| {
-            // Some name the member themselves.
+            // Some problems contain the endpoint already.
             let named = problem.contains(&it.store.endpoint);
             if named { problem } else { format!("{}: {problem}", it.store.endpoint) }
         });
@@ -408,7 +408,7 @@ async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
     });
     let what = format!("not joined within {within:?}");
     match why {
-        // The error names its own remedy, if there is one.
+        // The error contains its own remedy, if there is one.
         Some(why) => Failure::new(Exit::Unreachable, format!("{what}: {why}"))
             .try_this("the log above says more"),
         None => Failure::new(Exit::Unreachable, what)
@@ -439,7 +439,7 @@ fn wrong_node(error: &InvalidOption) -> Failure {
     Failure::caused(Exit::Usage, "setting up the node", error)
 }
 
-/// The node that the flags describe, and a store to look at etcd with, if it is on one.
+/// Returns the node that the flags describe, and a store to test etcd with, if the node uses etcd.
 fn builder(
     args: &RunArgs,
     identity: Identity,
@@ -459,8 +459,8 @@ fn builder(
             .metrics(metrics);
         return Ok((node.into(), None));
     }
-    // The node has a connection of its own, on its own thread. This one finds what is wrong with the flags and
-    // whether etcd refuses, and is dropped then.
+    // The node has a connection of its own, on its own thread. This store only detects wrong flags and an
+    // etcd that denies access, and is dropped then.
     let config = connect::etcd_config(&args.cluster)?;
     let store = connect::store(&args.cluster)?;
     let node = ClusterNode::builder()
@@ -487,7 +487,7 @@ fn metric_twice(error: &prometheus::Error) -> Failure {
     Failure::caused(Exit::Failed, "registering metrics", error)
 }
 
-/// The host's name, and the port of the status server.
+/// Returns the host's name, with the port of the status server.
 fn own_address(listen: SocketAddr) -> String {
     if listen.ip().is_unspecified() {
         let host = rustix::system::uname();

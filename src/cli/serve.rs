@@ -1,4 +1,4 @@
-//! What `run` and `demo` share: the status server, signals, the reference work.
+//! Parts that `run` and `demo` share: the status server, signals, the reference work.
 
 use bellwether::{
     signals::Signals,
@@ -14,16 +14,16 @@ pub(crate) mod work;
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the system does not let it.
+/// A [`Failure`] if the operating system does not allow this.
 pub(crate) fn signals() -> Result<Signals, Failure> {
     Signals::listen().map_err(|error| Failure::caused(Exit::Local, "listening for signals", &error))
 }
 
-/// Takes the port that `--listen` names. The page's buttons work under `action_hosts` too.
+/// Binds the port that `--listen` names. The page's buttons work under `action_hosts` too.
 ///
 /// # Errors
 ///
-/// A [`Failure`] that says what to do about the port.
+/// A [`Failure`] with a remedy for the port.
 pub(crate) async fn bind(listen: &str, action_hosts: &[String]) -> Result<StatusServer, Failure> {
     let config = ServerConfig { action_hosts: action_hosts.to_vec(), ..ServerConfig::from(listen) };
     StatusServer::bind(config).await.map_err(|error| match error {
@@ -34,11 +34,11 @@ pub(crate) async fn bind(listen: &str, action_hosts: &[String]) -> Result<Status
     })
 }
 
-/// A host's name as a browser shows it, without scheme, port and path.
+/// Parses a host name as a browser shows it, without scheme, port and path.
 ///
 /// # Errors
 ///
-/// What is wrong with it, in words.
+/// A text that states the problem and its remedy.
 pub(crate) fn host_name(text: &str) -> Result<String, String> {
     let is_name = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
     if text.is_empty() || !text.chars().all(is_name) {

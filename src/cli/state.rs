@@ -1,9 +1,9 @@
-//! The commands that read and write nodes' state: `get`, `put`, `delete`, `watch`.
+//! The commands that read and write nodes' state: `get`, `put`, `delete`.
 //!
-//! State belongs to a node: it hangs on the node's lease and vanishes with it. `put` and `delete` write
-//! in a live node's name, so they ask for its id, write under its lease, and compare what they saw.
-//! The node keeps its word: its own next write of the key wins, and after a lost session it puts back
-//! what it wrote itself.
+//! State belongs to a node: its keys are attached to the node's lease and are deleted with it. `put` and
+//! `delete` write on behalf of a node, so they require its id; `put` writes under the node's lease, and
+//! both compare the revision they have read. The node is not informed: its own next write of the key wins,
+//! and after a lost session it writes back its own values.
 
 use std::{
     io::{self, Read as _},
@@ -28,10 +28,10 @@ use super::{
     output::{self, Format, Layout, Table, shown_value},
 };
 
-/// Largest value that is taken: etcd's default limit of a request, less room for the rest.
+/// Maximum size of a value: etcd's default limit of a request, minus room for the rest of the request.
 const MOST_BYTES: u64 = 1_400_000;
 
-/// What `get`, `put` and `delete` share.
+/// Arguments that `get`, `put` and `delete` share.
 #[derive(Args, Debug)]
 pub(crate) struct StateArgs {
     #[command(flatten)]
@@ -112,17 +112,17 @@ pub(crate) struct DeleteArgs {
     key: String,
 }
 
-/// One key of one node.
+/// A key of one node, with its value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Entry {
     node: String,
     key: String,
-    /// The value as text, if it is text.
+    /// Value as text, if it is UTF-8.
     value: Option<String>,
-    /// The value, byte by byte, if it is not text.
+    /// Value as bytes, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     value_bytes: Option<Vec<u8>>,
-    /// When it was last written.
+    /// Revision of the last write.
     revision: String,
     lease: Option<String>,
 }
@@ -148,11 +148,11 @@ impl Entry {
     }
 }
 
-/// `get`
+/// Runs the command `get`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if etcd does not tell, or there is no such key.
+/// A [`Failure`] if etcd does not answer, or the key does not exist.
 pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
     let store = connect::store(&args.state.cluster)?;
     let at = Place { store, cluster: &args.state.cluster };
@@ -181,11 +181,11 @@ pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
     if entries.is_empty() { Err(no_key(&args.key, None)) } else { Ok(()) }
 }
 
-/// `put`
+/// Runs the command `put`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the node does not live, the comparison fails, or etcd does not answer.
+/// A [`Failure`] if the node is not live, the comparison fails, or etcd does not answer.
 pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     let value = value(args.value.as_deref())?;
     let store = connect::store(&args.state.cluster)?;
@@ -207,7 +207,8 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
         None => at.key(&args.key, args.node).await?.map_or(Revision(0), |kv| kv.modified),
     };
     let mut txn = protocol::own_key(key, seen, value, lease);
-    // The incarnation as it was seen: the node key is rewritten at changes of role, never re-created.
+    // Compares the incarnation that was read: a change of role rewrites the node key, but never re-creates
+    // it.
     txn.compares.push(Compare {
         range: KeyRange::key(node_key),
         target: Target::Created(node.created),
@@ -225,11 +226,11 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     written(args.state.output, "put", &args.key, args.node, answer.revision)
 }
 
-/// `delete`
+/// Runs the command `delete`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if there is no such key, the comparison fails, or etcd does not answer.
+/// A [`Failure`] if the key does not exist, the comparison fails, or etcd does not answer.
 pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let store = connect::store(&args.state.cluster)?;
     let at = Place { store, cluster: &args.state.cluster };
@@ -248,7 +249,7 @@ pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     written(args.state.output, "deleted", &args.key, args.node, answer.revision)
 }
 
-/// The value of the command line, or of standard input.
+/// Returns the value from the command line, or from standard input.
 fn value(given: Option<&str>) -> Result<Vec<u8>, Failure> {
     let value = match given {
         Some(text) if text != "-" => text.as_bytes().to_vec(),
@@ -304,7 +305,7 @@ pub(super) fn wrong_key(error: &bellwether::store::keys::InvalidName) -> Failure
     Failure::new(Exit::Usage, error.to_string())
 }
 
-/// A cluster's state in its store.
+/// State of a cluster's nodes in its store.
 struct Place<'a> {
     store: Arc<dyn Store>,
     cluster: &'a ClusterArgs,

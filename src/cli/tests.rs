@@ -1,4 +1,4 @@
-//! The command line is whole, and the docs say nothing that it does not understand.
+//! The command line is consistent, and it accepts every command line in the docs.
 
 #[allow(unreachable_pub, reason = "shared with other tests")]
 #[path = "../../tests/support/docs.rs"]
@@ -39,13 +39,13 @@ fn every_flag_has_an_environment_variable_and_every_command_a_help_text() {
     assert_eq!(lacking, Vec::<String>::new());
 }
 
-/// What stands in the docs for a value, and one such value.
+/// Placeholders for values in the docs, each with a possible value.
 const PLACEHOLDERS: [(&str, &str); 2] = [("ID", "1"), ("COMMAND", "status")];
 
-/// The command lines of this program in a Markdown text: in code spans, and in blocks of shell commands.
+/// Command lines of this program in a Markdown text: in code spans, and in blocks of shell commands.
 fn command_lines(markdown: &str) -> Vec<String> {
     let mut found = Vec::new();
-    // Every other part stands between fences.
+    // Parts with an odd number are inside fences.
     for (n, part) in markdown.split("```").enumerate() {
         if n % 2 == 0 {
             let spans = part.split('`').skip(1).step_by(2);
@@ -56,7 +56,7 @@ fn command_lines(markdown: &str) -> Vec<String> {
             found.extend(lines.flat_map(|line| line.split(['|', '&', ';'])).map(str::to_owned));
         }
     }
-    // A program that runs another one names it behind two dashes.
+    // A program that runs another one names the other one after two dashes.
     let each = found.iter().flat_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         (0..words.len())
@@ -67,7 +67,7 @@ fn command_lines(markdown: &str) -> Vec<String> {
     each.filter(|line| line.split(' ').next() == Some("bellwether")).collect()
 }
 
-/// Why a command line of the docs is refused.
+/// Returns why a command line of the docs is rejected.
 fn refused(line: &str) -> Option<String> {
     let words = line.split(' ').map(|word| {
         PLACEHOLDERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, value)| value)
@@ -76,7 +76,7 @@ fn refused(line: &str) -> Option<String> {
     let is_name = line.split(' ').count() <= 2;
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => None,
-        // The program or a command is spoken of.
+        // The text only mentions the program or a command.
         ErrorKind::MissingRequiredArgument
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
             if is_name =>

@@ -1,5 +1,5 @@
-//! Environment variables as scripts, charts and Compose files set them: an empty one counts as unset, what
-//! is on may be written `1`, `yes` or `on`, and an error names the variable that it comes from.
+//! Environment variables as scripts, charts and Compose files set them: an empty variable counts as unset, a
+//! flag that is on may be written `1`, `yes` or `on`, and an error names the variable that it comes from.
 
 use std::ffi::OsString;
 
@@ -9,7 +9,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-/// The command line, with the variables of the environment taken so.
+/// Returns the command line with these rules for environment variables.
 pub(super) fn taken(command: Command) -> Command {
     command.mut_args(variable).mut_subcommands(taken)
 }
@@ -25,8 +25,8 @@ fn variable(arg: Arg) -> Arg {
     }
 }
 
-/// The variables that an error may come from: those of the flags that it is about, as far as they are
-/// not given on the command line.
+/// Returns the variables that may have caused an error: those of the flags that the error is about, unless
+/// the flags are given on the command line.
 pub(super) fn named(error: &Error, command: &Command, words: &[OsString]) -> Option<String> {
     let is_about_others =
         matches!(error.kind(), ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict);

@@ -1,4 +1,4 @@
-//! `watch`: nodes' state as it changes.
+//! Command `watch`: shows nodes' state as it changes.
 
 use bellwether::{
     engine::{NodeId, Revision},
@@ -49,29 +49,29 @@ pub(crate) struct WatchArgs {
     key: String,
 }
 
-/// One line.
+/// Line of the output, as a table row or a JSON document.
 #[derive(Debug, Serialize)]
 struct Line {
-    /// `present`, `added`, `modified`, `deleted` or `lagged`.
+    /// Kind of the line: `present`, `added`, `modified`, `deleted` or `lagged`.
     what: &'static str,
-    /// Empty if it is about none.
+    /// Id of the node; empty if the line is about no node.
     node: String,
-    /// The key; of `lagged` the one that is watched.
+    /// Key of the change; for `lagged` the key that is watched.
     key: String,
-    /// As text; what is not UTF-8 is replaced.
+    /// Value as text; invalid UTF-8 is replaced.
     value: Option<String>,
     revision: String,
-    /// Why changes were left out, of `lagged`.
+    /// Reason why changes were left out, for `lagged`.
     cause: Option<&'static str>,
 }
 
-/// `watch`
+/// Runs the command `watch`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the key is none, or etcd refuses the watch or does not answer.
+/// A [`Failure`] if the key is invalid, or etcd refuses the watch or does not answer.
 pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
-    // A node that is never started reads as any other does.
+    // A node that is never started can still read.
     let reader = ClusterNode::builder()
         .id(0)
         .cluster(args.cluster.cluster.cluster())

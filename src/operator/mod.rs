@@ -1,4 +1,4 @@
-//! The reference operator: work that shows what a cluster can carry, and is useful by itself.
+//! Reference operator: its work shows how much a cluster can carry, and is useful by itself.
 
 pub mod monitoring;
 pub mod uptime;
@@ -7,8 +7,8 @@ use kube::CustomResourceExt as _;
 
 use crate::k8s::crd::{self, CustomResourceDefinition};
 
-/// The definitions of the reference operator's resources, by name.
+/// Custom resource definitions of the reference operator, sorted by name.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    // In this order by name: `elections…`, `uptimechecks…`.
+    // Sorted by name: `elections…`, `uptimechecks…`.
     vec![crd::election(), crd::tidied(uptime::crd::UptimeCheck::crd())]
 }

@@ -1,5 +1,5 @@
-//! The questions of `check` to the API server: whether it answers and knows our kinds, and whether the `Election` says what
-//! etcd does.
+//! Findings of `check` about Kubernetes: the API server must answer and have our kinds, and the `Election`
+//! must agree with etcd.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::cli::{
     snapshot::Leader,
 };
 
-/// kubelet puts a pod's credentials there.
+/// File in which kubelet puts a pod's credentials.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 pub(super) fn is_wanted(when: When) -> bool {
@@ -28,7 +28,7 @@ pub(super) fn is_wanted(when: When) -> bool {
     }
 }
 
-/// Whether the API server answers and has our kinds.
+/// Checks that the API server answers and has our kinds.
 pub(super) async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
     let connection = read.api.connect(None).await?;
     let missing = apiserver::missing_kinds(&connection).await?;
@@ -46,13 +46,13 @@ pub(super) async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failu
     Ok(findings)
 }
 
-/// The leader writes what has changed into the Election within this time, even where the API server is slow.
+/// Time within which the leader writes changes into the `Election`, even if the API server is slow.
 const REPORTED_WITHIN: Duration = Duration::from_secs(5);
-/// Between looks at an Election that does not agree with etcd.
+/// Time between two reads of an `Election` that does not agree with etcd.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Whether the `Election` says what etcd does, once etcd has named the `leader`: it is read again until it agrees,
-/// as hand-overs take a moment to reach it.
+/// Checks that the `Election` agrees with etcd, which has named the `leader`. The `Election` is read
+/// repeatedly until it agrees, because hand-overs reach it a moment later.
 pub(super) async fn of_election(
     read: &ReadArgs,
     leader: Option<Leader>,
@@ -70,7 +70,7 @@ pub(super) async fn of_election(
             }
             Err(failure) => return Err(failure),
         };
-        // Without a leader there is none that would write it.
+        // Without a leader no node writes the `Election`.
         if finding.verdict == Verdict::Ok || leader.is_none() || until <= clock::boot_now() {
             return Ok(finding);
         }
@@ -80,7 +80,7 @@ pub(super) async fn of_election(
 
 const ELECTION: &str = "election";
 
-/// Compares the status of an `Election` with what etcd holds.
+/// Compares the status of an `Election` with the leader in etcd.
 pub(super) fn compared(
     place: &ElectionRef,
     status: &ElectionStatus,
@@ -106,7 +106,7 @@ pub(super) fn compared(
                 "what kubectl shows is not current: see what the log of the leader's pod says of the Election",
             )
         }
-        // The finding of the leader fails by itself.
+        // The finding about the leader fails already.
         (None, _) => Finding::new(ELECTION, Verdict::Warning, says).try_this(
             "no leader keeps the Election up to date: do not rely on what kubectl shows of it",
         ),

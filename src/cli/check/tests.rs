@@ -52,7 +52,7 @@ fn an_election_that_names_another_leader_than_etcd_fails() {
         assert_eq!(finding.verdict, Verdict::Failed);
         assert!(finding.says.contains("but etcd says that node"), "{finding:?}");
     }
-    // The same leader, and an Election that it has not kept for long.
+    // The same leader, but the `Election` was last written long ago.
     assert_eq!(of(Some(leader(id(1), 7)), 300_000).verdict, Verdict::Failed);
     let nobody = of(None, 300_000);
     assert_eq!(nobody.verdict, Verdict::Warning);

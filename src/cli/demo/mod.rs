@@ -1,5 +1,5 @@
-//! `demo`: three nodes in one process, on one memory store: an election to look at with nothing
-//! installed. Real engine, real driver, real checks; only the store is in memory.
+//! Command `demo`: three nodes in one process, on one memory store: an election to watch without installing
+//! anything. Real engine, real driver, real checks; only the store is in memory.
 
 mod narrator;
 mod per_node;
@@ -70,14 +70,14 @@ pub(crate) struct DemoArgs {
     away: Duration,
 }
 
-/// Of the leaving.
+/// Time limit of a clean leave.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The demonstration, until Ctrl-C.
+/// Runs the demonstration, until Ctrl-C.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the port cannot be had or the nodes cannot be set up.
+/// A [`Failure`] if the port cannot be bound or the nodes cannot be set up.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let signals = serve::signals()?;
     let mut page = serve::bind(&args.listen, &[]).await?;

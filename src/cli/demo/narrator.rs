@@ -1,4 +1,4 @@
-//! Tells what happens on the stage, in sentences.
+//! Logs the events of the demonstration, as sentences.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use bellwether::{
     node::Membership,
 };
 
-/// Remembers who led, so that it can say how long nobody did.
+/// Remembers the last leader, to log how long there was none.
 #[derive(Debug, Default)]
 pub(super) struct Narrator {
     past: Mutex<Past>,
@@ -17,7 +17,7 @@ pub(super) struct Narrator {
 #[derive(Debug, Default)]
 struct Past {
     leader: Option<i64>,
-    /// When the last one was asked to go, killed, or left office.
+    /// When the last leader was asked to resign, was killed, or left office.
     since: Option<BootTime>,
 }
 
@@ -40,7 +40,7 @@ impl Narrator {
         }
     }
 
-    /// Where a node stands now.
+    /// Logs a change of the node's role.
     pub(super) fn stands(&self, node: i64, now: Membership) {
         let mut past = self.past();
         match (now.role, now.term) {

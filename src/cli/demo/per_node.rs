@@ -1,5 +1,5 @@
-//! Metrics of several nodes in one registry: each with the label `node`. A process with one node needs
-//! no such label.
+//! Metrics of several nodes in one registry, each with the label `node`. A process with one node does not
+//! need the label.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,11 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-/// A registry for one node, all of which `registry` shows with the label `node`.
+/// Creates a registry for one node; `registry` shows its metrics with the label `node`.
 ///
 /// # Errors
 ///
-/// If the registry shows that node already.
+/// An error if the registry shows that node already.
 pub(super) fn registry_of(registry: &Registry, node: i64) -> prometheus::Result<Registry> {
     let labels = HashMap::from([("node".to_owned(), node.to_string())]);
     let own = Registry::new_custom(None, Some(labels))?;

@@ -1,4 +1,4 @@
-//! The nodes of the demonstration, and what the page shows of them and does to them.
+//! Nodes of the demonstration, and the data and actions of its status page.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -29,33 +29,33 @@ use crate::cli::{
     },
 };
 
-/// The cluster's name.
+/// Name of the demonstration's cluster.
 const CLUSTER: &str = "demo";
 
-/// Of the lease: a killed node's id is free again after that.
+/// TTL of a node's lease: after this time a killed node's id is free again.
 const TTL: Duration = Duration::from_secs(2);
 
-/// How long a killed node that comes back waits for its old life to run out.
+/// How long a killed node that comes back waits for its earlier lease to expire.
 const ID_WAIT: Duration = Duration::from_secs(60);
 
-/// One life of one node.
+/// Life of one node, until it leaves or is killed.
 #[derive(Clone, Debug)]
 struct Actor {
     node: Arc<ClusterNode>,
-    /// Cancelled by its death.
+    /// Cancelled when the node is killed.
     dead: CancellationToken,
 }
 
-/// Where one node lives, again and again.
+/// Place of one node, which can be killed and comes back.
 struct Place {
     id: i64,
     metrics: NodeMetrics,
     uptime: Uptime,
-    /// `None` while it is dead.
+    /// Present life of the node; `None` while it is dead.
     actor: watch::Sender<Option<Actor>>,
 }
 
-/// See the module's docs.
+/// Nodes, store and status source of the demonstration.
 pub(super) struct Stage {
     store: Arc<dyn Store>,
     address: SocketAddr,
@@ -68,11 +68,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// The stage before anybody is on it.
+    /// Sets up the demonstration without starting any node.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if it cannot be set up.
+    /// A [`Failure`] if the setup fails.
     pub(super) async fn set(
         args: &DemoArgs,
         address: SocketAddr,
@@ -106,12 +106,12 @@ impl Stage {
         Ok((stage, reading))
     }
 
-    /// Lets the nodes live until they are to leave, and until they have left. `reading` are the tasks that
+    /// Runs the nodes until they are asked to leave, and until they have left. `reading` are the tasks that
     /// read the manifests.
     ///
     /// # Errors
     ///
-    /// The first [`Failure`] of a node that cannot live, or of the reading.
+    /// First [`Failure`] of a node, or of the tasks that read the manifests.
     pub(super) async fn play(
         &self,
         leave: &CancellationToken,
@@ -120,23 +120,23 @@ impl Stage {
         let lives = self.places.iter().map(|place| self.lives(place, leave));
         tokio::select! {
             biased;
-            // Cancel safe: what ended is handed out next time, and there is no next time.
+            // Cancel safe: an ended task that was not taken is returned by the next call.
             Some(ended) = reading.join_next() => Err(Failure::new(Exit::Failed, ended.to_string())),
-            // Dropped with this future, or when the reading has failed.
+            // Dropped with this future, or when reading the manifests has failed.
             lived = futures::future::try_join_all(lives) => lived.map(drop),
         }
     }
 
-    /// One node after the other in one place.
+    /// Runs one life of the node after the other.
     async fn lives(&self, place: &Place, leave: &CancellationToken) -> Result<(), Failure> {
         while !leave.is_cancelled() {
             let actor = self.enter(place)?;
             let lived = tokio::select! {
                 biased;
-                // Cancel safe: tokens.
+                // Cancel safe: cancellation tokens.
                 () = leave.cancelled() => Lived::Asked,
                 () = actor.dead.cancelled() => Lived::Killed,
-                // Dropped, what was begun goes on in the background until the node is stopped below.
+                // If dropped, started calls go on in the background until the node is stopped below.
                 failure = self.live(place, &actor) => Lived::Failed(failure),
             };
             place.actor.send_replace(None);
@@ -174,7 +174,7 @@ impl Stage {
         Ok(Actor { node: Arc::new(node), dead })
     }
 
-    /// Joins, and tells of its roles for as long as it lives.
+    /// Joins the cluster, and logs changes of role until the life ends.
     async fn live(&self, place: &Place, actor: &Actor) -> Failure {
         if let Err(error) = actor.node.start().await {
             return match error {
@@ -196,11 +196,11 @@ impl Stage {
             }
             tokio::select! {
                 biased;
-                // Cancel safe: what ended is handed out next time, and there is no next time.
+                // Cancel safe: an ended task that was not taken is returned by the next call.
                 Some(ended) = following.join_next() => {
                     return Failure::new(Exit::Failed, ended.to_string());
                 }
-                // Cancel safe: a change that was not seen is seen next time.
+                // Cancel safe: an unseen change is reported by the next call.
                 changed = membership.changed() => if changed.is_err() {
                     return Failure::new(Exit::Failed, "a node is gone unasked");
                 }
@@ -212,14 +212,14 @@ impl Stage {
         self.places.iter().filter_map(|it| it.actor.borrow().clone()).collect()
     }
 
-    /// Of all living nodes.
+    /// Statuses of all living nodes.
     async fn statuses(&self) -> Vec<Status> {
         let actors = self.actors();
         let asked = futures::future::join_all(actors.iter().map(|it| it.node.status())).await;
         asked.into_iter().flatten().collect()
     }
 
-    /// The node that is meant: the one of that id, or the leader.
+    /// Returns the node with this id, or the leader if there is no id.
     fn meant(&self, id: Option<&str>) -> Result<Actor, ActionError> {
         let actors = self.actors();
         let of_id = |it: &&Actor| id.is_some_and(|id| it.node.id().to_string() == id);
@@ -236,7 +236,7 @@ impl Stage {
     }
 }
 
-/// Why a life ended.
+/// Reason why a life ended.
 enum Lived {
     Asked,
     Killed,
@@ -247,8 +247,8 @@ fn leads(actor: &Actor) -> bool {
     actor.node.membership().borrow().role == Role::Leader
 }
 
-/// This process has just made the store, so nobody can have led before: the first leader need not
-/// wait (T3).
+/// Seeds the record. This process has just created the store, so no node can have led before: the first
+/// leader need not wait (T3, the record is seeded as ended).
 async fn seed(store: &dyn Store) {
     let keys = Keys::new(CLUSTER).expect("the name is good");
     let call = Call::Seed { ended: true };
@@ -260,7 +260,7 @@ async fn seed(store: &dyn Store) {
 impl StatusSource for Stage {
     async fn status(&self) -> Value {
         let statuses = self.statuses().await;
-        // The one that has seen most tells the story.
+        // The node with the longest timeline provides the status.
         let teller = statuses.iter().rev().max_by_key(|it| it.timeline.len()).cloned();
         let Some(teller) = teller else {
             return serde_json::json!({ "cluster": CLUSTER, "problem": "no node lives just now" });

@@ -68,7 +68,7 @@ fn a_leader_that_is_silent_is_not_named_as_leader() {
     );
     let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
     assert_eq!(roles, ["Unknown", "Follower"]);
-    // Nobody is in office: there is nobody to be silent.
+    // No node is in office, so no leader can be silent.
     let nobody = Report::of_snapshot("shop", &Snapshot::default(), None, silence);
     assert_eq!(nobody.not_acting, None);
 }
@@ -125,7 +125,7 @@ fn an_election_that_no_leader_has_reported_to_for_long_names_no_leader() {
         "leader: not known, shop-1 led in term 7 as reported 5m00s ago, and no leader has reported since\n"
     );
     assert!(old.render(400_000).contains("NOT CURRENT"));
-    // A clock that was set ahead by years does not make it current for years.
+    // A clock that was set ahead by years does not make the report current for years.
     let ahead = of_election(election(), 1_000);
     assert_eq!(ahead.leader, None);
     assert!(ahead.not_known.unwrap().contains("by a clock that is ahead"));

@@ -1,4 +1,4 @@
-//! A node in Kubernetes: who its pod is, and uptime checks from the API.
+//! Node in Kubernetes: the identity of its pod, and uptime checks from the API.
 
 use std::{env, sync::Arc};
 
@@ -27,9 +27,9 @@ use crate::cli::{
     serve::work,
 };
 
-/// Set by the downward API in every pod of the chart.
+/// Variable that the downward API sets in every pod of the chart.
 const POD_NAME: &str = "POD_NAME";
-/// Set by kubelet in every pod.
+/// Variable that kubelet sets in every pod.
 const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Which API server, and which of its objects.
@@ -65,7 +65,7 @@ pub(crate) struct KubeArgs {
     check_selector: Option<String>,
 }
 
-/// A label selector, as far as its letters tell: the API server judges the rest.
+/// Parses a label selector by its characters only: the API server validates the rest.
 fn selector(text: &str) -> Result<String, String> {
     let fits = |it: char| it.is_ascii_alphanumeric() || "./_=!(), -".contains(it);
     if text.trim().is_empty() || !text.chars().all(fits) {
@@ -76,11 +76,11 @@ fn selector(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The pod this process runs in, if it runs in one.
+/// Returns the pod in which this process runs, if there is one.
 ///
 /// # Errors
 ///
-/// A [`Failure`] with the manifest lines that mend it, if the pod does not say enough of itself.
+/// A [`Failure`] with the missing lines of the manifest, if the pod's variables are incomplete.
 pub(super) fn pod(port: u16) -> Result<Option<PodIdentity>, Failure> {
     if !is_set(POD_NAME) {
         return Ok(None);
@@ -95,7 +95,7 @@ fn is_set(variable: &str) -> bool {
     env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
-/// Whether this node works on Kubernetes.
+/// Whether this node uses the Kubernetes API.
 pub(super) fn is_wanted(kube: &KubeArgs, work: &WorkArgs) -> bool {
     match kube.kubernetes {
         When::On => true,
@@ -104,11 +104,11 @@ pub(super) fn is_wanted(kube: &KubeArgs, work: &WorkArgs) -> bool {
     }
 }
 
-/// The operator: uptime checks from the API, and the cluster's `Election`.
+/// Creates the operator: uptime checks from the API, and the cluster's `Election`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it cannot be set up. That the API server does not answer is none.
+/// A [`Failure`] if the operator cannot be set up. An API server that does not answer is not an error.
 pub(super) async fn work(
     args: &RunArgs,
     builder: NodeBuilder,

@@ -1,4 +1,4 @@
-//! The flags about time: how fast a silent leader is replaced, and what to do about another tick.
+//! Flags about time: how fast a silent leader is replaced, and the policy if the cluster's tick differs.
 
 use bellwether::engine::{Failover, TickPolicy};
 use clap::ValueEnum;

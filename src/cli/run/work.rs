@@ -1,4 +1,4 @@
-//! What a node of this process does: alone or in Kubernetes, checks of a folder or of the API.
+//! Work of a node in this process: alone or in Kubernetes, with checks from a folder or from the API.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ use crate::cli::{
     serve::work::{self, Manifests},
 };
 
-/// What a node of this process does, and what goes on beside it.
+/// Work of a node in this process, and the tasks that run beside it.
 pub(super) struct Work {
     pub(super) node: Arc<dyn Node>,
     pub(super) uptime: Option<Uptime>,
-    /// Caches and controllers, in Kubernetes.
+    /// Started caches and controllers, in Kubernetes.
     pub(super) begun: Option<Begun>,
-    /// What goes on for as long as the node lives.
+    /// Tasks that run for as long as the node lives.
     pub(super) beside: Tasks,
     pub(super) _manifests: Option<Manifests>,
 }
 
 impl Work {
-    /// Checks from a folder, if one is given.
+    /// Creates the node with checks from a folder, if one is given.
     pub(super) async fn of_folder(
         args: &RunArgs,
         mut builder: NodeBuilder,
@@ -58,7 +58,7 @@ impl Work {
         Ok(Self { node, uptime, begun: None, beside, _manifests: manifests })
     }
 
-    /// What the status server tells of it.
+    /// Source of the status server's data.
     pub(super) fn source(&self) -> NodeSource {
         let source = match &self.begun {
             Some(begun) => begun.source(),
@@ -70,7 +70,7 @@ impl Work {
         }
     }
 
-    /// The node's life, unless something that should go on beside it ends before.
+    /// Runs the node's life, until it ends or a task beside it ends unexpectedly.
     pub(super) async fn live(
         &mut self,
         life: impl Future<Output = Result<(), Failure>>,
@@ -84,9 +84,9 @@ impl Work {
         };
         tokio::select! {
             biased;
-            // Cancel safe: what ended is handed out next time, and there is no next time.
+            // Cancel safe: an ended task that was not taken is returned by the next call.
             Some(ended) = beside.join_next() => Err(Failure::new(Exit::Failed, ended.to_string())),
-            // Dropped with this future only.
+            // Dropped only together with this future.
             ended = life => ended,
         }
     }

@@ -1,5 +1,5 @@
-//! A store whose user can be cut off from it, as a process is by its death: nothing of it gets through
-//! any more, and nothing reaches it.
+//! A store whose user can be cut off, as by the death of its process: no more calls reach the store, and no
+//! answers or events reach the user.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use bellwether::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// See the module's docs.
+/// Store that can be cut off; see the module's docs.
 #[derive(Debug)]
 pub(crate) struct CutStore {
     store: Arc<dyn Store>,
@@ -21,7 +21,7 @@ pub(crate) struct CutStore {
 }
 
 impl CutStore {
-    /// The store, until `cut` is cancelled.
+    /// Wraps the store, until `cut` is cancelled.
     pub(crate) fn new(store: Arc<dyn Store>, cut: CancellationToken) -> Self {
         Self { store, cut }
     }
@@ -33,13 +33,13 @@ impl CutStore {
     ) -> Result<T, StoreError> {
         tokio::select! {
             biased;
-            // Cancel safe: a token.
+            // Cancel safe: cancellation token.
             () = self.cut.cancelled() => Err(StoreError::Unreachable {
                 call,
                 endpoint: self.store.health().endpoint,
                 message: "cut off, as if the process had died".into(),
             }),
-            // Dropped only when it does not matter any more what becomes of it.
+            // Dropped only after the cut, when the answer no longer matters.
             answer = answer => answer,
         }
     }
@@ -119,9 +119,9 @@ impl Watch for CutWatch {
     async fn next(&mut self) -> Result<WatchItem, StoreError> {
         tokio::select! {
             biased;
-            // Cancel safe: a token.
+            // Cancel safe: cancellation token.
             () = self.cut.cancelled() => Err(broken()),
-            // Cancel safe, as the trait says.
+            // Cancel safe, as the trait requires.
             item = self.watch.next() => item,
         }
     }

@@ -1,4 +1,4 @@
-//! The reference work of a node: uptime checks from a folder.
+//! Reference work of a node: uptime checks from a folder.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,21 +18,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::exit::{Exit, Failure};
 
-/// Manifests that are read and watched for as long as this lives.
+/// Manifests that are read and watched while this value lives.
 pub(crate) struct Manifests {
     checks: watch::Receiver<Arc<Checks>>,
-    /// Ends when it is dropped.
+    /// Tasks that read the manifests, until they are dropped.
     pub(crate) reading: Tasks,
-    /// The bundled ones, until the end.
+    /// Folder of the bundled manifests, deleted on drop.
     _samples: Option<TempDir>,
 }
 
 impl Manifests {
-    /// Those of a folder.
+    /// Opens the manifests of a folder.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if there is no such folder. What is wrong inside it is logged, and the rest goes on.
+    /// A [`Failure`] if the folder cannot be read. Problems inside the folder are logged, and the rest is
+    /// used.
     pub(crate) async fn of(folder: impl Into<PathBuf>) -> Result<Self, Failure> {
         let opened = Folder::open(folder).await;
         let (folder, checks) = opened.map_err(|error| {
@@ -43,11 +44,11 @@ impl Manifests {
         Ok(Self { checks, reading, _samples: None })
     }
 
-    /// The bundled ones, which look at the status page of that address and at little else.
+    /// Opens the bundled manifests, which mainly check the status page at that address.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if they cannot be written to a folder for temporary files.
+    /// A [`Failure`] if the manifests cannot be written to a temporary folder.
     pub(crate) async fn samples(page: &str) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| {
             Failure::caused(Exit::Local, "writing the bundled checks to a temporary folder", &error)
@@ -59,7 +60,7 @@ impl Manifests {
         Ok(Self { _samples: Some(folder), ..manifests })
     }
 
-    /// The work of one node on them, counted in `registry`.
+    /// Creates the work of one node on these manifests, with metrics in `registry`.
     ///
     /// # Errors
     ///
@@ -74,11 +75,11 @@ impl Manifests {
     }
 }
 
-/// The work of one node on checks, counted in `registry`.
+/// Creates the work of one node on checks, with metrics in `registry`.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the registry has such metrics already, or the status file is no regular file.
+/// A [`Failure`] if the registry has such metrics already, or the status file is not a regular file.
 pub(crate) fn uptime(
     checks: watch::Receiver<Arc<Checks>>,
     cut_by: CutBy,
@@ -106,7 +107,7 @@ pub(crate) fn follow(uptime: &Uptime, node: Arc<dyn Node>, tasks: &mut Tasks) {
     });
 }
 
-/// Adds what is known of the checks to the JSON of `/status`.
+/// Adds the report on the checks to the JSON of `/status`.
 pub(crate) fn show(uptime: &Uptime, status: &mut Map<String, Value>) {
     let report = Arc::clone(&uptime.report().borrow());
     let report = serde_json::to_value(&*report).expect("a report has string keys");

@@ -1,8 +1,8 @@
-//! The child, all that descends from it, and the proof that none of it is left.
+//! The child process and its descendants, and the proof that all of them are dead.
 //!
-//! The one rule: only "this process has no child any more", as the kernel says it (`ECHILD`), is proof.
-//! As PID 1 or as a subreaper this process inherits every orphan among its descendants, so that a
-//! descendant that lives always shows as a child, at the latest when its parent is dead.
+//! The one rule to keep: only the kernel's statement that this process has no child (`ECHILD`) is proof. As
+//! PID 1 or as a subreaper this process inherits every orphan among its descendants, so a living descendant
+//! always becomes a child of this process, at the latest when its parent is dead.
 
 use std::{
     collections::BTreeMap,
@@ -21,31 +21,31 @@ use tokio::{net::unix::pipe, signal::unix::Signal as Signals};
 
 use crate::cli::exit::{Exit, Failure};
 
-/// How often what descends from the child is killed again while it dies.
+/// Time between two rounds of killing the child's descendants.
 const KILL_EVERY: Duration = Duration::from_millis(5);
 
 /// Makes this process inherit the orphans among its descendants. PID 1 does so anyway.
 ///
 /// # Errors
 ///
-/// If the kernel refuses.
+/// An error if the kernel refuses.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
 }
 
-/// Starts the program in a process group of its own, with the writing end of a pipe, and returns the
-/// reading end.
+/// Starts the program in a process group of its own, with the writing end of a pipe, and returns its process
+/// id and the reading end.
 ///
 /// # Errors
 ///
-/// A [`Failure`] with the exit code that shells have for it.
+/// A [`Failure`] with the exit code that shells use for it.
 pub(crate) fn spawn(command: &[String]) -> Result<(Pid, pipe::Receiver), Failure> {
     let (program, args) = command.split_first().expect("the command line asks for a program");
     let local = |error: &io::Error| Failure::caused(Exit::Local, "making the child's pipe", error);
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| local(&error.into()))?;
-    // Only the child is to inherit it: nothing else is started before it is closed here.
+    // Only the child inherits the writing end: no other process is started before it is closed here.
     rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
         .map_err(|error| local(&error.into()))?;
     let receiver = receiver(reader).map_err(|error| local(&error))?;
@@ -54,7 +54,7 @@ pub(crate) fn spawn(command: &[String]) -> Result<(Pid, pipe::Receiver), Failure
     let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = id.expect("a process that was started has an id");
     give_terminal(pid);
-    // The handle is not needed: whoever ends is reaped by `Reaper`.
+    // The handle is not needed, because `Reaper` reaps all children.
     drop(child);
     Ok((pid, receiver))
 }
@@ -69,7 +69,7 @@ fn start(program: &str, args: &[String], writer: &OwnedFd) -> io::Result<std::pr
     Command::new(program)
         .args(args)
         .env(supervision::FD_ENV, writer.as_raw_fd().to_string())
-        // So that a terminal's Ctrl-C comes to it once: through the terminal or through us.
+        // The own group makes a terminal's Ctrl-C reach the child once: from the terminal or from us.
         .process_group(0)
         .spawn()
 }
@@ -85,19 +85,19 @@ fn cannot_start(program: &str, error: &io::Error) -> Failure {
     }
 }
 
-/// If this process has the terminal, the child gets it, as it would without us.
+/// Gives the terminal to the child, if this process has it: the child would have it without us.
 fn give_terminal(child: Pid) {
     let terminal = io::stdin();
     let ours = rustix::termios::tcgetpgrp(&terminal).ok();
     if ours == Some(rustix::process::getpgrp())
         && rustix::termios::tcsetpgrp(&terminal, child).is_ok()
     {
-        // It may have been stopped for reading before it had it.
+        // The child may have been stopped for reading from the terminal before it had it.
         let _ = rustix::process::kill_process_group(child, Signal::CONT);
     }
 }
 
-/// Passes a signal on to the child, if it still is there.
+/// Forwards a signal to the child, if the child still exists.
 pub(crate) fn forward(child: Pid, signal: Signal) {
     if let Err(error) = rustix::process::kill_process(child, signal)
         && error != Errno::SRCH
@@ -106,20 +106,20 @@ pub(crate) fn forward(child: Pid, signal: Signal) {
     }
 }
 
-/// What reaping found.
+/// Result of a round of reaping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reaped {
-    /// Some children live.
+    /// Some children still live.
     SomeLive,
-    /// There is no child: none of the descendants is left.
+    /// This process has no child: all descendants are dead.
     None,
 }
 
-/// Collects whoever ended, and keeps the status of the one that counts.
+/// Reaps all children that ended, and keeps the exit status of the program.
 #[derive(Debug)]
 pub(crate) struct Reaper {
     child: Pid,
-    /// How the child ended.
+    /// Exit status of the program, once it has ended.
     pub(crate) status: Option<WaitStatus>,
 }
 
@@ -128,7 +128,7 @@ impl Reaper {
         Self { child, status: None }
     }
 
-    /// Collects all that have ended by now.
+    /// Reaps all children that have ended by now.
     pub(crate) fn reap(&mut self) -> Reaped {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -144,10 +144,10 @@ impl Reaper {
         }
     }
 
-    /// Kills and reaps all that descends from the child until none remains: the proof of death. `false`
-    /// if something still lived at `until`.
+    /// Kills and reaps all descendants of the child until none remains, which is the proof of death. Returns
+    /// `false` if a descendant still lived at `until`.
     pub(crate) async fn bury(&mut self, ended: &mut Signals, until: BootTime) -> bool {
-        // Most of the rest is in the child's group, and gone with one call.
+        // Most of the other processes are in the child's group, so one call kills them.
         let _ = rustix::process::kill_process_group(self.child, Signal::KILL);
         loop {
             if self.reap() == Reaped::None {
@@ -161,13 +161,13 @@ impl Reaper {
             if left.is_zero() {
                 return false;
             }
-            // Woken by SIGCHLD. The time-out is for those that were born since they were counted.
+            // SIGCHLD ends the wait. The timeout is for processes that were started after the list was read.
             let _ = tokio::time::timeout(KILL_EVERY.min(left), ended.recv()).await;
         }
     }
 }
 
-/// Kills every process that descends from this one, as `/proc` shows it now.
+/// Kills every descendant of this process that `/proc` shows now.
 fn kill_descendants() {
     let own = rustix::process::getpid().as_raw_nonzero().get();
     for pid in descendants(own, &parents()) {
@@ -180,7 +180,7 @@ fn kill_descendants() {
     }
 }
 
-/// Parent by process, of all that can be seen.
+/// Parents of all visible processes, by process id.
 fn parents() -> BTreeMap<i32, i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
     entries
@@ -192,7 +192,8 @@ fn parents() -> BTreeMap<i32, i32> {
         .collect()
 }
 
-/// The fourth field. The second is the program's name in parentheses and may hold anything.
+/// Parses the fourth field, the parent. The second field is the program's name in parentheses, and may
+/// contain any characters.
 fn parent_in(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
@@ -207,7 +208,7 @@ fn descendants(of: i32, parents: &BTreeMap<i32, i32>) -> Vec<i32> {
     found.split_off(1)
 }
 
-/// The exit code that passes a status on: the child's own, or 128 + n if signal n ended it.
+/// Exit code for a status: the program's own code, or 128 + n if signal n ended it.
 pub(crate) fn exit_code(status: WaitStatus) -> u8 {
     let code = match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,

@@ -1,8 +1,8 @@
-//! `supervise`: a small parent of the process that runs a node. It holds no state but the leases that
-//! its child announces. When the child is proven dead it ends their incarnations at once, so that a
-//! crash fails over in milliseconds instead of the time a silent leader is waited for.
+//! Command `supervise`: a small parent of the process that runs a node. The parent's only state is the leases
+//! that its child announces. Once the child is proven dead, the parent ends their incarnations at once, so
+//! that a crash fails over in milliseconds instead of after the wait for a silent leader.
 //!
-//! It deliberately does not start the child again: that is the container runtime's work.
+//! The parent deliberately does not restart the child: that is the task of the container runtime.
 
 mod children;
 mod pipe;
@@ -34,7 +34,7 @@ use super::{
     exit::{Exit, Failure},
 };
 
-/// What is passed on to the child.
+/// Signals that are forwarded to the child.
 const FORWARDED: [(SignalKind, Signal); 10] = [
     (SignalKind::hangup(), Signal::HUP),
     (SignalKind::interrupt(), Signal::INT),
@@ -48,7 +48,7 @@ const FORWARDED: [(SignalKind, Signal); 10] = [
     (SignalKind::io(), Signal::IO),
 ];
 
-/// Would end this process, and are about this process alone: its limits and its timers.
+/// Signals that would end this process and concern only this process: its limits and its timers.
 const IGNORED: [SignalKind; 5] = [
     SignalKind::from_raw(Signal::STKFLT.as_raw()),
     SignalKind::from_raw(Signal::XCPU.as_raw()),
@@ -57,7 +57,7 @@ const IGNORED: [SignalKind; 5] = [
     SignalKind::from_raw(Signal::PROF.as_raw()),
 ];
 
-/// Between two reads that keep the connection to etcd open and its token valid.
+/// Time between two reads that keep the connection to etcd open and its token valid.
 const WARM_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs a program, and ends its node's incarnation the moment it is dead
@@ -92,14 +92,14 @@ pub(crate) struct SuperviseArgs {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it cannot be started.
+/// A [`Failure`] if the program cannot be started.
 pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
     let local = |doing: &'static str| {
         move |error: std::io::Error| Failure::caused(Exit::Local, doing, &error)
     };
     let store = connect::store(&args.cluster)?;
     children::become_subreaper().map_err(local("becoming the reaper of orphans"))?;
-    // Both before the child exists, so that no signal is lost.
+    // Both listeners exist before the child, so that no signal is lost.
     let (mut signals, mut tasks) = listen().map_err(local("listening for signals"))?;
     let mut ended = unix::signal(SignalKind::child()).map_err(local("listening for SIGCHLD"))?;
 
@@ -124,8 +124,8 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
             }
             // Cancel safe: only waits until there is something to read.
             () = announcements.readable() => announcements.take(),
-            // Cancel safe: what ended is returned once. Without it signals are lost, or the ending finds no
-            // connection: the program is asked to leave while that still works.
+            // Cancel safe: an ended task is returned once. Without these tasks signals are lost, or there is
+            // no connection to end the incarnation: the program is asked to leave while that still works.
             Some(ended) = tasks.join_next() => {
                 tracing::error!(%ended, "this process cannot go on: asking the program to leave");
                 children::forward(child, Signal::TERM);
@@ -137,7 +137,8 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
     let status = reaper.status.expect("the loop ends with it");
     let buried = reaper.bury(&mut ended, until).await;
     if buried {
-        // What the dead wrote last is in the pipe still; a node below a shell wrote until it was killed.
+        // The last lines of dead processes are still in the pipe; a node below a shell wrote until it was
+        // killed.
         announcements.take_rest();
         end_all(&*store, &args.cluster.cluster, announcements.leases(), died_at, until).await;
     } else {
@@ -150,16 +151,16 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(code))
 }
 
-/// The requests to leave that came to this process.
+/// Requests to leave that this process has received.
 #[derive(Debug, Default)]
 struct Requests {
     had_one: bool,
 }
 
 impl Requests {
-    /// Whether a signal is to be passed on. The first request is not, if the program was asked to leave
-    /// before: who signals every process of a group has signalled both, once, and a second signal would end
-    /// the program at once.
+    /// Whether a signal must be forwarded. The first request is not forwarded if the program was already
+    /// asked to leave: a sender that signals a whole process group has signalled both processes once, and a
+    /// second signal would end the program at once.
     fn passes_on(&mut self, signal: Signal, is_leaving: bool) -> bool {
         if ![Signal::TERM, Signal::INT, Signal::HUP].contains(&signal) {
             return true;
@@ -176,7 +177,7 @@ impl Requests {
     }
 }
 
-/// Ends all incarnations that were announced and are not gone. The program is proven dead.
+/// Ends all announced incarnations that are not gone. The program is proven dead.
 async fn end_all(
     store: &dyn Store,
     keys: &Keys,
@@ -185,12 +186,12 @@ async fn end_all(
     until: BootTime,
 ) {
     let left = until.since(clock::boot_now());
-    // At the same time: one that is stuck must not hold up the one that leads.
+    // All at the same time: a stuck call for one lease must not delay the lease that leads.
     let endings = leases
         .iter()
         .map(|lease| async move { (*lease, end_incarnation(store, keys, *lease, left).await) });
     for (lease, how) in futures::future::join_all(endings).await {
-        // As a number of JSON: the formatter writes wider ones as text.
+        // A JSON number: the formatter writes wider integers as text.
         let elapsed_ms = clock::boot_now().since(died_at).as_millis() as u64;
         match how {
             Ok(ended) => {
@@ -205,16 +206,17 @@ async fn end_all(
     }
 }
 
-/// Whatever may be forwarded, in one channel. A signal more than fits is the same as one that is there.
+/// Listens for all forwarded signals, in one channel. A signal that does not fit into the channel is dropped:
+/// it counts as one of those that are queued.
 fn listen() -> std::io::Result<(mpsc::Receiver<Signal>, Tasks)> {
     let (sender, receiver) = mpsc::channel(16);
     let mut listeners = Tasks::new();
     for kind in IGNORED {
-        // From here on it does not end the process, whether somebody listens or not.
+        // From here on the signal does not end the process, even without a listener.
         drop(unix::signal(kind)?);
     }
     for (kind, signal) in FORWARDED {
-        // As `nohup` wants it; the program inherits that.
+        // As `nohup` requires; the program inherits the ignored signal.
         if signal == Signal::HUP && is_ignored(kind) {
             continue;
         }
@@ -229,8 +231,8 @@ fn listen() -> std::io::Result<(mpsc::Receiver<Signal>, Tasks)> {
     Ok((receiver, listeners))
 }
 
-/// Reads something small now and then, so that the ending finds a connection that is open and
-/// authenticated.
+/// Reads a small key periodically, so that there is an open and authenticated connection when the incarnation
+/// must be ended.
 async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
     let mut link = Link::default();
     loop {
@@ -241,7 +243,7 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
                 link = Link::Warm;
             }
             (Ok(_), _) => link = Link::Warm,
-            // An etcd that is started at the same time needs a moment.
+            // An etcd that starts at the same time needs a moment.
             (Err(error), Link::New) => {
                 tracing::debug!(%error, "etcd does not answer yet");
                 link = Link::Failed;
@@ -250,24 +252,24 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
                 tracing::warn!(%error, "etcd does not answer: until it does, a crash is not ended by this process");
                 link = Link::Lost;
             }
-            // Logged when it began.
+            // Logged already when the link was lost.
             (Err(_), Link::Lost) => {}
         }
         tokio::time::sleep(WARM_EVERY).await;
     }
 }
 
-/// The state of the link to etcd, as far as it is known.
+/// Last known state of the link to etcd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Link {
-    /// Nothing was asked yet.
+    /// No call has ended yet.
     #[default]
     New,
-    /// The first call failed.
+    /// The first call has failed.
     Failed,
     /// The last call was answered.
     Warm,
-    /// The last calls were not, and that is logged.
+    /// The last calls have failed, and that is logged.
     Lost,
 }
 

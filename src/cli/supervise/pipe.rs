@@ -1,4 +1,4 @@
-//! What the child announces, line by line, as `node::supervision` writes it.
+//! Announcements of the child, line by line, as `node::supervision` writes them.
 
 use std::{collections::BTreeSet, io};
 
@@ -6,18 +6,18 @@ use bellwether::{engine::LeaseId, node::supervision::Line};
 use rustix::io::Errno;
 use tokio::net::unix::pipe;
 
-/// What the kernel lets a pipe hold, by default.
+/// Maximum capacity of a pipe in the kernel, by default.
 const LARGEST_PIPE: usize = 1 << 20;
-/// More leases than a process with many nodes has at once. Beyond it the program is not to be believed.
+/// Maximum number of leases, more than any program has at once. Further announcements are not trusted.
 const MOST_LEASES: usize = 4096;
 
-/// More than any line has. A longer one is junk and is skipped.
+/// Maximum length of a line, more than any line has. Longer lines are malformed and skipped.
 const MOST_BYTES: usize = 256;
 
-/// The reading end, and the leases that are not known to be gone.
+/// Reading end of the pipe, and the leases that are not known to be gone.
 #[derive(Debug)]
 pub(crate) struct Announcements {
-    /// None once nobody can write any more.
+    /// Reading end; `None` once no process can write any more.
     reader: Option<pipe::Receiver>,
     leases: Leases,
 }
@@ -27,7 +27,7 @@ impl Announcements {
         Self { reader: Some(reader), leases: Leases::default() }
     }
 
-    /// Waits until there is something to [`take`](Self::take); for ever if there never will be.
+    /// Waits until there is something to [`take`](Self::take); forever if no process can write any more.
     ///
     /// # Cancel safety
     ///
@@ -42,7 +42,7 @@ impl Announcements {
         }
     }
 
-    /// Takes in all that was written by now.
+    /// Reads everything that was written by now.
     pub(crate) fn take(&mut self) {
         let mut bytes = [0; 4096];
         while let Some(reader) = &self.reader {
@@ -59,17 +59,17 @@ impl Announcements {
         }
     }
 
-    /// Takes in all that is left, once everybody is dead who could write: asks the pipe itself, since the
-    /// runtime may not have heard yet of what came last.
+    /// Reads the rest once all writers are dead. Reads the pipe directly, because the runtime may not have
+    /// noticed the last write yet.
     pub(crate) fn take_rest(&mut self) {
         let mut bytes = [0; 4096];
-        // A pipe holds no more, unless somebody goes on writing.
+        // A pipe holds at most this much, unless a process continues to write.
         for _ in 0..LARGEST_PIPE / bytes.len() {
             let Some(reader) = &self.reader else { return };
             match rustix::io::read(reader, &mut bytes) {
                 Ok(0) => self.reader = None,
                 Ok(read) => self.leases.take_in(&bytes[..read]),
-                // Somebody who is no descendant was given the other end.
+                // A process that is no descendant has the writing end.
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 Err(error) => {
@@ -80,24 +80,24 @@ impl Announcements {
         }
     }
 
-    /// Whether the program was asked to leave, and does.
+    /// Whether the program was asked to leave, and is leaving.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leases.leaving
     }
 
-    /// Those whose incarnations may live.
+    /// Leases whose incarnations may be alive.
     pub(crate) fn leases(&self) -> &BTreeSet<LeaseId> {
         &self.leases.announced
     }
 }
 
-/// Lines taken apart.
+/// Parser of the lines, with the leases they announce.
 #[derive(Debug, Default)]
 struct Leases {
     announced: BTreeSet<LeaseId>,
-    /// The program was asked to leave.
+    /// Whether the program was asked to leave.
     leaving: bool,
-    /// The beginning of a line whose end was not read yet.
+    /// Beginning of a line whose end was not read yet.
     rest: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ impl Leases {
         for byte in bytes {
             match byte {
                 b'\n' => self.end_line(),
-                // One more than fits marks it as too long.
+                // A length above the maximum marks the line as too long.
                 _ if self.rest.len() <= MOST_BYTES => self.rest.push(*byte),
                 _ => {}
             }
@@ -154,8 +154,8 @@ mod tests {
         assert_eq!(leases.announced, [LeaseId(0xb), LeaseId(0x1f)].into());
     }
 
-    /// As after the last process below the program was killed: it is reaped, and the runtime has not looked
-    /// at the pipe since.
+    /// The situation after the last process below the program was killed: it is reaped, and the runtime has
+    /// not read the pipe since.
     #[tokio::test]
     async fn what_is_written_after_the_last_look_is_taken_once_everybody_is_dead() {
         let (writer, reader) = pipe::pipe().unwrap();

@@ -1,4 +1,5 @@
-//! The dashboard *Elections*: who leads, since when, how safely, and what the work of it costs.
+//! Dashboard *Elections*: the leader, how long it has led, how safe its authority is, and the cost of its
+//! work.
 
 use crate::{
     node::metrics::names::{
@@ -16,7 +17,7 @@ use crate::{
     },
 };
 
-/// Green at zero, red above.
+/// Thresholds of a panel that is green at zero and red above.
 const NONE_IS_WELL: &[(Option<f64>, &str)] = &[(None, "green"), (Some(1.0), "red")];
 
 pub(super) fn dashboard() -> Dashboard {
@@ -38,7 +39,7 @@ pub(super) fn dashboard() -> Dashboard {
     .row(Row::collapsed("Process", process()))
 }
 
-/// The name of many controllers' metric, at our nodes only.
+/// Leader metric that many controllers export, restricted to our nodes.
 fn masters() -> Query {
     let (master, ours) = (Series::of(MASTER), Series::of(BUILD_INFO));
     Query::raw(format!("({master} and on (cluster, namespace, job, instance) {ours})"))

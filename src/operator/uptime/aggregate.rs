@@ -1,16 +1,16 @@
-//! What all results together say: the status of each check, and what changed.
+//! Aggregates the results of all nodes: the status of each check, and the changes of state.
 //!
-//! Pure: takes the checks, the results of all nodes and the statuses as they were, returns statuses,
-//! sorted. The same answer on every node that is given the same.
+//! Pure: takes the checks, the results of all nodes and the previous statuses, and returns sorted statuses.
+//! Any node returns the same for the same input.
 //!
 //! # Invariants
 //!
-//! * Of several results of a check the one of the newest owner of its shard counts, and of its results
-//!   the newest slot: never an older one after a newer one.
-//! * A state that no recent result supports is `unknown`, whatever it was. A result that lies in the future
-//!   is not recent: the clock that stamped it was wrong, and nothing says when that was.
-//! * No check changes its state only because the leader changed: silence counts for as long as somebody has
-//!   listened.
+//! * Of several results of a check, the result of the shard's newest owner counts, and of that owner's
+//!   results the one with the newest slot. An older result never replaces a newer one.
+//! * Without a recent result a check is `unknown`, regardless of its previous state. A result from the future
+//!   is not recent: the clock that stamped it was wrong, so its age is not known.
+//! * A change of leader alone never changes the state of a check: silence counts only from when this leader
+//!   began to listen.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -33,72 +33,72 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// A result supports a state for so many intervals and one timeout.
+/// A result supports a state for this many intervals plus one timeout.
 const FRESH_INTERVALS: u32 = 2;
-/// And for this much more: the time in which a dead node is replaced, and in which a result travels.
+/// Added to that: time to replace a dead node and for its result to arrive.
 const FRESH_GRACE: Duration = Duration::from_secs(5);
 
-/// When results are put together.
+/// Time at which results are aggregated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The wall clock, in milliseconds of Unix time.
     pub unix_ms: u64,
-    /// For how long the results have been followed here. What was published before that may be missing.
+    /// How long this node has followed the results. Results that were published earlier may be missing.
     pub listened_for: Duration,
 }
 
 impl Moment {
-    /// Now, for a listener since `began`.
+    /// The present moment, for a node that has listened since `began`.
     pub(super) fn since(began: BootTime) -> Self {
         Self { unix_ms: clock::unix_ms(), listened_for: clock::boot_now().since(began) }
     }
 }
 
-/// A status with what is needed to go on from it: what the leader stores for each check.
+/// Status of a check with the data to continue from it; the leader stores one for each check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stored {
-    /// The status.
+    /// Status as it is published.
     pub status: UptimeCheckStatus,
-    /// The spec of the result it was last made from.
+    /// Hash of the spec that the status's result belongs to.
     pub spec: SpecHash,
-    /// The slot of that result; none if there was no result.
+    /// Slot of that result; `None` if there was no result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_unix_ms: Option<u64>,
-    /// How long the answer took, in microseconds. None if there was none.
+    /// Time until the answer came, in microseconds. `None` if there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<u64>,
-    /// The slots that nobody ran.
+    /// Number of missed slots, and up to which slot they are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<Counted>,
 }
 
-/// How many slots of one spec nobody ran.
+/// Number of slots of one spec that no node ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counted {
-    /// The spec whose slots are counted.
+    /// Hash of the spec whose slots are counted.
     pub spec: SpecHash,
-    /// The last slot that is counted, as run or as missed, in milliseconds of Unix time.
+    /// Last slot counted, as run or as missed, in milliseconds of Unix time.
     pub up_to_unix_ms: u64,
-    /// So many were missed.
+    /// Number of slots that were missed.
     pub missed: u64,
 }
 
-/// A result and the node whose state it is in.
+/// A result and the node that published it in its node state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The node.
+    /// Node that published the result.
     pub node: NodeId,
-    /// The result.
+    /// Result of the node's run.
     pub result: CheckResult,
 }
 
-/// Which of two results counts: the greater.
+/// Order of results: the result with the greatest rank counts.
 ///
-/// Among recent ones that of the newer owner, whatever the clocks of others say. But epochs begin anew when the
-/// store was wiped, and what a node had found before is put back into its state then: one that is stale
-/// gives way to any that is not.
+/// Among recent results, the newer owner's counts, regardless of what other nodes' clocks show. But epochs
+/// restart after a wipe of the store, and nodes put earlier results back into their state then: so a stale
+/// result ranks below any that is not.
 type Rank = (bool, ShardEpoch, u64, NodeId);
 
 fn rank(check: &Check, node: NodeId, result: &CheckResult, now_unix_ms: u64) -> Rank {
@@ -106,37 +106,37 @@ fn rank(check: &Check, node: NodeId, result: &CheckResult, now_unix_ms: u64) -> 
     (is_recent, result.epoch, result.due_unix_ms, node)
 }
 
-/// The results of all nodes, as they are in their state.
+/// Results of all nodes, as published in their node states.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Results {
     by_check: BTreeMap<CheckKey, BTreeMap<(NodeId, String), CheckResult>>,
 }
 
-/// A value that is no result.
+/// A value in the store that is not a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Junk {
-    /// Its key is that of no result.
+    /// The key is not the key of a result.
     #[error("the key {key:?} is that of no result")]
     Key {
-        /// The key.
+        /// Key of the value.
         key: String,
     },
-    /// It cannot be read.
+    /// The value cannot be parsed as a result.
     #[error("the result under {key:?} cannot be read")]
     Value {
-        /// The key.
+        /// Key of the value.
         key: String,
-        /// Why.
+        /// Error of the JSON parser.
         source: serde_json::Error,
     },
 }
 
 impl Results {
-    /// A node has put this value under this key.
+    /// Applies a put of this key in the node's state.
     ///
     /// # Errors
     ///
-    /// [`Junk`] if it is no result; then what was under the key is gone.
+    /// [`Junk`] if the value is not a result; the previous value of the key is dropped then.
     pub fn put(&mut self, node: NodeId, key: &str, value: &[u8]) -> Result<(), Junk> {
         let Some((_, check)) = parse_result_key(key) else {
             return Err(Junk::Key { key: key.to_owned() });
@@ -153,7 +153,7 @@ impl Results {
         }
     }
 
-    /// A node has this key no more.
+    /// Applies a delete of this key in the node's state.
     pub fn delete(&mut self, node: NodeId, key: &str) {
         let Some((_, check)) = parse_result_key(key) else { return };
         let Some(of_check) = self.by_check.get_mut(&check) else { return };
@@ -163,7 +163,7 @@ impl Results {
         }
     }
 
-    /// The newest result of the check as it is specified now.
+    /// Returns the newest result of the check with its present spec.
     pub fn newest(&self, check: &Check, now_unix_ms: u64) -> Option<Found> {
         let of_check = self.by_check.get(check.key())?.iter();
         of_check
@@ -172,9 +172,9 @@ impl Results {
             .map(|((node, _), result)| Found { node: *node, result: result.clone() })
     }
 
-    /// The keys in this node's state that nobody needs any more: of checks that are gone, and of those
-    /// that a newer owner has run since. A result is kept until then, so that no check is without one
-    /// while it moves.
+    /// Keys in this node's state that are no longer needed: results of checks that were deleted, and of
+    /// checks that a newer owner has run since. A result is kept until then, so that a check that moves
+    /// always has one.
     pub fn outlived(&self, node: NodeId, checks: &Checks, now_unix_ms: u64) -> Vec<String> {
         let mut outlived = Vec::new();
         for (key, results) in &self.by_check {
@@ -197,37 +197,37 @@ impl Results {
     }
 }
 
-/// A check whose state changed.
+/// Change of a check's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When, in milliseconds of Unix time.
+    /// Time of the change, in milliseconds of Unix time.
     pub at_unix_ms: u64,
-    /// The check's namespace.
+    /// Namespace of the check.
     pub namespace: String,
-    /// The check's name.
+    /// Name of the check.
     pub name: String,
-    /// Its state before.
+    /// State before the change.
     pub from: State,
-    /// Its state after.
+    /// State after the change.
     pub to: State,
-    /// Why.
+    /// Reason of the change, in words.
     pub message: String,
 }
 
-/// What all results together say.
+/// Result of [`aggregate`]: statuses, changes and counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Aggregate {
-    /// The status of every check.
+    /// Status of every check, by key.
     pub statuses: BTreeMap<CheckKey, Stored>,
-    /// What changed against the statuses as they were, by time and name.
+    /// Changes against the previous statuses, by time and name.
     pub changes: Vec<Change>,
-    /// How many slots have passed without a result that the statuses as they were did not count yet.
+    /// Number of missed slots that the previous statuses did not count yet.
     pub missed: u64,
-    /// How many checks are in which state.
+    /// Number of checks in each state.
     pub summary: Summary,
 }
 
-/// Puts the results together. `previous` is what the last call returned, or a former leader stored.
+/// Aggregates the results. `previous` is what the last call returned, or what an earlier leader stored.
 pub fn aggregate(
     checks: &Checks,
     results: &Results,
@@ -252,10 +252,10 @@ pub fn aggregate(
     aggregate
 }
 
-/// How many slots were missed that are not counted yet, and what is counted now.
+/// Returns how many slots were missed that are not counted yet, and the new count.
 ///
-/// A slot is missed when a result of a later one is here and none of it was, or when it has passed for so
-/// long that no result of it can come any more: a check that never ran has missed slots, too.
+/// A slot is missed if a later slot has a result and this one does not, or if so much time has passed that
+/// its result cannot arrive any more: so a check that never ran has missed slots, too.
 fn count(
     check: &Check,
     found: Option<&Found>,
@@ -264,7 +264,7 @@ fn count(
 ) -> (u64, Counted) {
     let (timing, spec) = (check.timing(), check.spec_hash());
     let current = timing.slot_at(unix_ms);
-    // What lies further ahead was noted by a clock that was wrong, and would stop the counting.
+    // A slot further ahead was recorded by a wrong clock, and would stop the counting.
     let is_possible = |slot: &u64| *slot <= timing.after(current).0;
     let counted = before.and_then(|before| before.counted).filter(|counted| counted.spec == spec);
     let up_to = counted.map(|counted| counted.up_to_unix_ms).filter(is_possible);
@@ -273,15 +273,15 @@ fn count(
     let told = found.and_then(|found| found.result.after_unix_ms).filter(is_possible);
     let ran = found.map(|found| found.result.due_unix_ms).filter(is_possible).map(Slot);
     let known = up_to.max(seen).max(told).map(Slot);
-    // A check that is new, or whose shard is, takes a moment until it is run: nothing is missed by that.
+    // A new check, or a check of a new shard, takes a moment to run first: no slot is missed by that.
     let has_begun = seen.or(told).is_some() || counted.is_some_and(|counted| counted.missed > 0);
     let mut missed = match (known, ran) {
         (Some(known), Some(ran)) if has_begun => timing.between(known, ran),
         _ => 0,
     };
-    // Of a check that was not known before, the slot in which it came counts too.
+    // For a check that was not known before, the slot in which it appeared counts too.
     let mut last = known.max(ran).unwrap_or(timing.before(current));
-    // Of slots before that, another may have seen the results.
+    // An earlier leader may have seen the results of slots before that.
     let since = unix_ms.saturating_sub(millis(listened_for));
     let passed = unix_ms.saturating_sub(millis(timing.interval() * 2 + FRESH_GRACE));
     let last_passed = timing.slot_at(passed);
@@ -325,7 +325,7 @@ fn status_of(
                 status.message = format!("no result since {run}, when node {by} ran it");
                 status.state = State::Unknown;
             }
-            // Another may have heard more, and said so before its term ended.
+            // An earlier leader may have received more results and stored this state before its term ended.
             Age::Stale => {
                 status.state = state_before;
                 if let Some(before) = before {
@@ -390,12 +390,12 @@ fn of_result(check: &Check, Found { node, result }: &Found, state_before: State)
     }
 }
 
-/// What a run's time says about its result.
+/// Classification of a result by the time of its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Age {
     Fresh,
     Stale,
-    /// It lies further in the future than clocks may differ.
+    /// The run is dated further in the future than clocks may differ.
     Ahead,
 }
 
@@ -410,7 +410,7 @@ fn age(check: &Check, run: UnixMs, now_unix_ms: u64) -> Age {
     }
 }
 
-/// How long a result supports a state.
+/// How long a result of this check supports a state.
 fn fresh_for(check: &Check) -> Duration {
     check.timing().interval() * FRESH_INTERVALS + check.spec().timeout().0 + FRESH_GRACE
 }

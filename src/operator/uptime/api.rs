@@ -1,5 +1,5 @@
-//! Uptime checks from the Kubernetes API: followers run those of their shards, the leader writes what came of
-//! each into its status.
+//! Uptime checks from the Kubernetes API: followers run the checks of their shards, the leader writes the
+//! result of each check into its status.
 //!
 //! ```text
 //! API ──▶ cache ──▶ Checks (a snapshot) ──▶ the same work as with a folder ──▶ statuses, on the leader
@@ -48,33 +48,34 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Changes that come within this are one snapshot.
+/// Changes within this time are published as one snapshot.
 const SETTLES_WITHIN: Duration = Duration::from_millis(50);
-/// Times and latencies alone are written this often; a change of state is written at once.
+/// How often times and latencies alone are written; a change of state is written at once.
 const WRITTEN_EVERY: Duration = Duration::from_secs(60);
-/// How many statuses are written at once.
+/// Number of statuses that are written concurrently.
 const AT_ONCE: usize = 8;
-/// Of so many objects it is known that their status was written here.
+/// Maximum number of UIDs remembered of objects whose status was written here.
 const MOST_WRITTEN: usize = 100_000;
 
-/// The checks that the API has, as they change.
+/// Checks of the Kubernetes API, as they change.
 #[derive(Debug)]
 pub struct ApiChecks {
     book: Arc<Book>,
     checks: watch::Sender<Arc<Checks>>,
 }
 
-/// A check that can be run, or what is wrong with it.
+/// A check that can be run, or what is wrong with its object.
 type Verdict = Result<Arc<Check>, Vec<FieldError>>;
 
-/// Every object that was seen, and what it is good for.
+/// All objects seen, each with the verdict on it.
 #[derive(Debug, Default)]
 struct Book {
     objects: Mutex<BTreeMap<CheckKey, Entry>>,
     changed: Notify,
 }
 
-/// An object, as it was judged, and as it came since. To judge it may take long: expressions are compiled.
+/// Verdict on an object, and a newer version that is not judged yet. Judging may take long, because regular
+/// expressions are compiled.
 #[derive(Debug, Default)]
 struct Entry {
     verdict: Option<Verdict>,
@@ -103,7 +104,7 @@ impl Book {
         self.changed.notify_one();
     }
 
-    /// Judges what came. Blocks for as long as that takes, and nobody else meanwhile.
+    /// Judges the new objects. Blocks for as long as that takes, without holding the lock.
     fn judge(&self) {
         let lock = || self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let came: Vec<_> = {
@@ -115,14 +116,14 @@ impl Book {
             let check = Check::new(resource::UptimeCheck::from((*object).clone()));
             let mut objects = lock();
             let Some(entry) = objects.get_mut(&key) else { continue };
-            // It may have been changed again meanwhile.
+            // The object may have changed again during the judging.
             if entry.came.as_ref().is_some_and(|came| Arc::ptr_eq(came, &object)) {
                 *entry = Entry { verdict: Some(check.map(Arc::new)), came: None };
             }
         }
     }
 
-    /// What is judged.
+    /// Returns the checks and problems of all judged objects.
     fn snapshot(&self) -> Checks {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let mut checks = Checks::default();
@@ -153,7 +154,7 @@ fn key_of(object: &UptimeCheck) -> CheckKey {
 }
 
 impl ApiChecks {
-    /// Those of that scope, kept by that operator. [`run`](Self::run) must run beside it.
+    /// The checks in this scope, cached by this operator. [`run`](Self::run) must run beside it.
     pub fn of(operator: &mut Operator, scope: &Scope) -> Self {
         let book: Arc<Book> = Arc::default();
         let told = Arc::clone(&book);
@@ -161,16 +162,16 @@ impl ApiChecks {
         Self { book, checks: watch::Sender::default() }
     }
 
-    /// What there is, as it changes.
+    /// Receiver of the snapshots of all checks.
     pub fn checks(&self) -> watch::Receiver<Arc<Checks>> {
         self.checks.subscribe()
     }
 
-    /// Passes on what changes, until it is dropped.
+    /// Publishes changes until it is dropped.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, [`checks`](Self::checks) stays as it is.
+    /// If dropped, [`checks`](Self::checks) keeps its last snapshot.
     pub async fn run(self) -> Infallible {
         loop {
             self.book.changed.notified().await;
@@ -184,8 +185,8 @@ impl ApiChecks {
     }
 }
 
-/// Adds to an operator what these checks need: the work on shards, the leader's aggregation, and what writes
-/// the statuses.
+/// Adds to an operator what these checks need: the work on shards, the aggregation on the leader, and the
+/// controller that writes the statuses.
 #[must_use]
 pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
     let writer = StatusWriter {
@@ -207,18 +208,19 @@ pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
         .controller(controller)
 }
 
-/// Writes what is known of a check into its status.
+/// Writes the aggregated status of a check into its object.
 #[derive(Debug)]
 struct StatusWriter {
     statuses: watch::Receiver<Arc<Statuses>>,
-    /// The own cluster, as statuses name it.
+    /// Name of the own cluster in statuses.
     cluster: String,
-    /// The objects by UID that were written here: what another cluster writes afterwards is a rival's.
+    /// UIDs of objects whose status was written here. A status of another cluster found later is a rival's.
     written: Mutex<HashSet<String>>,
 }
 
 impl StatusWriter {
-    /// The other cluster that runs this check too, if its leader has overwritten what was written here.
+    /// Returns the other cluster that runs this check too, if its leader has overwritten the status written
+    /// here.
     fn rival<'a>(&self, object: &UptimeCheck, before: &'a UptimeCheckStatus) -> Option<&'a str> {
         let writer = before.cluster.as_deref().filter(|it| *it != self.cluster)?;
         let uid = object.metadata.uid.as_deref()?;
@@ -230,7 +232,8 @@ impl StatusWriter {
         if let Some(uid) = &object.metadata.uid {
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             if MOST_WRITTEN <= written.len() {
-                // Of checks that are long gone, most likely; the others are noted again at their next write.
+                // Most of these objects were probably deleted long ago; the others are added again at their
+                // next write.
                 written.clear();
             }
             written.insert(uid.clone());
@@ -272,7 +275,7 @@ impl Reconciler<UptimeCheck> for StatusWriter {
     }
 }
 
-/// The status that is to be written. Pure but for the time of new conditions.
+/// Returns the status to write. Pure except for the time of new conditions.
 fn status_of(
     object: &UptimeCheck,
     accepted: Result<(), &[FieldError]>,
@@ -282,7 +285,7 @@ fn status_of(
     let generation = object.metadata.generation;
     let mut status = match (accepted, known) {
         (Ok(()), Some(known)) => known,
-        // Nothing was found out yet under this leader: what was written stays.
+        // This leader has no result of the check yet, so the written status stays.
         (Ok(()), None) => before.clone(),
         (Err(_), _) => UptimeCheckStatus {
             observed_generation: generation,
@@ -319,7 +322,7 @@ fn status_of(
     status
 }
 
-/// Says in an event what has changed.
+/// Publishes an event about what has changed.
 async fn tell(
     object: &UptimeCheck,
     before: &UptimeCheckStatus,
@@ -344,7 +347,7 @@ async fn tell(
     }
 }
 
-/// Has the statuses written whose state has changed.
+/// Triggers the writing of statuses whose state has changed.
 #[derive(Debug)]
 struct Teller {
     statuses: watch::Receiver<Arc<Statuses>>,
@@ -378,7 +381,7 @@ impl LeaderTask for Teller {
     }
 }
 
-/// What of a status is written as soon as it differs.
+/// Part of a status that is written as soon as it differs.
 fn essence(stored: &Stored) -> impl PartialEq {
     let status = &stored.status;
     (status.state, status.last_change, status.observed_generation, status.message.clone())

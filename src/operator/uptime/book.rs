@@ -1,6 +1,6 @@
-//! The checks of one shard, what was claimed of them, what waits and what runs.
+//! State of the checks of one shard: claims, waiting runs and active runs.
 //!
-//! Pure: the time is an argument, and what is written here is saved by the runner.
+//! Pure: the time is an argument, and the runner saves the claims.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use crate::engine::ShardId;
 #[cfg(test)]
 mod tests;
 
-/// How long the claims of a check that is gone are kept: another node's folder may be behind or ahead.
+/// How long the claims of a removed check are kept: another node's folder may be older or newer.
 const FORGOTTEN_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A run that is due.
@@ -27,43 +27,43 @@ const FORGOTTEN_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 pub(super) struct Due {
     pub(super) check: Arc<Check>,
     pub(super) slot: Slot,
-    /// The last slot before it that is known to have a result.
+    /// Last earlier slot that is known to have a result.
     pub(super) after: Option<Slot>,
     pub(super) failures_before: u32,
     pub(super) standing: Standing,
-    /// What was claimed of the check before.
+    /// Claim of the check before this run.
     pub(super) before: Option<Claim>,
 }
 
-/// What a run that has ended is remembered by, if its result was published.
+/// Facts about an ended run whose result was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Told {
-    /// How many runs have failed in a row, that one included.
+    /// Number of runs that have failed in a row, that one included.
     pub(super) failures: u32,
     pub(super) standing: Standing,
 }
 
-/// The checks of one shard, what was claimed of them, what waits and what runs.
+/// State of the checks of one shard: claims, waiting runs and active runs.
 #[derive(Debug)]
 pub(super) struct Book {
     shard: ShardId,
     shards: u32,
     checks: BTreeMap<CheckKey, Arc<Check>>,
     running: BTreeSet<CheckKey>,
-    /// What is due and waits for a place.
+    /// Checks that are due and wait for a place.
     waiting: BTreeSet<CheckKey>,
     claims: Claims,
     has_unsaved: bool,
 }
 
 impl Book {
-    /// The book of a shard with these claims in it.
+    /// Creates the book of a shard with these claims.
     pub(super) fn new(shard: ShardId, shards: u32, claims: Claims) -> Self {
         let (checks, running, waiting) = Default::default();
         Self { shard, shards, checks, running, waiting, claims, has_unsaved: false }
     }
 
-    /// Takes over the checks of the shard. Gives those that are gone.
+    /// Replaces the checks of the shard. Returns the keys of removed checks.
     pub(super) fn adopt(&mut self, checks: &Checks) -> Vec<CheckKey> {
         let of_shard = checks.of_shard(self.shard, self.shards);
         let now = of_shard.map(|check| (check.key().clone(), Arc::clone(check))).collect();
@@ -81,7 +81,7 @@ impl Book {
         self.checks.values().filter(move |check| !is_busy(check.key()))
     }
 
-    /// What is to be started now and does not wait yet, the longest overdue first.
+    /// Returns the runs that are due and do not wait yet, the longest overdue first.
     pub(super) fn due(&self, now_unix_ms: u64) -> Vec<Due> {
         let mut due: Vec<Due> =
             self.idle().filter_map(|check| self.if_due(check, now_unix_ms)).collect();
@@ -89,7 +89,7 @@ impl Book {
         due
     }
 
-    /// The run of this check, if it is to be started now.
+    /// Returns the run of this check, if it is due now.
     pub(super) fn due_of(&self, key: &CheckKey, now_unix_ms: u64) -> Option<Due> {
         let check = self.checks.get(key).filter(|_| !self.running.contains(key))?;
         self.if_due(check, now_unix_ms)
@@ -101,7 +101,7 @@ impl Book {
     }
 
     fn run_of(&self, check: &Arc<Check>, slot: Slot) -> Due {
-        // What was told of another spec says nothing about this one.
+        // The claim of another spec does not count for this one.
         let claim = self.claims.get(check.key()).filter(|claim| claim.spec == check.spec_hash());
         Due {
             check: Arc::clone(check),
@@ -116,12 +116,12 @@ impl Book {
         }
     }
 
-    /// How long it is until something is due; `None` if there is nothing that ever will.
+    /// Time until the next check is due; `None` if all checks wait or run.
     pub(super) fn next_due_in(&self, now_unix_ms: u64) -> Option<Duration> {
         self.idle().map(|check| self.next(check, now_unix_ms).due_in(now_unix_ms)).min()
     }
 
-    /// All claims, with those of `due` among them, to be saved.
+    /// Returns all claims, including new ones for `due`, to be saved.
     pub(super) fn claims_with(&self, due: &[Due]) -> Claims {
         let mut claims = self.claims.clone();
         for Due { check, slot, after, failures_before, standing, .. } in due {
@@ -134,7 +134,7 @@ impl Book {
             };
             claims.insert(check.key().clone(), claim);
         }
-        // By the slots of now, not by the latest claim: that may have been made by a clock that was ahead.
+        // Compares with the slots due now, not with the latest claim, whose clock may have been ahead.
         let newest = due.iter().map(|due| due.slot.0).max();
         claims.retain(|key, claim| {
             self.checks.contains_key(key)
@@ -143,29 +143,29 @@ impl Book {
         claims
     }
 
-    /// These claims are in the store.
+    /// Records that these claims are in the store.
     pub(super) fn claimed(&mut self, claims: Claims) {
         self.claims = claims;
         self.has_unsaved = false;
     }
 
-    /// This check waits for a place.
+    /// Records that this check waits for a place.
     pub(super) fn waits(&mut self, key: &CheckKey) {
         self.waiting.insert(key.clone());
     }
 
-    /// This check waits no more.
+    /// Records that this check no longer waits.
     pub(super) fn waits_no_more(&mut self, key: &CheckKey) {
         self.waiting.remove(key);
     }
 
-    /// The claimed run of this check has begun.
+    /// Records that the claimed run of this check has begun.
     pub(super) fn started(&mut self, key: &CheckKey) {
         self.running.insert(key.clone());
     }
 
-    /// A run has ended, and its result is published unless there is nothing told. Whether the check is still
-    /// there.
+    /// Records that a run has ended; `told` is set if its result is published. Returns whether the check
+    /// still exists.
     pub(super) fn ended(&mut self, check: &Check, told: Option<Told>) -> bool {
         let key = check.key();
         self.running.remove(key);
@@ -178,7 +178,7 @@ impl Book {
         self.checks.contains_key(key)
     }
 
-    /// A run was broken off and has no result: its slot is as if it had never been claimed.
+    /// Records that a run was aborted without a result: its slot counts as never claimed.
     pub(super) fn given_back(&mut self, check: &Check, before: Option<Claim>) {
         let key = check.key();
         self.running.remove(key);
@@ -189,12 +189,12 @@ impl Book {
         self.has_unsaved = true;
     }
 
-    /// The claims as they are known here.
+    /// Returns the claims as known on this node.
     pub(super) fn claims(&self) -> &Claims {
         &self.claims
     }
 
-    /// Whether more is known than was saved.
+    /// Whether the claims changed since they were last saved.
     pub(super) fn has_unsaved(&self) -> bool {
         self.has_unsaved
     }

@@ -1,4 +1,4 @@
-//! A check that can be run: a resource that was found good, and what is worked out from it once.
+//! A check that can be run: a validated resource, and the values computed from it once.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
@@ -19,17 +19,17 @@ pub use validate::FieldError;
 #[cfg(test)]
 mod tests;
 
-/// The namespace and name of a check; written `namespace/name`.
+/// Namespace and name of a check; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CheckKey {
-    /// Its namespace.
+    /// Namespace of the check.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// Name of the check.
     pub name: Arc<str>,
 }
 
 impl CheckKey {
-    /// The key of that namespace and name.
+    /// Returns the key of this namespace and name.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
@@ -41,7 +41,7 @@ impl fmt::Display for CheckKey {
     }
 }
 
-/// Text that is not `namespace/name`.
+/// Error for text that is not `namespace/name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not `namespace/name`")]
 pub struct NotACheckKey;
@@ -69,15 +69,15 @@ impl<'de> Deserialize<'de> for CheckKey {
     }
 }
 
-/// Tells one spec of a check from another, on every node alike; written as 16 hex digits.
+/// Hash of a check's spec, the same on every node; written as 16 hex digits.
 ///
-/// Slots belong to a spec: a changed check is run at once, whatever was run before.
+/// Slots belong to a spec: a check whose spec changed is run at once, regardless of earlier runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpecHash(pub u64);
 
 impl SpecHash {
     fn of(spec: &UptimeCheckSpec) -> Self {
-        // All maps in a spec are ordered, so the text is the same wherever it is made.
+        // All maps in a spec are ordered, so every node produces the same text.
         let json = serde_json::to_vec(spec).expect("a spec has no keys but strings");
         Self(fnv1a(&json))
     }
@@ -106,7 +106,7 @@ impl<'de> Deserialize<'de> for SpecHash {
 ///
 /// # Invariants
 ///
-/// Its resource was found good by [`Check::new`] and does not change.
+/// [`Check::new`] has validated the resource, and the resource does not change.
 #[derive(Clone, Debug)]
 pub struct Check {
     key: CheckKey,
@@ -124,11 +124,11 @@ impl PartialEq for Check {
 }
 
 impl Check {
-    /// The check of that resource.
+    /// Validates the resource and returns its check.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, by field.
+    /// Every problem of the resource, by field.
     pub fn new(mut resource: UptimeCheck) -> Result<Self, Vec<FieldError>> {
         validate::resource(&resource)?;
         resource.status = None;
@@ -136,97 +136,97 @@ impl Check {
         let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let key = CheckKey::new(namespace, metadata.name.as_str());
         let identity = metadata.uid.clone().unwrap_or_else(|| key.to_string());
-        // That of a UID is the one by which the API server picks objects.
+        // For objects with a UID, the API server filters by the hash of the UID.
         let shard_hash = match &metadata.uid {
             Some(uid) => fnv1a(uid.as_bytes()),
             None => hash_of_name(identity.as_bytes()),
         };
-        // Slots begin where they always did, whatever the shards are cut by.
+        // Slots keep their phase regardless of how checks are assigned to shards.
         let slot_hash = fnv1a(identity.as_bytes());
         let timing = Timing::new(resource.spec.interval.0, slot_hash);
         let spec_hash = SpecHash::of(&resource.spec);
         Ok(Self { key, resource, spec_hash, shard_hash, slot_hash, timing })
     }
 
-    /// Its namespace and name.
+    /// Namespace and name of the check.
     pub fn key(&self) -> &CheckKey {
         &self.key
     }
 
-    /// The resource it was made from, without a status.
+    /// Resource that the check was made from, without a status.
     pub fn resource(&self) -> &UptimeCheck {
         &self.resource
     }
 
-    /// What is to be checked.
+    /// Spec of the check's resource.
     pub fn spec(&self) -> &UptimeCheckSpec {
         &self.resource.spec
     }
 
-    /// Tells this spec from others.
+    /// Hash of the spec, different for different specs.
     pub fn spec_hash(&self) -> SpecHash {
         self.spec_hash
     }
 
-    /// When it is due.
+    /// Timing of the check's slots.
     pub fn timing(&self) -> Timing {
         self.timing
     }
 
-    /// The shard it belongs to, out of `shards`, of which there is at least one.
+    /// Shard of this check out of `shards`, which is at least one.
     pub fn shard(&self, shards: u32) -> ShardId {
         shard_of_hash(self.shard_hash, shards)
     }
 
-    /// The shard under which version 0.1 stored its status.
+    /// Shard under which version 0.1 stored the check's status.
     pub(super) fn former_shard(&self, shards: u32) -> ShardId {
         shard_of_hash(self.slot_hash, shards)
     }
 }
 
-/// All checks there are at one moment, and what was wrong with the rest. Immutable: a change is a new one.
+/// All checks at one moment, and the problems of the rest. Immutable: each change makes a new snapshot.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checks {
-    /// The checks, by key.
+    /// Checks that can be run, by key.
     pub checks: BTreeMap<CheckKey, Arc<Check>>,
-    /// What could not be read, in the order of files and lines.
+    /// Problems of manifests, in the order of files and lines.
     pub problems: Vec<Problem>,
-    /// What was of another kind, and was passed over: the first of them.
+    /// Skipped documents of other kinds: the first of them.
     pub skipped: Vec<Skipped>,
-    /// How many documents were passed over.
+    /// Number of skipped documents of other kinds.
     pub passed_over: usize,
-    /// Files that hold nothing to run, though they can be read: the first of them.
+    /// Readable files without any check: the first of them.
     pub without_checks: Vec<String>,
 }
 
 impl Checks {
-    /// These checks and no problems. Of two with one key, the last.
+    /// Returns these checks without problems. Of two checks with one key, the last counts.
     pub fn of(checks: impl IntoIterator<Item = Check>) -> Self {
         let checks = checks.into_iter().map(|check| (check.key.clone(), Arc::new(check)));
         Self { checks: checks.collect(), ..Self::default() }
     }
 
-    /// The checks of one shard.
+    /// Checks that belong to this shard.
     pub fn of_shard(&self, shard: ShardId, shards: u32) -> impl Iterator<Item = &Arc<Check>> {
         self.checks.values().filter(move |check| check.shard(shards) == shard)
     }
 }
 
-/// How many checks are in which state.
+/// Number of checks in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// All.
+    /// Number of all checks.
     pub total: u32,
-    /// Those that are up.
+    /// Number of checks that are up.
     pub up: u32,
-    /// Those that are down.
+    /// Number of checks that are down.
     pub down: u32,
-    /// Those of which nothing recent is known.
+    /// Number of checks without a recent result.
     pub unknown: u32,
 }
 
 impl Summary {
-    /// Counts one more.
+    /// Counts one check in this state.
     pub fn count(&mut self, state: State) {
         self.total += 1;
         match state {
@@ -237,7 +237,7 @@ impl Summary {
     }
 }
 
-/// One line for people: `13 checks: 12 up, 1 down`.
+/// Summary in one readable line: `13 checks: 12 up, 1 down`.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { total, up, down, unknown } = self;

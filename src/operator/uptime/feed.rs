@@ -1,4 +1,4 @@
-//! The results of all nodes, as they come in.
+//! Feed of the results of all nodes, as they arrive.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -17,20 +17,20 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// The key of the leader's list of recent changes, in its node's state.
+/// Key of the leader's list of recent changes, in its node's state.
 pub(super) const CHANGES: &str = "uptime/changes";
 
-/// How long changes are gathered before they are looked at.
+/// How long changes are collected before the results are evaluated.
 const GATHERED_FOR: Duration = Duration::from_millis(100);
-/// The results are looked at so often even if none comes: that none comes is what makes one stale.
+/// Maximum time between two evaluations: without new results, old ones become stale.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
-/// Changes that lie further in the future were noted by a wrong clock.
+/// Changes further in the future than this were recorded by a wrong clock.
 const CLOCKS_DIFFER_BY_MS: u64 = 5_000;
-/// Between attempts to open a watch that has failed.
+/// Delay before a failed watch is opened again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Whether one list of changes ends later than another. An end in the future was noted by a leader whose
-/// clock was wrong, and is older than any other.
+/// Whether a list of changes ends at or after another one. A list that ends in the future was recorded by a
+/// leader with a wrong clock, and counts as older than any other.
 fn is_newer(told: &[Change], than: &[Change], now_unix_ms: u64) -> bool {
     let latest = now_unix_ms.saturating_add(CLOCKS_DIFFER_BY_MS);
     let end = |told: &[Change]| {
@@ -46,9 +46,9 @@ pub(super) struct Feed {
     metrics: UptimeMetrics,
     watch: Option<StateWatch>,
     results: Results,
-    /// The nodes that tell changes as leader, or did.
+    /// Nodes with a list of changes in their state: the leader and earlier leaders.
     tellers: BTreeSet<NodeId>,
-    /// What was last told. It stays when its node leaves: until the next leader tells, nothing is newer.
+    /// Latest list of changes. The list stays when its node leaves, until the next leader publishes one.
     told: Vec<Change>,
 }
 
@@ -62,25 +62,25 @@ impl Feed {
         &self.results
     }
 
-    /// The changes that the leader tells. While leaders change, those of the one that saw the latest.
+    /// Changes that the leader publishes. During a change of leader, the list that ends latest.
     pub(super) fn told(&self) -> &[Change] {
         &self.told
     }
 
-    /// Whether this node has told changes as leader, and they are still in its state.
+    /// Whether this node published changes as leader and they are still in its state.
     pub(super) fn has_told(&self, node: NodeId) -> bool {
         self.tellers.contains(&node)
     }
 
-    /// Waits until it is time to look at the results again.
+    /// Waits until it is time to evaluate the results again.
     ///
     /// # Errors
     ///
-    /// Why the results cannot be followed; the next call tries again.
+    /// Error of the watch on the results; the next call tries again.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what has come in is kept.
+    /// Cancel safe: items that were received are kept.
     pub(super) async fn wait(&mut self) -> Result<(), StateError> {
         if self.watch.is_none() {
             match self.node.watch_key_cluster(WORK, WatchFrom::Snapshot).await {
@@ -102,7 +102,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Takes one item of the watch.
+    /// Receives and applies one item of the watch.
     async fn take(&mut self) {
         let Some(watch) = &mut self.watch else { return std::future::pending().await };
         match watch.recv().await {

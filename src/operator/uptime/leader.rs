@@ -1,19 +1,18 @@
-//! What the leader does with the results: it puts them together, notices changes of state, stores each
-//! check's status by fenced writes, and writes the status file.
+//! Work of the leader: it aggregates the results, detects changes of state, stores each check's status by
+//! fenced writes, and writes the status file.
 //!
 //! Statuses are stored per shard, under `uptime/status-by-name/{shard}` of the leader's data (checks of the
-//! Kubernetes API: `uptime/status/{shard}`): at once when a state
-//! changed, else once a minute, and at the end of a term. What is shown on the status page is always the
-//! latest.
+//! Kubernetes API: `uptime/status/{shard}`): at once when a state changed, else once a minute, and at the end
+//! of a term. The status page always shows the latest statuses.
 //!
 //! # Guarantees
 //!
-//! * A change is logged, counted and shown only when it is stored: a leader whose term is over, and that does
-//!   not know it yet, tells of none.
-//! * A new leader goes on from what the one before it knew. It calls no check `unknown` before it has itself
-//!   listened for as long as a result counts.
-//! * The status of a check that is not there any more is kept for a while: the next leader may see it, or the
-//!   same leader may see it again.
+//! * A change is logged, counted and shown only after it is stored: a leader whose term is over, and that
+//!   does not know it yet, publishes no change.
+//! * A new leader continues from what the previous leader stored. No check becomes `unknown` before the new
+//!   leader has listened for as long as a result counts.
+//! * The status of a removed check is kept for a while, because the next leader, or the same one, may see the
+//!   check again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,17 +43,17 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Statuses in which nothing but times and latencies changed are stored so often.
+/// How often statuses are stored in which only times and latencies changed.
 const STORED_EVERY: Duration = Duration::from_secs(60);
-/// So many shards' statuses are read at once, when a leader begins, or written at once, when it ends.
+/// Number of shards whose statuses are read concurrently at the start of a term, or written at its end.
 const CALLS_AT_ONCE: usize = 16;
-/// The status of a check that is gone is kept for so long. Nodes may see a change of the checks one after the
-/// other, by far less than this.
+/// How long the status of a removed check is kept. Nodes see a change of the checks at different times, which
+/// differ by far less than this.
 const GONE_KEPT_FOR: Duration = Duration::from_secs(300);
 
 pub(super) type Statuses = BTreeMap<CheckKey, Stored>;
 
-/// Puts the results of all nodes together, while its node leads.
+/// Aggregates the results of all nodes while its node leads.
 #[derive(Clone, Debug)]
 pub struct UptimeLeader {
     pub(super) checks: watch::Receiver<Arc<Checks>>,
@@ -98,7 +97,7 @@ impl LeaderTask for UptimeLeader {
                 }
             }
         }
-        // The term ends as planned, if it can still be written to.
+        // The term ends as planned, so the statuses are stored if the leader's data can still be written.
         if let Err(error) = desk.leave().await {
             tracing::debug!(%error, "statuses of uptime checks were not stored at the end of the term");
         }
@@ -106,7 +105,7 @@ impl LeaderTask for UptimeLeader {
     }
 }
 
-/// Takes back that this node leads, at the end, and what it knew as the leader: in its next term that is old.
+/// On drop, resets the leader's flag, statuses, summary and metrics: they would be outdated in its next term.
 struct Leading<'a>(&'a UptimeLeader);
 
 impl Drop for Leading<'_> {
@@ -118,18 +117,18 @@ impl Drop for Leading<'_> {
     }
 }
 
-/// What a leader knows, and what of it is stored.
+/// State of one leader, and the part of it that is stored.
 struct Desk<'a> {
     leader: &'a UptimeLeader,
     ctx: &'a LeaderContext,
     statuses: Statuses,
     changes: VecDeque<Change>,
     stored: BTreeMap<ShardId, StoredShard>,
-    /// The statuses of checks that are not there any more, and when that was seen.
+    /// Statuses of checks that were removed, and when that was seen.
     gone: BTreeMap<CheckKey, Gone>,
-    /// When this leader began to listen.
+    /// When this leader began to follow the results.
     began: BootTime,
-    /// Whether all changes are stored and told.
+    /// Whether all changes are stored and published.
     changes_are_told: bool,
     file: status_file::StatusFile,
 }
@@ -146,7 +145,7 @@ struct StoredShard {
     at: BootTime,
 }
 
-/// Where the statuses of a shard are stored. Names and UIDs are cut differently, see [`CutBy`].
+/// Key of a shard's statuses. Names and UIDs have different shards, see [`CutBy`].
 fn status_key(cut_by: CutBy, shard: ShardId) -> String {
     match cut_by {
         CutBy::Uids => format!("uptime/status/{shard}"),
@@ -155,7 +154,7 @@ fn status_key(cut_by: CutBy, shard: ShardId) -> String {
 }
 
 impl<'a> Desk<'a> {
-    /// With what former leaders have stored.
+    /// Loads the changes that earlier leaders have stored.
     async fn open(leader: &'a UptimeLeader, ctx: &'a LeaderContext) -> Result<Self, FencedError> {
         let mut desk = Self {
             leader,
@@ -174,7 +173,7 @@ impl<'a> Desk<'a> {
         Ok(desk)
     }
 
-    /// A stored value; nothing if it cannot be read.
+    /// Parses a stored value; returns the default if it is malformed.
     fn read<T: Default + for<'de> serde::Deserialize<'de>>(&self, value: &[u8]) -> T {
         serde_json::from_slice(value).unwrap_or_else(|error| {
             self.leader.metrics.junk.inc();
@@ -183,13 +182,14 @@ impl<'a> Desk<'a> {
         })
     }
 
-    /// Looks at the results, stores what they say, and passes it on.
+    /// Aggregates the results, stores the statuses and publishes them.
     ///
     /// # Errors
     ///
-    /// [`FencedError`] if it could not be stored. Then nothing is passed on, and the next look finds the same.
+    /// [`FencedError`] if the statuses could not be stored. Nothing is published then, and the next call
+    /// finds the same changes.
     async fn look(&mut self, checks: &Checks, feed: &Feed) -> Result<(), FencedError> {
-        // A process that was stopped finds everything old, before it hears that its term is over.
+        // A process that was suspended finds all results stale before it learns that its term is over.
         self.ctx.check()?;
         self.load_shards_of(checks).await?;
         self.find_again(checks);
@@ -214,7 +214,7 @@ impl<'a> Desk<'a> {
         self.leader.summary.send_replace(Some(summary.to_string()));
         self.leader.statuses.send_replace(Arc::new(self.statuses.clone()));
         let report = Arc::new(report(checks, &self.statuses, &self.changes, self.leader.shards));
-        // From now on this is what is shown, and no longer what the node sees as a follower.
+        // From now on the page shows this report, and no longer what the node sees as a follower.
         self.leader.leading.send_replace(true);
         self.leader.report.send_if_modified(|shown| {
             let is_new = *shown != report;
@@ -225,7 +225,7 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    /// Takes over the statuses of checks that are there again as they were.
+    /// Restores the statuses of removed checks that have come back with the same spec.
     fn find_again(&mut self, checks: &Checks) {
         for (key, check) in &checks.checks {
             if let Some(Gone { stored, .. }) = self.gone.remove(key)
@@ -236,7 +236,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Notes whose checks are not there any more, and forgets those that have not been for long.
+    /// Records which checks were removed, and drops those that were removed long ago.
     fn note_gone(&mut self, statuses: &Statuses) {
         let now = clock::boot_now();
         self.gone.retain(|_, gone| now.since(gone.since) < GONE_KEPT_FOR);
@@ -256,7 +256,7 @@ impl<'a> Desk<'a> {
         self.gone.extend(gone);
     }
 
-    /// Loads what is stored of shards that have checks and were not looked at yet.
+    /// Loads the stored statuses of shards that have checks and were not loaded yet.
     async fn load_shards_of(&mut self, checks: &Checks) -> Result<(), FencedError> {
         let UptimeLeader { shards, cut_by, .. } = *self.leader;
         let all = checks.checks.values();
@@ -271,7 +271,7 @@ impl<'a> Desk<'a> {
         let found = self.load(missing, |shard| status_key(cut_by, shard)).await?;
         let is_stored = |key: &CheckKey| found.values().any(|statuses| statuses.contains_key(key));
         if cut_by == CutBy::Names {
-            // By version 0.1, which had one shard less.
+            // Stored by version 0.1, which had one shard less.
             let new = all.filter(|check| found.contains_key(&check.shard(shards)));
             let former: BTreeSet<ShardId> = new
                 .filter(|check| !is_stored(check.key()))
@@ -292,7 +292,7 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    /// What is stored of these shards, under these keys.
+    /// Loads the statuses of these shards, stored under these keys.
     async fn load(
         &self,
         shards: BTreeSet<ShardId>,
@@ -311,7 +311,7 @@ impl<'a> Desk<'a> {
         Ok(loaded)
     }
 
-    /// Stores the statuses of the shards in which something changed, and the changes.
+    /// Stores the statuses of the shards in which something changed, and the list of changes.
     async fn store(
         &mut self,
         checks: &Checks,
@@ -330,7 +330,7 @@ impl<'a> Desk<'a> {
         if !self.changes_are_told {
             let json = serde_json::to_vec(changes).unwrap_or_default();
             self.ctx.fenced().put(CHANGES, json.as_slice()).await?;
-            // For the pages of the others, which cannot read the leader's data.
+            // For the status pages of other nodes, which cannot read the leader's data.
             if let Err(error) = self.ctx.node().put(CHANGES, &json).await {
                 tracing::debug!(%error, "changes of uptime checks cannot be told to the other nodes");
             }
@@ -339,7 +339,7 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    /// The statuses that are to be stored for each shard.
+    /// Returns the statuses to store for each shard.
     fn by_shard(&self, checks: &Checks, statuses: &Statuses) -> BTreeMap<ShardId, Statuses> {
         let mut by_shard: BTreeMap<ShardId, Statuses> =
             self.stored.keys().map(|shard| (*shard, Statuses::new())).collect();
@@ -355,7 +355,7 @@ impl<'a> Desk<'a> {
         by_shard
     }
 
-    /// Stores all that differs from what is stored, for the next leader.
+    /// Stores every difference to the stored statuses, for the next leader.
     async fn leave(&mut self) -> Result<(), FencedError> {
         let checks = Arc::clone(&self.leader.checks.borrow());
         let mut differing = self.by_shard(&checks, &self.statuses);
@@ -373,7 +373,7 @@ impl<'a> Desk<'a> {
     async fn write_file(&mut self, checks: &Checks) {
         let Some(path) = self.leader.status_file.clone() else { return };
         let text = status_file::text(checks, &self.statuses);
-        // Not fenced: a file is one machine's own. Two leaders in a row may write it in either order.
+        // Not fenced: the file belongs to one machine. Two consecutive leaders may write it in either order.
         if self.file.holds(&text) || self.ctx.check().is_err() {
             return;
         }
@@ -386,7 +386,7 @@ async fn put(ctx: &LeaderContext, key: String, statuses: &Statuses) -> Result<()
     ctx.fenced().put(&key, json).await.map(|_| ())
 }
 
-/// Whether a state, a spec or a generation differs, or anything else for long enough.
+/// Whether a state, a spec or a generation differs, or anything else and the last write was long ago.
 fn is_worth_storing(before: &Statuses, now: &Statuses, stored_for: Duration) -> bool {
     fn essence(statuses: &Statuses) -> impl Iterator<Item = impl PartialEq + '_> {
         statuses.iter().map(|(key, Stored { status, spec, .. })| {

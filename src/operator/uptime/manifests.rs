@@ -1,18 +1,18 @@
 //! Checks from a folder of YAML files, read again when something changes there.
 //!
-//! Every `*.yaml` and `*.yml` file of the folder itself is read (not of folders below, nor hidden files);
-//! a file may hold several documents, and a document a list of them, as `kubectl get -o yaml` prints it.
-//! Other kinds are passed over, and counted. What is malformed is named with file, line and field, and the
-//! rest goes on.
+//! Every `*.yaml` and `*.yml` file of the folder itself is read (not of folders below, nor hidden files); a
+//! file may hold several documents, and a document a list of them, as `kubectl get -o yaml` prints it.
+//! Documents of other kinds are skipped and counted. Malformed documents are reported with file, line and
+//! field, and the rest is read.
 //!
 //! # Guarantees
 //!
-//! * A check never stops because of a file that is being edited: while a file holds something malformed,
-//!   or cannot be read, those of its checks that are not in it any more are kept as they were last read.
-//!   They go when the file is good again without them, or is deleted.
-//! * Two checks of one name: the one in the first file, by name, and there the first one, is taken; the
-//!   other is a problem.
-//! * Nothing in a folder makes this use unbounded memory or panic.
+//! * A check never stops because its file is being edited: while a file holds something malformed or cannot
+//!   be read, its checks that are missing from it now are kept as last read. They are removed when the file
+//!   is well formed without them, or is deleted.
+//! * If two checks have the same name, the first one of the first file, by file name, is used; the other is
+//!   reported as a problem.
+//! * No content of a folder makes this use unbounded memory or panic.
 
 use std::{
     collections::BTreeMap,
@@ -38,34 +38,34 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-/// Larger files are not read.
+/// Maximum size of a file; larger files are not read.
 const MOST_FILE_BYTES: u64 = 1 << 20;
-/// Further files, by name, are not read.
+/// Maximum number of files, by name; further files are not read.
 const MOST_FILES: usize = 1000;
-/// Further checks are left out.
+/// Maximum number of checks; further checks are left out.
 const MOST_CHECKS: usize = 10_000;
-/// Further problems are counted but not told.
+/// Maximum number of problems in the list; further problems are only counted.
 const MOST_PROBLEMS: usize = 200;
-/// Further documents of other kinds are counted but not told.
+/// Maximum number of skipped documents in the list; further ones are only counted.
 const MOST_SKIPPED: usize = 200;
 
-/// How long nothing must change before the folder is read: an editor writes in several steps.
+/// How long the folder must be unchanged before it is read: editors write in several steps.
 const QUIET_AFTER: Duration = Duration::from_millis(100);
-/// After so many changes it is read even though it is not quiet.
+/// After this many changes the folder is read even if it still changes.
 const MOST_UNQUIET: usize = 10;
-/// The folder is read so often even if nothing is heard: not every file system tells of changes.
+/// How often the folder is read without a change event: not every file system reports changes.
 const RESCAN_EVERY: Duration = Duration::from_secs(10);
 
-/// What could not be read, and where.
+/// A problem in a manifest, and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
-    /// The file's name in its folder; the folder itself if that cannot be read.
+    /// Name of the file in its folder; the folder itself if that cannot be read.
     pub file: String,
-    /// The line, counted from one, where one can be named.
+    /// Line in the file, counted from one; `None` if no line can be named.
     pub line: Option<u64>,
-    /// The field, like `spec.expect.status[1]`, where one can be named.
+    /// Path of the field, like `spec.expect.status[1]`; `None` if no field can be named.
     pub field: Option<String>,
-    /// What is wrong and what to do.
+    /// Text that states the problem and its remedy.
     pub message: String,
 }
 
@@ -78,26 +78,26 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// A document that is no check, and was passed over.
+/// A document of another kind than a check, which was skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// The file's name in its folder.
+    /// Name of the file in its folder.
     pub file: String,
-    /// The line at which the document begins.
+    /// Line at which the document begins.
     pub line: u64,
-    /// Its kind.
+    /// Kind of the skipped document.
     pub kind: String,
 }
 
-/// The folder cannot be used at all.
+/// Error of a folder that cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is not there, or may not be read.
+    /// The folder does not exist, or this user may not read it.
     #[error("cannot read the folder of checks `{}`: name one that exists and that this user may read", .folder.display())]
     Unreadable {
-        /// The folder.
+        /// Folder that was to be read.
         folder: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
@@ -111,12 +111,12 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Reads the folder for the first time. Later ones are published to the receiver while
-    /// [`run`](Self::run) runs.
+    /// Reads the folder for the first time. [`run`](Self::run) publishes later versions to the receiver.
     ///
     /// # Errors
     ///
-    /// If there is no such folder. What is wrong inside it is told in [`Checks::problems`].
+    /// [`FolderError`] if the folder cannot be read. Problems inside the folder are listed in
+    /// [`Checks::problems`].
     pub async fn open(
         path: impl Into<PathBuf>,
     ) -> Result<(Self, watch::Receiver<Arc<Checks>>), FolderError> {
@@ -134,15 +134,15 @@ impl Folder {
     ///
     /// # Cancel safety
     ///
-    /// What was published stays; a dropped future publishes nothing more.
+    /// Published checks stay; a dropped future publishes nothing more.
     pub async fn run(mut self, cancel: CancellationToken) {
-        // One note of a change is enough, however many there are.
+        // Capacity 1: one queued note stands for any number of changes.
         let (heard, mut changes) = mpsc::channel(1);
         let mut watcher = None;
         while !cancel.is_cancelled() {
             if watcher.is_none() {
                 watcher = listen(&self.path, heard.clone());
-                // What changed before anybody listened is not told.
+                // The watcher does not report changes from before it started, so the folder is read again.
                 if watcher.is_some() && !self.read().await {
                     watcher = None;
                 }
@@ -157,14 +157,13 @@ impl Folder {
                 () = tokio::time::sleep(RESCAN_EVERY) => {}
             }
             if !self.read().await {
-                // The folder may have been replaced by another of the same name, which is not the one
-                // that is watched.
+                // Another folder of the same name may have replaced the folder that is watched.
                 watcher = None;
             }
         }
     }
 
-    /// Reads the folder once and publishes what changed. Whether it could be read.
+    /// Reads the folder once and publishes changes. Returns whether the folder could be read.
     async fn read(&mut self) -> bool {
         let memory = std::mem::take(&mut self.memory);
         let (memory, read) = blocking(&self.path, memory).await;
@@ -182,7 +181,7 @@ impl Folder {
         is_readable
     }
 
-    /// All checks as they were last read, and that the folder cannot be read.
+    /// Returns the checks as last read, with the problem that the folder cannot be read.
     fn as_before(&self, error: &io::Error) -> Checks {
         let checks = self.checks.borrow().checks.clone();
         let problem = Problem {
@@ -197,7 +196,7 @@ impl Folder {
     }
 }
 
-/// Logs what cannot be read.
+/// Logs the problems and what was skipped.
 fn tell(checks: &Checks) {
     for problem in &checks.problems {
         tracing::warn!(%problem, "manifest cannot be used");
@@ -225,19 +224,20 @@ async fn blocking(path: &Path, memory: Memory) -> (Memory, io::Result<Checks>) {
     };
     match tokio::task::spawn_blocking(read).await {
         Ok(read) => read,
-        // Only if the runtime is being shut down, or for a panic, which would be a bug of ours.
+        // Happens only if the runtime shuts down, or on a panic, which would be a bug of ours.
         Err(error) => (Memory::default(), Err(io::Error::other(error))),
     }
 }
 
-/// Notes changes in the folder, if the system can tell of them.
+/// Watches the folder for changes, if the operating system can report them.
 fn listen(path: &Path, heard: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let note = move |event: notify::Result<notify::Event>| {
-        // Reading the folder is an access too: only others' writes count. What fails may be a change.
+        // Our own reads cause access events, so those are ignored. An error event may hide a change, so it
+        // counts.
         if event.is_ok_and(|event| event.kind.is_access()) {
             return;
         }
-        // Full means that a change is noted already.
+        // A full channel holds a note of a change already.
         let _ = heard.try_send(());
     };
     let listening = notify::recommended_watcher(note)
@@ -251,10 +251,10 @@ fn listen(path: &Path, heard: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     }
 }
 
-/// Ends when something changed, and then nothing for a while.
+/// Returns after a change, once nothing has changed for a while.
 async fn quiet_after_a_change(changes: &mut mpsc::Receiver<()>) {
     if changes.recv().await.is_none() {
-        // Nobody listens: the other arm reads from time to time.
+        // No watcher: the other arm of the select reads the folder periodically.
         std::future::pending::<()>().await;
     }
     for _ in 0..MOST_UNQUIET {
@@ -264,15 +264,15 @@ async fn quiet_after_a_change(changes: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// What was good when it was last read: by file, by key.
+/// Checks as they were last read without an error: by file, by key.
 #[derive(Debug, Default)]
 struct Memory {
     files: BTreeMap<String, BTreeMap<CheckKey, Arc<Check>>>,
-    /// What the whole folder held, by its digest, and what came of it.
+    /// Digest of the whole folder when it was last read, and the checks that were read from it.
     last: Option<([u8; 32], Checks)>,
 }
 
-/// Reads the folder. `memory` holds the checks of malformed files over from one time to the next.
+/// Reads the folder. `memory` carries the checks of malformed files from one read to the next.
 fn read_folder(path: &Path, memory: &mut Memory) -> io::Result<Checks> {
     let mut reading = Reading::default();
     let names = file_names(path, &mut reading)?;
@@ -285,10 +285,10 @@ fn read_folder(path: &Path, memory: &mut Memory) -> io::Result<Checks> {
     if let Some((last, checks)) = &memory.last
         && *last == seen
     {
-        // To parse all of it again would find the same, and take its time.
+        // The content is the same, so parsing it again would give the same checks.
         return Ok(checks.clone());
     }
-    // A file may have changed since: what is remembered is what was parsed.
+    // Files may have changed since the first read, so the digest is of the text that is parsed.
     let mut parsed = Digest::of(&reading.problems);
     for name in &names {
         let text = read_file(&path.join(name));
@@ -330,7 +330,7 @@ fn file_names(path: &Path, reading: &mut Reading) -> io::Result<Vec<String>> {
 
 fn read_file(path: &Path) -> Result<String, String> {
     let cannot_be_read = |error: io::Error| format!("cannot be read: {error}");
-    // A pipe or a device would block or never end.
+    // Reading a pipe or a device would block or never end.
     let metadata = fs::metadata(path).map_err(cannot_be_read)?;
     if !metadata.is_file() {
         return Err("is no file: move it elsewhere".to_owned());
@@ -350,18 +350,18 @@ fn read_file(path: &Path) -> Result<String, String> {
     })
 }
 
-/// A check and where it stands.
+/// A check and its place in the folder.
 struct Found {
     check: Arc<Check>,
     file: String,
     line: u64,
 }
 
-/// What one look at the folder has found so far.
+/// Findings of one read of the folder so far.
 #[derive(Default)]
 struct Reading {
     found: BTreeMap<CheckKey, Found>,
-    /// The files that hold something malformed, or cannot be read.
+    /// Names of the files that hold something malformed, or cannot be read.
     malformed: Vec<String>,
     problems: Vec<Problem>,
     skipped: Vec<Skipped>,
@@ -369,7 +369,7 @@ struct Reading {
     without_checks: Vec<String>,
 }
 
-/// The line in its file of a line of a document that begins at `document`, all counted from one.
+/// Line in the file for a line of a document that begins at line `document`; both counted from one.
 fn line_in_file(document: u64, within: u64) -> u64 {
     document + within.saturating_sub(1)
 }
@@ -415,7 +415,7 @@ impl Reading {
         self.without_checks.truncate(MOST_SKIPPED);
     }
 
-    /// Notes what is wrong with a document that begins at `line`.
+    /// Records the problems of a document that begins at `line`.
     fn note_malformed(&mut self, file: &str, line: u64, malformed: Vec<document::Malformed>) {
         for document::Malformed { line: within, field, message } in malformed {
             let line = within.map_or(line, |within| line_in_file(line, within));
@@ -447,7 +447,7 @@ impl Reading {
         self.found.insert(key, Found { check: Arc::new(check), file: file.to_owned(), line });
     }
 
-    /// Takes over what malformed files held when they were last good.
+    /// Adds the checks that malformed files held when they were last read without an error.
     fn keep(&mut self, memory: &Memory) {
         for file in &self.malformed {
             let Some(before) = memory.files.get(file) else { continue };

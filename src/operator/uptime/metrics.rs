@@ -1,4 +1,4 @@
-//! What the uptime checks tell Prometheus. Labels come from closed sets; no check is ever named.
+//! Prometheus metrics of the uptime checks. Labels come from closed sets; no label names a check.
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -11,43 +11,43 @@ use super::{
     resource::State,
 };
 
-/// The metrics of uptime checks. Cheap to clone.
+/// Metrics of uptime checks. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UptimeMetrics {
-    /// Checks by state, as the leader sees them; zero on the others.
+    /// Number of checks by state, as the leader sees them; zero on other nodes.
     pub checks: IntGaugeVec,
-    /// Changes of state that the leader has seen, by the state that came.
+    /// Number of changes of state that the leader has seen, by the new state.
     pub changes: IntCounterVec,
-    /// Runs by target and verdict.
+    /// Number of runs by target and verdict.
     pub runs: IntCounterVec,
-    /// How long answers took, by target.
+    /// Time until the answers came, by target.
     pub latency: HistogramVec,
-    /// From the beginning of a slot to that of its run.
+    /// Time from the start of a slot to the start of its run.
     pub lateness: Histogram,
-    /// Runs that go on.
+    /// Number of runs in progress.
     pub running: IntGauge,
-    /// Runs that are due and wait for a place.
+    /// Number of runs that are due and wait for a place.
     pub waiting: IntGauge,
-    /// Slots that nobody ran, as the leader has seen them.
+    /// Number of slots that no node ran, as the leader has seen them.
     pub missed: IntCounter,
-    /// Calls to the store that failed, by what they were for.
+    /// Number of failed calls to the store, by operation.
     pub store_failures: IntCounterVec,
-    /// What could not be read in the folder of manifests.
+    /// Number of problems in the folder of manifests.
     pub manifest_problems: IntGauge,
-    /// Results and statuses in the store that could not be read.
+    /// Number of malformed results and statuses in the store.
     pub junk: IntCounter,
 }
 
-/// What a call to the store was for: the values of the label `operation`.
+/// Purposes of calls to the store: the values of the label `operation`.
 pub(super) const OPERATIONS: [&str; 6] =
     ["load", "claim", "publish", "retract", "collect", "status"];
 
 impl UptimeMetrics {
-    /// Makes the metrics and registers them.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
     ///
-    /// If a metric of such a name is registered already.
+    /// An error of the registry if a metric with one of these names is registered already.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::new()?;
         for collector in metrics.collectors() {
@@ -56,7 +56,7 @@ impl UptimeMetrics {
         Ok(metrics)
     }
 
-    /// Metrics that nobody reads.
+    /// Creates metrics without registering them.
     ///
     /// # Panics
     ///
@@ -137,7 +137,7 @@ impl UptimeMetrics {
         Ok(metrics)
     }
 
-    /// A series that is not there cannot be alerted on.
+    /// Creates every series with the value zero, because alerts need existing series.
     fn show_zeros(&self) {
         for state in [State::Up, State::Down, State::Unknown] {
             self.checks.with_label_values(&[state.as_str()]);
@@ -154,7 +154,7 @@ impl UptimeMetrics {
         }
     }
 
-    /// What [`Self::register`] registers.
+    /// Collectors that [`Self::register`] registers.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         vec![
             Box::new(self.checks.clone()),

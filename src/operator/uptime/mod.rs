@@ -1,5 +1,5 @@
-//! Uptime checks: the reference work. Followers run the checks of their shards, the leader aggregates
-//! what they found.
+//! Uptime checks: the reference work. Followers run the checks of their shards, the leader aggregates the
+//! results.
 //!
 //! ```text
 //! manifests ──▶ Checks (a snapshot) ──▶ runner, per shard ──▶ results (node state of the runner)
@@ -7,15 +7,15 @@
 //!                     └──────────────▶ aggregate, on the leader ◀───────┘ ──▶ statuses, changes, report
 //! ```
 //!
-//! Everything that decides is pure and is handed the time: [`shard`], [`schedule`], [`aggregate`]. The
-//! resource is that of the Kubernetes API, [`crd`].
+//! All decisions are pure functions that take the time as an argument: [`shard`], [`schedule`],
+//! [`aggregate`]. The resource is that of the Kubernetes API, [`crd`].
 //!
 //! # Invariants
 //!
-//! * A slot (one interval of one check) is run by one node at most: a run is claimed in the store, by a
-//!   write that only the shard's owner can make, before it begins.
-//! * No slot is passed over in silence: a slot that nobody ran is counted in the next result's `missed`.
-//! * A manifest that cannot be read stops no check.
+//! * At most one node runs a slot (one interval of one check): before a run begins, it is claimed in the
+//!   store by a write that only the shard's owner can make.
+//! * No slot is skipped silently: a slot that no node ran is counted in `missed` of the next result.
+//! * A malformed manifest stops no check.
 
 pub mod aggregate;
 pub mod api;
@@ -42,7 +42,7 @@ pub mod worker;
 
 pub use crate::k8s::shard;
 
-/// Values as manifests hold them.
+/// Value types of the fields of a manifest.
 pub mod value {
     pub use super::crd::{NotAStatusRange, StatusRange};
     pub use crate::k8s::crd::value::{NotASpan, Span, UnixMs};
@@ -57,15 +57,15 @@ pub use resource::UptimeCheck;
 
 use crate::{engine::WorkType, node::WorkerOptions};
 
-/// The name of the work type whose shards these are.
+/// Name of the work type whose shards hold the uptime checks.
 pub const WORK: &str = "uptime";
 
-/// The work type whose shards these are.
+/// Work type whose shards hold the uptime checks.
 pub fn work_type() -> WorkType {
     WorkType::new(WORK)
 }
 
-/// The work of that node's shards, as an option of the node.
+/// Options that make a node run the checks of its shards.
 pub fn worker_options(uptime: &Uptime) -> WorkerOptions {
     WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards()).as_leader(uptime.as_leader())
 }

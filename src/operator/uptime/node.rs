@@ -1,4 +1,4 @@
-//! The uptime checks of one node: everything that it runs for them, put together.
+//! Uptime checks of one node: everything that the node runs for them.
 //!
 //! ```no_run
 //! # use bellwether::{node::{ClusterNode, WorkerOptions}, operator::uptime::{self, Folder, Uptime, UptimeOptions}};
@@ -36,25 +36,26 @@ use crate::{clock, node::Node};
 #[cfg(test)]
 mod tests;
 
-/// How uptime checks are run.
+/// Options of the uptime checks of one node.
 #[derive(Clone)]
 pub struct UptimeOptions {
-    /// Into how many shards the checks are cut. At least 1. Default: 256. [`Uptime::shards`] is what the node's
-    /// work type has, which is one more for checks that are cut by [`CutBy::Names`].
+    /// Number of shards for the checks. At least 1. Default: 256. [`Uptime::shards`] is the number in the
+    /// node's work type, which is one more for checks that are cut by [`CutBy::Names`].
     pub shards: u32,
-    /// What tells checks apart. Default: their names.
+    /// Identity by which checks are assigned to shards. Default: namespace and name.
     pub cut_by: CutBy,
-    /// How many checks this node runs at once; fewer if the process may not open two files for each of them.
-    /// One that hangs takes its place until its timeout, so this is no bound on what a target has to bear.
-    /// At least 1. Default: 256.
+    /// Maximum number of checks that this node runs at once; fewer if the process may not open two files for
+    /// each. A check whose target hangs keeps its place until its timeout, so this does not limit the
+    /// requests to a target. At least 1. Default: 256.
     pub most_at_once: usize,
-    /// Whether this node runs checks even while it leads others. When it is alone it always does. Default: no.
+    /// Whether this node runs checks even while it leads other nodes. A node that is alone always runs them.
+    /// Default: no.
     pub as_leader: bool,
-    /// Where the leader writes all statuses, where there is no Kubernetes. Default: nowhere.
+    /// File to which the leader writes all statuses, for use without Kubernetes. Default: none.
     pub status_file: Option<PathBuf>,
-    /// What asks the targets. Default: [`Prober`].
+    /// Probe that sends the requests to the targets. Default: [`Prober`].
     pub probe: Arc<dyn Probe>,
-    /// What is counted. Default: metrics that nobody reads.
+    /// Metrics of the uptime checks. Default: unregistered metrics.
     pub metrics: UptimeMetrics,
 }
 
@@ -84,19 +85,19 @@ impl std::fmt::Debug for UptimeOptions {
     }
 }
 
-/// What tells checks apart, and so what their shards are cut by.
+/// Identity of a check, by which checks are assigned to shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CutBy {
     /// Namespace and name: checks of a folder.
     ///
-    /// Version 0.1 cut names by another hash, which put many into one shard. Nodes that cut differently
-    /// must not work side by side, or one check would be in two shards. Nodes with another number of shards
-    /// never do: as long as a live node has the number that the plan goes by, it alone is given shards. So
-    /// one shard more stands for the other hash. In a rolling update of 0.1 the new nodes wait, and all of
-    /// them begin when the last old one has left.
+    /// Version 0.1 used another hash of names, which put many checks into one shard. Nodes with different
+    /// hashes must not work at the same time, or one check would be in two shards. Nodes with different
+    /// numbers of shards never do: as long as a live node has the number of shards of the plan, only nodes
+    /// with that number get shards. So nodes with the new hash use one shard more. In a rolling update from
+    /// 0.1 the new nodes wait, and all of them start when the last old node has left.
     #[default]
     Names,
-    /// The UID: checks of the Kubernetes API. Cut by ranges that the API server can filter by.
+    /// The UID: checks of the Kubernetes API. Shards are ranges of a hash by which the API server can filter.
     Uids,
 }
 
@@ -109,19 +110,19 @@ impl CutBy {
     }
 }
 
-/// What the process needs beside the runs: connections to the store, watches, the status server.
+/// Number of files that the process needs beside the runs: for the store, watches and the status server.
 const FILES_OF_THE_REST: u64 = 64;
-/// A run may look up a name by two queries at once, or connect to two addresses.
+/// Number of files that a run needs: for two DNS queries, or connections to two addresses, at once.
 const FILES_OF_A_RUN: u64 = 2;
 
-/// How many runs at once a process may have that may open so many files; `None` means any number.
+/// How many concurrent runs a process with this limit of open files can have; `None` means no limit.
 fn affordable(most_files: Option<u64>) -> usize {
     let most_files = most_files.unwrap_or(u64::MAX);
     let for_runs = most_files - FILES_OF_THE_REST.min(most_files / 2);
     usize::try_from(for_runs / FILES_OF_A_RUN).unwrap_or(usize::MAX)
 }
 
-/// The uptime checks of one node.
+/// Uptime checks of one node: worker, leader task and report.
 #[derive(Clone, Debug)]
 pub struct Uptime {
     worker: UptimeWorker,
@@ -130,7 +131,7 @@ pub struct Uptime {
 }
 
 impl Uptime {
-    /// For these checks.
+    /// Creates the work for these checks.
     pub fn new(checks: watch::Receiver<Arc<Checks>>, options: UptimeOptions) -> Self {
         let UptimeOptions { shards, cut_by, most_at_once, as_leader, status_file, probe, metrics } =
             options;
@@ -151,47 +152,47 @@ impl Uptime {
         Self { worker, as_leader, leader }
     }
 
-    /// Into how many shards the checks are cut.
+    /// Number of shards into which the checks are cut.
     pub fn shards(&self) -> u32 {
         self.leader.shards
     }
 
-    /// Whether the node runs checks even while it leads others.
+    /// Whether the node runs checks even while it leads other nodes.
     pub fn as_leader(&self) -> bool {
         self.as_leader
     }
 
-    /// What runs the checks of the shards that the node holds.
+    /// Worker that runs the checks of the shards that the node holds.
     pub fn worker(&self) -> UptimeWorker {
         self.worker.clone()
     }
 
-    /// What puts the results together while the node leads.
+    /// Task that aggregates the results while the node leads.
     pub fn leader_task(&self) -> UptimeLeader {
         self.leader.clone()
     }
 
-    /// The statuses of all checks, as they change while this node leads.
+    /// Receiver of the statuses of all checks while this node leads.
     pub(super) fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
         self.leader.statuses.subscribe()
     }
 
-    /// How many checks are in which state, as it changes while this node leads.
+    /// Receiver of the summary, the number of checks in each state, while this node leads.
     pub(super) fn summary(&self) -> watch::Receiver<Option<String>> {
         self.leader.summary.subscribe()
     }
 
-    /// What this node knows of all checks, as it changes: as leader what it stores, else what it sees.
+    /// Receiver of this node's report on all checks: what it stores as leader, or what it sees as follower.
     pub fn report(&self) -> watch::Receiver<Arc<ChecksReport>> {
         self.leader.report.subscribe()
     }
 
-    /// Follows the results for [`report`](Self::report), and takes results that nobody needs any more out
-    /// of this node's state, until it is cancelled. To be run beside the node.
+    /// Follows the results for [`report`](Self::report), and deletes results that are no longer needed from
+    /// this node's state, until it is cancelled. Must run beside the node.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the report does not change any more unless the node leads.
+    /// If dropped, the report no longer changes unless the node leads.
     pub async fn follow(&self, node: Arc<dyn Node>, cancel: CancellationToken) {
         let metrics = &self.leader.metrics;
         let mut feed = Feed::new(Arc::clone(&node), metrics.clone());
@@ -229,8 +230,8 @@ impl Uptime {
         });
     }
 
-    /// Takes what nobody needs any more out of the node's state. What cannot be taken out now is tried
-    /// again next time.
+    /// Deletes results that are no longer needed from the node's state. A failed delete is tried again at the
+    /// next call.
     async fn tidy(&self, node: &dyn Node, feed: &Feed, checks: &Checks) {
         let mut outlived = feed.results().outlived(node.id(), checks, clock::unix_ms());
         if feed.has_told(node.id()) && !*self.leader.leading.borrow() {
@@ -247,7 +248,7 @@ impl Uptime {
     }
 }
 
-/// A node that follows has seen a check only for a while: since when it is in its state, the leader says.
+/// A follower does not know when a state began, so the time is taken from the leader's list of changes.
 fn since_the_last_change_told(report: &mut ChecksReport) {
     for check in &mut report.checks {
         let of_check =

@@ -1,35 +1,35 @@
-//! How many checks a node runs at once, shared fairly between all of its shards.
+//! Limits how many checks a node runs at once, shared fairly between all of its shards.
 //!
-//! Runs are admitted in the order in which they ask. Targets that hang must not hold up those that answer:
-//! a check whose last run got no answer in good time, or that has not been run yet, is *unproven*, and
-//! unproven runs leave a quarter of the places to the others. So a target that answers waits for nothing
-//! but its equals, and one that was never run waits for one round of the unproven at most.
+//! Runs are admitted in the order in which they ask. Targets that hang must not delay targets that answer: a
+//! check whose last run got no answer in good time, or that has not been run yet, is *unproven*, and unproven
+//! runs leave a quarter of the places to proven ones. So a proven target waits only for other proven ones,
+//! and a target that was never run waits for one round of the unproven ones at most.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The part of the places that unproven runs leave free.
+/// Fraction of the places that unproven runs leave free, as a divisor.
 const RESERVED: usize = 4;
 
-/// What is known of a check's target.
+/// Standing of a check's target, from its last run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
     /// The last run was answered in good time.
     Proven,
-    /// The last run was not, or there was none.
+    /// The last run was not answered in good time, or there was none.
     #[default]
     Unproven,
 }
 
-/// The places for runs of one node. Cheap to clone.
+/// Places for runs of one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pool {
     all: Arc<Semaphore>,
     unproven: Arc<Semaphore>,
 }
 
-/// A place for one run, until it is dropped.
+/// A place for one run, released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     _all: OwnedSemaphorePermit,
@@ -37,7 +37,7 @@ pub(super) struct Place {
 }
 
 impl Pool {
-    /// A pool of so many places; of at least one.
+    /// Creates a pool with this number of places, at least one.
     pub fn new(places: usize) -> Self {
         let places = places.clamp(1, Semaphore::MAX_PERMITS);
         let unproven = places - places / RESERVED;
@@ -52,7 +52,7 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the place in the queue is lost.
+    /// If dropped, the run loses its place in the queue.
     pub(super) async fn admit(&self, standing: Standing) -> Place {
         let unproven = match standing {
             Standing::Proven => None,

@@ -1,8 +1,8 @@
-//! Runs one check once: asks the target, and says what came of it.
+//! Runs one check once: sends a request to the target, and returns the result.
 //!
-//! Asks as a client would that has never been there: no connection, answer or session is kept from one
-//! run to the next, and no proxy of the environment is used. Never panics, whatever the target answers,
-//! and reads a bounded part of it.
+//! Each run acts as a new client: no connection, answer or session is kept from one run to the next, and
+//! proxies of the environment are not used. No answer of a target makes a run panic, and only a bounded part
+//! of an answer is read.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -38,34 +38,34 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
-/// What came of one run.
+/// Result of one run of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// Whether the target did all that is expected of it, if that could be found out.
     pub verdict: Verdict,
-    /// From the beginning until the answer was there: the connection for tcp, the records for dns, the
-    /// head of the response for http (after redirects). None if there was no answer.
+    /// Time from the start until the answer arrived: the connection for tcp, the records for dns, the head of
+    /// the response for http (after redirects). `None` if there was no answer.
     pub latency: Option<Duration>,
-    /// When the server's certificate ends, where one was seen.
+    /// Expiry of the server's certificate, if the run saw one.
     pub certificate_expires: Option<UnixMs>,
-    /// What was answered or what went wrong, in one line. Holds no secret of the manifest.
+    /// Answer or error in one line. Contains no secret of the manifest.
     pub message: String,
 }
 
-/// Whether a target did what is expected of it.
+/// Verdict on whether a target meets the expectations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    /// It did.
+    /// The target met all expectations.
     Up,
-    /// It did not.
+    /// The target did not meet an expectation.
     Down,
-    /// It could not be asked, or not be judged, for a reason that lies in this node.
+    /// This node could not send the request or judge the answer, for a reason of its own.
     Unknown,
 }
 
 impl Verdict {
-    /// `up`, `down` or `unknown`.
+    /// Text of the verdict: `up`, `down` or `unknown`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -75,7 +75,7 @@ impl Verdict {
     }
 }
 
-/// Something that runs checks: [`Prober`], or a stand-in for it.
+/// Interface that runs checks: [`Prober`], or a substitute.
 #[async_trait]
 pub trait Probe: Send + Sync {
     /// Runs the check once, within its timeout.
@@ -89,17 +89,17 @@ impl Probe for Prober {
     }
 }
 
-/// A timer that is later than this says that the process stood still, or had no processor.
+/// If a timer fires this much later, the process was suspended or got no CPU time.
 const HELD_UP_FOR: Duration = Duration::from_secs(1);
-/// The longest message that is kept, in characters.
+/// Maximum length of a message, in characters.
 const MOST_MESSAGE_CHARS: usize = 300;
 
-/// Runs checks. Cheap to clone.
+/// Runs checks against their targets. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Prober {
-    /// For servers that are to be verified by the public authorities.
+    /// TLS configuration that verifies servers by the public authorities.
     public: Arc<ClientConfig>,
-    /// What looks up names for connections.
+    /// Resolver of names for connections.
     names: Names,
     /// Where bodies are kept until an expression was matched.
     bodies: Room,
@@ -123,8 +123,9 @@ impl Prober {
         Self { public: Arc::new(public), names: Names::default(), bodies: Room::default() }
     }
 
-    /// The same, but connects to no address of these networks: a check that needs one is `unknown`, with the
-    /// reason. The name servers of the system are asked all the same.
+    /// Returns a prober that never connects to an address of these networks: a check that needs one is
+    /// `unknown`, with the reason. The system's name servers are still queried, even if they are in these
+    /// networks.
     #[must_use]
     pub fn denying(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.names.denied = Denied::new(networks);
@@ -135,7 +136,7 @@ impl Prober {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes what it opened. What the target did by then stays done.
+    /// Dropping the future closes its connections. Effects of the request on the target remain.
     pub async fn run(&self, check: &Check) -> Probed {
         let began = clock::boot_now();
         let timeout = check.spec().timeout().0;
@@ -145,13 +146,13 @@ impl Prober {
             Target::Dns(target) => in_time(timeout, dns::ask(self, check, target, began)).await,
         };
         let took = since(began);
-        // What came after the timeout does not count, even if the timer was late as well.
+        // An answer after the timeout does not count, even if the timer fired late as well.
         let answer = match answer {
             _ if took > timeout + HELD_UP_FOR => Err(Failure::own(format_args!(
                 "this node was held up: the run ended {} after its timeout",
                 Span(took.saturating_sub(timeout))
             ))),
-            // One that is wrong stays so, and says more.
+            // A wrong answer stays wrong, and its message is more useful than the timeout's.
             Ok(answer) if took > timeout && answer.wrong.is_none() => Err(late(timeout)),
             answer => answer,
         };
@@ -171,23 +172,23 @@ fn late(timeout: Duration) -> Failure {
     Failure::new(format_args!("no answer within {}", Span(timeout)))
 }
 
-/// What a target answered.
+/// Answer of a target to one request.
 #[derive(Debug)]
 struct Answer {
-    /// When it came.
+    /// Time until the answer arrived.
     latency: Duration,
-    /// What it was, in a line.
+    /// Content of the answer, in one line.
     text: String,
-    /// What of it is not as expected, if anything.
+    /// First violated expectation, if any.
     wrong: Option<String>,
-    /// When the server's certificate ends, where one was seen: the first of all on the way.
+    /// Earliest expiry of all certificates seen on the way, redirects included.
     certificate_expires: Option<UnixMs>,
-    /// The host that showed that certificate, if it redirected to another one.
+    /// Host of that certificate, if that host redirected to another one.
     certificate_of: Option<String>,
 }
 
 impl Answer {
-    /// One that came after so long, and of which nothing is said yet.
+    /// Answer that arrived after this time, with nothing else set yet.
     fn after(latency: Duration) -> Self {
         Self {
             latency,
@@ -199,11 +200,11 @@ impl Answer {
     }
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Debug)]
 struct Failure {
     text: String,
-    /// Whether the reason lies in this node, so that nothing is known of the target.
+    /// Whether the reason lies in this node, so that the target's state is not known.
     is_own: bool,
 }
 
@@ -212,12 +213,12 @@ impl Failure {
         Self { text: text.to_string(), is_own: false }
     }
 
-    /// For a reason that lies in this node.
+    /// Failure for a reason that lies in this node.
     fn own(text: impl fmt::Display) -> Self {
         Self { text: text.to_string(), is_own: true }
     }
 
-    /// The error and everything behind it. Errors that repeat what they wrap are named once.
+    /// Text of the error and its sources. Errors that repeat their source are shown once.
     fn of(doing: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
         if let Some(distress) = own::distress(error) {
             return Self::own(format_args!("{doing}: {distress}"));
@@ -235,8 +236,8 @@ impl Failure {
         Self::new(text)
     }
 
-    /// What failed, and the error of the system behind it, if there is one. All else that a library says of a
-    /// connection may repeat what was sent.
+    /// Text of what failed, with the operating system's error behind it, if there is one. Other texts of a
+    /// library about a connection may repeat what was sent.
     fn of_connection(doing: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -249,7 +250,7 @@ impl Failure {
     }
 }
 
-/// Holds the answer against what is expected of any target.
+/// Compares the answer with what is expected of any target.
 fn conclude(check: &Check, answer: Result<Answer, Failure>, now: UnixMs) -> Probed {
     let answer = match answer {
         Ok(answer) => answer,
@@ -309,12 +310,12 @@ fn too_slow(check: &Check, latency: Duration) -> Option<String> {
     })
 }
 
-/// Whole milliseconds, rounded up, so that no answer takes no time.
+/// Whole milliseconds, rounded up, so that no answer takes zero time.
 pub(super) fn millis_rounded_up(latency: Duration) -> u64 {
     u64::try_from(latency.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-/// The text without line breaks and control characters, which a target could have put there, and cut.
+/// Replaces line breaks and control characters, which a target may send, and cuts the text.
 fn one_line(text: &str) -> String {
     let clean = text.chars().map(|char| if char.is_control() { ' ' } else { char });
     let mut line: String = clean.take(MOST_MESSAGE_CHARS).collect();
@@ -328,16 +329,16 @@ fn since(began: BootTime) -> Duration {
     clock::boot_now().since(began)
 }
 
-/// What is left of a timeout.
+/// Remaining part of a timeout.
 fn left(began: BootTime, timeout: Duration) -> Duration {
     timeout.saturating_sub(since(began))
 }
 
-/// The certificates in a PEM text, as a store of trust.
+/// Parses the certificates of a PEM text, as trusted roots.
 ///
 /// # Errors
 ///
-/// What is wrong with the text, in words that show nothing of it: it may hold a private key.
+/// Text about what is wrong, without any part of the PEM text, which may contain a private key.
 pub(super) fn trusted(pem: &str) -> Result<Trust, String> {
     const REMEDY: &str = "write certificates in PEM, from `-----BEGIN CERTIFICATE-----` on, with their line \
                           breaks";
@@ -349,7 +350,7 @@ pub(super) fn trusted(pem: &str) -> Result<Trust, String> {
     }
     let mut trust = Trust::nobody();
     for (at, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
-        // The parser's own words repeat what they could not read.
+        // The parser's own text repeats the malformed input.
         let number = at + 1;
         let certificate =
             certificate.map_err(|_| format!("certificate {number} cannot be read: {REMEDY}"))?;

@@ -1,6 +1,6 @@
-//! What the status page and the command line show of the checks.
+//! Report on the checks for the status page and the command line.
 //!
-//! All times are milliseconds of Unix time, all spans milliseconds; node ids are text, because they can
+//! All times are milliseconds of Unix time, all durations milliseconds; node ids are text, because they can
 //! exceed 2^53.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,55 +17,55 @@ use super::{
 #[cfg(test)]
 mod tests;
 
-/// How many changes are remembered.
+/// Maximum number of changes in a report.
 pub const MOST_CHANGES: usize = 100;
 
-/// All checks with their states, what changed lately, and what could not be read.
+/// Report of all checks with their states, recent changes, and problems in manifests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChecksReport {
-    /// How many checks are in which state.
+    /// Number of checks in each state.
     pub summary: Summary,
-    /// The checks, by namespace and name.
+    /// Reports of the checks, by namespace and name.
     pub checks: Vec<CheckReport>,
-    /// What changed lately, oldest first.
+    /// Recent changes of state, oldest first.
     pub changes: Vec<Change>,
-    /// What could not be read in the folder of manifests.
+    /// Problems in the folder of manifests.
     pub problems: Vec<Problem>,
 }
 
-/// One check.
+/// Report of one check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CheckReport {
-    /// Its name.
+    /// Name of the check.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the check.
     pub namespace: String,
-    /// `http`, `tcp` or `dns`.
+    /// Kind of the target: `http`, `tcp` or `dns`.
     pub kind: String,
-    /// What is asked, for people; without secrets.
+    /// Readable text of the target, without secrets.
     pub target: String,
-    /// Whether it is up.
+    /// State of the check: up, down or unknown.
     pub state: State,
-    /// How long the last answer took, to the microsecond. None if there was none.
+    /// Time until the last answer, to the microsecond. `None` if there was no answer.
     pub latency_ms: Option<f64>,
-    /// The node that ran it last.
+    /// Node that ran the check last.
     pub checked_by: Option<String>,
-    /// When it was last run.
+    /// Time of the last run.
     pub last_run_unix_ms: Option<u64>,
-    /// When its state last changed.
+    /// Time of the last change of state.
     pub last_change_unix_ms: Option<u64>,
-    /// Why it is in this state, in words.
+    /// Reason of the state, in words.
     pub message: String,
-    /// The shard it belongs to.
+    /// Shard that the check belongs to.
     pub shard: u32,
-    /// Between the beginnings of two runs.
+    /// Time between the starts of two runs.
     pub interval_ms: u64,
-    /// How many intervals nobody ran it in, since it is specified so, as far as the leaders have seen.
+    /// Number of slots that no node ran since the check has this spec, as far as the leaders have seen.
     #[serde(default)]
     pub missed: u64,
 }
 
-/// The report of these checks with these statuses. `shards` is how many there are, at least one.
+/// Builds the report of these checks from these statuses. `shards` is the number of shards, at least one.
 pub fn report(
     checks: &Checks,
     statuses: &BTreeMap<CheckKey, Stored>,
@@ -98,7 +98,7 @@ pub fn report(
     ChecksReport { summary, checks: rows, changes, problems: checks.problems.clone() }
 }
 
-/// Adds changes to those that are remembered, and forgets the oldest.
+/// Adds new changes to the remembered ones, and drops the oldest.
 pub fn remember(changes: &mut VecDeque<Change>, new: impl IntoIterator<Item = Change>) {
     changes.extend(new);
     while changes.len() > MOST_CHANGES {

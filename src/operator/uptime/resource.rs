@@ -1,7 +1,7 @@
-//! The `UptimeCheck` resource as it is written in a manifest.
+//! The `UptimeCheck` resource as written in a manifest.
 //!
-//! Its parts are those of the API's object, [`crd::UptimeCheck`]; only the metadata is what matters
-//! here. Whether a check can be run is decided in [`super::check`].
+//! The parts are those of the API's object, [`crd::UptimeCheck`]; the metadata is reduced to the fields used
+//! here. [`super::check`] decides whether a check can be run.
 
 use std::collections::BTreeMap;
 
@@ -18,29 +18,29 @@ pub use crate::k8s::crd::API_VERSION;
 #[cfg(test)]
 mod tests;
 
-/// The namespace of a check whose manifest names none.
+/// Namespace of a check whose manifest names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
-/// Where `kubectl apply` notes the whole manifest, with all that is secret in it.
+/// Annotation in which `kubectl apply` stores the whole manifest, including its secrets.
 pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// A check that is run at a fixed interval, and what came of it.
+/// A check that is run at a fixed interval, and its status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UptimeCheck {
-    /// [`API_VERSION`].
+    /// API version of the resource, [`API_VERSION`].
     pub api_version: String,
-    /// [`KIND`].
+    /// Kind of the resource, [`KIND`].
     pub kind: String,
-    /// Its name and what belongs to it.
+    /// Name of the check, and other metadata.
     pub metadata: Metadata,
-    /// What is to be checked.
+    /// Target, timing and expected answer of the check.
     pub spec: UptimeCheckSpec,
-    /// What came of it. Written by bellwether; what a manifest says here is ignored.
+    /// Status of the check. Written by bellwether; a status in a manifest is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<UptimeCheckStatus>,
 }
 
-/// The part of Kubernetes' object metadata that matters here; the rest is ignored.
+/// Fields of Kubernetes' object metadata that are used here; all other fields are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
@@ -49,10 +49,10 @@ pub struct Metadata {
     /// A DNS label of at most 63 characters. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Labels, not interpreted.
+    /// Labels of the check, not interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations, not interpreted.
+    /// Annotations of the check, not interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// The API server's id of this object. A manifest in a folder has none.
@@ -63,8 +63,8 @@ pub struct Metadata {
     pub generation: Option<i64>,
 }
 
-/// The check of an object of the API. What it is made from can be run if
-/// [`Check::new`](super::Check::new) says so; the schema cannot check all of it.
+/// Converts an object of the API. [`Check::new`](super::Check::new) decides whether the result can be run;
+/// the schema cannot validate all of it.
 impl From<crd::UptimeCheck> for UptimeCheck {
     fn from(object: crd::UptimeCheck) -> Self {
         let crd::UptimeCheck { metadata, spec, status } = object;
@@ -87,7 +87,7 @@ impl From<crd::UptimeCheck> for UptimeCheck {
     }
 }
 
-/// The object of the API that the manifest describes.
+/// Converts a manifest to the object of the API that it describes.
 impl From<UptimeCheck> for crd::UptimeCheck {
     fn from(check: UptimeCheck) -> Self {
         let UptimeCheck { api_version: _, kind: _, metadata, spec, status } = check;

@@ -1,4 +1,4 @@
-//! What a run leaves behind: the claim before it, the result after it, and where these are kept.
+//! Data of a run: the claim before it, the result after it, and where these are stored.
 //!
 //! | what | where | written by | lives |
 //! | --- | --- | --- | --- |
@@ -6,7 +6,7 @@
 //! | result of a check | `uptime/{shard}/{namespace}/{name}`, node state | the node that ran it | with that node |
 //! | statuses of a shard's checks | see [`super::leader`], of the leader's fenced data | the leader | until the check is gone |
 //!
-//! All are JSON. What cannot be read is treated as absent and counted: anybody can write to a store.
+//! All are JSON. Malformed data is treated as absent, and a metric counts it: any client may write to a store.
 
 use std::collections::BTreeMap;
 
@@ -24,73 +24,73 @@ use crate::engine::{ShardEpoch, ShardId};
 #[cfg(test)]
 mod tests;
 
-/// The last run of a check that was claimed.
+/// Claim of the last run of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claim {
-    /// Of which spec.
+    /// Hash of the check's spec.
     pub spec: SpecHash,
-    /// The slot, by its beginning in milliseconds of Unix time.
+    /// Start of the slot, in milliseconds of Unix time.
     pub due_unix_ms: u64,
-    /// The last slot of this spec whose result was published, as far as was known when this was written.
+    /// Last slot of this spec whose result was published, as far as known when the claim was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told_unix_ms: Option<u64>,
-    /// How many runs had failed in a row up to that one.
+    /// Number of runs that had failed in a row up to that slot.
     pub failures: u32,
-    /// Whether that one was answered in good time: then the next owner need not find that out.
+    /// Whether that run was answered in good time: the next owner need not find this out then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proven: bool,
 }
 
-/// The claims of a shard's checks.
+/// Claims of a shard's checks.
 pub type Claims = BTreeMap<CheckKey, Claim>;
 
 impl Claim {
-    /// What it says about the slots of a check with this spec.
+    /// Returns what this claim shows about the slots of a check with this spec.
     pub fn known(claim: Option<&Self>, spec: SpecHash) -> Known {
         match claim {
             Some(claim) if claim.spec == spec => Known::Claimed(Slot(claim.due_unix_ms)),
-            // The slots of another spec are none of this one's.
+            // Slots of another spec do not count for this one.
             Some(_) | None => Known::Nothing,
         }
     }
 }
 
-/// What came of the last run of a check.
+/// Result of the last run of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckResult {
-    /// Of which spec.
+    /// Hash of the check's spec.
     pub spec: SpecHash,
     /// `metadata.generation` of the check that was run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// The slot, by its beginning in milliseconds of Unix time.
+    /// Start of the slot, in milliseconds of Unix time.
     pub due_unix_ms: u64,
-    /// When it began, in milliseconds of Unix time of the node that ran it.
+    /// Start of the run, in milliseconds of Unix time of the node that ran it.
     pub ran_unix_ms: u64,
-    /// As whose work it was run: newer owners of a shard have higher ones.
+    /// Epoch of the shard's owner that ran it: newer owners of a shard have higher epochs.
     #[serde(with = "as_text")]
     pub epoch: ShardEpoch,
     /// Whether the target did what is expected.
     pub verdict: Verdict,
-    /// How long the answer took, in microseconds. None if there was none.
+    /// Time until the answer came, in microseconds. `None` if there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<u64>,
-    /// When the server's certificate ends, where one was seen.
+    /// Expiry of the server's certificate, if the run saw one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<UnixMs>,
-    /// What was answered or what went wrong.
+    /// Answer of the target, or the error.
     pub message: String,
-    /// How many runs have failed in a row, this one included.
+    /// Number of runs that have failed in a row, this one included.
     pub failures: u32,
-    /// The last slot of this spec before this one that is known to have a result. What lies between was
-    /// missed, unless a result of it was seen: its node may have died before it could note that.
+    /// Last earlier slot of this spec that is known to have a result. Slots in between were missed, unless a
+    /// result of theirs was seen: a node may have died before it could store that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_unix_ms: Option<u64>,
 }
 
-/// Epochs can exceed 2^53: they are text in JSON.
+/// Epochs can exceed 2^53, so JSON carries them as text.
 mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -112,12 +112,12 @@ mod as_text {
     }
 }
 
-/// The key of a result in the state of the node that ran the check.
+/// Returns the key of a result in the state of the node that ran the check.
 pub fn result_key(shard: ShardId, check: &CheckKey) -> String {
     format!("{WORK}/{shard}/{check}")
 }
 
-/// The shard and the check of a result's key; `None` if it is no such key.
+/// Parses the shard and the check from a result's key; `None` for any other key.
 pub fn parse_result_key(key: &str) -> Option<(ShardId, CheckKey)> {
     let (shard, check) = key.strip_prefix(WORK)?.strip_prefix('/')?.split_once('/')?;
     Some((ShardId(shard.parse().ok()?), check.parse().ok()?))

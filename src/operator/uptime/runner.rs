@@ -1,19 +1,19 @@
-//! Runs the checks of one shard, while the shard is this node's.
+//! Runs the checks of one shard while this node owns the shard.
 //!
 //! # Guarantees
 //!
-//! * A check is never run twice at once, and each of its slots comes to at most one result: the slot is
-//!   claimed in the store first, by a write that fails if the shard is another node's by now.
-//! * When cancelled it begins no run, and those that go on may end within a second. What goes on for
-//!   longer is broken off, and its slot given back for the next owner to run, as long as enough of the
-//!   slot is left for that; else it ends by itself, within its timeout. Then it notes in the store what
-//!   has ended and what is given back, and returns.
-//! * Dropped, it ends all runs at once; the next owner then finds their slots claimed and without a
-//!   result, and leaves them out.
-//! * A run waits for its place in one queue with those of all shards of the node, and is claimed when it has
-//!   one. What waits past the end of its slot is run in the slot that has begun by then.
-//! * Each result names the slot that was told before it, so that whoever reads it can count what is
-//!   missing in between.
+//! * A check is never run twice at the same time, and each of its slots has at most one result: the slot is
+//!   claimed in the store first, by a write that fails if another node owns the shard by then.
+//! * After a cancel, the runner starts no run, and running ones may end within a second. A run that takes
+//!   longer is aborted, and its slot is given back for the next owner to run, as long as enough of the slot
+//!   is left for that; otherwise the run ends by itself, within its timeout. Then the runner stores which
+//!   runs have ended and which slots are given back, and returns.
+//! * If dropped, the runner aborts all runs at once. The next owner then finds their slots claimed without a
+//!   result, and does not run those slots.
+//! * Runs of all shards of the node wait for a place in one queue, and a run is claimed once it has a place.
+//!   A run that waits past the end of its slot runs in the slot that is current by then.
+//! * Each result names the slot of the result before it, so that readers can count the missed slots in
+//!   between.
 
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -39,51 +39,52 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// After this the store is asked again, or the gate.
+/// Delay before the store, or the gate, is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// The longest nap: the wall clock may be set while one sleeps.
+/// Longest sleep: the wall clock may be set during a sleep.
 const LONGEST_NAP: Duration = Duration::from_secs(5);
 /// How long a run may go on after its shard was cancelled, unless hardly anything is left of its slot. Less
-/// than `RoutineLimits::cancel_grace`, at whose end it would be cut; and for so long nobody begins a run of
-/// any check of the shard.
+/// than `RoutineLimits::cancel_grace`, at whose end the run would be aborted; for this time no node starts a
+/// run of any check of the shard.
 const BROKEN_OFF_AFTER: Duration = Duration::from_secs(1);
-/// What the next owner needs of a slot that is given back: to get the shard and to begin.
+/// Part of a slot that the next owner needs, if the slot is given back: to get the shard and to start the
+/// run.
 const LEFT_FOR_THE_NEXT: Duration = Duration::from_secs(1);
-/// A target that fails later than this hangs, and is no proof of an answer.
+/// A failure later than this means that the target hangs, so it does not prove the target responsive.
 const ANSWERS_WITHIN_MS: u64 = 1_000;
-/// How often a result is offered to the store before it is given up.
+/// Maximum number of attempts to publish a result.
 const PUBLISH_ATTEMPTS: u32 = 3;
 
-/// Where a shard's claims and results are kept.
+/// Storage of a shard's claims and results.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// The claims as they were last saved, by this or a former owner; none if there are none.
+    /// Loads the claims as last saved by this or an earlier owner; empty if there are no claims.
     async fn load(&self) -> Result<Claims, LedgerError>;
 
-    /// Saves the claims, all of them, if the shard is still this node's.
+    /// Saves all claims, if this node still owns the shard.
     async fn save(&self, claims: &Claims) -> Result<(), LedgerError>;
 
-    /// Puts a result under its key into this node's state.
+    /// Puts a result under this key into this node's state.
     async fn publish(&self, key: &str, result: &CheckResult) -> Result<(), LedgerError>;
 
-    /// Takes a result out of this node's state, if it is there.
+    /// Deletes a result from this node's state, if it exists.
     async fn retract(&self, key: &str) -> Result<(), LedgerError>;
 }
 
-/// Why a ledger did not do as it was told.
+/// Error of a call to a [`Ledger`].
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The shard is not this node's any more. Nothing changed.
+    /// Another node owns the shard now. Nothing changed.
     #[error("the shard is not this node's any more")]
     NotOurs,
-    /// The store failed, or did not answer. The call may have taken effect; it may be made again.
+    /// The store failed or did not answer. The call may have taken effect; repeating it is safe.
     #[error("the store failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Whether this node may act on the shard at this moment.
+/// Check of whether this node may act on the shard at this moment.
 pub trait Gate: Send + Sync {
-    /// Whether it may.
+    /// Whether this node may act now.
     fn is_open(&self) -> bool;
 }
 
@@ -93,26 +94,26 @@ impl<F: Fn() -> bool + Send + Sync> Gate for F {
     }
 }
 
-/// What the runs of a shard need. Cheap to clone.
+/// Dependencies of the runs of a shard. Cheap to clone.
 #[derive(Clone)]
 pub struct ShardRunner {
-    /// The shard.
+    /// Shard whose checks are run.
     pub shard: ShardId,
-    /// Out of how many.
+    /// Total number of shards.
     pub shards: u32,
-    /// Of this ownership.
+    /// Epoch of this ownership of the shard.
     pub epoch: ShardEpoch,
-    /// Asks the targets.
+    /// Probe that sends the requests to the targets.
     pub probe: Arc<dyn Probe>,
-    /// Keeps claims and results.
+    /// Storage of claims and results.
     pub ledger: Arc<dyn Ledger>,
-    /// Whether acting is allowed now.
+    /// Gate that is open while this node may act on the shard.
     pub gate: Arc<dyn Gate>,
-    /// How many checks may run at once, over all shards that share it.
+    /// Places for concurrent runs, shared by all shards that use this pool.
     pub pool: Pool,
-    /// The wall clock, in milliseconds of Unix time.
+    /// Wall clock, in milliseconds of Unix time.
     pub now_unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// What is counted.
+    /// Metrics of the uptime checks.
     pub metrics: UptimeMetrics,
 }
 
@@ -125,15 +126,15 @@ impl fmt::Debug for ShardRunner {
     }
 }
 
-/// Runs the checks of the shard until it is cancelled and what was running has ended or is given back.
+/// Runs the checks of the shard until it is cancelled and all runs have ended or are given back.
 ///
 /// # Errors
 ///
-/// [`LedgerError::NotOurs`] if the store says that the shard is another node's.
+/// [`LedgerError::NotOurs`] if the store shows that another node owns the shard.
 ///
 /// # Cancel safety
 ///
-/// Dropped, all runs end at once. What the store holds stays true.
+/// If dropped, all runs end at once. The claims in the store stay correct.
 pub async fn run_shard(
     runner: ShardRunner,
     mut checks: watch::Receiver<Arc<Checks>>,
@@ -153,11 +154,11 @@ pub async fn run_shard(
             biased;
             // Cancel safe: a token keeps no state per waiter.
             () = cancel.cancelled() => break,
-            // Cancel safe: who has a place and was not taken is given next time.
+            // Cancel safe: an admitted run that was not taken is returned by the next poll.
             Some(admitted) = waiting.next(), if !waiting.is_empty() => first = Some(admitted),
-            // Cancel safe: what has ended and was not taken is given next time.
+            // Cancel safe: an ended run that was not taken is returned by the next poll.
             Some(done) = running.next(), if !running.is_empty() => runner.on_done(&mut book, &mut running, done),
-            // Cancel safe: a change that was not seen is seen next time.
+            // Cancel safe: an unseen change is reported by the next call.
             changed = checks.changed(), if !all_are_known => match changed {
                 Ok(()) => {
                     let gone = book.adopt(&checks.borrow_and_update());
@@ -181,7 +182,7 @@ pub async fn run_shard(
         let is_given_back = matches!(done, Ok(Done::GivenBack { .. }));
         runner.on_done(&mut book, &mut running, done);
         if is_given_back {
-            // What still runs may go on until it is cut.
+            // Saved now, because runs that still go on may continue until they are aborted.
             runner.save(&book).await;
         }
     }
@@ -189,13 +190,13 @@ pub async fn run_shard(
     Ok(())
 }
 
-/// What a task of a runner came to.
+/// Outcome of a task of the runner.
 enum Done {
     Ran {
         check: Arc<Check>,
         told: Option<Told>,
     },
-    /// It was broken off.
+    /// The run was aborted, and its slot is given back.
     GivenBack {
         check: Arc<Check>,
         before: Option<Claim>,
@@ -208,11 +209,11 @@ type Running = FuturesUnordered<AbortOnDropHandle<Done>>;
 /// A check that has a place to run.
 type Admitted = (CheckKey, Place);
 
-/// What is due and waits for a place.
+/// Due checks that wait for a place.
 type Waiting = FuturesUnordered<BoxFuture<'static, Admitted>>;
 
 impl ShardRunner {
-    /// The claims of the shard, as soon as the store gives them; `None` if it is cancelled before.
+    /// Loads the claims of the shard, and retries until the store answers; `None` if cancelled before.
     async fn load(&self, cancel: &CancellationToken) -> Result<Option<Claims>, LedgerError> {
         loop {
             match cancel.run_until_cancelled(self.ledger.load()).await {
@@ -234,7 +235,7 @@ impl ShardRunner {
         tracing::warn!(shard = self.shard.0, operation, %error, cause, "store failed an uptime check");
     }
 
-    /// Has what is due wait for a place. Gives how long nothing more will be due.
+    /// Queues all due checks for a place. Returns how long it is until the next one is due.
     fn queue_what_is_due(&self, book: &mut Book, waiting: &mut Waiting) -> Duration {
         let now = (self.now_unix_ms)();
         let due = book.due(now);
@@ -255,7 +256,7 @@ impl ShardRunner {
         book.next_due_in(now).map_or(LONGEST_NAP, |nap| nap.min(LONGEST_NAP))
     }
 
-    /// Claims the current slots of what has a place, and starts it.
+    /// Claims the current slots of the admitted checks, and starts their runs.
     async fn start(
         &self,
         book: &mut Book,
@@ -280,7 +281,7 @@ impl ShardRunner {
             Ok(()) => {}
             Err(LedgerError::NotOurs) => return Err(LedgerError::NotOurs),
             Err(error) => {
-                // Perhaps it was saved. To save it again is harmless: only this node can be here.
+                // The claims may have been saved. Saving again is harmless: only this node owns the shard.
                 self.failed("claim", &error);
                 drop(places);
                 cancel.run_until_cancelled(tokio::time::sleep(RETRY_AFTER)).await;
@@ -288,7 +289,7 @@ impl ShardRunner {
             }
         }
         book.claimed(claims);
-        // The store may have taken long. What is not begun now is not run under this claim.
+        // The store may have taken long. Runs that may not start now are not run under this claim.
         let may_begin = self.gate.is_open() && !cancel.is_cancelled();
         for (due, place) in due.into_iter().zip(places) {
             if may_begin {
@@ -301,8 +302,8 @@ impl ShardRunner {
         Ok(())
     }
 
-    /// The next owner can do without this, but would take what has ended for unfinished, and leave out what
-    /// is given back.
+    /// Saves the claims if they changed. Without this the next owner still works, but takes ended runs for
+    /// unfinished ones and does not run the slots that are given back.
     async fn save(&self, book: &Book) {
         if book.has_unsaved()
             && let Err(error) = self.ledger.save(book.claims()).await
@@ -332,9 +333,9 @@ impl ShardRunner {
         let slot_left = check.timing().after(slot).due_in(ran_unix_ms);
         let probed = tokio::select! {
             biased;
-            // Dropped with the run, which nobody has heard anything of yet.
+            // Cancel safe: dropped only together with the run, which has published nothing yet.
             probed = self.probe(&check) => probed,
-            // Cancel safe: it only waits.
+            // Cancel safe: the future only waits.
             () = to_be_given_back(slot_left, &cancel) => return Done::GivenBack { check, before },
         };
         self.metrics.on_run(check.spec().target.kind(), &probed);
@@ -368,7 +369,7 @@ impl ShardRunner {
         Done::Ran { check, told: is_published.then_some(Told { failures, standing }) }
     }
 
-    /// Asks the target. A panic is a bug of ours, which must not end the check for good.
+    /// Probes the target. A panic is a bug of ours, and must not stop the check permanently.
     async fn probe(&self, check: &Check) -> Probed {
         let _counted = Counted::new(&self.metrics.running);
         let asked = AssertUnwindSafe(self.probe.run(check)).catch_unwind().await;
@@ -397,12 +398,12 @@ impl ShardRunner {
         false
     }
 
-    /// Takes results of checks that are gone out of the store.
+    /// Deletes the results of removed checks from the store.
     fn retract(&self, gone: Vec<CheckKey>, running: &mut Running) {
         for check in gone {
             let (runner, key) = (self.clone(), result_key(self.shard, &check));
             running.push(AbortOnDropHandle::new(tasks::spawn("uptime-retract", async move {
-                // What is left over goes with the janitor, or with this node.
+                // Leftover results are deleted by the tidying of the node state, or when this node leaves.
                 if let Err(error) = runner.ledger.retract(&key).await {
                     runner.failed("retract", &error);
                 }
@@ -421,12 +422,12 @@ impl ShardRunner {
             Ok(Done::Retracted) => {}
             Ok(Done::Ran { check, told }) => {
                 if !book.ended(&check, told) {
-                    // It was removed while it ran.
+                    // The check was removed during its run.
                     self.retract(vec![check.key().clone()], running);
                 }
             }
             Ok(Done::GivenBack { check, before }) => book.given_back(&check, before),
-            // Only when the runtime ends: what may panic is caught inside.
+            // Happens only when the runtime shuts down: panics are caught inside the task.
             Err(error) => {
                 tracing::error!(shard = self.shard.0, %error, "run of an uptime check was lost");
             }
@@ -434,7 +435,7 @@ impl ShardRunner {
     }
 }
 
-/// Returns when a run that goes on is to be broken off, so that the next owner runs its slot.
+/// Returns when a run must be aborted so that the next owner can run its slot.
 async fn to_be_given_back(slot_left: Duration, cancel: &CancellationToken) {
     let overstays = async {
         cancel.cancelled().await;
@@ -446,7 +447,7 @@ async fn to_be_given_back(slot_left: Duration, cancel: &CancellationToken) {
     }
 }
 
-/// Counts one more for as long as it lives.
+/// Increments the gauge while this value lives.
 struct Counted(IntGauge);
 
 impl Counted {

@@ -1,12 +1,12 @@
-//! The statuses in a file, where there is no Kubernetes to keep them.
+//! Writes the statuses to a file, for use without Kubernetes.
 //!
 //! YAML: one `UptimeCheckList`, whose items are the resources as they were read, with their `status`, as
-//! `kubectl get -o yaml` would show them. What may be secret (annotations, headers, bodies, certificates,
-//! what a URL carries beside its path) is left out.
+//! `kubectl get -o yaml` would show them. Fields that may be secret (annotations, headers, bodies,
+//! certificates, the parts of a URL beside its path) are left out.
 //!
-//! The one rule to keep: the file that is named is written, and nothing else. Where it can be replaced as a
-//! whole, a reader never sees half of it; where only its content can be (a file that is mounted, has another
-//! owner or another name, or lies in a folder that may not be written), it is written in place.
+//! The one rule to keep: only the named file is written. If the file can be replaced as a whole, readers
+//! never see half of it; if not (the file is mounted, has another owner or a second name, or its folder is
+//! not writable), its content is overwritten in place.
 
 use std::{
     collections::BTreeMap,
@@ -30,16 +30,16 @@ use crate::{clock, engine::BootTime};
 #[cfg(test)]
 mod tests;
 
-/// A file that cannot be written is named again after so long.
+/// Minimum time between two log messages about a file that cannot be written.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
-/// The status file could not be written.
+/// Error of a status file that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the statuses of checks to `{}`: name a file in a folder that this user may write", .path.display())]
 pub struct StatusFileError {
-    /// The file.
+    /// Path of the status file.
     pub path: PathBuf,
-    /// Why.
+    /// Error of the operating system.
     pub source: io::Error,
 }
 
@@ -51,7 +51,7 @@ struct List {
     items: Vec<UptimeCheck>,
 }
 
-/// The text of a status file.
+/// Returns the text of a status file.
 pub fn text(checks: &Checks, statuses: &BTreeMap<CheckKey, Stored>) -> String {
     let items = checks.checks.iter().map(|(key, check)| {
         let mut resource = check.resource().clone();
@@ -70,7 +70,7 @@ pub fn text(checks: &Checks, statuses: &BTreeMap<CheckKey, Stored>) -> String {
     serde_saphyr::to_string(&list).unwrap_or_else(|error| format!("# cannot be written: {error}\n"))
 }
 
-/// The status file of one leader: what was written last, and what was said of it.
+/// Status file of one leader: the text last written, and when its failure was last logged.
 #[derive(Debug, Default)]
 pub(super) struct StatusFile {
     written: Option<String>,
@@ -78,16 +78,16 @@ pub(super) struct StatusFile {
 }
 
 impl StatusFile {
-    /// Whether this is what was written last.
+    /// Whether this text is the one last written.
     pub(super) fn holds(&self, text: &str) -> bool {
         self.written.as_deref() == Some(text)
     }
 
-    /// Writes the text. A failure is logged, at most once a minute, and the end of it.
+    /// Writes the text. Logs a failure at most once a minute, and the first success after it.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the write may go on in the background.
+    /// If dropped, the write may continue in the background.
     pub(super) async fn write(&mut self, path: PathBuf, text: String) {
         let of = path.clone();
         let writing = tokio::task::spawn_blocking(move || {
@@ -118,19 +118,19 @@ impl StatusFile {
 ///
 /// # Errors
 ///
-/// [`StatusFileError`]; then the file is as it was, unless it could only be written in place.
+/// [`StatusFileError`]; the file is unchanged then, unless it could only be written in place.
 pub fn write(path: &Path, text: &str) -> Result<(), StatusFileError> {
     written(path, text).map_err(|source| StatusFileError { path: path.to_owned(), source })
 }
 
-/// Whether the file could be a status file: a regular one, or none yet. Blocks.
+/// Checks that the path can be a status file: a regular file, or no file yet. Blocks.
 ///
 /// # Errors
 ///
-/// [`StatusFileError`] if it is something else.
+/// [`StatusFileError`] if the path is something else.
 pub fn check(path: &Path) -> Result<(), StatusFileError> {
     match regular(path) {
-        // That it cannot be looked at yet may pass.
+        // Other errors, such as missing permissions, may pass later.
         Err(source) if source.kind() == io::ErrorKind::InvalidInput => {
             Err(StatusFileError { path: path.to_owned(), source })
         }
@@ -138,7 +138,7 @@ pub fn check(path: &Path) -> Result<(), StatusFileError> {
     }
 }
 
-/// What is known of a regular file; none if there is nothing yet.
+/// Metadata of a regular file; `None` if the file does not exist yet.
 fn regular(path: &Path) -> io::Result<Option<fs::Metadata>> {
     match fs::metadata(path) {
         Ok(before) if !before.is_file() => {
@@ -160,12 +160,13 @@ fn written(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-/// The file behind symbolic links; none if it must not be replaced, or cannot be while it is not there.
+/// Returns the file behind symbolic links; `None` for a file that must not be replaced, and for a link to a
+/// file that does not exist.
 fn replaceable(path: &Path, before: Option<&fs::Metadata>) -> io::Result<Option<PathBuf>> {
     let Some(before) = before else {
         return Ok((!path.is_symlink()).then(|| path.to_owned()));
     };
-    // Another owner, or another name for the same file, would be lost.
+    // Replacing the file would lose its other owner, or its other name.
     let is_own = before.uid() == rustix::process::geteuid().as_raw() && before.nlink() == 1;
     if is_own { fs::canonicalize(path).map(Some) } else { Ok(None) }
 }
@@ -189,18 +190,18 @@ fn in_place(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn replace(path: &Path, text: &str, before: Option<&fs::Metadata>) -> io::Result<()> {
-    // Beside it, because a rename works only within one file system; named by the process, because
-    // several nodes may share a folder.
+    // The temporary file is in the same folder, because a rename works only within one file system; its name
+    // contains the process id, because several nodes may share a folder.
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
     let mut beside = OsString::from(".");
     beside.push(name);
     beside.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(beside);
-    // What an earlier process of this number has left.
+    // An earlier process with this id may have left the file behind.
     let _ = fs::remove_file(&beside);
     let replaced = beside_of(&beside, text, before).and_then(|()| fs::rename(&beside, path));
     if replaced.is_err() {
-        // What is left of the attempt helps nobody; that it cannot be removed was said already.
+        // Removes the temporary file; the caller gets the first error, so an error here is ignored.
         let _ = fs::remove_file(&beside);
     }
     replaced

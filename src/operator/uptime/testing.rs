@@ -1,4 +1,4 @@
-//! What the tests of this module share.
+//! Helpers that the tests of this module share.
 
 use super::{
     check::Check,
@@ -8,7 +8,7 @@ use super::{
     value::Span,
 };
 
-/// A check of that name, every so many seconds.
+/// Returns a check of that name with an interval of so many seconds.
 pub(super) fn check(name: &str, interval_secs: u64) -> Check {
     let target = Target::Tcp(TcpTarget { host: "localhost".into(), port: 1 });
     let interval = Span::secs(interval_secs);

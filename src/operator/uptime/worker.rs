@@ -1,4 +1,4 @@
-//! What runs the checks of a shard on a node: the runner, with its ledger in the cluster's store.
+//! Worker that runs the checks of a shard on a node: the runner, with its ledger in the cluster's store.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     node::{FencedError, ShardContext, work::ShardWorker, work::WorkError},
 };
 
-/// The key of a shard's claims, in its fenced data.
+/// Key of a shard's claims, in its fenced data.
 const CLAIMS: &str = "claims";
 
 /// Runs the checks of the shards that its node holds.
@@ -56,14 +56,14 @@ impl ShardWorker for UptimeWorker {
         };
         match run_shard(runner, self.checks.clone(), ctx.token()).await {
             Ok(()) => Ok(()),
-            // The shard was taken: that is no failure of the work.
+            // Another node took the shard over, which is not a failure of the work.
             Err(LedgerError::NotOurs) if ctx.is_cancelled() => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// The ledger in the cluster's store: claims are fenced, results are the node's own state.
+/// Ledger in the cluster's store: claims are fenced, results are in the node's own state.
 struct StoreLedger {
     ctx: ShardContext,
     metrics: UptimeMetrics,

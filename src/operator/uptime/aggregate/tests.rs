@@ -20,7 +20,7 @@ fn key() -> CheckKey {
     CheckKey::new("default", "a")
 }
 
-/// A result of the check, of the slot that begins at `due`.
+/// A result of the check, of the slot that begins at `due_unix_ms`.
 fn result(due_unix_ms: u64, failures: u32) -> CheckResult {
     CheckResult {
         spec: check().spec_hash(),
@@ -50,7 +50,7 @@ fn now(results: &Results, previous: &BTreeMap<CheckKey, Stored>, now_unix_ms: u6
     aggregate(&Checks::of([check()]), results, previous, long_after(now_unix_ms))
 }
 
-/// Of a leader that has listened for long.
+/// Moment of a leader that has listened for a long time.
 fn long_after(unix_ms: u64) -> Moment {
     Moment { unix_ms, listened_for: Duration::from_secs(86_400) }
 }
@@ -141,7 +141,7 @@ fn the_newest_owner_counts_whatever_the_clocks_of_others_say() {
     );
 }
 
-/// Epochs begin anew in a store that was wiped, and each node puts back what it had found.
+/// Epochs restart in a store that was wiped, and each node puts its earlier results back.
 #[test]
 fn a_stale_result_of_a_wiped_history_gives_way_whatever_its_epoch() {
     let (checks, later) = (Checks::of([check()]), NOW + 3_600_000);
@@ -157,7 +157,7 @@ fn a_stale_result_of_a_wiped_history_gives_way_whatever_its_epoch() {
 #[test]
 fn a_state_that_no_recent_result_supports_is_unknown_and_says_since_when() {
     let up = now(&results(&[(7, result(NOW, 0))]), &BTreeMap::new(), NOW);
-    // Two intervals of 10 s, the timeout of 10 s, and the grace, from the run on.
+    // Two intervals of 10 s, the timeout of 10 s, and the grace, counted from the run.
     let fresh = NOW + 1 + 20_000 + 10_000 + 5_000;
     for results in [results(&[(7, result(NOW, 0))]), Results::default()] {
         assert_eq!(status(&now(&results, &up.statuses, fresh)).state, State::Up);
@@ -214,7 +214,7 @@ fn a_new_leader_changes_no_state_before_it_has_listened_for_as_long_as_a_result_
     let later = NOW + 70_000;
     let unknown = now(&Results::default(), &up.statuses, later);
     assert_eq!(status(&unknown).state, State::Unknown);
-    // The result went with its node, or is still there and old.
+    // The result disappeared with its node, or still exists and is old.
     for results in [Results::default(), results(&[(7, result(NOW, 0))])] {
         for before in [&up.statuses, &unknown.statuses] {
             let new = Moment { unix_ms: later, listened_for: fresh_for };
@@ -236,7 +236,7 @@ fn a_new_leader_counts_no_slot_as_missed_whose_result_another_may_have_seen() {
         let checks = Checks::of([check()]);
         aggregate(&checks, &Results::default(), &up.statuses, moment).missed
     };
-    // The last slot that can have no result any more began 45 s after the first result at the latest.
+    // The last slot whose result cannot arrive any more began at most 45 s after the first result.
     let missed = [20, 25, 45, 60].map(|secs| heard(Duration::from_secs(secs)));
     assert_eq!((missed[0], missed[1]), (0, 0));
     assert!(missed[2] >= 1 && missed[3] > missed[2], "{missed:?}");
@@ -250,7 +250,7 @@ fn a_check_that_never_ran_misses_its_slots_and_they_are_counted_once() {
         seen = now(&Results::default(), &seen.statuses, NOW + ms);
         missed += seen.missed;
     }
-    // A slot is given up two intervals and five seconds after it began.
+    // A slot counts as missed two intervals and five seconds after its start.
     let slot = check().timing().slot_at(NOW).0;
     let expected = (NOW + 65_000 - 25_000 - slot) / 10_000 + 1;
     assert_eq!((missed, total(&seen)), (expected, expected));
@@ -308,7 +308,7 @@ fn a_slot_is_not_missed_if_its_result_was_seen_before_its_node_died_or_was_told_
     // The next owner knows only of the slot before.
     let next = CheckResult { after_unix_ms: Some(NOW), ..result(NOW + 20_000, 0) };
     assert_eq!(now(&results(&[(8, next)]), &seen.statuses, NOW + 20_000).missed, 0);
-    // Here several were published between two looks.
+    // Several results were published between two aggregations.
     let told = CheckResult { after_unix_ms: Some(NOW + 80_000), ..result(NOW + 90_000, 0) };
     assert_eq!(now(&results(&[(8, told)]), &seen.statuses, NOW + 90_000).missed, 0);
 }

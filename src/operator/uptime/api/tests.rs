@@ -16,7 +16,7 @@ fn good() -> UptimeCheck {
     object("good", &json!({ "target": { "tcp": { "host": "db", "port": 5432 } } }))
 }
 
-/// Its schema is kept, and what it says cannot be run.
+/// An object that the schema accepts but that cannot be run.
 fn bad() -> UptimeCheck {
     object(
         "bad",
@@ -74,7 +74,8 @@ fn a_status_that_was_written_makes_no_new_snapshot() {
     let mut touched = good();
     touched.status = Some(UptimeCheckStatus::default());
     touched.metadata.generation = Some(3);
-    // Of the same generation, though its spec differs here: were it looked at, the check would differ.
+    // The generation is the same, though the spec differs here: if the book judged it, the check would
+    // differ.
     touched.spec = object("x", &json!({ "target": { "tcp": { "host": "x", "port": 1 } } })).spec;
     let before = judged(&book);
     book.on(&Delta::Changed { old: Arc::new(good()), new: Arc::new(touched) });
@@ -140,7 +141,7 @@ fn a_status_that_another_cluster_overwrites_has_a_rival_and_one_that_was_left_ha
         cluster: Some(cluster.to_owned()),
         ..UptimeCheckStatus::default()
     };
-    // The cluster of a release that was removed.
+    // The status was written by the cluster of a release that was removed.
     assert_eq!(writer.rival(&good(), &by("shop/two")), None);
     writer.note_written(&good());
     assert_eq!(writer.rival(&good(), &by("shop/one")), None);
@@ -148,7 +149,7 @@ fn a_status_that_another_cluster_overwrites_has_a_rival_and_one_that_was_left_ha
     assert_eq!(writer.rival(&good(), &UptimeCheckStatus::default()), None);
 }
 
-/// What no schema refuses, with a secret in it each.
+/// Objects that the schema accepts, each with a secret in a malformed field.
 #[test]
 fn a_status_shows_nothing_that_could_not_be_read_and_fits_into_the_api() {
     const SECRET: &str = "s3cr3t";
@@ -175,7 +176,7 @@ fn a_status_shows_nothing_that_could_not_be_read_and_fits_into_the_api() {
         assert!(!text.contains("115, 51, 99"), "{text}");
         assert!(status.conditions.iter().all(|it| it.message.chars().count() <= 32_768), "{text}");
     }
-    // Should a message ever be as long as that, it is cut.
+    // A message of this length is cut.
     let long = FieldError { path: "spec".into(), message: "x".repeat(100_000) };
     let status = status_of(&bad(), Err(&[long]), None);
     assert_eq!(status.conditions[0].message.chars().count(), 32_768);

@@ -18,7 +18,7 @@ fn published(failures: u32) -> Told {
     Told { failures, standing: Standing::Proven }
 }
 
-/// Claims and starts all that is due.
+/// Claims and starts all due runs.
 fn start(book: &mut Book, now: u64) -> Vec<Due> {
     let due = book.due(now);
     book.claimed(book.claims_with(&due));
@@ -56,7 +56,7 @@ fn a_slot_that_was_claimed_is_left_out_and_not_taken_for_told() {
     let [told] = start(&mut book, 1_000_000).try_into().unwrap();
     book.ended(&told.check, Some(published(0)));
     let mut slot = told.slot;
-    // Three owners in a row die in their run.
+    // Three owners in a row die during their run.
     for _ in 0..3 {
         slot = Slot(slot.0 + 10_000);
         let [lost] = start(&mut book, slot.0).try_into().unwrap();
@@ -83,7 +83,7 @@ fn a_slot_that_is_given_back_is_run_by_the_next_owner_as_if_it_had_never_been_cl
         assert_eq!(again.failures_before, given.failures_before);
         given.slot
     };
-    // The first that there ever was, and one after a result.
+    // First the very first slot, then a slot after a result.
     next_due(&mut first, 1_000_000);
     let [told] = start(&mut first, 1_000_000).try_into().unwrap();
     first.ended(&told.check, Some(published(2)));

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A good resource with one field set to something else.
+/// A valid resource with one field set to another value.
 fn with(path: &str, value: serde_json::Value) -> UptimeCheck {
     let mut json = serde_json::json!({
         "apiVersion": "bellwether.dev/v1alpha1",
@@ -220,7 +220,7 @@ fn no_error_shows_what_it_could_not_read() {
     for (path, value) in cases {
         let text = errors(path, value).join(" ");
         assert!(!text.is_empty() && !text.contains("s3cr3t"), "{path}: {text}");
-        // Nor byte by byte.
+        // The secret must not appear byte by byte either.
         assert!(!text.contains("115, 51") && text.len() < 400, "{path}: {text}");
     }
 }

@@ -1,7 +1,7 @@
-//! What makes a resource good: each rule, with the words for the one who broke it.
+//! Validation of a resource: each rule with a message for the author of the manifest.
 //!
-//! The one rule to keep: a message shows a value only if it could be read, as a number or a span of time. A
-//! text that could not be read may be a secret in the wrong place; its field and its line say where it is.
+//! The one rule to keep: a message shows a value only if it was parsed as a number or a time span. A text
+//! that could not be parsed may be a misplaced secret; the message names its field and line only.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -23,23 +23,23 @@ use crate::{
     },
 };
 
-/// What is wrong with one field: why that cannot be, and what to write instead.
+/// Problem of one field: the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct FieldError {
-    /// The field, like `spec.expect.status[1]`.
+    /// Path of the field, like `spec.expect.status[1]`.
     pub path: String,
-    /// What is wrong and what to do.
+    /// Text that states the problem and its remedy.
     pub message: String,
 }
 
-/// Most bytes of all annotations together, names and values, as Kubernetes has it.
+/// Maximum bytes of all annotations together, names and values, as in Kubernetes.
 const MOST_ANNOTATION_BYTES: usize = 256 * 1024;
-/// What is said of a name that no label or annotation can have.
+/// Message for a name that is not valid for labels and annotations.
 const NO_LABEL_NAME: &str = "holds a name that is none: use `name` or `prefix/name`, with at most 63 letters, \
                              digits, `-`, `_` and `.` in the name and a DNS name as the prefix";
 
-/// Looks at every field.
+/// Validates every field of the resource.
 pub(super) fn resource(resource: &UptimeCheck) -> Result<(), Vec<FieldError>> {
     let mut errors = Errors(Vec::new());
     errors.header(resource);
@@ -55,7 +55,7 @@ pub(super) fn resource(resource: &UptimeCheck) -> Result<(), Vec<FieldError>> {
     if errors.0.is_empty() { Ok(()) } else { Err(errors.0) }
 }
 
-/// A DNS label of RFC 1123, as Kubernetes asks of a namespace.
+/// Whether the text is a DNS label of RFC 1123, as Kubernetes requires for a namespace.
 pub(super) fn is_dns_label(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -65,7 +65,8 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && bytes.last().is_some_and(alphanumeric)
 }
 
-/// A DNS subdomain as Kubernetes asks of a name: its length is bounded, that of its parts is not.
+/// Whether the text is a DNS subdomain as Kubernetes requires for a name: the whole is limited to 253
+/// characters, the parts are not limited.
 pub(super) fn is_dns_name(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let is_part = |part: &str| {
@@ -77,8 +78,8 @@ pub(super) fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_part)
 }
 
-/// What the name of a label or an annotation is, after its prefix, and the value of a label if it is not
-/// empty.
+/// Whether the text is valid as the name of a label or an annotation after its prefix, or as the value of a
+/// label.
 fn is_label_part(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=63).contains(&bytes.len())
@@ -87,7 +88,7 @@ fn is_label_part(text: &str) -> bool {
         && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
 }
 
-/// The name of a label or an annotation, as Kubernetes has it: `name` or `prefix/name`.
+/// Whether the text is the name of a label or an annotation in Kubernetes: `name` or `prefix/name`.
 fn is_label_name(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_dns_name(prefix) && is_label_part(name),
@@ -95,7 +96,7 @@ fn is_label_name(text: &str) -> bool {
     }
 }
 
-/// What was found so far.
+/// Problems that were found so far.
 struct Errors(Vec<FieldError>);
 
 impl Errors {
@@ -265,7 +266,7 @@ impl Errors {
                 format_args!("is neither http nor https: only these can be checked; {REMEDY}"),
             );
         } else if !forms::is_url(url) {
-            // Browsers forgive this; what then is asked is not what is written.
+            // Browsers accept such URLs, but then request something other than what is written.
             self.add(
                 PATH,
                 format_args!(

@@ -1,11 +1,12 @@
-//! `UptimeCheck`: something that is asked at a fixed interval whether it is up, and what came of it.
+//! `UptimeCheck`: a target that is checked at a fixed interval, and its status.
 //!
-//! Plain data: any value that these types can hold can be read and written. Whether a check can be run
-//! is decided in `operator::uptime::check`; what of that a schema can say, and CEL, is said here too.
+//! Plain data: every value of these types can be serialized and parsed again. `operator::uptime::check`
+//! decides whether a check can be run; the part of its rules that a schema or CEL can express is repeated
+//! here.
 //!
 //! # Invariants
 //!
-//! Every text that the schema takes can be read, so that no object of the API breaks a list of them.
+//! Every text that the schema accepts can be parsed, so that no object of the API breaks a list of objects.
 
 #![allow(clippy::duplicated_attributes, reason = "columns share their types and priorities")]
 
@@ -33,13 +34,13 @@ use crate::k8s::crd::{
     value::{Span, UnixMs},
 };
 
-/// The kind of the resource.
+/// Kind of the resource.
 pub const KIND: &str = "UptimeCheck";
-/// The interval of a check that names none.
+/// Interval of a check that names none.
 pub const DEFAULT_INTERVAL: Span = Span::secs(30);
-/// The timeout of a check that names none; never longer than its interval.
+/// Timeout of a check that names none; never longer than its interval.
 pub const DEFAULT_TIMEOUT: Span = Span::secs(10);
-/// Longest message and text of a target in a status, in characters.
+/// Maximum length of a message, and of a target's text, in a status, in characters.
 pub const MOST_MESSAGE_CHARS: usize = 1024;
 
 /// What is checked, how often, and what is expected of it.
@@ -158,7 +159,7 @@ fn is_one(number: &u32) -> bool {
 }
 
 impl UptimeCheckSpec {
-    /// The timeout, with its default.
+    /// Timeout of a run, with its default.
     pub fn timeout(&self) -> Span {
         self.timeout.unwrap_or(DEFAULT_TIMEOUT.min(self.interval))
     }
@@ -260,7 +261,7 @@ pub struct UptimeCheckStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// The text, cut where a status takes no more of it.
+/// Cuts the text to the length that a status allows.
 pub fn cut(text: String) -> String {
     crd::cut_to(text, MOST_MESSAGE_CHARS)
 }
@@ -292,7 +293,7 @@ pub enum State {
 }
 
 impl State {
-    /// `up`, `down` or `unknown`.
+    /// Text of the state: `up`, `down` or `unknown`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -301,7 +302,7 @@ impl State {
         }
     }
 
-    /// As yes or no, if it is known.
+    /// Whether the target is up; `None` while that is unknown.
     pub const fn is_up(self) -> Option<bool> {
         match self {
             Self::Unknown => None,

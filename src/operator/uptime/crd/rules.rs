@@ -1,6 +1,6 @@
-//! What the schema of `UptimeCheck` cannot say by itself, in CEL. Each rule says what to write instead.
+//! Rules of `UptimeCheck` that its schema cannot express, in CEL. Each message contains the remedy.
 //!
-//! The same as `operator::uptime::check` looks at; a test holds both against one table.
+//! `operator::uptime::check` validates the same rules; a test runs both on one table of cases.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use crate::k8s::crd::{
     value::SPAN,
 };
 
-/// A rule on a span that has its form. Each rule is looked at on its own.
+/// Rule on a well-formed time span. CEL evaluates each rule separately, so a malformed span passes here.
 fn well_formed(holds: &str) -> String {
     format!("!self.matches(r'{SPAN}') || ({holds})")
 }

@@ -1,4 +1,4 @@
-//! Ranges of status codes, as people write them in manifests.
+//! Ranges of HTTP status codes, in the notation of manifests.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::k8s::crd::value::FromText;
 
-/// One status code or a range of them, both ends included: `200`, `200-299` or `2xx`.
+/// Status code or a range of them, both ends included: `200`, `200-299` or `2xx`.
 ///
-/// A range whose ends are the wrong way round can be read, and holds no code.
+/// A range whose ends are in the wrong order can be parsed, and contains no code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StatusRange {
-    /// The first code in it.
+    /// First code of the range.
     pub from: u16,
-    /// The last code in it.
+    /// Last code of the range.
     pub to: u16,
 }
 
 impl StatusRange {
-    /// Whether the code is in it.
+    /// Whether the range contains the code.
     pub const fn contains(self, code: u16) -> bool {
         self.from <= code && code <= self.to
     }
@@ -35,12 +35,12 @@ impl fmt::Display for StatusRange {
     }
 }
 
-/// Text that is no range of status codes.
+/// Error for text that is not a range of status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a status code from 100 to 599, nor a range like `200-299` or `2xx`")]
 pub struct NotAStatusRange;
 
-/// Exactly what [`StatusRange::from_str`] reads.
+/// Pattern of exactly the texts that [`StatusRange::from_str`] accepts.
 const STATUS_RANGE: &str = "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$";
 
 impl FromStr for StatusRange {
@@ -65,7 +65,7 @@ impl JsonSchema for StatusRange {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // The pattern is for texts, the bounds are for numbers.
+        // The pattern applies to texts, the bounds apply to numbers.
         json_schema!({
             "x-kubernetes-int-or-string": true,
             "pattern": STATUS_RANGE,

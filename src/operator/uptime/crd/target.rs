@@ -1,4 +1,4 @@
-//! What can be checked: an HTTP request, a TCP connection, a DNS query.
+//! Targets of a check: an HTTP request, a TCP connection, a DNS query.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -13,20 +13,20 @@ use super::{
     rules,
 };
 
-/// What is checked.
+/// Target of a check, exactly one of three kinds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Target {
-    /// An HTTP request is answered.
+    /// The target must answer an HTTP request.
     Http(HttpTarget),
-    /// A TCP connection is accepted.
+    /// The target must accept a TCP connection.
     Tcp(TcpTarget),
-    /// A name is resolved.
+    /// The name must resolve to records.
     Dns(DnsTarget),
 }
 
 impl Target {
-    /// Which kind of target it is: `http`, `tcp` or `dns`.
+    /// Kind of the target: `http`, `tcp` or `dns`.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Http(_) => "http",
@@ -63,8 +63,8 @@ impl JsonSchema for Target {
     }
 }
 
-/// For people: `GET https://shop.example/`, `tcp 10.0.0.1:5432`, `A shop.example`. Holds no secret: user,
-/// password and query of a URL are left out.
+/// Readable form: `GET https://shop.example/`, `tcp 10.0.0.1:5432`, `A shop.example`. Contains no secret:
+/// user, password and query of a URL are left out.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -81,13 +81,13 @@ impl fmt::Display for Target {
     }
 }
 
-/// The URL without what may be secret in it: user, password, query and fragment.
+/// Returns the URL without the parts that may be secret: user, password, query and fragment.
 pub(crate) fn without_secrets(url: &str) -> String {
     let parsed = reqwest::Url::parse(url).ok();
     let Some(mut url) = parsed.filter(|url| matches!(url.scheme(), "http" | "https")) else {
         return "(not a URL of the web)".to_owned();
     };
-    // These fail for URLs that cannot carry a user, and the web's can.
+    // These calls fail only for URLs that cannot carry a user; http and https URLs can.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
@@ -160,7 +160,7 @@ fn headers(_: &mut SchemaGenerator) -> Schema {
 }
 
 impl HttpTarget {
-    /// A GET of the URL, and else the defaults.
+    /// A GET of the URL, with the defaults for all other fields.
     pub fn get(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -206,7 +206,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it is sent.
+    /// Name of the method as sent in requests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -280,7 +280,7 @@ pub enum RecordType {
 }
 
 impl RecordType {
-    /// As it is written in zone files.
+    /// Name of the type as written in zone files.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::A => "A",

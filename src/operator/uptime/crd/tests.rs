@@ -8,7 +8,7 @@ use crate::{
     operator::definitions,
 };
 
-/// Every schema of every definition, with its path.
+/// All schemas of all definitions, with their paths.
 fn schemas() -> Vec<(String, JSONSchemaProps)> {
     let mut found = Vec::new();
     for definition in definitions() {
@@ -35,7 +35,7 @@ fn walk(path: &str, schema: &JSONSchemaProps, found: &mut Vec<(String, JSONSchem
     }
 }
 
-/// The paths of schemas that are not as they should be.
+/// Paths of the schemas that fail the predicate.
 fn lacking(is_well: impl Fn(&str, &JSONSchemaProps) -> bool) -> Vec<String> {
     let all = schemas().into_iter();
     all.filter(|(path, schema)| !is_well(path, schema)).map(|(path, _)| path).collect()
@@ -70,7 +70,7 @@ fn every_schema_is_structural() {
 #[test]
 fn every_field_has_a_text_for_kubectl_explain() {
     let found = lacking(|path, schema| {
-        // The API server describes these itself, and items are described by their list.
+        // The API server describes these itself, and the description of a list covers its items.
         let is_standard = ["apiVersion", "kind", "metadata"]
             .iter()
             .any(|it| path.split_once('.').is_some_and(|(_, rest)| rest == *it));

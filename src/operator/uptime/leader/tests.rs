@@ -15,7 +15,7 @@ use crate::{
 const SHARDS: u32 = 4;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A node that leads, with what its leader task has, and checks that can be changed.
+/// A node that leads, with the dependencies of its leader task, and checks that can be changed.
 struct Fixture {
     node: StandaloneNode,
     ctx: LeaderContext,
@@ -34,7 +34,7 @@ impl Fixture {
         Self { node, ctx, checks, uptime, feed }
     }
 
-    /// A node has run the check.
+    /// Publishes a result, as if a node had run the check.
     async fn ran(&mut self, name: &str, verdict: Verdict) {
         let (check, now) = (testing::check(name, 3600), clock::unix_ms());
         let result = CheckResult {
@@ -58,7 +58,7 @@ impl Fixture {
         }
     }
 
-    /// All nodes that have run something leave.
+    /// Deletes the results of these checks, as if the nodes that ran them had left.
     async fn nodes_leave(&mut self, names: &[&str]) {
         for name in names {
             let check = testing::check(name, 3600);
@@ -104,7 +104,7 @@ async fn a_leader_whose_authority_is_over_tells_of_no_change() {
     let (report, before) = (leader.report.subscribe(), states(&desk));
     let shown = Arc::clone(&report.borrow());
     fixture.ran("a", Verdict::Down).await;
-    // The process was stopped for so long, and has not heard that another one leads.
+    // The process was suspended, and does not know yet that another node leads.
     gate.extend(BootTime(Duration::ZERO));
     let error = desk.look(&checks, &fixture.feed).await.unwrap_err();
     assert!(error.is_stale(), "{error}");
@@ -145,7 +145,7 @@ async fn the_status_of_a_check_that_a_leader_does_not_see_yet_is_there_when_it_d
     first.look(&every, &fixture.feed).await.unwrap();
     let before = states(&first);
     fixture.nodes_leave(&["a", "b", "c", "d", "e"]).await;
-    // The next one sees one check at first, and the one after it begins from what that one stored.
+    // The second leader sees only one check at first; the third begins from what the second stored.
     let few = Arc::new(all(&["a"]));
     fixture.checks.send_replace(Arc::clone(&few));
     let mut second = Desk::open(&leader, &fixture.ctx).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_check_that_was_made_again_with_another_spec_begins_anew() {
     fixture.node.close().await.unwrap();
 }
 
-/// Version 0.1 cut names differently, into one shard less, and stored statuses under other keys.
+/// Version 0.1 used another hash of names and one shard less, and stored statuses under other keys.
 #[tokio::test]
 async fn the_statuses_that_version_0_1_stored_are_gone_on_from() {
     let fixture = Fixture::of(&["a", "b"]).await;

@@ -1,14 +1,14 @@
-//! Whether a folder still holds what was read of it.
+//! Digest that shows whether a folder still holds what was read from it.
 
 use sha2::{Digest as _, Sha256};
 
 use super::Problem;
 
-/// Tells what a folder holds from anything else that it could hold.
+/// Digest of the content of a folder.
 pub(super) struct Digest(Sha256);
 
 impl Digest {
-    /// Of no files yet, with what was found out before they were read.
+    /// Starts a digest without files, from the problems that were found before reading them.
     pub(super) fn of(problems: &[Problem]) -> Self {
         let mut digest = Self(Sha256::new());
         for problem in problems {

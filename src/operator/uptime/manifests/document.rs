@@ -1,4 +1,4 @@
-//! One document of a YAML file: a check, a list of them, or something of another kind.
+//! Documents of a YAML file: each is a check, a list of them, or something of another kind.
 
 use std::iter;
 
@@ -14,40 +14,40 @@ use crate::{
     },
 };
 
-/// The deepest that lists may hold lists.
+/// Maximum nesting depth of lists in lists.
 const MOST_LISTS: usize = 4;
 
-/// What a document holds, or an item of a list.
+/// Content of a document, or of one item of a list.
 pub(super) struct Item {
-    /// The line at which it begins, counted from one, within the document.
+    /// Line within the document at which the item begins, counted from one.
     pub(super) line: u64,
     pub(super) found: Result<Content, Vec<Malformed>>,
 }
 
-/// What can be read.
+/// Content of a well-formed item.
 pub(super) enum Content {
-    /// A resource of this kind, which is none of ours.
+    /// A resource of this kind, which is not ours.
     OtherKind(String),
-    /// A check.
+    /// An uptime check that can be run.
     Check(Box<Check>),
 }
 
-/// What is wrong with a document.
+/// Problem of a document, and its place.
 #[derive(Debug)]
 pub(super) struct Malformed {
-    /// Counted from one, within the document.
+    /// Line within the document, counted from one.
     pub(super) line: Option<u64>,
-    /// Which field.
+    /// Path of the field, if one can be named.
     pub(super) field: Option<String>,
-    /// What is wrong and what to do.
+    /// Text that states the problem and its remedy.
     pub(super) message: String,
 }
 
-/// The documents of a file, each with the line at which it begins, counted from one.
+/// Returns the documents of a file, each with the line at which it begins, counted from one.
 ///
-/// A line that begins with `---` always begins a document, and one with `...` ends one: YAML allows
-/// neither inside anything (YAML 1.2.2, 9.1.2). So a document that cannot be read does not take those
-/// after it along.
+/// A line that begins with `---` always begins a document, and a line that begins with `...` ends one: YAML
+/// allows neither inside a document (YAML 1.2.2, 9.1.2). So a malformed document does not affect those after
+/// it.
 pub(super) fn split(text: &str) -> impl Iterator<Item = (u64, &str)> {
     let mut rest = text;
     let mut line = 1;
@@ -80,7 +80,7 @@ fn is_marker(line: &str, marker: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-/// Reads one document: nothing if it holds but comments, several things if it is a list.
+/// Reads one document: no items if it contains only comments, several items if it is a list.
 pub(super) fn read(document: &str) -> Vec<Item> {
     let mut found = Vec::new();
     match yaml::read(document) {
@@ -94,8 +94,8 @@ pub(super) fn read(document: &str) -> Vec<Item> {
     found
 }
 
-/// Adds what this part of a document holds. `at` is the path of an item in its list; an item that names no
-/// kind is of `kind`.
+/// Adds the items of this part of a document. `at` is the path of an item in its list; `kind` applies to
+/// items that name no kind.
 fn items(node: &Node, at: &str, kind: Option<&str>, depth: usize, found: &mut Vec<Item>) {
     let kind = node.text("kind").or(kind);
     let api_version = match node.text("apiVersion") {
@@ -140,7 +140,7 @@ fn items(node: &Node, at: &str, kind: Option<&str>, depth: usize, found: &mut Ve
     }
 }
 
-/// Paths of an item, as those of its document.
+/// Converts field paths within an item to paths within its document.
 fn below(at: &str, mut wrong: Vec<Malformed>) -> Vec<Malformed> {
     for Malformed { field, .. } in wrong.iter_mut().filter(|_| !at.is_empty()) {
         let within = field.take().unwrap_or_default();
@@ -149,7 +149,7 @@ fn below(at: &str, mut wrong: Vec<Malformed>) -> Vec<Malformed> {
     wrong
 }
 
-/// Whether it is a kind of our group.
+/// Whether the kind belongs to our API group.
 fn is_ours(kind: &str) -> bool {
     kind == KIND || kind == election::KIND
 }
@@ -186,13 +186,13 @@ fn content(
         (Some(_), Some(_)) if is_our_group => {
             wrong("kind", format!("is not known in `{GROUP}`: write `kind: {KIND}`"))
         }
-        // What does not look like a kind may be anything.
+        // Text that does not look like a kind is not shown, because it may be anything.
         (Some(kind), _) if is_kind(kind) => Ok(Content::OtherKind(kind.to_owned())),
         (Some(_), _) => Ok(Content::OtherKind("(not a kind)".to_owned())),
     }
 }
 
-/// Whether a kind may be meant to be ours, written in another way.
+/// Whether a kind looks like a misspelling of our kind.
 fn looks_like_ours(kind: &str) -> bool {
     let kind = kind.to_ascii_lowercase();
     let kind = kind.strip_suffix("list").or(kind.strip_suffix('s')).unwrap_or(&kind);
@@ -219,12 +219,12 @@ fn check(node: &Node) -> Result<Box<Check>, Vec<Malformed>> {
     })?;
     if let Some(resource) = value.as_object_mut() {
         resource.remove("status");
-        // The items of a list of checks may leave them to the list.
+        // Items of a list of checks may omit these two, because the list has them.
         resource.entry("apiVersion").or_insert_with(|| API_VERSION.into());
         resource.entry("kind").or_insert_with(|| KIND.into());
     }
     let resource: UptimeCheck = serde_path_to_error::deserialize(value).map_err(|error| {
-        // Its own words repeat the value.
+        // The error's own text repeats the value.
         let path = error.path().to_string();
         let (line, field) = at(&path);
         vec![Malformed { line, field, message: shape::remedy_of(&path) }]

@@ -1,8 +1,9 @@
-//! Holds a manifest against the schema of its resource, as the API server does: fields, kinds of values,
-//! bounds of numbers. What a schema cannot say is left to [`Check::new`](crate::operator::uptime::Check::new).
+//! Validates a manifest against the schema of its resource, as the API server does: fields, types of values,
+//! bounds of numbers. [`Check::new`](crate::operator::uptime::Check::new) checks what a schema cannot
+//! express.
 //!
-//! The words are the schema's: which fields there are, which values, what an example is. No message shows
-//! what the manifest holds.
+//! Messages take their words from the schema: names of fields, allowed values, examples. No message shows a
+//! text value of the manifest.
 
 use std::sync::LazyLock;
 
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::yaml::{Node, Part};
 use crate::{k8s::crd, operator::uptime::crd::UptimeCheck};
 
-/// The schema of an `UptimeCheck`, as the API server has it; its status is not looked at.
+/// Schema of an `UptimeCheck`, as in the API server; the status is not validated.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     const SPEC: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
     let definition = crd::json(&[crd::tidied(UptimeCheck::crd())]);
@@ -44,21 +45,21 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-/// What is wrong with one field, by its path.
+/// Problem of one field, by the field's path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) path: String,
     pub(super) message: String,
 }
 
-/// The manifest as JSON, without what is replaced by a default; or all that is not as the schema has it.
+/// Returns the manifest as JSON, without nulls that a default replaces; or all violations of the schema.
 pub(super) fn of_check(document: &Node) -> Result<Value, Vec<Wrong>> {
     let mut wrong = Vec::new();
     let value = shaped(document, &SCHEMA, "", &mut wrong);
     if wrong.is_empty() { Ok(value) } else { Err(wrong) }
 }
 
-/// What to write in a field whose text its type does not read.
+/// Remedy for a field whose text its type cannot parse.
 pub(super) fn remedy_of(path: &str) -> String {
     let mut schema = &*SCHEMA;
     for part in path.split(['.', '[']) {
@@ -123,7 +124,7 @@ fn shaped(node: &Node, schema: &Value, path: &str, wrong: &mut Vec<Wrong>) -> Va
                 None => say("is no whole number".to_owned()),
             }
         }
-        // Of a form of its own.
+        // A field with a format of its own, which its example shows.
         ("string", Part::Number(_) | Part::Bool(_)) if schema.get("example").is_some() => {
             say(remedy_in(schema))
         }
@@ -142,7 +143,8 @@ fn bounds(least: Option<i64>, most: Option<i64>) -> String {
 
 fn fields(node: &Node, schema: &Value, path: &str, wrong: &mut Vec<Wrong>) -> Value {
     let Part::Map(fields) = &node.value else { return Value::Null };
-    // The names of a map are of the manifest's own making: one that is none is not shown.
+    // The author of the manifest chooses the names in a map: text that does not look like a name is not
+    // shown.
     let below = |name: &str| match path {
         "" => name.to_owned(),
         _ if is_shown(name) => format!("{path}.{name}"),
@@ -162,7 +164,7 @@ fn fields(node: &Node, schema: &Value, path: &str, wrong: &mut Vec<Wrong>) -> Va
             object.insert(field.name.clone(), value);
             continue;
         }
-        // As the API server has it, a field without a value is left out; the maps of metadata have a default.
+        // As in the API server, a field without a value is left out; the maps of metadata have a default.
         let is_field = known.is_some_and(|known| known.contains_key(&field.name));
         match of.get("default") {
             _ if is_field => {}
@@ -190,13 +192,13 @@ fn fields(node: &Node, schema: &Value, path: &str, wrong: &mut Vec<Wrong>) -> Va
     Value::Object(object)
 }
 
-/// Whether it looks like the name of a header, a label or an annotation.
+/// Whether the text looks like the name of a header, a label or an annotation.
 fn is_shown(name: &str) -> bool {
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
     name.len() <= 100 && name.bytes().all(is_of_name)
 }
 
-/// A field that is not there. Its name is shown as far as it looks like one.
+/// Problem of an unknown field. The message shows its name only if that looks like a field name.
 fn unknown(name: &str, known: Option<&Map<String, Value>>, path: &str) -> Wrong {
     let is_name = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let path = match (is_name, path) {

@@ -42,7 +42,7 @@ fn problems(checks: &Checks) -> Vec<String> {
     checks.problems.iter().map(ToString::to_string).collect()
 }
 
-/// What is said of one document.
+/// All problems that are reported for one document.
 fn said(text: &str) -> String {
     let checks = Dir::of(&[("a.yaml", text)]).read();
     assert_eq!(names(&checks), [""; 0], "{checks:?}");
@@ -360,7 +360,7 @@ fn a_folder_that_was_not_changed_is_not_parsed_again() {
         one.checks.iter().zip(&other.checks).all(|((_, one), (_, other))| Arc::ptr_eq(one, other))
     };
     assert!(same(&first, &second));
-    // A change of any file is seen, also one that leaves all lengths as they were.
+    // Every change of a file is detected, also one that leaves all lengths as they were.
     folder.write("a.yaml", &manifest("c"));
     let third = folder.read();
     assert_eq!((names(&third), third.problems.len()), (vec!["c"], first.problems.len()));

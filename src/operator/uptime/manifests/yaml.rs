@@ -1,29 +1,30 @@
-//! A document of YAML as JSON, with the line of each part.
+//! Parses a YAML document to JSON, with the line of each part.
 //!
 //! Plain scalars mean what they mean to the API server and kubectl, which read YAML 1.1 as Go does: `no` is
-//! false, `010` is eight, `1_000` is a thousand. Errors show no part of the document: it may hold secrets.
+//! false, `010` is eight, `1_000` is a thousand. Errors show no part of the document, which may contain
+//! secrets.
 //!
-//! Bounded: a document whose aliases multiply, or that is nested too deep, is refused.
+//! Bounded: a document whose aliases multiply, or whose nesting is too deep, is rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Number, Value};
 
-/// More parts than this are not read, aliases resolved.
+/// Maximum number of parts of a document, with aliases resolved.
 const MOST_NODES: usize = 200_000;
-/// The deepest nesting of lists and maps that is read.
+/// Maximum nesting depth of lists and maps.
 const MOST_DEPTH: usize = 64;
 
-/// A part of a document.
+/// A part of a document, with its line.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
-    /// The line at which it begins, counted from one.
+    /// Line at which the part begins, counted from one.
     pub(super) line: u64,
     pub(super) value: Part,
 }
 
-/// What a part of a document holds.
+/// Value of a part of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Part {
     Null,
@@ -34,16 +35,16 @@ pub(super) enum Part {
     Map(Vec<Field>),
 }
 
-/// One field of a mapping.
+/// Field of a mapping: its name, line and value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Field {
     pub(super) name: String,
-    /// The line of its name.
+    /// Line of the field's name.
     pub(super) line: u64,
     pub(super) value: Node,
 }
 
-/// Why a document cannot be read, and where.
+/// Error of a malformed document, and its line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
     pub(super) line: u64,
@@ -51,7 +52,7 @@ pub(super) struct Unreadable {
 }
 
 impl Node {
-    /// The field of that name, if this is a mapping that has it.
+    /// Returns the field of that name, if this is a mapping that has it.
     pub(super) fn field(&self, name: &str) -> Option<&Field> {
         match &self.value {
             Part::Map(fields) => fields.iter().find(|field| field.name == name),
@@ -59,7 +60,7 @@ impl Node {
         }
     }
 
-    /// The text of the field of that name, if it is one.
+    /// Returns the text of the field of that name, if its value is a text.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match &self.field(name)?.value.value {
             Part::Text(text) => Some(text),
@@ -67,7 +68,7 @@ impl Node {
         }
     }
 
-    /// The same without lines.
+    /// Returns the value as JSON, without lines.
     pub(super) fn to_json(&self) -> Value {
         match &self.value {
             Part::Null => Value::Null,
@@ -81,8 +82,8 @@ impl Node {
         }
     }
 
-    /// The line of the field at `path`, like `spec.expect.status[1]`. If it is not there, that of the nearest
-    /// field above it that is.
+    /// Returns the line of the field at `path`, like `spec.expect.status[1]`. If the field does not exist,
+    /// returns the line of its nearest ancestor that does.
     pub(super) fn line_of(&self, path: &str) -> u64 {
         let mut at = self;
         let mut line = self.line;
@@ -99,7 +100,7 @@ impl Node {
             }
             rest = rest.trim_start_matches('.');
             let Part::Map(fields) = &at.value else { break };
-            // A name may hold dots itself: the longest that fits is meant.
+            // A name may contain dots itself, so the longest name that fits is used.
             let fits = |field: &&Field| {
                 rest.strip_prefix(field.name.as_str())
                     .is_some_and(|after| after.is_empty() || after.starts_with(['.', '[']))
@@ -113,7 +114,7 @@ impl Node {
     }
 }
 
-/// Reads one document; none if it holds nothing but comments.
+/// Reads one document; `None` if it contains only comments.
 pub(super) fn read(document: &str) -> Result<Option<Node>, Unreadable> {
     let mut reader = Reader {
         parser: Parser::new_from_str(document),
@@ -126,7 +127,7 @@ pub(super) fn read(document: &str) -> Result<Option<Node>, Unreadable> {
             None | Some((Event::StreamEnd, _)) => return Ok(None),
             Some((Event::DocumentStart(..), _)) => {
                 let Some((event, span)) = reader.next()? else { return Ok(None) };
-                // A scalar that is not written.
+                // An empty scalar, which is not written in the document.
                 if matches!(event, Event::Scalar(..)) && span.start.index() == span.end.index() {
                     return Ok(None);
                 }
@@ -139,7 +140,7 @@ pub(super) fn read(document: &str) -> Result<Option<Node>, Unreadable> {
 
 struct Reader<'a> {
     parser: Parser<'a, granit_parser::StrInput<'a>>,
-    /// Of the last event, counted from one.
+    /// Line of the last event, counted from one.
     line: u64,
     nodes: usize,
     anchors: BTreeMap<usize, Node>,
@@ -180,7 +181,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The part that begins with this event.
+    /// Reads the part that begins with this event.
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Unreadable> {
         if depth > MOST_DEPTH {
             return self.wrong("is nested too deep: write it flatter");
@@ -298,7 +299,7 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// The name of a field: numbers and the rest are taken as text, as kubectl does.
+/// Returns the name of a field: numbers and booleans are taken as text, as kubectl does.
 fn name_of(part: &Part) -> Option<String> {
     match part {
         Part::Text(text) => Some(text.clone()),
@@ -308,7 +309,7 @@ fn name_of(part: &Part) -> Option<String> {
     }
 }
 
-/// What a plain scalar means to Go's YAML; none if JSON has no such value.
+/// Returns the value of a plain scalar in Go's YAML; `None` if JSON has no such value.
 fn plain(text: &str) -> Option<Part> {
     match text {
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
@@ -328,7 +329,7 @@ fn plain(text: &str) -> Option<Part> {
 }
 
 fn number(text: &str) -> Option<Part> {
-    // One that begins with a dot may have no `_`.
+    // Numbers that begin with a dot must not contain `_`.
     let digits = if text.starts_with('.') { text.to_owned() } else { text.replace('_', "") };
     if let Some(number) = whole(&digits) {
         return Some(Part::Number(number));
@@ -337,7 +338,7 @@ fn number(text: &str) -> Option<Part> {
         .then(|| digits.trim_start_matches('+').parse::<f64>().ok())
         .flatten()
         .and_then(|float| {
-            // What is whole is written without a point.
+            // Whole numbers are written without a decimal point.
             let is_whole = float.fract() == 0.0 && float.abs() < 1e15;
             if is_whole {
                 return Some(Part::Number((float as i64).into()));
@@ -346,7 +347,7 @@ fn number(text: &str) -> Option<Part> {
         })
 }
 
-/// A whole number as Go's `ParseInt` reads it with the base 0.
+/// Parses a whole number as Go's `ParseInt` does with base 0.
 fn whole(digits: &str) -> Option<Number> {
     let (is_negative, bare) = match digits.strip_prefix('-') {
         Some(bare) => (true, bare),
@@ -370,7 +371,7 @@ fn whole(digits: &str) -> Option<Number> {
     i64::try_from(-i128::from(number)).ok().map(Number::from)
 }
 
-/// `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
+/// Whether the text matches `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`.
 fn is_float(text: &str) -> bool {
     let text = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {

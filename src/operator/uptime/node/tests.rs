@@ -27,11 +27,11 @@ use crate::{
 const SHARDS: u32 = 8;
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Notes the slot of every run. The check `down` is down, all others are up.
+/// Records the slot of every run. The check `down` is down, all others are up.
 #[derive(Debug, Default)]
 struct Target {
     runs: Mutex<Vec<(CheckKey, u64)>>,
-    /// It does not answer.
+    /// Whether runs hang instead of ending.
     hangs: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ impl Probe for Target {
 }
 
 impl Target {
-    /// By check, the slots that were run. Panics if one was run twice.
+    /// Slots that were run, by check. Panics if a slot was run twice.
     fn slots(&self) -> BTreeMap<CheckKey, BTreeSet<u64>> {
         let mut slots: BTreeMap<CheckKey, BTreeSet<u64>> = BTreeMap::new();
         for (check, slot) in self.runs.lock().unwrap().iter() {
@@ -103,7 +103,7 @@ impl Member {
     }
 }
 
-/// The nodes of one cluster.
+/// Nodes of one cluster, with their store and target.
 struct Cluster {
     store: Arc<MemoryStore>,
     target: Arc<Target>,
@@ -155,7 +155,7 @@ impl Cluster {
         self.members.push(Member::start(Arc::new(node), uptime).await);
     }
 
-    /// Waits until `holds` for the members.
+    /// Waits until `holds` is true for the members.
     async fn eventually(&self, what: &str, holds: impl Fn(&[Member]) -> bool) {
         let waited = tokio::time::timeout(DEADLINE, async {
             while !holds(&self.members) {
@@ -179,7 +179,7 @@ impl Cluster {
     }
 }
 
-/// Version 0.1 cut names by another hash, into as many shards as were asked for. See [`CutBy`].
+/// Version 0.1 used another hash of names, with exactly the configured number of shards. See [`CutBy`].
 #[test]
 fn checks_that_are_cut_by_names_have_another_number_of_shards_than_version_0_1_had() {
     let (_, checks) = watch::channel(Arc::default());
@@ -248,7 +248,7 @@ async fn checks_move_with_leaving_and_joining_nodes_without_a_slot_missed_or_run
         })
         .await;
     for id in 3..6 {
-        // The oldest leaves, which leads, and a new one comes: every shard is planned anew.
+        // The oldest node, which leads, leaves and a new one joins: every shard is planned again.
         let leaver = cluster.members.remove(0);
         assert_eq!(leaver.missed(), 0);
         leaver.stop().await;
@@ -270,7 +270,7 @@ async fn checks_move_with_leaving_and_joining_nodes_without_a_slot_missed_or_run
     cluster.stop().await;
 }
 
-/// Who has run each check last, as the first member sees it.
+/// Nodes that ran a check last, as the first member sees them.
 fn checked_by(members: &[Member]) -> BTreeSet<String> {
     let report = members[0].report();
     report.checks.iter().filter_map(|check| check.checked_by.clone()).collect()
@@ -279,7 +279,7 @@ fn checked_by(members: &[Member]) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_cut_checks_differently_never_run_them_side_by_side() {
     let mut cluster = Cluster::with(0, Checks::default()).await;
-    // What matters of version 0.1 here is its number of shards, which is that of `CutBy::Uids`.
+    // Only the number of shards of version 0.1 matters here, and `CutBy::Uids` has the same.
     for id in 0..2 {
         cluster.join_with(id, CutBy::Uids).await;
     }
@@ -297,7 +297,7 @@ async fn nodes_that_cut_checks_differently_never_run_them_side_by_side() {
         assert!(checked_by(&cluster.members).is_subset(&["0", "1"].map(String::from).into()));
         cluster.members.remove(0).stop().await;
     }
-    // Whoever leads of the two, the other one runs all of it.
+    // Either of the two leads, and the other one runs all checks.
     cluster
         .eventually("the new ones go on", |members| {
             let by = checked_by(members);
@@ -321,7 +321,7 @@ async fn a_run_that_hangs_when_its_node_is_stopped_has_a_result_of_the_next_owne
         owns_all.then_some(())
     })
     .await;
-    // One whose interval has just begun, and is long beside all that happens here.
+    // A check whose interval has just begun, and lasts longer than everything that happens here.
     let has_begun = |check: &Check| {
         let now = clock::unix_ms();
         now - check.timing().slot_at(now).0 < 2000

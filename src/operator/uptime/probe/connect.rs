@@ -1,7 +1,7 @@
-//! From a host and a port to a connection: by all addresses of the name, in turn.
+//! Connects to a host and a port, trying all addresses of the name in turn.
 //!
-//! As RFC 8305 (happy eyeballs) has it, and curl and browsers do: the families alternate, and an address
-//! that does not answer keeps the next one waiting for a short while only.
+//! As in RFC 8305 (happy eyeballs), curl and browsers: the address families alternate, and an address that
+//! does not answer delays the next one only briefly.
 
 use std::{
     io,
@@ -14,17 +14,17 @@ use tokio::net::TcpStream;
 use super::{Failure, race, resolve::Names};
 use crate::operator::uptime::crd::forms;
 
-/// The longest that an address keeps the next one waiting (RFC 8305, 8: connection attempt delay).
+/// Maximum delay before the next address is tried (RFC 8305, 8: connection attempt delay).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// Further addresses of a name are not tried.
+/// Maximum number of addresses of a name that are tried.
 const MOST_ADDRESSES: usize = 16;
 
-/// A connection to the host: a name, an address, or an IPv6 address with its zone (`fe80::1%eth0`).
-/// `within` is how long the caller waits: each address gets a fair share of it.
+/// Connects to the host: a name, an address, or an IPv6 address with its zone (`fe80::1%eth0`). `within` is
+/// how long the caller waits: each address gets a fair share of it.
 ///
 /// # Cancel safety
 ///
-/// Dropped, what was opened is closed.
+/// If dropped, all opened connections are closed.
 pub(super) async fn connect(
     names: &Names,
     host: &str,
@@ -35,7 +35,7 @@ pub(super) async fn connect(
     connect_any(names.denied.leave(addresses, SocketAddr::ip)?, within).await
 }
 
-/// A connection to the first of these addresses that accepts one.
+/// Returns a connection to the first of these addresses that accepts one.
 async fn connect_any(addresses: Vec<SocketAddr>, within: Duration) -> Result<TcpStream, Failure> {
     let number = addresses.len();
     let share = within / u32::try_from(number + 1).unwrap_or(u32::MAX);
@@ -55,7 +55,7 @@ async fn connect_any(addresses: Vec<SocketAddr>, within: Duration) -> Result<Tcp
     })
 }
 
-/// The addresses of a host, in the order in which they are tried.
+/// Returns the addresses of a host, in the order in which they are tried.
 async fn addresses(names: &Names, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     if let Some((address, zone)) = forms::with_zone(host) {
         let scope = scope_of(zone).map_err(|error| {
@@ -71,7 +71,7 @@ async fn addresses(names: &Names, host: &str, port: u16) -> Result<Vec<SocketAdd
     Ok(alternating)
 }
 
-/// The number of an interface, by its name or as it is.
+/// Returns the number of an interface, given by its name or its number.
 fn scope_of(zone: &str) -> io::Result<u32> {
     if let Ok(number) = zone.parse() {
         return Ok(number);
@@ -84,7 +84,7 @@ fn scope_of(zone: &str) -> io::Result<u32> {
     Ok(rustix::net::netdevice::name_to_index(socket, zone)?)
 }
 
-/// The addresses by turns of one family and the other, the first one first, each once.
+/// Returns the addresses without duplicates, alternating between the families, starting with the first one.
 fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first().copied() else { return addresses };
     let (same, other): (Vec<_>, Vec<_>) =

@@ -1,8 +1,8 @@
-//! Networks that no check may ask.
+//! Networks that no check may connect to.
 //!
-//! Whoever may create a check has the nodes connect to an address of his choice, from their place in the
-//! network. What must not be reached that way is denied here, by the address that a connection is really
-//! made to: after the look-up of a name, and again for each redirect.
+//! A user who may create a check can make the nodes connect to any address, from the nodes' place in the
+//! network. Networks that must not be reached that way are denied here, by the address that a connection is
+//! really made to: after the name is resolved, and again for each redirect.
 
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::Failure;
 
-/// A network, as `10.0.0.0/8`, `fd00::/8` or a single address.
+/// Network in CIDR notation, as `10.0.0.0/8` or `fd00::/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
@@ -23,12 +23,12 @@ impl FromStr for Network {
     }
 }
 
-/// Text that is no network.
+/// Error for text that is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no network: write it like 10.0.0.0/8, fd00::/8 or 192.0.2.1")]
 pub struct NotANetwork;
 
-/// The networks that are denied. Cheap to clone.
+/// Set of networks that are denied. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Denied(Arc<[Network]>);
 
@@ -38,16 +38,16 @@ impl Denied {
     }
 
     fn holds(&self, address: IpAddr) -> bool {
-        // ::ffff:10.0.0.1 leads to where 10.0.0.1 does.
+        // ::ffff:10.0.0.1 reaches the same host as 10.0.0.1.
         let address = address.to_canonical();
         self.0.iter().any(|Network(network)| network.contains(&address))
     }
 
-    /// Those of these addresses that may be asked.
+    /// Returns those of these addresses that are not denied.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] of this node if there are some, and none of them may.
+    /// A [`Failure`] of this node if there are addresses and all of them are denied.
     pub(super) fn leave<T>(
         &self,
         addresses: Vec<T>,

@@ -1,4 +1,4 @@
-//! Asks for DNS records.
+//! Queries DNS records of a name.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 const DNS_PORT: u16 = 53;
-/// The longest text of the answer that is shown, in records.
+/// Maximum number of records that the answer's text shows.
 const MOST_SHOWN: usize = 4;
 
 pub(super) async fn ask(
@@ -56,8 +56,8 @@ pub(super) async fn ask(
     Ok(Answer { text: shown(&records), wrong, ..Answer::after(latency) })
 }
 
-/// Whether a record holds what is expected. An address is held by itself alone, however it is written; names
-/// are, as everywhere in the DNS, of no case.
+/// Whether a record contains the expected text. An address must be equal, in any notation; names are compared
+/// without case, as everywhere in the DNS.
 pub(super) fn holds(of: RecordType, record: &str, expected: &str) -> bool {
     if let (Ok(record), Ok(expected)) = (record.parse::<IpAddr>(), expected.parse::<IpAddr>()) {
         return record == expected;
@@ -68,7 +68,7 @@ pub(super) fn holds(of: RecordType, record: &str, expected: &str) -> bool {
     }
 }
 
-/// A name that does not exist, or has no such records, is an answer too, and one that came in time.
+/// A name that does not exist, or has no such records, is a valid answer that came in time.
 fn answer_without_records(
     target: &DnsTarget,
     latency: std::time::Duration,
@@ -104,10 +104,10 @@ fn resolver(prober: &Prober, check: &Check, target: &DnsTarget) -> Result<TokioR
             Failure::of("cannot read the system's resolver configuration", &error)
         })?,
     };
-    // All at once: a server that does not answer keeps no other from it.
+    // All servers are queried at once: a server that does not answer delays no other one.
     options.num_concurrent_reqs = config.name_servers().len().max(1);
-    // The check's own timeout rules: an answer within it counts. Datagrams are sent again meanwhile, and the
-    // answer to any of them will do.
+    // The check's own timeout decides: an answer within it counts. UDP requests are repeated meanwhile, and
+    // an answer to any of them counts.
     options.timeout = check.spec().timeout().0 * 2;
     let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
     let built = builder.with_options(options).build();

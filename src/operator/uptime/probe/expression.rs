@@ -1,15 +1,16 @@
-//! `expect.bodyMatches`: compiled once, and matched so that no expression holds up anything else.
+//! Matches `expect.bodyMatches`: each expression is compiled once, and no match delays anything else.
 //!
-//! The time that a match takes can be the product of both lengths, of the expression and of the body: minutes
-//! for a short expression. So a match is no call that one waits for, but a walk over the bytes in slices, each
-//! on a thread for blocking work. Between two slices others have their turn, and a match that is given up
+//! A match can take time proportional to the product of both lengths, expression and body: minutes for a
+//! short expression. So a match is not one blocking call, but a walk over the bytes in slices, each on a
+//! thread for blocking work. Between two slices other matches get the thread, and a match that is dropped
 //! ends.
 //!
 //! # Invariants
 //!
-//! * A match holds a thread for about [`SLICE`] at a time, and all together hold half of the processors.
-//! * The compiled expressions that are kept take [`MOST_KEPT_BYTES`] over all checks of the process, and
-//!   matches take a bounded part beside them.
+//! * A match holds a thread for about [`SLICE`] at a time, and all matches together use half of the
+//!   processors.
+//! * The cached compiled expressions use at most [`MOST_KEPT_BYTES`] over all checks of the process, and
+//!   matches use a bounded amount of memory in addition.
 
 use std::{
     collections::BTreeMap,
@@ -33,33 +34,33 @@ use crate::{clock, engine::BootTime, operator::uptime::value::Span};
 #[cfg(test)]
 mod tests;
 
-/// Largest expression, compiled.
+/// Maximum size of one compiled expression.
 const MOST_BYTES: usize = 1 << 20;
-/// What all compiled expressions that are kept may take. Those used least lately are compiled again.
+/// Maximum size of all cached expressions. The least recently used ones are evicted and compiled again.
 const MOST_KEPT_BYTES: usize = 64 << 20;
-/// What is counted for an expression beside its states, and for one that was refused.
+/// Bytes that are counted per expression besides its states, and for a rejected expression.
 const OVERHEAD_BYTES: usize = 1 << 10;
-/// What the states take that are found while matching, for one match.
+/// Maximum size of the lazily built states of one match.
 const MOST_CACHE_BYTES: usize = 1 << 20;
-/// So many matches go on at once; the others wait.
+/// Maximum number of concurrent matches; further ones wait.
 const MOST_MATCHES: usize = 32;
-/// For how long a match goes on before it is another's turn.
+/// How long a match runs before another one gets its turn.
 const SLICE: Duration = Duration::from_millis(10);
-/// The time is looked at once for so many bytes. One byte costs 0.1 ms at worst.
+/// Number of bytes between two readings of the clock. A byte takes 0.1 ms at worst.
 const BYTES_PER_LOOK: usize = 64;
-/// A match ends this long before the run's own timeout would end it, which could not say why.
+/// A match ends this long before the run's own timeout, whose message could not name the match as the reason.
 const ENDS_BEFORE: Duration = Duration::from_millis(5);
-/// The most steps of a match that cannot be cut into slices: bytes of the body, times states.
+/// Maximum cost of a match that cannot be cut into slices: bytes of the body times states.
 const MOST_STEPS_AT_ONCE: usize = 1 << 28;
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept::new());
 static MATCHES: Semaphore = Semaphore::const_new(MOST_MATCHES);
-/// As many as may be matched at one moment.
+/// Number of matches that may run at one moment.
 static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
     Semaphore::new((thread::available_parallelism().map_or(1, usize::from) / 2).max(1))
 });
 
-/// An expression that cannot be used: why, in words that hold nothing of it.
+/// Error of an expression that cannot be used; the text contains no part of the expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(in crate::operator::uptime) struct Unusable(Arc<str>);
@@ -76,14 +77,14 @@ impl fmt::Debug for Expression {
     }
 }
 
-/// An expression that was compiled, or why it cannot be.
+/// A compiled expression, or the reason why it cannot be used.
 type Usable = Result<Arc<Expression>, Unusable>;
 
-/// Compiles the expression, unless that was done and is kept. Takes some milliseconds.
+/// Compiles the expression, or takes it from the cache. Compiling takes some milliseconds.
 ///
 /// # Errors
 ///
-/// Why it cannot be used.
+/// [`Unusable`] with the reason if the expression cannot be used.
 pub(in crate::operator::uptime) fn compiled(pattern: &str) -> Usable {
     let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let found = kept().get(pattern);
@@ -98,7 +99,7 @@ impl Expression {
     fn new(pattern: &str) -> Result<Self, Unusable> {
         let unusable = |why: &str| Unusable(why.into());
         if let Err(error) = syntax::parse(pattern) {
-            // The error draws the expression over several lines; the last one says what is wrong.
+            // The error shows the expression over several lines; only its last line is the reason.
             let text = error.to_string();
             let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
             return Err(unusable(why));
@@ -126,12 +127,12 @@ impl Expression {
     }
 }
 
-/// The expressions that were compiled, or refused, and when they were last asked for.
+/// Cache of compiled and rejected expressions, with the time of their last use.
 #[derive(Debug)]
 struct Kept {
     by_pattern: BTreeMap<Arc<str>, (Usable, u64)>,
     bytes: usize,
-    /// Grows with each question.
+    /// Logical clock of the cache: incremented by each look-up.
     asked: u64,
 }
 
@@ -147,7 +148,7 @@ impl Kept {
         Some(usable.clone())
     }
 
-    /// Keeps one more, and forgets those that were not asked for the longest, down to so many bytes.
+    /// Adds one entry, and evicts the least recently used ones until the cache fits into `most_bytes`.
     fn put(&mut self, pattern: &str, usable: &Usable, most_bytes: usize) {
         self.remove(pattern);
         let needed = bytes_of(pattern, usable);
@@ -172,15 +173,15 @@ fn bytes_of(pattern: &str, usable: &Usable) -> usize {
     OVERHEAD_BYTES + pattern.len() + usable.as_ref().map_or(0, |expression| expression.bytes)
 }
 
-/// Whether the text holds a match of the expression.
+/// Whether the text contains a match of the expression.
 ///
 /// # Errors
 ///
-/// That it was not found out by then: since the expression takes too long, or since this node has no time for it.
+/// A [`Failure`] if there is no result by `ends_by`: the expression takes too long, or this node has no time.
 ///
 /// # Cancel safety
 ///
-/// Dropped, the match ends with its slice.
+/// If dropped, the match ends with its current slice.
 pub(super) async fn is_match(
     pattern: &str,
     text: String,
@@ -218,13 +219,13 @@ async fn in_slices(pattern: &str, text: String, spent: &mut Duration) -> Result<
     }
 }
 
-/// A match that goes on.
+/// A match in progress, between two slices.
 enum Search {
     New { pattern: String, text: String },
     Walk(Box<Walk>),
 }
 
-/// A walk over the text, byte by byte.
+/// Walk of the automaton over the text, byte by byte.
 struct Walk {
     expression: Arc<Expression>,
     cache: dfa::Cache,
@@ -233,7 +234,7 @@ struct Walk {
     at: usize,
 }
 
-/// What a slice of a match came to.
+/// Outcome of one slice of a match.
 enum Step {
     GoesOn(Search),
     Ended(Result<bool, String>),
@@ -243,7 +244,7 @@ impl Search {
     fn go_on(self, until: BootTime) -> Step {
         match self {
             Self::New { pattern, text } => match Walk::new(&pattern, text) {
-                // To compile it took its time.
+                // Compiling has used up this slice.
                 Ok(walk) => Step::GoesOn(Self::Walk(Box::new(walk))),
                 Err(why) => Step::Ended(Err(why)),
             },
@@ -297,8 +298,8 @@ impl Walk {
     }
 }
 
-/// The whole match in one go: `\b` between letters of all alphabets needs more than a byte to look at, which
-/// the walk does not have. As long as that is cheap.
+/// Runs the whole match at once, if that is cheap enough: a Unicode `\b` needs more than one byte of context,
+/// which the walk does not have.
 fn at_once(expression: &Expression, text: &str) -> Result<bool, String> {
     let nfa = expression.dfa.get_nfa();
     if nfa.states().len().saturating_mul(text.len()) > MOST_STEPS_AT_ONCE {

@@ -1,7 +1,7 @@
-//! Sends an HTTP request, and follows where it is redirected to.
+//! Sends an HTTP request and follows its redirects.
 //!
-//! The one rule to keep: what a manifest holds goes to the origin of its URL and nowhere else. Another
-//! scheme, host or port gets a bare request, and so does all that it redirects to.
+//! The one rule to keep: the contents of a manifest are sent only to the origin of its URL. A redirect to
+//! another scheme, host or port gets a bare request, and so do all redirects after it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,13 +33,13 @@ const USER_AGENT: &str = concat!("bellwether/", env!("CARGO_PKG_VERSION"));
 const WELL: StatusRange = StatusRange { from: 200, to: 299 };
 const REDIRECTED: StatusRange = StatusRange { from: 300, to: 399 };
 
-/// One request, before it is sent.
+/// Request before it is sent.
 struct Ask {
     method: Verb,
     url: Url,
-    /// Those of the manifest, and what every client sends.
+    /// Headers of the manifest and the usual headers.
     headers: HeaderMap,
-    /// What `Host` or `:authority` is, if it is not the URL's host.
+    /// Value of `Host` or `:authority`, if it is not the URL's host.
     host: Option<HeaderValue>,
     body: Bytes,
     /// Name in the TLS handshake, if it is not the URL's host.
@@ -73,8 +73,8 @@ pub(super) async fn ask(
     })
 }
 
-/// The last answer, and of all certificates on the way the one that ends first: with the host that showed
-/// it, if that is not the last one.
+/// The last answer, and the first expiry of all certificates on the way: with the host that showed the
+/// certificate, if that is not the last host.
 struct Followed {
     exchanged: exchange::Exchanged,
     certificate: Option<(UnixMs, Option<String>)>,
@@ -107,7 +107,7 @@ async fn follow(
     Err(Failure::new(format_args!("redirected more than {MOST_REDIRECTS} times")))
 }
 
-/// Where a redirect leads to.
+/// Returns the location of a redirect.
 fn location(response: &Response<Incoming>) -> Option<&HeaderValue> {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
         .then(|| response.headers().get(header::LOCATION))
@@ -132,9 +132,9 @@ impl Ask {
         Ok(Self { method: verb(target.method), url, headers, host, body, server_name })
     }
 
-    /// The request that follows a redirect. Another origin gets nothing of this one.
+    /// Returns the request that follows a redirect. Another origin gets nothing of this request.
     fn redirected(mut self, status: StatusCode, location: &HeaderValue) -> Result<Self, Failure> {
-        // Where it leads to is not shown: it may repeat what was sent.
+        // The location is not shown, because it may repeat what was sent.
         const NOWHERE: &str = "redirected to what is no URL of http or https";
         let nowhere = || Failure::new(NOWHERE);
         let location = std::str::from_utf8(location.as_bytes()).map_err(|_| nowhere())?;
@@ -152,7 +152,7 @@ impl Ask {
             self.drop_body();
         }
         if url.origin() == self.url.origin() {
-            // As curl does: who logs in by the URL stays logged in.
+            // As in curl, credentials of the URL stay valid within the origin.
             if url.username().is_empty() && url.password().is_none() {
                 let _ = url.set_username(self.url.username());
                 let _ = url.set_password(self.url.password());
@@ -181,7 +181,7 @@ impl Ask {
     }
 }
 
-/// What every request carries.
+/// Headers that every request carries.
 fn usual_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -224,7 +224,7 @@ fn wrong_status(check: &Check, target: &HttpTarget, code: u16) -> Option<String>
     Some(format!("status {code}: {expected} is expected"))
 }
 
-/// What of the body is not as expected. Reads as much as it takes to say so.
+/// Returns what is not as expected in the body. Reads only as much of the body as needed.
 async fn wrong_body(
     prober: &Prober,
     check: &Check,
@@ -236,7 +236,7 @@ async fn wrong_body(
     if contains.is_none() && matches.is_none() {
         return Ok(None);
     }
-    // An expression may look at the end of the text, so that all of it must be there.
+    // An expression may match at the end of the text, so the whole text is needed.
     let enough = contains.filter(|_| matches.is_none());
     let left = ends_by.since(clock::boot_now());
     let body::Read { text, ended, room: _room } =
@@ -275,7 +275,7 @@ fn tls_of(prober: &Prober, target: &HttpTarget) -> Result<ClientConfig, Failure>
     }
 }
 
-/// Verifies servers by these certificates.
+/// TLS configuration that verifies servers by these certificates.
 pub(super) fn verifying(trust: Trust) -> Result<ClientConfig, rustls::Error> {
     Ok(with_alpn(tls::trusting(trust)?.with_no_client_auth()))
 }

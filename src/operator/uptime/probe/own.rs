@@ -8,7 +8,8 @@ use rustix::io::Errno;
 #[cfg(test)]
 mod tests;
 
-/// What this node is short of, and what to do, if that is what the error or one behind it says.
+/// Returns the resource that this node is short of, and the remedy, if the error or one of its sources shows
+/// that.
 pub(super) fn distress(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -29,7 +30,7 @@ pub(super) fn distress(error: &(dyn Error + 'static)) -> Option<&'static str> {
 
 fn of_io(error: &io::Error) -> Option<&'static str> {
     if let Some(inner) = error.get_ref() {
-        // An error made of another one does not name that as its source.
+        // An `io::Error` that wraps another error does not return that error as its source.
         return distress(inner);
     }
     match Errno::from_io_error(error)? {

@@ -1,19 +1,19 @@
-//! Attempts that begin one after the other and go on side by side, until one succeeds.
+//! Attempts that start one after the other and run concurrently, until one succeeds.
 
 use std::{future::Future, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
-/// What the first attempt to succeed returns. The next one begins when one has failed, or `every` after
-/// the one before; none is given up for that.
+/// Returns the value of the first attempt to succeed. The next attempt starts when one has failed, or `every`
+/// after the one before; earlier attempts keep running.
 ///
 /// # Errors
 ///
-/// All failures, in the order in which they came; none if there are no attempts.
+/// All failures, in the order in which they occurred; empty if there are no attempts.
 ///
 /// # Cancel safety
 ///
-/// Dropped, all attempts are dropped.
+/// If dropped, all attempts are dropped.
 pub(super) async fn first<T, E, F>(
     attempts: impl IntoIterator<Item = F>,
     every: Duration,
@@ -37,7 +37,7 @@ where
                 }
                 None => {}
             },
-            // Cancel safe: what has ended begins the next attempt earlier.
+            // Cancel safe: an attempt that ends first only starts the next one earlier.
             () = tokio::time::sleep(every), if waiting.peek().is_some() => {
                 running.extend(waiting.next());
             }
@@ -73,11 +73,11 @@ mod tests {
         let began = Instant::now();
         assert_eq!(first([never(), after(1, Ok(2))], EVERY).await, Ok(2));
         assert_eq!(began.elapsed(), EVERY + Duration::from_millis(1));
-        // The first one goes on meanwhile.
+        // The first attempt continues meanwhile.
         let began = Instant::now();
         assert_eq!(first([after(300, Ok(1)), never()], EVERY).await, Ok(1));
         assert_eq!(began.elapsed(), Duration::from_millis(300));
-        // One that fails makes room at once.
+        // A failed attempt starts the next one at once.
         let began = Instant::now();
         assert_eq!(first([after(1, Err(1)), after(1, Ok(2))], EVERY).await, Ok(2));
         assert_eq!(began.elapsed(), Duration::from_millis(2));

@@ -1,10 +1,10 @@
-//! Looks up the addresses of a name, for connections.
+//! Resolves names to addresses, for connections.
 //!
-//! By `/etc/hosts` and `/etc/resolv.conf`, as the system's own resolver does. That one blocks a thread until
-//! its last attempt has failed, whoever gave up waiting: look-ups of a name server that is silent would pile
-//! up until nothing can block any more. Here a look-up that is dropped is over, with its sockets.
+//! Uses `/etc/hosts` and `/etc/resolv.conf`, as the system's own resolver does. The system's resolver blocks
+//! a thread until its last attempt has failed, even if the caller gave up: look-ups at a silent name server
+//! would use up all threads for blocking work. Here a dropped look-up ends, and its sockets are closed.
 //!
-//! Nothing that a name server said is kept. Other sources of the system (mDNS, LDAP) are not asked.
+//! Answers of name servers are not cached. Other sources of the system (mDNS, LDAP) are not used.
 
 use std::{
     fmt, fs, io,
@@ -31,52 +31,52 @@ use crate::{clock, engine::BootTime};
 #[cfg(test)]
 mod tests;
 
-/// Whether the files have changed is looked at this often.
+/// How often the files are checked for changes.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
-/// Requests at once on one connection to a name server, beyond which more fail at once.
+/// Maximum number of concurrent requests on one connection to a name server; further ones fail at once.
 const MOST_REQUESTS: usize = 1024;
 
-/// Why a name has no address.
+/// Reason why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookupError {
-    /// Text that can be no name.
+    /// The text cannot be a name.
     #[error("`{name}` is no name that can be looked up")]
     NotAName {
-        /// The text, as the manifest has it.
+        /// Text as written in the manifest.
         name: String,
     },
-    /// The name servers know no address.
+    /// The name servers know no address of the name.
     #[error("there is no address of {name}: {why}")]
     NoAddress {
-        /// The name that was looked up.
+        /// Name that was looked up.
         name: String,
-        /// What was answered.
+        /// Answer of the name server, in words.
         why: String,
     },
-    /// No name server gave an answer that can be used.
+    /// No name server gave a usable answer.
     #[error("cannot look up {name}")]
     Failed {
-        /// The name that was looked up.
+        /// Name that was looked up.
         name: String,
-        /// Why.
+        /// Error of the resolver.
         source: NetError,
     },
-    /// A file that says where to ask cannot be read.
+    /// A configuration file of the resolver cannot be read.
     #[error("cannot read {}", .file.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// Looks up names. Cheap to clone.
+/// Resolver of names. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     files: Arc<Files>,
     read: Arc<Mutex<Option<Read>>>,
-    /// Addresses that are not connected to.
+    /// Networks that checks must not connect to.
     pub(super) denied: Denied,
 }
 
@@ -92,7 +92,7 @@ impl Default for Names {
     }
 }
 
-/// What the files said when they were last read.
+/// Content of the files when they were last read.
 #[derive(Clone)]
 struct Read {
     stamps: [Stamp; 2],
@@ -106,10 +106,10 @@ impl fmt::Debug for Read {
     }
 }
 
-/// Enough of a file to tell whether it was changed: its length and when it was written.
+/// Length and modification time of a file, to detect changes.
 type Stamp = Option<(u64, Option<SystemTime>)>;
 
-/// Where to ask.
+/// Parsed configuration of the system's resolver.
 struct System {
     hosts: Hosts,
     config: ResolverConfig,
@@ -122,15 +122,15 @@ impl Names {
         Self { files, read: Arc::default(), denied: Denied::default() }
     }
 
-    /// The addresses of a host, which may be an address itself. At least one.
+    /// Returns the addresses of a host, which may be an address itself. At least one.
     ///
     /// # Errors
     ///
-    /// Why there is none.
+    /// [`LookupError`] with the reason if there is no address.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the look-up is over.
+    /// If dropped, the look-up ends.
     pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![address]);
@@ -144,7 +144,7 @@ impl Names {
         }
         let failed = |source| LookupError::Failed { name: host.to_owned(), source };
         let (config, provider) = (system.config.clone(), TokioRuntimeProvider::default());
-        // One of its own for each look-up: what it keeps open ends with it.
+        // Each look-up has a resolver of its own, whose connections are closed with it.
         let resolver = Resolver::builder_with_config(config, provider)
             .with_options(system.options.clone())
             .build()
@@ -164,7 +164,7 @@ impl Names {
         }
     }
 
-    /// Where to ask, read again if a file was changed.
+    /// Returns the resolver configuration, read again if a file was changed.
     fn system(&self) -> Result<Arc<System>, LookupError> {
         let now = clock::boot_now();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +187,7 @@ impl Names {
     }
 }
 
-/// The content of a file; nothing if there is none.
+/// Returns the content of a file; empty if the file does not exist.
 fn content(file: &PathBuf) -> Result<Vec<u8>, LookupError> {
     match fs::read(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -198,11 +198,11 @@ fn content(file: &PathBuf) -> Result<Vec<u8>, LookupError> {
 impl System {
     fn read(files: &Files) -> Result<Self, LookupError> {
         let mut hosts = Hosts::default();
-        // Lines that cannot be read are left out one by one.
+        // Malformed lines are skipped one by one.
         let _ = hosts.read_hosts_conf(content(&files.hosts)?.as_slice());
         let (config, mut options) =
             parse_resolv_conf(content(&files.resolv_conf)?).unwrap_or_else(|_| {
-                // As the C library does where no name server is named.
+                // As in the C library when no name server is configured.
                 let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
                 let config = ResolverConfig::from_parts(None, Vec::new(), vec![local]);
                 (config, ResolverOpts::default())
@@ -213,7 +213,7 @@ impl System {
         Ok(Self { hosts, config, options })
     }
 
-    /// What the hosts file says.
+    /// Returns the addresses of this name in the hosts file.
     fn noted(&self, name: &Name) -> Vec<IpAddr> {
         let of =
             |record_type| self.hosts.lookup_static_host(&Query::query(name.clone(), record_type));

@@ -1,4 +1,4 @@
-//! Asks for a TCP connection.
+//! Opens a TCP connection to the target.
 
 use std::time::Duration;
 

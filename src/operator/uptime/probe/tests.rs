@@ -69,7 +69,7 @@ async fn web(tasks: &mut Tasks) -> SocketAddr {
     address
 }
 
-/// Answers one request, as HTTP/1.1 asks.
+/// Answers one HTTP/1.1 request.
 async fn serve(mut stream: TcpStream) {
     let mut request = Vec::new();
     while !is_whole(&request) {
@@ -93,12 +93,12 @@ async fn serve(mut stream: TcpStream) {
     let head = format!(
         "HTTP/1.1 {status}\r\nlocation: {location}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
     );
-    // The client hangs up when it has seen enough.
+    // The client closes the connection once it has read enough.
     let _ = stream.write_all(&[head.into_bytes(), body].concat()).await;
     let _ = stream.shutdown().await;
 }
 
-/// Whether the head is there, and as much of a body as it says.
+/// Whether the request has its head, and a body as long as the head declares.
 fn is_whole(request: &[u8]) -> bool {
     let request = String::from_utf8_lossy(request);
     let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
@@ -112,8 +112,7 @@ fn http(address: SocketAddr, path: &str) -> HttpTarget {
     HttpTarget::get(format!("http://{address}{path}"))
 }
 
-/// An address at which nobody listens.
-/// An address where nobody listens for as long as the socket is held.
+/// Address without a listener for as long as the socket is held.
 fn nobody() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -276,13 +275,13 @@ fn a_message_is_one_line_of_bounded_length() {
 
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
 
-/// A server with a certificate for `localhost` that ends in so many days, and the authority to trust.
+/// A server with a certificate for `localhost` that expires in so many days, and the authority to trust.
 async fn tls(tasks: &mut Tasks, days: i64) -> (SocketAddr, String) {
     let (certificate, key, pem) = issued(days);
     (showing(tasks, &certificate, &key, NO_CONTENT.to_owned()).await, pem)
 }
 
-/// A certificate for `localhost` that ends in so many days, its key, and the authority to trust.
+/// A certificate for `localhost` that expires in so many days, its key, and the authority to trust.
 fn issued(days: i64) -> (String, String, String) {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -308,7 +307,7 @@ async fn showing(tasks: &mut Tasks, certificate: &str, key: &str, answer: String
     let address = listener.local_addr().unwrap();
     tasks.spawn("tls", async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // A client that does not trust the certificate ends the handshake: that is what is tested.
+            // A client that does not trust the certificate aborts the handshake, which is tested here.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let _ = stream.read(&mut [0; 4096]).await;
             let _ = stream.write_all(answer.as_bytes()).await;
@@ -318,7 +317,7 @@ async fn showing(tasks: &mut Tasks, certificate: &str, key: &str, answer: String
     address
 }
 
-/// As [`tls`], and redirects to another one.
+/// Same as [`tls`], but redirects to another server.
 async fn redirecting(tasks: &mut Tasks, days: i64, to: SocketAddr) -> (SocketAddr, String) {
     let (certificate, key, pem) = issued(days);
     let head = format!(
@@ -328,7 +327,7 @@ async fn redirecting(tasks: &mut Tasks, days: i64, to: SocketAddr) -> (SocketAdd
     (showing(tasks, &certificate, &key, head).await, pem)
 }
 
-/// A server that answers every handshake with this alert of TLS.
+/// A server that answers every handshake with this TLS alert.
 async fn alerting(tasks: &mut Tasks, alert: u8) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -427,7 +426,7 @@ async fn a_tcp_target_is_up_while_somebody_listens() {
     is(&probe(tcp(address), Expect::default()).await, Verdict::Down, "refused");
 }
 
-/// A name server that knows `shop.example` and answers all else with NXDOMAIN.
+/// A name server that knows `shop.example` and answers all other queries with NXDOMAIN.
 async fn name_server(tasks: &mut Tasks) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -513,7 +512,7 @@ async fn localhost_is_resolved_without_a_network() {
     is(&probe(target, expect).await, Verdict::Up, "127.0.0.1");
 }
 
-/// A web server that answers each request with what this makes of it, and tells of all that it was sent.
+/// A web server that answers each request with the closure's result, and returns all requests on a channel.
 async fn scripted(
     tasks: &mut Tasks,
     answer: impl Fn(&str) -> Vec<u8> + Clone + Send + 'static,
@@ -536,7 +535,7 @@ async fn scripted(
                 let answer = answer(&request);
                 let _ = seen.send(request).await;
                 let _ = stream.write_all(&answer).await;
-                // What has no length ends with the connection, which the client closes.
+                // A body without a length ends with the connection, which the client closes.
                 let _ = stream.read(&mut [0]).await;
             });
         }
@@ -584,7 +583,8 @@ async fn nothing_that_a_manifest_holds_reaches_another_origin() {
             scripted(&mut tasks, |_| answer("200 OK", b"all is well")).await;
         let back = std::sync::Arc::new(std::sync::OnceLock::new());
         let home = std::sync::Arc::clone(&back);
-        // Another origin may send the client back, to a path of its choice: then it is a stranger still.
+        // Another origin may redirect back to the first, to a path of its choice: that request is still a
+        // bare one.
         let (between, mut sent_between) = scripted(&mut tasks, move |_| {
             let home = home.get().unwrap();
             answer(&format!("{status}\r\nlocation: http://{home}/echo"), b"")
@@ -699,7 +699,7 @@ async fn a_body_without_an_end_is_up_as_soon_as_it_holds_the_text() {
     let mut tasks = Tasks::new();
     let (address, _sent) =
         scripted(&mut tasks, |_| b"HTTP/1.1 200 OK\r\n\r\nall is well".to_vec()).await;
-    // The default timeout is long: only what does not wait for it is up.
+    // The default timeout is long: only a check that does not wait for it is up.
     is(&probe(Target::Http(http(address, "/")), contains("is well")).await, Verdict::Up, "200 OK");
     let within = |expect| {
         check_of(UptimeCheckSpec {
@@ -717,8 +717,8 @@ async fn a_body_without_an_end_is_up_as_soon_as_it_holds_the_text() {
     is(&probed, Verdict::Down, "the body has not ended in time, as `bodyMatches` needs it to");
 }
 
-/// A server of HTTP/2 that answers with what it was asked for: `:authority`, `host`, and the name of the TLS
-/// handshake.
+/// An HTTP/2 server that answers with the names the client sent: `:authority`, `host`, and the name of the
+/// TLS handshake.
 async fn http2(tasks: &mut Tasks) -> (SocketAddr, String) {
     let key = KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned(), "shop.example".to_owned()];
@@ -761,7 +761,7 @@ async fn over_http2_host_is_the_authority_and_the_server_name_is_a_choice_of_its
     let expect = contains("Some(\"shop.example\") None localhost");
     is(&probe(Target::Http(hosted.clone()), expect).await, Verdict::Up, "200");
 
-    // By address: the certificate is that of the name.
+    // The URL has the address, the certificate has the name.
     let by_address = HttpTarget { url: format!("https://{address}/"), ..hosted };
     let probed = probe(Target::Http(by_address.clone()), Expect::default()).await;
     is(&probed, Verdict::Down, "or as `serverName`");
@@ -809,7 +809,7 @@ async fn an_answer_counts_as_long_as_the_timeout_lasts() {
         let mut buffer = [0; 1500];
         let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
         let answer = answer_to(&Message::from_vec(&buffer[..length]).unwrap()).to_vec().unwrap();
-        // More than a third of the timeout.
+        // The delay is more than a third of the timeout.
         tokio::time::sleep(Duration::from_secs(4)).await;
         socket.send_to(&answer, peer).await.unwrap();
     });
@@ -844,7 +844,7 @@ fn what_this_node_is_short_of_makes_no_target_down() {
     is(&of(rustix::io::Errno::CONNREFUSED), Verdict::Down, "cannot connect");
 }
 
-/// The thread stands still while the answer comes, and both the answer and the timeout are there afterwards.
+/// Blocks the thread while the answer arrives, so that both the answer and the timeout are ready afterwards.
 async fn probed_on_a_thread_that_stands_still(for_ms: u64) -> Probed {
     let mut tasks = Tasks::new();
     let address = web(&mut tasks).await;

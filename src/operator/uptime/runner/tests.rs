@@ -49,7 +49,7 @@ impl Ledger for Store {
         if *self.shared.owner.lock().unwrap() != self.epoch {
             return Err(LedgerError::NotOurs);
         }
-        // As it is kept: as JSON.
+        // Serialized, because the store keeps JSON.
         let json = serde_json::to_vec(claims).unwrap();
         *self.shared.claims.lock().unwrap() = serde_json::from_slice(&json).unwrap();
         Ok(())
@@ -69,7 +69,7 @@ impl Ledger for Store {
     }
 }
 
-/// A target that takes its time, and counts how many ask at once.
+/// A target that answers after a while, and counts concurrent requests.
 #[derive(Debug, Default)]
 struct Target {
     takes_ms: u64,
@@ -104,7 +104,7 @@ impl Probe for Target {
     }
 }
 
-/// A cluster of which one node at a time owns the one shard.
+/// A cluster in which one node at a time owns the only shard.
 struct Fixture {
     shared: Arc<Shared>,
     target: Arc<Target>,
@@ -133,7 +133,7 @@ impl Fixture {
         }
     }
 
-    /// A new owner takes over.
+    /// Starts a new owner of the shard.
     fn start(&mut self) -> Owner {
         self.epoch += 1;
         *self.shared.owner.lock().unwrap() = self.epoch;
@@ -158,8 +158,8 @@ impl Fixture {
         self.shared.history.lock().unwrap().iter().map(|(_, result)| result.clone()).collect()
     }
 
-    /// No slot was run twice, and each result names a slot before it that has one: what is between was
-    /// missed, and is told so. Gives how many were.
+    /// Asserts that no slot was run twice, and that each result names an earlier slot with a result. Returns
+    /// how many slots in between were missed.
     fn missed_without_a_slot_run_twice(&self) -> u64 {
         let history = self.shared.history.lock().unwrap();
         let keys: BTreeSet<&String> = history.iter().map(|(key, _)| key).collect();
@@ -269,7 +269,7 @@ async fn on_cancel_no_run_begins_and_those_that_go_on_end() {
     );
 }
 
-/// Starts an owner at the beginning of a slot of the check; gives the slot, too.
+/// Starts an owner at the beginning of a slot of the check; returns the slot, too.
 async fn start_with_a_slot(fixture: &mut Fixture, check: &Check) -> (Owner, u64) {
     let now = (fixture.now)();
     let slot = check.timing().after(check.timing().slot_at(now));
@@ -280,7 +280,7 @@ async fn start_with_a_slot(fixture: &mut Fixture, check: &Check) -> (Owner, u64)
 #[tokio::test(start_paused = true)]
 async fn a_run_that_hangs_is_given_back_and_the_next_owner_has_a_result_for_its_interval() {
     let check = testing::check("a", 10);
-    // It hangs until its timeout, which is as long as the interval.
+    // Each run hangs until its timeout, which is about as long as the interval.
     let target = Target { takes_ms: 9_900, ..Target::default() };
     let mut fixture = Fixture::new([check.clone()], target);
     let (owner, slot) = start_with_a_slot(&mut fixture, &check).await;
@@ -307,7 +307,7 @@ async fn a_slot_is_given_back_before_what_still_runs_has_ended() {
     let mut fixture = Fixture::new([long.clone(), short.clone()], target);
     let now = (fixture.now)();
     let slot = short.timing().after(short.timing().slot_at(now));
-    // Too late in its slot for the short one to be broken off.
+    // Too late in its slot for the short run to be aborted.
     sleep(slot.due_in(now) + Duration::from_millis(8_500)).await;
     let owner = fixture.start();
     sleep(Duration::from_millis(10)).await;
@@ -324,7 +324,7 @@ async fn what_was_claimed_when_the_shard_was_asked_back_is_not_begun() {
     let check = testing::check("a", 10);
     let mut fixture = Fixture::new([check.clone()], Target::default());
     let (owner, _) = start_with_a_slot(&mut fixture, &check).await;
-    // The claim is on its way.
+    // The claim is not answered yet.
     sleep(Duration::from_millis(1)).await;
     owner.stop().await.unwrap();
     assert_eq!(fixture.target.most.load(Ordering::SeqCst), 0);
@@ -399,7 +399,7 @@ async fn targets_that_hang_do_not_hold_up_those_that_answer() {
     let target = Target { takes_ms: 20, ..Target::default() };
     let mut fixture = Fixture::new(hung.chain(well), target);
     let owner = fixture.start();
-    // So long it takes until all were run once: 220 runs of 10 s, 48 at a time.
+    // Time until every check has run once: 220 runs of 10 s, 48 at a time.
     sleep(Duration::from_secs(60)).await;
     let settled = (fixture.now)();
     sleep(Duration::from_secs(60)).await;
@@ -451,7 +451,7 @@ async fn a_check_is_run_again_soon_after_a_clock_that_was_an_hour_ahead() {
     let runs =
         fixture.history().iter().filter(|told| told.due_unix_ms < set_right + 45_000).count();
     assert!((4..=6).contains(&runs), "{runs}");
-    // What is in the store poisons no other owner either.
+    // The stored claims must not mislead another owner either.
     ahead.store(true, Ordering::SeqCst);
     let owner = fixture.start();
     sleep(Duration::from_secs(15)).await;

@@ -54,8 +54,8 @@ fn a_slot_claimed_by_a_clock_that_was_set_back_is_not_waited_for() {
 }
 
 proptest! {
-    /// An owner looks again and again, and claims what is due. Whatever was claimed before, by whatever
-    /// clock, it never waits for longer than two intervals.
+    /// An owner asks repeatedly, and claims due slots. For any earlier claim, by any clock, it never waits
+    /// for longer than two intervals.
     #[test]
     fn a_check_is_run_within_two_intervals_whatever_was_claimed_before(
         hash: u64, before: u64, start in 1_000_000_u64..2_000_000, look_ms in 1_u64..1000,
@@ -79,14 +79,14 @@ fn nothing_overflows_at_the_ends_of_time() {
     }
 }
 
-/// One thing that happens to the owner of a check.
+/// An event in the life of a check's owner.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// Time passes and the owner looks at what is due.
+    /// Time passes and the owner runs due slots.
     Pass { ms: u64 },
-    /// The check moves to a node whose clock is off by so much. The old owner finished first.
+    /// The check moves to a node whose clock is off by `skew_ms`. The old owner finished first.
     Move { skew_ms: i64 },
-    /// The owner dies, and another takes over after so long.
+    /// The owner dies, and another one starts after `after_ms`.
     Crash { after_ms: u64 },
     /// The owner dies between the claim and the end of its next run.
     CrashInRun { after_ms: u64 },
@@ -102,8 +102,8 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// The claim and the last told slot are in the store and survive their owner; all else that an owner
-    /// knows dies with it.
+    /// The claim and the last slot with a result are in the store and survive their owner; everything else
+    /// that an owner knows is lost with it.
     #[test]
     fn every_slot_is_run_once_or_counted_as_missed_over_random_moves_and_crashes(
         hash: u64,

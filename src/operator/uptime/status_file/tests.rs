@@ -84,7 +84,7 @@ fn a_symbolic_link_is_followed_and_the_mode_is_kept() {
         assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
         fs::write(&real, "old").unwrap();
     }
-    // A link to nothing: what it names comes to be.
+    // Writing through a dangling link creates the link's target.
     fs::remove_file(&real).unwrap();
     write(&link, "new").unwrap();
     assert_eq!(fs::read_to_string(&real).unwrap(), "new");
@@ -102,7 +102,7 @@ fn a_file_of_two_names_keeps_both() {
     assert_eq!(fs::read_to_string(&two).unwrap(), "new");
 }
 
-/// A device would be the same, but a failure of this test would replace it.
+/// A device would be rejected the same way, but a failure of this test would replace it.
 #[test]
 fn what_is_no_regular_file_is_refused_and_stays() {
     use std::os::unix::fs::FileTypeExt as _;
@@ -129,7 +129,7 @@ fn a_file_that_cannot_be_replaced_is_written_in_place() {
     ];
     assert!(refused.into_iter().all(|kind| only_in_place(&kind.into())));
     assert!(!only_in_place(&io::ErrorKind::StorageFull.into()));
-    // EBUSY is what the rename over a file that is mounted fails with.
+    // The rename over a mounted file fails with EBUSY.
     assert!(only_in_place(&io::Error::from_raw_os_error(16)));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("status.yaml");

@@ -4,11 +4,11 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// A walk from its first to its last step, without turns.
+/// Runs a walk from its first to its last step, without waiting for turns.
 fn walk(pattern: &str, text: &str) -> Result<bool, String> {
     let mut walk = Box::new(Walk::new(pattern, text.to_owned())?);
     loop {
-        // Each slice is over as soon as it begins: all states are carried from one to the next.
+        // Each slice ends as soon as it begins, so all state is carried from slice to slice.
         match walk.go_on(BootTime::default()) {
             Step::Ended(matched) => return matched,
             Step::GoesOn(Search::Walk(rest)) => walk = rest,
@@ -61,7 +61,7 @@ proptest! {
     }
 }
 
-/// One that takes minutes on a page of 1 MiB.
+/// Expression that takes minutes on a page of 1 MiB.
 const COSTLY: &str = "(?-u:[aeiou][a-z ]{9000}[0-9])";
 
 fn page() -> String {
@@ -81,7 +81,7 @@ async fn costly_matches_hold_up_neither_the_runtime_nor_cheap_ones_and_say_what_
     let costly = futures::future::join_all(costly);
     let cheap = async {
         let mut well = 0;
-        // The runtime has one thread here: whatever held it would hold this, too.
+        // The runtime has one thread here: a match that blocked it would block this loop, too.
         while well < 10 {
             let by = clock::boot_now() + Duration::from_secs(60);
             assert!(is_match("is w.ll$", "all is well".into(), by).await.unwrap());

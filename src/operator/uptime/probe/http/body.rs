@@ -1,4 +1,4 @@
-//! The text of a body: decoded, in its character set, and no more of it than is needed.
+//! Text of a body: decoded, in its character set, and read only as far as needed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,14 +10,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Failure, coding};
 
-/// How much of a body is looked at, decoded.
+/// Maximum number of decoded bytes of a body that are examined.
 const MOST_BODY_BYTES: usize = 1 << 20;
-/// What the bodies that are kept as a whole may take together, over all runs of a process.
+/// Maximum number of bytes of the bodies that are kept as a whole, over all runs of a process.
 const MOST_KEPT_BYTES: usize = 64 << 20;
 /// A document that names its own character set does so within this (HTML, 4.2.5.4).
 const NAMED_WITHIN: usize = 1024;
 
-/// The memory that the bodies of all runs share. A body takes of it what it holds, as it grows.
+/// Memory that the bodies of all runs share. A body takes its part as the text grows.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Room(Arc<Semaphore>);
 
@@ -32,7 +32,7 @@ impl Room {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 
-    /// Takes so many bytes more, and waits for nobody: who waits here holds what others wait for.
+    /// Takes this many more bytes, or fails at once: a run that waited here would hold memory that other runs wait for.
     fn take(&self, taken: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Failure> {
         let full = |_| {
             Failure::own(
@@ -50,29 +50,29 @@ impl Room {
     }
 }
 
-/// The text of a body, as far as it was read: its end only, if one text was looked for.
+/// Text of a body, as far as it was read. Only the end is kept if `bodyContains` is all that is expected.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) text: String,
     pub(super) ended: Ended,
-    /// Given back when the text is dropped.
+    /// Part of the shared memory, returned when the text is dropped.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
-/// Why a body was read no further.
+/// Reason why the reading of a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// There is no more of it.
+    /// The body has ended.
     Whole,
-    /// It holds the text that was looked for.
+    /// The text contains the expected text.
     Enough,
-    /// It is longer than what is looked at.
+    /// The body is longer than the examined part.
     Cut,
-    /// It did not end in time.
+    /// The body did not end in time.
     Late,
 }
 
-/// Reads a body until it ends, holds `enough`, or for that long.
+/// Reads a body until it ends, contains `enough`, or `within` is over.
 ///
 /// # Errors
 ///
@@ -111,12 +111,12 @@ pub(super) async fn read(
     Ok(Read { text: text.finish(), ended, room: taken })
 }
 
-/// Text as it comes in, in the character set of a byte order mark, else of the Content-Type, else of the
-/// document's own words, else UTF-8. What does not belong to the set is replaced, so that the rest is found.
+/// Incremental decoder of text. The character set is that of a byte order mark, else of the Content-Type,
+/// else of the document itself, else UTF-8. Malformed bytes are replaced, so that the rest can be searched.
 struct Text {
     named: Option<&'static Encoding>,
     is_markup: bool,
-    /// The first bytes, while their character set is open.
+    /// First bytes, until their character set is known.
     first: Vec<u8>,
     decoder: Option<encoding_rs::Decoder>,
     /// All of it, or its end.
@@ -134,7 +134,7 @@ impl Text {
         Self { named, is_markup, first: Vec::new(), decoder: None, whole: String::new() }
     }
 
-    /// Adds these bytes; returns whether the text holds `enough` now.
+    /// Adds these bytes; returns whether the text contains `enough` now.
     fn push(&mut self, bytes: &[u8], enough: Option<&str>) -> bool {
         let from = if let Some(decoder) = &mut self.decoder {
             let before = self.whole.len();
@@ -180,14 +180,14 @@ impl Text {
     }
 }
 
-/// Decodes these bytes too. Half a character at their end waits for its other half.
+/// Decodes these bytes too. The decoder keeps an incomplete character at their end.
 fn append(decoder: &mut encoding_rs::Decoder, text: &mut String, bytes: &[u8]) {
     text.reserve(decoder.max_utf8_buffer_length(bytes.len()).unwrap_or(bytes.len() * 3));
     let (_, read, _) = decoder.decode_to_string(bytes, text, false);
     debug_assert_eq!(read, bytes.len(), "there is room for all of it");
 }
 
-/// The character set that a document of HTML or XML names at its beginning.
+/// Returns the character set that an HTML or XML document names at its beginning.
 fn named_within(document: &[u8]) -> Option<&'static Encoding> {
     let begin = &document[..document.len().min(NAMED_WITHIN)];
     let begin = String::from_utf8_lossy(begin).to_ascii_lowercase();
@@ -196,7 +196,8 @@ fn named_within(document: &[u8]) -> Option<&'static Encoding> {
         let value = value.trim_start_matches(['"', '\'', ' ']);
         let end = value.find(['"', '\'', ' ', ';', '>', '?', '/'])?;
         let encoding = Encoding::for_label(&value.as_bytes()[..end])?;
-        // It was read as ASCII: it is not what it says (HTML, 13.2.3.2).
+        // The declaration was read as ASCII, so an encoding that is not ASCII-compatible is wrong (HTML,
+        // 13.2.3.2).
         Some(if encoding.is_ascii_compatible() { encoding } else { UTF_8 })
     })
 }

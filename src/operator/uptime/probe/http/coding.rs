@@ -1,7 +1,7 @@
-//! Content codings: what a server compressed, as it was before.
+//! Content codings: decompresses the body of an answer.
 //!
-//! Bounded: however much a few bytes unpack to, no more than asked for is kept, and the rest is not
-//! unpacked.
+//! Bounded: however large a few bytes decompress to, only the requested number of bytes is kept, and the rest
+//! is not decompressed.
 
 use std::io::{self, Write};
 
@@ -11,10 +11,10 @@ use http::{HeaderMap, header};
 
 use super::Failure;
 
-/// The most that a brotli stream may be unpacked by at once, in bytes.
+/// Size of the output buffer of a brotli stream, in bytes.
 const BROTLI_BUFFER: usize = 4096;
 
-/// A place for so many bytes, which refuses more.
+/// A buffer for a limited number of bytes, which rejects more.
 #[derive(Debug)]
 pub(super) struct Bounded {
     bytes: Vec<u8>,
@@ -37,11 +37,11 @@ impl Write for Bounded {
     }
 }
 
-/// A content coding (RFC 9110, 8.4.1), with what was decoded and not yet taken.
+/// Decoder of a content coding (RFC 9110, 8.4.1), with the decoded bytes that were not taken yet.
 pub(super) enum Decoder {
     Identity(Bounded),
     Gzip(Box<MultiGzDecoder<Bounded>>),
-    /// `deflate`, until its first two bytes tell whether it has the frame of zlib: servers differ.
+    /// `deflate`, until its first two bytes show whether it has a zlib header: servers differ.
     Deflate {
         first: Vec<u8>,
         into: Bounded,
@@ -52,7 +52,7 @@ pub(super) enum Decoder {
 }
 
 impl Decoder {
-    /// The one that the answer needs, for at most so many decoded bytes.
+    /// Returns the decoder that the answer needs, for at most `room` decoded bytes.
     pub(super) fn of(headers: &HeaderMap, room: usize) -> Result<Self, Failure> {
         let into = Bounded { bytes: Vec::new(), room };
         let mut codings = headers
@@ -96,7 +96,8 @@ impl Decoder {
             };
             return self.push(&first);
         }
-        // What is decoded is wanted now: the rest may take its time.
+        // Each write is flushed, because the decoded bytes are needed now: the rest of the body may arrive
+        // late.
         let written = match self {
             Self::Identity(into) => into.write_all(bytes),
             Self::Gzip(decoder) => decoder.write_all(bytes).and_then(|()| decoder.flush()),
@@ -113,7 +114,7 @@ impl Decoder {
         }
     }
 
-    /// What was decoded since the last time.
+    /// Returns the bytes decoded since the last call.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.into().bytes)
     }

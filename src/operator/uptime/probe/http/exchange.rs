@@ -1,4 +1,4 @@
-//! One request and its answer, on a connection of their own.
+//! Exchange of one request and its answer, on a connection of their own.
 
 use std::{
     future::Future,
@@ -34,10 +34,10 @@ use crate::{
     tls::{self, Explained, Words},
 };
 
-/// What is said of an answer that did not come.
+/// Beginning of the message when there is no answer.
 const DOING: &str = "no response";
 
-/// Names of what the author of a check can set.
+/// Names of the settings that the author of a check can change.
 const WORDS: Words = Words {
     bundle: "caBundle",
     name: "use a name that is in it in the URL, or as `serverName`",
@@ -46,10 +46,10 @@ const WORDS: Words = Words {
     client_certificate_rejected: "checks have none: do not ask for one at this URL",
 };
 
-/// The head of an answer. Its body can be read as long as this lives.
+/// Head of an answer. The body can be read as long as this value lives.
 pub(super) struct Exchanged {
     pub(super) response: Response<Incoming>,
-    /// When the server's certificate ends, with TLS.
+    /// Expiry of the server's certificate, with TLS.
     pub(super) certificate_expires: Option<UnixMs>,
     _connection: Closing,
 }
@@ -58,11 +58,11 @@ pub(super) struct Exchanged {
 ///
 /// # Errors
 ///
-/// Why there is none. Shows nothing of the request.
+/// A [`Failure`] if there is no answer. The text of the failure shows nothing of the request.
 ///
 /// # Cancel safety
 ///
-/// Dropped, the connection is closed.
+/// If dropped, the connection is closed.
 pub(super) async fn exchange(
     names: &Names,
     ask: &Ask,
@@ -74,7 +74,7 @@ pub(super) async fn exchange(
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = url.port_or_known_default().unwrap_or_default();
     let stream = connect(names, host, port, within).await?;
-    // The request is small, and waits for its answer.
+    // The request is small and the answer depends on it, so it is sent without delay.
     let _ = stream.set_nodelay(true);
     let closing = Closing::default();
     let connection = &closing.0;
@@ -100,7 +100,7 @@ async fn over_http1(
     ask: &Ask,
     connection: &Connection,
 ) -> Result<Response<Incoming>, Failure> {
-    // As forgiving as curl and browsers are.
+    // As lenient as curl and browsers.
     let (mut sender, driver) = http1::Builder::new()
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
@@ -109,7 +109,7 @@ async fn over_http1(
         .await
         .map_err(|error| no_response(&error))?;
     connection.execute(async move {
-        // What fails is seen by the one who waits for the answer.
+        // The sender of the request gets the error of the connection.
         let _ = driver.await;
     });
     let mut request = request(ask, Uri::from(path_and_query(&ask.url)))?;
@@ -122,7 +122,7 @@ async fn over_http1(
     sender.send_request(request).await.map_err(|error| no_response(&error))
 }
 
-/// Over HTTP/2 the host is `:authority`, and there is no `Host` (RFC 9113, 8.3.1).
+/// With HTTP/2 the host is in `:authority`, and there is no `Host` (RFC 9113, 8.3.1).
 async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ask: &Ask,
@@ -145,7 +145,7 @@ async fn over_http2(
         .build()
         .map_err(|_| Failure::new("`Host` is no name that HTTP/2 can ask for: write a host"))?;
     let mut request = request(ask, uri)?;
-    // Headers of one connection: a server of HTTP/2 rejects them (RFC 9113, 8.2.2).
+    // Servers of HTTP/2 reject connection-specific headers (RFC 9113, 8.2.2).
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         request.headers_mut().remove(name);
     }
@@ -165,7 +165,7 @@ fn request(ask: &Ask, uri: Uri) -> Result<Request<Full<Bytes>>, Failure> {
     Ok(request)
 }
 
-/// User and password of the URL, as `Authorization` takes them.
+/// Returns user and password of the URL as the value of `Authorization`.
 fn credentials(url: &Url) -> Result<Option<HeaderValue>, Failure> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);
@@ -186,11 +186,11 @@ fn path_and_query(url: &Url) -> PathAndQuery {
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    // A URL that was parsed has only what a request line may have.
+    // A parsed URL contains only characters that a request line may have.
     PathAndQuery::try_from(text).unwrap_or_else(|_| PathAndQuery::from_static("/"))
 }
 
-/// The host, and the port where it is not the scheme's own.
+/// Returns the host, and the port unless it is the default port of the scheme.
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
@@ -203,7 +203,7 @@ fn certificate_expires<T>(stream: &TlsStream<T>) -> Option<UnixMs> {
     Some(UnixMs(Duration::from_secs(ends).as_millis().try_into().unwrap_or(u64::MAX)))
 }
 
-/// Why there was no response, in our own words.
+/// Explains in our own words why there was no response.
 fn no_response(error: &(dyn std::error::Error + 'static)) -> Failure {
     if let Some(Explained { reason, remedy }) =
         tls::cause(error).and_then(|error| tls::explain(error, &WORDS))
@@ -223,12 +223,12 @@ fn no_response(error: &(dyn std::error::Error + 'static)) -> Failure {
             "{DOING}: the server closed the connection before its answer was complete"
         )),
         Some(error) => Failure::of_connection("no response: the connection broke off", error),
-        // Of the TLS handshake, whose errors know nothing of the request.
+        // Errors of the TLS handshake contain nothing of the request.
         None => Failure::of(DOING, error),
     }
 }
 
-/// The tasks that carry one connection.
+/// Tasks that drive one connection.
 #[derive(Clone, Default)]
 struct Connection(Arc<Mutex<Tasks>>);
 
@@ -238,7 +238,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Connection {
     }
 }
 
-/// Ends the tasks of a connection when it is dropped, whatever they wait for: they hold the connection too.
+/// Aborts the tasks of a connection when dropped. The tasks hold the connection too, so it would not end
+/// itself.
 #[derive(Default)]
 struct Closing(Connection);
 

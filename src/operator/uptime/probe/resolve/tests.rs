@@ -17,7 +17,7 @@ fn names_of(hosts: &str, resolv_conf: &str) -> (tempfile::TempDir, Names) {
 #[tokio::test]
 async fn an_address_and_a_name_of_the_hosts_file_need_no_name_server() {
     let hosts = "127.0.0.9 here.example here # us\n::1 here.example\n";
-    // Nobody answers there.
+    // No server answers at this address.
     let (dir, names) = names_of(hosts, "nameserver 192.0.2.1\nsearch lan.example\n");
     let here = [IpAddr::from(Ipv6Addr::LOCALHOST), IpAddr::from([127, 0, 0, 9])];
     assert_eq!(names.addresses("here.example").await.unwrap(), here);
@@ -25,7 +25,7 @@ async fn an_address_and_a_name_of_the_hosts_file_need_no_name_server() {
     assert_eq!(names.addresses("::1").await.unwrap(), here[..1]);
     assert_eq!(names.addresses("192.0.2.7").await.unwrap(), [IpAddr::from([192, 0, 2, 7])]);
     assert!(names.addresses("localhost").await.unwrap()[0].is_loopback());
-    // The file is read again when it was changed.
+    // The file is read again after a change.
     fs::write(dir.path().join("hosts"), "127.0.0.10 here\n").unwrap();
     names.read.lock().unwrap().as_mut().unwrap().looked_at = BootTime::default();
     assert_eq!(names.addresses("here").await.unwrap(), [IpAddr::from([127, 0, 0, 10])]);
@@ -42,7 +42,7 @@ fn without_files_the_name_server_of_this_machine_is_asked() {
 
 #[test]
 fn look_ups_that_nobody_waits_for_any_more_hold_no_thread() {
-    // One thread for blocking work: a single look-up that blocks would hold it for ten seconds.
+    // Only one thread for blocking work: a single blocking look-up would hold it for ten seconds.
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(1)
@@ -72,7 +72,7 @@ fn look_ups_that_nobody_waits_for_any_more_hold_no_thread() {
         assert!(given_up.iter().all(Result::is_err), "{given_up:?}");
         silent.try_recv(&mut [0; 512]).expect("the server was asked");
         assert!(names.addresses("here").await.is_ok());
-        // What blocks would be done with these in minutes.
+        // Blocking look-ups would take minutes to finish these.
         let free = timeout(Duration::from_secs(30), tokio::task::spawn_blocking(|| ())).await;
         free.expect("the thread is free").unwrap();
         assert_eq!(
