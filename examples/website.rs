@@ -65,7 +65,7 @@ fn one() -> i32 {
     1
 }
 
-/// What came of it.
+/// State of the website.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(crate = "bellwether::k8s::schemars")]
 #[serde(rename_all = "camelCase")]

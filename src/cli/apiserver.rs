@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
 
-/// Which API server, as whom, and where in it.
+/// API server, user and namespace of a command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 pub(crate) struct ApiArgs {

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use bellwether::{engine::NodeId, store::keys::Keys};
 use clap::Args;
 
-/// Which cluster, and the etcd it is kept in.
+/// Cluster of a command, and its etcd.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Cluster and etcd")]
 pub(crate) struct ClusterArgs {

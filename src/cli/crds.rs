@@ -18,7 +18,7 @@ pub(crate) struct CrdsArgs {
     #[arg(value_name = "KIND")]
     kind: Option<String>,
 
-    /// How to print
+    /// Format of the output
     #[arg(
         long,
         short = 'o',
@@ -33,10 +33,10 @@ pub(crate) struct CrdsArgs {
 /// The form of a document that kubectl reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Document {
-    /// One YAML document each.
+    /// A YAML document for each definition.
     #[default]
     Yaml,
-    /// One JSON document: the definition, or a list of them.
+    /// A single JSON document: the definition, or a list of definitions.
     Json,
 }
 

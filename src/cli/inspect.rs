@@ -49,7 +49,7 @@ pub(crate) struct ReadArgs {
     )]
     pub(crate) from: Origin,
 
-    /// How to print
+    /// Format of the output
     #[arg(
         long,
         short = 'o',
@@ -67,7 +67,7 @@ pub(crate) struct ReadArgs {
 /// Source of the state that a read command shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Origin {
-    /// The cluster itself.
+    /// The cluster's keys in etcd.
     #[default]
     Etcd,
     /// A picture of it, where there is only kubectl's access.

@@ -45,7 +45,7 @@ struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Logs")]
 struct LogArgs {
-    /// What to log, to standard error: a level, or levels by module (`info,bellwether::node=debug`)
+    /// Log filter for standard error: a level, or levels by module (`info,bellwether::node=debug`)
     #[arg(long = "log", global = true, value_name = "FILTER", env = "BELLWETHER_LOG")]
     filter: Option<String>,
 
@@ -68,7 +68,7 @@ enum Command {
     Status(inspect::StatusArgs),
     /// Lists the live nodes
     Nodes(inspect::ReadArgs),
-    /// Names the leader; exit code 3 if there is none
+    /// Names the leader; exit code 3 if no node leads
     Leader(inspect::ReadArgs),
     Shards(inspect::ShardsArgs),
     Get(state::GetArgs),

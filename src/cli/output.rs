@@ -12,7 +12,7 @@ pub(crate) enum Format {
     /// Columns, for people. May change with any release.
     #[default]
     Table,
-    /// One JSON document (with --watch: one a line). Fields are added, never changed.
+    /// A JSON document (with --watch: a document per line). Fields are added, never changed.
     Json,
 }
 

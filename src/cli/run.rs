@@ -111,7 +111,7 @@ pub(crate) struct NodeArgs {
     )]
     tick: Duration,
 
-    /// What to do if the cluster ticks differently: refuse to join, or adopt its tick
+    /// Reaction to a cluster with another tick: refuse to join, or adopt its tick
     #[arg(
         long,
         value_name = "POLICY",
@@ -121,7 +121,7 @@ pub(crate) struct NodeArgs {
     )]
     tick_policy: Policy,
 
-    /// How long the node's keys outlive it if nobody ends them; whole seconds
+    /// How long the node's keys outlive it after a crash without a proof of death; whole seconds
     #[arg(
         long,
         value_name = "TIME",
@@ -179,7 +179,7 @@ pub(crate) struct NodeArgs {
     action_hosts: Vec<String>,
 }
 
-/// The reference work.
+/// Options of the uptime checks.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Uptime checks")]
 pub(crate) struct WorkArgs {
@@ -191,8 +191,8 @@ pub(crate) struct WorkArgs {
     #[arg(long, value_name = "FILE", env = "BELLWETHER_STATUS_FILE", requires = "checks")]
     pub(crate) status_file: Option<PathBuf>,
 
-    /// Networks that no check may ask, like 169.254.0.0/16: whoever may create checks otherwise reaches what
-    /// this node reaches
+    /// Networks that no check may ask, like 169.254.0.0/16: otherwise a user who may create checks can reach every
+    /// address that this node reaches
     #[arg(
         long = "deny-network",
         value_name = "CIDR,…",

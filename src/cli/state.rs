@@ -37,7 +37,7 @@ pub(crate) struct StateArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// How to print
+    /// Format of the output
     #[arg(
         long,
         short = 'o',
@@ -49,7 +49,7 @@ pub(crate) struct StateArgs {
     output: Format,
 }
 
-/// Reads nodes' state
+/// Reads the state of nodes
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Without --node: this key and the keys below it (k, k/10; not kk), of every node that has it. With \
@@ -58,11 +58,11 @@ pub(crate) struct GetArgs {
     #[command(flatten)]
     state: StateArgs,
 
-    /// Only this node's
+    /// Only the state of this node
     #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: Option<NodeId>,
 
-    /// The key
+    /// Key of the value
     key: String,
 }
 
@@ -76,15 +76,15 @@ pub(crate) struct PutArgs {
     #[command(flatten)]
     state: StateArgs,
 
-    /// Whose state
+    /// Node that the state belongs to
     #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: NodeId,
 
-    /// Only if the key was last written at this revision; 0: only if there is none
+    /// Only if the key was last written at this revision; 0: only if it does not exist
     #[arg(long, value_name = "REVISION", env = "BELLWETHER_IF_REVISION")]
     if_revision: Option<i64>,
 
-    /// The key
+    /// Key of the value
     key: String,
 
     /// The value; without it, or as -, it is read from standard input
@@ -100,7 +100,7 @@ pub(crate) struct DeleteArgs {
     #[command(flatten)]
     state: StateArgs,
 
-    /// Whose state
+    /// Node that the state belongs to
     #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: NodeId,
 
@@ -108,7 +108,7 @@ pub(crate) struct DeleteArgs {
     #[arg(long, value_name = "REVISION", env = "BELLWETHER_IF_REVISION")]
     if_revision: Option<i64>,
 
-    /// The key
+    /// Key of the value
     key: String,
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// How to print
+    /// Format of the output
     #[arg(
         long,
         short = 'o',
@@ -37,7 +37,7 @@ pub(crate) struct WatchArgs {
     )]
     output: Format,
 
-    /// Only this node's
+    /// Only the state of this node
     #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
     node: Option<NodeId>,
 

@@ -26,7 +26,7 @@ Open the page, make the leader resign or kill it, and see who takes over. From a
   bellwether resign --url http://127.0.0.1:8080
 Ctrl-C leaves cleanly, a second one ends at once.")]
 pub(crate) struct DemoArgs {
-    /// How many nodes
+    /// Number of nodes to start
     #[arg(
         long,
         value_name = "COUNT",

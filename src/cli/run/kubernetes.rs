@@ -32,7 +32,7 @@ const POD_NAME: &str = "POD_NAME";
 /// Variable that kubelet sets in every pod.
 const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 
-/// Which API server, and which of its objects.
+/// API server of a node, and the objects that it takes.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 pub(crate) struct KubeArgs {

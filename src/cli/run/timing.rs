@@ -3,7 +3,7 @@
 use bellwether::engine::{Failover, TickPolicy};
 use clap::ValueEnum;
 
-/// A failover profile.
+/// A failover profile by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
     Fast,

@@ -24,7 +24,7 @@ pub const MOST_SUMMARY_CHARS: usize = 256;
 /// Longest name and address of a node, in characters.
 pub(crate) const MOST_NAME: usize = 253;
 
-/// Which cluster's election this is.
+/// Name of the cluster that the election belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, JsonSchema)]
 #[kube(
     group = "bellwether.dev",
@@ -135,7 +135,7 @@ pub struct ElectionSpec {
     pub cluster: String,
 }
 
-/// What the leader knows of its cluster.
+/// State of the cluster, as its leader sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ElectionStatus {
@@ -143,13 +143,13 @@ pub struct ElectionStatus {
     /// `False` or `Unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<ElectionLeader>,
-    /// The term: the fencing token of everything that is written to the store. It only grows, unless the
+    /// The term: the fencing token of everything that is written to the store. The term only grows, unless the
     /// store was wiped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub term: Option<i64>,
-    /// The number that this term's writes to Kubernetes carry in the annotation `bellwether.dev/fence`. It
-    /// only grows, even if the store was wiped.
+    /// The number that this term's writes to Kubernetes carry in the annotation `bellwether.dev/fence`. The
+    /// number only grows, even if the store was wiped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub fence: Option<i64>,
@@ -192,13 +192,13 @@ pub struct ElectionStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ElectionLeader {
-    /// Its node id.
+    /// Node id of the leader.
     #[schemars(range(min = 0))]
     pub node: i64,
-    /// What people call it: its pod, or `node 3` where it runs in none.
+    /// Name for people: the leader's pod, or `node 3` for a leader outside of a pod.
     #[schemars(length(max = MOST_NAME))]
     pub name: String,
-    /// Its pod. Missing where it runs in none.
+    /// Pod of the node. Missing for a node outside of a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MOST_NAME))]
     pub pod: Option<String>,
@@ -207,14 +207,14 @@ pub struct ElectionLeader {
     pub address: String,
 }
 
-/// A live node.
+/// State of a live node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ElectionNode {
-    /// Its node id: the ordinal of a `StatefulSet`'s pod, else a number of up to 63 bits.
+    /// Node id: the ordinal of a `StatefulSet`'s pod, else a number of up to 63 bits.
     #[schemars(range(min = 0))]
     pub id: i64,
-    /// Its pod. Missing where it runs in none.
+    /// Pod of the node. Missing for a node outside of a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MOST_NAME))]
     pub pod: Option<String>,
@@ -225,7 +225,7 @@ pub struct ElectionNode {
     /// `leader`, `follower`, or `unknown` while it joins.
     #[serde(default)]
     pub role: ElectionRole,
-    /// Which life of this node it is: its lease, in hexadecimal. Another one after each restart.
+    /// Lease of this incarnation of the node, in hexadecimal. Each restart makes a new one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 32))]
     pub incarnation: String,
@@ -242,12 +242,12 @@ pub struct ElectionNode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ElectionRole {
-    /// It joins, or has lost its session.
+    /// The node is joining, or has lost its session.
     #[default]
     Unknown,
-    /// It leads.
+    /// The node leads the cluster.
     Leader,
-    /// It does the work of its shards.
+    /// The node works on its shards.
     Follower,
 }
 
@@ -264,7 +264,7 @@ pub struct ElectionShards {
     /// How many are being given up by their owner, to be another's.
     #[schemars(range(min = 0))]
     pub draining: i32,
-    /// How many nobody works on.
+    /// Number of shards that no node works on.
     #[schemars(range(min = 0))]
     pub unowned: i32,
     /// The same for each kind of work, by name.
@@ -292,7 +292,7 @@ pub struct WorkShards {
     /// How many are being given up by their owner, to be another's.
     #[schemars(range(min = 0))]
     pub draining: i32,
-    /// How many nobody works on.
+    /// Number of shards that no node works on.
     #[schemars(range(min = 0))]
     pub unowned: i32,
 }

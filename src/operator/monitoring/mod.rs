@@ -15,7 +15,7 @@ pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
 /// The alert rules as the chart carries them, with the runbooks below [`RUNBOOKS`].
 const ALERTS: &str = include_str!("../../../charts/bellwether/files/alerts.yaml");
 
-/// All dashboards.
+/// All dashboards for Grafana.
 pub fn dashboards() -> Vec<Dashboard> {
     vec![elections::dashboard()]
 }

@@ -43,7 +43,7 @@ pub const DEFAULT_TIMEOUT: Span = Span::secs(10);
 /// Maximum length of a message, and of a target's text, in a status, in characters.
 pub const MOST_MESSAGE_CHARS: usize = 1024;
 
-/// What is checked, how often, and what is expected of it.
+/// Target of the check, its interval, and the expected answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, JsonSchema)]
 #[kube(
     group = "bellwether.dev",
@@ -125,7 +125,7 @@ pub const MOST_MESSAGE_CHARS: usize = 1024;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = rules::of_spec()))]
 pub struct UptimeCheckSpec {
-    /// What is checked: exactly one of `http`, `tcp` and `dns`.
+    /// Target of the check: exactly one of `http`, `tcp` and `dns`.
     pub target: Target,
     /// Between the beginnings of two runs, like `30s`, `1m30s` or `500ms`: `1s` to `24h`.
     #[serde(default = "default_interval")]
@@ -140,7 +140,7 @@ pub struct UptimeCheckSpec {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     #[schemars(range(min = 1, max = MOST_FAILURES), extend("default" = 1))]
     pub failure_threshold: u32,
-    /// What is expected beyond an answer at all.
+    /// Expectations beyond an answer at all.
     #[serde(default, skip_serializing_if = "Expect::is_nothing")]
     pub expect: Expect,
 }
@@ -165,7 +165,7 @@ impl UptimeCheckSpec {
     }
 }
 
-/// What is expected beyond an answer at all. What is left out is not looked at.
+/// Expectations beyond an answer at all. A field that is left out is not checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expect {
@@ -209,7 +209,7 @@ impl Expect {
     }
 }
 
-/// What came of the check. Written by bellwether.
+/// Result of the check. Written by bellwether.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UptimeCheckStatus {
@@ -219,7 +219,7 @@ pub struct UptimeCheckStatus {
     /// The state as yes or no; missing while it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<bool>,
-    /// What is asked, for people, without what may be secret: `GET https://shop.example/`.
+    /// Target for people, without parts that may be secret: `GET https://shop.example/`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = MOST_MESSAGE_CHARS))]
     pub target: String,
@@ -242,7 +242,7 @@ pub struct UptimeCheckStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub cluster: Option<String>,
-    /// Why it is in this state, in words.
+    /// Reason for this state, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = MOST_MESSAGE_CHARS))]
     pub message: String,

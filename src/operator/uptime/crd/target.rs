@@ -36,14 +36,14 @@ impl Target {
     }
 }
 
-/// The schema of a [`Target`]. Without `oneOf`: its message helps nobody, the rule's does.
+/// The schema of a [`Target`]. Without `oneOf`: the message of a rule is clearer.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules::of_target()))]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Targets {
     /// An HTTP request is answered.
     http: Option<HttpTarget>,
-    /// A TCP connection is accepted. It is closed as soon as it stands.
+    /// A TCP connection is accepted. The check closes the connection at once.
     tcp: Option<TcpTarget>,
     /// A name is resolved.
     dns: Option<DnsTarget>,
@@ -95,12 +95,12 @@ pub(crate) fn without_secrets(url: &str) -> String {
     url.to_string()
 }
 
-/// An HTTP request.
+/// An HTTP request and its connection.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpTarget {
-    /// Absolute, `http` or `https`, like `https://shop.example/health`. What a URL carries beside its
-    /// path (user, password, query) is not shown anywhere else.
+    /// Absolute, `http` or `https`, like `https://shop.example/health`. The user, the password
+    /// and the query of a URL are not shown anywhere else.
     #[schemars(
         length(max = MOST_URL_CHARS),
         extend("x-kubernetes-validations" = rules::of_url())
@@ -241,7 +241,7 @@ pub struct TcpTarget {
     pub port: u16,
 }
 
-/// A DNS query.
+/// A DNS query for one name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DnsTarget {
@@ -251,10 +251,10 @@ pub struct DnsTarget {
         extend("x-kubernetes-validations" = rules::of_name())
     )]
     pub name: String,
-    /// Which records are asked for.
+    /// Type of the records that are asked for.
     #[serde(default)]
     pub record_type: RecordType,
-    /// Who is asked: an address, with or without a port (53), like `10.0.0.53` or `[::1]:5353`.
+    /// Name server to ask: an address, with or without a port (53), like `10.0.0.53` or `[::1]:5353`.
     /// Default: the resolvers of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-validations" = rules::of_server()))]

@@ -186,7 +186,7 @@ async fn bodies_of_all_runs_share_one_room_and_one_that_does_not_fit_is_unknown(
     let prober = Prober { bodies: Room::of(10_000), ..Prober::new() };
     let large = check(Target::Http(http(web, "/large")), matches("needle"));
     is(&prober.run(&large).await, Verdict::Unknown, "fill this node's memory");
-    // One that is only looked through needs none, and what was taken is given back.
+    // A body that is only searched needs no memory, and the memory of the first run is returned.
     let looked_through = check(Target::Http(http(web, "/large")), contains("needle"));
     is(&prober.run(&looked_through).await, Verdict::Down, "does not hold `needle`");
     let small = check(Target::Http(http(web, "/")), matches("all .* well"));

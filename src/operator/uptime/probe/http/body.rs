@@ -76,7 +76,7 @@ pub(super) enum Ended {
 ///
 /// # Errors
 ///
-/// It broke off, cannot be decoded, or there is no room for it.
+/// The body broke off, cannot be decoded, or does not fit into the shared memory.
 pub(super) async fn read(
     response: Response<Incoming>,
     enough: Option<&str>,
@@ -154,7 +154,7 @@ impl Text {
         let Some(enough) = enough else { return false };
         let found = self.whole[self.before(from, enough)..].contains(enough);
         if !found && self.decoder.is_some() {
-            // It can still begin in what is left.
+            // The expected text can still begin in the rest.
             self.whole.drain(..self.before(self.whole.len(), enough));
         }
         found
