@@ -3,9 +3,10 @@
 pub mod monitoring;
 pub mod uptime;
 
-use kube::CustomResourceExt as _;
-
-use crate::k8s::crd::{self, CustomResourceDefinition};
+use crate::k8s::{
+    crd::{self, CustomResourceDefinition},
+    kube::CustomResourceExt as _,
+};
 
 /// Custom resource definitions of the reference operator, sorted by name.
 pub fn definitions() -> Vec<CustomResourceDefinition> {

@@ -19,8 +19,6 @@ mod tests;
 
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +27,13 @@ use self::{
     forms::{MOST_CERTIFICATE_DAYS, MOST_FAILURES, MOST_STATUS_RANGES, MOST_TEXT_CHARS},
     target::Target,
 };
-use crate::k8s::crd::{
-    self, schema,
-    value::{Span, UnixMs},
+use crate::k8s::{
+    crd::{
+        self, schema,
+        value::{Span, UnixMs},
+    },
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition,
+    kube::CustomResource,
 };
 
 /// Kind of the resource.

@@ -7,11 +7,13 @@
 
 use std::sync::LazyLock;
 
-use kube::CustomResourceExt as _;
 use serde_json::{Map, Value, json};
 
 use super::yaml::{Node, Part};
-use crate::{k8s::crd, operator::uptime::crd::UptimeCheck};
+use crate::{
+    k8s::{crd, kube::CustomResourceExt as _},
+    operator::uptime::crd::UptimeCheck,
+};
 
 /// Schema of an `UptimeCheck`, as in the API server; the status is not validated.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
