@@ -535,7 +535,7 @@ impl World {
         }
     }
 
-    /// Ends all faults.
+    /// Ends all faults of the run.
     fn heal(&mut self) {
         note!(self, "all faults end");
         self.healed = true;
