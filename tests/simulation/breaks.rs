@@ -23,7 +23,7 @@ pub enum Break {
 /// A rule that is left out around the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// R1: receipts are stamped before the receive.
+    /// R1 (stamps): receipts are stamped before the receive.
     StampBeforeReceive,
     /// T5: TAKE does not compare the record.
     TakeWithoutRecord,
@@ -39,7 +39,7 @@ pub enum Broken {
     EndOfForeignRecord,
     /// T10: END does not compare the record.
     EndWithoutRecord,
-    /// T10: a living process is ended.
+    /// T10: END is sent for a living process.
     EndOfLiving,
     /// T15: PLAN compares all held keys by a range.
     PlanWithRange,
@@ -47,7 +47,7 @@ pub enum Broken {
     PlanWithoutPlan,
     /// T16: shard writes compare only that the held key exists.
     ShardWriteByExistence,
-    /// T17: own state is put without a compare.
+    /// T17 (own keys): own state is put without a compare.
     PlainPut,
     /// T8, T9: the record is marked ended without a compare.
     EndedWithoutOffice,

@@ -51,11 +51,11 @@ pub struct Proc {
     pub work: Option<Work>,
     /// The shards' work, from start to the end of the last task of each.
     pub shards: BTreeMap<Shard, ShardWork>,
-    /// The lease of every GRANT it has sent, oldest first.
+    /// The lease of every GRANT that the process has sent, oldest first.
     pub leases: Vec<LeaseId>,
     /// The leases that the process has announced to its parent.
     pub announced: Vec<LeaseId>,
-    /// Own state of the node (T17).
+    /// Own state of the node (T17, own keys).
     pub own: Own,
     /// The last change of the own state before the process began.
     pub own_floor: u64,

@@ -151,7 +151,7 @@ fn own_state_is_as_the_last_call_left_it() {
     }
 }
 
-/// The comment of the engine's rule that fixed a seed's failure explains what the failure was.
+/// The failure of each seed is explained in a comment of the engine, at the rule that fixed it.
 #[test]
 fn seeds_that_once_broke_a_rule_break_none() {
     for (seed, what) in [

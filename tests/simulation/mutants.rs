@@ -161,7 +161,7 @@ fn useless_link(scenario: &mut Scenario) {
     scenario.faults_for = 6 * SECONDS;
 }
 
-/// Concurrent calls about own state (I5).
+/// Concurrent calls about own state (I5, own state never goes back).
 fn own_calls(scenario: &mut Scenario) {
     scenario.own_calls = true;
     scenario.lose_answer_ppm = 100_000;

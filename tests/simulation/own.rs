@@ -424,7 +424,7 @@ impl World {
         own.calls.end(&it.call);
     }
 
-    /// Checks I5 when a write of own state has committed.
+    /// Checks I5 (own state never goes back) when a write of own state has committed.
     pub fn check_own(&mut self, ask: &OwnAsk, revision: Revision, existed: bool) {
         self.stats.puts += u64::from(!ask.delete);
         self.stats.deletes += u64::from(ask.delete);

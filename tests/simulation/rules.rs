@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    /// Checks I1, when `p` has got or prolonged authority.
+    /// Checks I1 (one leader), when `p` has got or prolonged authority.
     fn check_single_leader(&mut self, p: ProcId) {
         for q in 0..self.procs.len() {
             if q != p && self.procs[q].alive && self.now < self.procs[q].authority_until {
@@ -192,7 +192,7 @@ impl World {
         }
     }
 
-    /// Checks I3, when `p` has got or prolonged shard authority, or starts on a shard.
+    /// Checks I3 (one node per shard), when `p` has got or prolonged shard authority, or starts on a shard.
     fn check_single_owners(&mut self, p: ProcId) {
         let running: Vec<Shard> = self.procs[p].shards.keys().cloned().collect();
         for shard in running {
@@ -336,7 +336,7 @@ impl World {
         }
     }
 
-    /// Checks I6, when the record is marked ended.
+    /// Checks I6 (`ended` only while no node acts), when the record is marked ended.
     fn on_ended(&mut self, term: Term) {
         self.depot.history.ended = true;
         let seat = self.depot.history.seat.take();
@@ -380,7 +380,7 @@ impl World {
         }
     }
 
-    /// Checks I4 at a claim.
+    /// Checks I4 (epochs never fall) at a claim.
     fn check_claims(&mut self, lease: LeaseId, before: Option<&Held>, content: &Held) {
         for (shard, epoch) in &content.shards {
             if before.is_some_and(|before| before.shards.get(shard) == Some(epoch)) {

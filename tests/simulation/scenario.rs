@@ -182,9 +182,9 @@ pub struct Scenario {
     pub supervised_percent: u32,
     /// Percentage of endings of work that take seconds.
     pub slow_join_percent: u32,
-    /// Node whose link stays bad after all other faults have ended (I8).
+    /// Node whose link stays bad after all other faults have ended (I8: the other nodes lead and work).
     pub bad_for_good: Option<(usize, BadLink)>,
-    /// Whether users put and delete own state at any time, also during other calls (I5).
+    /// Whether users put and delete own state at any time, also during other calls (I5, own state).
     pub own_calls: bool,
     /// Moves of a scripted attack, in order.
     pub script: &'static [Move],

@@ -79,11 +79,11 @@ pub enum From {
 pub enum Ask {
     /// A transaction of the protocol.
     Call(Call),
-    /// T7: a write from that office.
+    /// T7 (FENCED): a write by virtue of an office.
     Fenced(Office),
-    /// T16: a write to a shard under that h.
+    /// T16 (SHARD WRITE): a write to a shard that compares the revision h of the held key.
     ShardWrite(LeaseId, Revision, Shard, ShardEpoch),
-    /// T17: a write of the own state.
+    /// T17 (OWN KEYS): a write of own state.
     Own(OwnAsk),
 }
 

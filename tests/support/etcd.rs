@@ -7,7 +7,7 @@
 //! etcd.kill(0); etcd.freeze(1); etcd.thaw(1); etcd.restart(0).await; etcd.wipe(0);
 //! ```
 //!
-//! Every server ends with its [`Etcd`], and with the test process however that ends.
+//! Every server ends with its [`Etcd`], and with the test process, even if that is killed.
 
 use std::{
     fs,
@@ -45,7 +45,7 @@ pub enum Medium {
     Disk,
 }
 
-/// A user and the prefix it may read and write.
+/// A user and the prefix that the user may read and write.
 #[derive(Clone, Debug)]
 pub struct UserOf {
     pub name: String,

@@ -103,7 +103,7 @@ impl Options {
         self
     }
 
-    /// Starts etcd and the server, and waits until it is ready.
+    /// Starts etcd and the server, and waits until the server is ready.
     pub async fn start(self) -> ApiServer {
         let janitor = Janitor::start(
             tempfile::Builder::new()
