@@ -100,8 +100,8 @@ impl World {
     }
 }
 
-/// The late JOIN leaves keys without a process in the middle of the queue. The other candidates depose that key
-/// by patience (R6, when to TAKE) once it is the oldest.
+/// The late JOIN leaves a candidate key without a process in the queue. The other candidates depose it by
+/// patience (R6, when to TAKE) once it is the oldest.
 #[test]
 fn a_grant_and_a_join_of_a_dead_child_land_after_the_revoke() {
     const SCRIPT: &[Move] = &[

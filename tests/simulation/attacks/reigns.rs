@@ -66,7 +66,7 @@ fn several_unclean_ends_in_a_row() {
     attack(SCRIPT, &[engine(NoWaitAfterUncleanEnd)], plain);
 }
 
-/// The leader leaves. The next candidate lives and renews its lease, but its TAKE never arrives.
+/// The leader leaves. The next candidate lives and renews its lease, but the network holds its TAKEs back.
 #[test]
 fn the_oldest_candidate_lives_but_is_wedged() {
     const SCRIPT: &[Move] = &[
