@@ -1,13 +1,13 @@
-//! What the work queue of a controller costs: time per key, time of an add while a thousand workers take,
-//! memory per queued key, and how fast a gate opens.
+//! Cost of a controller's work queue: time per key, time of an add while a thousand workers take keys, memory
+//! per queued key, and time to open a gate.
 //!
 //! ```text
 //! cargo bench --bench queue                 # all, in full
 //! cargo bench --bench queue -- --quick one  # fewer rounds, one thread only
 //! ```
 //!
-//! The plain thing to compare with is the least that could be called a queue without duplicates: a set and
-//! a deque under a lock, with no priority, no delay, no back-off, no serial order and no metrics.
+//! The plain implementation for comparison is a minimal queue without duplicates: a set and a deque under a
+//! lock, with no priority, no delay, no back-off, no serial order and no metrics.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,20 +37,20 @@ use bellwether::{
 };
 use common::{Aim, Bench, Samples};
 
-/// As the key of an object is: a namespace and a name, shared by all that hold it.
+/// Key of the same kind as an object's: a namespace and a name, shared by all holders.
 type ObjectKey = (Option<Arc<str>>, Arc<str>);
 
 const BATCH: u64 = 1000;
 const WORKERS: usize = 1000;
 const MANY: u64 = 1_000_000;
-/// So many that the table of keys has just doubled: the worst case of memory per key.
+/// Number of keys at which the table of keys has just doubled: the worst case of memory per key.
 const WORST: u64 = 920_000;
 const GATED: u64 = 100_000;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let mut bench = Bench::start("Work queue");
-    // First: what other sections have allocated and freed would be counted short.
+    // This section comes first: memory that other sections have allocated and freed would reduce the figure.
     if bench.section("memory: resident, after as many keys were added") {
         Bench::values();
         let objects = memory(WORST, object_key);
@@ -88,13 +88,13 @@ fn object_key(number: u64) -> ObjectKey {
     (Some("production".into()), format!("website-{number:08}").into())
 }
 
-/// A queue as a controller has it, its metrics included.
+/// A queue as in a controller, its metrics included.
 fn queue<K: Hash + Eq + Clone + Send + 'static>() -> Queue<K> {
     Queue::new(QueueMetrics::unregistered().queue("bench"))
 }
 
-/// Times of a batch, ours and the plain one's, in turn. A batch is shorter than a time slice, so half of
-/// them are undisturbed on a busy machine too.
+/// Times of a batch, ours and the plain implementation's, in turn. A batch is shorter than a time slice, so
+/// half of the batches are undisturbed on a busy machine too.
 async fn one<K: Hash + Eq + Clone + Send + 'static>(
     rounds: usize,
     key: impl Fn(u64) -> K,
@@ -120,7 +120,7 @@ async fn one<K: Hash + Eq + Clone + Send + 'static>(
             black_box(plain.take());
         }
         let end = boot_now();
-        // The first round is for warming up.
+        // The first round is the warm-up.
         if round != 0 {
             ours.push(between.since(began));
             plains.push(end.since(between));
@@ -129,7 +129,7 @@ async fn one<K: Hash + Eq + Clone + Send + 'static>(
     [ours, plains]
 }
 
-/// A set and a deque.
+/// The plain queue: a set and a deque.
 struct Plain<K>(Mutex<(HashSet<K>, VecDeque<K>)>);
 
 impl<K: Hash + Eq + Clone> Plain<K> {
@@ -152,7 +152,7 @@ impl<K: Hash + Eq + Clone> Plain<K> {
     }
 }
 
-/// Times of adds, and how many keys went through meanwhile.
+/// Times of adds, and the number of keys that workers took meanwhile.
 async fn many(adds: usize) -> (Samples, u64) {
     let queue = queue();
     for key in 0..MANY {
@@ -174,7 +174,7 @@ async fn many(adds: usize) -> (Samples, u64) {
     let adder = tokio::task::spawn_blocking(move || {
         let mut samples = Samples::default();
         for number in 0..adds as u64 {
-            // Every other one is queued already.
+            // Every second key is queued already.
             let key = if number % 2 == 0 { MANY + number } else { number };
             let began = boot_now();
             adding.add(key, Priority::Change);
@@ -208,7 +208,7 @@ fn resident() -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
 }
 
-/// How long opening took, and how long it was until a worker had a key.
+/// Times of opening a gate, and times until a worker had a key.
 async fn gate(rounds: usize) -> (Samples, Samples) {
     let (mut opened, mut first) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
@@ -222,7 +222,7 @@ async fn gate(rounds: usize) -> (Samples, Samples) {
             let (queue, has_key) = (queue.clone(), has_key.clone());
             workers.spawn("worker", async move {
                 let taken = queue.take().await;
-                // The first one is enough.
+                // The first key is enough.
                 let _ = has_key.try_send(boot_now());
                 drop(taken);
             });

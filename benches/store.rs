@@ -1,12 +1,12 @@
-//! How long calls of the store and of nodes take, against the plain etcd client in the same run on the
-//! same etcd.
+//! Time of calls of the store and of nodes, compared with the plain etcd client in the same run on the same
+//! etcd.
 //!
 //! ```text
 //! cargo bench --bench store                  # on tmpfs and on disk
 //! cargo bench --bench store -- --quick node  # fewer rounds, the calls of `Node` only
 //! ```
 //!
-//! The two are called in turn, and which one goes first changes every time.
+//! The two clients are called in turn, and the order changes every time.
 
 #![allow(
     clippy::unwrap_used,
@@ -40,7 +40,7 @@ const WARM_UP: usize = 100;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const VALUE: [u8; 100] = [b'x'; 100];
 
-/// Calls both in turn, and prints the row.
+/// Calls both clients in turn, and prints the row.
 macro_rules! measure {
     ($bench:expr, $rounds:expr, $name:expr, $ours:expr, $plain:expr) => {{
         let (mut ours, mut plain) = (Samples::default(), Samples::default());
@@ -158,7 +158,7 @@ async fn next_event(watch: &mut dyn bellwether::store::Watch) {
     }
 }
 
-/// The calls of `Node`, each against the one call of the plain client that gives the same.
+/// The calls of `Node`, each compared with the single call of the plain client that has the same result.
 async fn node_calls(bench: &mut Bench, medium: Medium) {
     let etcd = common::etcd_with_cluster(medium).await;
     let (sender, mut offices) = mpsc::channel(1);
@@ -168,7 +168,7 @@ async fn node_calls(bench: &mut Bench, medium: Medium) {
     let fenced = office.fenced();
     let mut plain = etcd.client().await;
     let keys = Keys::new(CLUSTER).unwrap();
-    // A key that only the plain client writes: a node's own keys have one writer.
+    // The key has the plain client as its only writer, as a node's own keys have the node.
     let own = keys.state("plain", node.id()).unwrap();
     let lease = node.status().await.unwrap().node.incarnation.unwrap();
     let lease = i64::from_str_radix(&lease, 16).unwrap();
@@ -226,14 +226,14 @@ async fn node_calls(bench: &mut Bench, medium: Medium) {
     node.close().await.unwrap();
 }
 
-/// A node that hands out the context of its office.
+/// A node whose leader routine hands out its context.
 fn leader(etcd: &Etcd, offices: mpsc::Sender<LeaderContext>) -> ClusterNode {
     ClusterNode::builder()
         .cluster(CLUSTER)
         .id(1)
         .etcd(EtcdConfig::new(etcd.endpoints()))
         .leader(move |ctx: LeaderContext| {
-            // The first one is enough.
+            // The first context is enough.
             let _ = offices.try_send(ctx);
             async { Ok::<(), WorkError>(()) }
         })

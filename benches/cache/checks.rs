@@ -1,6 +1,7 @@
-//! How many uptime checks are run in a second, by how many replicas. Each runs so many at once, and a target
-//! takes its time to answer: with more to run than they all can, what is run is what they can. All of it
-//! works in this process, beside the API server and etcd: the more replicas, the more those are the limit.
+//! Uptime checks per second, by number of replicas. Each replica runs a limited number of checks at once, and a
+//! target takes a while to answer. More checks are due than all replicas can run, so the figure is the capacity
+//! of the replicas. All replicas work in this process, beside the API server and etcd: the more replicas, the
+//! more those are the limit.
 
 use std::{
     sync::{
@@ -39,12 +40,12 @@ use crate::{
     support::etcd::Medium,
 };
 
-/// Each is due once in a second.
+/// Number of checks, each due once a second.
 const CHECKS: usize = 640;
 const AT_ONCE: usize = 8;
 const ANSWERS_AFTER: Duration = Duration::from_millis(100);
 
-/// What is checked, and how often it has answered.
+/// A target of checks, with the number of its answers.
 struct Target {
     url: String,
     answered: Arc<AtomicU64>,

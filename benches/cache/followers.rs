@@ -1,4 +1,4 @@
-//! What a follower's warm cache costs beside the leader that reconciles: each replica on threads of its own.
+//! Cost of a follower's warm cache, compared with the leader that reconciles: each replica has its own threads.
 
 use std::{
     fs,
@@ -37,14 +37,14 @@ use crate::{
 
 const OBJECTS: usize = 200;
 const PER_SECOND: u32 = 200;
-/// How often the leader looks at an object that does not change.
+/// Interval at which the leader reconciles an object that does not change.
 const LOOKED_AT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Cpu {
     pub(crate) leader: f64,
     pub(crate) follower: f64,
     pub(crate) per_second: f64,
-    /// So many events the follower had not taken in that the leader had: the most that was seen.
+    /// Largest observed number of events that the leader had received and the follower had not.
     pub(crate) behind: Option<u64>,
 }
 
@@ -57,7 +57,8 @@ impl Cpu {
         let ratio = self.follower / self.leader * 100.0;
         bench.value("a follower, of the leader", ratio, "%", Some(10.0));
         if let Some(behind) = self.behind {
-            // What comes in a tenth of a second: who falls behind is not spared the work.
+            // The aim is the number of events in a tenth of a second: a follower that lags has only postponed
+            // its work.
             bench.value("a follower is behind, at most", behind as f64, "events", Some(40.0));
         }
     }
@@ -67,15 +68,15 @@ fn runtime(name: &str) -> Runtime {
     Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().unwrap()
 }
 
-/// The threads of the replicas' caches and controllers: the first one leads.
+/// Names of the threads of the replicas' caches and controllers: the first replica leads.
 const NAMES: [&str; 2] = ["bench-leader", "bench-follower"];
 
-/// Seconds of CPU that each replica has used: those threads, and its node's.
+/// Seconds of CPU that each replica has used, on these threads and on those of its node.
 fn used() -> [f64; 2] {
     [0, 1].map(|id| cpu_of(NAMES[id]) + cpu_of(&format!("bw-{id}")))
 }
 
-/// Seconds of CPU that the threads of that name have used.
+/// Seconds of CPU that the threads of this name have used.
 fn cpu_of(name: &str) -> f64 {
     let mut nanoseconds = 0.0;
     for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
@@ -87,12 +88,12 @@ fn cpu_of(name: &str) -> f64 {
     nanoseconds / 1e9
 }
 
-/// How many changes that replica's cache has taken in.
+/// Number of changes that the replica's cache has received.
 fn taken_in(registry: &Registry) -> u64 {
     counted(registry, "bellwether_watch_events_total")
 }
 
-/// All that is counted under that name.
+/// Sum of the counters of this name.
 fn counted(registry: &Registry, name: &str) -> u64 {
     let families = registry.gather();
     let family = families.iter().find(|it| it.name() == name);
@@ -165,7 +166,7 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
         per_second: (after.1 - before.1) as f64 / span.as_secs_f64(),
         behind: Some(behind),
     };
-    // None was spared that was only left for later.
+    // The follower must receive every event, so that postponed work is not counted as saved.
     let [leads, follows] = &registries;
     eventually("the follower has taken in all that the leader has", LONG, async || {
         let (leader, follower) = (taken_in(leads), taken_in(follows));
@@ -181,8 +182,8 @@ pub(crate) async fn measure(span: Duration) -> Cpu {
     cpu
 }
 
-/// 100,000 objects that do not change, each of which the leader looks at every [`LOOKED_AT`], for so many of these
-/// intervals.
+/// Measures 100,000 objects that do not change, each reconciled by the leader every [`LOOKED_AT`], for
+/// `intervals` of that length.
 pub(crate) async fn unchanged(intervals: u32) -> Cpu {
     let span = intervals * LOOKED_AT;
     let api = server().await;
@@ -204,7 +205,7 @@ pub(crate) async fn unchanged(intervals: u32) -> Cpu {
         });
         replicas.push(started.await.unwrap());
     }
-    // The first look at each comes at once.
+    // The first reconcile of each object comes at once.
     eventually("each was looked at twice", LONG, async || {
         (2 * ALL as u64 <= runs.load(Relaxed)).then_some(())
     })

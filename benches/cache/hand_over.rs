@@ -1,4 +1,4 @@
-//! From the begin of a leader's work to its first reconcile, and from resigning to the end of all runs.
+//! Time from the start of a leader's work to its first reconcile, and from resigning to the end of all runs.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
 
 const AT_ONCE: usize = 16;
 
-/// What is said of one term.
+/// A report from a replica about a term.
 #[derive(Debug)]
 struct Said {
     node: i64,
@@ -43,7 +43,7 @@ enum What {
     Ended,
 }
 
-/// Says when a leader's work begins.
+/// Leader task that reports when a leader's work begins.
 struct Begins(i64, mpsc::Sender<Said>);
 
 #[async_trait]
@@ -70,7 +70,7 @@ pub(crate) async fn measure(rounds: usize) -> Times {
     let api = server().await;
     let objects = Objects::new(OBJECTS);
     let store = MemoryStore::new();
-    // Each leader says one, and each of its runs two.
+    // Each leader sends one report, and each of its runs sends two.
     let (says, mut said) = mpsc::channel(256);
     let mut replicas = Vec::new();
     for id in 0..2 {
@@ -101,13 +101,14 @@ pub(crate) async fn measure(rounds: usize) -> Times {
         let mut next = async || tokio::time::timeout(LONG, said.recv()).await.unwrap().unwrap();
         while count(&of_term, What::Leads) < 1 || count(&of_term, What::Runs) < AT_ONCE {
             let said = next().await;
-            // What is left to say of earlier terms is not this one's.
+            // Late reports of earlier terms are dropped.
             if last < Some(said.term) {
                 of_term.push(said);
             }
         }
         let at = |what| of_term.iter().filter(|it| it.what == what).map(|it| it.at).min().unwrap();
-        // The first term began while the other replica was still listing: nobody handed over to it.
+        // The first term does not count: it began while the other replica was still listing, without a
+        // handover.
         if last.is_some() {
             times.first.push(at(What::Runs).since(at(What::Leads)));
         }

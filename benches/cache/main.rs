@@ -1,14 +1,14 @@
-//! What caches and controllers cost: memory per object, how fast work begins and ends with many objects
-//! cached, what a follower's warm cache costs beside the leader, and how work on shards scales out.
+//! Cost of caches and controllers: memory per object, time until work begins and ends with many objects cached,
+//! cost of a follower's warm cache compared with the leader, and scaling of work on shards.
 //!
 //! ```text
 //! cargo bench --bench cache                       # all, in full
 //! cargo bench --bench cache -- --quick hand-over  # fewer rounds, one section only
 //! ```
 //!
-//! 100,000 objects are served by a scripted API: a real one would need minutes to take them in. All else,
-//! and what is written, is asked of a real kube-apiserver. The nodes share a store in memory: what etcd
-//! takes is measured by `handoff`.
+//! A scripted API serves the 100,000 objects, since a real API server would need minutes to store them. A real
+//! kube-apiserver answers all other requests, and takes all writes. The nodes share a store in memory: the
+//! bench `handoff` measures the cost of etcd.
 
 #![allow(
     clippy::unwrap_used,
@@ -80,7 +80,7 @@ async fn measure() -> ExitCode {
         cpu.show(&mut bench);
     }
     if bench.section("followers: 100,000 objects, each looked at by the leader every 20 s") {
-        // Whole intervals: the looks come all at once, as the first ones did.
+        // Whole intervals, since all reconciles of an interval come at once, as the first ones did.
         let cpu = followers::unchanged(bench.rounds(2, 1) as u32).await;
         cpu.show(&mut bench);
     }
@@ -98,7 +98,7 @@ async fn measure() -> ExitCode {
     bench.end()
 }
 
-/// What more and more replicas handle.
+/// Measures the throughput of more and more replicas.
 async fn spread_over<F: Future<Output = spread::Spread>>(
     bench: &mut Bench,
     measure: impl Fn(usize) -> F,

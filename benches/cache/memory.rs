@@ -1,5 +1,6 @@
-//! Resident memory per cached object, ours beside kube-runtime's reflector, and of a replica that holds half
-//! of the shards. A process each: what one has freed would be counted short for the next.
+//! Resident memory per cached object, of our cache and of kube-runtime's reflector, and of a replica that holds
+//! half of the shards. Each measurement has its own process: memory that one has freed would reduce the figure
+//! of the next.
 
 use std::{
     fs,
@@ -33,13 +34,13 @@ use crate::{OBJECTS, common::LONG, replicas::Replica, scripted::Objects, support
 
 const COMMAND: &str = "measure-memory";
 
-/// What this process is to measure, if it was started for that.
+/// The measurement that this process was started for, if any.
 pub(crate) fn asked() -> Option<String> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     (args.first()? == COMMAND).then(|| args[1].clone())
 }
 
-/// Measures in a process of its own.
+/// Runs a measurement in a process of its own.
 pub(crate) fn in_a_process(what: &str) -> f64 {
     let own = std::env::current_exe().unwrap();
     let output = Command::new(own).args([COMMAND, what]).output().unwrap();
@@ -47,7 +48,7 @@ pub(crate) fn in_a_process(what: &str) -> f64 {
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
-/// Prints resident bytes per object; of a replica that holds half of the shards, per object that there is.
+/// Prints resident bytes per object; for a replica that holds half of the shards, per existing object.
 pub(crate) async fn measure(what: &str) {
     let objects = Objects::new(OBJECTS);
     if let "filtered-by-server" | "filtered-here" = what {
@@ -85,7 +86,8 @@ pub(crate) async fn measure(what: &str) {
     println!("{}", (after - before) / OBJECTS as f64);
 }
 
-/// What a replica takes that holds half of the shards: of two followers one, the other sees no objects.
+/// Resident memory of a replica that holds half of the shards, one of two followers: the other one sees no
+/// objects.
 async fn of_half(objects: Objects) -> f64 {
     let (store, none) = (MemoryStore::new(), Objects::new(0));
     let runs = Arc::new(AtomicUsize::new(0));

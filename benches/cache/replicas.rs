@@ -1,4 +1,4 @@
-//! Replicas of an operator in this process.
+//! Replicas of an operator, all in this process.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{common::LONG, kube::ApiServer, support::eventually};
 
-/// A server with the custom resources.
+/// Starts an API server with the custom resources.
 pub(crate) async fn server() -> ApiServer {
     let api = ApiServer::options().start().await;
     let crds = Api::<CustomResourceDefinition>::all(api.client());
@@ -39,7 +39,7 @@ pub(crate) async fn server() -> ApiServer {
     api
 }
 
-/// A node without a store.
+/// A builder of a node that has no store yet.
 pub(crate) fn node(id: i64) -> ClusterNodeBuilder {
     ClusterNode::builder()
         .cluster("bench")
@@ -55,7 +55,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Starts it on a store in memory; returns when it has joined.
+    /// Starts a replica on a store in memory; returns when its node has joined.
     pub(crate) async fn start(
         store: &MemoryStore,
         client: Client,
@@ -65,7 +65,7 @@ impl Replica {
         Self::start_as(node(id).memory(store), client, work).await
     }
 
-    /// Starts it as that [`node`]; returns when it has joined.
+    /// Starts a replica with this [`node`]; returns when the node has joined.
     pub(crate) async fn start_as(
         node: ClusterNodeBuilder,
         client: Client,
@@ -78,7 +78,7 @@ impl Replica {
         let running =
             bellwether::tasks::spawn("replica", operator.run(stop.clone().cancelled_owned()));
         let mut membership = node.membership();
-        // 100,000 objects are listed first.
+        // The replica lists 100,000 objects first.
         tokio::time::timeout(LONG * 5, membership.wait_for(|it| it.joined)).await.unwrap().unwrap();
         Self { node, stop, running }
     }

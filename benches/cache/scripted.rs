@@ -1,4 +1,4 @@
-//! An API that serves 100,000 config maps, and hands on whatever else it is asked.
+//! An API that serves 100,000 config maps, and forwards all other requests.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -15,11 +15,11 @@ use tower::{BoxError, service_fn};
 
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
-/// The objects, as JSON.
+/// The config maps of the API, as JSON.
 #[derive(Clone)]
 pub(crate) struct Objects {
     all: Arc<Vec<Bytes>>,
-    /// Whether lists and watches are filtered by shard (KEP-5866).
+    /// Whether the API filters lists and watches by shard (KEP-5866).
     filters: bool,
 }
 
@@ -28,7 +28,7 @@ fn uid(number: usize) -> String {
     format!("{number:08x}-5b4e-4c0e-9d0f-3f6f2a9d1c77")
 }
 
-/// The ranges of hashes in a query's selector: the first of each, and the first after it.
+/// The ranges of hashes in a query's selector: the first hash of each range, and the first hash after it.
 fn ranges(query: &str) -> Vec<(u128, u128)> {
     let selector = query.split('&').find_map(|it| it.strip_prefix("shardSelector="));
     let words = selector.unwrap_or_default().split("0x").skip(1);
@@ -56,12 +56,12 @@ impl Objects {
         Self { all: Arc::new((0..count).map(object).collect()), filters: false }
     }
 
-    /// Served by an API that filters by shard.
+    /// The same objects, from an API that filters by shard.
     pub(crate) fn filtered(self) -> Self {
         Self { filters: true, ..self }
     }
 
-    /// A client of an API that has them; all else is asked of `other`, or not found.
+    /// A client of an API with these objects; all other requests go to `other`, or get "not found".
     pub(crate) fn client(&self, other: Option<Client>) -> Client {
         let objects = self.clone();
         let service = service_fn(move |request: Request<Body>| {

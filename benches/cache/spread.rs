@@ -1,5 +1,5 @@
-//! How many objects are handled in a second, by how many replicas. All work in this process, on one API
-//! server beside it: the more replicas, the more those two are the limit.
+//! Objects handled per second, by number of replicas. All replicas work in this process, with one API server
+//! beside it: the more replicas, the more those two are the limit.
 
 use std::{
     sync::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 const OBJECTS: usize = 256;
-/// Shards have moved and caches are listed by then.
+/// Time after which shards have moved and caches are listed.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 pub(crate) struct Spread {
@@ -39,7 +39,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Beside what one replica handles.
+    /// Prints the throughput, compared with `alone`, that of a single replica.
     pub(crate) fn show(&self, bench: &mut Bench, replicas: usize, alone: f64) {
         let name = |what| format!("{replicas} replicas, {what}");
         bench.value(&name("handled"), self.per_second, "per second", None);
@@ -80,7 +80,7 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
                 let count = runs.fetch_add(1, Relaxed).to_string();
                 let namespace = map.namespace().unwrap_or_default();
                 let maps = Api::<ConfigMap>::namespaced(ctx.client().clone(), &namespace);
-                // It is seen as a change, and handled again.
+                // The patch is an event for the replica, which handles the object again.
                 let patch = Patch::Merge(json!({ "data": { "handled": count } }));
                 maps.patch(&map.name_any(), &PatchParams::default(), &patch).await?;
                 Ok(Action::done())

@@ -1,5 +1,5 @@
-//! Whether terms leave anything behind: office goes to and fro between two replicas of this process, with
-//! runs in flight at the end of each term.
+//! Whether terms leave anything behind: two replicas of this process take office in turn, with runs in flight
+//! at the end of each term.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
 
 const OBJECTS: usize = 100;
 const AT_ONCE: usize = 4;
-/// Until pools, timelines and the like are as long as they get.
+/// Terms until pools, timelines and the like have their full length.
 const WARM_UP: usize = 250;
 
 pub(crate) async fn measure(bench: &mut Bench, terms: usize) {
@@ -50,7 +50,7 @@ pub(crate) async fn measure(bench: &mut Bench, terms: usize) {
     lose_office(&replicas, &mut begun, terms).await;
     let more_tasks = Handle::current().metrics().num_alive_tasks() as f64 - tasks as f64;
     Bench::values();
-    // A run's task that has ended may not have been taken off yet.
+    // The runtime may still count the task of a run that has ended.
     bench.value("more tasks", more_tasks, "", Some(AT_ONCE as f64));
     let more_memory = (resident() - memory) / 1024.0 / 1024.0;
     bench.value("more memory", more_memory, "MiB", Some(2.0));
@@ -59,7 +59,7 @@ pub(crate) async fn measure(bench: &mut Bench, terms: usize) {
     }
 }
 
-/// Each time as soon as the leader's runs are in flight.
+/// Makes the leader resign in each term, as soon as its runs are in flight.
 async fn lose_office(replicas: &[Replica], begun: &mut mpsc::Receiver<i64>, terms: usize) {
     let mut former = None;
     for _ in 0..terms {
@@ -70,7 +70,7 @@ async fn lose_office(replicas: &[Replica], begun: &mut mpsc::Receiver<i64>, term
             };
             match replicas.iter().find(leads) {
                 Some(leader) if former != Some(id) => break leader,
-                // Of a run that has ended since.
+                // The report of a run that has ended since.
                 _ => (),
             }
         };

@@ -1,4 +1,4 @@
-//! What the benches share: how they are called, what they print, and the raw client to compare with.
+//! Code that the benches share: arguments, output, and the raw client for comparison.
 //!
 //! ```text
 //! cargo bench                                  # all, in full
@@ -6,9 +6,9 @@
 //! cargo bench --bench handoff -- crash         # only sections whose name has "crash" in it
 //! ```
 //!
-//! `RUST_LOG=bellwether=debug` shows what happened. They print Markdown. Each figure stands beside its aim and beside the same thing done by the plain
-//! etcd client, in turn, in the same run on the same etcd: what else the machine does hits both alike.
-//! Ratios count, not milliseconds. A missed aim ends the bench with exit code 1.
+//! `RUST_LOG=bellwether=debug` shows the log. The benches print Markdown. Each figure stands beside its aim and
+//! beside the figure of the plain etcd client, measured in turn in the same run on the same etcd: other load on
+//! the machine affects both alike. Ratios count, not milliseconds. After a missed aim the exit code is 1.
 
 #![allow(dead_code, unreachable_pub, reason = "each bench uses a part of it")]
 
@@ -26,13 +26,13 @@ use crate::support::{
     etcd::{Etcd, Medium},
 };
 
-/// A limit against hanging, far above what anything here takes.
+/// A limit against hanging, far above the time of any step here.
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// The cluster's name in all benches.
 pub const CLUSTER: &str = "shop";
 
-/// Times of one thing.
+/// Measured times of one operation.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<Duration>);
 
@@ -45,7 +45,7 @@ impl Samples {
         self.0.len()
     }
 
-    /// The value that `p` percent do not exceed, in milliseconds; the worst for 100.
+    /// The value that `p` percent do not exceed, in milliseconds; the maximum for 100.
     fn at(&mut self, p: usize) -> f64 {
         self.0.sort_unstable();
         assert!(!self.0.is_empty(), "nothing was measured");
@@ -54,18 +54,18 @@ impl Samples {
     }
 }
 
-/// What a row of times should show.
+/// Aim for a row of times.
 #[derive(Clone, Copy, Debug)]
 pub enum Aim {
-    /// The median is at most this many milliseconds.
+    /// Upper bound of the median, in milliseconds.
     P50(f64),
-    /// 99 of 100 are at most this many milliseconds.
+    /// Upper bound of the 99th percentile, in milliseconds.
     P99(f64),
-    /// The median is at most so many times the plain client's.
+    /// Upper bound of the median, as a multiple of the plain client's median.
     Ratio(f64),
 }
 
-/// How the bench was called, and whether all aims were met.
+/// Arguments of the bench, and the aims that were missed.
 pub struct Bench {
     quick: bool,
     only: Vec<String>,
@@ -73,7 +73,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Reads the arguments and prints what the figures hang on.
+    /// Reads the arguments and prints the conditions that the figures depend on.
     pub fn start(what: &str) -> Self {
         support::logs();
         let (flags, only): (Vec<_>, Vec<_>) =
@@ -83,7 +83,7 @@ impl Bench {
         Self { quick, only, missed: Vec::new() }
     }
 
-    /// Whether the section is to run; prints its heading if so.
+    /// Whether the section is selected; prints its heading if so.
     pub fn section(&self, name: &str) -> bool {
         let wanted = self.only.is_empty() || self.only.iter().any(|part| name.contains(part));
         if wanted {
@@ -92,18 +92,18 @@ impl Bench {
         wanted
     }
 
-    /// How many rounds: `full`, or `quick` with `--quick`.
+    /// Number of rounds: `full`, or `quick` with `--quick`.
     pub const fn rounds(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }
 
-    /// The heading of a table of times.
+    /// Prints the heading of a table of times.
     pub fn times() {
         println!("| ms | n | p50 | p99 | max | plain p50 | plain p99 | ratio of p50 | aim | met |");
         println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
     }
 
-    /// A row of a table of times.
+    /// Prints a row of a table of times.
     pub fn row(&mut self, what: &str, mut ours: Samples, plain: Option<Samples>, aims: &[Aim]) {
         let [p50, p99, max] = [50, 99, 100].map(|p| ours.at(p));
         let mut plain = plain.map(|mut plain| [50, 99].map(|p| plain.at(p)));
@@ -131,20 +131,20 @@ impl Bench {
         );
     }
 
-    /// The heading of a table of single values.
+    /// Prints the heading of a table of single values.
     pub fn values() {
         println!("| what | value | aim | met |");
         println!("| --- | ---: | --- | --- |");
     }
 
-    /// A row of a table of single values, which should be at most `most`.
+    /// Prints a row of a table of single values, with the aim of at most `most`.
     pub fn value(&mut self, what: &str, is: f64, unit: &str, most: Option<f64>) {
         let verdict = self.verdict(what, most.is_none_or(|most| is <= most), most.is_none());
         let aim = most.map_or(String::new(), |most| format!("≤ {most} {unit}"));
         println!("| {what} | {is:.3} {unit} | {aim} | {verdict} |");
     }
 
-    /// A row of a table of single values, which should be at least `least`.
+    /// Prints a row of a table of single values, with the aim of at least `least`.
     pub fn at_least(&mut self, what: &str, is: f64, unit: &str, least: f64) {
         let verdict = self.verdict(what, least <= is, false);
         println!("| {what} | {is:.3} {unit} | ≥ {least} {unit} | {verdict} |");
@@ -161,7 +161,7 @@ impl Bench {
         }
     }
 
-    /// Says what was missed.
+    /// Prints the missed aims; returns the exit code.
     pub fn end(self) -> ExitCode {
         if self.missed.is_empty() {
             return ExitCode::SUCCESS;
@@ -171,7 +171,7 @@ impl Bench {
     }
 }
 
-/// What the figures hang on, in a sentence.
+/// A sentence with the conditions that the figures depend on.
 fn machine(quick: bool) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
@@ -185,7 +185,7 @@ fn machine(quick: bool) -> String {
     format!("{cores} × {model}, Linux {}, load {load} at the start, {rounds}.", kernel.trim())
 }
 
-/// An etcd, and whether its commits cost an fsync.
+/// Name of an etcd by its medium, since only a disk costs an fsync per commit.
 pub fn named(medium: Medium) -> &'static str {
     match medium {
         Medium::Memory => "etcd on tmpfs",
@@ -193,8 +193,8 @@ pub fn named(medium: Medium) -> &'static str {
     }
 }
 
-/// An etcd with a cluster whose first leader need not wait out a life that nobody has seen: as if a
-/// leader had ended cleanly before.
+/// Starts an etcd with a cluster whose first leader need not wait for an unknown earlier leader, as if a leader
+/// had ended cleanly before.
 pub async fn etcd_with_cluster(medium: Medium) -> Etcd {
     let etcd = Etcd::options().medium(medium).start().await;
     let d = Duration::from_secs(1);
@@ -205,7 +205,7 @@ pub async fn etcd_with_cluster(medium: Medium) -> Etcd {
     etcd
 }
 
-/// Waits up to that long, not in step with anything.
+/// Waits a random time up to `most`, so that rounds are not in step with other timers.
 pub async fn pause_up_to(most: Duration) {
     tokio::time::sleep(most.mul_f64(rand::random::<f64>())).await;
 }

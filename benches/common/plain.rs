@@ -1,4 +1,4 @@
-//! The least that etcd's plain client needs for what is measured.
+//! The least work that etcd's plain client needs for the measured operation.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptio
 
 use crate::support::etcd::Etcd;
 
-/// Two clients that hand something over with nothing between them but etcd: one commits, the other
-/// hears of it by its watch and commits in turn. Nobody can be faster who needs both in the store.
+/// A handover between two clients over etcd only: one client commits, and the other sees the commit in its
+/// watch and commits in turn. No implementation that needs both commits in the store can be faster.
 pub struct Handover {
     giver: Client,
     taker: Client,
     heard: WatchStream,
     given: Txn,
     taken: Txn,
-    /// Whether the second commit shows in the watch too.
+    /// Whether the watch also shows the second commit.
     echoes: bool,
     others: Tasks,
 }
@@ -24,13 +24,13 @@ const GIVEN: &str = "plain/given";
 const TAKEN: &str = "plain/taken";
 
 impl Handover {
-    /// One key each, and nobody else watches.
+    /// A handover with one key per client and no other watchers.
     pub async fn new(etcd: &Etcd) -> Self {
         Self::of(etcd, GIVEN, guarded_put(GIVEN), guarded_put(TAKEN)).await
     }
 
-    /// What a cluster of so many nodes asks of etcd: each watches, and the transactions are as large as
-    /// STOP and TAKE.
+    /// A handover with the load of a cluster of `nodes` nodes: each node watches, and the transactions are as
+    /// large as STOP and TAKE.
     pub async fn of_a_cluster(etcd: &Etcd, nodes: usize) -> Self {
         let lease = etcd.client().await.lease_grant(3600, None).await.unwrap().id();
         let on_lease = Some(PutOptions::new().with_lease(lease));
@@ -64,13 +64,13 @@ impl Handover {
         Self { giver, taker, heard, given, taken, echoes: false, others: Tasks::new() }
     }
 
-    /// From sending the first commit to the answer of the second.
+    /// Time from sending the first commit to the answer of the second.
     pub async fn once(&mut self) -> Duration {
         let (heard, taken) = self.stages().await;
         heard + taken
     }
 
-    /// From sending the first commit to the event, and from there to the answer of the second.
+    /// Time from sending the first commit to the event, and from the event to the answer of the second commit.
     pub async fn stages(&mut self) -> (Duration, Duration) {
         let began = boot_now();
         let (given, (heard, taken)) = tokio::join!(self.giver.txn(self.given.clone()), async {
@@ -87,7 +87,7 @@ impl Handover {
     }
 }
 
-/// A put that is made conditional, as every write of an election must be.
+/// A conditional put, as every write of an election must be.
 pub fn guarded_put(key: &str) -> Txn {
     guarded().and_then([TxnOp::put(key, vec![b'x'; 100], None)])
 }

@@ -1,5 +1,5 @@
-//! Three nodes in one process, each with a link of its own to etcd; the leader's swallows all there is
-//! in either direction.
+//! Three nodes in one process, each with its own link to etcd; the leader's link drops all data in both
+//! directions.
 
 use std::{
     sync::{
@@ -41,7 +41,7 @@ impl Linked {
     }
 }
 
-/// From the moment the leader's link swallows all to its successor's first tick.
+/// Measures from the moment the leader's link drops all data to the first tick of the successor.
 pub(crate) async fn measure(failover: Failover, rounds: usize) -> Samples {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
     let mut client = etcd.client().await;

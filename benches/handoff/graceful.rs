@@ -1,4 +1,4 @@
-//! Three nodes in one process; the leader is stopped, and joins again as the last in the queue.
+//! Three nodes in one process; the leader stops, and joins again as the last candidate in the queue.
 
 use std::{
     sync::{
@@ -34,19 +34,20 @@ pub(crate) struct FirstTick {
     pub(crate) at: BootTime,
 }
 
-/// Handoffs by nodes and by the plain client, in turn.
+/// Handoffs of our nodes and of the plain client, measured in turn.
 #[derive(Default)]
 pub(crate) struct Handoffs {
     pub(crate) ours: Samples,
     pub(crate) stages: Stages,
-    /// Until the node that was stopped had left: work joined, lease revoked.
+    /// Time until the stopped node had left: work joined, lease revoked.
     pub(crate) left: Samples,
     pub(crate) plain: Plain,
-    /// With as many watchers and as large transactions as ours.
+    /// Handovers of the plain client with as many watchers and as large transactions as ours.
     pub(crate) plain_cluster: Plain,
 }
 
-/// Handovers by the plain client: all of it, to the event, and from there to the second commit.
+/// Handovers of the plain client: the total, the time to the event, and the time from there to the second
+/// commit.
 #[derive(Default)]
 pub(crate) struct Plain {
     pub(crate) all: Samples,
@@ -62,7 +63,7 @@ impl Plain {
     }
 }
 
-/// So many of each.
+/// Measures `rounds` handoffs of each kind.
 pub(crate) async fn measure(medium: Medium, rounds: usize) -> Handoffs {
     let etcd = common::etcd_with_cluster(medium).await;
     let mut client = etcd.client().await;
@@ -79,7 +80,7 @@ pub(crate) async fn measure(medium: Medium, rounds: usize) -> Handoffs {
     let mut handoffs = Handoffs::default();
     for round in 0..WARM_UP + rounds {
         all_are_candidates(&mut client).await;
-        // In no step with beats and ticks.
+        // A random pause, so that the stop is not in step with beats and ticks.
         common::pause_up_to(Duration::from_millis(60)).await;
         Stages::begin();
         let called_at = boot_now();
@@ -103,7 +104,7 @@ pub(crate) async fn measure(medium: Medium, rounds: usize) -> Handoffs {
             handoffs.plain.push(by_plain);
             handoffs.plain_cluster.push(by_plain_cluster);
         }
-        // One change of role for one handoff: nobody else has taken office, now or before.
+        // Each handoff has a single change of leader: no other node has taken office.
         assert_eq!(first_ticks.try_recv().ok(), None);
     }
     for node in &nodes {
@@ -112,7 +113,7 @@ pub(crate) async fn measure(medium: Medium, rounds: usize) -> Handoffs {
     handoffs
 }
 
-/// A node that says when a term of its begins, and the boot clock of its last tick in nanoseconds.
+/// A node that reports the start of each of its terms, and the boot clock of its last tick in nanoseconds.
 pub(crate) fn node(
     node: usize,
     etcd: EtcdConfig,
@@ -132,7 +133,7 @@ pub(crate) fn node(
             ticks.store(at.0.as_nanos() as u64, Ordering::SeqCst);
             let term = ctx.term();
             if last_term.swap(term.0, Ordering::Relaxed) != term.0 {
-                // Room for many more than are ever under way.
+                // The channel has room for many more reports than are ever under way.
                 first_ticks.try_send(FirstTick { node, term, at }).unwrap();
             }
             async { Ok(()) }
@@ -142,7 +143,7 @@ pub(crate) fn node(
     (built, last_tick)
 }
 
-/// A handoff needs somebody to hand over to.
+/// Waits until all nodes are candidates, since a handoff needs a successor.
 pub(crate) async fn all_are_candidates(client: &mut Client) {
     let keys = Keys::new(CLUSTER).unwrap().candidates();
     let count = GetOptions::new().with_range(keys.to).with_count_only();
@@ -153,7 +154,7 @@ pub(crate) async fn all_are_candidates(client: &mut Client) {
     .await;
 }
 
-/// One table: all of it, then by stage.
+/// Prints one table: the totals, then the stages.
 pub(crate) fn report(bench: &mut Bench, handoffs: Handoffs, aims: &[Aim]) {
     let Handoffs { ours, stages, left, plain, plain_cluster } = handoffs;
     Bench::times();

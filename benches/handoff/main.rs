@@ -1,11 +1,11 @@
-//! How long a cluster is without a leader: after a clean end, a crash, and silence.
+//! Time that a cluster is without a leader: after a clean end, a crash, and silence.
 //!
 //! ```text
 //! cargo bench --bench handoff                       # 200 handoffs on tmpfs and on disk, crashes, silences
 //! cargo bench --bench handoff -- --quick graceful   # a few, of one kind
 //! ```
 //!
-//! Measured from what ends the leader to the first tick of its successor's leader routine, by the boot
+//! Each time runs from the end of the leader to the first tick of its successor's leader routine, by the boot
 //! clock, which all processes share. The plain figure is two commits and the watch event between them.
 
 #![allow(
@@ -33,7 +33,7 @@ use support::etcd::Medium;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    // The processes that are killed are this program again.
+    // The processes that the bench kills are started from this same program.
     if std::env::args().nth(1).as_deref() == Some(node::COMMAND) {
         node::run().await;
         return ExitCode::SUCCESS;

@@ -1,6 +1,7 @@
-//! A node as a process, which is ended or killed: says on standard output what happens to it.
+//! A node in a process of its own, which the bench ends or kills. The process reports its state on standard
+//! output.
 //!
-//! SIGTERM stops it. It ends when its standard input does, so that none outlives the bench.
+//! SIGTERM stops the node. The process ends when its standard input closes, so that no node outlives the bench.
 
 use std::{
     io::Read as _,
@@ -26,15 +27,15 @@ use tokio::{
 
 use crate::common::{CLUSTER, LONG};
 
-/// The first argument of the program that runs this.
+/// First argument of a process that runs a node.
 pub(crate) const COMMAND: &str = "node";
 
-/// A line on standard output.
+/// A line that the process writes to standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// The process's number.
+    /// Process id of the node.
     Pid(i32),
-    /// It follows.
+    /// The node is a follower.
     Follows,
     /// The first tick of a term.
     FirstTick(Term, BootTime),
@@ -58,7 +59,7 @@ impl FromStr for Line {
     }
 }
 
-/// `node ID ENDPOINT D-MS H-MS`
+/// Runs a node with the arguments `node ID ENDPOINT D-MS H-MS`.
 pub(crate) async fn run() {
     let args: Vec<String> = std::env::args().skip(2).collect();
     let millis = |at: usize| Duration::from_millis(args[at].parse().unwrap());
@@ -83,7 +84,7 @@ pub(crate) async fn run() {
         role = now;
         tokio::select! {
             biased;
-            // All are cancel safe: they only wait.
+            // All branches are cancel safe, since they only wait.
             _ = &mut ended => return,
             _ = told.recv() => {
                 assert_eq!(node.stop(LONG).await.unwrap(), Stopped::Clean);

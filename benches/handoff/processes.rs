@@ -1,4 +1,4 @@
-//! Three nodes as processes, each under `bellwether supervise`; the leader is told to end, killed, or frozen.
+//! Three nodes as processes, each under `bellwether supervise`; the leader is terminated, killed, or frozen.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use crate::{
 
 const NODES: usize = 3;
 
-/// A node said something.
+/// A line from a node, with the index of the node.
 type Said = (usize, Line);
 
 /// A supervisor and the node below it.
@@ -46,7 +46,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The node ends with the input that it shares with its supervisor.
+        // The node ends when the standard input closes that it shares with its supervisor.
         drop(self.supervisor.stdin.take());
         for pid in self.node.into_iter().chain([self.supervisor()]) {
             let _ = kill_process(pid, Signal::CONT);
@@ -55,7 +55,7 @@ impl Drop for Process {
     }
 }
 
-/// Three processes and what they say.
+/// Three processes and the channel of their lines.
 struct Cluster<'a> {
     etcd: &'a Etcd,
     failover: Failover,
@@ -66,7 +66,7 @@ struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     async fn start(etcd: &'a Etcd, failover: Failover) -> (Self, usize) {
-        // They say a few lines for each handoff; who reads is never far behind.
+        // The nodes write a few lines per handoff, and the reader is never far behind.
         let (sender, said) = mpsc::channel(64);
         let mut cluster = Self { etcd, failover, processes: Vec::new(), sender, said };
         for id in 0..NODES {
@@ -109,7 +109,7 @@ impl<'a> Cluster<'a> {
         said
     }
 
-    /// The first tick of the next term.
+    /// Waits for the first tick of the next term.
     async fn first_tick(&mut self) -> (usize, Term, BootTime) {
         loop {
             if let (id, Line::FirstTick(term, at)) = self.next().await {
@@ -118,7 +118,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Until that one follows.
+    /// Waits until `node` is a follower.
     async fn follows(&mut self, node: usize) {
         loop {
             match self.next().await {
@@ -143,13 +143,13 @@ fn read(id: usize, output: ChildStdout, sender: mpsc::Sender<Said>) {
     });
 }
 
-/// From SIGTERM for the leader's supervisor to its successor's first tick, and the plain client's handover.
+/// Time from SIGTERM to the leader's supervisor to its successor's first tick, and the plain client's handover.
 pub(crate) async fn ends(medium: Medium, rounds: usize) -> (Samples, Samples) {
     let end = |leader: &Process| kill_process(leader.supervisor(), Signal::TERM).unwrap();
     ended_by(end, medium, Failover::DEFAULT, rounds).await
 }
 
-/// From `kill -9` of the leader's process to its successor's first tick, and the plain client's handover.
+/// Time from `kill -9` of the leader's process to its successor's first tick, and the plain client's handover.
 pub(crate) async fn crashes(rounds: usize) -> (Samples, Samples) {
     let kill = |leader: &Process| kill_process(leader.node.unwrap(), Signal::KILL).unwrap();
     ended_by(kill, Medium::Memory, Failover::STABLE, rounds).await
@@ -180,7 +180,7 @@ async fn ended_by(
     samples
 }
 
-/// From SIGSTOP of the leader and its supervisor to its successor's first tick.
+/// Time from SIGSTOP of the leader and its supervisor to its successor's first tick.
 pub(crate) async fn silences(profile: &str, failover: Failover, rounds: usize) -> Samples {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
     let (mut cluster, mut leader) = Cluster::start(&etcd, failover).await;

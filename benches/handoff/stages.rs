@@ -1,4 +1,4 @@
-//! Where the time of a handoff goes, by what the drivers of both nodes log of their steps.
+//! Stages of a handoff, from the steps that the drivers of both nodes log.
 
 use std::{
     fmt::{self, Write as _},
@@ -28,12 +28,12 @@ static MARKS: Mutex<Vec<(Mark, BootTime)>> = Mutex::new(Vec::new());
 /// A step of the node that leaves, or of its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
-    /// STOP leaves.
+    /// The leaving node sends STOP.
     StopSent,
-    /// TAKE leaves: the successor has heard of it.
+    /// The successor has seen the STOP and sends TAKE.
     TakeSent,
-    /// TAKE has committed, and the leader's work is started. Said just after it, so that the log takes
-    /// nobody's time: the first tick may come before.
+    /// TAKE has committed, and the leader's work is started. The driver logs this just after the start, so that
+    /// logging delays no work: the first tick may come before the mark.
     WorkStarts,
 }
 
@@ -48,7 +48,7 @@ impl Mark {
     }
 }
 
-/// Listens from now on, and logs what `RUST_LOG` wants.
+/// Records the marks from now on, and logs what `RUST_LOG` selects.
 pub(crate) fn listen() {
     let driver = Targets::new().with_target("bellwether::node::driver", LevelFilter::TRACE);
     let log = tracing_subscriber::fmt::layer().with_filter(EnvFilter::from_default_env());
@@ -90,23 +90,23 @@ impl Visit for Said {
 /// The stages of many handoffs.
 #[derive(Default)]
 pub(crate) struct Stages {
-    /// STOP was sent after the call.
+    /// Time from the call until STOP was sent.
     pub(crate) leaving: Samples,
-    /// The successor heard of it and sent its TAKE.
+    /// Time until the successor saw the STOP and sent its TAKE.
     pub(crate) heard: Samples,
-    /// TAKE was answered.
+    /// Time until TAKE was answered.
     pub(crate) taken: Samples,
-    /// The leader routine runs.
+    /// Time until the leader routine runs.
     pub(crate) started: Samples,
 }
 
 impl Stages {
-    /// Forgets what was heard so far.
+    /// Drops the recorded marks.
     pub(crate) fn begin() {
         MARKS.lock().unwrap().clear();
     }
 
-    /// Adds the handoff that was heard since [`begin`](Self::begin).
+    /// Adds the handoff that was recorded since [`begin`](Self::begin).
     pub(crate) async fn add(&mut self, called: BootTime, first_tick: BootTime) {
         let at = async |wanted: Mark| {
             eventually("the handoff is told whole", LONG, async || {

@@ -1,8 +1,8 @@
-//! Whether a node leaks: the same node started and stopped, and sessions lost and regained, very often, in
-//! one process on one etcd.
+//! Whether a node leaks: the same node starts and stops, and sessions are lost and regained, very often, in one
+//! process on one etcd.
 //!
-//! A node whose sessions do not last waits up to 3 s before it joins again, on purpose: [`LOSERS`] nodes
-//! of one process lose theirs at the same time, so that the waits overlap.
+//! A node whose sessions do not last waits up to 3 s before it joins again, on purpose: [`LOSERS`] nodes of one
+//! process lose their sessions at the same time, so that the waits overlap.
 
 use std::{fs, time::Duration};
 
@@ -23,18 +23,18 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(60);
-/// After that each node has renewed the lease of its session, which takes a task.
+/// Time after which each node has renewed the lease of its session, which takes a task.
 const RENEWED_AFTER: Duration = Duration::from_secs(3);
-/// Until then what is being dropped must be gone.
+/// Time within which dropped values must be gone.
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
-/// What pools and caches grow to is not counted.
+/// Cycles whose growth does not count, since pools and caches fill up.
 const WARM_UP: usize = 50;
-/// Losses of each node until its timeline and the like are as long as they get.
+/// Losses of each node until its timeline and the like have their full length.
 const WARM_UP_EACH: usize = 10;
-/// That many nodes lose their sessions in turn.
+/// Number of nodes that lose their sessions in turn.
 const LOSERS: usize = 50;
 
-/// What a process holds.
+/// Resources that a process holds.
 #[derive(Clone, Copy)]
 struct Held {
     tasks: usize,
@@ -57,7 +57,7 @@ pub(crate) async fn measure(bench: &mut Bench, cycles: usize) {
     join_all(losers.iter().map(|node| async { node.start().await.unwrap() })).await;
     losses(&losers, &etcd, WARM_UP_EACH).await;
     tokio::time::sleep(RENEWED_AFTER).await;
-    // What each loss left behind would show in both; what grows to its full length only in the first.
+    // A leak of each loss would show in both sections. Growth up to a full length shows only in the first.
     for what in ["lose and regain", "as often again"] {
         let before = held(&host);
         losses(&losers, &etcd, cycles / LOSERS).await;
@@ -78,7 +78,8 @@ async fn starts_and_stops(node: &ClusterNode, cycles: usize) {
     }
 }
 
-/// All nodes at the same time, each that often. Every loss is of a session that stood.
+/// Revokes the sessions of all nodes at the same time, `each` times. Every revoked session had been
+/// established.
 async fn losses(nodes: &[ClusterNode], etcd: &Etcd, each: usize) {
     let client = etcd.client().await;
     let all = nodes.iter().map(|node| async {
@@ -112,7 +113,7 @@ fn cluster_node(id: i64, etcd: &Etcd, host: &DriverHost) -> ClusterNode {
 }
 
 async fn grown(bench: &mut Bench, what: &str, host: &DriverHost, before: Held) {
-    // What is being dropped may still be counted.
+    // Tasks and files that are being dropped may still be counted.
     let mut now = held(host);
     let settled = async {
         while before.tasks < now.tasks || before.files < now.files {
@@ -129,7 +130,7 @@ async fn grown(bench: &mut Bench, what: &str, host: &DriverHost, before: Held) {
     bench.value(&format!("{what}: more memory"), memory, "MiB", Some(2.0));
 }
 
-/// Of the whole process; its tasks are those of the bench and of the drivers.
+/// Resources of the whole process; its tasks are those of the bench and of the drivers.
 fn held(host: &DriverHost) -> Held {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| {

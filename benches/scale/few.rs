@@ -31,7 +31,7 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 const PEERS: usize = 10;
 const WARM_UP: usize = 50;
-/// That many ticks after the first one nothing joins any more.
+/// Number of ticks after the first one until all nodes have joined.
 const SETTLED: usize = 40;
 
 type Times = Arc<Mutex<Vec<BootTime>>>;
@@ -55,7 +55,7 @@ fn node(id: usize, etcd: &Etcd, leads: &Times, follows: &Times) -> ClusterNode {
         .unwrap()
 }
 
-/// That many nodes; the first one leads.
+/// Starts `count` nodes; the first one leads.
 async fn cluster(etcd: &Etcd, count: usize) -> (Vec<ClusterNode>, Times, Times) {
     let (leads, follows) = (Times::default(), Times::default());
     let mut nodes = Vec::new();
@@ -71,18 +71,18 @@ async fn cluster(etcd: &Etcd, count: usize) -> (Vec<ClusterNode>, Times, Times) 
     (nodes, leads, follows)
 }
 
-/// From the call of a put to when all peers have its event.
+/// Times from the call of a put until all peers have its event.
 #[derive(Default)]
 pub(crate) struct PutToEvent {
-    /// A node's put, heard by nodes' watches.
+    /// A node's put, received by nodes' watches.
     pub(crate) ours: Samples,
-    /// A node's put, heard by plain watches.
+    /// A node's put, received by plain watches.
     pub(crate) plain_watch: Samples,
-    /// A plain put, heard by plain watches.
+    /// A plain put, received by plain watches.
     pub(crate) all_plain: Samples,
 }
 
-/// Each peer, of either kind, has a thread of its own for its connection, as peers have that are processes.
+/// Each peer, of either kind, has its own thread for its connection, like a peer in a separate process.
 pub(crate) async fn put_to_event(rounds: usize) -> PutToEvent {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
     let (nodes, _, _) = cluster(&etcd, PEERS + 1).await;
@@ -137,10 +137,11 @@ async fn heard(watch: &mut StateWatch) -> BootTime {
     boot_now()
 }
 
-/// A plain watch of what begins like that, on a thread of its own: says when events came, and when it stands.
+/// A plain watch of a prefix, on a thread of its own: reports the times of events, and when the watch is
+/// established.
 fn plain_peer(etcd: &Etcd, prefix: Vec<u8>) -> (mpsc::Receiver<BootTime>, oneshot::Receiver<()>) {
     let endpoints = etcd.endpoints();
-    // One event at a time is waited for.
+    // The bench waits for one event at a time.
     let (sender, receiver) = mpsc::channel(1);
     let (standing, ready) = oneshot::channel();
     thread::spawn(move || {
@@ -151,7 +152,7 @@ fn plain_peer(etcd: &Etcd, prefix: Vec<u8>) -> (mpsc::Receiver<BootTime>, onesho
             let mut watch = client.watch(prefix, Some(all)).await.unwrap();
             watch.message().await.unwrap();
             standing.send(()).unwrap();
-            // Until etcd is gone, or nobody listens.
+            // Runs until etcd is gone, or the receiver is dropped.
             while let Ok(Some(_)) = watch.message().await {
                 if sender.send(boot_now()).await.is_err() {
                     return;
@@ -162,14 +163,14 @@ fn plain_peer(etcd: &Etcd, prefix: Vec<u8>) -> (mpsc::Receiver<BootTime>, onesho
     (receiver, ready)
 }
 
-/// Before their etcd is gone: a node that cannot leave cleanly goes on trying.
+/// Closes the nodes before their etcd ends: a node that cannot leave cleanly retries.
 async fn close(nodes: Vec<ClusterNode>) {
     for node in nodes {
         node.close().await.unwrap();
     }
 }
 
-/// How late ticks begin, of a leader, of a follower, and of a thread that only sleeps.
+/// Delay of the starts of ticks: of a leader, of a follower, and of a thread that only sleeps.
 pub(crate) async fn ticks(rounds: usize) -> (Samples, Samples, Samples) {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
     let (nodes, leads, follows) = cluster(&etcd, 2).await;
@@ -190,8 +191,8 @@ pub(crate) async fn ticks(rounds: usize) -> (Samples, Samples, Samples) {
     (lateness(&leads, rounds), lateness(&follows, rounds), lateness(&plain, rounds))
 }
 
-/// Against the grid on which the most punctual one lies: the first one may be late. Those of the begin,
-/// while all join, do not count.
+/// Delays relative to the grid of the most punctual tick, since the first tick may be late. Ticks at the
+/// beginning, while all nodes join, do not count.
 fn lateness(times: &Times, rounds: usize) -> Samples {
     let times = &times.lock().unwrap()[SETTLED..];
     let rounds = rounds - SETTLED;
@@ -201,7 +202,7 @@ fn lateness(times: &Times, rounds: usize) -> Samples {
     let mut late = vec![0];
     for at in times.iter().skip(1).take(rounds).map(|at| nanos(*at)) {
         due += step;
-        // A tick that was left out counts as late by all it was late.
+        // A late tick counts with its whole delay, also if ticks were skipped.
         late.push(at - due);
         while due + step <= at {
             due += step;
@@ -216,15 +217,15 @@ fn lateness(times: &Times, rounds: usize) -> Samples {
     samples
 }
 
-/// What idle nodes cost.
+/// Cost of idle nodes.
 pub(crate) struct Idle {
-    /// Of a core.
+    /// CPU of the leader, as a fraction of a core.
     pub(crate) leader: f64,
-    /// Of a core, each.
+    /// CPU of each follower, as a fraction of a core.
     pub(crate) follower: f64,
-    /// Per second.
+    /// Writes of the leader per second.
     pub(crate) leader_writes: f64,
-    /// Per second, all together.
+    /// Writes of all followers per second.
     pub(crate) follower_writes: f64,
 }
 
@@ -257,7 +258,7 @@ struct Writes {
     of_record: i64,
 }
 
-/// Of a core, and what was written, while nothing happens.
+/// CPU as a fraction of a core, and the number of writes, while nothing happens.
 async fn cost(etcd: &Etcd, span: Duration) -> (f64, Writes) {
     let (before, busy) = (writes(etcd).await, cpu_time());
     tokio::time::sleep(span).await;
@@ -279,7 +280,7 @@ async fn writes(etcd: &Etcd) -> Writes {
     Writes { all: answer.header().unwrap().revision(), of_record }
 }
 
-/// Until nothing but the record has been written for a while: all have joined and said so.
+/// Waits until only the record has been written for a while: all nodes have joined and written their roles.
 async fn settled(etcd: &Etcd) {
     let (mut last, mut since) = (0, boot_now());
     eventually("quiet", LONG, async || {

@@ -1,4 +1,4 @@
-//! What many nodes, and what one idle node, cost; how punctual ticks are; how fast a plan is made.
+//! Cost of many nodes, and of one idle node; punctuality of ticks; time to make a plan.
 //!
 //! ```text
 //! cargo bench --bench scale                    # 1,000 nodes in this process, on one etcd
@@ -28,8 +28,8 @@ use common::{Aim, Bench};
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let mut bench = Bench::start("Scale");
-    // First: what other sections have allocated and freed would be counted short.
-    // Fewer or more of them: BELLWETHER_NODES=500.
+    // This section comes first: memory that other sections have allocated and freed would reduce the figure.
+    // `BELLWETHER_NODES=500` sets another number of nodes.
     let asked = std::env::var("BELLWETHER_NODES").ok().map(|nodes| nodes.parse().unwrap());
     let count = asked.unwrap_or(bench.rounds(1000, 200));
     if bench.section(&format!("many: {count} nodes in one process, on one etcd")) {

@@ -1,8 +1,8 @@
-//! Very many nodes in one process: all join, one leads, all know each other; the leader is cut off, later
-//! one stops, and each time another one takes over.
+//! Very many nodes in one process: all nodes join, one leads, and all know each other. The leader is cut off,
+//! later a leader stops, and each time another node takes over.
 //!
-//! Two threads carry all drivers; each node has its own connection to etcd, its own watch and its own
-//! picture of all others, as it would have in a process of its own.
+//! Two threads run all drivers; each node has its own connection to etcd, its own watch and its own view of all
+//! other nodes, as in a process of its own.
 
 use std::{
     fs,
@@ -34,22 +34,22 @@ use crate::{
 
 /// A limit against hanging.
 const LONG: Duration = Duration::from_secs(600);
-/// Of one core each; more would not help with two.
+/// Number of driver threads, each of which uses one core; more would not help with two cores.
 const HOSTS: usize = 2;
-/// That many join at the same time.
+/// Number of nodes that join at the same time.
 const AT_ONCE: usize = 32;
-/// The routines are not what is measured.
+/// Tick of the routines, long since the bench does not measure routines.
 const TICK: Duration = Duration::from_secs(1);
 
-/// For so long it is measured what they cost that have nothing to do.
+/// Length of the measurement of idle nodes.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Who began a term, and when.
+/// Node that began a term, and the time of its first tick.
 type FirstTick = (usize, BootTime);
 
 pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     let etcd = common::etcd_with_cluster(Medium::Memory).await;
-    // The first leader is reached through it, to be cut off.
+    // The first leader reaches etcd through this proxy, which cuts it off.
     let proxy = Proxy::to(etcd.address(0)).await;
     let hosts: Vec<_> =
         (0..HOSTS).map(|host| DriverHost::new(&format!("host-{host}")).unwrap()).collect();
@@ -104,7 +104,7 @@ pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     all_know(&nodes, count - 1).await;
     assert_one_leads(&nodes, leader);
     assert_eq!(first_ticks.try_recv().ok(), None, "one handoff, one change of role");
-    // The one that was cut off may have lost its own.
+    // The node that was cut off may have lost its session, and does not count.
     let lost = nodes[1..].iter().map(|node| node.membership().borrow().sessions_lost);
     let lost: u64 = lost.sum();
 
@@ -159,13 +159,13 @@ fn node(
         .unwrap()
 }
 
-/// Until every node has that many in its picture.
+/// Waits until every node has `count` nodes in its view.
 async fn all_know(nodes: &[ClusterNode], count: usize) {
     for node in nodes {
         eventually("a node knows all others", LONG, async || {
             let membership = *node.membership().borrow();
             if !membership.joined {
-                // The one that was stopped.
+                // The node that was stopped.
                 return (membership.role == Role::Unknown).then_some(());
             }
             let status = node.status().await.ok()?;
@@ -182,13 +182,13 @@ fn assert_one_leads(nodes: &[ClusterNode], leader: usize) {
     assert_eq!(leaders, [leader]);
 }
 
-/// What the first member of an etcd has used of the processors.
+/// CPU time that the first member of an etcd has used.
 fn cpu_time_of(etcd: &Etcd) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", etcd.pid(0))).unwrap();
-    // After the name, which may hold anything.
+    // The fields follow the name, which may contain any character.
     let (_, rest) = stat.rsplit_once(") ").unwrap();
     let ticks = rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
-    // Linux counts them in hundredths of a second, whatever its own clock does.
+    // Linux counts CPU time in hundredths of a second, independent of its timer frequency.
     Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 

@@ -1,4 +1,4 @@
-//! The planner, with what it moves counted against the least that can be moved.
+//! The planner, and the number of shards that it moves compared with the least possible.
 
 use bellwether::{
     clock::boot_now,
@@ -15,15 +15,15 @@ const NODES: usize = 100;
 
 type Owners = Vec<Option<LeaseId>>;
 
-/// Times of each case; what moves is asserted.
+/// Times of each case; the number of moved shards is asserted.
 pub(crate) fn measure(rounds: usize) -> [(&'static str, Samples); 3] {
     let workers: Vec<Worker> = (0..=NODES).map(worker).collect();
     let settled = assign(&vec![None; SHARDS], &workers[..NODES]);
     let most = SHARDS.div_ceil(NODES);
     let afresh = time(rounds, &vec![None; SHARDS], &workers[..NODES], SHARDS);
-    // The new one gets its share, rounded down, and nothing else moves.
+    // The new node gets its share, rounded down, and no other shard moves.
     let joined = time(rounds, &settled, &workers, SHARDS / (NODES + 1));
-    // What the lost one had goes to others, and nothing else moves.
+    // The shards of the lost node go to other nodes, and no other shard moves.
     let lost = settled.iter().filter(|owner| **owner == Some(workers[0].lease)).count();
     assert!(lost <= most);
     let left = time(rounds, &settled, &workers[1..NODES], lost);

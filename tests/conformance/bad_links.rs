@@ -1,8 +1,10 @@
-//! Nodes whose link to a real etcd is slow or deaf in one direction, while all others are well (I8).
+//! Nodes whose link to a real etcd is slow or deaf in one direction, while all other nodes have a good link
+//! (I8).
 //!
-//! The bad link is a proxy: what a node sends reaches etcd and takes effect, and the answers come too late to
-//! act by, or never. Without R13 (an office without use is given up), R14 (so are shards) and R16 (so is an
-//! incarnation whose renewals are not answered) such a node keeps its place for ever.
+//! A proxy is the bad link: requests of the node reach etcd and take effect, and the answers come too late for
+//! the node to act, or never. Such a node would keep its place for ever without R13 (useless office is given
+//! up), R14 (useless ownership of shards is given up) and R16 (an incarnation with unanswered renewals is given
+//! up).
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +22,10 @@ use crate::{
     support::{eventually, proxy::Fault},
 };
 
-/// How long a bad link is watched for somebody who takes back what he gave up.
+/// Number of runs of the new leader's routine during which the old leader must not take the office back.
 const RUNS: u64 = 150;
 
-/// Slower than a leader of that profile can bear, in each direction.
+/// A delay in each direction that is too long for a leader of that profile.
 fn slow(failover: Failover) -> Fault {
     Fault::Delay(failover.d().mul_f64(0.6))
 }
@@ -34,7 +36,8 @@ async fn useless_leader_makes_room(rig: Rig, failover: Failover, fault: Fault) {
     first.until_led().await;
     let second = rig.start_with(Spec::new(2).failover(failover)).await;
     proxy.set(fault);
-    // What others see of it may pass in a moment: of a slow link a beat may come just when it is deposed.
+    // Only a deaf link shows this for certain. With a slow link the suspension may be visible for a moment
+    // only: a late beat may arrive just when the leader is deposed.
     if fault == Fault::CutToClient {
         eventually("the second sees that the leader is suspended", SOON, async || {
             let leader = second.status().await.unwrap().leader?;
@@ -57,7 +60,7 @@ async fn useless_leader_makes_room(rig: Rig, failover: Failover, fault: Fault) {
     second.close().await.unwrap();
 }
 
-/// The same term, for many runs of its routine.
+/// Checks that the leader keeps its term for many runs of its routine.
 async fn stays_so(leader: &Running) {
     let (term, runs) = (leader.membership().borrow().term, leader.led());
     eventually("many runs", SOON, async || (runs + RUNS < leader.led()).then_some(())).await;
@@ -121,7 +124,7 @@ pub async fn a_fast_leader_that_hears_no_answers_makes_room(rig: Rig) {
 }
 
 pub async fn an_owner_with_a_slow_link_makes_room(rig: Rig) {
-    // By more than its shard authority can bear, which is counted in time-to-live.
+    // Longer than the node's shard authority, which is derived from the time to live.
     let fault = Fault::Delay(Duration::from_millis(2_600));
     useless_owner_makes_room(rig, Failover::DEFAULT, fault).await;
 }

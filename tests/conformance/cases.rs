@@ -1,4 +1,4 @@
-//! What both kinds of nodes promise.
+//! Cases that both kinds of nodes must pass.
 
 use std::{
     sync::{
@@ -115,7 +115,7 @@ pub async fn foreign_keys_are_skipped_and_counted(rig: Rig) {
 pub async fn a_started_node_has_joined_and_leads_alone(rig: Rig) {
     let node = rig.start(ID).await;
     assert!(node.membership().borrow().joined);
-    // Starting again only waits.
+    // A second `start` only waits for the first.
     node.start().await.unwrap();
     node.until_leader().await;
     node.until_led().await;
@@ -146,7 +146,7 @@ pub async fn a_node_can_be_started_again_after_a_stop(rig: Rig) {
         assert_eq!(node.get_nodes().await.unwrap(), Vec::new());
         assert_eq!(node.get_leader().await.unwrap(), None);
         assert_eq!(node.led(), led, "no tick after a stop");
-        // A watch outlives the session: it shows the next one's changes.
+        // A watch outlives the session, and delivers the changes of the next session.
         node.start().await.unwrap();
         node.put("w", b"back").await.unwrap();
         assert_eq!(change(&mut watch).await.value, b"back");
@@ -169,9 +169,10 @@ pub async fn a_closed_node_says_so(rig: Rig) {
 pub async fn a_stop_right_after_a_start_leaves_nothing_behind(rig: Rig) {
     let node = rig.build(Spec::new(ID));
     for _ in 0..10 {
-        // The start is not waited for.
+        // The test does not wait for the start.
         let _ = tokio::time::timeout(Duration::from_micros(1), node.start()).await;
-        // Unclean while a JOIN is under way: what it may leave behind is being taken away.
+        // The stop is unclean while a JOIN is under way: keys that the JOIN may leave behind are still being
+        // removed.
         node.stop(SOON).await.unwrap();
         if rig.kind != Kind::Standalone {
             eventually("nothing hangs on a lease", SOON, async || {
@@ -211,7 +212,7 @@ pub async fn a_routine_that_overruns_is_cancelled_and_loses_office(rig: Rig) {
             if seen.load(Ordering::Relaxed) == 0 {
                 ctx.cancelled().await;
                 seen.fetch_add(1, Ordering::Relaxed);
-                // It does not care.
+                // The routine ignores its cancellation.
                 std::future::pending::<()>().await;
             }
             Ok(())
@@ -243,7 +244,7 @@ pub async fn a_routine_that_blocks_its_thread_loses_office(rig: Rig) {
     let node = rig.start_with(spec).await;
     node.until_leader().await;
     node.until("it lost office", |now| now.role != Role::Leader).await;
-    // It must not lead again while the old work still runs.
+    // The node must not lead again while the old work still runs.
     sleep(Duration::from_millis(500)).await;
     assert_ne!(node.role(), Role::Leader);
     blocks.store(false, Ordering::Relaxed);
@@ -272,7 +273,7 @@ pub async fn runs_never_overlap_and_late_ticks_are_skipped(rig: Rig) {
     node.close().await.unwrap();
 }
 
-/// Notes when it begins and ends.
+/// Task that records when it begins and ends.
 struct Diary(Arc<Mutex<Vec<&'static str>>>);
 
 #[async_trait]
@@ -327,7 +328,7 @@ pub async fn a_periodic_job_is_not_repeated_by_the_next_leader(rig: Rig) {
     node.close().await.unwrap();
 }
 
-/// Hands out the context of the last tick.
+/// A routine that hands out the context of its last tick.
 fn leaking(id: i64) -> (Spec, Arc<Mutex<Option<LeaderContext>>>) {
     let kept: Arc<Mutex<Option<LeaderContext>>> = Arc::default();
     let keeps = Arc::clone(&kept);
@@ -412,7 +413,7 @@ pub async fn of_many_claims_one_wins(rig: Rig) {
         match claim.unwrap() {
             Claimed::Won(claim) => {
                 assert!(claim.is_live());
-                // Claiming it again finds that it is one's own.
+                // A second claim by the same node finds that the node already holds the name.
                 assert!(matches!(all[index].claim("job/1").await, Ok(Claimed::Won(_))));
                 claim.release().await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! What takes several nodes.
+//! Cases that need several nodes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,14 +24,14 @@ use crate::{
     support::eventually,
 };
 
-/// How often it is looked whether a call is one request.
+/// Rounds in which the test looks for calls that cost more than one request.
 const ROUNDS: usize = 20;
 
 async fn three(rig: &Rig) -> Vec<Running> {
     vec![rig.start(1).await, rig.start(2).await, rig.start(3).await]
 }
 
-/// Roles are written after they are taken.
+/// Waits until the stored roles match: a node writes its role after it has taken the role.
 async fn roles_are_written(nodes: &[Running]) {
     eventually("all roles are written", SOON, async || {
         let known = nodes[0].get_nodes().await.unwrap();
@@ -75,7 +75,7 @@ pub async fn case_2b_both_routines_run(rig: Rig) {
     .await;
     let others = nodes.iter().enumerate().filter(|(index, _)| *index != leader);
     assert_eq!(others.map(|(_, node)| node.led()).sum::<u64>(), 0);
-    // The leader does not run the follower's routine from its election on.
+    // The leader has stopped running the follower's routine since its election.
     let before = nodes[leader].followed();
     nodes[leader].until_led().await;
     nodes[leader].until_led().await;
@@ -140,7 +140,7 @@ pub async fn case_2g_another_node_leads_after_the_leader_left(rig: Rig) {
     let next = leader_of(&nodes).await;
     nodes[next].until_led().await;
     assert_ne!(nodes[next].id(), leader.id());
-    // The others were not disturbed.
+    // The other nodes kept their sessions.
     assert!(nodes.iter().all(|node| node.membership().borrow().sessions_lost == 0));
     close(nodes).await;
 }
@@ -219,7 +219,7 @@ pub async fn the_keys_are_laid_out_as_the_go_package_has_them(rig: Rig) {
     assert!(object["Start"].as_str().unwrap().contains('T'));
     assert_eq!(object.len(), 4);
     node.close().await.unwrap();
-    // Nothing is ever written outside the cluster's prefix, and nothing leased stays behind.
+    // No key is ever written outside the cluster's prefix, and no key with a lease stays behind.
     let (_, left) = rig.all().await;
     assert!(left.iter().all(|kv| kv.lease.is_none()), "{left:?}");
 }
@@ -297,7 +297,7 @@ pub async fn the_tick_is_switched_when_all_nodes_offer_the_new_one(rig: Rig) {
     third.start().await.unwrap();
     let tick = async || rig.at(rig.keys().tick()).await.unwrap().value;
     assert_eq!(tick().await, values::encode_tick(Duration::from_millis(20)));
-    // The last old node goes: all that live offer the new tick.
+    // The last node with the old tick leaves: all remaining nodes offer the new tick.
     first.close().await.unwrap();
     eventually("the switch", SOON, async || {
         (tick().await == values::encode_tick(new)).then_some(())
@@ -319,7 +319,8 @@ pub async fn the_tick_is_switched_when_all_nodes_offer_the_new_one(rig: Rig) {
 }
 
 pub async fn succession_is_first_come_first_served(rig: Rig) {
-    // The first leader of all is whoever has waited the seed out: the order counts from then on.
+    // The very first leader is the node that has waited the seeded record out (T3, SEED): the order counts from
+    // then on.
     let mut nodes = vec![rig.start(1).await];
     nodes[0].until_leader().await;
     for id in 2..=4 {
@@ -357,7 +358,7 @@ pub async fn an_idle_cluster_writes_only_beats(rig: Rig) {
         .await;
         (all_but_beats(before), all_but_beats(after))
     };
-    // Whatever the election left to write is written once nothing was for a while.
+    // The election has written everything once no write has come for a while.
     eventually("the cluster is idle", SOON, async || {
         let (before, after) = ten_beats().await;
         (before == after).then_some(())
@@ -418,7 +419,7 @@ pub async fn a_leader_also_follows_if_it_was_built_so(rig: Rig) {
     node.close().await.unwrap();
 }
 
-/// Which node works on which shard, and whether two ever did at once.
+/// Nodes that work on each shard, and whether two ever worked on one shard at once.
 #[derive(Default)]
 struct Desk {
     working: BTreeMap<ShardId, i64>,
@@ -464,7 +465,7 @@ pub async fn shards_are_shared_and_move_without_two_owners(rig: Rig) {
     until("the only follower has all", vec![32]).await;
     nodes.push(start(3).await);
     until("two followers share", vec![16, 16]).await;
-    // The leader goes: a follower leads and gives its shards to the others.
+    // The leader leaves: a follower takes office and gives the shards of the old leader to the other nodes.
     let leader = nodes.remove(leader_of(&nodes).await);
     leader.close().await.unwrap();
     until("the only follower has all again", vec![32]).await;
@@ -507,7 +508,7 @@ pub async fn a_read_of_the_cluster_is_of_one_revision(rig: Rig) {
     let metadata = br#"{"ID":9,"Address":"a","Start":"2026-01-01T00:00:00Z","Role":2}"#;
     let guests =
         [(keys.node(guest), metadata.to_vec()), (keys.state("k", guest).unwrap(), b"v".to_vec())];
-    // Somebody whose metadata and state come and go together, as with one lease.
+    // A guest whose metadata and state appear and disappear together, as with a single lease.
     let coming = || {
         let puts = guests.iter().cloned();
         puts.map(|(key, value)| Op::Put { key, value, lease: None }).collect()
@@ -544,8 +545,8 @@ pub async fn a_read_of_the_cluster_is_of_one_revision(rig: Rig) {
 }
 
 pub async fn each_call_is_one_request(rig: Rig) {
-    // A follower asks the store for nothing by itself, but to renew its lease: unless the leader is
-    // silent, hence the longest span.
+    // A follower sends only lease renewals by itself, unless the leader is silent. The longest span keeps the
+    // leader from seeming silent.
     let (link, leaders) = (Arc::new(Link::default()), Arc::default());
     let mut nodes = Vec::new();
     for id in [1, 2] {
@@ -560,8 +561,8 @@ pub async fn each_call_is_one_request(rig: Rig) {
     }
     roles_are_written(&nodes).await;
     let node = &nodes[1];
-    // On a busy machine the leader may seem silent for a moment, and the follower looks: that can only add
-    // to what a call costs, so one round in which nothing came between tells.
+    // On a busy machine the leader may seem silent for a moment, and the follower then reads from the store.
+    // Such reads only add to the cost of a call, so a single round without them is enough.
     let mut costly = BTreeSet::new();
     for round in 0..ROUNDS {
         costly = costs_of_calls(node, nodes[0].id(), &link, &format!("k{round}")).await;
@@ -573,7 +574,7 @@ pub async fn each_call_is_one_request(rig: Rig) {
     close(nodes).await;
 }
 
-/// One of each call; those that were not one request, and what they were.
+/// Makes each call once; returns the calls that did not cost exactly one request, with their cost.
 async fn costs_of_calls(
     node: &Running,
     other: NodeId,
@@ -624,7 +625,8 @@ pub async fn a_lease_is_renewed_by_one_alone_and_not_too_often(rig: Rig) {
     renewed(1).await;
     let since = clock::boot_now();
     renewed(4).await;
-    // Due each third of the TTL: however late each was, four cannot fit into two thirds.
+    // A renewal is due each third of the TTL: even if each was late, four renewals cannot fit into two thirds
+    // of the TTL.
     let took = clock::boot_now().since(since);
     assert!(TTL * 2 / 3 < took, "four renewals within {took:?}");
     assert_eq!(node.membership().borrow().sessions_lost, 0);
@@ -646,11 +648,11 @@ pub async fn start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change(
     let (same, after) = stored().await;
     assert_eq!(same, starts, "another role is no other life");
     assert_eq!(after, before.into_iter().rev().collect::<Vec<_>>());
-    // Nor is a session that was lost and regained: the node has worked all the while.
+    // A lost and regained session does not change the start either: the node has run all the while.
     rig.raw().revoke(rig.lease_of(1).await, SOON).await.unwrap();
     nodes[0].until("joined again", |now| now.joined && now.sessions_lost == 1).await;
     assert_eq!(stored().await.0, starts);
-    // One that was stopped and started again has a new one.
+    // A node that was stopped and started again has a new start.
     nodes[0].stop(SOON).await.unwrap();
     nodes[0].start().await.unwrap();
     nodes[0].until("a role", |now| now.role != Role::Unknown).await;
@@ -661,7 +663,7 @@ pub async fn start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change(
 }
 
 pub async fn clusters_in_one_store_are_strangers(rig: Rig) {
-    // A name that begins like the other, and one that lies below it.
+    // A name with the first name as its prefix, and a name below the first one.
     let others = ["b", "/b"].map(|more| rig.neighbour(format!("{}{more}", rig.cluster)));
     let rigs: Vec<&Rig> = std::iter::once(&rig).chain(&others).collect();
     let mut nodes = Vec::new();
@@ -669,7 +671,7 @@ pub async fn clusters_in_one_store_are_strangers(rig: Rig) {
         nodes.push(rig.start(1).await);
     }
     for (node, rig) in nodes.iter().zip(&rigs) {
-        // Each leads its own cluster, under the same id.
+        // Each node leads its own cluster, under the same id.
         node.until_leader().await;
         node.put("k", rig.cluster.as_bytes()).await.unwrap();
     }

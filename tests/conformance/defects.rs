@@ -1,8 +1,8 @@
-//! Where each defect of the Go package is tested, or why it cannot occur here.
+//! The test for each defect of the Go package, or the reason why the defect cannot occur here.
 
 use std::{fs, path::Path};
 
-/// Defect, and either the test that shows its absence or the reason.
+/// A defect, and either the test that shows its absence or the reason.
 const DEFECTS: &[(&str, Shown)] = &[
     ("B1", Test("faults::a_cut_off_leader_stops_before_another_leads")),
     ("B2", Test("faults::losing_the_candidate_key_cancels_a_running_routine")),

@@ -1,4 +1,4 @@
-//! What goes wrong around nodes.
+//! Cases with faults around the nodes.
 
 use std::{
     pin::pin,
@@ -22,10 +22,10 @@ use crate::{
     support::eventually,
 };
 
-/// By so much a `stop` may pass its deadline: its own 0.1 s, and as much again.
+/// Time by which a `stop` may exceed its deadline: its own 0.1 s, and as much again.
 const A_MOMENT: Duration = Duration::from_millis(200);
 
-/// Notes when a leader's routine last acted, and when its context was cancelled.
+/// Times at which a leader's routine last acted and at which its context was cancelled.
 #[derive(Default)]
 struct Acts {
     first: Mutex<Option<BootTime>>,
@@ -63,7 +63,7 @@ pub async fn a_cut_off_leader_stops_before_another_leads(rig: Rig) {
     let led = first.led();
     second.until_led().await;
     assert_eq!(first.led(), led, "no tick of the old term");
-    // Mended, it is a follower, and nothing of the old term comes back.
+    // With the link restored, the node is a follower, and no tick of the old term runs again.
     link.mend();
     first.until("it follows", |now| now.role == Role::Follower).await;
     assert_eq!(second.role(), Role::Leader);
@@ -93,7 +93,7 @@ pub async fn losing_the_candidate_key_cancels_a_running_routine(rig: Rig) {
         (acts.cancelled.load(Ordering::Relaxed) == 1).then_some(())
     })
     .await;
-    // Whoever is next waits the record out; it is a new term in any case.
+    // The next leader first waits the record out; the term is a new one in any case.
     eventually("a new term", SOON, async || {
         let terms = [&first, &second].map(|node| node.membership().borrow().term);
         terms.into_iter().flatten().find(|now| term < Some(*now))
@@ -141,13 +141,13 @@ pub async fn a_put_that_is_answered_late_is_kept_over_a_lost_session(rig: Rig) {
             rig.at(key.clone()).await.filter(|kv| kv.value == b"new")
         })
         .await;
-        // Its answer is on its way, and everything else is fast again.
+        // The answer to the put is on its way, and all later messages are fast again.
         link.delay(Duration::ZERO);
         rig.raw().revoke(lease, SOON).await.unwrap();
         node.until("joined again", |now| now.joined && now.sessions_lost == 1).await;
     };
     let (put, ()) = tokio::join!(node.put("k", b"new"), lost);
-    // Unknown if this machine was too slow for the answer: it has taken effect all the same.
+    // On a machine too slow for the answer, the outcome is unknown although the put has taken effect.
     assert!(matches!(put, Ok(_) | Err(StateError::Unknown { .. })), "{put:?}");
     let back = eventually("it is back", SOON, async || node.get("k").await.unwrap()).await;
     assert_eq!(back, b"new");
@@ -196,8 +196,8 @@ pub async fn stop_returns_while_the_store_is_unreachable(rig: Rig) {
     link.cut();
     let deadline = Duration::from_millis(800);
     let mut stop = pin!(node.stop(deadline));
-    // The alarm is set after the node has been asked, and goes off by the clock that the answer waits by. So
-    // however late this machine wakes us, an answer that was due before the alarm is there before it.
+    // The alarm is set after the call to the node, and uses the same clock as the wait for the answer. So an
+    // answer that was due before the alarm arrives before the alarm, however late this machine wakes the test.
     assert!(futures::poll!(&mut stop).is_pending(), "it has work to end, and no store");
     let stopped = tokio::time::timeout(deadline + A_MOMENT, stop).await;
     assert_eq!(stopped.expect("by its deadline").unwrap(), Stopped::Unclean);
@@ -269,7 +269,7 @@ pub async fn a_restarted_id_does_not_lead_on_its_old_key(rig: Rig) {
     let link = Arc::new(Link::default());
     let first = rig.start_with(Spec::new(7).link(&link)).await;
     first.until_led().await;
-    // As good as killed: it is not heard of again.
+    // The cut node counts as killed: its requests no longer reach the store.
     link.cut();
     let again = rig.build(Spec::new(7));
     match again.start().await {
@@ -278,7 +278,7 @@ pub async fn a_restarted_id_does_not_lead_on_its_old_key(rig: Rig) {
     }
     assert_eq!(again.role(), Role::Unknown);
     assert_eq!(again.led(), 0);
-    // Its lease runs out, then the new life joins and leads by a key of its own.
+    // The lease of the first node expires, then the new node joins and leads by a key of its own.
     eventually("the old lease runs out", SOON, async || again.start().await.ok()).await;
     again.until_led().await;
     let _ = first.stop(Duration::from_millis(100)).await;
@@ -324,7 +324,7 @@ pub async fn junk_under_every_key_stops_nobody(rig: Rig) {
     }
     rig.put(format!("/{}/bellwether/what/is/this", rig.cluster).into_bytes(), b"?").await;
     rig.put(format!("/{}/election/zz", rig.cluster).into_bytes(), b"?").await;
-    // Nobody ticks two terms at once meanwhile: that is the simulation's part. All come back.
+    // No two nodes tick at once meanwhile, which the simulation checks. All nodes come back.
     for node in &nodes {
         node.until("it is a member again", |now| {
             now.joined && now.role != Role::Unknown && 0 < now.sessions_lost
@@ -352,18 +352,18 @@ pub async fn an_incarnation_that_is_proven_dead_is_ended_at_once(rig: Rig) {
     first.until_led().await;
     let second = rig.start(2).await;
     let lease = rig.lease_of(1).await;
-    // Stopped before it is ended: the proof of death.
+    // The node is stopped before its incarnation is ended: the proof of death.
     link.cut();
     dead.store(true, Ordering::Relaxed);
     let _ = first.stop(Duration::from_millis(200)).await;
     let ended = supervision::end_incarnation(rig.raw(), &rig.keys(), lease, SOON).await.unwrap();
-    // The successor may have waited it out already, on a machine this slow.
+    // On a slow machine, the successor may already have waited the record out.
     let taken = second.role() == Role::Leader;
     assert!(ended.was_in_office || taken);
     second.until_led().await;
     let (_, kvs) = rig.all().await;
     assert!(kvs.iter().all(|kv| kv.lease != Some(lease)));
-    // Again does no harm.
+    // A second END is harmless.
     let again = supervision::end_incarnation(rig.raw(), &rig.keys(), lease, SOON).await.unwrap();
     assert!(!again.was_in_office);
     second.until_led().await;

@@ -1,5 +1,5 @@
-//! What a node's watches are given when etcd forgets its past, or has another one: after a compaction and
-//! after a restore that happen while they are cut off.
+//! Items of a node's watches after a compaction or a restore of etcd that happens while the watches are cut
+//! off.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
 
 type State = BTreeMap<(NodeId, String), Vec<u8>>;
 
-/// A real etcd, a reader that reaches it by a proxy, and an operator's hand that needs none.
+/// A real etcd, a reader that reaches etcd through a proxy, and an operator's client without the proxy.
 struct Scene {
     etcd: Etcd,
     proxy: Proxy,
@@ -43,7 +43,8 @@ impl Scene {
         let proxy = Proxy::to(etcd.address(0)).await;
         let raw = EtcdStore::new(&EtcdConfig::new(etcd.endpoints())).unwrap();
         let endpoint = format!("http://{}", proxy.address());
-        // It is never started: it has no keys of its own by which it could tell one store from another.
+        // The reader is never started: without own keys, it cannot use them to distinguish one store from
+        // another.
         let reader = ClusterNode::builder()
             .cluster("histories")
             .id(0)
@@ -55,7 +56,7 @@ impl Scene {
 
     async fn write(&self, op: Op) -> Revision {
         let txn = Txn { then: vec![op], ..Txn::default() };
-        // An etcd that was just restarted may refuse at first.
+        // An etcd that was just restarted may refuse requests at first.
         eventually("a write", SOON, async || self.raw.txn(txn.clone(), SOON).await.ok())
             .await
             .revision
@@ -73,7 +74,7 @@ impl Scene {
         self.write(Op::Delete(KeyRange::key(self.key(key)))).await
     }
 
-    /// Revision and id of the cluster.
+    /// Current revision and cluster id of the store.
     async fn header(&self) -> (Revision, u64) {
         let get = Get::key(self.key("k"));
         let answer =
@@ -98,7 +99,7 @@ impl Scene {
     }
 }
 
-/// The node whose state is written; nobody of that id runs.
+/// The node whose state is written; no node of that id runs.
 fn writer() -> NodeId {
     NodeId::new(7).unwrap()
 }
@@ -159,7 +160,7 @@ async fn a_watch_that_is_cut_off_without_a_compaction_of_etcd_misses_nothing() {
     for value in 1..=20 {
         scene.put("k/a", &value.to_string()).await;
     }
-    // As far as it can go without that anything is missed.
+    // The latest revision that etcd can compact without a gap for the watch.
     scene.etcd.etcdctl(&["compact", &before.to_string()]);
     scene.mend();
     for value in 1..=20 {
@@ -169,8 +170,8 @@ async fn a_watch_that_is_cut_off_without_a_compaction_of_etcd_misses_nothing() {
     }
 }
 
-/// Cluster id and revisions of the restored etcd say nothing: it has the same flags, and has got further
-/// than the old one was.
+/// The cluster id and the revisions of the restored etcd do not show the restore: the etcd has the same flags,
+/// and its revision is higher than that of the old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_is_cut_off_until_a_restored_etcd_has_overtaken_is_given_another_history() {
     let scene = Scene::new().await;
@@ -201,8 +202,8 @@ async fn a_watch_that_is_cut_off_until_a_restored_etcd_has_overtaken_is_given_an
     assert_eq!(change(&mut watch).await.old_key, "k/kept");
 }
 
-/// Nothing of what the watch is over has changed since the backup, and it is told nothing by itself: the
-/// node has seen the store's revision go back (R8).
+/// Nothing in the watched range has changed since the backup, so the watch gets no event from the store. The
+/// node notices that the store's revision went back (R8, replaced store).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
     let store = MemoryStore::new();
@@ -213,7 +214,7 @@ async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
         matches!(item(&mut watch).await, StateItem::Snapshot { state, .. } if state.is_empty())
     );
     let backup = store.with_model(|model| model.clone());
-    // Its beats, that is.
+    // The node's beats raise the revision.
     eventually("the node has seen the store go on", SOON, async || {
         (backup.revision().0 + 2 < store.with_model(|model| model.revision().0)).then_some(())
     })
@@ -221,7 +222,7 @@ async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
     store.with_model(|model| model.restore(&backup, None));
     let (cause, _, there) = lagged(&mut watch).await;
     assert_eq!((cause, there), (LagCause::StoreReplaced, State::new()));
-    // And it goes on.
+    // The watch continues after the restore.
     eventually("the node has joined again", SOON, async || node.put("quiet", b"1").await.ok())
         .await;
     loop {
@@ -230,7 +231,7 @@ async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
                 assert_eq!((change.key.as_str(), change.value.as_slice()), ("quiet", &b"1"[..]));
                 break;
             }
-            // The watch had noticed by itself as well.
+            // The watch may have noticed the restore by itself as well.
             StateItem::Lagged { cause: LagCause::StoreReplaced, state, .. } if state.is_empty() => {
             }
             other => panic!("expected a change, got {other:?}"),
@@ -240,8 +241,8 @@ async fn a_node_that_finds_its_store_replaced_tells_its_watches() {
     node.close().await.unwrap();
 }
 
-/// What the range held after each write, by the revisions that etcd gave to them, and what a reader was
-/// told of it.
+/// Content of the range after each write, by the revisions that etcd assigned, to compare with the items that a
+/// reader received.
 struct Ledger {
     written: BTreeMap<Revision, State>,
     fold: State,
@@ -259,11 +260,11 @@ impl Ledger {
             Some(value) => drop(state.insert(at, value.into())),
             None => drop(state.remove(&at)),
         }
-        // A delete of nothing has the revision of the write before it.
+        // A delete that finds no key has the revision of the write before it.
         self.written.insert(revision, state);
     }
 
-    /// The state as of a revision, which need not be that of a write.
+    /// The state at a revision, which need not be the revision of a write.
     fn as_of(&self, revision: Revision) -> &State {
         let (_, state) = self.written.range(..=revision).next_back().expect("not before it began");
         state
@@ -315,7 +316,7 @@ async fn every_change_is_told_or_said_to_be_left_out_by_etcds_own_revisions() {
     let mut compacted = told;
     for step in 0..600 {
         let key = format!("k/{}", rng.random_range(0..4));
-        // Some rounds of being cut off while etcd forgets are certain.
+        // In some rounds, a cut during a compaction is certain.
         let chance = match step % 100 {
             90 => 1,
             96 => 4,

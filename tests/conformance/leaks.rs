@@ -1,5 +1,5 @@
-//! What nodes leave behind, however often they come and go: nothing. The same in thousands, with memory,
-//! is `cargo bench --bench scale -- cycles`.
+//! Nodes that start and stop often leave nothing behind. `cargo bench --bench scale -- cycles` does the same
+//! thousands of times, and checks memory too.
 
 use std::time::Duration;
 
@@ -24,19 +24,19 @@ const NODES: i64 = 8;
 const LOSSES: u64 = 3;
 const CYCLES: usize = 5;
 
-/// Takes a node its session.
+/// Revokes the lease of a node's session.
 async fn lose(node: &ClusterNode, client: &mut Client) {
     let mut membership = node.membership();
     let lost = membership.wait_for(|now| now.joined).await.unwrap().sessions_lost;
-    // It may be about to find out that it is another by now.
+    // The node may be about to notice that its incarnation has changed.
     let incarnation = async || node.status().await.ok()?.node.incarnation;
     let lease = eventually("an incarnation", SOON, incarnation).await;
-    // After an outage it may have run out before.
+    // After an outage the lease may have expired already.
     let _ = client.lease_revoke(i64::from_str_radix(&lease, 16).unwrap()).await;
     membership.wait_for(|now| lost < now.sessions_lost).await.unwrap();
 }
 
-/// Starts all nodes, takes each its session a few times, and stops them.
+/// Starts all nodes, revokes the session of each a few times, and stops them.
 async fn cycle(nodes: &[ClusterNode], etcd: &Etcd) {
     let client = etcd.client().await;
     let all = nodes.iter().map(|node| async {
@@ -54,7 +54,7 @@ async fn cycle(nodes: &[ClusterNode], etcd: &Etcd) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_come_and_go_leave_no_task_connection_lease_or_key() {
     let etcd = Etcd::start().await;
-    // Counts the connections of these nodes and no others.
+    // This proxy carries, and counts, only the connections of these nodes.
     let proxy = Proxy::to(etcd.address(0)).await;
     let host = DriverHost::new("leaks").unwrap();
     let node = |id| {
@@ -83,19 +83,19 @@ async fn nodes_that_come_and_go_leave_no_task_connection_lease_or_key() {
     let watches = nodes.iter().map(|node| node.watch_key_cluster("k", WatchFrom::Now));
     let watches = try_join_all(watches).await.unwrap();
     join_all(nodes.iter().map(ClusterNode::close)).await;
-    // Their store ends with the last handle.
+    // The store of the nodes ends with its last handle.
     drop(nodes);
     eventually("their tasks and connections end with them", SOON, async || {
         (host.tasks() == 0 && proxy.open() == 0).then_some(())
     })
     .await;
-    // Who still waits for changes keeps nothing alive.
+    // A watch that still waits for changes keeps no task or connection alive.
     drop(watches);
 }
 
 const CALLS: usize = 1000;
 
-/// Reads, as many as told; each counts if it is answered.
+/// Makes `calls` reads; returns how many were answered.
 async fn reads(node: &ClusterNode, calls: usize) -> usize {
     let mut answered = 0;
     for _ in 0..calls {
@@ -132,7 +132,8 @@ async fn a_thousand_calls_an_outage_and_re_joins_under_a_narrow_role_cost_no_con
         node.put("k", n.to_string().as_bytes()).await.unwrap();
         assert_eq!(reads(&node, 1).await, 1);
     }
-    // None is made per call. A busy machine may cost the store one that seems dead, now and then.
+    // No call opens a connection. On a busy machine, the store may replace a connection that seems dead now and
+    // then.
     let made = proxy.accepted() - accepted;
     assert!(made < CALLS / 20, "{made} connections for {CALLS} calls");
     no_more("no more than before, after the calls").await;

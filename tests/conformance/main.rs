@@ -1,12 +1,11 @@
-//! What every node promises, case by case, over each kind of node and store.
+//! Cases that every node must pass, over each kind of node and store.
 //!
-//! [`cases`] and [`watches`] hold what both kinds of nodes promise, [`clusters`] what takes several
-//! nodes, [`faults`] what goes wrong around them, [`bad_links`] what one node's bad link must not do,
-//! [`histories`] what watches are given when etcd forgets or is restored. Each of the others is run over a
-//! `ClusterNode` on a memory store, a
-//! `ClusterNode` on a real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are named `case_`
-//! with their number; [`defects`] says for each of its defects where it is tested or why it cannot
-//! occur.
+//! [`cases`] and [`watches`] are for both kinds of nodes, [`clusters`] needs several nodes, [`faults`] injects
+//! faults around the nodes, [`bad_links`] checks that one node's bad link does no harm to others, [`histories`]
+//! checks watches when etcd compacts or is restored. Each area runs over a `ClusterNode` on a memory store, a
+//! `ClusterNode` on a real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are
+//! named `case_` with their number; [`defects`] lists for each of its defects the test here, or the reason why
+//! the defect cannot occur.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as the tests do")]
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
@@ -24,7 +23,7 @@ mod leaks;
 mod rig;
 mod watches;
 
-/// Defines one test per case and kind.
+/// Defines a test per case and kind.
 macro_rules! run {
     ($kind:ident, $area:ident: $($name:ident),* $(,)?) => {
         $(
@@ -130,7 +129,7 @@ mod on_memory {
 mod on_etcd {
     cases_of_all!(Etcd);
     cases_of_clusters!(Etcd);
-    // Where reads and writes cross: a store in memory answers in one step.
+    // Reads that overlap with writes need etcd: a store in memory answers in a single step.
     run!(Etcd, clusters: a_read_of_the_cluster_is_of_one_revision,);
     run!(Etcd, bad_links:
         a_leader_with_a_slow_link_makes_room,

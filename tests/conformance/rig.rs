@@ -1,4 +1,4 @@
-//! One cluster to test on, whatever it is kept in, and an operator's hand on its store.
+//! A cluster under test, over any kind of store, with an operator's access to that store.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ use crate::support::{etcd::Etcd, eventually, proxy::Proxy};
 /// A limit against hanging, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// What a cluster is kept in.
+/// Kind of node and store of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Memory,
@@ -42,10 +42,10 @@ pub enum Kind {
     Standalone,
 }
 
-/// One etcd for all tests of the binary: each has a cluster of its own in it.
+/// A single etcd for all tests of the binary: each test has its own cluster in this etcd.
 static ETCD: OnceCell<Etcd> = OnceCell::const_new();
 
-/// A cluster to test on.
+/// A cluster under test.
 pub struct Rig {
     pub kind: Kind,
     pub cluster: String,
@@ -74,7 +74,7 @@ impl Rig {
         rig
     }
 
-    /// A proxy in front of its etcd.
+    /// Starts a proxy in front of the cluster's etcd.
     pub async fn proxy(&self) -> Proxy {
         Proxy::to(self.endpoints[0].trim_start_matches("http://").parse().unwrap()).await
     }
@@ -89,7 +89,7 @@ impl Rig {
         Keys::new(&self.cluster).unwrap()
     }
 
-    /// A builder on this cluster's store, through `link`.
+    /// A builder for a node of this cluster that reaches the store through `link`.
     pub fn linked(&self, id: i64, link: &Arc<Link>) -> ClusterNodeBuilder {
         self.linked_by(id, link, self.endpoints.clone())
     }
@@ -112,7 +112,7 @@ impl Rig {
         self.linked(id, &Arc::default())
     }
 
-    /// A node of this rig's kind.
+    /// Builds a node of this rig's kind.
     pub fn build(&self, spec: Spec) -> Running {
         let probe = Arc::new(Probe::default());
         let registry = Registry::new();
@@ -133,7 +133,7 @@ impl Rig {
         Running { node, probe, registry }
     }
 
-    /// A node with routines that count, started.
+    /// Starts a node whose routines count their runs.
     pub async fn start(&self, id: i64) -> Running {
         self.start_with(Spec::new(id)).await
     }
@@ -144,7 +144,7 @@ impl Rig {
         running
     }
 
-    /// The operator's hand: what is at a key.
+    /// Reads a key as an operator.
     pub async fn at(&self, key: impl Into<Vec<u8>>) -> Option<KeyValue> {
         let answer = self.raw().get(Get::key(key), SOON).await.unwrap();
         answer.kvs.into_iter().next()
@@ -163,7 +163,7 @@ impl Rig {
         self.write(vec![Op::Delete(KeyRange::key(key))]).await;
     }
 
-    /// All of it at one revision.
+    /// Applies all operations in a single revision.
     pub async fn write(&self, then: Vec<Op>) {
         self.raw().txn(Txn { then, ..Txn::default() }, SOON).await.unwrap();
     }
@@ -178,7 +178,7 @@ impl Rig {
     }
 }
 
-/// Sets what both builders have.
+/// Applies the settings that both builders share.
 macro_rules! configure {
     ($builder:expr, $spec:expr, $probe:expr) => {{
         let spec = $spec;
@@ -234,13 +234,13 @@ impl LeaderTask for BoxedTask {
     }
 }
 
-/// What is special about a node.
+/// Settings that differ from node to node.
 pub struct Spec {
     pub id: i64,
     pub tick: Duration,
     pub limits: RoutineLimits,
     pub link: Arc<Link>,
-    /// Where it reaches etcd, if not where all do.
+    /// Endpoint of etcd for this node, if other than the cluster's.
     pub endpoint: Option<String>,
     pub failover: Failover,
     pub routine: Option<Routine>,
@@ -290,7 +290,7 @@ impl Spec {
         self
     }
 
-    /// Reaches etcd through `proxy` alone.
+    /// Makes the node reach etcd through `proxy` only.
     pub fn through(mut self, proxy: &Proxy) -> Self {
         self.endpoint = Some(format!("http://{}", proxy.address()));
         self
@@ -307,7 +307,7 @@ impl Spec {
     }
 }
 
-/// How often the routines ran.
+/// Counts the runs of the routines.
 #[derive(Debug, Default)]
 pub struct Probe {
     pub led: AtomicU64,
@@ -362,7 +362,7 @@ impl Running {
         self.sum(name, |_| true)
     }
 
-    /// The sum of the metric's series in which some label has that value.
+    /// The sum of the metric's series that have this value in any label.
     pub fn metric_of(&self, name: &str, value: &str) -> f64 {
         self.sum(name, |one| one.get_label().iter().any(|label| label.value() == value))
     }
@@ -376,7 +376,7 @@ impl Running {
     }
 }
 
-/// The only one that leads.
+/// Index of the only node that leads.
 pub async fn leader_of(nodes: &[Running]) -> usize {
     eventually("one leads", SOON, async || {
         nodes.iter().position(|node| node.role() == Role::Leader)
@@ -384,12 +384,12 @@ pub async fn leader_of(nodes: &[Running]) -> usize {
     .await
 }
 
-/// The way from one node to the store.
+/// The link from a node to the store.
 #[derive(Debug)]
 pub struct Link {
     cut: watch::Sender<bool>,
     delay_ms: AtomicU64,
-    /// Breaks the watches that are open.
+    /// Counter whose change breaks the open watches.
     breaks: watch::Sender<u64>,
     calls: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -406,7 +406,7 @@ impl Default for Link {
 }
 
 impl Link {
-    /// Nothing passes any more, in either direction.
+    /// Cuts the link in both directions.
     pub fn cut(&self) {
         self.cut.send_replace(true);
     }
@@ -415,7 +415,7 @@ impl Link {
         self.cut.send_replace(false);
     }
 
-    /// Each call takes so much longer.
+    /// Delays each call by this much.
     pub fn delay(&self, delay: Duration) {
         self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
@@ -424,7 +424,7 @@ impl Link {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
-    /// How often these calls of the [`Store`] were made.
+    /// Number of times that these methods of the [`Store`] were called.
     pub fn calls(&self, names: &[&str]) -> u64 {
         let calls = self.calls.lock().unwrap();
         names.iter().filter_map(|name| calls.get(name)).sum()
@@ -441,7 +441,7 @@ impl Link {
         }
     }
 
-    /// A call over this link: what is cut is not answered.
+    /// Makes a call over this link: a cut link gives no answer.
     async fn call<T>(
         &self,
         call: &'static str,
@@ -466,7 +466,7 @@ impl Link {
     }
 }
 
-/// A store at the end of a link.
+/// A store that is reached over a link.
 struct Linked {
     inner: Arc<dyn Store>,
     link: Arc<Link>,
@@ -544,7 +544,7 @@ impl Watch for LinkedWatch {
         let mut cut = self.link.cut.subscribe();
         loop {
             if *cut.borrow_and_update() {
-                // What the store sends meanwhile is not received; a mended link has lost the watch.
+                // Events sent during a cut are not received; once the link works again, the watch is lost.
                 let _ = cut.wait_for(|cut| !cut).await;
                 return Err(broken());
             }

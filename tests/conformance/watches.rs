@@ -1,4 +1,4 @@
-//! What a watch on the nodes' state promises, and when it ends.
+//! Guarantees of a watch on the nodes' state, and the ways in which a watch ends.
 
 use bellwether::node::{
     EventType, LagCause, StateChange, StateError, StateItem, StateWatch, Stopped, WatchFrom,
@@ -11,7 +11,7 @@ use crate::{
     rig::{Rig, SOON},
 };
 
-/// The next item, which is a change.
+/// Returns the next item, which must be a change.
 pub async fn change(watch: &mut StateWatch) -> StateChange {
     match timeout(SOON, watch.recv()).await.expect("an item") {
         Some(StateItem::Change(change)) => change,
@@ -86,7 +86,7 @@ pub async fn an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags(rig: Ri
     }
     node.put("w", b"on").await.unwrap();
     assert_eq!(change(&mut slow).await.value, b"on");
-    // The undrained one does not keep the node from leaving either.
+    // The watch that is not drained does not keep the node from leaving either.
     node.put("w", b"undrained").await.unwrap();
     assert_eq!(node.stop(SOON).await.unwrap(), Stopped::Clean);
     node.close().await.unwrap();

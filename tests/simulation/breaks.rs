@@ -1,4 +1,4 @@
-//! Rules left out on purpose, outside of the engine: in its transactions, its stamps, its parent.
+//! Rules that are left out on purpose: of the engine, or of the code around it (transactions, stamps, parent).
 
 use bellwether::{
     engine::{Call, Revision, mutant::Mutant},
@@ -11,35 +11,35 @@ use bellwether::{
 
 use crate::wire::Ask;
 
-/// One rule that is left out.
+/// A single rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Break {
-    /// In the engine.
+    /// A rule of the engine.
     Engine(Mutant),
-    /// In what is around it.
+    /// A rule of the code around the engine.
     Harness(Broken),
 }
 
 /// A rule that is left out around the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// R1: receipts are stamped before the receive.
+    /// R1 (stamps): receipts are stamped before the receive.
     StampBeforeReceive,
     /// T5: TAKE does not compare the record.
     TakeWithoutRecord,
     /// T5: TAKE compares the record's revision, not its value.
     TakeByRevision,
-    /// T5: TAKE does not care about the record's holder.
+    /// T5: TAKE does not compare the candidate key of the record's holder.
     TakeWithoutHolder,
     /// T6, T7: the fence compares only that the candidate key exists.
     FenceByExistence,
     /// T6, T7: the fence compares the create revision.
     FenceByCreation,
-    /// T10: END marks the record ended whoever is in office.
+    /// T10: END marks the record ended, even if another incarnation is in office.
     EndOfForeignRecord,
     /// T10: END does not compare the record.
     EndWithoutRecord,
-    /// T10: a living process is ended.
+    /// T10: END is sent for a living process.
     EndOfLiving,
     /// T15: PLAN compares all held keys by a range.
     PlanWithRange,
@@ -47,14 +47,14 @@ pub enum Broken {
     PlanWithoutPlan,
     /// T16: shard writes compare only that the held key exists.
     ShardWriteByExistence,
-    /// T17: own state is put without a compare.
+    /// T17 (own keys): own state is put without a compare.
     PlainPut,
     /// T8, T9: the record is marked ended without a compare.
     EndedWithoutOffice,
 }
 
 impl Broken {
-    /// Leaves it out of a transaction of the protocol.
+    /// Removes the rule from a transaction of the protocol.
     pub fn alter(self, keys: &Keys, call: &Call, request: &mut Request) {
         let Request::Txn(txn) = request else { return };
         match (self, call) {
@@ -105,7 +105,7 @@ impl Broken {
         }
     }
 
-    /// Leaves it out of a write of the work.
+    /// Removes the rule from a write of the work.
     pub fn alter_raw(self, keys: &Keys, ask: &Ask, txn: &mut Txn) {
         match (self, ask) {
             (Self::FenceByExistence, Ask::Fenced(_)) => by_existence(keys, txn),
@@ -127,7 +127,7 @@ fn by_existence(keys: &Keys, txn: &mut Txn) {
     }
 }
 
-/// c(key) > 0
+/// The compare `c(key) > 0`: the key exists.
 fn exists(compare: &mut Compare) {
     compare.op = CompareOp::Greater;
     compare.target = Target::Created(Revision(0));

@@ -1,4 +1,4 @@
-//! Draws and clocks. All that is random in a run comes from its seed through here.
+//! Random draws and clocks. Every random value of a run is derived from its seed here.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub const MICROS: Time = 1_000;
 pub const MILLIS: Time = 1_000_000;
 pub const SECONDS: Time = 1_000_000_000;
 
-/// A stream of draws (xoshiro256++, Blackman and Vigna, seeded by splitmix64).
+/// A stream of random numbers (xoshiro256++, Blackman and Vigna, seeded by splitmix64).
 #[derive(Clone, Debug)]
 pub struct Chance {
     state: [u64; 4],
@@ -40,28 +40,28 @@ impl Chance {
         result
     }
 
-    /// Below `end`, which must not be zero.
+    /// A number below `end`, which must not be zero.
     pub fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
 
-    /// From `low` to `high`, both included.
+    /// A number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 
-    /// True in so many of a million cases.
+    /// True with this probability, in millionths.
     pub fn ppm(&mut self, millionths: u32) -> bool {
         millionths != 0 && self.below(1_000_000) < u64::from(millionths)
     }
 
-    /// True in so many of a hundred cases.
+    /// True with this probability, in percent.
     pub fn percent(&mut self, percent: u32) -> bool {
         self.ppm(percent * 10_000)
     }
 
-    /// Between `low` and `high`, with as many draws below ten times `low` as between that and a
-    /// hundred times it, and so on.
+    /// A number between `low` and `high`, about uniform by order of magnitude: as many draws fall below ten
+    /// times `low` as between ten and a hundred times `low`, and so on.
     pub fn log_between(&mut self, low: u64, high: u64) -> u64 {
         let steps = (high / low.max(1)).max(1).ilog2();
         let low = low << self.below(u64::from(steps) + 1);
@@ -73,19 +73,19 @@ impl Chance {
     }
 }
 
-/// One round of splitmix64: spreads every bit over all others.
+/// A round of splitmix64: spreads every bit over all others.
 pub fn mix(x: u64) -> u64 {
     let z = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
-/// One node's boot clock: its own start, its own rate, which may change.
+/// Boot clock of a node, with its own start and its own rate, which may change.
 #[derive(Clone, Debug)]
 pub struct Clock {
     since: Time,
     reads: u64,
-    /// Of its rate from true time's, in millionths.
+    /// Deviation of its rate from true time, in millionths.
     error_ppm: i64,
 }
 
@@ -106,7 +106,7 @@ impl Clock {
         (1_000_000 + self.error_ppm).unsigned_abs()
     }
 
-    /// The first moment at which it reads `local` or more; `None` if that is beyond all runs.
+    /// The first moment at which the clock reads `local` or more; `None` if that is beyond all runs.
     pub fn when(&self, local: BootTime) -> Option<Time> {
         let local = u64::try_from(local.0.as_nanos()).ok()?;
         let ahead = local.saturating_sub(self.reads);
@@ -114,7 +114,7 @@ impl Clock {
         Some(self.since + ahead)
     }
 
-    /// From `now` on it runs at another rate.
+    /// Sets another rate for the clock from `now` on.
     pub fn drift(&mut self, now: Time, error_ppm: i64) {
         self.reads = self.nanos(now);
         self.since = now;

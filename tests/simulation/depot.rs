@@ -1,4 +1,4 @@
-//! The store of a run: the real memory store's model, with backups, wipes and the log that watches read.
+//! The store of a run: the model of the real memory store, with backups, wipes and the log that watches read.
 
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
@@ -19,31 +19,31 @@ use crate::{
     scenario::Fault,
 };
 
-/// The events of one revision, decoded once for all.
+/// The events of a revision, decoded once for all watches.
 pub type Batch = (i64, Rc<Vec<Change>>);
 
-/// The store, and what is known of it.
+/// The store, with the log and the history of its commits.
 pub struct Depot {
     pub keys: Keys,
     model: Model,
     /// The last revision that is in the log.
     seen: Revision,
-    /// What was committed, for the rules.
+    /// History of commits, which the rules check against.
     pub history: History,
-    /// All that the watched range went through since the store began, oldest first.
+    /// All changes of the watched range since the store began, oldest first.
     log: Vec<Batch>,
-    /// How much of the log has been published.
+    /// Number of batches of the log that have been published.
     published: usize,
     pub down_until: Time,
-    /// When it last came back.
+    /// When the store last came back.
     pub back_at: Time,
     pub stalled_until: Time,
-    /// What it is to be replaced by when it comes back.
+    /// How the store is replaced when it comes back: wiped or restored.
     pub replacement: Option<Fault>,
-    /// How often it has been.
+    /// Number of times that the store was replaced.
     pub replaced: u32,
     backups: VecDeque<(Model, History, Vec<Batch>)>,
-    /// Whether no other backup is made.
+    /// Whether the only backup has been made, after which no other is made.
     backed_up: bool,
 }
 
@@ -66,7 +66,7 @@ impl Depot {
         }
     }
 
-    /// As a cluster leaves it that had ended cleanly.
+    /// Writes the record that a cluster leaves behind which ended cleanly.
     pub fn seed_ended(&mut self, now: Time) {
         let record = bellwether::engine::Record {
             term: Term(0),
@@ -100,7 +100,7 @@ impl Depot {
         response
     }
 
-    /// Ends the leases whose time has come.
+    /// Ends the leases that have expired.
     pub fn expire(&mut self, now: Time) {
         if now < self.stalled_until.max(self.down_until) {
             return;
@@ -124,14 +124,14 @@ impl Depot {
         }
     }
 
-    /// What was committed and not yet published.
+    /// The next committed batch that is not yet published.
     pub fn next_batch(&mut self) -> Option<Batch> {
         let batch = self.log.get(self.published).cloned()?;
         self.published += 1;
         Some(batch)
     }
 
-    /// Whether all that was committed is on its way to whoever watches.
+    /// Whether all commits have been published to the watches.
     pub fn is_published(&self) -> bool {
         self.published == self.log.len() && self.seen == self.model.revision()
     }
@@ -185,13 +185,13 @@ impl Depot {
         let _ = self.model.compact(self.model.revision());
     }
 
-    /// A new leader of the store grants every lease its whole time again.
+    /// A failover of the store: the new leader of the store restarts the TTL of every lease.
     pub fn restart_leases(&mut self, now: Time) {
         let _ = self.model.failover(BootTime(Duration::from_nanos(now)));
         self.collect();
     }
 
-    /// Makes a backup: the one that is restored.
+    /// Makes the only backup, which every later restore uses.
     pub fn only_backup(&mut self) {
         self.backups.clear();
         self.snapshot();
@@ -208,7 +208,7 @@ impl Depot {
         }
     }
 
-    /// It comes back with nothing in it, or from a backup.
+    /// Replaces the store by an empty one, or by one from a backup.
     pub fn replace(&mut self, now: Time, fault: Fault, bumped: bool, drawn: u64) {
         let chance = &mut Chance::new(drawn);
         self.replaced += 1;

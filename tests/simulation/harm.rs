@@ -19,12 +19,12 @@ use crate::{
 #[derive(Debug)]
 pub struct GoNode {
     pub lease: LeaseId,
-    /// Whether it renews its lease.
+    /// Whether the node still renews its lease.
     pub alive: bool,
 }
 
 impl World {
-    /// Injects one fault, and sets the time of the next.
+    /// Injects a fault, and sets the time of the next one.
     pub fn trouble(&mut self) {
         if self.healed {
             return;
@@ -45,7 +45,7 @@ impl World {
         self.at(self.now + after, Event::Trouble);
     }
 
-    /// Does that harm to somebody, now.
+    /// Injects this fault now, at a drawn process.
     pub fn inject(&mut self, fault: Fault) {
         let Some(p) = self.victim() else { return };
         note!(self, "FAULT {fault:?} (node {}, if one is meant)", self.procs[p].id);
@@ -97,7 +97,7 @@ impl World {
                 }
             }
             Fault::Duplicate => {
-                // Of another pod: in the same one it would not get the pod's lock.
+                // In another pod: in the same pod, the second process would not get the pod's lock.
                 let p = self.spawn(self.procs[p].slot, "another pod".to_owned());
                 self.start(p, Dead::default());
                 let after = self.chance.between(500, 3_000) * MILLIS;
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// The process that is harmed: the leader more often than its due.
+    /// The process that the fault hits: the leader more often than any other.
     fn victim(&mut self) -> Option<ProcId> {
         let living: Vec<ProcId> = (0..self.procs.len()).filter(|p| self.procs[*p].alive).collect();
         let leader = living.iter().find(|p| self.procs[**p].work.is_some()).copied();
@@ -130,7 +130,7 @@ impl World {
         }
         self.at(until, Event::Run(p));
         if self.broken == Some(Broken::EndOfLiving) && fault == Fault::Freeze {
-            // The parent takes a child that does not answer for a dead one.
+            // The parent treats a child that does not answer as dead.
             let leases = self.procs[p].announced.clone();
             self.parent_ends(self.procs[p].slot, leases, None);
         }
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    /// From now on a node's link is bad.
+    /// Makes a node's link bad until `until`.
     pub fn spoil_link(&mut self, slot: usize, link: BadLink, until: Time) {
         note!(self, "the link of node {slot} is {link:?}");
         let links = &mut self.slots[slot];
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// The process dies; whether anybody can prove it depends on its parent.
+    /// Kills the process; only a parent can prove the death at once.
     pub fn kill(&mut self, p: ProcId) {
         let slot = self.procs[p].slot;
         self.end_proc(p);
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// A rolling update has come to that node.
+    /// The rolling update reaches this node, which restarts.
     pub fn roll(&mut self, slot: usize) {
         if let Some(p) = self.slots[slot].proc.filter(|p| self.procs[*p].alive)
             && !self.healed
@@ -231,7 +231,7 @@ impl World {
         for p in 0..self.procs.len() {
             if self.procs[p].slot == slot && self.procs[p].alive {
                 self.look_at(p, &[]);
-                // Its alarm was set by the old rate.
+                // The node's alarm was set by the old rate.
                 self.ask(p, Input::Tick);
             }
         }
@@ -242,7 +242,7 @@ impl World {
         for slot in 0..self.slots.len() {
             if self.chance.percent(50) {
                 self.slots[slot].stale_until = self.now + stale_for;
-                // It may have nobody else to talk to.
+                // This member of the store may be the only one that the process can reach.
                 if let Some(p) = self.slots[slot].proc.filter(|_| self.chance.percent(30)) {
                     self.slots[slot].minority_until = self.now + stale_for;
                     self.procs[p].watch.stalled_until = self.now + stale_for;
@@ -268,13 +268,13 @@ impl World {
         }
     }
 
-    /// An operator at work. What he writes is junk or what was there: well-formed forgeries are outside
-    /// of what the protocol promises.
+    /// An operator writes a malformed value, or the value that the key had: the protocol does not protect
+    /// against well-formed forgeries.
     fn meddle(&mut self, fault: Fault) {
         let all = self.depot.all();
         let Some(kv) = self.chance.pick(&all).cloned() else { return };
-        // Revisions of a run are small: in a restored store he would now and then hit the very revision of
-        // an office that the old history had, which nothing could tell from that office.
+        // Revisions of a run are small. In a restored store, a write could get the exact revision of an office
+        // of the old history, and no check could distinguish it from that office.
         if let Some(Key::Candidate(lease)) = self.depot.keys.parse(&kv.key)
             && self.taken.contains(&(lease, self.depot.revision() + 1))
         {
@@ -284,8 +284,8 @@ impl World {
             Op::Delete(bellwether::store::KeyRange::key(kv.key.clone()))
         } else {
             let same_value = self.chance.percent(40);
-            // A node or member key on the lease of another live node is a duplicate id, for as long as
-            // that one lives: nothing is to be repaired there.
+            // A node or member key on the lease of another live node is a duplicate id for as long as that node
+            // lives, and is not repaired.
             let anywhere =
                 !matches!(self.depot.keys.parse(&kv.key), Some(Key::Node(_) | Key::Member(_)));
             let lease = match self.chance.below(4) {
@@ -313,7 +313,7 @@ impl World {
         self.publish();
     }
 
-    /// The store is stopped, and started with nothing in it, or from a backup.
+    /// Stops the store; it comes back empty or from a backup.
     pub fn replace_store(&mut self, fault: Fault) {
         if self.now < self.depot.down_until {
             return;
@@ -321,7 +321,7 @@ impl World {
         let down = if fault == Fault::Wipe {
             self.chance.log_between(MILLIS, 2 * SECONDS)
         } else {
-            // A3
+            // A3 (a restored store is not served within 3.3 s).
             3_300 * MILLIS + self.chance.log_between(MILLIS, SECONDS)
         };
         self.depot.down_until = self.now + down;
@@ -333,7 +333,7 @@ impl World {
         }
     }
 
-    /// The store is served again.
+    /// The store comes back.
     pub fn on_store(&mut self) {
         let Some(fault) = self.depot.replacement.take() else { return };
         let bumped = self.chance.percent(40);
@@ -346,7 +346,7 @@ impl World {
                 self.at(self.now, Event::DeleteKey(key));
             }
         }
-        // Watches that were opened on the old one do not survive.
+        // The watches on the old store break.
         for p in 0..self.procs.len() {
             self.procs[p].watch.under_way.clear();
             self.break_watch(p);
@@ -380,7 +380,7 @@ impl World {
         self.go.push(GoNode { lease, alive: true });
         self.at(self.now + SECONDS / 2, Event::Go(n));
         let after = self.chance.between(200, 8_000) * MILLIS;
-        // It leaves without a word: its lease must run out.
+        // The Go node dies without releasing its lease, which must expire.
         self.at(self.now + after, Event::Go(usize::MAX - n));
     }
 

@@ -1,8 +1,8 @@
-//! One process: the engine, its driver, and the work that it starts and stops.
+//! A process: the engine, its driver, and the work that it starts and stops.
 //!
-//! The driver is modelled in small steps (take from the transport, stamp, step, carry out one effect,
-//! stamp, hand to the transport) with room for a pause between any two of them: rule R1 is about
-//! nothing else.
+//! The driver is modelled in small steps (take from the transport, stamp, step, carry out one effect, stamp,
+//! hand to the transport), and a pause may come between any two of them: R1 (stamps) protects against such
+//! pauses.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,64 +23,64 @@ use crate::{
     world::{Event, Proof, World, note},
 };
 
-/// Which process; never used twice in a run.
+/// Index of a process, never used twice in a run.
 pub type ProcId = usize;
 
-/// A shard, whole.
+/// A shard with its work type.
 pub type Shard = (WorkType, ShardId);
 
-/// One process and what it runs.
+/// A process and all that it runs.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Proc {
     pub id: NodeId,
-    /// Whose clock and links it uses.
+    /// Slot whose clock and links the process uses.
     pub slot: usize,
     pub engine: Engine,
-    /// False once it has died or left.
+    /// Whether the process runs: false once it has died or left.
     pub alive: bool,
-    /// Until when it does nothing at all.
+    /// Until when the process is frozen, its work included.
     pub frozen_until: Time,
-    /// Until when its driver does nothing.
+    /// Until when only its driver is stopped.
     pub starved_until: Time,
-    /// What its driver is about to do.
+    /// Steps that its driver has yet to do, in order.
     pub steps: VecDeque<Step>,
-    /// For when it has set its alarm.
+    /// Time for which the engine has set its alarm.
     alarm: Option<Time>,
     pub watch: Watch,
     /// The leader's work, from start to the end of its last task.
     pub work: Option<Work>,
     /// The shards' work, from start to the end of the last task of each.
     pub shards: BTreeMap<Shard, ShardWork>,
-    /// The lease of every GRANT it has sent, oldest first.
+    /// The lease of every GRANT that the process has sent, oldest first.
     pub leases: Vec<LeaseId>,
-    /// The leases that its parent was told.
+    /// The leases that the process has announced to its parent.
     pub announced: Vec<LeaseId>,
-    /// Own state (T17).
+    /// Own state of the node (T17, own keys).
     pub own: Own,
-    /// The last change of it before the process began.
+    /// The last change of the own state before the process began.
     pub own_floor: u64,
-    /// Whether it has left, and the process that goes on with what it remembers.
+    /// Whether the process has left, and the process that takes its own state over.
     pub left: bool,
     pub heir: Option<ProcId>,
-    /// Until when it is inside leader authority, in true time.
+    /// Until when the process is inside leader authority, in true time.
     pub authority_until: Time,
-    /// Until when it is inside shard authority, in true time.
+    /// Until when the process is inside shard authority, in true time.
     pub shard_until: Time,
-    /// The tick it is configured with, and the one it runs at.
+    /// Tick that the process is configured with, and the tick that it runs at.
     pub offers: Duration,
     pub tick: Duration,
     pub unfit: bool,
     pub draining: bool,
     pub stopping: bool,
-    /// When it is started again after a refusal.
+    /// Whether the process was refused and waits to be started again.
     pub refused: bool,
-    /// When its driver last had nothing left to do.
+    /// When its driver last finished all its steps.
     idle_since: Time,
-    /// How often it stepped without time passing.
+    /// Start of the current burst of steps without time passing, and its number of steps.
     spin: (Time, u32),
 }
 
-/// The leader's work.
+/// Work of the leader in a term.
 #[derive(Debug)]
 pub struct Work {
     pub number: u64,
@@ -95,17 +95,17 @@ pub struct ShardWork {
     pub stopping: bool,
 }
 
-/// One uninterruptible step of a driver.
+/// An uninterruptible step of a driver.
 pub enum Step {
-    /// Taken from the transport; to be stamped.
+    /// An item from the transport, to be stamped.
     Take(Item),
-    /// To be handed to the engine.
+    /// A stamped item, to be handed to the engine.
     Stamped(Item, BootTime),
-    /// Time passed, or something was asked for.
+    /// An input of another kind, such as a tick of the alarm or a request of the user.
     Input(Input),
-    /// To be carried out.
+    /// An effect to be carried out.
     Effect(Effect),
-    /// Stamped; to be handed to the transport.
+    /// A stamped call, to be handed to the transport.
     Send(CallId, Call, BootTime),
 }
 
@@ -148,13 +148,13 @@ impl Proc {
 }
 
 impl World {
-    /// Gives a process something from outside and lets it work.
+    /// Delivers an item from outside to a process and lets it work.
     pub fn deliver(&mut self, p: ProcId, item: Item) {
         self.procs[p].steps.push_back(Step::Take(item));
         self.run(p);
     }
 
-    /// Asks something of a process.
+    /// Hands an input to the engine of a process.
     pub fn ask(&mut self, p: ProcId, input: Input) {
         note!(self, "node {} is told {input:?}", self.procs[p].id);
         self.procs[p].steps.push_back(Step::Input(input));
@@ -171,7 +171,7 @@ impl World {
         self.run(p);
     }
 
-    /// Lets a process do what it has to do, up to its next pause.
+    /// Lets a process carry out its steps, up to its next pause.
     pub fn run(&mut self, p: ProcId) {
         loop {
             let proc = &mut self.procs[p];
@@ -226,7 +226,8 @@ impl World {
         let local = self.local(p);
         match step {
             Step::Take(item) => {
-                // R1: the stamp is read after the receive. The mutant reads it and then waits for something.
+                // R1 (stamps): the stamp is read after the receive. The mutant uses a stamp from before it
+                // waited.
                 let stamp = if self.broken == Some(Broken::StampBeforeReceive) {
                     self.slots[self.procs[p].slot].clock.at(self.procs[p].idle_since)
                 } else {
@@ -276,8 +277,8 @@ impl World {
                 if watch.number != number {
                     return;
                 }
-                // Never resumed: a store that was restored from a backup may have overtaken what this node
-                // has seen, and nothing would tell.
+                // The driver never resumes a watch: a store that was restored from a backup may have overtaken
+                // the revision of this node, and no revision would show that.
                 self.list(p);
                 Input::WatchLost
             }
@@ -327,7 +328,7 @@ impl World {
             }
             Effect::Left { clean } => self.on_left(p, clean),
             Effect::TickChanged(tick) => self.procs[p].tick = tick,
-            // Users' watches, which list again, are no part of the simulation.
+            // The simulation has no watches of users, which list again here.
             Effect::Role(_) | Effect::TermClosed { .. } | Effect::StoreReplaced => (),
             Effect::StartWork { work, .. } => {
                 self.stats.works += 1;
@@ -354,7 +355,7 @@ impl World {
         self.chance.between(1, 300) * MILLIS
     }
 
-    /// How long it takes from the cancellation until the last task has ended.
+    /// Time from the cancellation until the last task has ended.
     fn join_after(&mut self) -> Time {
         if !self.healed && self.chance.percent(self.scenario.slow_join_percent) {
             self.stats.slow_joins += 1;
@@ -374,13 +375,13 @@ impl World {
         self.procs[p].left = true;
         self.own_left(p);
         if self.healed && self.slots[self.procs[p].slot].proc == Some(p) {
-            // Told to leave before all faults ended: the bounds count from when it is back.
+            // The node was asked to leave before all faults ended: the bounds count from its restart.
             self.depot.back_at = self.now;
             self.at(self.now + MILLIS, Event::Begin(self.procs[p].slot, Proof::None));
         }
     }
 
-    /// The process is gone, with all its work.
+    /// Ends the process with all its work.
     pub fn end_proc(&mut self, p: ProcId) {
         let proc = &mut self.procs[p];
         proc.alive = false;
@@ -392,7 +393,7 @@ impl World {
         }
     }
 
-    /// A leader's task starts an effect, if its gate lets it: a fenced write.
+    /// A leader's task makes a fenced write, if its gate is open.
     pub fn on_act(&mut self, p: ProcId, number: u64) {
         let proc = &self.procs[p];
         let Some(work) = proc.work.as_ref().filter(|work| work.number == number) else { return };
@@ -413,7 +414,7 @@ impl World {
         self.at(self.now + after, Event::Act(p, number));
     }
 
-    /// A shard's task starts an effect, if its gate lets it: a shard write.
+    /// A shard's task makes a shard write, if its gate is open.
     pub fn on_shard_act(&mut self, p: ProcId, shard: Shard, epoch: ShardEpoch) {
         let again = Event::ShardAct(p, Box::new((shard.clone(), epoch)));
         let proc = &self.procs[p];
@@ -494,7 +495,7 @@ fn discriminant(input: &Input) -> u8 {
     }
 }
 
-/// An input as the trace shows it.
+/// The input as the trace shows it.
 fn brief(input: &Input) -> String {
     match input {
         Input::Listed { revision, changes, .. } => {

@@ -1,9 +1,9 @@
-//! Whole clusters in virtual time: the real engine, the real transactions, the real memory store, and
-//! every fault the protocol claims to withstand. See `world` for how a run goes, `rules` for what must
-//! hold, `scenario` for the faults, `attacks` for those that are played move by move.
+//! Whole clusters in virtual time: the real engine, the real transactions, the real memory store, and every
+//! fault that the protocol claims to withstand. See `world` for how a run goes, `rules` for the invariants,
+//! `scenario` for the faults, `attacks` for scripted faults.
 //!
-//! `BELLWETHER_SIM_SEEDS` and `BELLWETHER_SIM_FROM` say which seeds are run; a failure prints the last
-//! lines of its trace (`BELLWETHER_SIM_LINES`) and how to run that seed alone.
+//! `BELLWETHER_SIM_SEEDS` and `BELLWETHER_SIM_FROM` select the seeds; a failure prints the last lines of its
+//! trace (`BELLWETHER_SIM_LINES`) and how to run that seed alone.
 
 #![allow(unreachable_pub, reason = "everything in a test binary is out of reach")]
 #![cfg_attr(
@@ -38,7 +38,7 @@ use scenario::Scenario;
 use stats::Stats;
 use world::{Report, Trace, run};
 
-/// A number from the environment.
+/// Reads a number from the environment.
 fn env(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
@@ -46,7 +46,8 @@ fn env(name: &str, default: u64) -> u64 {
     }
 }
 
-/// Runs seeds on all cores until one breaks a rule; the sum of what happened, or the first to break.
+/// Runs seeds on all cores until one breaks a rule; returns the sum of the statistics, or the first seed that
+/// broke a rule.
 fn search(
     seeds: std::ops::Range<u64>,
     broken: Option<Break>,
@@ -86,7 +87,7 @@ fn search(
     }
 }
 
-/// What went wrong, told so that a person can go on from it.
+/// Describes a failed run, with the command that repeats it.
 fn tell(seed: u64, scenario: Scenario, broken: Option<Break>) -> String {
     let lines = env("BELLWETHER_SIM_LINES", 200) as usize;
     let nodes = scenario.nodes.len();
@@ -150,7 +151,7 @@ fn own_state_is_as_the_last_call_left_it() {
     }
 }
 
-/// What each of them showed when it failed is told in the engine's rule that it led to.
+/// The failure of each seed is explained in a comment of the engine, at the rule that fixed it.
 #[test]
 fn seeds_that_once_broke_a_rule_break_none() {
     for (seed, what) in [
@@ -167,7 +168,7 @@ fn seeds_that_once_broke_a_rule_break_none() {
     }
 }
 
-/// Every kind of fault, at every transaction, and a cluster that goes on through it.
+/// The run had every kind of fault, faults at every transaction, and a cluster that worked through them.
 fn assert_something_happened(stats: &Stats) {
     assert!(stats.runs < stats.terms, "more than one term a run");
     assert!(stats.runs < stats.moves, "more than one move of a shard a run");

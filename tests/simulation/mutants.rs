@@ -1,8 +1,8 @@
-//! Each rule of the protocol that is left out on purpose must be found out.
+//! The suite must find each rule of the protocol that is left out on purpose.
 //!
-//! A mutant has a search of its own: which faults, how often. `BELLWETHER_MUTANT_SEEDS` says how many
-//! seeds each may take at most, `BELLWETHER_MUTANT` names one alone. The seed that found it last stands
-//! beside each, and is tried first; nothing may be broken by it with all rules in place.
+//! Each mutant has a search of its own: which faults, how often. `BELLWETHER_MUTANT_SEEDS` limits the seeds per
+//! mutant, `BELLWETHER_MUTANT` selects a single mutant. Each case holds the seed that found the mutant last,
+//! and tries it first; the same seed must pass with all rules in place.
 
 use bellwether::engine::{Failover, mutant::Mutant};
 
@@ -15,12 +15,12 @@ use crate::{
     world::{Trace, run},
 };
 
-/// A rule that is left out, and where to look for what comes of it.
+/// A rule that is left out, and the scenario that searches for a failure.
 struct Case {
     broken: Break,
     faults: &'static [(Fault, u32)],
     tune: fn(&mut Scenario),
-    /// One that finds it.
+    /// A seed that finds the mutant.
     seed: u64,
 }
 
@@ -91,16 +91,16 @@ const LEASES: &[(Fault, u32)] = &[
     (Fault::Freeze, 2),
 ];
 
-/// Links that are bad for a while, and office that changes hands.
+/// Links that are bad for a while, and changes of leader.
 const LINKS: &[(Fault, u32)] = &[(Fault::BadLink, 4), (Fault::Resign, 4), (Fault::Kill, 1)];
 
-/// Sessions and lives end, and what was under way in them is answered later.
+/// Sessions and processes end, and their open calls are answered later.
 const SESSIONS: &[(Fault, u32)] = &[(Fault::Revoke, 6), (Fault::Stop, 4), (Fault::CutDown, 2)];
 const RESTORES: &[(Fault, u32)] = &[(Fault::Restore, 4), (Fault::Revoke, 1)];
 
 /// The plan is lost while shards move.
 const UNPLANNED: &[(Fault, u32)] = &[(Fault::Overwrite, 6), (Fault::Delete, 2), (Fault::Drain, 8)];
-/// Leases go while shards move.
+/// Leases are revoked while shards move.
 const REVOKED: &[(Fault, u32)] = &[(Fault::Drain, 8), (Fault::Revoke, 6), (Fault::CutUp, 2)];
 
 fn plain(_: &mut Scenario) {}
@@ -147,12 +147,12 @@ fn supervised_and_lossy(scenario: &mut Scenario) {
     very_lossy(scenario);
 }
 
-/// One node's link stays bad (I8).
+/// A node's link stays bad (I8, the other nodes lead and work).
 fn bad_link(scenario: &mut Scenario) {
     *scenario = scenario.clone().with_bad_link();
 }
 
-/// The link of one node is slow by about half of what a leader can bear, each way.
+/// The delay of one node's link is about half of what a leader can bear, in each direction.
 fn useless_link(scenario: &mut Scenario) {
     bad_link(scenario);
     let d = scenario.nodes[0].d().as_nanos() as u64;
@@ -161,7 +161,7 @@ fn useless_link(scenario: &mut Scenario) {
     scenario.faults_for = 6 * SECONDS;
 }
 
-/// Calls about own state beside each other (I5).
+/// Concurrent calls about own state (I5, own state never goes back).
 fn own_calls(scenario: &mut Scenario) {
     scenario.own_calls = true;
     scenario.lose_answer_ppm = 100_000;
@@ -169,7 +169,7 @@ fn own_calls(scenario: &mut Scenario) {
     scenario.slow_ppm = 100_000;
 }
 
-/// Leases that outlive a restore.
+/// Concurrent calls about own state, with leases that outlive a restore.
 fn restored_calls(scenario: &mut Scenario) {
     own_calls(scenario);
     scenario.ttl = 8;
@@ -232,17 +232,18 @@ const CASES: &[Case] = &[
     engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls).found_by(3),
 ];
 
-/// Rules whose absence a random search does not find within thousands of seeds, since it takes three rare
-/// things at once: `attacks`, or the test that is named, plays what each is there for. Searched for by `BELLWETHER_MUTANT=name`, or
-/// `=hard` for all.
+/// Mutants that a random search does not find within thousands of seeds, since each takes three rare events at
+/// once. `attacks`, or the test named beside the case, plays those events. `BELLWETHER_MUTANT=name` searches
+/// for one of these mutants, `=hard` for all of them.
 const HARD: &[Case] = &[
-    // A held key that is overwritten, or that a backup has changed, under a lease that lives. An attack has it.
+    // A held key that an operator overwrites or a backup changes, under a lease that lives. An attack plays
+    // this.
     engine(Mutant::InexactCheck, STORES, plain),
     // A restore with bumped revisions while a TAKE is on the wire, after the leader's key was deleted.
     around(Broken::TakeWithoutHolder, STORES, lossy),
-    // An oldest candidate whose TAKEs alone are lost, for as long as its renewals come through.
+    // An oldest candidate whose TAKEs are lost while its renewals arrive.
     engine(Mutant::NoPatience, ENDS, lossy),
-    // A claim that commits and a lease that goes, both between a leader's view and its PLAN.
+    // A claim that commits and a lease that ends, both between a leader's view and its PLAN.
     around(Broken::PlanWithRange, REVOKED, very_lossy),
 ];
 
@@ -273,7 +274,7 @@ fn every_mutant_is_caught() {
             continue;
         }
         let look = |seeds| search(seeds, Some(case.broken), |seed| scenario(case, seed));
-        // The seed that found it when it was last looked for; a change of the engine may move it.
+        // The recorded seed comes first; after a change of the engine, another seed may find the mutant.
         let found = look(case.seed..case.seed + 1).and_then(|_| look(0..most));
         if let Err(found) = found {
             let (seed, report) = *found;

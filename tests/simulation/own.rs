@@ -1,9 +1,11 @@
-//! Own state (T17): the real [`OwnCalls`], the user who calls, and what the store makes of it (I5).
+//! Own state (T17, own keys): the real [`OwnCalls`], the user who makes the calls, and the commits of the store
+//! (I5).
 //!
-//! There are two users. One puts a newer value when the last call has ended, and gives a call up with its
-//! session. The other ([`Scenario::own_calls`](crate::scenario::Scenario::own_calls)) puts and deletes at
-//! any time, beside calls that are under way, waits for every answer however late it comes, and starts a
-//! process that has left again with all it remembers.
+//! There are two kinds of users. The sequential user puts a newer value when the last call has ended, and gives
+//! a call up when the session ends. The patient user
+//! ([`Scenario::own_calls`](crate::scenario::Scenario::own_calls)) puts and deletes at any time, also during
+//! other calls, waits for every answer however late it comes, and restarts a process that has left with all of
+//! its own state in memory.
 
 use std::collections::BTreeMap;
 
@@ -26,43 +28,43 @@ use crate::{
     world::{Event, World, note},
 };
 
-/// Name of the key, as the user gave it.
+/// Name of the key, as the user passes it.
 const KEY: &str = "sim";
 
-/// The own state of one process.
+/// The own state of a process.
 #[derive(Debug, Default)]
 pub struct Own {
     pub calls: OwnCalls,
-    /// The session, while there is one.
+    /// Lease of the session, while there is one.
     pub lease: Option<LeaseId>,
-    /// In which of the stores that there were one after the other.
+    /// Number of the store, counted by replacements, that the session is in.
     store: u32,
-    /// m(marker) as last known of that session.
+    /// m(marker) as last known in this session.
     marker: Revision,
-    /// First puts of that session whose fate is open: m(marker) as they compare it.
+    /// First puts of this session without a known outcome: m(marker) as each put compares it.
     open: BTreeMap<u64, Revision>,
     /// Calls that have not ended, by their numbers.
     pending: BTreeMap<u64, Pending>,
-    /// Counts the writes that were sent.
+    /// Number of the writes that were sent.
     attempts: u64,
-    /// What the user wants who puts one value after the other, and what was acknowledged to him last.
+    /// Last change that the sequential user wants, and the last that was acknowledged to it.
     pub wanted: u64,
     pub done: u64,
-    /// m(key) as a write of that session that was refused has found it.
+    /// m(key) as a refused write of that session has read it.
     found: Option<(LeaseId, Revision)>,
-    /// What was called since the process began or left, in order.
+    /// Calls since the process began or left, in order.
     log: Vec<Called>,
 }
 
 #[derive(Debug)]
 struct Pending {
     call: OwnCall,
-    /// The number of the user's change: of what it writes.
+    /// Number of the user's change, which is also the value that it writes.
     change: u64,
-    /// The write that is under way, and its session.
+    /// Number and session of the write that is under way.
     attempt: Option<(u64, LeaseId)>,
     known: Option<Revision>,
-    /// It has taken effect, in an earlier session.
+    /// Whether the write has taken effect, in an earlier session.
     took: bool,
 }
 
@@ -81,7 +83,7 @@ enum Fate {
     Nothing,
 }
 
-/// A write on its way.
+/// A write of own state on its way.
 #[derive(Clone, Debug)]
 pub struct OwnAsk {
     pub lease: LeaseId,
@@ -89,9 +91,9 @@ pub struct OwnAsk {
     pub change: u64,
     delete: bool,
     seen: Revision,
-    /// A first put compares the marker.
+    /// The marker that a first put compares.
     marker: Option<Revision>,
-    /// A delete moves the marker.
+    /// Whether this delete also writes the marker.
     settles: bool,
     attempt: u64,
 }
@@ -126,7 +128,7 @@ impl Own {
         Self { calls, ..Self::default() }
     }
 
-    /// The process goes on after it has left.
+    /// Own state of a process that starts again after it has left.
     pub fn of_former(former: &mut Self) -> Self {
         let own = std::mem::take(former);
         Self { wanted: 0, done: 0, ..own }
@@ -138,12 +140,12 @@ impl Own {
         }
     }
 
-    /// Whether a write of the session is under way.
+    /// Whether a write of this session is under way.
     fn is_busy(&self) -> bool {
         self.pending.values().any(|it| it.attempt.is_some_and(|(_, of)| Some(of) == self.lease))
     }
 
-    /// All that may be there now.
+    /// All values that the key may hold now.
     fn allowed(&self) -> Vec<Option<u64>> {
         let mut allowed = vec![None];
         for called in &self.log {
@@ -159,7 +161,7 @@ impl Own {
 }
 
 impl World {
-    /// The process whose memory it is now.
+    /// The process that now holds the own state of `p`.
     fn heir(&self, mut p: ProcId) -> ProcId {
         while let Some(heir) = self.procs[p].heir {
             p = heir;
@@ -179,7 +181,7 @@ impl World {
             self.own_goes_on(p);
             return self.own_puts_back(p);
         }
-        // The user waits for no answer of an earlier session.
+        // The sequential user does not wait for answers of an earlier session.
         for number in own.pending.keys().copied().collect::<Vec<_>>() {
             let lost = self.procs[p].own.pending[&number].attempt;
             if let Some((_, lease)) = lost {
@@ -197,7 +199,7 @@ impl World {
         own.log.clear();
     }
 
-    /// The user has something new.
+    /// The user makes a new change.
     pub fn new_state(&mut self, slot: usize) {
         self.slots[slot].state += 1;
         let change = self.slots[slot].state;
@@ -219,7 +221,7 @@ impl World {
         }
     }
 
-    /// The user puts or deletes, whatever is under way.
+    /// The patient user puts or deletes, also during other calls.
     fn own_call(&mut self, p: ProcId, change: u64) {
         if self.procs[p].own.lease.is_none() {
             return;
@@ -244,7 +246,7 @@ impl World {
         number
     }
 
-    /// The user who puts one value after the other puts the next, or what he put is put back.
+    /// The sequential user puts its newest value, or its last value is put back in a new session.
     pub fn put_state(&mut self, p: ProcId) {
         if self.scenario.own_calls {
             self.own_goes_on(p);
@@ -262,7 +264,7 @@ impl World {
         self.own_send(p, number);
     }
 
-    /// Every call that has its turn is sent.
+    /// Sends every call whose turn has come.
     fn own_goes_on(&mut self, p: ProcId) {
         let own = &self.procs[p].own;
         let waiting = own.pending.iter().filter(|(_, it)| it.attempt.is_none());
@@ -324,14 +326,14 @@ impl World {
         self.send_raw(p, Ask::Own(ask));
     }
 
-    /// A write was answered, or given up.
+    /// Handles the answer to a write, or its timeout.
     pub fn on_own(&mut self, p: ProcId, ask: &OwnAsk, outcome: &Outcome) {
         let p = self.heir(p);
         let marker = self.depot.get(&self.depot.keys.settled(ask.lease)).map(|kv| kv.modified);
         let own = &mut self.procs[p].own;
         let current = own.lease == Some(ask.lease);
         if current {
-            // Of a message that may come twice an answer settles one copy only.
+            // If messages may be duplicated, an answer settles only one of the two copies.
             if self.scenario.duplicate_ppm == 0 && !matches!(outcome, Outcome::Unknown) {
                 own.open.remove(&ask.attempt);
             }
@@ -340,7 +342,7 @@ impl World {
                     own.marker = answer.revision;
                     own.open.retain(|_, compared| answer.revision <= *compared);
                 }
-                // Both are read by what was refused.
+                // The refused write has read both the key and the marker.
                 Outcome::Refused(_) => own.marker = marker.unwrap_or_default(),
                 _ => (),
             }
@@ -348,7 +350,8 @@ impl World {
         let patient = self.scenario.own_calls;
         let is_answered = |it: &Pending| match it.attempt {
             Some((attempt, _)) if patient => attempt == ask.attempt,
-            // An answer to the same write that he had given up will do.
+            // The sequential user accepts an answer to an earlier attempt of the same write in the same
+            // session.
             Some((_, lease)) => lease == ask.lease && it.change == ask.change,
             None => false,
         };
@@ -378,7 +381,7 @@ impl World {
                 it.known = Some(answer.revision);
                 return self.own_goes_on(p);
             }
-            // Of a message that came twice, the other copy may have taken effect.
+            // If the message was duplicated, the other copy may have taken effect.
             Outcome::Refused(_) | Outcome::LeaseNotFound if !(patient && twice) => {
                 if let Outcome::Refused(answer) = outcome {
                     own.found = Some((lease, answer.revision));
@@ -421,7 +424,7 @@ impl World {
         own.calls.end(&it.call);
     }
 
-    /// I5, when a write of own state has committed.
+    /// Checks I5 (own state never goes back) when a write of own state has committed.
     pub fn check_own(&mut self, ask: &OwnAsk, revision: Revision, existed: bool) {
         self.stats.puts += u64::from(!ask.delete);
         self.stats.deletes += u64::from(ask.delete);
@@ -440,7 +443,7 @@ impl World {
         }
     }
 
-    /// I5 of all nodes.
+    /// Checks I5 for all nodes.
     pub fn check_own_kept(&mut self) {
         for slot in 0..self.slots.len() {
             let Some(p) = self.slots[slot].proc else { continue };
@@ -453,7 +456,7 @@ impl World {
         }
     }
 
-    /// Whether a node's session stands, as far as the store knows too, and no call is under way in it.
+    /// Whether a node's session exists, in the store too, and no call is under way in it.
     fn is_own_sure(&self, p: ProcId) -> bool {
         let proc = &self.procs[p];
         let lease = proc.own.lease.filter(|lease| self.depot.leases().contains(lease));
@@ -463,7 +466,7 @@ impl World {
             && proc.own.store == self.depot.replaced
     }
 
-    /// What was acknowledged last is what is there.
+    /// The store holds the last value that was acknowledged, or one of a later call without a known outcome.
     fn check_own_of(&mut self, p: ProcId) {
         let proc = &self.procs[p];
         if !self.is_own_sure(p) || !proc.own.calls.is_settled() {

@@ -1,5 +1,5 @@
-//! The parent of a node's processes: when its child is proven dead it ends the child's incarnations
-//! (T10), whatever the network does meanwhile.
+//! The parent of a node's processes: once its child is proven dead, the parent ends the child's incarnations
+//! with T10 (END), also while the network fails.
 
 use std::collections::VecDeque;
 
@@ -12,15 +12,15 @@ use crate::{
     world::{Event, Proof, World, note},
 };
 
-/// What a parent is about.
+/// State of a parent and its requests.
 #[derive(Debug, Default)]
 pub struct Parent {
-    /// To be ended, first the first.
+    /// Leases that the parent still has to end, in order.
     leases: VecDeque<LeaseId>,
-    /// Of the request that is on its way; answers to others are dropped.
+    /// Number of the request that is on its way; answers to other requests are dropped.
     number: u64,
     asked: Option<Asked>,
-    /// With what the next life begins once all are ended.
+    /// Proof that the next process begins with, once all leases are ended.
     again: Option<Proof>,
 }
 
@@ -43,7 +43,7 @@ impl World {
         self.at(self.now + after, Event::Parent(slot));
     }
 
-    /// The parent goes on with the first of its leases, from the beginning.
+    /// The parent processes the first of its leases, from the beginning.
     pub fn on_parent(&mut self, slot: usize) {
         if self.slots[slot].parent.asked.is_some() {
             return;
@@ -105,7 +105,7 @@ impl World {
     }
 }
 
-/// T10, second part, from what the first part has read.
+/// The second part of T10 (END), built from what the first part has read.
 fn end_call(lease: LeaseId, changes: &[Change], nonce: u64, foreign_too: bool) -> Call {
     let mut record = None;
     let mut held = None;

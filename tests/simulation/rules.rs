@@ -1,7 +1,7 @@
 //! The invariants I1 to I8 of the protocol, checked at every step and at every commit, by true time.
 //!
-//! They look at what the engines say (authority, shards), at what their work does, and at what the store
-//! commits; never at how an engine came to it.
+//! The checks compare what the engines report (authority, shards), what their work does, and what the store
+//! commits. The checks never use how an engine reached its decision.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -20,33 +20,33 @@ use crate::{
     world::World,
 };
 
-/// What was broken.
+/// The invariant that was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// At any instant at most one node is inside leader authority.
     I1,
-    /// The record's term never falls; a write of a term commits only while its office stands.
+    /// The record's term never falls; a write of a term commits only while its office exists.
     I2,
     /// At any instant at most one node acts on a shard.
     I3,
     /// Epochs never fall within one history of the store.
     I4,
-    /// Own state is as the last call left it that was acknowledged or may have taken effect, never goes
-    /// back to an older value, and does not outlive its node.
+    /// Own state is the value of the last call that was acknowledged or may have taken effect, never goes back
+    /// to an older value, and does not outlive its node.
     I5,
-    /// `ended` is true only while nobody acts.
+    /// `ended` is true only while no node acts.
     I6,
     /// After faults stop: one leader, and every shard owned, within bounds.
     I7,
-    /// With one node's link bad for good, the others lead and work, and its lease does not live on.
+    /// While one node's link stays bad, the other nodes lead and work, and the lease of that node ends.
     I8,
-    /// What the engine promises to its driver.
+    /// The engine keeps its contract with the driver.
     Contract,
-    /// It panicked.
+    /// The engine panicked during a step.
     Panic,
 }
 
-/// A broken rule.
+/// A broken rule, with time and details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
@@ -54,7 +54,7 @@ pub struct Violation {
     pub what: String,
 }
 
-/// An office as the store's history has it.
+/// An office in the history of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
     pub term: Term,
@@ -63,7 +63,7 @@ pub struct Seat {
     pub revision: Revision,
 }
 
-/// What has been committed in one history of the store: goes back with it when a backup is restored.
+/// State of the commits in one history of the store; a restore sets it back with the backup.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     seat: Option<Seat>,
@@ -71,11 +71,11 @@ pub struct History {
     ended: bool,
     fenced: Term,
     planned: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
-    /// The assignments that the plan drains.
+    /// Assignments that the plan drains.
     drained: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
-    /// By shard and lease, the epoch that was let go of last.
+    /// Last released epoch, by shard and lease.
     released: BTreeMap<(Shard, LeaseId), ShardEpoch>,
-    /// Whether somebody outside has changed a key.
+    /// Whether an operator has changed a key.
     meddled: bool,
     claimed: BTreeMap<Shard, (ShardEpoch, LeaseId)>,
     written: BTreeMap<Shard, ShardEpoch>,
@@ -84,7 +84,7 @@ pub struct History {
 }
 
 impl History {
-    /// A key was changed from outside.
+    /// Records that an operator changed a key.
     pub fn meddled(&mut self) {
         self.ended = false;
         self.meddled = true;
@@ -92,7 +92,7 @@ impl History {
     }
 }
 
-/// What a commit is judged by, as it was before.
+/// State before a commit, which the commit is checked against.
 pub struct Before {
     held: Option<Held>,
     stands: bool,
@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// After each step of an engine.
+    /// Checks the rules after each step of an engine.
     pub fn look_at(&mut self, p: ProcId, effects: &[Effect]) {
         for effect in effects {
             self.check_contract(p, effect);
@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    /// I1, when `p` has got or prolonged authority.
+    /// Checks I1 (one leader), when `p` has got or prolonged authority.
     fn check_single_leader(&mut self, p: ProcId) {
         for q in 0..self.procs.len() {
             if q != p && self.procs[q].alive && self.now < self.procs[q].authority_until {
@@ -192,7 +192,7 @@ impl World {
         }
     }
 
-    /// I3, when `p` has got or prolonged shard authority, or starts on a shard.
+    /// Checks I3 (one node per shard), when `p` has got or prolonged shard authority, or starts on a shard.
     fn check_single_owners(&mut self, p: ProcId) {
         let running: Vec<Shard> = self.procs[p].shards.keys().cloned().collect();
         for shard in running {
@@ -224,7 +224,7 @@ impl World {
         }
     }
 
-    /// A node said that it has left, cleanly.
+    /// Checks a node that reports a clean leave.
     pub fn check_left(&mut self, p: ProcId) {
         if 0 < self.depot.replaced {
             return;
@@ -234,7 +234,7 @@ impl World {
             let what = format!("node {} left cleanly with work running", proc.id);
             return self.violate(Rule::Contract, what);
         }
-        // What an operator hung on its lease is his.
+        // A key that an operator attached to the node's lease does not count.
         let own = |key: &[u8]| {
             let key = self.depot.keys.parse(key);
             matches!(key, Some(Key::Candidate(_) | Key::Held(_) | Key::Node(_) | Key::Member(_)))
@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// Whether that office is the last one taken in this history, and its candidate key untouched.
+    /// Whether that office is the last one taken in this history, with an untouched candidate key.
     fn stands(&self, lease: LeaseId, revision: Revision) -> bool {
         self.depot.history.seat.is_some_and(|seat| seat.lease == lease && seat.revision == revision)
             && self
@@ -336,7 +336,7 @@ impl World {
         }
     }
 
-    /// I6, when the record is marked ended.
+    /// Checks I6 (`ended` only while no node acts), when the record is marked ended.
     fn on_ended(&mut self, term: Term) {
         self.depot.history.ended = true;
         let seat = self.depot.history.seat.take();
@@ -350,7 +350,7 @@ impl World {
                 let what = format!("term {term} is ended, and node {} is in authority", proc.id);
                 return self.violate(Rule::I6, what);
             }
-            // A wiped store may count to the same term again.
+            // A wiped store may reach the same term again.
             let of_it = |work: &Work| {
                 work.office.term == term && seat.is_none_or(|seat| seat.lease == work.office.lease)
             };
@@ -361,7 +361,7 @@ impl World {
         }
     }
 
-    /// I3: a shard leaves a held key only after the last task of it has ended.
+    /// I3: a shard leaves a held key only after the last task of the shard has ended.
     fn check_released(&mut self, lease: LeaseId, before: Option<Held>, content: &Held) {
         let Some(before) = before else { return };
         let Some(&p) = self.owners.get(&lease) else { return };
@@ -380,7 +380,7 @@ impl World {
         }
     }
 
-    /// I4, for claims.
+    /// Checks I4 (epochs never fall) at a claim.
     fn check_claims(&mut self, lease: LeaseId, before: Option<&Held>, content: &Held) {
         for (shard, epoch) in &content.shards {
             if before.is_some_and(|before| before.shards.get(shard) == Some(epoch)) {
@@ -400,7 +400,7 @@ impl World {
         }
     }
 
-    /// I4, for plans.
+    /// Checks I4 at a plan.
     fn check_plan(&mut self, work: &WorkType, table: &PlanTable) {
         for (number, assignment) in table.shards.iter().enumerate() {
             let shard = (work.clone(), bellwether::engine::ShardId(number as u32));
@@ -428,8 +428,8 @@ impl World {
         }
     }
 
-    /// T15: whether an owner's held key lacks the shard, or has been gone for long enough. Of keys that
-    /// were only touched by the protocol, in a store that was never replaced.
+    /// T15 (PLAN): whether an owner's held key does not have the shard, or has been gone for long enough. The
+    /// check covers only keys that no operator touched, in a store that was never replaced.
     fn is_free(&self, shard: &Shard, owner: LeaseId) -> bool {
         if self.depot.history.meddled || 0 < self.depot.replaced {
             return true;
@@ -443,7 +443,7 @@ impl World {
         }
     }
 
-    /// What was in held keys that are gone now.
+    /// Records the last content of held keys that are gone.
     pub fn note_gone(&mut self, changes: &[Change]) {
         for change in changes {
             if let Change::Held(lease, stored) = change {
@@ -458,7 +458,8 @@ impl World {
         }
     }
 
-    /// T14: a node gives up its session for its held key only if somebody else has touched that.
+    /// T14 (CHECK): a node gives up its session because of its held key only if another client has changed that
+    /// key.
     pub fn check_lost(&mut self, p: ProcId, lease: LeaseId, reason: SessionEnd) {
         if reason != SessionEnd::HeldLost || 0 < self.depot.replaced {
             return;

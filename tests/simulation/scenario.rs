@@ -1,7 +1,7 @@
-//! What one run is about: how many nodes, which faults, how often. Drawn from the seed.
+//! The parameters of a run: how many nodes, which faults, how often. All are drawn from the seed.
 //!
-//! Each run enables only some kinds of faults, with weights of its own (swarm testing, Groce et al.):
-//! a run in which everything happens at once rarely gets far enough for anything to go wrong.
+//! Each run enables only some kinds of faults, with its own weights (swarm testing, Groce et al.): a run with
+//! all faults at once rarely gets far enough for anything to go wrong.
 
 use std::time::Duration;
 
@@ -12,62 +12,62 @@ use crate::{
     world::World,
 };
 
-/// One move of a scripted attack: tried after every event until it says that it is made.
+/// A move of a scripted attack: tried after every event until it returns true.
 pub type Move = fn(&mut World) -> bool;
 
-/// A kind of fault that is injected at a moment, not at a message.
+/// A kind of fault that is injected at a time, not at a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A process does nothing for a while; its clock goes on.
     Freeze,
-    /// Only the driver of a process does nothing; its work goes on.
+    /// Only the driver of a process stops; its work goes on.
     Starve,
     /// No request of a node arrives.
     CutUp,
     /// No answer and no event arrives at a node.
     CutDown,
-    /// Neither.
+    /// Neither requests of a node nor answers and events arrive.
     CutBoth,
-    /// One node's link is slow, or deaf in one direction, for a while.
+    /// A node's link is slow, or deaf in one direction, for a while.
     BadLink,
-    /// A process dies.
+    /// A process of a node dies.
     Kill,
-    /// A node is told to leave.
+    /// A node receives a request to leave.
     Stop,
-    /// The leader is told to resign.
+    /// The leader receives a request to resign.
     Resign,
-    /// A node is told that it wants no work, and later that it wants some.
+    /// A node starts to drain its shards, and later accepts shards again.
     Drain,
-    /// A node's work cannot go on, and later it can.
+    /// A node's work cannot go on, and later can again.
     Wedge,
     /// A node's clock gets another rate.
     Drift,
-    /// One node's watch delivers nothing for a while.
+    /// A node's watch delivers nothing for a while.
     WatchStall,
-    /// One node's watch breaks.
+    /// The watch of a node breaks.
     WatchBreak,
-    /// The store does nothing for a while; what was sent is carried out later.
+    /// The store does nothing for a while; requests sent meanwhile are carried out later.
     StoreStall,
-    /// The store changes its leader: what is on the wire is lost, leases start anew, and the deposed
-    /// leader goes on answering keepalives.
+    /// The store changes its leader: requests on the wire are lost, every lease gets its full TTL again, and
+    /// the deposed leader still answers keepalives.
     Failover,
-    /// Somebody revokes a lease.
+    /// An operator revokes a lease.
     Revoke,
-    /// Somebody deletes a key.
+    /// An operator deletes a key.
     Delete,
-    /// Somebody overwrites a key.
+    /// An operator overwrites a key.
     Overwrite,
-    /// The store forgets old revisions.
+    /// The store compacts its old revisions.
     Compact,
-    /// The store is started with nothing in it.
+    /// The store comes back empty.
     Wipe,
-    /// The store is started from a backup.
+    /// The store comes back from a backup.
     Restore,
     /// A Go node joins.
     GoJoin,
     /// A Go node dies.
     GoLeave,
-    /// A second process is started under an id that lives.
+    /// A second process starts under an id that is in use.
     Duplicate,
     /// The resign request key is written.
     ResignRequest,
@@ -111,10 +111,10 @@ impl Fault {
     }
 }
 
-/// What is wrong with one node's link to the store.
+/// The fault of a node's link to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadLink {
-    /// Requests and answers take so much longer, each way.
+    /// Requests and answers are delayed by this much, per direction.
     Slow { up: Time, down: Time },
     /// Requests arrive, answers and events do not.
     Deaf,
@@ -123,7 +123,7 @@ pub enum BadLink {
 }
 
 impl BadLink {
-    /// Slow by a tenth to one and a half of D in one direction or both, or dead in one or both.
+    /// A drawn link: slow by a tenth to one and a half of D in one or both directions, or dead in one or both.
     pub fn drawn(chance: &mut Chance, d: Duration) -> Self {
         let d = d.as_nanos() as Time;
         let slow = chance.between(d / 10, d * 3 / 2);
@@ -137,61 +137,61 @@ impl BadLink {
     }
 }
 
-/// One run.
+/// Parameters of one run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Where all draws of the run come from.
+    /// Seed that all draws of the run derive from.
     pub seed: u64,
     /// D and H of each node.
     pub nodes: Vec<Failover>,
-    /// Of the leases, in seconds.
+    /// Time to live of the leases, in seconds.
     pub ttl: u64,
     /// Work types with their numbers of shards.
     pub works: Vec<(WorkType, u32)>,
-    /// A rolling update to this tick, and from when on.
+    /// New tick of a rolling update, and when the update begins.
     pub new_tick: Option<(Duration, Time)>,
-    /// Whether a cluster of that name had ended cleanly before: then nobody waits at first.
+    /// Whether a cluster of that name had ended cleanly before: then no node waits at first.
     pub used_before: bool,
-    /// For how long faults are injected.
+    /// Length of the time in which faults are injected.
     pub faults_for: Time,
-    /// How long it is between two faults, on average.
+    /// Average time between two faults.
     pub fault_every: Time,
-    /// How often each kind comes, against the others.
+    /// Weight of each kind of fault.
     pub weights: [u32; Fault::ALL.len()],
-    /// Of a million requests, so many never arrive.
+    /// Requests that never arrive, in millionths.
     pub lose_request_ppm: u32,
-    /// Of a million answers, so many never arrive.
+    /// Answers that never arrive, in millionths.
     pub lose_answer_ppm: u32,
-    /// Of a million requests, so many arrive long after.
+    /// Requests that arrive long after, in millionths.
     pub late_ppm: u32,
-    /// Of a million messages, so many come twice.
+    /// Messages that arrive twice, in millionths.
     pub duplicate_ppm: u32,
-    /// Of a million messages, so many take long.
+    /// Messages that are slow, in millionths.
     pub slow_ppm: u32,
-    /// Of a million steps of a process, so many are followed by a pause.
+    /// Steps of a process that are followed by a pause, in millionths.
     pub pause_ppm: u32,
-    /// The longest a message takes ordinarily.
+    /// Upper bound of the ordinary latency of a message.
     pub latency: Time,
-    /// The longest an event takes beyond that.
+    /// Upper bound of the additional delay of an event.
     pub lag: Time,
-    /// Of each clock, at most.
+    /// Upper bound of each clock's drift.
     pub drift_ppm: u64,
-    /// How long a call is waited for.
+    /// Timeout of a call.
     pub call_timeout: Duration,
-    /// Of a hundred processes, so many have a parent that ends their incarnation.
+    /// Percentage of processes with a parent that ends their incarnation.
     pub supervised_percent: u32,
-    /// Of a hundred endings of work, so many take seconds.
+    /// Percentage of endings of work that take seconds.
     pub slow_join_percent: u32,
-    /// The link of this node stays bad after all other faults have ended (I8).
+    /// Node whose link stays bad after all other faults have ended (I8: the other nodes lead and work).
     pub bad_for_good: Option<(usize, BadLink)>,
-    /// Whether users put and delete their nodes' own state at any time, beside calls that are under way (I5).
+    /// Whether users put and delete own state at any time, also during other calls (I5, own state).
     pub own_calls: bool,
-    /// What is done on purpose, one move after another.
+    /// Moves of a scripted attack, in order.
     pub script: &'static [Move],
 }
 
 impl Scenario {
-    /// The run of that seed.
+    /// The scenario of that seed.
     pub fn of(seed: u64) -> Self {
         let chance = &mut Chance::new(seed ^ 0x05ce_2a41_0000_0000);
         let nodes = match chance.below(1_000) {
@@ -204,7 +204,7 @@ impl Scenario {
         Self::with_nodes(seed, nodes as usize, chance)
     }
 
-    /// A run of that seed with so many nodes.
+    /// A scenario of that seed with this many nodes.
     pub fn with_nodes(seed: u64, nodes: usize, chance: &mut Chance) -> Self {
         let profiles = [Failover::FAST, Failover::DEFAULT, Failover::STABLE];
         let same = chance.pick(&profiles).copied().unwrap_or_default();
@@ -221,7 +221,7 @@ impl Scenario {
                 weights[fault.index()] = chance.between(1, 10) as u32;
             }
         }
-        // A stream of its own: the seeds that found other mutants stay what they were.
+        // Links draw from a separate stream, so that the seeds recorded for other mutants keep their runs.
         let links = &mut Chance::new(seed ^ 0xbad1_0001_0000);
         if links.percent(35) {
             weights[Fault::BadLink.index()] = links.between(1, 10) as u32;
@@ -264,19 +264,19 @@ impl Scenario {
         }
     }
 
-    /// The same run, with one node's link bad for good when all other faults have ended.
+    /// The same scenario, with one node's link bad after all other faults have ended.
     pub fn with_bad_link(mut self) -> Self {
         let chance = &mut Chance::new(self.seed ^ 0xbad1_0000_0000);
         let slot = chance.below(self.nodes.len() as u64) as usize;
         self.bad_for_good = Some((slot, BadLink::drawn(chance, self.nodes[slot].d())));
-        // Long enough that answers which come late are answers still.
+        // Long enough that late answers still arrive before the timeout.
         self.call_timeout = Duration::from_millis(chance.between(1_000, 3_000));
         self.weights[Fault::BadLink.index()] = 5;
         self
     }
 
-    /// The same run, with users that put and delete at any time. Nobody deletes or overwrites single keys:
-    /// the marker of T17 may be one of them.
+    /// The same scenario, with users that put and delete at any time. No operator deletes or overwrites single
+    /// keys, since the marker of T17 (own keys) may be one of them.
     pub fn with_own_calls(mut self) -> Self {
         self.own_calls = true;
         self.weights[Fault::Delete.index()] = 0;
@@ -284,7 +284,7 @@ impl Scenario {
         self
     }
 
-    /// No faults at all.
+    /// A scenario without any faults.
     pub fn quiet(seed: u64, nodes: usize) -> Self {
         Self {
             weights: [0; Fault::ALL.len()],
@@ -302,7 +302,7 @@ impl Scenario {
         }
     }
 
-    /// Only these faults, with these weights.
+    /// Restricts the faults to these, with these weights.
     pub fn only(mut self, weights: &[(Fault, u32)]) -> Self {
         self.weights = [0; Fault::ALL.len()];
         for (fault, weight) in weights {
@@ -312,7 +312,7 @@ impl Scenario {
     }
 }
 
-/// Nothing, or with so many percent something between `low` and `high`.
+/// Zero, or, with this probability in percent, a number between `low` and `high`.
 fn some(chance: &mut Chance, percent: u32, low: u64, high: u64) -> u32 {
     if chance.percent(percent) { chance.log_between(low, high) as u32 } else { 0 }
 }

@@ -1,10 +1,10 @@
-//! What happened in a run: a simulation in which nothing goes on proves nothing.
+//! Counts of the events in a run: a simulation in which nothing happens proves nothing.
 
 use std::collections::BTreeMap;
 
 use crate::scenario::Fault;
 
-/// Counts by name.
+/// Counts by name of the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts(pub BTreeMap<&'static str, u64>);
 
@@ -26,7 +26,7 @@ impl Counts {
 
 macro_rules! stats {
     ($($field:ident),* $(,)?) => {
-        /// Counts of everything.
+        /// All counts of a run.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Stats {
             $(pub $field: u64,)*

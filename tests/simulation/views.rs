@@ -1,4 +1,4 @@
-//! What all nodes must agree on once nothing happens any more: the view, and the tick.
+//! The view and the tick, on which all nodes must agree once the cluster is quiet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use bellwether::{
 
 use crate::{rules::Rule, world::World};
 
-/// A view, whole.
+/// All content of a view.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     record: Option<Record>,
@@ -64,7 +64,7 @@ impl Seen {
 }
 
 impl World {
-    /// Each node that has received all there is sees what is in the store.
+    /// The view of each node that has received all events equals the content of the store.
     pub fn check_views(&mut self) {
         if !self.depot.is_published() {
             return;
@@ -94,7 +94,8 @@ impl World {
         }
     }
 
-    /// T18: all run at the cluster's tick, which is the one that all offer, if they do.
+    /// T18 (switch tick): all nodes run at the cluster's tick, and the cluster's tick is the one that all nodes
+    /// offer, if they agree.
     pub fn check_ticks(&mut self) {
         let key = self.depot.keys.tick();
         let decoded = self.depot.get(&key).map(|kv| Decoded::of_list(&self.depot.keys, &[kv]));
@@ -103,12 +104,12 @@ impl World {
             _ => None,
         });
         let Some(tick) = tick else { return };
-        // A node whose link stays bad need not have heard of it.
+        // A node whose link stays bad may not have heard of the switch.
         let bad = self.scenario.bad_for_good.map(|(slot, _)| slot);
         let living = || self.procs.iter().filter(|proc| proc.alive && Some(proc.slot) != bad);
         let offered: BTreeSet<_> = living().map(|proc| proc.offers).collect();
         let run: BTreeSet<_> = living().map(|proc| proc.tick).collect();
-        // The leases of Go nodes and of others that died may not have run out yet.
+        // Leases of dead nodes, Go nodes included, may not have expired yet.
         let is_of_the_living = |kv: &KeyValue| match self.depot.keys.parse(&kv.key) {
             Some(Key::Node(_)) => {
                 kv.lease.is_none_or(|lease| living().any(|p| p.engine.joined() == Some(lease)))
@@ -116,7 +117,7 @@ impl World {
             _ => true,
         };
         let alone = self.depot.all().iter().all(is_of_the_living);
-        // Keys that a bad link left behind hold a switch up until their lease runs out.
+        // Keys left behind by a node with a bad link delay a switch until their lease expires.
         let agreed = alone && bad.is_none() && offered.len() == 1 && !offered.contains(&tick);
         if run != BTreeSet::from([tick]) || agreed {
             let what =

@@ -1,4 +1,4 @@
-//! What goes over the wire: requests and answers, lists and watches, and what befalls them.
+//! The network of a run: requests and answers, lists and watches, and the faults of each.
 
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
@@ -20,38 +20,38 @@ use crate::{
     world::{Event, World, note},
 };
 
-/// A watch that is opened later than this after its list was sent may be of another store (A3).
+/// A watch that is opened later than this after its list was sent may read another store (A3, restored store).
 const LIST_COUNTS_FOR: Duration = Duration::from_millis(2_900);
 
-/// What arrives at a process.
+/// An item that arrives at a process.
 #[derive(Debug)]
 pub enum Item {
-    /// What became of a call.
+    /// The outcome of a call.
     Answer { id: CallId, sent_at: BootTime, outcome: Outcome },
-    /// A list.
+    /// The answer of a list.
     Listed { number: u64, sent_at: BootTime, revision: i64, cluster: u64, changes: Vec<Change> },
     /// The events of a revision.
     Changed { number: u64, revision: i64, changes: Rc<Vec<Change>> },
-    /// A progress notice.
+    /// A progress notice of the watch.
     Progress { number: u64, revision: i64 },
-    /// The watch broke.
+    /// The stream of the watch broke.
     WatchBroke { number: u64 },
 }
 
-/// The one watch of a process, as the store and the network see it.
+/// The single watch of a process, from the side of the store and the network.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Of the list or watch that counts; answers to an earlier one are dropped.
+    /// Number of the current list or watch; answers to earlier ones are dropped.
     pub number: u64,
-    /// The next revision that is wanted.
+    /// The next revision that the watch delivers.
     pub from: i64,
-    /// When the list was sent that it goes on from.
+    /// Time at which the list that the watch continues was sent.
     pub listed_at: BootTime,
-    /// Whether the store knows of it.
+    /// Whether the store has opened the watch.
     pub open: bool,
-    /// Until when nothing is delivered.
+    /// Until when the watch delivers nothing.
     pub stalled_until: Time,
-    /// On its way, in order, with the time of arrival.
+    /// Items on their way, in order, with the time of arrival.
     pub under_way: VecDeque<(Time, Item)>,
 }
 
@@ -63,7 +63,7 @@ impl Watch {
     }
 }
 
-/// Who asks.
+/// Sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// The engine of a process.
@@ -74,34 +74,34 @@ pub enum From {
     Work(ProcId),
 }
 
-/// What is asked.
+/// Content of a request.
 #[derive(Clone, Debug)]
 pub enum Ask {
     /// A transaction of the protocol.
     Call(Call),
-    /// T7: a write from that office.
+    /// T7 (FENCED): a write by virtue of an office.
     Fenced(Office),
-    /// T16: a write to a shard under that h.
+    /// T16 (SHARD WRITE): a write to a shard that compares the revision h of the held key.
     ShardWrite(LeaseId, Revision, Shard, ShardEpoch),
-    /// T17: a write of the own state.
+    /// T17 (OWN KEYS): a write of own state.
     Own(OwnAsk),
 }
 
-/// One request on its way.
+/// A request on its way.
 #[derive(Clone, Debug)]
 pub struct InFlight {
     pub from: From,
     pub ask: Ask,
     pub sent_at: BootTime,
-    /// When it is given up.
+    /// Time at which the caller gives the request up.
     pub deadline: Time,
-    /// Whose links it uses.
+    /// Slot whose links the request uses.
     pub slot: usize,
-    /// Whether the caller has been told that nothing is known: what comes later is not heard.
+    /// Whether the caller has given up with an unknown outcome and ignores a later answer.
     pub given_up: bool,
 }
 
-/// What became of one request, on its way back.
+/// The outcome of a request, on its way back.
 #[derive(Debug)]
 pub struct Answered {
     pub flight: InFlight,
@@ -133,7 +133,7 @@ impl World {
         });
     }
 
-    /// A request of the work: whether its answer is lost makes no difference to the engine.
+    /// Sends a request of the work; the engine never sees whether its answer was lost.
     pub fn send_raw(&mut self, p: ProcId, ask: Ask) {
         let sent_at = self.local(p);
         let deadline = self.now + self.scenario.call_timeout.as_nanos() as u64;
@@ -157,7 +157,7 @@ impl World {
             match self.chance.below(3) {
                 0 => return self.give_up(flight),
                 1 => return self.answer_in(flight, Outcome::Failed, self.now + MILLIS),
-                // It is sent again by the transport once the link is back.
+                // The transport sends the request again once the link is back.
                 _ => arrives = cut,
             }
         }
@@ -170,14 +170,14 @@ impl World {
             arrives += self.chance.log_between(50 * MILLIS, 12 * SECONDS);
         }
         arrives += self.latency() + self.slow_up(flight.slot);
-        // R12: a GRANT is never sent twice.
+        // R12 (one GRANT per lease id): a GRANT is never sent twice.
         let once = matches!(flight.ask, Ask::Call(Call::Grant { .. }));
         if !once && self.chance.ppm(self.duplicate_ppm()) {
             self.stats.duplicates += 1;
             let copy = InFlight { given_up: true, ..flight.clone() };
             let after = self.chance.log_between(MILLIS, 3 * SECONDS);
             self.at(arrives + after - MILLIS, Event::Arrive(Box::new(copy)));
-            // The answer to the copy is not heard, and it may be the one that comes first.
+            // The caller ignores the answer to the copy, and the copy may arrive first.
             if self.chance.percent(50) {
                 arrives += after;
             }
@@ -186,8 +186,8 @@ impl World {
         self.at(arrives, Event::Arrive(Box::new(flight)));
     }
 
-    /// A request that arrives only after its caller's deadline: the caller hears nothing, and it may take
-    /// effect later all the same.
+    /// If a request arrives only after its caller's deadline, the caller gets no answer, and the request may
+    /// still take effect later.
     fn wait_no_longer(&mut self, flight: &mut InFlight, arrives: Time) {
         if !flight.given_up && flight.deadline < arrives {
             self.give_up(flight.clone());
@@ -195,7 +195,7 @@ impl World {
         }
     }
 
-    /// No answer will come: the caller gives up at its deadline.
+    /// Without an answer, the caller gives up at its deadline.
     fn give_up(&mut self, flight: InFlight) {
         let at = flight.deadline.max(self.now);
         self.answer_in(flight, Outcome::Unknown, at);
@@ -205,7 +205,7 @@ impl World {
         if flight.given_up {
             return;
         }
-        // The caller waits no longer than until its deadline.
+        // The caller waits no longer than its deadline.
         let (at, outcome) = if flight.deadline < at {
             (flight.deadline.max(self.now), Outcome::Unknown)
         } else {
@@ -366,7 +366,7 @@ impl World {
         outcome
     }
 
-    /// An answer arrives at who asked.
+    /// An answer arrives at its caller.
     pub fn on_answer(&mut self, answered: Answered) {
         let Answered { flight, outcome } = answered;
         match flight.from {
@@ -388,7 +388,7 @@ impl World {
         }
     }
 
-    /// Sends what was committed since the last time to all watches.
+    /// Sends all new commits to all watches.
     pub fn publish(&mut self) {
         while let Some((revision, changes)) = self.depot.next_batch() {
             self.note_gone(&changes);
@@ -424,7 +424,7 @@ impl World {
         match watch.under_way.front() {
             Some((at, _)) if *at <= self.now => {
                 if self.now < until {
-                    // The link was cut meanwhile: all of it comes later, still in order.
+                    // The link was cut meanwhile: all items arrive later, still in order.
                     return self.at(until, Event::WatchArrive(p));
                 }
                 let (_, item) = watch.under_way.pop_front().expect("it has a front");
@@ -434,7 +434,7 @@ impl World {
         }
     }
 
-    /// Lists anew; the old watch is dropped.
+    /// Closes the watch and lists again.
     pub fn list(&mut self, p: ProcId) {
         self.procs[p].watch.close();
         let number = self.procs[p].watch.number;
@@ -484,7 +484,7 @@ impl World {
         self.at(at, Event::Item(p, Box::new(item)));
     }
 
-    /// Opens the watch from where it is.
+    /// Opens the watch from its next revision.
     pub fn open_watch(&mut self, p: ProcId) {
         let number = self.procs[p].watch.number;
         let at = self.now + self.latency();
@@ -510,7 +510,7 @@ impl World {
             return self.list(p);
         }
         if LIST_COUNTS_FOR < self.local(p).since(proc.watch.listed_at) {
-            // A3: by now it may be another store's.
+            // A3 (restored store): the watch may read another store by now.
             self.stats.late_watches += 1;
             note!(self, "the watch of node {} comes long after its list: it lists again", proc.id);
             return self.list(p);
@@ -522,7 +522,7 @@ impl World {
         }
     }
 
-    /// The stream of a watch breaks: what is under way is lost, and wanted again.
+    /// The stream of a watch breaks: items under way are lost, and the process lists again.
     pub fn break_watch(&mut self, p: ProcId) {
         let watch = &mut self.procs[p].watch;
         if watch.open {
@@ -534,9 +534,9 @@ impl World {
         }
     }
 
-    /// Tells all watches how far they are.
+    /// Sends a progress notice to all watches.
     pub fn send_progress(&mut self) {
-        // A notice never overtakes what it tells of.
+        // Events are published first, so that a notice never overtakes them.
         self.publish();
         let revision = self.depot.revision();
         for p in 0..self.procs.len() {
@@ -553,7 +553,7 @@ impl World {
 fn raw_outcome(result: Result<Response, StoreError>) -> Outcome {
     match result {
         Ok(Response::Txn(answer)) => {
-            // What comes after it is the marker.
+            // The first read is the key, and the next one is the marker.
             let found = answer.reads.first().and_then(|read| read.first());
             let revision = if answer.succeeded {
                 answer.revision

@@ -1,4 +1,4 @@
-//! One run: a cluster, its store, its network, its troubles, one event after another.
+//! A run: a cluster, its store, its network and its faults, as a sequence of events in time.
 
 use std::{
     cmp::Reverse,
@@ -28,13 +28,13 @@ use crate::{
     wire::{Answered, InFlight, Item},
 };
 
-/// No run has more events than this, but one that goes round in circles.
+/// Limit on the events of a run, which only an endless loop reaches.
 const MOST_EVENTS: u64 = 200_000;
 
-/// Longer than any run.
+/// A time longer than any run.
 const FOR_GOOD: Time = 3_600 * SECONDS;
 
-/// Writes a line of the trace, if there is one.
+/// Writes a line of the trace, if the trace is kept.
 macro_rules! note {
     ($world:expr, $($what:tt)*) => {
         if $world.trace.is_some() {
@@ -45,7 +45,7 @@ macro_rules! note {
 }
 pub(crate) use note;
 
-/// What happens at a moment.
+/// An event at a time of the run.
 #[derive(Debug)]
 pub enum Event {
     Alarm(ProcId),
@@ -81,32 +81,32 @@ pub enum Event {
     Judge,
 }
 
-/// What a new life knows of the one before.
+/// Proof that a new process has of the death of the process before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Nothing, or its parent has ended it.
+    /// No proof, or the parent has ended the earlier process.
     None,
-    /// It holds the lock of the same pod.
+    /// The new process holds the lock of the same pod.
     Lock,
 }
 
-/// Where one node's processes run: machine, links, parent.
+/// The place where one node's processes run: machine, links, parent.
 pub struct Slot {
     pub clock: Clock,
     pub up_cut_until: Time,
     pub down_cut_until: Time,
-    /// Until when its messages take so much longer, each way.
+    /// Until when its messages are slow, and by how much per direction.
     pub slow_until: Time,
     pub slow_up: Time,
     pub slow_down: Time,
-    /// Until when its renewals are answered by a deposed leader of the store.
+    /// Until when a deposed leader of the store answers its renewals.
     pub stale_until: Time,
-    /// Until when that member of the store carries out nothing that needs a quorum.
+    /// Until when its member of the store has no quorum, and carries out nothing that needs one.
     pub minority_until: Time,
     /// The process that runs now.
     pub proc: Option<ProcId>,
     pub parent: Parent,
-    /// Counts the changes of its own state.
+    /// Number of changes of the node's own state.
     pub state: u64,
 }
 
@@ -133,7 +133,7 @@ impl Ord for Entry {
     }
 }
 
-/// A whole cluster.
+/// A whole simulated cluster.
 pub struct World {
     pub now: Time,
     pub scenario: Scenario,
@@ -142,65 +142,65 @@ pub struct World {
     pub slots: Vec<Slot>,
     pub procs: Vec<Proc>,
     pub go: Vec<GoNode>,
-    /// Which process drew a lease.
+    /// The process that drew each lease.
     pub owners: BTreeMap<LeaseId, ProcId>,
-    /// Every office that was ever taken, in whatever history: m(cand) as its TAKE wrote it.
+    /// Every office that was ever taken, in any history: lease, and m(cand) as its TAKE wrote it.
     pub taken: BTreeSet<(LeaseId, i64)>,
-    /// Which processes run tasks of a shard.
+    /// The processes that run tasks of each shard.
     pub runners: BTreeMap<Shard, Vec<ProcId>>,
     pub stats: Stats,
     pub violation: Option<Violation>,
     pub trace: Option<Vec<String>>,
     pub healed: bool,
-    /// How many moves of the script are made.
+    /// Number of moves of the script that were made.
     moves: usize,
-    /// Whom, what and since when a script is about.
+    /// Processes, shard, time and revision that the moves of a script refer to.
     pub cast: Vec<ProcId>,
     pub prop: Option<Shard>,
     pub since: Time,
     pub mark: i64,
-    /// Which requests the network keeps, and those that it has kept.
+    /// Predicate for the requests that the network holds back, and the requests that it has held back.
     pub hold: Option<fn(&Self, &InFlight) -> bool>,
     pub held: Vec<InFlight>,
-    /// Whether the next restored backup has its revisions bumped; else it is drawn.
+    /// Whether the next restored backup has its revisions bumped; drawn if `None`.
     pub restored_bumped: Option<bool>,
-    /// When each held key was last written by its own node.
+    /// Revision at which each held key was last written by its own node.
     pub held_written: BTreeMap<LeaseId, Revision>,
-    /// Held keys that are gone, since when, and what was in them.
+    /// Held keys that are gone, with the time of the loss and the last content.
     pub gone: BTreeMap<LeaseId, (Time, Held)>,
     pub broken: Option<Broken>,
     engine_break: Option<Break>,
     queue: BinaryHeap<Reverse<Entry>>,
     entries: u64,
     hash: u64,
-    /// Since when all has been as it should be.
+    /// Time since when the cluster has been settled.
     settled_since: Option<Time>,
     led_since: Option<Time>,
-    /// When there was one leader, and when all shards were worked on, for the last time.
+    /// Last time with exactly one leader, and last time with all shards worked on.
     led_at: Time,
     owned_at: Time,
     done: bool,
 }
 
-/// How a run went.
+/// Result of a run.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub hash: u64,
     pub stats: Stats,
     pub violation: Option<Violation>,
     pub trace: Vec<String>,
-    /// How many moves of the script were made.
+    /// Number of moves of the script that were made.
     pub moves: usize,
 }
 
-/// Whether the lines of the trace are kept.
+/// Whether the trace keeps its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
     Hash,
     Lines,
 }
 
-/// Runs one scenario.
+/// Runs a scenario to its end.
 pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
     let mut world = World::new(scenario, broken, trace);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play()));
@@ -297,12 +297,12 @@ impl World {
         self.queue.push(Reverse(Entry { at: at.max(self.now), number: self.entries, event }));
     }
 
-    /// A node's clock now.
+    /// Time on a node's clock now.
     pub fn local(&self, p: ProcId) -> BootTime {
         self.slots[self.procs[p].slot].clock.at(self.now)
     }
 
-    /// Goes into the hash of the trace.
+    /// Adds two values to the hash of the trace.
     pub fn mark(&mut self, a: u64, b: u64) {
         self.hash = mix(self.hash ^ a.wrapping_mul(31).wrapping_add(b) ^ self.now);
     }
@@ -359,7 +359,7 @@ impl World {
         if self.healed { 0 } else { self.scenario.slow_ppm }
     }
 
-    /// Runs until it has settled after all faults, or something is wrong.
+    /// Runs until the cluster has settled after all faults, or a rule is broken.
     pub fn play(&mut self) {
         self.set_up();
         while let Some(Reverse(entry)) = self.queue.pop() {
@@ -376,7 +376,7 @@ impl World {
         }
     }
 
-    /// Makes the moves whose moment has come.
+    /// Makes the moves of the script whose conditions hold.
     fn play_script(&mut self) {
         while let Some(step) = self.scenario.script.get(self.moves)
             && self.violation.is_none()
@@ -463,7 +463,7 @@ impl World {
         }
     }
 
-    /// A process of that node begins its life.
+    /// A process of that node starts.
     pub fn begin(&mut self, slot: usize, proof: Proof) {
         if self.slots[slot].proc.is_some_and(|p| self.procs[p].alive) {
             return;
@@ -521,7 +521,7 @@ impl World {
         }
     }
 
-    /// What a process is configured with that begins now.
+    /// Tick that a process which starts now is configured with.
     pub fn offered_tick(&self) -> Duration {
         let new = self.scenario.new_tick.filter(|(_, from)| *from <= self.now);
         new.map_or(Duration::from_millis(50), |(tick, _)| tick)
@@ -535,7 +535,7 @@ impl World {
         }
     }
 
-    /// All is well from now on.
+    /// Ends all faults of the run.
     fn heal(&mut self) {
         note!(self, "all faults end");
         self.healed = true;
@@ -576,7 +576,7 @@ impl World {
         for key in self.depot.drain_requests() {
             self.at(self.now, Event::DeleteKey(key));
         }
-        // What is on its way for longer comes now: late commits would make the bounds longer.
+        // Delayed events arrive now: late commits would make the bounds longer.
         let late = self.now + 50 * MILLIS;
         let entries = std::mem::take(&mut self.queue).into_vec();
         for Reverse(mut entry) in entries {
@@ -595,7 +595,7 @@ impl World {
             }
             self.queue.push(Reverse(entry));
         }
-        // One that can lead, at least.
+        // At least one node that can lead runs.
         let first_well = usize::from(self.scenario.bad_for_good.is_some_and(|(bad, _)| bad == 0));
         for slot in 0..self.slots.len() {
             let dead = self.slots[slot].proc.is_none_or(|p| !self.procs[p].alive);
@@ -606,7 +606,7 @@ impl World {
         self.at(self.now + 100 * MILLIS, Event::Judge);
     }
 
-    /// I7.
+    /// Checks I7 (one leader and every shard owned, within bounds).
     fn judge(&mut self) {
         let since = self.now - self.scenario.faults_for.max(self.depot.back_at);
         let ttl = self.scenario.ttl * SECONDS;
@@ -641,7 +641,7 @@ impl World {
                 self.finish();
                 return;
             }
-            // Shards may move once more after it has settled for the first time.
+            // Shards may move once more after the cluster has settled for the first time.
             (Some(_), Some(_)) if since < to_own => self.settled_since = None,
             (Some(problem), _) if to_own < since => return self.violate(self.liveness(), problem),
             _ => (),
@@ -649,7 +649,7 @@ impl World {
         self.at(self.now + 100 * MILLIS, Event::Judge);
     }
 
-    /// R16: no lease is kept alive by renewals whose answers nobody hears.
+    /// R16 (renewals without answer): no lease stays alive by renewals whose answers do not reach the node.
     fn check_deaf_leases(&mut self) {
         let Some((bad, BadLink::Deaf)) = self.scenario.bad_for_good else { return };
         let since = self.now - self.scenario.faults_for.max(self.depot.back_at);
@@ -665,7 +665,8 @@ impl World {
         }
     }
 
-    /// How long a useful node may be without authority: one whose link is slow for good gets it beat by beat.
+    /// How long a useful node may be without authority: with a slow link, each beat gives authority only for a
+    /// moment.
     fn hiccup(&self) -> Time {
         if self.scenario.bad_for_good.is_some() { 1_500 * MILLIS } else { 0 }
     }
@@ -674,12 +675,12 @@ impl World {
         if self.scenario.bad_for_good.is_some() { Rule::I8 } else { Rule::I7 }
     }
 
-    /// How long all must be well: a node with a bad link that leads again shows only later (I8).
+    /// How long the cluster must stay settled: a node with a bad link that leads again shows only later (I8).
     fn settles_for(&self) -> Time {
         if self.scenario.bad_for_good.is_some() { 8 * SECONDS } else { 1_500 * MILLIS }
     }
 
-    /// I8: by how much a link that stays bad delays a leader, and the shards.
+    /// I8: additional delay of a leader, and of the shards, because of a link that stays bad.
     fn bad_link_bounds(&self) -> (Time, Time) {
         if self.scenario.bad_for_good.is_none() {
             return (0, 0);
@@ -688,7 +689,7 @@ impl World {
         let d = d.as_nanos() as Time;
         let office = (2 * d).max(SECONDS) + d * 11 / 10 + SECONDS;
         let shards = (6 * SECONDS).max(self.scenario.ttl * SECONDS) + 3_300 * MILLIS + SECONDS;
-        // A list that was lost is sent again only then.
+        // A lost list is sent again only after the timeout of a call.
         let office = office + self.scenario.call_timeout.as_nanos() as Time;
         (office * 112 / 100 + self.hiccup(), shards * 112 / 100 + self.hiccup())
     }
@@ -706,7 +707,7 @@ impl World {
         self.mark(self.entries, self.depot.revision() as u64);
     }
 
-    /// Why there is not one leader, with all others joined.
+    /// Describes why the cluster does not have exactly one leader with all other nodes joined.
     pub fn leader_problem(&self) -> Option<String> {
         let living = || self.procs.iter().filter(|proc| proc.alive);
         let bad = self.scenario.bad_for_good.map(|(slot, _)| slot);
@@ -721,7 +722,7 @@ impl World {
         }
     }
 
-    /// Why not all shards are worked on, by one each.
+    /// Describes why not every shard is worked on by exactly one node.
     pub fn shard_problem(&self) -> Option<String> {
         for (work, shards) in &self.scenario.works {
             for number in 0..*shards {
@@ -737,7 +738,7 @@ impl World {
     }
 }
 
-/// A clock's error: often at the very bound, where the rules have nothing to spare.
+/// Error of a clock: often at the bound itself, where the rules have no margin.
 pub fn drift(chance: &mut Chance, most_ppm: u64) -> i64 {
     let most = most_ppm as i64;
     match chance.below(4) {

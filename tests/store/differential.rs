@@ -1,8 +1,8 @@
-//! The memory store answers as etcd does: the same random program against both, every answer and every
-//! event compared as a whole.
+//! The memory store answers as etcd does: the same random program runs against both stores, and the test
+//! compares every answer and every event as a whole.
 //!
-//! Both begin empty, so revisions are compared as they are. Only the cluster id is taken over from
-//! etcd. That the programs would find a difference is proven by stores with one thing wrong.
+//! Both stores begin empty, so revisions are compared as they are. Only the cluster id is taken over from etcd.
+//! Stores with one deliberate flaw prove that the programs would find a difference.
 
 mod broken;
 mod program;
@@ -26,14 +26,14 @@ use program::{Program, Step};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// Why a call failed, as far as both stores can say the same.
+/// Kinds of failures that both stores can report in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Failure {
     LeaseNotFound,
     LeaseExists,
     Compacted,
     Denied,
-    /// Neither should say anything else here.
+    /// Any other failure, which neither store should report here.
     Other,
 }
 
@@ -52,11 +52,11 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// A store, and what its trait does not have.
+/// A store, and its functions outside of the trait.
 struct Side {
     store: Arc<dyn Store>,
     compactor: Compactor,
-    /// With the first revision that each was asked for.
+    /// Open watches, with the first revision that each was opened from.
     watches: BTreeMap<u64, (Revision, Box<dyn Watch>)>,
 }
 
@@ -65,7 +65,7 @@ enum Compactor {
     Etcd(Box<etcd_client::Client>),
 }
 
-/// What one step showed: the same text on both sides, or a difference.
+/// Result of a step: the same text on both sides, or a difference.
 type Shown = String;
 
 fn shown(what: &impl Debug) -> Shown {
@@ -77,7 +77,7 @@ impl Side {
         Self { store, compactor, watches: BTreeMap::new() }
     }
 
-    /// Carries out a step; what it showed, with the values that a Debug of the store would hide.
+    /// Runs a step; returns its result, with the values that `Debug` of the store would hide.
     async fn step(&mut self, step: &Step) -> (Shown, Option<Failure>) {
         match step {
             Step::Txn(txn) => {
@@ -105,7 +105,7 @@ impl Side {
                     self.watches.insert(*name, (request.from, watch));
                     ("opened".to_owned(), None)
                 }
-                // etcd may say so at once or as the first item: see `Drain`.
+                // etcd may report this at once or as the first item: see `Drain`.
                 Err(StoreError::Compacted { .. }) => ("opened".to_owned(), None),
                 Err(error) => outcome::<()>(Err(error)),
             },
@@ -131,13 +131,13 @@ impl Side {
         }
     }
 
-    /// All that a watch has to say up to a revision.
+    /// Reads all items of a watch up to a revision.
     async fn drain(&mut self, name: u64, to: Revision) -> (Shown, Option<Failure>) {
         let Some((from, watch)) = self.watches.get_mut(&name) else {
             return outcome::<()>(Err(compacted()));
         };
         if to < *from {
-            // Neither says anything before the first revision that was asked for.
+            // Neither store delivers an item before the first requested revision.
             let said = tokio::time::timeout(Duration::from_millis(1), watch.next()).await;
             return (shown(&said.is_ok()), None);
         }
@@ -150,7 +150,8 @@ impl Side {
                 Err(error) => Ok(Err(error)),
             };
             match next {
-                // Silent: it may have been asked before it had caught up. Asked again.
+                // No item: the request for progress may have come before the watch had caught up. The loop
+                // requests progress again.
                 Err(_) => {}
                 Ok(Ok(WatchItem::Progress { revision })) if revision < to => {}
                 Ok(Ok(WatchItem::Progress { .. })) => return (shown(&seen), None),
@@ -175,7 +176,8 @@ impl Side {
     }
 }
 
-/// A renewal, without what cannot be known of a lease that is gone: etcd-client says no more.
+/// Renews a lease; drops revision and cluster id if the lease is gone, since etcd-client does not report them
+/// then.
 async fn renewed(store: &dyn Store, lease: LeaseId) -> Result<LeaseAnswer, StoreError> {
     let mut answer = store.keep_alive(lease, LONG).await?;
     if answer.ttl.is_zero() {
@@ -198,7 +200,7 @@ fn outcome<T: Debug>(result: Result<T, StoreError>) -> (Shown, Option<Failure>) 
     }
 }
 
-/// What a run came across: a run that came across nothing proves nothing.
+/// Outcomes, events and failures that a run has covered: a run that covers nothing proves nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
     succeeded: u32,
@@ -207,11 +209,11 @@ struct Seen {
     failures: BTreeMap<Failure, u32>,
 }
 
-/// Runs one program against both sides.
+/// Runs a program against both sides.
 ///
 /// # Errors
 ///
-/// The first difference, with its seed, its step and both answers.
+/// Returns the first difference, with its seed, its step and both answers.
 async fn run(seed: u64, steps: usize, left: Side, right: Side) -> Result<Seen, String> {
     let (mut left, mut right) = (left, right);
     let mut program = Program::new(StdRng::seed_from_u64(seed));
@@ -235,7 +237,7 @@ async fn run(seed: u64, steps: usize, left: Side, right: Side) -> Result<Seen, S
                 None => {}
             }
         }
-        // The program goes by what there is now.
+        // The program draws its next steps from the present content.
         let all = Get::range(KeyRange { from: vec![0], to: vec![0xff; 3] });
         let now = left.store.get(all, LONG).await.map_err(|error| error.to_string())?;
         program.look(now.revision, &now.kvs);
@@ -311,7 +313,7 @@ async fn two_memory_stores_do_not_differ() {
     }
 }
 
-/// What both stores do about time: the floor, the end that is not early, and the events of it.
+/// Time in both stores: the minimal TTL, no expiry before the TTL, and the events of an expiry.
 #[tokio::test]
 async fn leases_end_in_both_stores_after_their_time_and_with_the_same_events() {
     let etcd = Etcd::start().await;

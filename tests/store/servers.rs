@@ -1,4 +1,4 @@
-//! The test servers and the proxy do what tests rely on.
+//! The test servers and the proxy behave as tests expect.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -80,7 +80,7 @@ async fn ask(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut answer).await.map(drop)
 }
 
-/// Not answered while nothing else happens: polled a hundred times without an answer.
+/// Whether the stream stays silent while nothing else happens: polls a hundred times without an answer.
 async fn is_silent(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 4];
     let answered = stream.read_exact(&mut answer);

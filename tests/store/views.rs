@@ -26,8 +26,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future).await.expect("within the deadline")
 }
 
-/// etcd tells a watch nothing about progress before its first revision exists: a cluster where nothing
-/// happens at all must not look like a stale member.
+/// etcd sends a watch no progress notice before the watch's first revision exists: a cluster without any
+/// changes must not look like a stale member.
 #[tokio::test]
 async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does() {
     let etcd = Etcd::start().await;
@@ -56,7 +56,7 @@ async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does(
     let tick = put(&store, keys.tick()).await;
     loop {
         match soon(feed.next()).await {
-            // That the state was written is progress to the feed, if it was asked just then.
+            // The feed may see the write of the state as progress, if it requested progress just then.
             Some(Update::Progress { revision }) => assert_eq!(revision, state),
             Some(Update::Changed { revision, changes, .. }) => {
                 assert_eq!((revision, changes.len()), (tick, 1));

@@ -1,4 +1,4 @@
-//! What the project says in Markdown.
+//! The Markdown texts of the project.
 
 use std::{
     fs,

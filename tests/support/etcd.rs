@@ -7,7 +7,7 @@
 //! etcd.kill(0); etcd.freeze(1); etcd.thaw(1); etcd.restart(0).await; etcd.wipe(0);
 //! ```
 //!
-//! Every server ends with its [`Etcd`], and with the test process however that ends.
+//! Every server ends with its [`Etcd`], and with the test process, even if that is killed.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ use super::{
 /// Name and password of the administrator when auth is on.
 pub const ROOT: (&str, &str) = ("root", "root-password");
 
-/// How long a server may take to get ready. Generous: the machine may be busy.
+/// Time within which a server must be ready. Generous, since the machine may be busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where a server keeps its data.
@@ -45,7 +45,7 @@ pub enum Medium {
     Disk,
 }
 
-/// A user and the prefix it may read and write.
+/// A user and the prefix that the user may read and write.
 #[derive(Clone, Debug)]
 pub struct UserOf {
     pub name: String,
@@ -53,7 +53,7 @@ pub struct UserOf {
     pub prefix: String,
 }
 
-/// What kind of etcd to start.
+/// Options of the etcd to start.
 #[derive(Clone, Debug)]
 pub struct Options {
     members: usize,
@@ -67,13 +67,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// A cluster of that many members.
+    /// Sets the number of members.
     pub fn members(mut self, members: usize) -> Self {
         self.members = members;
         self
     }
 
-    /// Where the data is kept.
+    /// Sets the medium that the data is kept on.
     pub fn medium(mut self, medium: Medium) -> Self {
         self.medium = medium;
         self
@@ -85,7 +85,7 @@ impl Options {
         self
     }
 
-    /// Auth on, with [`ROOT`] and this user, which may read and write keys of `prefix` only.
+    /// Turns auth on, with [`ROOT`] and this user, who may read and write only keys of `prefix`.
     pub fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
         self.user = Some(UserOf {
             name: name.to_owned(),
@@ -95,32 +95,32 @@ impl Options {
         self
     }
 
-    /// How long a token lasts without use; whole seconds.
+    /// How long an unused token is valid; whole seconds.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.token_ttl = Some(ttl);
         self
     }
 
-    /// The client port speaks TLS and asks for client certificates, see [`Etcd::pki`].
+    /// Makes the client port speak TLS and request client certificates, see [`Etcd::pki`].
     pub fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 
-    /// The first member also speaks TLS at this address, with a certificate that it makes itself, see
-    /// [`Etcd::own_certificate`].
+    /// Makes the first member also speak TLS at this address, with a certificate that the member makes itself,
+    /// see [`Etcd::own_certificate`].
     pub fn auto_tls(mut self, at: SocketAddr) -> Self {
         self.auto_tls = Some(at);
         self
     }
 
-    /// One more flag for the server.
+    /// Adds a flag to the server's command line.
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
         self
     }
 
-    /// Starts it and waits until every member answers linearizable reads.
+    /// Starts etcd and waits until every member answers linearizable reads.
     pub async fn start(self) -> Etcd {
         let etcd = Etcd::spawn(self);
         etcd.wait_until_ready().await;
@@ -151,12 +151,12 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// One member, in memory, without auth and TLS.
+    /// Starts a single member, in memory, without auth and TLS.
     pub async fn start() -> Self {
         Self::options().start().await
     }
 
-    /// What to change about that.
+    /// Options for another etcd than [`Etcd::start`] starts.
     pub fn options() -> Options {
         Options {
             members: 1,
@@ -214,17 +214,17 @@ impl Etcd {
         format!("{}://{}", self.scheme(), self.address(member))
     }
 
-    /// Where one member listens for clients.
+    /// Address at which a member listens for clients.
     pub fn address(&self, member: usize) -> SocketAddr {
         self.members[member].client
     }
 
-    /// Where one member listens for its peers.
+    /// Address at which a member listens for its peers.
     pub fn peer_address(&self, member: usize) -> SocketAddr {
         self.members[member].peer
     }
 
-    /// The authority of the certificates, with TLS: `client` is issued already.
+    /// The certificate authority, if TLS is on: the certificate of `client` is issued already.
     pub fn pki(&self) -> &Pki {
         self.pki.as_ref().expect("started with tls()")
     }
@@ -234,7 +234,7 @@ impl Etcd {
         self.members[0].folder.join("data/fixtures/client/cert.pem")
     }
 
-    /// A folder of this etcd's for a test's own files; removed in the end.
+    /// A folder of this etcd for a test's own files, removed at the end.
     pub fn folder(&self) -> &Path {
         &self.janitor.folder
     }
@@ -343,19 +343,19 @@ impl Etcd {
         }
     }
 
-    /// Freezes a member (SIGSTOP): its connections stay open and silent. Returns when all of its threads
-    /// stand still: a busy one goes on for a moment after the signal was sent.
+    /// Freezes a member (SIGSTOP): its connections stay open and silent. Returns when all threads of the member
+    /// have stopped, since a busy thread runs for a moment after the signal.
     pub fn freeze(&self, member: usize) {
         self.signal(member, Signal::STOP);
         until_stopped(self.pid(member));
     }
 
-    /// Lets a frozen member go on (SIGCONT).
+    /// Continues a frozen member (SIGCONT).
     pub fn thaw(&self, member: usize) {
         self.signal(member, Signal::CONT);
     }
 
-    /// The process id of a member that runs.
+    /// The process id of a running member.
     pub fn pid(&self, member: usize) -> u32 {
         lock(&self.members[member].process).as_ref().expect("the member runs").id()
     }
@@ -372,13 +372,13 @@ impl Etcd {
         self.wait_until_member_is_ready(member).await;
     }
 
-    /// Ends a member and takes its data away. [`start_again`](Self::start_again) brings it back empty.
+    /// Ends a member and deletes its data. [`start_again`](Self::start_again) starts it empty.
     pub fn wipe(&self, member: usize) {
         self.kill(member);
         fs::remove_dir_all(self.members[member].folder.join("data")).expect("the data is removed");
     }
 
-    /// Ends a member and copies its data, which [`put_back`](Self::put_back) takes.
+    /// Ends a member and copies its data, for [`put_back`](Self::put_back).
     pub fn back_up(&self, member: usize) -> PathBuf {
         self.kill(member);
         let folder = &self.members[member].folder;
@@ -387,7 +387,7 @@ impl Etcd {
         backup
     }
 
-    /// Puts a copy of a backup in the place of the data of a member that was ended.
+    /// Ends a member and replaces its data by a backup.
     pub fn put_back(&self, member: usize, backup: &Path) {
         self.wipe(member);
         copy_folder(backup, &self.members[member].folder.join("data"));
@@ -433,7 +433,7 @@ impl Etcd {
             format!("--initial-cluster={}", cluster.join(",")),
             format!("--initial-cluster-token={}", self.members[0].peer),
             "--log-level=warn".to_owned(),
-            // The fewest rounds of the password hash that bcrypt allows: tests log in often.
+            // The lowest cost of the password hash that bcrypt allows, since tests log in often.
             "--bcrypt-cost=4".to_owned(),
         ];
         if let Some((heartbeat, election)) = self.options.timers {
@@ -464,7 +464,7 @@ impl Etcd {
         }
     }
 
-    /// Ready = it answers a linearizable read, so it has joined a quorum.
+    /// A member is ready if it answers a linearizable read, so it has joined a quorum.
     async fn wait_until_member_is_ready(&self, member: usize) {
         eventually(&format!("etcd member {member} is ready"), READY_WITHIN, async || {
             self.assert_runs(member);
@@ -472,7 +472,7 @@ impl Etcd {
                 let mut client = self.try_client(&[self.endpoint(member)], false).await.ok()?;
                 match client.get("ready", None).await {
                     Ok(_) => Some(()),
-                    // With auth on, being refused is an answer as well; it comes after the quorum.
+                    // With auth on, a rejection is an answer as well, and comes after the quorum.
                     Err(etcd_client::Error::GRpcStatus(status))
                         if status.message().contains("user name is empty") =>
                     {
@@ -532,14 +532,15 @@ fn folder_on(medium: Medium) -> PathBuf {
     folder.expect("a temporary folder").keep()
 }
 
-/// Ports of loopback that nobody listens on now.
+/// Ports of loopback without a listener.
 pub fn free_ports(count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<_> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect()
 }
 
-/// An address where nobody listens for as long as this is held: it is bound, so that no other test gets it.
+/// An address without a listener for as long as this value lives: the socket is bound, so that no other test
+/// gets the port.
 #[derive(Debug)]
 pub struct Nobody(tokio::net::TcpSocket);
 
@@ -559,13 +560,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Waits until every thread of a process that was sent SIGSTOP has stopped.
+/// Waits until every thread of a process has stopped after SIGSTOP.
 pub fn until_stopped(pid: u32) {
     let is_stopped = || {
         let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
         threads.flatten().all(|thread| {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            // The state stands after the name, which may hold anything.
+            // The state follows the name, which may contain any character.
             let state = stat.rsplit_once(')').map_or("T", |(_, rest)| rest.trim_start());
             state.starts_with('T')
         })

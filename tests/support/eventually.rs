@@ -2,11 +2,11 @@
 
 use std::{future::Future, time::Duration};
 
-/// What `poll` yields at last. It is asked every 10 ms until it says `Some`.
+/// Calls `poll` every 10 ms until it returns `Some`, and returns that value.
 ///
 /// # Panics
 ///
-/// After `within`, naming what was waited for. It is a limit against hanging, not a bound to prove:
+/// Panics after `within`, and names the condition. `within` is a limit against hanging, not a bound to prove:
 /// choose it generously.
 #[track_caller]
 pub(crate) fn eventually<T>(

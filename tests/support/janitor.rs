@@ -1,4 +1,4 @@
-//! Servers end with the test process, however that ends.
+//! Servers end with the test process, even if it is killed.
 
 use std::{
     fs,
@@ -7,9 +7,9 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-/// A shell that outlives the test process: it ends the servers of a folder (their process ids are in
-/// `<folder>/<server>/pid`) and removes the folder as soon as its standard input closes, which happens
-/// when this value, or the whole process, is gone.
+/// A shell that outlives the test process. As soon as its standard input closes, which happens when this value
+/// or the whole process is gone, the shell ends the servers of a folder (their process ids are in
+/// `<folder>/<server>/pid`) and removes the folder.
 #[derive(Debug)]
 pub struct Janitor {
     pub folder: PathBuf,

@@ -12,10 +12,10 @@
 //! own.restart().await;                               // same port, same store
 //! ```
 //!
-//! Include it beside the rest: `#[path = "../support/kube.rs"] mod kube;`. Every server ends with its
-//! [`ApiServer`], and with the test process however that ends. A client belongs to the runtime of the
-//! test that made it: make one per test. There is no controller manager: nothing collects garbage, and
-//! a deleted namespace stays.
+//! Include this file beside the rest: `#[path = "../support/kube.rs"] mod kube;`. Every server ends with its
+//! [`ApiServer`], and with the test process, even if that is killed. A client belongs to the runtime of the
+//! test that made it: make one per test. No controller manager runs: garbage is never collected, and a deleted
+//! namespace stays.
 
 use std::{
     collections::BTreeSet,
@@ -53,19 +53,19 @@ use crate::support::{
     tools,
 };
 
-/// How long a server may take to get ready. Generous: the machine may be busy.
+/// Time within which a server must be ready. Generous, since the machine may be busy.
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
-/// The administrator's token: a member of `system:masters`, whom no rule binds.
+/// The administrator's token: a member of `system:masters`, for whom RBAC rules do not apply.
 const ADMIN: &str = "token-of-the-administrator";
 
-/// As [`ADMIN`], but nothing of it is kept in the audit log: for filling a server with objects.
+/// Like [`ADMIN`], but without any entry in the audit log: for filling a server with objects.
 const BULK: &str = "token-for-bulk";
 
-/// As [`ADMIN`], but reads are kept in the audit log too, without bodies: [`Space::used`].
+/// Like [`ADMIN`], but the audit log has reads too, without bodies: [`Space::used`].
 const RECORDED: &str = "token-that-is-recorded";
 
-/// Every write is kept with its body and its answer, before the client gets that answer.
+/// The audit log gets every write with its body and its answer, before the client gets that answer.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -83,7 +83,7 @@ rules:
   - level: None
 "#;
 
-/// What kind of server to start.
+/// Options of the server to start.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     gates: Vec<String>,
@@ -97,13 +97,13 @@ impl Options {
         self
     }
 
-    /// One more flag for the server.
+    /// Adds a flag to the server's command line.
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
         self
     }
 
-    /// Starts etcd and the server, and waits until it is ready.
+    /// Starts etcd and the server, and waits until the server is ready.
     pub async fn start(self) -> ApiServer {
         let janitor = Janitor::start(
             tempfile::Builder::new()
@@ -128,7 +128,7 @@ impl Options {
     }
 }
 
-/// A running kube-apiserver.
+/// A running kube-apiserver with its etcd.
 #[derive(Debug)]
 pub struct ApiServer {
     options: Options,
@@ -142,51 +142,50 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// The one that all tests of this binary share: it stays up. Each test works in a namespace of its
-    /// own; who needs cluster-wide objects names them after that.
+    /// The server that all tests of this binary share, which stays up. Each test works in a namespace of its
+    /// own, and names cluster-wide objects after that namespace.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<ApiServer> = OnceCell::const_new();
         SHARED.get_or_init(|| Self::options().start()).await
     }
 
-    /// The one that filters lists and watches by shard (KEP-5866), shared too, started when first asked
-    /// for.
+    /// The shared server that filters lists and watches by shard (KEP-5866), started at the first call.
     pub async fn sharded() -> &'static Self {
         static SHARDED: OnceCell<ApiServer> = OnceCell::const_new();
         SHARDED.get_or_init(|| Self::options().gate("ShardedListAndWatch").start()).await
     }
 
-    /// What to start instead.
+    /// Options for a server of its own.
     pub fn options() -> Options {
         Options::default()
     }
 
-    /// Where it listens.
+    /// Address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its URL.
+    /// URL of the server.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// The authority that signed its certificate, and whose client certificates it takes.
+    /// The authority that signed the server's certificate, and whose client certificates the server accepts.
     pub fn pki(&self) -> &Pki {
         &self.pki
     }
 
-    /// Its store.
+    /// The etcd that is the server's store.
     pub fn etcd(&self) -> &Etcd {
         &self.etcd
     }
 
-    /// A folder for a test's own files; removed in the end.
+    /// A folder for a test's own files, removed at the end.
     pub fn folder(&self) -> &Path {
         &self.janitor.folder
     }
 
-    /// What a client without credentials needs to know.
+    /// Client configuration without credentials.
     pub fn config(&self) -> Config {
         let mut config = Config::new(self.url().parse().expect("a URL"));
         let ca = fs::read(&self.pki.ca).expect("the CA was written");
@@ -196,7 +195,7 @@ impl ApiServer {
         config
     }
 
-    /// With a token in place of credentials.
+    /// Client configuration with a token.
     pub fn config_with_token(&self, token: &str) -> Config {
         let mut config = self.config();
         config.auth_info.token = Some(token.to_owned().into());
@@ -208,12 +207,13 @@ impl ApiServer {
         client(self.config_with_token(ADMIN))
     }
 
-    /// A client that may do everything and leaves no trace in the audit log.
+    /// A client that may do everything and leaves no entry in the audit log.
     pub fn bulk_client(&self) -> Client {
         client(self.config_with_token(BULK))
     }
 
-    /// What a client of that user needs; no such user need exist. [`Space::user`] gives it rights.
+    /// Client configuration that impersonates a user, who need not exist. [`Space::user`] grants rights to a
+    /// user.
     pub fn config_as(&self, user: &str, groups: &[&str]) -> Config {
         let mut config = self.config_with_token(RECORDED);
         config.auth_info = AuthInfo {
@@ -224,18 +224,18 @@ impl ApiServer {
         config
     }
 
-    /// A kubeconfig file: the administrator, or somebody else whose name is given.
+    /// A kubeconfig file of the administrator, or of the named user.
     pub fn kubeconfig(&self, namespace: &str, user: Option<&str>) -> PathBuf {
         match user {
             Some(user) => {
                 self.kubeconfig_with(RECORDED, namespace, user, &format!(", as: {user:?}"))
             }
-            // Nobody asks what the administrator reads.
+            // Reads of the administrator need no entry in the audit log.
             None => self.kubeconfig_with(ADMIN, namespace, "admin", ""),
         }
     }
 
-    /// A kubeconfig file of one who may do everything and leaves no trace in the audit log.
+    /// A kubeconfig file of a user who may do everything and leaves no entry in the audit log.
     pub fn bulk_kubeconfig(&self, namespace: &str) -> PathBuf {
         self.kubeconfig_with(BULK, namespace, "bulk", "")
     }
@@ -260,7 +260,7 @@ impl ApiServer {
         path
     }
 
-    /// A namespace of its own for a test, with a service account `default`.
+    /// Creates a namespace for a single test, with a service account `default`.
     pub async fn namespace(&self, what: &str) -> Space<'_> {
         let name = format!("{what}-{}", self.spaces.fetch_add(1, SeqCst));
         let namespace = Namespace { metadata: named(&name), ..Namespace::default() };
@@ -275,17 +275,17 @@ impl ApiServer {
         space
     }
 
-    /// Everything that was written, in the order of the answers.
+    /// All writes, in the order of the answers.
     pub fn writes(&self) -> Vec<Written> {
         let mut all = self.requests();
         all.retain(|it| !matches!(it.verb.as_str(), "get" | "list" | "watch"));
         all
     }
 
-    /// The same, and what users with rules of their own have read.
+    /// All writes, and the reads of users with their own rules.
     fn requests(&self) -> Vec<Written> {
         let text = fs::read_to_string(self.audit_log()).unwrap_or_default();
-        // The server may be at its last line.
+        // The server may still be writing the last line.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(Written::from_line).collect()
     }
@@ -294,7 +294,7 @@ impl ApiServer {
         self.folder().join("audit.log")
     }
 
-    /// Ends it without warning (SIGKILL) and waits until it is gone.
+    /// Kills the server without warning (SIGKILL) and waits until it is gone.
     pub fn kill(&self) {
         if let Some(mut process) = self.process().take() {
             let _ = process.kill();
@@ -303,25 +303,25 @@ impl ApiServer {
         }
     }
 
-    /// Starts it on the same port and store after it was ended; waits until it is ready.
+    /// Starts an ended server on the same port and store; waits until it is ready.
     pub async fn start_again(&self) {
         self.launch();
         self.wait_until_ready().await;
     }
 
-    /// Ends it and starts it again.
+    /// Kills the server and starts it again.
     pub async fn restart(&self) {
         self.kill();
         self.start_again().await;
     }
 
-    /// Freezes it (SIGSTOP): its connections stay open and silent.
+    /// Freezes the server (SIGSTOP): its connections stay open and silent.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
         until_stopped(self.process().as_ref().expect("the server runs").id());
     }
 
-    /// Lets it go on (SIGCONT).
+    /// Continues the frozen server (SIGCONT).
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
@@ -386,7 +386,8 @@ impl ApiServer {
             format!("--secure-port={}", self.address.port()),
             "--bind-address=127.0.0.1".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),
-            // Nobody serves the virtual services here, and a killed server must not linger in them.
+            // No process here serves the virtual services, and a killed server must not leave its endpoint in
+            // them.
             "--endpoint-reconciler-type=none".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             format!("--cert-dir={}", at("certs")),
@@ -411,7 +412,7 @@ impl ApiServer {
         flags
     }
 
-    /// Ready = it says so, which covers its caches and the built-in roles.
+    /// The server is ready if `/readyz` answers "ok", which covers its caches and the built-in roles.
     async fn wait_until_ready(&self) {
         eventually("kube-apiserver is ready", READY_WITHIN, async || {
             self.assert_runs();
@@ -421,7 +422,7 @@ impl ApiServer {
         .await;
     }
 
-    /// What it answers to a GET of the administrator, if it does.
+    /// The answer to a GET by the administrator, if the server answers.
     pub async fn text(&self, path: &str) -> Option<String> {
         let request = http::Request::get(path).body(Vec::new()).expect("a request");
         self.client().request_text(request).await.ok()
@@ -443,7 +444,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// A namespace that one test has for itself.
+/// A namespace for a single test.
 #[derive(Clone, Debug)]
 pub struct Space<'a> {
     pub api: &'a ApiServer,
@@ -456,7 +457,7 @@ impl Space<'_> {
         client(self.here(self.api.config_with_token(ADMIN)))
     }
 
-    /// As [`Self::client`], without a trace in the audit log.
+    /// Like [`Self::client`], without an entry in the audit log.
     pub fn bulk_client(&self) -> Client {
         client(self.here(self.api.config_with_token(BULK)))
     }
@@ -466,8 +467,8 @@ impl Space<'_> {
         config
     }
 
-    /// What a user may do in this namespace: these rules and nothing else. Returns once the server
-    /// goes by them.
+    /// A user who may do in this namespace what the rules allow, and nothing else. Returns once the server
+    /// applies the rules.
     pub async fn user(&self, name: &str, rules: impl IntoIterator<Item = PolicyRule>) -> User {
         let user = format!("{}-{name}", self.name);
         let config = self.here(self.api.config_as(&user, &["system:authenticated"]));
@@ -476,7 +477,7 @@ impl Space<'_> {
         user
     }
 
-    /// Lets a user do more in this namespace. Returns once the server goes by it.
+    /// Grants a user more rights in this namespace. Returns once the server applies them.
     pub async fn grant(
         &self,
         user: &User,
@@ -497,7 +498,7 @@ impl Space<'_> {
         self.until_allowed(&user.name, &rules, Some(&self.name)).await;
     }
 
-    /// As [`Self::user`], with rules for all namespaces and for what belongs to none.
+    /// Like [`Self::user`], with rules for all namespaces and for cluster-wide resources.
     pub async fn cluster_user(
         &self,
         name: &str,
@@ -554,8 +555,8 @@ impl Space<'_> {
         }
     }
 
-    /// A token of the service account `default` that is good until the object it is bound to (a Secret
-    /// of that name) is deleted.
+    /// A token of the service account `default`, valid until the object that the token is bound to (a Secret of
+    /// that name) is deleted.
     pub async fn bound_token(&self, name: &str) -> String {
         let secret = Secret { metadata: named(name), ..Secret::default() };
         Api::<Secret>::default_namespaced(self.client())
@@ -583,11 +584,11 @@ impl Space<'_> {
             .expect("the token")
     }
 
-    /// Runs kubectl as administrator in this namespace, and returns what it printed.
+    /// Runs kubectl as administrator in this namespace, and returns its output.
     ///
     /// # Panics
     ///
-    /// If it fails, with what it said.
+    /// Panics with the error output if kubectl fails.
     pub fn kubectl(&self, args: &[&str]) -> String {
         let output = self.try_kubectl(args, None);
         assert!(
@@ -598,7 +599,7 @@ impl Space<'_> {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Runs kubectl in this namespace with that on its standard input.
+    /// Runs kubectl in this namespace with `yaml` on its standard input.
     pub fn kubectl_apply(&self, yaml: &str) -> String {
         use std::io::Write as _;
         let mut child = self
@@ -615,7 +616,7 @@ impl Space<'_> {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Runs kubectl, as that user if one is named.
+    /// Runs kubectl as `user`, or as administrator.
     pub fn try_kubectl(&self, args: &[&str], user: Option<&str>) -> Output {
         self.kubectl_command(user).args(args).stdin(Stdio::null()).output().expect("kubectl runs")
     }
@@ -624,28 +625,28 @@ impl Space<'_> {
         let mut command = Command::new(tools::program("kubernetes", "kubectl"));
         command
             .env("KUBECONFIG", self.api.kubeconfig(&self.name, user))
-            // What it caches of one server is nothing to the next.
+            // The kubectl cache of one server is of no use for another server.
             .env("KUBECACHEDIR", self.api.folder().join("kubectl-cache"))
             .env("HOME", self.api.folder());
         command
     }
 
-    /// What was written in this namespace, in the order of the answers.
+    /// All writes in this namespace, in the order of the answers.
     pub fn writes(&self) -> Vec<Written> {
         let mut all = self.api.writes();
         all.retain(|it| it.namespace == self.name);
         all
     }
 
-    /// Which rights a user has made use of, anywhere: verb, API group and resource of each request that was
-    /// let through.
+    /// Rights that a user has used, in any namespace: verb, API group and resource of each request that was
+    /// allowed.
     pub fn used(&self, user: &User) -> BTreeSet<Right> {
         let mut all = self.api.requests();
         all.retain(|it| it.user == user.name && it.code != 403 && !it.resource.is_empty());
         all.into_iter().map(|it| (it.group, it.resource, it.verb)).collect()
     }
 
-    /// What it was refused.
+    /// Rights of the requests of a user that the server refused.
     pub fn refused(&self, user: &User) -> BTreeSet<Right> {
         let mut all = self.api.requests();
         all.retain(|it| it.user == user.name && it.code == 403 && !it.resource.is_empty());
@@ -653,10 +654,10 @@ impl Space<'_> {
     }
 }
 
-/// API group (`""` is the core), resource, verb.
+/// API group (`""` is the core), resource and verb.
 pub type Right = (String, String, String);
 
-/// The rights that rules give.
+/// The rights that the rules grant.
 pub fn rights_of(rules: &[PolicyRule]) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     for rule in rules {
@@ -670,7 +671,7 @@ pub fn rights_of(rules: &[PolicyRule]) -> BTreeSet<Right> {
     rights
 }
 
-/// Somebody with rules of their own.
+/// A user with rules of their own.
 #[derive(Clone, Debug)]
 pub struct User {
     pub name: String,
@@ -683,18 +684,18 @@ impl User {
     }
 }
 
-/// One write, as the audit log tells it.
+/// A request in the audit log, mostly a write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
     /// `create`, `update`, `patch`, `delete`, `deletecollection`.
     pub verb: String,
-    /// Who it counts for.
+    /// User on whose behalf the request was made.
     pub user: String,
-    /// The client's own name for itself.
+    /// User agent of the client.
     pub agent: String,
-    /// Its API group; empty is the core.
+    /// API group of the resource; empty is the core.
     pub group: String,
-    /// The plural, with the subresource if any: `pods`, `pods/status`.
+    /// Plural name of the resource, with the subresource if any: `pods`, `pods/status`.
     pub resource: String,
     pub namespace: String,
     pub name: String,
@@ -702,11 +703,11 @@ pub struct Written {
     pub code: u16,
     /// When the server received it: RFC 3339 with microseconds, so that text sorts as time.
     pub received: String,
-    /// When it answered.
+    /// Time at which the server answered, in the same format.
     pub answered: String,
-    /// What was sent; null if nothing was.
+    /// Object in the request; null if none.
     pub request: serde_json::Value,
-    /// What came back.
+    /// Object in the response.
     pub response: serde_json::Value,
 }
 
@@ -750,7 +751,7 @@ pub fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
     }
 }
 
-/// Metadata that is only a name.
+/// Metadata with only a name.
 pub fn named(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
 }
@@ -776,7 +777,7 @@ fn client(config: Config) -> Client {
     Client::try_from(config).expect("the configuration is good")
 }
 
-/// The one certificate of a PEM file, in DER.
+/// The only certificate of a PEM file, in DER.
 fn rustls_pem(pem: &[u8]) -> Vec<u8> {
     use rustls::pki_types::{CertificateDer, pem::PemObject as _};
     CertificateDer::from_pem_slice(pem).expect("a certificate").to_vec()

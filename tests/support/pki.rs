@@ -57,7 +57,7 @@ impl Pki {
         self.issue("server", "etcd", names, validity)
     }
 
-    /// A client certificate whose common name is `name`; written over an earlier one of that name.
+    /// A client certificate with `name` as its common name; replaces an earlier one of that name.
     pub fn client(&self, name: &str, validity: Validity) -> Files {
         self.issue(name, name, Vec::new(), validity)
     }
@@ -86,7 +86,7 @@ impl Pki {
     }
 }
 
-/// Writes a file at once, as a mounted secret changes: readers see the old or the new one.
+/// Replaces a file at once, as a mounted secret changes: readers see the old content or the new.
 pub fn replace(path: &Path, content: &str) {
     let next = path.with_extension("next");
     fs::write(&next, content).expect("written");

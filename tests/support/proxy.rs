@@ -1,7 +1,7 @@
-//! A TCP proxy on loopback that breaks connections the ways networks do.
+//! A TCP proxy on loopback that breaks connections in the ways networks do.
 //!
-//! To lose an answer after its request took effect: [`Fault::CutToClient`], send the request, see its
-//! effect by another way, [`Proxy::reset`].
+//! To lose an answer after its request took effect: set [`Fault::CutToClient`], send the request, observe its
+//! effect over another connection, then call [`Proxy::reset`].
 
 use std::{
     net::SocketAddr,
@@ -19,21 +19,21 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the proxy does to bytes and connections.
+/// Fault that the proxy applies to bytes and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: all passes.
+    /// No fault: all bytes pass.
     None,
-    /// Nothing passes in either direction; connections stay open, new ones are accepted. What is
-    /// sent meanwhile arrives when the fault is taken away, as TCP would deliver it.
+    /// No byte passes in either direction; connections stay open, new ones are accepted. Bytes sent meanwhile
+    /// arrive when the fault is removed, as TCP would deliver them.
     Blackhole,
-    /// What the client sends does not arrive.
+    /// Bytes from the client do not arrive.
     CutToServer,
-    /// What the server sends does not arrive.
+    /// Bytes from the server do not arrive.
     CutToClient,
-    /// Every piece is held for this long, each way.
+    /// Every piece of data is delayed by this time, in each direction.
     Delay(Duration),
-    /// New connections are reset at once; the old ones are too.
+    /// New connections are reset at once, and so are the open ones.
     Refuse,
 }
 
@@ -54,12 +54,12 @@ enum Direction {
     ToClient,
 }
 
-/// What happens to the connections that are open, by a count that grows.
+/// Counters whose growth acts on the open connections.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Epochs {
-    /// Reset both sides.
+    /// Reset both sides of each connection.
     reset: usize,
-    /// Forget the server's side; the client's stays open and silent.
+    /// Drop the server's side; the client's side stays open and silent.
     orphan: usize,
 }
 
@@ -95,12 +95,12 @@ impl Proxy {
         Self { address, shared, accepting }
     }
 
-    /// Where it listens.
+    /// Address that the proxy listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Applies from now on, to open connections too.
+    /// Sets the fault, also for open connections.
     pub fn set(&self, fault: Fault) {
         self.shared.fault.send_replace(fault);
         if fault == Fault::Refuse {
@@ -113,23 +113,23 @@ impl Proxy {
         self.shared.epochs.send_modify(|epochs| epochs.reset += 1);
     }
 
-    /// Leaves every open connection half open: the server's side is gone, the client is not told and
-    /// what it sends goes nowhere. New connections work.
+    /// Leaves every open connection half open: the server's side is closed, the client gets no notice, and the
+    /// client's bytes are dropped. New connections work.
     pub fn half_open(&self) {
         self.shared.epochs.send_modify(|epochs| epochs.orphan += 1);
     }
 
-    /// Where connections made from now on lead.
+    /// Sets the target of new connections.
     pub fn lead_to(&self, target: SocketAddr) {
         self.shared.target.send_replace(target);
     }
 
-    /// How many connections there have been.
+    /// Number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(SeqCst)
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub fn open(&self) -> usize {
         self.shared.open.load(SeqCst)
     }
@@ -184,7 +184,7 @@ async fn connection(client: TcpStream, shared: Shared) {
     let _ = server.set_zero_linger();
     drop(server);
     if now.reset == began.reset {
-        // Half open: swallow what the client says until a reset.
+        // Half open: the proxy drops the client's bytes until a reset.
         let mut nothing = [0; 4096];
         let swallow = async { while client.read(&mut nothing).await.is_ok_and(|n| n > 0) {} };
         tokio::select! {
@@ -196,7 +196,7 @@ async fn connection(client: TcpStream, shared: Shared) {
     let _ = client.set_zero_linger();
 }
 
-/// Copies until either side ends; the end is passed on.
+/// Copies bytes until either side ends, and then closes the other side.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! Where the pinned programs are that tests run: `tests/tools/build.sh` builds them once.
+//! Paths of the pinned programs that tests run: `tests/tools/build.sh` builds the programs once.
 
 use std::{
     collections::HashMap,
@@ -9,12 +9,12 @@ use std::{
 
 /// The path of a program of the Go module `tests/tools/<tool>`.
 ///
-/// Looked for in the folder that the environment names as `BELLWETHER_TOOLS`, as `make test` does; else
-/// built by `tests/tools/build.sh`, which takes minutes the first time.
+/// The program is taken from the folder in the environment variable `BELLWETHER_TOOLS`, which `make test` sets.
+/// Otherwise `tests/tools/build.sh` builds the program, which takes minutes the first time.
 ///
 /// # Panics
 ///
-/// If it is not there and cannot be built, naming the command to run.
+/// Panics if the program is missing and cannot be built, and names the command to run.
 pub fn program(tool: &str, program: &str) -> PathBuf {
     let path = folder(tool).join(program);
     assert!(
@@ -26,7 +26,7 @@ pub fn program(tool: &str, program: &str) -> PathBuf {
     path
 }
 
-/// Whether promtool is content with a scrape, and what it says.
+/// Whether promtool accepts a scrape, and its output.
 pub fn promtool_check(text: &str) -> (bool, String) {
     use std::io::Write as _;
     let mut child = Command::new(program("prometheus", "promtool"))

@@ -1,4 +1,4 @@
-//! Who plays in a script, what each can do, and what can be seen of it.
+//! Roles of the nodes in a script (the cast), the moves that act on them, and the checks that moves wait for.
 
 use bellwether::{
     engine::{Call, DrainRequest, LeaseId, PlanTable, ShardId},
@@ -16,7 +16,7 @@ use crate::{
 const LONG: Time = 15 * SECONDS;
 
 impl World {
-    /// Makes a move once it is so.
+    /// Makes the move if `is_so` holds; returns `is_so`.
     pub fn once(&mut self, is_so: bool, then: impl FnOnce(&mut Self)) -> bool {
         if is_so {
             then(self);
@@ -24,7 +24,7 @@ impl World {
         is_so
     }
 
-    /// Makes the first move once all is settled: the leader is cast, then the two others.
+    /// Makes the first move once the cluster is settled: casts the leader, then the two other nodes.
     pub fn opening(&mut self, then: impl FnOnce(&mut Self)) -> bool {
         let ready = self.cast_all();
         self.once(ready, then)
@@ -42,7 +42,8 @@ impl World {
         self.cast.len() == 3 && self.prop.is_some()
     }
 
-    /// Casts, once all is settled, the leader, one that holds no shard, and the one that holds the only one.
+    /// Casts three nodes once the cluster is settled: the leader, the node that holds no shard, and the node
+    /// that holds the only shard.
     pub fn cast_the_idle_second(&mut self) -> bool {
         let Some(leader) = self.leader().filter(|_| self.is_settled()) else { return false };
         let alive = (0..self.procs.len()).filter(|p| *p != leader && self.procs[*p].alive);
@@ -51,7 +52,8 @@ impl World {
         self.cast.len() == 3 && !self.procs[self.cast[2]].shards.is_empty()
     }
 
-    /// Casts the next in line as the second, and the one after it as the third.
+    /// Orders the cast by the candidate queue: the next candidate is the second, and the one after it is the
+    /// third.
     pub fn order_of_the_line(&mut self) {
         let turn = |p: &ProcId| {
             let key = self.depot.keys.candidate(self.lease(*p));
@@ -86,7 +88,7 @@ impl World {
         self.leader().is_some_and(|p| p != self.cast[0])
     }
 
-    /// Whether the first has been deposed or has resigned, and is a candidate again.
+    /// Whether the first node has been deposed or has resigned, and is a candidate again.
     pub fn first_is_back_in_line(&self) -> bool {
         let key = self.depot.keys.candidate(self.lease(self.cast[0]));
         self.another_leads() && self.depot.get(&key).is_some()
@@ -96,7 +98,7 @@ impl World {
         self.prop.as_ref().is_some_and(|shard| self.may_act_on(p, shard))
     }
 
-    /// Whether somebody else than that one acts on the shard it is about.
+    /// Whether a process other than `than` acts on the script's shard.
     pub fn another_acts(&self, than: ProcId) -> bool {
         let shard = self.the_shard();
         (0..self.procs.len()).any(|q| q != than && self.may_act_on(q, shard))
@@ -106,7 +108,7 @@ impl World {
         self.prop.as_ref().expect("there is one")
     }
 
-    /// Whether so long has passed since `since` was set.
+    /// Whether `time` has passed since `since` was set.
     pub fn passed(&self, time: Time) -> bool {
         self.since + time < self.now
     }
@@ -133,7 +135,7 @@ impl World {
         links.down_cut_until = self.now + LONG;
     }
 
-    /// Nothing reaches it; what it sends arrives.
+    /// Cuts the way from the store to the process; requests of the process still arrive.
     pub fn cut_down(&mut self, p: ProcId) {
         self.slots[self.procs[p].slot].down_cut_until = self.now + LONG;
     }
@@ -144,14 +146,14 @@ impl World {
         links.down_cut_until = self.now;
     }
 
-    /// It is cut off, and somebody deletes its candidate key: an end as unclean as can be.
+    /// Cuts the process off and deletes its candidate key: the most unclean end of a term.
     pub fn vanishes(&mut self, p: ProcId) {
         self.cut_off(p);
         let key = self.depot.keys.candidate(self.lease(p));
         self.delete(&key);
     }
 
-    /// Somebody asks it to drain; it hears of that by its watch alone.
+    /// Writes the drain request key of the process, which sees the request by its watch only.
     pub fn drain_request(&mut self, p: ProcId) {
         let key = self.depot.keys.drain_request(self.procs[p].id);
         let request = DrainRequest { since_unix_ms: self.now / MILLIS, why: "sim".into() };
@@ -159,7 +161,7 @@ impl World {
         self.write(Op::Put { key, value, lease: None });
     }
 
-    /// Its driver does nothing, and its work goes on.
+    /// Stops the driver of the process while its work goes on.
     pub fn starve(&mut self, p: ProcId) {
         self.procs[p].starved_until = self.now + LONG;
     }
@@ -169,7 +171,7 @@ impl World {
         self.at(self.now, Event::Run(p));
     }
 
-    /// It reaches a member of the store that has lost its quorum, and does not know.
+    /// Connects the process only to a member of the store that has lost its quorum and has not noticed.
     pub fn only_reaches_a_deposed_leader(&mut self, p: ProcId) {
         let slot = self.procs[p].slot;
         self.slots[slot].stale_until = self.now + LONG;
@@ -201,25 +203,25 @@ impl World {
         self.publish();
     }
 
-    /// From here on the store is what a backup brings back. No other backup is made.
+    /// Makes the backup that every later restore uses. No other backup is made.
     pub fn back_up(&mut self) {
         self.depot.only_backup();
     }
 
-    /// The store is stopped, and comes back from the backup with its revisions bumped beyond all that were
-    /// handed out, as a good restore does it: nothing shows by going back.
+    /// Stops the store and restores the backup with revisions above all that were handed out, as a correct
+    /// restore does: no revision goes back, so revisions do not show the restore.
     pub fn restore(&mut self) {
         self.restored_bumped = Some(true);
         self.replace_store(Fault::Restore);
     }
 
-    /// The same by a careless restore: revisions of the lost history are handed out again.
+    /// Restores the backup without bumping revisions: the store hands out revisions of the lost history again.
     pub fn restore_unbumped(&mut self) {
         self.restored_bumped = Some(false);
         self.replace_store(Fault::Restore);
     }
 
-    /// Whether the record was written after the revision that was marked.
+    /// Whether the record was written after the revision `mark`.
     pub fn has_beaten(&self) -> bool {
         self.depot.get(&self.depot.keys.record()).is_some_and(|kv| self.mark < kv.modified.0)
     }
@@ -233,13 +235,13 @@ impl World {
         values::decode_plan(&self.depot.get(&key)?.value)
     }
 
-    /// Whether the plan drains the shard it is about.
+    /// Whether the plan drains the script's shard.
     pub fn drains(&self) -> bool {
         let number = self.the_shard().1.0 as usize;
         self.planned().is_some_and(|table| table.shards[number].draining)
     }
 
-    /// Whether the plan gives the shard it is about to `p`, to stay.
+    /// Whether the plan assigns the script's shard to `p` and does not drain it.
     pub fn plan_names(&self, p: ProcId) -> bool {
         let (lease, number) = (self.lease(p), self.the_shard().1.0 as usize);
         let table = self.planned();
@@ -247,7 +249,7 @@ impl World {
         assignment.is_some_and(|a| a.owner == Some(lease) && !a.draining)
     }
 
-    /// Picks a shard that the plan gives to `p` and nobody is seen to have.
+    /// Picks a shard that the plan assigns to `p` and that no process runs yet.
     pub fn pick_given(&mut self, p: ProcId) -> bool {
         let lease = self.lease(p);
         let Some(table) = self.planned() else { return false };
@@ -262,7 +264,7 @@ impl World {
         self.prop.is_some()
     }
 
-    /// Whether a PLAN is held back that gives the shard to another than `p`.
+    /// Whether the network holds back a PLAN that assigns the script's shard to a node other than `p`.
     pub fn plan_held_back(&self, p: ProcId) -> bool {
         let number = self.the_shard().1.0 as usize;
         let lease = self.lease(p);
@@ -275,12 +277,12 @@ impl World {
         })
     }
 
-    /// Whether such a request is held back.
+    /// Whether the network holds back a request that matches `which`.
     pub fn keeps(&self, which: fn(&InFlight) -> bool) -> bool {
         self.held.iter().any(which)
     }
 
-    /// Lets what was held back arrive, in the order in which it was sent.
+    /// Delivers the matching requests that were held back, in the order in which they were sent.
     pub fn release(&mut self, which: fn(&InFlight) -> bool) {
         for flight in std::mem::take(&mut self.held) {
             if which(&flight) {

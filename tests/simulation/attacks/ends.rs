@@ -1,5 +1,5 @@
-//! Attacks on how a reign or a life ends: stops, resigns, proofs of death, what a dead process leaves on
-//! the wire.
+//! Attacks on how a term or a process ends: STOP, RESIGN, proof of death, and requests that a dead process
+//! leaves on the wire.
 
 use bellwether::engine::{Input, LeaseId};
 
@@ -61,7 +61,7 @@ fn a_child_is_dead_and_its_beat_is_still_on_the_wire() {
         },
         |world| {
             world.once(world.keeps(is_beat), |world| {
-                // END waits behind the beat.
+                // END is held back, so that the beat arrives first.
                 world.hold = Some(|_, flight| matches!(flight.ask, Ask::Call(Call::End { .. })));
                 world.kill(world.cast[0]);
             })
@@ -70,7 +70,7 @@ fn a_child_is_dead_and_its_beat_is_still_on_the_wire() {
             let both = world.keeps(|flight| matches!(flight.from, From::Parent(..)));
             world.once(both, |world| world.release(is_beat))
         },
-        // END comes so late that somebody else is in office by then.
+        // END arrives only after another node has taken office.
         |world| world.another_leads() && LET_GO(world),
         |world| 0 < world.stats.refused.of("end"),
     ];
@@ -78,14 +78,14 @@ fn a_child_is_dead_and_its_beat_is_still_on_the_wire() {
 }
 
 impl World {
-    /// The process dies, and its parent ends all its lives.
+    /// The process dies, and its parent ends all of its incarnations.
     fn dies(&mut self, p: ProcId, again: Option<Proof>) {
         let leases = std::mem::take(&mut self.procs[p].announced);
         self.end_proc(p);
         self.parent_ends(self.procs[p].slot, leases, again);
     }
 
-    /// The JOIN that the network keeps, and its lease.
+    /// The JOIN that the network holds back, and its lease.
     fn kept_join(&self) -> Option<(&InFlight, LeaseId)> {
         self.held.iter().find_map(|flight| match &flight.ask {
             Ask::Call(Call::Join(join)) => Some((flight, join.lease)),
@@ -93,14 +93,15 @@ impl World {
         })
     }
 
-    /// What is left of a life whose GRANT and JOIN land after its REVOKE.
+    /// Lease of the incarnation whose GRANT and JOIN arrive after its REVOKE, if its candidate key exists.
     fn ghost(&self) -> Option<LeaseId> {
         let (_, lease) = self.kept_join()?;
         self.depot.get(&self.depot.keys.candidate(lease)).map(|_| lease)
     }
 }
 
-/// Keys without a process, in the middle of the queue: deposed by patience once they are the oldest.
+/// The late JOIN leaves a candidate key without a process in the queue. The other candidates depose it by
+/// patience (R6, when to TAKE) once it is the oldest.
 #[test]
 fn a_grant_and_a_join_of_a_dead_child_land_after_the_revoke() {
     const SCRIPT: &[Move] = &[
@@ -125,7 +126,8 @@ fn a_grant_and_a_join_of_a_dead_child_land_after_the_revoke() {
             let over = !world.depot.leases().contains(&lease) && 1 < world.stats.ends_by_parents;
             world.once(over, |world| {
                 world.hold = None;
-                // The JOIN alone comes to nothing; after a copy of the GRANT it is a ghost's.
+                // The first JOIN fails. The second one follows a copy of the GRANT, and takes effect for a dead
+                // process.
                 for (after, flight) in (0..).zip([join.clone(), grant, join]) {
                     world.at(world.now + after * MILLIS, Event::Arrive(Box::new(flight)));
                 }
@@ -139,7 +141,7 @@ fn a_grant_and_a_join_of_a_dead_child_land_after_the_revoke() {
             world.once(ready, |world| world.ask(world.cast[1], Input::Resign))
         },
         |world| {
-            // Swept away by whoever is in office now, long before its lease runs out.
+            // The node in office has deleted the candidate key long before its lease expires.
             let lease = world.kept_join().map(|(_, lease)| lease).expect("it is kept");
             world.ghost().is_none() && world.depot.leases().contains(&lease)
         },

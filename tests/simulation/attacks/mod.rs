@@ -1,9 +1,9 @@
-//! The attacks of the protocol's table, each played as it is written: the moves of a script are made one
-//! after another, each as soon as its moment has come. The engine must withstand each of them; with the
-//! rule that stands against it left out, some seed must show what comes of it: a broken invariant, or a
-//! cluster that never gets to the last move.
+//! The attacks of the protocol's table, each played as the table describes it: a script makes its moves one
+//! after another, each as soon as its condition holds. The engine must withstand every attack. Without the rule
+//! that protects against the attack, at least one seed must fail: an invariant breaks, or the cluster never
+//! reaches the last move.
 //!
-//! Which test stands for which row of the table is listed, and checked, in `tests/repo/protocol.rs`.
+//! `tests/repo/protocol.rs` lists and checks which test covers which row of the table.
 
 mod cast;
 mod ends;
@@ -28,7 +28,7 @@ use crate::{
     world::{Trace, World, run},
 };
 
-/// Each attack is played with so many seeds: latencies, clocks and who leads differ.
+/// Number of seeds for each attack: latencies, clocks and the first leader differ.
 const SEEDS: u64 = 12;
 
 fn engine(mutant: Mutant) -> Break {
@@ -52,7 +52,7 @@ fn stage(seed: u64, script: &'static [Move], tune: fn(&mut Scenario)) -> Scenari
     scenario
 }
 
-/// Plays an attack against the engine, and against the engine without each of these rules.
+/// Plays an attack against the engine, and against the engine without each of `rules`.
 fn attack(script: &'static [Move], rules: &[Break], tune: fn(&mut Scenario)) {
     for seed in 0..SEEDS {
         let report = run(stage(seed, script, tune), None, Trace::Hash);
@@ -100,19 +100,19 @@ fn first_is_patient(scenario: &mut Scenario) {
     scenario.nodes = vec![Failover::STABLE, Failover::FAST, Failover::FAST];
 }
 
-// Moves that several scripts make.
+// Moves that several scripts share.
 
 const ANOTHER_LEADS: Move = |world| world.another_leads();
 const ANOTHER_ACTS: Move = |world| world.another_acts(world.cast[1]);
 
-/// The network lets go of everything that it has kept.
+/// The network delivers all requests that it has held back.
 const LET_GO: Move = |world| {
     world.hold = None;
     world.release(|_| true);
     true
 };
 
-// What the network can tell apart.
+// Predicates for requests on the wire.
 
 fn by(flight: &InFlight) -> Option<ProcId> {
     match flight.from {
@@ -141,7 +141,7 @@ fn is_plan(flight: &InFlight) -> bool {
     matches!(flight.ask, Ask::Call(Call::Plan { .. }))
 }
 
-/// A claim, or a release.
+/// Whether the request is a claim or a release.
 fn is_claim(flight: &InFlight) -> bool {
     matches!(flight.ask, Ask::Call(Call::WriteHeld { .. }))
 }
@@ -158,7 +158,7 @@ fn is_shard_write(flight: &InFlight) -> bool {
     matches!(flight.ask, Ask::ShardWrite(..))
 }
 
-/// Of the first, second or third in the cast.
+/// Whether the process in this role of the cast (0, 1 or 2) sent the request.
 fn of(world: &World, role: usize, flight: &InFlight) -> bool {
     by(flight) == world.cast.get(role).copied()
 }

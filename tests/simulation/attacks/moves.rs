@@ -1,10 +1,11 @@
-//! Attacks on the shards: plans, claims and releases that cross, come late, or lose somebody.
+//! Attacks on the shards: plans, claims and releases that cross, come late, or get lost.
 
 use bellwether::engine::Input;
 
 use super::*;
 
-/// The plan gives a shard to the second, whose watch lags; then to the third, which starts.
+/// The plan gives a shard to the second node, whose watch lags; then to the third node, which starts work on
+/// it.
 const READ_LATE: &[Move] = &[
     |world| {
         world.opening(|world| {
@@ -22,7 +23,7 @@ const READ_LATE: &[Move] = &[
 ];
 
 impl World {
-    /// Shards go from the second, whose watch lags, to the third.
+    /// Moves shards from the second node, whose watch lags, to the third.
     fn back_to_the_third(&mut self) {
         self.stall_watch(self.cast[1]);
         self.ask(self.cast[2], Input::Drain(false));
@@ -39,7 +40,7 @@ fn is_claim_of_the_second(world: &World, flight: &InFlight) -> bool {
     is_claim(flight) && of(world, 1, flight)
 }
 
-/// The plan gives a shard to the second, whose claim is on its way for long; then to another.
+/// The plan gives a shard to the second node, whose claim is delayed; then the plan gives it to another node.
 const CLAIM_ON_ITS_WAY: Move = |world| {
     world.opening(|world| {
         world.hold = Some(is_claim_of_the_second);
@@ -61,7 +62,7 @@ fn a_claim_lands_after_the_plan_has_given_the_shard_to_another() {
     attack(SCRIPT, &[engine(ClaimWithoutPlan)], plain);
 }
 
-/// Nobody has heard of it, and it takes effect: the owner must not be the last to know.
+/// The claim takes effect and its answer is lost: the owner must still find out in time that it owns the shard.
 #[test]
 fn the_answer_of_a_claim_is_lost() {
     const SCRIPT: &[Move] = &[
@@ -70,14 +71,14 @@ fn the_answer_of_a_claim_is_lost() {
             let given = world.pick_given(world.cast[1]) && world.keeps(is_claim);
             world.once(given, |world| world.since = world.now)
         },
-        // Its caller has given it up by now, and the leader has not yet.
+        // The claim's call has timed out by now, and the leader still waits for the claim.
         |world| world.passed(400 * MILLIS) && LET_GO(world),
         |world| world.acts(world.cast[1]),
     ];
     attack(SCRIPT, &[engine(ClaimNotSettled)], plain);
 }
 
-/// The node has nothing else that it would look after.
+/// The node holds no other shard for which it would check its held key.
 #[test]
 fn the_answer_of_a_first_claim_is_lost() {
     const SCRIPT: &[Move] = &[
@@ -91,7 +92,7 @@ fn the_answer_of_a_first_claim_is_lost() {
         |world| {
             let given = world.pick_given(world.cast[1]) && world.keeps(is_claim);
             world.once(given, |world| {
-                // Its view would tell it what became of the claim.
+                // Without this stall, the node's view would show the outcome of the claim.
                 world.stall_watch(world.cast[1]);
                 world.since = world.now;
             })
@@ -104,11 +105,11 @@ fn the_answer_of_a_first_claim_is_lost() {
 
 fn one_shard(scenario: &mut Scenario) {
     scenario.works = vec![(WorkType::new("checks"), 1)];
-    // Shorter than the watch is stalled.
+    // Shorter than the stall of the watch.
     scenario.faults_for = 12 * SECONDS;
 }
 
-/// A claim commits while a PLAN is on the wire that gives its shard to another.
+/// A claim commits while a PLAN that gives its shard to another node is on the wire.
 const AND_A_PLAN: Move = |world| {
     let given = world.pick_given(world.cast[1]) && world.keeps(is_claim);
     world.once(given, |world| {
@@ -138,7 +139,7 @@ fn claim_and_plan_cross() {
             })
         },
         |world| {
-            // By now the PLAN has committed or not.
+            // By now the PLAN has either committed or been refused.
             world.once(world.passed(100 * MILLIS), |world| {
                 world.revoke(world.lease(world.cast[1]));
             })
@@ -176,7 +177,7 @@ fn a_shard_is_let_go_of_only_after_its_last_task_has_ended() {
     attack(SCRIPT, &[engine(ReleaseBeforeStopping)], work_ends_slowly);
 }
 
-/// The second is to let go of its shards, and its release is on its way for long.
+/// The second node must release its shards, and its release is delayed.
 const RELEASE_ON_ITS_WAY: Move = |world| {
     world.opening(|world| {
         world.hold = Some(is_claim_of_the_second);
@@ -193,7 +194,7 @@ fn the_leader_dies_between_drain_and_assign() {
             world.once(drains, |world| world.end_proc(world.cast[0]))
         },
         |world| world.once(world.leads(2), |world| world.since = world.now),
-        // Time for the new leader to give away what is not free.
+        // Time enough for the new leader to assign a shard that is not free.
         |world| world.passed(500 * MILLIS) && world.drains() && LET_GO(world),
         ANOTHER_ACTS,
     ];
@@ -213,13 +214,14 @@ fn a_drain_is_called_off_while_the_owner_releases() {
             })
         },
         |world| world.passed(500 * MILLIS) && LET_GO(world),
-        // Under a new epoch: whoever has it now, the plan gives it again.
+        // The plan assigns the shard again, under a new epoch, to any node.
         |world| !world.drains() && world.shard_problem().is_none(),
     ];
     attack(SCRIPT, &[engine(DrainCalledOff)], plain);
 }
 
-/// The plan is lost while a shard is let go of, and names its old owner again, by what the leader sees.
+/// The plan key is lost during a release, and the new plan, made from the leader's view, names the old owner
+/// again.
 #[test]
 fn a_plan_names_an_epoch_that_its_owner_has_released() {
     const SCRIPT: &[Move] = &[
@@ -227,7 +229,7 @@ fn a_plan_names_an_epoch_that_its_owner_has_released() {
         |world| {
             let drains = world.drains() && world.keeps(is_claim);
             world.once(drains, |world| {
-                // The leader hears of the lost plan, and not of the release.
+                // The leader's view shows the lost plan, but not the release.
                 let plan = world.depot.keys.plan(&world.scenario.works[0].0);
                 world.overwrite(plan, None);
                 world.ask(world.cast[1], Input::Drain(false));
@@ -259,7 +261,7 @@ fn a_late_shard_write_of_an_old_owner() {
             world.once(sent, |world| world.ask(world.cast[1], Input::Drain(true)))
         },
         |world| world.once(world.another_acts(world.cast[1]), |world| world.since = world.now),
-        // By now the new owner has written.
+        // The new owner has written by now.
         |world| world.passed(SECONDS) && LET_GO(world),
     ];
     attack(SCRIPT, &[around(Broken::ShardWriteByExistence)], plain);

@@ -1,4 +1,4 @@
-//! Attacks by an operator: keys deleted or overwritten, leases revoked.
+//! Attacks by an operator, who deletes or overwrites keys, or revokes leases.
 
 use super::*;
 

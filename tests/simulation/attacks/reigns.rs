@@ -1,4 +1,4 @@
-//! Attacks on whose turn it is and for how long: lagging watches, old beats, silence, patience.
+//! Attacks on the order and the length of terms: lagging watches, old beats, silence, patience.
 
 use bellwether::engine::Input;
 
@@ -60,13 +60,13 @@ fn several_unclean_ends_in_a_row() {
                 world.vanishes(world.cast[1]);
             })
         },
-        // Nobody waits for the first one again.
+        // The wait for the first node's authority is not repeated.
         |world| world.leads(2) && !world.passed(2 * SECONDS),
     ];
     attack(SCRIPT, &[engine(NoWaitAfterUncleanEnd)], plain);
 }
 
-/// The leader leaves, and the next in line lives, renews its lease and never takes its turn.
+/// The leader leaves. The next candidate lives and renews its lease, but the network holds its TAKEs back.
 #[test]
 fn the_oldest_candidate_lives_but_is_wedged() {
     const SCRIPT: &[Move] = &[
@@ -80,7 +80,7 @@ fn the_oldest_candidate_lives_but_is_wedged() {
             })
         },
         |world| world.leads(2),
-        // Its TAKEs land after all.
+        // The TAKEs of the second node arrive after all.
         LET_GO,
     ];
     attack(SCRIPT, &[engine(NoPatience)], plain);

@@ -1,9 +1,10 @@
-//! Attacks by a store that is restored from a backup: with revisions bumped, so that nothing shows by
-//! going back, or without, so that a revision names two writes.
+//! Attacks by a store that is restored from a backup: with bumped revisions, so that no revision goes back, or
+//! without, so that one revision names two writes.
 
 use super::*;
 
-/// No lease ends, nor its session (R16), while the store is restored.
+/// Leases long enough that neither a lease nor its session (R16, renewals without answer) ends during the
+/// restore.
 fn long_leases(scenario: &mut Scenario) {
     scenario.ttl = 30;
 }
@@ -29,15 +30,16 @@ fn a_restored_backup_brings_the_old_leaders_key_back() {
     attack(SCRIPT, &[around(Broken::FenceByCreation)], plain);
 }
 
-/// The successor saw the old leader's key deleted, which the backup does not know of, and its TAKE comes
-/// to a store in which that key proves an office again.
+/// The successor has seen the deletion of the old leader's key. The backup still has that key, and the TAKE of
+/// the successor arrives at the restored store, in which the key proves an office again.
 #[test]
 fn a_take_of_the_lost_history_lands_beside_the_old_leaders_key() {
     const SCRIPT: &[Move] = &[
         |world| {
             world.opening(|world| {
                 world.back_up();
-                // It stands still: an office whose beats are not answered is given up by now (R13).
+                // The driver is stopped as well: otherwise the leader gives up its office, since its beats get
+                // no answer (R13, useless office).
                 world.stall_watch(world.cast[0]);
                 world.starve(world.cast[0]);
                 let key = world.depot.keys.candidate(world.lease(world.cast[0]));
@@ -58,8 +60,8 @@ fn a_take_of_the_lost_history_lands_beside_the_old_leaders_key() {
     attack(SCRIPT, &[around(Broken::TakeWithoutHolder)], long_leases);
 }
 
-/// The successor has seen the record last at a revision of the lost history. In the restored store that very
-/// revision is the old leader's next beat, and it leads on.
+/// The successor last saw the record at a revision of the lost history. In the restored store the old leader's
+/// next beat gets that same revision, and the old leader stays in office.
 #[test]
 fn a_beat_in_a_restored_store_gets_the_revision_that_a_successor_has_seen() {
     const SCRIPT: &[Move] = &[
@@ -68,7 +70,8 @@ fn a_beat_in_a_restored_store_gets_the_revision_that_a_successor_has_seen() {
                 world.back_up();
                 world.mark = world.depot.revision();
                 world.cut_off(world.cast[2]);
-                // Its next beat arrives; it does not hear of that. Nothing else is written.
+                // The leader's next beat arrives, and its answer does not. No other request than a beat or a
+                // TAKE arrives.
                 world.cut_down(world.cast[0]);
                 world.hold = Some(|_, flight| !is_beat(flight) && !is_take(flight));
             })

@@ -1,4 +1,4 @@
-//! Memory stores with one thing wrong, to see it found.
+//! Memory stores with one deliberate flaw each, which the comparison must find.
 
 use std::time::Duration;
 
@@ -11,32 +11,32 @@ use bellwether::{
     },
 };
 
-/// What is wrong.
+/// The flaw of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// Any empty range holds, whatever it is compared with.
+    /// Every compare of an empty range holds, with any value.
     EmptyRangeHolds,
-    /// Compares of ranges look at the first key only.
+    /// A compare of a range checks only the first key.
     RangeByFirstKey,
-    /// A put without a lease leaves the key on the one it had.
+    /// A put without a lease keeps the key on its earlier lease.
     PutKeepsLease,
-    /// A put on a lease that is not there is carried out without one.
+    /// A put on a lease that does not exist is carried out without a lease.
     UnknownLeaseIgnored,
-    /// A limit is not heeded.
+    /// The limit of a read is ignored.
     LimitIgnored,
-    /// The revision of a read is not heeded.
+    /// The revision of a read is ignored.
     OldReadsNew,
-    /// A transaction counts a revision even if it changed nothing.
+    /// A transaction raises the revision even if it changes nothing.
     EmptyTxnCounts,
-    /// Events do not carry what was before.
+    /// Events do not carry the previous value.
     NoPrevious,
     /// A watch begins one revision late.
     WatchLate,
-    /// Puts of the same key twice are let through, the last wins.
+    /// A transaction may put the same key twice, and the last put wins.
     DuplicatesAllowed,
-    /// A revoke leaves the keys.
+    /// A revoke leaves the keys of the lease.
     RevokeKeepsKeys,
-    /// A compaction does not forget.
+    /// A compaction keeps old revisions readable.
     CompactedStillRead,
 }
 

@@ -1,7 +1,7 @@
 //! A random program for a store.
 //!
-//! Keys, leases and revisions are few, so that they meet: half of the compares hold, puts and deletes
-//! hit what is there, reads ask for revisions that are there, forgotten, or yet to come.
+//! Keys, leases and revisions are few, so that steps interact: half of the compares hold, puts and deletes hit
+//! existing keys, reads ask for existing, compacted, or future revisions.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bellwether::{
 };
 use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 
-/// One call, to both stores.
+/// A call that is made to both stores.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Txn(Txn),
@@ -22,17 +22,17 @@ pub(super) enum Step {
     Compact(Revision),
     /// Opens a watch under a name.
     Watch(u64, WatchRequest),
-    /// Takes all that the watch has to say up to this revision, at least.
+    /// Reads all items of the watch up to this revision, at least.
     Drain(u64, Revision),
 }
 
 pub(super) struct Program {
     rng: StdRng,
-    /// As of the last step.
+    /// Revision after the last step.
     revision: Revision,
     compacted: Revision,
     kvs: Vec<KeyValue>,
-    /// Names of the watches that are open.
+    /// Names of the open watches.
     watches: Vec<u64>,
     named: u64,
     puts: u64,
@@ -53,19 +53,19 @@ impl Program {
         }
     }
 
-    /// What there is now.
+    /// Sets the present content of the store.
     pub(super) fn look(&mut self, revision: Revision, kvs: &[KeyValue]) {
         self.revision = revision;
         self.kvs = kvs.to_vec();
     }
 
-    /// The next few steps, that belong together.
+    /// The next few steps, which belong together.
     pub(super) fn next_steps(&mut self) -> Vec<Step> {
         match self.rng.random_range(0..100) {
             0..50 => vec![Step::Txn(self.txn())],
             50..65 => vec![Step::Get(self.get())],
             65..72 => {
-                // None ends by itself while a program runs.
+                // No lease expires by itself while a program runs.
                 let ttl = Duration::from_secs(self.rng.random_range(1000..2000));
                 let too_long = self.rng.random_range(0..20) == 0;
                 let ttl = if too_long { Duration::from_secs(9_000_000_001) } else { ttl };
@@ -93,7 +93,7 @@ impl Program {
         let op = [CompareOp::Equal, CompareOp::NotEqual, CompareOp::Less, CompareOp::Greater];
         let op = *op.choose(&mut self.rng).unwrap();
         let part = self.rng.random_range(0..3);
-        // Mostly about something that is there, by what it is or nearly is.
+        // Mostly a compare with an existing key, by its exact value or nearly so.
         let there = self.kvs.choose(&mut self.rng).filter(|_| self.rng.random_range(0..3) > 0);
         let off = *[0, 0, 0, 0, -1, 1].choose(&mut self.rng).unwrap();
         let (range, created, modified, value) = if let Some(kv) = there {
@@ -134,7 +134,7 @@ impl Program {
     }
 
     fn key(&mut self) -> Vec<u8> {
-        // Rarely one that may not be.
+        // Rarely an empty key, which is not allowed.
         if self.rng.random_range(0..60) == 0 {
             return Vec::new();
         }
@@ -158,7 +158,7 @@ impl Program {
         LeaseId(self.rng.random_range(1..=4))
     }
 
-    /// Mostly one that can be asked for.
+    /// A revision that is mostly valid to ask for.
     fn some_revision(&mut self) -> Revision {
         match self.rng.random_range(0..10) {
             0 => Revision(0),
@@ -171,11 +171,11 @@ impl Program {
         }
     }
 
-    /// What a watch says of the time before a compaction depends on whether it was quick enough: all
-    /// take what they have to say first.
+    /// Before a compaction, all watches are drained: the events that a watch still delivers after it depend on
+    /// how quick the watch was.
     fn compact(&mut self) -> Vec<Step> {
         let mut steps = self.drain_all();
-        // Zero is nothing to forget: nobody asks for it.
+        // Revision zero compacts nothing, and no client asks for it.
         let revision = Revision(self.some_revision().0.max(1));
         if self.compacted < revision && revision <= self.revision {
             self.compacted = revision;
@@ -192,7 +192,7 @@ impl Program {
         }
         self.named += 1;
         self.watches.push(self.named);
-        // Zero would be "from now on".
+        // Zero would mean "from now on".
         let from = Revision(self.some_revision().0.max(1));
         let range = match self.rng.random_range(0..4) {
             0 => KeyRange::key(KEYS.choose(&mut self.rng).unwrap().to_vec()),

@@ -1,4 +1,4 @@
-//! Users, roles and tokens that end.
+//! Users, roles and tokens that expire.
 
 use std::{
     path::Path,
@@ -28,8 +28,8 @@ async fn with_user() -> Etcd {
     Etcd::options().user(USER, PASSWORD, "/shop/").start().await
 }
 
-/// Signed tokens, which end `ttl` after they were made however much they are used, and with every
-/// change of a user or role.
+/// An etcd with signed tokens, which expire `ttl` after they were made, also when in use, and with every change
+/// of a user or role.
 async fn with_jwt(folder: &Path, ttl: Duration) -> Etcd {
     let key = rcgen::KeyPair::generate().unwrap();
     let (private, public) = (folder.join("jwt.key"), folder.join("jwt.pub"));
@@ -50,7 +50,7 @@ async fn counted(config: EtcdConfig) -> (EtcdStore, Arc<Counters>) {
     (EtcdStore::connect(&config.metrics(metrics)).await.unwrap(), counters)
 }
 
-/// What went wrong, to the last cause.
+/// Text of an error with all of its causes.
 fn said(error: &(dyn std::error::Error + 'static)) -> String {
     let mut texts = vec![error.to_string()];
     let mut cause = error.source();
@@ -122,7 +122,7 @@ async fn a_token_that_etcd_drops_costs_no_call() {
     store.grant(lease(4), Duration::from_secs(600), LONG).await.unwrap();
     store.keep_alive(lease(4), LONG).await.unwrap();
     assert_eq!(counters.logins.load(SeqCst), 1);
-    // The same password, set anew, ends all tokens of the user.
+    // Setting the same password again ends all tokens of the user.
     etcd.client().await.user_change_password(USER, PASSWORD).await.unwrap();
     put(&store, "/shop/a", "1").await.unwrap();
     assert_eq!(store.keep_alive(lease(4), LONG).await.unwrap().ttl, Duration::from_secs(600));
@@ -137,7 +137,8 @@ async fn a_token_that_ran_out_while_nobody_called_costs_no_call() {
     let etcd = options.user(USER, PASSWORD, "/shop/").start().await;
     let (store, counters) = counted(as_shop(&etcd)).await;
     let mut raw = etcd.client().await;
-    // Time has to pass here: until a plain client, idle for as long, is refused. Only then is asked.
+    // The test must wait until a plain client with the same idle time is refused. Only then the store is
+    // called.
     let mut idle = Duration::from_secs(6);
     loop {
         tokio::time::sleep(idle).await;
@@ -159,7 +160,7 @@ async fn a_signed_token_is_renewed_before_it_ends() {
     let etcd = with_jwt(folder.path(), Duration::from_secs(3)).await;
     let (store, counters) = counted(as_shop(&etcd)).await;
     let logins = || counters.logins.load(SeqCst);
-    // Nobody calls, so nobody is refused.
+    // The store renews the token without any call, so no call can be refused.
     eventually("three more logins", LONG, async || (logins() >= 4).then_some(())).await;
     put(&store, "/shop/a", "1").await.unwrap();
 }
@@ -178,7 +179,7 @@ async fn a_change_of_roles_costs_no_call_and_no_watch() {
     put(&store, "/shop/a", "2").await.unwrap();
     assert_eq!(counters.logins.load(SeqCst), 2);
     assert_eq!(events(watching.as_mut()).await.1, ["/shop/a=2"]);
-    // A role that is taken away and given back.
+    // A role is revoked and granted again.
     etcd.etcdctl(&["user", "revoke-role", USER, USER]);
     let refused = put(&store, "/shop/a", "3").await.unwrap_err();
     assert!(matches!(refused, StoreError::Denied { .. }), "{refused}");
@@ -199,7 +200,7 @@ async fn a_changed_password_is_read_from_its_file() {
     put(&store, "/shop/a", "1").await.unwrap();
     let mut root = etcd.client().await;
     root.user_change_password(USER, "battery-staple").await.unwrap();
-    // The old token is gone with the old password, and the file still holds that.
+    // The old token ended with the old password, and the file still holds the old password.
     let refused = put(&store, "/shop/a", "2").await.unwrap_err();
     assert!(matches!(refused, StoreError::Denied { .. }), "{refused}");
     assert!(refused.to_string().contains("invalid user ID or password"), "{refused}");

@@ -1,4 +1,4 @@
-//! What each call does on a healthy etcd.
+//! Behaviour of each call on a healthy etcd.
 
 use std::{sync::Arc, time::Duration};
 
@@ -138,7 +138,7 @@ async fn connections_stay_few_over_a_thousand_calls() {
         store.keep_alive(lease(9), LONG).await.unwrap();
     }
     assert_eq!((proxy.accepted(), proxy.open()), (1, 1));
-    // Nor after outages.
+    // The same holds after outages.
     for _ in 0..5 {
         proxy.set(Fault::Refuse);
         let refused = super::put_within(&store, "k", "x", Duration::from_millis(100)).await;
@@ -207,7 +207,7 @@ async fn a_full_etcd_is_told_apart_from_a_broken_one() {
     let said = full.to_string();
     assert!(matches!(full, StoreError::Overloaded { .. }), "{said}");
     assert!(said.contains("alarm disarm") && full.is_transient(), "{said}");
-    // Reads and renewals go on.
+    // Reads and renewals still work.
     assert!(value(&store, "k").await.is_some());
 }
 

@@ -1,4 +1,4 @@
-//! Members that die, freeze, lag or are cut off, and connections that break every way.
+//! Members that die, freeze, lag or are cut off, and connections that break in every way.
 
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
@@ -21,16 +21,16 @@ use crate::support::{
     proxy::{Fault, Proxy},
 };
 
-/// Half a second is promised; the rest is for a busy machine. Without the mechanism it takes seconds
-/// (etcd's own timeout is 7 s) or for ever.
+/// Half a second is promised; the rest is margin for a busy machine. Without the mechanism, the store takes
+/// seconds (etcd's own timeout is 7 s) or waits for ever.
 const NOTICED: Duration = Duration::from_secs(2);
 
-/// The index of the member that the store asks now.
+/// Index of the member that the store uses now.
 fn current(etcd: &Etcd, store: &EtcdStore) -> usize {
     etcd.endpoints().iter().position(|url| *url == store.health().endpoint).unwrap()
 }
 
-/// A store that asks a member which does not lead etcd, so that its loss costs no election.
+/// A store that uses a member which is not the raft leader, so that the loss of that member costs no election.
 async fn store_on_a_follower(etcd: &Etcd) -> (EtcdStore, usize) {
     let store = store_on(etcd).await;
     let leader = etcd.leader().await;
@@ -66,8 +66,8 @@ async fn one_dead_member_of_three_causes_no_error() {
     let etcd = Etcd::options().members(3).start().await;
     let (store, member) = store_on_a_follower(&etcd).await;
     etcd.kill(member);
-    // The first call finds out; none may fail. A write that is on its way while the connection breaks
-    // would be ambiguous, so the loss is seen first.
+    // The first call notices the loss; no call may fail. The first call is a read, since a write that is on its
+    // way while the connection breaks would be ambiguous.
     for i in 0..300 {
         value(&store, "k").await;
         put(&store, "k", &i.to_string()).await.unwrap();
@@ -82,7 +82,7 @@ async fn an_endpoint_where_nobody_listens_is_not_noticed() {
     let (nobody, nobody_else) = (Nobody::new(), Nobody::new());
     let endpoints =
         [nobody.address().to_string(), etcd.endpoint(0), nobody_else.address().to_string()];
-    // Not `connect`: the first call has to find its way, even for a write.
+    // `new` instead of `connect`: the first call has to find a working member, even for a write.
     let store = EtcdStore::new(&EtcdConfig::new(endpoints)).unwrap();
     for i in 0..300 {
         put(&store, "k", &i.to_string()).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_frozen_member_is_left_and_its_watch_ends() {
     let mut on_frozen = watch(&store, "p/", Revision(start.0 + 1)).await.unwrap();
     etcd.freeze(member);
     let frozen_at = boot_now();
-    // Nobody calls: the guard of the watch has to find out.
+    // No call is made: the guard of the watch has to notice the frozen member.
     let ended = tokio::time::timeout(LONG, on_frozen.next()).await.unwrap().unwrap_err();
     let took = boot_now().since(frozen_at);
     assert!(matches!(ended, StoreError::Broken { .. }), "{ended}");
@@ -121,7 +121,8 @@ async fn a_frozen_member_is_left_and_its_watch_ends() {
     let mut next = watch(&store, "p/", Revision(start.0 + 1)).await.unwrap();
     assert_eq!(events(next.as_mut()).await.1, ["p/1=b"]);
     etcd.thaw(member);
-    // Without another one the quorum needs it, and nobody faster can be asked in its place.
+    // With another member frozen, the quorum needs the thawed member, and the store cannot use a faster member
+    // in its place.
     let other = (0..3).find(|it| *it != member).unwrap();
     etcd.freeze(other);
     eventually("the thawed member serves again", LONG, async || {
@@ -159,8 +160,8 @@ async fn a_write_on_a_frozen_member_is_ambiguous_and_the_next_one_is_not() {
     etcd.thaw(member);
 }
 
-/// A cluster of which one member lives, without a quorum, and another etcd: to a client the lone
-/// member looks as one that is cut off from its peers.
+/// A cluster with one living member and no quorum, plus another etcd: for a client, the lone member looks like
+/// a member that is cut off from its peers.
 #[tokio::test]
 async fn a_member_without_quorum_is_left_though_it_accepts_calls() {
     let cut_off = Etcd::options().members(3).start().await;
@@ -176,12 +177,12 @@ async fn a_member_without_quorum_is_left_though_it_accepts_calls() {
     cut_off.kill(1);
     cut_off.kill(2);
     let cut_at = boot_now();
-    // It still accepts connections and answers what needs no quorum.
+    // The lone member still accepts connections and answers requests that need no quorum.
     let ended = tokio::time::timeout(LONG, idle.next()).await.unwrap();
     let took = boot_now().since(cut_at);
     assert!(matches!(ended, Err(StoreError::Broken { .. })), "{ended:?}");
     assert_ne!(store.health().endpoint, cut_off.endpoint(0));
-    // The other one is tried again after a pause that grew while it refused.
+    // The store tries the other member again after a pause that grew while that member refused.
     assert!(took < NOTICED + Duration::from_secs(2), "noticed after {took:?}");
     put(&store, "p/1", "x").await.unwrap();
 }
@@ -223,7 +224,7 @@ async fn a_lost_answer_is_ambiguous_and_never_sent_twice() {
         (raw.get("k", None).await.unwrap().count() == 1).then_some(())
     })
     .await;
-    // Broken off instead of silent: the same.
+    // A connection that breaks has the same result as a silent one.
     let (broken, ()) = tokio::join!(put(&store, "k2", "v"), async {
         eventually("the write took effect", LONG, async || {
             (raw.clone().get("k2", None).await.unwrap().count() == 1).then_some(())
@@ -254,7 +255,7 @@ async fn a_half_open_connection_is_replaced() {
     assert_eq!(value(&store, "k").await.as_deref(), Some("v"));
     let took = boot_now().since(began);
     assert!(took < NOTICED, "answered after {took:?}");
-    // The watch on the dead connection is told.
+    // The watch on the dead connection returns an error.
     let ended = tokio::time::timeout(LONG, idle.next()).await.unwrap();
     assert!(matches!(ended, Err(StoreError::Broken { .. })), "{ended:?}");
 }
@@ -302,7 +303,7 @@ async fn a_slow_member_is_left_for_a_fast_one() {
     let config = through(&proxies).survey_every(Duration::from_millis(100));
     let store = EtcdStore::connect(&config).await.unwrap();
     let slow = current_proxy(&proxies, &store);
-    // Well below what makes it suspect.
+    // Well below the delay that makes a member suspect.
     proxies[slow].set(Fault::Delay(Duration::from_millis(30)));
     eventually("a fast member is asked", LONG, async || {
         get(&store, "k").await.unwrap();
@@ -330,7 +331,7 @@ async fn a_store_that_is_away_is_named_and_comes_back_by_itself() {
     store.grant(lease(6), Duration::from_secs(600), LONG).await.unwrap();
     store.keep_alive(lease(6), LONG).await.unwrap();
     etcd.kill(0);
-    // A read of a store that is away goes on trying until its deadline.
+    // A read of an unreachable store retries until its deadline.
     let short = store.get(Get::key("k"), Duration::from_millis(300)).await.unwrap_err();
     assert!(matches!(short, StoreError::Unreachable { .. }), "{short}");
     let refused = put_within(&store, "k", "v", Duration::from_millis(300)).await.unwrap_err();

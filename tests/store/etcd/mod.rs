@@ -1,4 +1,4 @@
-//! The etcd store against real servers, with every fault that it is to withstand.
+//! The etcd store against real servers, with every fault that the store must withstand.
 
 mod auth;
 mod calls;
@@ -44,7 +44,7 @@ async fn get(store: &EtcdStore, key: &str) -> Result<GetAnswer, StoreError> {
     store.get(Get::key(key), LONG).await
 }
 
-/// The values of a key: none or one.
+/// The value of a key, if the key exists.
 async fn value(store: &EtcdStore, key: &str) -> Option<String> {
     let answer = get(store, key).await.unwrap();
     answer.kvs.into_iter().next().map(|kv| String::from_utf8(kv.value).unwrap())

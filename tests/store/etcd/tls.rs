@@ -1,4 +1,4 @@
-//! Certificates: mutual TLS, everything that can be wrong with it, and files that change.
+//! Certificates: mutual TLS, every kind of invalid certificate, and files that change.
 
 use std::{
     path::Path,
@@ -67,7 +67,7 @@ async fn the_certificate_that_etcd_makes_itself_is_trusted_by_itself() {
     let store = EtcdStore::connect(&config.clone().tls(Tls::ca(&own))).await.unwrap();
     put(&store, "k", "v").await.unwrap();
     assert!(store.health().endpoint.starts_with("https://"));
-    // It is trusted because it is listed, not because it signs itself.
+    // The certificate is trusted because the CA file lists it, not because it is self-signed.
     let folder = tempfile::tempdir().unwrap();
     let stranger = Pki::new(folder.path(), "a stranger");
     let error = EtcdStore::connect(&config.tls(Tls::ca(&stranger.ca))).await.unwrap_err();
@@ -134,7 +134,7 @@ async fn http_and_https_taken_for_each_other_are_told() {
 #[tokio::test]
 async fn an_expired_server_certificate_is_told() {
     let etcd = Etcd::options().tls().start().await;
-    // etcd reads its certificate anew for every connection.
+    // etcd reads its certificate again for every connection.
     etcd.pki().server(Validity::Expired);
     let said = refusal(&etcd, tls_of(&etcd)).await;
     assert!(said.contains("the server's certificate has expired"), "{said}");
@@ -144,8 +144,7 @@ fn copy(from: &Path, to: &Path) {
     replace(to, &std::fs::read_to_string(from).unwrap());
 }
 
-/// A client certificate in files of its own, as a mounted secret, on the way of which connections are
-/// counted.
+/// A client certificate in its own files, as in a mounted secret, with a proxy that counts the connections.
 struct Rotating {
     etcd: Etcd,
     proxy: Proxy,
@@ -173,7 +172,7 @@ impl Rotating {
         Self { etcd, proxy, folder, counters, store }
     }
 
-    /// Key first, then certificate: for a moment they do not belong together.
+    /// Replaces the key first, then the certificate: for a moment the two do not match.
     fn rotate_to(&self, files: &Files) {
         copy(&files.key, &self.folder.path().join("tls.key"));
         copy(&files.cert, &self.folder.path().join("tls.crt"));
@@ -206,7 +205,7 @@ async fn new_certificates_are_used_without_losing_a_call() {
         eventually("connected anew", LONG, async || (rotating.reconnects() == round).then_some(()))
             .await;
     }
-    // The watch is told to begin anew.
+    // The watch ends with an error, so that its caller opens a new one.
     let ended = tokio::time::timeout(LONG, watching.next()).await.unwrap();
     assert!(matches!(ended, Err(StoreError::Broken { .. })), "{ended:?}");
     drop(watching);
@@ -234,7 +233,7 @@ async fn bad_certificates_do_not_replace_good_connections() {
     .await;
     put(&rotating.store, "k", "w").await.unwrap();
     assert_eq!(rotating.reconnects(), 0);
-    // A file that is no certificate is not even tried.
+    // The store does not even try to connect with a file that holds no certificate.
     let before = rotating.proxy.accepted();
     replace(&rotating.folder.path().join("tls.crt"), "nonsense");
     put(&rotating.store, "k", "x").await.unwrap();

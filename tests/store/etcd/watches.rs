@@ -1,4 +1,4 @@
-//! Watches on a healthy etcd, and what compaction and restarts do to them.
+//! Watches on a healthy etcd, and the effects of compaction and restarts on watches.
 
 use bellwether::{
     engine::Revision,
@@ -142,6 +142,6 @@ async fn wiped_data_shows_as_a_smaller_revision() {
     etcd.start_again(0).await;
     let after = get(&store, "k").await.unwrap();
     assert!(after.revision < before.revision && after.kvs.is_empty());
-    // The id is a hash of addresses and token: it proves nothing.
+    // The cluster id is a hash of addresses and token, so the same id proves nothing.
     assert_eq!(after.cluster, before.cluster);
 }
