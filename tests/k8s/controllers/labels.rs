@@ -163,8 +163,7 @@ async fn a_wrong_label_is_taken_off_and_a_lost_one_is_put_on_again() {
     })
     .await;
 
-    // A pod unknown to the leader, a pod of another cluster, a wrong label on a follower's pod, and one on the
-    // leader's own.
+    // The leader corrects wrong labels on a pod that is unknown to it, on a follower's pod and on its own.
     cluster.pod(7, json!({ CLUSTER_LABEL: "test", ROLE_LABEL: "leader" })).await;
     cluster.pod(8, json!({ CLUSTER_LABEL: "another", ROLE_LABEL: "leader" })).await;
     cluster.put_label("pod-1", "leader").await;

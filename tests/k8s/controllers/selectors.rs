@@ -119,7 +119,8 @@ impl<'a> Nodes<'a> {
     }
 }
 
-/// Nodes join and leave while objects change: no object is lost, and none is reconciled twice at once.
+/// Nodes join and leave while objects change: each node caches the objects of its shards, no object is lost, and
+/// none is reconciled by two nodes at once.
 async fn each_node_keeps_the_objects_of_its_shards(api: &ApiServer, what: &str) -> Vec<String> {
     let mut nodes = Nodes::on(api, what).await;
     let mut names: BTreeSet<String> = (0..32).map(|number| format!("map-{number}")).collect();
