@@ -14,7 +14,7 @@ use bellwether::{
     store::memory::MemoryStore,
 };
 
-/// Works on one shard until it is asked to let go of it.
+/// Works on one shard until the node must release it.
 async fn work(shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
     // List the shard's objects here: another node may have worked on them until now.
     println!("node {} takes shard {shard} in epoch {}", ctx.node().id(), ctx.epoch());
@@ -22,7 +22,7 @@ async fn work(shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
     while !ctx.is_cancelled() {
         ctx.check()?;
         done += 1;
-        // Refused by the store once the shard is somebody else's.
+        // The store rejects the write once another node may own the shard.
         ctx.fenced().put("done", done.to_string()).await?;
         tokio::select! {
             () = ctx.cancelled() => break,
@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         node.start().await?;
         nodes.push(Arc::new(node));
     }
-    // The first assignment waits 3.3 s: somebody might still be working from before.
+    // The first assignment waits 3.3 s: an earlier owner might still be working.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let leaver = nodes.pop().ok_or("no nodes")?;
     println!("node {} leaves", leaver.id());

@@ -1,8 +1,8 @@
 //! An operator: a `Website` owns a `ConfigMap` with its page, a `Deployment` that serves it and a `Service`.
 //!
-//! What it shows: reconciling on the elected leader, owned objects, server-side apply, conditions, events, a
-//! finalizer for what Kubernetes cannot clean up by itself, checks of the sites on the followers, and a status
-//! server with metrics, probes and a page at <http://127.0.0.1:8080> (`BELLWETHER_LISTEN`).
+//! The example shows: reconciling on the elected leader, owned objects, server-side apply, conditions, events,
+//! a finalizer for a resource that Kubernetes cannot clean up by itself, checks of the sites on the followers,
+//! and a status server with metrics, probes and a page at <http://127.0.0.1:8080> (`BELLWETHER_LISTEN`).
 //!
 //! ```text
 //! cargo run --example website -- crd | kubectl apply --server-side -f -     # its own custom resource
@@ -64,7 +64,7 @@ fn one() -> i32 {
     1
 }
 
-/// What came of it.
+/// State of the site, as the operator observed it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(crate = "bellwether::k8s::schemars")]
 #[serde(rename_all = "camelCase")]
@@ -72,7 +72,7 @@ pub struct WebsiteStatus {
     /// How many pods are ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// `metadata.generation` of the spec that this is about.
+    /// `metadata.generation` of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: as many pods serve the page as were asked for.
@@ -81,10 +81,10 @@ pub struct WebsiteStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Kept until the site's line is out of the index, which no owner reference can clean up.
+/// Finalizer that stays until the site's line is out of the index, which no owner reference can clean up.
 const FINALIZER: &str = "example.bellwether.dev/index";
 
-/// Brings one site to what its spec says. On the leader.
+/// Brings one site to the state in its spec. Runs on the leader.
 pub async fn reconcile(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
     ctx.finalized(FINALIZER, site, |what| async {
         match what {
@@ -95,7 +95,8 @@ pub async fn reconcile(site: Arc<Website>, ctx: Context) -> Result<Action, Recon
     .await
 }
 
-/// What a site owns is applied at every run: what somebody has changed or deleted is put right.
+/// Applies all objects that a site owns, at every run: so an object that a user has changed or deleted is
+/// repaired.
 async fn serve(site: &Website, ctx: &Context) -> Result<Action, ReconcileError> {
     let name = site.name_any();
     let app = json!({ "app": name });
@@ -133,7 +134,7 @@ async fn serve(site: &Website, ctx: &Context) -> Result<Action, ReconcileError> 
     tell(site, &pods, ctx).await
 }
 
-/// Writes the status, and an event when the site has become ready.
+/// Writes the status, and publishes an event when the site has become ready.
 async fn tell(site: &Website, pods: &Deployment, ctx: &Context) -> Result<Action, ReconcileError> {
     let before = site.status.clone().unwrap_or_default();
     let ready = pods.status.as_ref().and_then(|it| it.ready_replicas).unwrap_or(0);
@@ -152,7 +153,7 @@ async fn tell(site: &Website, pods: &Deployment, ctx: &Context) -> Result<Action
     Ok(Action::done())
 }
 
-/// Looks whether a site that should answer does. On the node that holds the site's shard.
+/// Checks whether a site that should answer does. Runs on the node that holds the site's shard.
 pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
     let status = site.status.clone().unwrap_or_default();
     if site.metadata.deletion_timestamp.is_some() || !conditions::holds(&status.conditions, "Ready")
@@ -168,7 +169,7 @@ pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, Reconcile
     Ok(Action::requeue_after(Duration::from_secs(30)))
 }
 
-/// The operator, on that node, for the sites of a namespace.
+/// Operator for the sites of a namespace, on that node.
 pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -> Operator {
     let election = ElectionRef { namespace: namespace.into(), cluster: CLUSTER.into() };
     let here = Scope::namespace(namespace);
@@ -183,13 +184,13 @@ pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -
 }
 // README: end
 
-/// The nodes that form one cluster, and its `Election`.
+/// Name of the cluster that the nodes form, and of its `Election`.
 const CLUSTER: &str = "websites";
-/// One per namespace: the addresses of its sites, a line each.
+/// Index of each namespace: the addresses of its sites, a line each.
 const INDEX: &str = "websites";
 
-/// Puts a site's line into the index, or takes it out. Each line has a field manager of its own, so that one
-/// that is not applied any more is gone.
+/// Puts a site's line into the index, or removes it. Each line has a field manager of its own, so that a line
+/// that is no longer applied disappears.
 async fn index(
     site: &Website,
     line: Option<String>,
@@ -210,7 +211,8 @@ fn address(site: &Website) -> String {
     format!("{}.{}.svc:80", site.name_any(), site.namespace().unwrap_or_default())
 }
 
-/// A node on etcd, if one is named: of this pod, or with an id by hand. Else a cluster of one, in memory.
+/// Node on etcd, if `BELLWETHER_ETCD` is set: with this pod's id, or with an id from the environment. Otherwise
+/// a cluster of one, in memory.
 fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
     let Ok(etcd) = env::var("BELLWETHER_ETCD") else {
         return Ok(StandaloneNode::builder().cluster(CLUSTER).id(0).into());
@@ -222,7 +224,7 @@ fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
     })
 }
 
-/// The program: it runs until it is told to end.
+/// The program: it runs until a signal ends it.
 pub async fn run() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).init();
     let pod = match env::var("POD_NAME") {
