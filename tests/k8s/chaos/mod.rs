@@ -63,7 +63,7 @@ const DEPOSED_AFTER: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time that a machine with two busy cores may add to an interval. Measured on such a machine: 14 ms.
 const BUSY: Duration = Duration::from_millis(500);
-/// The bound of `docs/protocol.md`, I7, from the end of the fault (a leader within TTL + 0.5 s +
+/// The bound of `docs/protocol.md`, I7 (time to recover), from the end of the fault (a leader within TTL + 0.5 s +
 /// wait(`SPAN_MAX`), all shards within TTL + 0.5 s + wait(F) after that: 13.6 s), and the time to start a
 /// process.
 const FAILOVER_MOST: Duration = Duration::from_secs(16);
