@@ -5,8 +5,8 @@
 //! cargo run --example leader_routine -- 1 http://127.0.0.1:2379   # node 1 of a cluster in etcd
 //! ```
 //!
-//! Start the program two or three times with other ids, then stop the leader with Ctrl-C: the next leader
-//! continues the count.
+//! Start the example two or three times with other ids, then stop the leader with Ctrl-C: the next leader
+//! continues the count from the stored value.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use bellwether::{
     store::etcd::EtcdConfig,
 };
 
-/// Runs once per tick: counts the runs of all leaders so far, in the store.
+/// Tick of the routine: counts the passes of all leaders so far, in the store.
 async fn count(ctx: LeaderContext) -> Result<(), WorkError> {
     let fenced = ctx.fenced();
     let before = fenced.get("passes").await?;
@@ -23,7 +23,7 @@ async fn count(ctx: LeaderContext) -> Result<(), WorkError> {
         Some(found) => std::str::from_utf8(&found.value)?.parse()?,
         None => 0,
     };
-    // The store rejects the write if this term has ended by the time it arrives.
+    // The store rejects the write if this term is over when the write arrives.
     fenced.put("passes", (passes + 1).to_string()).await?;
     println!("term {}: pass {}", ctx.term(), passes + 1);
     Ok(())
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let id = args.next().map_or(Ok(1), |id| id.parse())?;
     let tick = Duration::from_secs(1);
-    // The same program runs on etcd or alone: both are nodes.
+    // The same program runs on etcd or alone: both variants are nodes.
     let node: Arc<dyn Node> = match args.next() {
         Some(endpoint) => Arc::new(
             ClusterNode::builder()

@@ -4,8 +4,8 @@
 //! cargo run --example shard_worker
 //! ```
 //!
-//! Three nodes in one process on a store in memory. After a while the first worker leaves: its shards move,
-//! and two nodes never work on the same shard.
+//! Three nodes in one process on a store in memory. After a while the first worker leaves: its shards
+//! move, and no shard is ever worked on by two.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ async fn work(shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
     while !ctx.is_cancelled() {
         ctx.check()?;
         done += 1;
-        // The store rejects the write once another node owns the shard.
+        // The store rejects the write once another node may own the shard.
         ctx.fenced().put("done", done.to_string()).await?;
         tokio::select! {
             () = ctx.cancelled() => break,
@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         node.start().await?;
         nodes.push(Arc::new(node));
     }
-    // The first assignment waits 3.3 s, because an earlier owner of shards could still be working.
+    // The first assignment waits 3.3 s: an earlier owner might still be working.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let leaver = nodes.pop().ok_or("no nodes")?;
     println!("node {} leaves", leaver.id());

@@ -1,9 +1,8 @@
 //! An operator: a `Website` owns a `ConfigMap` with its page, a `Deployment` that serves it and a `Service`.
 //!
-//! The example shows: reconciling on the elected leader, owned objects, server-side apply, conditions,
-//! events, a finalizer for data that Kubernetes cannot clean up by itself, checks of the sites on the
-//! followers, and a status server with metrics, probes and a page at <http://127.0.0.1:8080>
-//! (`BELLWETHER_LISTEN`).
+//! The example shows: reconciling on the elected leader, owned objects, server-side apply, conditions, events,
+//! a finalizer for a resource that Kubernetes cannot clean up by itself, checks of the sites on the followers,
+//! and a status server with metrics, probes and a page at <http://127.0.0.1:8080> (`BELLWETHER_LISTEN`).
 //!
 //! ```text
 //! cargo run --example website -- crd | kubectl apply --server-side -f -     # its own custom resource
@@ -65,7 +64,7 @@ fn one() -> i32 {
     1
 }
 
-/// State of the website.
+/// State of the site, as the operator observed it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(crate = "bellwether::k8s::schemars")]
 #[serde(rename_all = "camelCase")]
@@ -73,7 +72,7 @@ pub struct WebsiteStatus {
     /// How many pods are ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// `metadata.generation` of the spec that this is about.
+    /// `metadata.generation` of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`: as many pods serve the page as were asked for.
@@ -85,7 +84,7 @@ pub struct WebsiteStatus {
 /// Finalizer that stays until the site's line is out of the index, which no owner reference can clean up.
 const FINALIZER: &str = "example.bellwether.dev/index";
 
-/// Makes one site match its spec. Runs on the leader.
+/// Brings one site to the state in its spec. Runs on the leader.
 pub async fn reconcile(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
     ctx.finalized(FINALIZER, site, |what| async {
         match what {
@@ -96,8 +95,8 @@ pub async fn reconcile(site: Arc<Website>, ctx: Context) -> Result<Action, Recon
     .await
 }
 
-/// Applies the objects that a site owns. Every run repeats this, which reverts changes and deletions by
-/// others.
+/// Applies all objects that a site owns, at every run: so an object that a user has changed or deleted is
+/// repaired.
 async fn serve(site: &Website, ctx: &Context) -> Result<Action, ReconcileError> {
     let name = site.name_any();
     let app = json!({ "app": name });
@@ -135,7 +134,7 @@ async fn serve(site: &Website, ctx: &Context) -> Result<Action, ReconcileError> 
     tell(site, &pods, ctx).await
 }
 
-/// Writes the status, and an event when the site has become ready.
+/// Writes the status, and publishes an event when the site has become ready.
 async fn tell(site: &Website, pods: &Deployment, ctx: &Context) -> Result<Action, ReconcileError> {
     let before = site.status.clone().unwrap_or_default();
     let ready = pods.status.as_ref().and_then(|it| it.ready_replicas).unwrap_or(0);
@@ -170,7 +169,7 @@ pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, Reconcile
     Ok(Action::requeue_after(Duration::from_secs(30)))
 }
 
-/// Operator on that node, for the sites of a namespace.
+/// Operator for the sites of a namespace, on that node.
 pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -> Operator {
     let election = ElectionRef { namespace: namespace.into(), cluster: CLUSTER.into() };
     let here = Scope::namespace(namespace);
@@ -185,13 +184,13 @@ pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -
 }
 // README: end
 
-/// Cluster of the nodes, and name of its `Election`.
+/// Name of the cluster that the nodes form, and of its `Election`.
 const CLUSTER: &str = "websites";
-/// Name of the `ConfigMap` with the addresses of a namespace's sites, one line each.
+/// Index of each namespace: the addresses of its sites, a line each.
 const INDEX: &str = "websites";
 
-/// Adds a site's line to the index, or removes it. Each line has a field manager of its own, so that a line
-/// that is no longer applied is removed.
+/// Puts a site's line into the index, or removes it. Each line has a field manager of its own, so that a line
+/// that is no longer applied disappears.
 async fn index(
     site: &Website,
     line: Option<String>,
@@ -212,8 +211,8 @@ fn address(site: &Website) -> String {
     format!("{}.{}.svc:80", site.name_any(), site.namespace().unwrap_or_default())
 }
 
-/// Returns a node on etcd if etcd is configured, of this pod or with an id by hand; else a cluster of one, in
-/// memory.
+/// Node on etcd, if `BELLWETHER_ETCD` is set: with this pod's id, or with an id from the environment. Otherwise
+/// a cluster of one, in memory.
 fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
     let Ok(etcd) = env::var("BELLWETHER_ETCD") else {
         return Ok(StandaloneNode::builder().cluster(CLUSTER).id(0).into());
@@ -225,7 +224,7 @@ fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
     })
 }
 
-/// Runs the program until it is asked to end.
+/// The program: it runs until a signal ends it.
 pub async fn run() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).init();
     let pod = match env::var("POD_NAME") {

@@ -1,4 +1,4 @@
-//! The alerts: promtool checks and fires each of them, and each has its page of what to do.
+//! The alerts: promtool checks and fires each of them, and each alert has a page of the runbook.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ fn rules() -> Value {
     serde_saphyr::from_str(&monitoring::alerts(monitoring::RUNBOOKS)).unwrap()
 }
 
-/// An alert as the rule file has it.
+/// Alert as the rule file defines it.
 #[derive(Deserialize)]
 pub(crate) struct Alert {
     #[serde(rename = "alert")]
@@ -62,7 +62,7 @@ pub(crate) fn alerts() -> Vec<Alert> {
     serde_json::from_value(rules()["groups"][0]["rules"].take()).unwrap()
 }
 
-/// A folder with the rules and their cases.
+/// Folder with the rules and their test cases.
 fn laid_out(rules: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("alerts.yaml"), serde_saphyr::to_string(rules).unwrap()).unwrap();

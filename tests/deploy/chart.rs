@@ -1,4 +1,4 @@
-//! The chart: rendered by the real helm over many values, read back as the types of Kubernetes.
+//! The chart: the real helm renders it with many values, and the test parses the output as types of Kubernetes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,14 +24,14 @@ use serde_json::{Value, json};
 use crate::{files::root, support::tools};
 
 const CHART: &str = "charts/bellwether";
-/// The least that a release needs.
+/// Smallest set of values that a release needs.
 pub(crate) const ETCD: &str = "etcd.endpoints={http://etcd:2379}";
 const EVALUATION: &str = "etcd.evaluation.enabled=true";
 
-/// A release's values, as arguments of `--set`.
+/// Values of a release, as arguments of `--set`.
 pub(crate) type Values = &'static [&'static str];
 
-/// What people set, one at a time and together.
+/// Values that people set, one at a time and together.
 pub(crate) const MATRIX: &[(&str, Values)] = &[
     ("the least", &[ETCD]),
     ("evaluation", &[EVALUATION]),
@@ -123,7 +123,7 @@ pub(crate) const MATRIX: &[(&str, Values)] = &[
     ("one node, no budget", &[EVALUATION, "replicaCount=1", "podDisruptionBudget.enabled=false"]),
 ];
 
-/// Runs helm on the chart: whether it is content, its output, and what it says.
+/// Runs helm on the chart: whether it succeeds, its output, and its error output.
 fn helm(command: &[&str], values: &[&str]) -> (bool, String, String) {
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(tools::program("helm", "helm"))
@@ -141,7 +141,7 @@ fn helm(command: &[&str], values: &[&str]) -> (bool, String, String) {
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
-/// The objects of a release `shop` in the namespace `sales`.
+/// Objects of a release `shop` in the namespace `sales`.
 pub(crate) fn rendered(values: &[&str]) -> Vec<Value> {
     let (fine, out, err) = helm(&["template", "shop", CHART, "--namespace", "sales"], values);
     assert!(fine, "{values:?}: {err}");
@@ -162,14 +162,14 @@ pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|it| it["kind"] == kind).collect()
 }
 
-/// The one object of that kind and name.
+/// The only object of that kind and name.
 #[track_caller]
 pub(crate) fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let found = of_kind(objects, kind).into_iter().find(|it| text(it, "/metadata/name") == name);
     found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
 }
 
-/// Fields of an object that its type does not know: the API server would refuse or drop them.
+/// Fields of an object that its type does not know: the API server would reject or drop them.
 fn unknown_fields(object: &Value) -> Vec<String> {
     fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, String> {
         let typed: T = serde_path_to_error::deserialize(object).map_err(|it| it.to_string())?;
@@ -193,7 +193,7 @@ fn unknown_fields(object: &Value) -> Vec<String> {
         ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
             through::<CustomResourceDefinition>(object)
         }
-        // Not Kubernetes' own; looked at by tests of their own.
+        // Custom kinds of the Prometheus operator; other tests check them.
         ("monitoring.coreos.com/v1", "ServiceMonitor" | "PrometheusRule") => Ok(object.clone()),
         (version, kind) => Err(format!("nobody expects a {kind} of {version}")),
     };
@@ -222,14 +222,14 @@ fn find_lost(before: &Value, after: &Value, path: String, lost: &mut Vec<String>
                 find_lost(value, after, format!("{path}[{index}]"), lost);
             }
         }
-        // 0 and 0.0 are one number.
+        // The numbers 0 and 0.0 are equal.
         Value::Number(number) if number.as_f64() == after.as_f64() => (),
         value if value != after => lost.push(path),
         _ => (),
     }
 }
 
-/// The specs of all pods: of templates and of themselves.
+/// Specs of all pods: those in templates and those of plain pods.
 fn pod_specs(objects: &[Value]) -> Vec<(String, &Value)> {
     objects
         .iter()
@@ -287,7 +287,7 @@ fn names_are_unique_short_enough_and_in_the_releases_namespace() {
                     "{name}: {kind} {called}"
                 );
             }
-            // A pod's name is its StatefulSet's and an ordinal, and is its host name.
+            // The pod's name is the StatefulSet's name plus an ordinal, and is also the pod's host name.
             assert!(kind != "StatefulSet" || called.len() <= 61, "{name}: {called}");
         }
     }
@@ -348,7 +348,7 @@ fn selectors_find_their_pods_and_never_carry_a_version() {
                     ["name", "instance", "component"].map(|it| format!("app.kubernetes.io/{it}"));
                 assert!(fixed.contains(label) || label == "bellwether.dev/role", "{name}: {label}");
             }
-            // The leader's label comes when it leads.
+            // A pod gets the leader's label only when it leads.
             selector.remove("bellwether.dev/role");
             let found =
                 |pod: &&Value| selector.iter().all(|(label, value)| pod.get(label) == Some(value));
@@ -388,7 +388,7 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
             ],
             "there is no alert \"Nope\"",
         ),
-        // What the schema refuses: a typo, a wrong kind, a value out of bounds.
+        // Values that the schema rejects: a typo, a wrong type, a value out of bounds.
         (&[ETCD, "replicas=3"], "additional properties 'replicas' not allowed"),
         (&[ETCD, "node.tik=50ms"], "additional properties 'tik' not allowed"),
         (&["etcd.endpoints={etcd:2379}"], "/etcd/endpoints/0"),
@@ -511,7 +511,7 @@ fn helm_test_asks_the_api_server_with_a_token_that_may_read_the_election_and_not
         assert!(bound.iter().all(|it| !it["subjects"].to_string().contains(name)));
     }
 
-    // Where accounts or roles are others' business, it is one of those that they have made.
+    // Where the chart creates no accounts or no roles, the pod uses an existing account.
     for (more, account) in [
         (&["rbac.create=false"][..], "shop-bellwether"),
         (&["serviceAccount.create=false", "serviceAccount.name=mine"], "mine"),
@@ -635,7 +635,7 @@ fn what_prometheus_and_grafana_get_is_what_was_asked_for() {
     assert_eq!(board["uid"], "bellwether-elections");
 }
 
-/// The files of a folder by name; none if there is no such folder.
+/// Files of a folder, by name; empty if there is no such folder.
 fn contents(folder: &Path) -> BTreeMap<String, String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
     entries

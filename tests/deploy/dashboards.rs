@@ -1,4 +1,4 @@
-//! The dashboards keep the rules of dashboards, and the chart has them as they are printed.
+//! The dashboards follow the rules for dashboards, and the chart contains them as the command prints them.
 
 use bellwether::operator::monitoring;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn dashboards_keep_every_rule() {
     }
 }
 
-/// Makes a dashboard wrong.
+/// Change that makes a dashboard break a rule.
 type Break = &'static dyn Fn(&mut Value);
 
 #[test]

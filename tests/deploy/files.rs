@@ -1,4 +1,4 @@
-//! Files that are written by a command and kept in the repository.
+//! Files in the repository that a command generates.
 
 use std::{fs, path::PathBuf};
 
@@ -12,7 +12,7 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Asserts that the file holds this; with `BELLWETHER_UPDATE` in the environment it is written first.
+/// Asserts that the file has this content; with `BELLWETHER_UPDATE` in the environment, writes the file first.
 #[track_caller]
 pub(crate) fn assert_kept(path: &str, wanted: &str) {
     let file = root().join(path);
@@ -24,7 +24,7 @@ pub(crate) fn assert_kept(path: &str, wanted: &str) {
     assert!(kept == wanted, "{path} is behind: run `BELLWETHER_UPDATE=1 cargo test --test deploy`");
 }
 
-/// All metrics that a process of ours has.
+/// All metrics of a process of ours.
 pub(crate) fn catalogue() -> Vec<MetricRow> {
     let mut rows = describe(&NodeMetrics::collectors());
     rows.extend(describe(&UptimeMetrics::unregistered().collectors()));

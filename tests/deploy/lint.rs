@@ -1,14 +1,14 @@
-//! Rules for dashboards and queries, after those of Grafana's own dashboard linter, and two of ours: a
-//! query names only metrics that exist, and only labels that they have.
+//! Rules for dashboards and queries, after those of Grafana's own dashboard linter, and two of ours: a query
+//! names only existing metrics, and only labels that these metrics have.
 
 use bellwether::telemetry::metrics::MetricRow;
 use regex::Regex;
 use serde_json::Value;
 
-/// Labels that come with the target, not from us.
+/// Labels that Prometheus adds from the target; our metrics do not define them.
 const OF_THE_TARGET: [&str; 5] = ["cluster", "namespace", "job", "instance", "le"];
 
-/// All panels but the rows' heads, those of collapsed rows too.
+/// All panels except the heads of rows, including those of collapsed rows.
 pub(crate) fn panels(dashboard: &Value) -> Vec<&Value> {
     let tops = dashboard["panels"].as_array().unwrap();
     let all = tops.iter().chain(tops.iter().flat_map(|it| it["panels"].as_array().unwrap_or(tops)));
@@ -21,7 +21,7 @@ pub(crate) fn panels(dashboard: &Value) -> Vec<&Value> {
     seen
 }
 
-/// The queries of a dashboard, with the panel or annotation that each is of.
+/// Queries of a dashboard, each with its panel or annotation.
 pub(crate) fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let text = |it: &Value| it.as_str().unwrap_or_default().to_owned();
     let mut all = Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn queries(dashboard: &Value) -> Vec<(String, String)> {
     all
 }
 
-/// The rules that a dashboard breaks, in words; empty if all is well.
+/// Messages for the rules that a dashboard breaks; empty if it breaks none.
 pub(crate) fn broken_rules(dashboard: &Value, catalogue: &[MetricRow]) -> Vec<String> {
     let mut broken = Vec::new();
     let mut must = |holds: bool, rule: String| {
@@ -100,7 +100,8 @@ pub(crate) fn broken_rules(dashboard: &Value, catalogue: &[MetricRow]) -> Vec<St
     broken
 }
 
-/// The rules that a query breaks. A dashboard's must be narrowed by its variables, an alert's must not.
+/// Messages for the rules that a query breaks. A dashboard's query must filter by the dashboard's variables, an
+/// alert's query must not.
 pub(crate) fn broken_in_query(query: &str, catalogue: &[MetricRow], narrowed: bool) -> Vec<String> {
     let mut broken = Vec::new();
     let series = Regex::new(r"\b((?:bellwether|leader_election|process|workqueue|controller_runtime|rest_client)_\w+)(\{[^}]*\})?").unwrap();
@@ -155,7 +156,7 @@ pub(crate) fn broken_in_query(query: &str, catalogue: &[MetricRow], narrowed: bo
     broken
 }
 
-/// The metric that a series is of: a histogram has three.
+/// Metric that a series belongs to: a histogram has three series.
 fn row_of<'a>(series: &str, catalogue: &'a [MetricRow]) -> Option<&'a MetricRow> {
     let named = |name: &str| catalogue.iter().find(|row| row.name == name);
     named(series).or_else(|| {

@@ -36,21 +36,21 @@ use crate::{
     },
 };
 
-/// A limit against hanging, far above what anything here takes.
+/// Timeout against a hanging test, far above the duration of any step here.
 const LONG: Duration = Duration::from_secs(90);
 
-/// Queries that rightly have no answer here, by the word that shows why.
+/// Queries that rightly return no series here, each found by this word, with the reason.
 const EMPTY_IS_WELL: [(&str, &str); 1] =
     [("result!=\"done\"", "a cluster without trouble has no calls that went wrong")];
 
-/// A node with work of every kind, and its metrics page.
+/// Node with work of every kind, and its metrics page.
 struct Replica {
     node: Arc<dyn Node>,
     address: SocketAddr,
     closed: CancellationToken,
 }
 
-/// Serves metrics; the rest is not asked for.
+/// Source that serves metrics only; the test requests no other page.
 struct MetricsOnly;
 
 #[async_trait]
@@ -96,7 +96,7 @@ impl Replica {
             .leader(move |_: LeaderContext| {
                 let run = runs.fetch_add(1, Ordering::Relaxed);
                 async move {
-                    // One run in fifty fails, so that failures have something to show.
+                    // Each fiftieth run fails, so that the queries of failures return a series.
                     if run % 50 == 49 { Err("a test's failure".into()) } else { Ok(()) }
                 }
             })
@@ -117,7 +117,7 @@ impl Replica {
     }
 }
 
-/// A Prometheus; killed when dropped.
+/// Running Prometheus; killed when dropped.
 struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -152,7 +152,7 @@ impl Prometheus {
         Self { child, address, folder, http }
     }
 
-    /// What a query says now: series by their labels. An error of the query fails the test.
+    /// Current result of a query: series by their labels. An error of the query fails the test.
     async fn ask(&self, query: &str) -> Option<Vec<(BTreeMap<String, String>, f64)>> {
         let mut url: reqwest::Url =
             format!("http://{}/api/v1/query", self.address).parse().unwrap();
@@ -167,7 +167,7 @@ impl Prometheus {
         Some(series.collect())
     }
 
-    /// Waits until a query has this node's series, and no other.
+    /// Waits until a query returns this node's series, and no other.
     async fn names(&self, query: &str, leader: SocketAddr) {
         eventually(&format!("{query} names {leader}"), LONG, async || {
             let series = self.ask(query).await?;
@@ -190,7 +190,8 @@ impl Drop for Prometheus {
     }
 }
 
-/// As Grafana fills it in when nothing is chosen; at the test's own, shorter, time between scrapes.
+/// Query with Grafana's variables filled in as if no value is selected; with the test's own, shorter, scrape
+/// interval.
 fn filled_in(query: &str) -> String {
     query
         .replace("$__rate_interval", "15s")
@@ -234,7 +235,7 @@ async fn every_query_has_an_answer_and_the_right_one_after_a_change_of_leaders()
         (series.len() == 2).then_some(())
     })
     .await;
-    // Drained, it lets go of its shards and its office, and its work of both kinds ends.
+    // The drained node gives up its shards and its office, and its work of both kinds ends.
     let old = replicas.iter().find(|it| it.address == first).unwrap();
     old.node.drain(true).await.unwrap();
     let second = leader_of(&replicas, Some(first)).await;
@@ -246,7 +247,7 @@ async fn every_query_has_an_answer_and_the_right_one_after_a_change_of_leaders()
             assert!(prometheus.ask(&filled_in(query)).await.is_some(), "{title}: {query}");
             continue;
         }
-        // A mark is where a leader was new.
+        // This query marks only the moments at which a leader was new.
         let query =
             if title == "New leader" { query.replace("[1m]", "[10m]") } else { query.clone() };
         eventually(&format!("{title} has an answer to {query}"), LONG, async || {

@@ -1,5 +1,5 @@
-//! What the deployment kit carries: dashboards, alerts, the chart. Held against the programs that will
-//! read it: promtool, Prometheus, helm.
+//! The deployment kit: dashboards, alerts, the chart. The tests run the programs that will read these files:
+//! promtool, Prometheus, helm.
 
 #![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
 #![allow(clippy::float_cmp, reason = "what Prometheus counts is exact")]

@@ -1,5 +1,5 @@
-//! The chart's objects name each other: ports, accounts, roles, budgets. What names nothing is accepted by
-//! every API server, and does nothing.
+//! References between the chart's objects: ports, accounts, roles, budgets. Every API server accepts a
+//! reference to a name that does not exist, and the referring object then has no effect.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ fn list<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
     value.pointer(path).and_then(Value::as_array).map(|it| it.iter().collect()).unwrap_or_default()
 }
 
-/// The names and numbers of a container's ports, as JSON has them.
+/// Names and numbers of a container's ports, as JSON values.
 fn ports_of(container: &Value) -> Vec<Value> {
     let ports = list(container, "/ports");
     ports.iter().flat_map(|it| [it["name"].clone(), it["containerPort"].clone()]).collect()
@@ -21,7 +21,7 @@ fn is_part(selector: &Value, labels: &Value) -> bool {
     selector.as_object().unwrap().iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
-/// The `StatefulSet` whose pods a selector finds, once they lead too.
+/// The `StatefulSet` whose pods a selector matches, once these pods lead too.
 fn found_by<'a>(objects: &'a [Value], selector: &Value) -> &'a Value {
     let mut selector = selector.clone();
     selector.as_object_mut().unwrap().remove("bellwether.dev/role");

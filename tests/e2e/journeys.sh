@@ -1,25 +1,25 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # Sourced by run.sh, whose names it uses.
 #
-# The ways that people go, one thing after the other: scaled away and back, removed and installed under another
-# name, two releases side by side, the README's fourth step and then the chart.
+# Usage scenarios, one after the other: rolling updates, scaling to zero and back, removing and installing under
+# another name, two releases side by side, the README's fourth step and then the chart.
 
-ready_of() { # ready_of ELECTION: what its Ready says, and the leader that it names; nothing if there is none yet
+ready_of() { # ready_of ELECTION: status of its condition Ready, and the leader that it names; empty if it does not exist yet
   in_shop get election "$1" --ignore-not-found --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.leader.name}'
 }
 says() { [ "$(ready_of "$1")" = "$2" ]; }
 no_pods() { [ -z "$(in_shop get pods --output name)" ]; }
-runs() { # runs RELEASE NODES: so many nodes are Ready, and its Election names one of them
+runs() { # runs RELEASE NODES: this many nodes are Ready, and the release's Election names one of them
   [ "$(in_shop get statefulset "$1-bellwether" --output 'jsonpath={.status.readyReplicas}')" = "$2" ] &&
     [[ "$(ready_of "$1-bellwether")" = "True $1-bellwether-"* ]]
 }
-state() { # state CHECK: its state, and the cluster that wrote it
+state() { # state CHECK: state of the check, and the cluster that wrote it
   in_shop get uptimecheck "$1" --output 'jsonpath={.status.state} {.status.cluster}'
 }
 is_in() { [ "$(state "$1")" = "$2" ]; }
 
 begin 'twenty rolling updates: no check changes its state, and none is told of anew'
-# What they look at stays where it is while the nodes are replaced.
+# The targets of these checks do not move while the nodes are replaced.
 steady() { # steady NAME TARGET
   printf '%s\n' '---' 'apiVersion: bellwether.dev/v1alpha1' 'kind: UptimeCheck' "metadata: {name: $1}" "spec: {interval: 1s, target: {$2}}"
 }
@@ -33,7 +33,7 @@ none_else() { # every check is up, and there are 45
 }
 eventually 90 'all checks are up' none_else
 changes_before=$(changes) events_before=$(in_shop get events --field-selector involvedObject.kind=UptimeCheck --output name | wc -l)
-settled() { # the controller of StatefulSets has closed the last rollout, which `rollout status` does not wait for
+settled() { # the StatefulSet controller has finished the last rollout; `rollout status` does not wait for that
   [ "$(in_shop get statefulset "$full" --output 'jsonpath={.status.currentRevision} {.status.currentReplicas} {.status.readyReplicas}')" = \
     "$(in_shop get statefulset "$full" --output 'jsonpath={.status.updateRevision} {.status.replicas} {.status.replicas}')" ]
 }
@@ -86,13 +86,13 @@ eventually 60 'no pod is left' no_pods
 
 begin "the README's fourth step as it is written, then the chart"
 kubectl delete crd elections.bellwether.dev uptimechecks.bellwether.dev > /dev/null
-step_of_readme() { # step_of_readme NUMBER: the commands of its first block
+step_of_readme() { # step_of_readme NUMBER: the commands in the first block of that step
   awk -v from="**$1. " 'index($0, from) == 1 { on = 1 } on && /^```sh/ { print_on = 1; next } print_on && /^```/ { exit } print_on' README.md
 }
 step_of_readme 4 > "$scratch/step"
 grep -q 'bellwether crds | kubectl apply' "$scratch/step" || fail "the README's fourth step is not what it was: $(cat "$scratch/step")"
 (
-  # The client that the step asks for, with this namespace as its own.
+  # The kubectl configuration that the step requires, with this namespace as its default.
   KUBECONFIG=$scratch/kubeconfig
   cp "$kubeconfig" "$KUBECONFIG"
   command kubectl --kubeconfig "$KUBECONFIG" config set-context --current --namespace "$namespace" > /dev/null

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The end-to-end tests: bellwether in a real Kubernetes cluster, from the image and the chart that are in
-# this tree. The cluster's kit is a folder beside the repository; without it there is nothing to run them
-# on. Needs root. Whatever happens, the cluster is gone afterwards.
+# The end-to-end tests: bellwether in a real Kubernetes cluster, from the image and the chart in this tree.
+# The kit that starts the cluster is a folder beside the repository; the tests do not run without it. Needs
+# root. The script removes the cluster at the end, also after a failure.
 #
-#   KEEP_CLUSTER=1   leaves the cluster up, to look into it
-#   CLUSTER_KIT=DIR  the kit, if it is elsewhere
+#   KEEP_CLUSTER=1   leaves the cluster running, for inspection
+#   CLUSTER_KIT=DIR  folder of the kit, if it is elsewhere
 #   E2E_IMAGE=FILE   an image archive to use instead of building one
-#   E2E_PROGRAM=FILE the program in it, if it is not target/image/bellwether
+#   E2E_PROGRAM=FILE the program in the image, if it is not target/image/bellwether
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 kit=${CLUSTER_KIT:-$PWD/../shared/cluster}
@@ -16,7 +16,7 @@ if [ ! -d "$kit" ]; then
 fi
 [ "$(id -u)" = 0 ] || { echo "end to end: a cluster needs root: run it as root"; exit 1; }
 
-# Not more than this, unpacked: what is pulled by every machine that runs a pod.
+# Largest allowed size of the image archive: every machine that runs a pod pulls the image.
 most_mib=25
 namespace=shop release=bw full=bw-bellwether
 image=localhost/bellwether:e2e etcd_image=localhost/etcd:e2e
@@ -29,7 +29,7 @@ helm() { HELM_CACHE_HOME=$scratch HELM_CONFIG_HOME=$scratch HELM_DATA_HOME=$scra
 begin() { step=$1; echo "== $step ($((SECONDS - started)) s)"; }
 fail() { echo "end to end: FAILED at '$step': $*" >&2; exit 1; }
 
-tell() { # what a person needs to find out why
+tell() { # prints the state of the cluster, for the analysis of a failure
   [ -n "${kubeconfig:-}" ] || return 0
   in_shop get pods,statefulsets,services,endpointslices --output wide || true
   in_shop get events --sort-by .lastTimestamp | tail -n 40 || true
@@ -53,10 +53,10 @@ finish() {
   exit "$code"
 }
 trap finish EXIT
-# Interrupted, it ends as on any failure.
+# An interrupted run cleans up as after any failure.
 trap 'exit 130' INT TERM
 
-# eventually SECONDS WHAT COMMAND...: until it succeeds
+# eventually SECONDS WHAT COMMAND...: repeats the command until it succeeds; fails after SECONDS
 eventually() {
   local end=$((SECONDS + $1)) what=$2
   shift 2
@@ -66,7 +66,7 @@ eventually() {
   done
 }
 
-# The leader's pod as the nodes see it: node ids are ordinals. Empty while nobody leads.
+# The leader's pod as the nodes see it: node ids are ordinals. Empty while no node leads.
 leader() {
   local pod id
   for pod in 0 1 2; do
@@ -76,13 +76,13 @@ leader() {
     fi
   done
 }
-leads_other() { # leads_other POD: somebody else than POD leads
+leads_other() { # leads_other POD: another pod than POD leads
   local now
   now=$(leader)
   [ -n "$now" ] && [ "$now" != "$1" ]
 }
 ready() { [ "$(in_shop get statefulset "$full" --output 'jsonpath={.status.readyReplicas}')" = 3 ]; }
-# The process of a pod's node on this machine; process 1 of the container is its parent.
+# node_of POD: the process of the pod's node on this machine; its parent is process 1 of the container.
 node_of() {
   local proc
   for proc in $(pgrep -x bellwether); do
@@ -102,10 +102,10 @@ bin=$("$kit/build.sh")
 export PATH="$bin:$PATH"
 archive=${E2E_IMAGE:-$scratch/image.tar}
 [ -n "${E2E_IMAGE:-}" ] || tests/tools/image.sh --prebuilt --archive "$archive" "$image" > /dev/null
-# The program itself, for what people run beside the cluster.
+# The program itself, for commands that people run outside of the cluster.
 program=$scratch/program
 install -D "${E2E_PROGRAM:-target/image/bellwether}" "$program/bellwether"
-# etcd's image, as if pulled: the program in the place where the published one has it.
+# etcd's image, as if pulled: the program has the same path as in the published image.
 install -D "$tools/etcd" "$scratch/etcd/usr/local/bin/etcd"
 "$kit/cluster" image "$scratch/etcd" "$etcd_image" /usr/local/bin/etcd > "$scratch/etcd.tar"
 
@@ -137,7 +137,7 @@ selected() { [ "$(in_shop get endpointslices --selector "kubernetes.io/service-n
 eventually 30 "the leader's Service selects its pod" selected
 
 begin 'uptime checks from the API: run by followers, told by the leader'
-checks() { # what each check's status says, by name
+checks() { # state in each check's status, by name
   in_shop get uptimechecks --output 'jsonpath={range .items[*]}{.metadata.name}={.status.state} {end}'
 }
 in_shop apply --server-side --validate=strict --filename - > /dev/null <<MANIFESTS
@@ -161,7 +161,7 @@ eventually 60 'all checks have their state' told
 in_shop get uptimechecks
 by=$(in_shop get uptimechecks --output 'jsonpath={.items[*].status.checkedBy}')
 grep -qw "${first##*-}" <<< "$by" && fail "the leader $first runs checks itself: $by"
-# Written at once when a leader begins or a state changes, else once a minute.
+# The leader writes lastRun at once when it takes office or a state changes, otherwise once a minute.
 latest() { in_shop get uptimecheck page --output 'jsonpath={.status.lastRun}'; }
 
 begin 'helm test'
@@ -228,21 +228,21 @@ eventually 60 'three pods Ready' ready
 
 begin 'etcd is killed and comes back in its container, with its data: somebody leads and nothing is lost'
 etcd_pod=$full-evaluation-etcd-0
-term() { # as the leader has it from etcd; the Election may still tell an older one
+term() { # term that the leader reads from etcd; the Election may still show an older one
   in_shop exec "$(leader)" --container bellwether -- bellwether leader --output json | python3 -c 'import json, sys; print(json.load(sys.stdin)["term"])'
 }
 told_term() { in_shop get elections --output 'jsonpath={.items[0].status.term}'; }
 fence() { in_shop get elections --output 'jsonpath={.items[0].status.fence}'; }
-changes() { # each check's state and since when
+changes() { # state of each check, and the time of its last change
   in_shop get uptimechecks --output 'jsonpath={range .items[*]}{.metadata.name}={.status.state} since {.status.lastChange}, {end}'
 }
-lives() { # how often each node's container was restarted
+lives() { # number of restarts of each node's container
   for pod in 0 1 2; do restarts "$full-$pod"; echo; done
 }
 eventually 60 'all checks have their state' all_up
 eventually 30 'the Election names the leader' named
 term_before=$(term) fence_before=$(fence) changes_before=$(changes) restarted_before=$(lives)
-# An empty etcd begins with single digits.
+# In an empty etcd, terms begin with single digits.
 [ "$term_before" -gt 20 ] || fail "the term is $term_before: it would not show that data were lost"
 was=$(uid "$etcd_pod") before=$(restarts "$etcd_pod")
 kill -9 "$(pgrep --full '^etcd --name=evaluation ')"

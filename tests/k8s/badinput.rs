@@ -1,7 +1,8 @@
-//! Bad input of the binary: rights that are missing, a token that expires, an admission policy or a
-//! webhook that denies, a webhook that is not there, an object that is not accepted. Each is visible, and all goes on when it is mended.
+//! Bad input of the binary: missing rights, a token that expires, an admission policy or a webhook that denies,
+//! a webhook that is unreachable, an object that is not accepted. Each fault is visible, and all work continues
+//! when the fault is repaired.
 //!
-//! What controllers do about objects, reconcilers and answers is in `controllers/badinput.rs`.
+//! `controllers/badinput.rs` tests what controllers do about objects, reconcilers and answers.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -42,10 +43,10 @@ use crate::{
 
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
-/// The name of the definition of uptime checks.
+/// Name of the definition of uptime checks.
 const CHECKS: &str = "uptimechecks.bellwether.dev";
 
-/// A namespace with a pod whose process is a cluster of one: no etcd is needed for what is shown here.
+/// Namespace with a pod whose process is a cluster of one: these tests need no etcd.
 pub(crate) struct Lone<'a> {
     pub(crate) space: Space<'a>,
     pub(crate) process: Process,
@@ -79,7 +80,7 @@ impl<'a> Lone<'a> {
         make(&self.space, name, target, more).await;
     }
 
-    /// The condition `Accepted` of a check, once it is written.
+    /// Status of the condition `Accepted` of a check, once the condition is written.
     async fn accepted(&self, name: &str) -> String {
         let checks = Api::<UptimeCheck>::default_namespaced(self.space.client());
         eventually(&format!("{name} is told of"), LONG, async || {
@@ -90,7 +91,7 @@ impl<'a> Lone<'a> {
         .await
     }
 
-    /// Whether the API server has not accepted its token.
+    /// Whether the API server has rejected the token of this process.
     fn is_refused(&self) -> bool {
         self.process.err().contains("does not know who is asking")
     }
@@ -102,7 +103,7 @@ impl<'a> Lone<'a> {
         .await;
     }
 
-    /// The sum of the series of that name whose labels hold all of that.
+    /// Sum of the series of that name whose labels contain all of `labels`.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> u64 {
         let said = self.process.says("status server listens").await;
         let address = said.rsplit_once("address=").unwrap().1.trim().to_owned();
@@ -141,7 +142,7 @@ pub(crate) fn tcp_of(port: u16) -> Value {
     json!({ "tcp": { "host": "127.0.0.1", "port": port } })
 }
 
-/// Every right but that one.
+/// All documented rights but this one.
 fn all_but(verb: &str, resource: &str) -> Vec<PolicyRule> {
     let mut rules = documented_rules();
     for rule in &mut rules {
@@ -182,7 +183,8 @@ async fn a_right_is_missing(verb: &str, resource: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_that_is_missing_is_named_with_its_rule_and_work_goes_on_when_it_is_given() {
-    // What is asked for at all: lists come by watches here, and events are patched from the second on.
+    // Rights that the binary uses: the cache gets lists by watches here, and events are patched from the second
+    // one on.
     let used = [
         ("watch", "uptimechecks"),
         ("patch", "uptimechecks/status"),
@@ -222,7 +224,7 @@ async fn a_token_that_expires_is_named_and_the_next_one_in_its_file_is_taken() {
 
     let secrets = Api::<Secret>::default_namespaced(space.client());
     secrets.delete("first", &DeleteParams::default()).await.unwrap();
-    // The server may take a token for good that it has seen a few seconds ago.
+    // The server may still accept a deleted token that it has validated within the last few seconds.
     let mut made = 0;
     while !lone.is_refused() {
         made += 1;
@@ -241,7 +243,7 @@ async fn a_token_that_expires_is_named_and_the_next_one_in_its_file_is_taken() {
     }
 }
 
-/// Denies by a rule of the server's own.
+/// Policy by which the API server itself denies writes of statuses.
 fn policy(name: &str) -> String {
     format!(
         "apiVersion: admissionregistration.k8s.io/v1\n\
@@ -265,7 +267,7 @@ fn policy(name: &str) -> String {
     )
 }
 
-/// Asks that webhook, reached like that.
+/// Configuration by which the API server calls this webhook, at the address in `client`.
 fn webhook(name: &str, whom: &str, client: &Value) -> String {
     format!(
         "apiVersion: admissionregistration.k8s.io/v1\n\
@@ -284,7 +286,8 @@ fn webhook(name: &str, whom: &str, client: &Value) -> String {
     )
 }
 
-/// What stands in the way of statuses is said in those words, and they are written when it is lifted.
+/// While this policy or webhook denies statuses, the log contains these words; statuses are written once `lift`
+/// has removed the obstacle.
 async fn nothing_is_written_while(
     what: &str,
     in_the_way: impl FnOnce(&str) -> String,
@@ -310,13 +313,13 @@ async fn nothing_is_written_while(
         lone.says(words).await;
     }
     lone.says("reconciling failed, retrying after a back-off").await;
-    // Others are not concerned: the Election is written.
+    // The obstacle concerns check statuses only: the Election is still written.
     let elections = Api::<Election>::default_namespaced(space.client());
     eventually("the Election is told", LONG, async || {
         elections.get_opt("shop").await.unwrap()?.status?.leader
     })
     .await;
-    // Tried by the back-off, and for what the checks since have to say.
+    // Attempts come from the back-off, and from each run of the check since then.
     let refused = |it: &Written| {
         it.user == user.name && it.resource == "uptimechecks/status" && it.code == code
     };
@@ -330,7 +333,7 @@ async fn nothing_is_written_while(
     assert!(tried <= few + checked, "{what}: tried {tried} times");
     let errors = "controller_runtime_reconcile_errors_total";
     let failed = lone.metric(errors, &["controller=\"uptimecheck\""]).await;
-    // The last one may be on its way.
+    // The last attempt may not be counted yet.
     assert!(tried <= usize::try_from(failed).unwrap() + 1, "{what}: {failed} of {tried} counted");
     lift(&space);
     assert_eq!(lone.accepted("check").await, "True");
@@ -386,7 +389,7 @@ async fn without_its_kinds_the_binary_names_the_command_that_installs_them_and_w
     let command = "bellwether crds | kubectl apply --server-side -f -";
     lone.says(command).await;
     lone.says("waiting for caches before joining missing=[\"UptimeCheck\"]").await;
-    // One of the two: it joins, and cannot draw a fence.
+    // With one of the two definitions installed, the node joins, but cannot draw a fence.
     let crds = Api::<CustomResourceDefinition>::all(space.client());
     for definition in operator::definitions().into_iter().filter(|it| it.name_any() == CHECKS) {
         crds.create(&PostParams::default(), &definition).await.unwrap();
@@ -401,7 +404,7 @@ async fn without_its_kinds_the_binary_names_the_command_that_installs_them_and_w
     })
     .await;
 
-    // Taken away while it works, with all objects.
+    // The definition is deleted with all its objects while the process runs.
     let failed = || said("watch failed, retrying kind=\"UptimeCheck\"");
     let before = failed();
     crds.delete(CHECKS, &DeleteParams::default()).await.unwrap();
@@ -430,7 +433,7 @@ async fn a_check_that_is_not_accepted_says_so_in_a_condition_and_an_event_and_ot
     let user = space.user("bellwether", documented_rules()).await;
     let lone = Lone::run(&space, space.api.kubeconfig(&space.name, Some(&user.name))).await;
     let http = json!({ "http": { "url": "http://127.0.0.1:1/" } });
-    // The server cannot compile it, and lets it pass.
+    // The server does not compile the expression, and accepts the object.
     lone.makes("refused", http, json!({ "expect": { "bodyMatches": "(" } })).await;
     lone.makes("fine", tcp(), json!({})).await;
     assert_eq!(lone.accepted("refused").await, "False");

@@ -39,10 +39,10 @@ use crate::{
     },
 };
 
-/// A limit against hanging.
+/// Timeout against a hanging test.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Options that see no environment but this.
+/// Options that see only these environment variables.
 fn options(env: &[(&str, &str)]) -> ClientOptions {
     let env: Vec<(String, String)> =
         env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -51,14 +51,14 @@ fn options(env: &[(&str, &str)]) -> ClientOptions {
     })
 }
 
-/// Who the server takes a client for.
+/// Name of the user that the server sees behind a client.
 async fn who(client: &Client) -> Result<String, Error> {
     let reviews = Api::<SelfSubjectReview>::all(client.clone());
     let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await?;
     Ok(review.status.unwrap().user_info.unwrap().username.unwrap())
 }
 
-/// A folder as Kubernetes mounts it into a pod, and the options that lead to it.
+/// Folder as Kubernetes mounts it into a pod, and options that point to it.
 fn mounted(space: &Space<'_>, token: &str) -> (PathBuf, ClientOptions) {
     let folder = space.api.folder().join(format!("{}-account", space.name));
     fs::create_dir_all(&folder).unwrap();
@@ -100,7 +100,7 @@ async fn a_refused_token_is_replaced_by_the_files_next_one_at_once() {
     let next = space.bound_token("next").await;
     let secrets = Api::<Secret>::default_namespaced(space.client());
     secrets.delete("old", &DeleteParams::default()).await.unwrap();
-    // The server keeps what it knows of a token for ten seconds.
+    // The server caches the validation of a token for ten seconds.
     let refused =
         eventually("the old token is refused", LONG, async || who(&client).await.err()).await;
     let refused = explain(&refused);
@@ -182,7 +182,7 @@ async fn a_kubeconfigs_certificate_and_its_plug_in_are_credentials_too() {
     assert!(said.contains("log in first") && !said.contains("hush"), "{said}");
 }
 
-/// Why no client is made of these options, with all causes.
+/// The error of building a client from these options, with all its causes.
 async fn refused(options: ClientOptions) -> (ConnectError, String) {
     let error = Connection::open(options).await.expect_err("this cannot be used");
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |it| it.source());
@@ -251,7 +251,7 @@ async fn what_leads_nowhere_is_named_with_the_remedy_and_without_secrets() {
     assert!(said.contains("proxy-url") && !said.contains("hush"), "{said}");
 }
 
-/// The sum of the series of a metric that have these labels.
+/// Sum of the series of a metric that have these labels.
 fn count(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> u64 {
     let families = registry.gather();
     let Some(family) = families.iter().find(|it| it.name() == name) else { return 0 };
@@ -268,7 +268,7 @@ fn count(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> u64 {
 #[tokio::test]
 async fn a_write_that_is_turned_away_waits_as_asked_and_then_succeeds() {
     let space = ApiServer::shared().await.namespace("away").await;
-    // Nobody has worked out this budget yet: evictions are to come back after ten seconds.
+    // No controller has computed this budget yet, so the server asks to retry evictions after ten seconds.
     space.kubectl_apply(
         "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\n\
          spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}\n",
@@ -290,7 +290,7 @@ async fn a_write_that_is_turned_away_waits_as_asked_and_then_succeeds() {
     let hasty = CallOptions { timeout: Duration::from_secs(9), ..CallOptions::default() };
     let hasty = Connection::open(options.clone().calls(hasty)).await.unwrap().client();
     let hasty = Api::<Pod>::default_namespaced(hasty);
-    // Ten seconds are more than there is: the answer is handed on at once.
+    // Ten seconds exceed the timeout: the client returns the answer at once.
     let away = hasty.evict("web-0", &EvictParams::default()).await.unwrap_err();
     assert_eq!(explain(&away).reason, Reason::TooManyRequests);
     let retries = [("code", "429"), ("verb", "POST")];
@@ -327,7 +327,7 @@ async fn a_write_that_is_turned_away_waits_as_asked_and_then_succeeds() {
     assert!(waited >= jiff::SignedDuration::from_secs(10), "{waited:?} is sooner than asked");
 }
 
-/// An HTTP server that gives these answers, one per request, and then no more; it tells what was asked.
+/// HTTP server that gives these answers, one per request, and then no more; it records the requests.
 struct Scripted {
     address: std::net::SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -354,7 +354,7 @@ impl Scripted {
                 let head = String::from_utf8(head).unwrap();
                 log.lock().unwrap().push(head.lines().next().unwrap().to_owned());
                 socket.write_all(answer.as_bytes()).await.unwrap();
-                // Whether it ends is the answer's business: Content-Length, or not.
+                // The connection stays open: whether the answer ends depends on its Content-Length.
                 open.push(socket);
             }
             std::future::pending::<()>().await;
@@ -380,7 +380,7 @@ impl Scripted {
     }
 }
 
-/// An answer with that body, after which the connection is not used again.
+/// Answer with this body, after which the connection is closed.
 fn answer(status: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\
@@ -440,7 +440,7 @@ async fn an_answer_that_stops_coming_is_given_up_and_a_watch_may_be_silent() {
     let quiet = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n";
     let server = Scripted::answering(&[half, quiet]).await;
     let (_folder, options) = server.options();
-    // More than a busy machine takes to answer.
+    // Longer than a busy machine takes to answer.
     let within = Duration::from_secs(3);
     let calls = CallOptions { timeout: within, ..CallOptions::default() };
     let client = connect(options.calls(calls)).await.unwrap();
@@ -454,7 +454,7 @@ async fn an_answer_that_stops_coming_is_given_up_and_a_watch_may_be_silent() {
     let mut stream = std::pin::pin!(stream);
     let mut piece = [0; 1];
     let reading = futures::AsyncReadExt::read(&mut stream, &mut piece);
-    // Longer than another answer may be silent.
+    // Longer than the timeout of an answer that is not a watch.
     assert!(tokio::time::timeout(within * 2, reading).await.is_err(), "still there, still silent");
 }
 

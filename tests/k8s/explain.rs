@@ -1,4 +1,4 @@
-//! What the real server says when something is wrong, and what a person is told.
+//! Errors of the real server, and the text that a person reads about them.
 
 use std::{fs, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// A limit against hanging.
+/// Timeout against a hanging test.
 const LONG: Duration = Duration::from_secs(60);
 
 fn map(name: &str, value: impl Into<String>) -> ConfigMap {
@@ -71,7 +71,7 @@ async fn the_rule_that_is_named_is_the_one_that_was_missing() {
     let line = format!("user {} may not list configmaps in namespace {}", user.name, space.name);
     told(&refused, Reason::Forbidden, &[&line, "add to a Role in namespace", r#"verbs: ["list"]"#]);
 
-    // As it is printed, it is what is lacking.
+    // The printed rule, applied as it is, grants the missing right.
     space.kubectl_apply(&format!(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: poor}}\nrules:\n{}\n",
         missing.yaml()
@@ -113,7 +113,7 @@ async fn a_kind_that_is_not_installed_is_told_from_an_object_that_is_not_there()
         Reason::KindMissing,
         &["bellwether crds | kubectl apply --server-side -f -"],
     );
-    // In a group that is there the server answers otherwise.
+    // For an unknown kind in an existing group the server answers differently.
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Nothing"));
     let kinds = Api::<DynamicObject>::default_namespaced_with(space.client(), &resource);
     told(
@@ -196,7 +196,7 @@ async fn what_is_too_large_is_told_whichever_limit_it_meets() {
         told(&refused, Reason::TooLarge, &["fewer entries in its status"]);
         assert!(refused.message.len() < 500, "the object is not told back");
     }
-    // 1.5 MiB is where etcd stops; only kinds of our own may be that large.
+    // etcd rejects values above 1.5 MiB; only custom kinds may be that large.
     space.kubectl_apply(BIG_KIND);
     let resource =
         ApiResource::from_gvk(&GroupVersionKind::gvk("test.bellwether.dev", "v1alpha1", "Big"));
@@ -242,7 +242,7 @@ async fn a_disruption_budget_is_not_a_busy_server() {
     );
     let pods = Api::<Pod>::default_namespaced(space.client());
     pods.create(&PostParams::default(), &pod("web-0")).await.unwrap();
-    // Only a running pod is protected; nobody runs pods here.
+    // The server protects only running pods; no kubelet runs pods here.
     let running = Patch::Merge(json!({"status": {"phase": "Running"}}));
     pods.patch_status("web-0", &PatchParams::default(), &running).await.unwrap();
     let kept = said(pods.evict("web-0", &EvictParams::default()).await);
@@ -313,7 +313,7 @@ async fn pod_security_quotas_and_dying_namespaces_are_told_apart() {
     space.kubectl_apply(
         "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: none}\nspec: {hard: {count/configmaps: '0'}}\n",
     );
-    // What the controller manager would work out.
+    // The status that the controller manager would compute.
     let status = r#"{"status":{"hard":{"count/configmaps":"0"},"used":{"count/configmaps":"0"}}}"#;
     space.kubectl(&[
         "patch",

@@ -1,5 +1,5 @@
-//! A server in front of the API server that answers in its place when it is told to: an overloaded one, or
-//! one that fails. What passes goes on as a user of the test's choice.
+//! Proxy in front of the API server that, on request of the test, answers in its place: as an overloaded
+//! server, or as one that fails. Requests that pass are sent as a user of the test's choice.
 
 use std::{
     convert::Infallible,
@@ -29,16 +29,16 @@ use tower::BoxError;
 
 use crate::kube::{Space, User};
 
-/// What is answered in the API server's place, and to which requests.
+/// Answer in the API server's place, and the requests that get it.
 #[derive(Clone, Copy)]
 pub(crate) struct Illness {
     pub(crate) code: u16,
-    /// In seconds.
+    /// Value of `Retry-After`, in seconds.
     pub(crate) retry_after: Option<u32>,
     pub(crate) meant: fn(&Method, &Uri) -> bool,
 }
 
-/// An answer that was given in the API server's place.
+/// Answer that the proxy gave in the API server's place.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
     pub(crate) at: BootTime,
@@ -48,12 +48,12 @@ pub(crate) struct Given {
 
 struct Ward {
     client: Client,
-    /// And how many more requests are answered so.
+    /// Current fault, and the number of requests that still get it.
     illness: watch::Sender<Option<(Illness, usize)>>,
     given: Mutex<Vec<Given>>,
 }
 
-/// The running server; ends when dropped.
+/// The running proxy; ends when dropped.
 pub(crate) struct Front {
     address: SocketAddr,
     ward: Arc<Ward>,
@@ -61,12 +61,12 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// One that passes everything on as that user.
+    /// Proxy that passes all requests on as that user.
     pub(crate) async fn of(user: &User) -> Self {
         Self::before(user.client()).await
     }
 
-    /// One that passes everything on by that client.
+    /// Proxy that passes all requests on through that client.
     pub(crate) async fn before(client: Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -76,7 +76,7 @@ impl Front {
         Self { address, ward, accepting }
     }
 
-    /// A kubeconfig that leads here.
+    /// Kubeconfig that points to this proxy.
     pub(crate) fn kubeconfig(&self, space: &Space<'_>) -> PathBuf {
         let path = space.api.folder().join(format!("{}-front.kubeconfig", space.name));
         let text = format!(
@@ -95,7 +95,7 @@ impl Front {
         path
     }
 
-    /// From now on those requests are answered here; watches of that kind break off.
+    /// From now on the proxy answers the requests that `illness` selects, and breaks off the selected watches.
     pub(crate) fn falls_ill(&self, illness: Illness) {
         self.falls_ill_for(usize::MAX, illness);
     }
@@ -106,12 +106,12 @@ impl Front {
         self.ward.illness.send_replace(Some((illness, times)));
     }
 
-    /// From now on all pass again.
+    /// From now on the proxy passes all requests again.
     pub(crate) fn recovers(&self) {
         self.ward.illness.send_replace(None);
     }
 
-    /// What was answered here since it fell ill.
+    /// Answers that the proxy gave in the server's place since [`falls_ill`](Self::falls_ill).
     pub(crate) fn given(&self) -> Vec<Given> {
         self.ward.given.lock().unwrap().clone()
     }
@@ -173,7 +173,8 @@ impl Ward {
             Ok(answer) => answer.map(|body| {
                 let until = async move {
                     if !is_watch {
-                        // Its object was written or read while the server was well.
+                        // An answer that is not a watch is complete: its object was written or read while the
+                        // server was well.
                         std::future::pending::<()>().await;
                     }
                     let _ = illness.wait_for(|it| is_meant(it).is_some()).await;
@@ -199,7 +200,7 @@ impl Ward {
         let body = body.collect().await?.to_bytes();
         let mut answer =
             self.client.send(Request::from_parts(parts, Body::from(body.to_vec()))).await?;
-        // Which length it has shows in the end, for it may break off.
+        // The body may break off, so the answer is sent without the server's length.
         for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION] {
             answer.headers_mut().remove(name);
         }
@@ -229,7 +230,7 @@ impl Illness {
     }
 }
 
-/// How many tries there can have been since then, of something that is tried again after `first`, then after
+/// Largest possible number of attempts since `begun` at something that is retried after `first`, then after
 /// twice as long each time, up to `longest`.
 pub(crate) fn tries_since(begun: BootTime, first: Duration, longest: Duration) -> usize {
     let passed = clock::boot_now().since(begun);
@@ -242,7 +243,7 @@ pub(crate) fn tries_since(begun: BootTime, first: Duration, longest: Duration) -
     tries
 }
 
-/// When a count was last seen as it was before, until it began to grow.
+/// Time at which a count was last seen at `before`; waits until the count grows.
 pub(crate) async fn last_still(before: usize, count: impl Fn() -> usize) -> BootTime {
     let begun = clock::boot_now();
     let mut still = begun;

@@ -1,5 +1,5 @@
-//! `helm test` as Helm runs it, on a real API server. There is no kubelet: what the pod's container would do
-//! is done here, with the pod's own variables and the token of its account.
+//! `helm test` as Helm runs it, on a real API server. No kubelet runs: the test itself runs the command of the
+//! pod's container, with the pod's own variables and the token of its account.
 
 use std::{fs, process::Command};
 
@@ -24,7 +24,7 @@ use crate::{
     support::{eventually, tools},
 };
 
-/// The pod of the test, and what it is with: an account, its role and the binding of both.
+/// Name of the test's pod, and of its account, its role and the binding of both.
 const NAME: &str = "bw-bellwether-check";
 
 fn helm(space: &Space<'_>, args: &[&str]) -> Command {
@@ -42,13 +42,13 @@ fn helm(space: &Space<'_>, args: &[&str]) -> Command {
     command
 }
 
-/// The pod, when Helm has made it.
+/// Waits for the pod that Helm creates.
 async fn pod(space: &Space<'_>) -> Pod {
     let pods = Api::<Pod>::default_namespaced(space.client());
     eventually("the pod of the test", SOON, async || pods.get_opt(NAME).await.unwrap()).await
 }
 
-/// Runs what the pod's container would.
+/// Runs the command of the pod's container.
 async fn container(space: &Space<'_>, pod: &Pod) -> Ran {
     let spec = pod.spec.as_ref().unwrap();
     let container = &spec.containers[0];
@@ -59,7 +59,7 @@ async fn container(space: &Space<'_>, pod: &Pod) -> Ran {
         .create_token_request(account, &PostParams::default(), &TokenRequest::default())
         .await
         .unwrap();
-    // As the administrator's, with the pod's token in place of that one's.
+    // The administrator's kubeconfig, with the pod's token in place of the administrator's.
     let file = space.api.folder().join(format!("{}-helm-test", space.name));
     let admin = fs::read_to_string(space.api.kubeconfig(&space.name, None)).unwrap();
     let user =
@@ -92,10 +92,10 @@ async fn helm_test_looks_at_kubernetes_with_rights_that_are_gone_afterwards() {
         ended(helm(space, &[&["install", "bw", "charts/bellwether"], &values[..]].concat()));
     assert_eq!(installed.code, 0, "{}", installed.err);
 
-    // Nobody leads yet.
+    // No node leads yet.
     let mut test = Process::of(helm(space, &["test", "bw", "--timeout", "60s"]));
     let first = pod(space).await;
-    // The server may know an account a moment later than a container's start would take.
+    // The server may know a new account a moment later than a container would start.
     let ran = eventually("the check finds what is wrong", SOON, async || {
         Some(container(space, &first).await).filter(|ran| ran.code == 8)
     })
@@ -135,7 +135,7 @@ async fn helm_test_looks_at_kubernetes_with_rights_that_are_gone_afterwards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chart_is_installed_after_kubectl_beside_another_release_and_after_one_of_another_name()
 {
-    // A server of its own: definitions belong to all of it.
+    // This test needs a server of its own: definitions exist once per server.
     let api = crate::kube::ApiServer::options().start().await;
     let space = api.namespace("shop").await;
     let install = |name: &str, more: &[&str]| {
@@ -153,7 +153,7 @@ async fn the_chart_is_installed_after_kubectl_beside_another_release_and_after_o
     let second = install("second", &[]);
     assert_eq!(second.code, 0, "{}", second.err);
 
-    // Taken over, they are the release's, and stay when it is removed.
+    // After the take-over the definitions belong to the release, and stay when the release is removed.
     let adopted = ["upgrade", "first", "charts/bellwether", "--reuse-values", "--take-ownership"];
     let adopted = ended(helm(&space, &[&adopted[..], &["--set", "crds.adopt=true"]].concat()));
     assert_eq!(adopted.code, 0, "{}", adopted.err);
@@ -164,7 +164,7 @@ async fn the_chart_is_installed_after_kubectl_beside_another_release_and_after_o
     let left = format!("(of the release first in the namespace {})", space.name);
     assert!(third.out.contains(&left), "{}", third.out);
 
-    // Of another version: what to type is said.
+    // For definitions of another version, the error names the command to type.
     let patch = r#"[{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/term"}]"#;
     space.kubectl(&["patch", "crd", "elections.bellwether.dev", "--type=json", "--patch", patch]);
     let fourth = install("fourth", &[]);

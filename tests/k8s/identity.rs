@@ -1,4 +1,4 @@
-//! Pods as nodes: lives of one pod, and pods that want the same id.
+//! Pods as nodes: incarnations of one pod, and pods that claim the same id.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -13,14 +13,15 @@ use bellwether::{
 
 use crate::support::{etcd::Etcd, eventually};
 
-/// A limit against hanging, and less than the lives' TTL: what must not be waited for is not.
+/// Timeout against a hanging test. Shorter than the TTL of the leases: a test that waited for a lease to expire
+/// would fail.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Longer than any test runs: only a proof ends such a life sooner.
+/// Longer than any test runs: only a proof of death ends such an incarnation sooner.
 const TTL: Duration = Duration::from_secs(600);
 
-// A pod's lives exclude each other by a lock of the machine's network, whatever etcd they are in: tests that
-// run at once have pods of their own.
+// The processes of one pod exclude each other by a lock in the machine's network namespace, whichever etcd they
+// use: tests that run at the same time use different pods.
 const RESTARTED_UID: &str = "3f2a9c1e-8f0b-4a6d-9d55-0c1b2a3d4e5f";
 const LIVE_UIDS: [&str; 2] =
     ["7b1d0e52-11aa-4c0e-8c7d-5e4f3a2b1c0d", "d0a4c1b2-5c1e-4f63-8a17-2b9e6f0c7d11"];
@@ -52,7 +53,7 @@ fn node(etcd: &Etcd, pod: &PodIdentity) -> ClusterNode {
         .unwrap()
 }
 
-/// The pod's first container, as a process; killed when dropped.
+/// First container of the pod, as a process; killed when dropped.
 struct Container(Child);
 
 impl Container {
@@ -81,7 +82,7 @@ impl Drop for Container {
     }
 }
 
-/// The lease of the life that has id 1, once there is one.
+/// Lease of the incarnation that has id 1, once there is one.
 async fn life(etcd: &Etcd) -> i64 {
     let mut client = etcd.client().await;
     eventually("web-1 has joined", LONG, async || {
@@ -132,7 +133,7 @@ async fn another_pods_dead_life_is_not_taken_for_a_life_of_ones_own() {
     let mut first = Container::start(&etcd, &pod(DEAD_UIDS[0], "10.1.2.3"));
     let before = life(&etcd).await;
     first.kill();
-    // A pod that was made anew has another UID: it cannot know that the old one is dead.
+    // A recreated pod has another UID: it cannot prove that the old one is dead.
     let second = node(&etcd, &pod(DEAD_UIDS[1], "10.9.9.9"));
     let refused = second.start().await.unwrap_err();
     assert!(matches!(refused, StartError::DuplicateId { .. }), "{refused}");

@@ -1,5 +1,5 @@
-//! Against a real kube-apiserver, with a real etcd behind it. One server serves all tests; each has a
-//! namespace of its own.
+//! Tests against a real kube-apiserver, with a real etcd behind it. All tests share a server; each test has
+//! a namespace of its own.
 
 #![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
 

@@ -29,7 +29,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// The pods of a cluster, without anything that would run them.
+/// Pods of a cluster, without a kubelet that would run them.
 pub(crate) struct Pods {
     pub(crate) space: Space<'static>,
     pub(crate) user: User,
@@ -43,7 +43,7 @@ impl Pods {
         Self { space, user, etcd: Etcd::start().await }
     }
 
-    /// Makes a pod, and runs what its container would.
+    /// Creates a pod, and runs the command of its container.
     pub(crate) async fn start(&self, ordinal: u32) -> Process {
         let name = format!("bellwether-{ordinal}");
         let pods = Api::<Pod>::default_namespaced(self.space.client());
@@ -89,7 +89,7 @@ impl Pods {
         .await
     }
 
-    /// The pods that a Service selects that is meant for the leader.
+    /// Names of the pods that a Service for the leader selects.
     async fn labelled(&self) -> Vec<String> {
         let pods = Api::<Pod>::default_namespaced(self.space.client());
         let leaders = ListParams::default().labels(&format!("{ROLE_LABEL}=leader"));
@@ -171,7 +171,7 @@ async fn three_pods_run_the_checks_of_the_api_and_kubectl_shows_all_of_it() {
     let described = pods.space.kubectl(&["describe", "uptimecheck", "down"]);
     assert!(described.contains("Warning") && described.contains("Down"), "{described}");
 
-    // SIGTERM: office, label and fence go on.
+    // After SIGTERM a successor takes over the office, the label and the fence.
     let at = usize::try_from(node).unwrap();
     let mut ended = processes[at].take().unwrap();
     ended.signal(Signal::TERM);
@@ -180,13 +180,13 @@ async fn three_pods_run_the_checks_of_the_api_and_kubectl_shows_all_of_it() {
     let leader = election.status.unwrap().leader.unwrap();
     let (second, node) = (leader.pod.unwrap(), leader.node);
     pods.is_labelled(&second).await;
-    // What the checks find is written by the successor.
+    // The successor writes the results of the checks.
     drop(listener);
     for number in 0..4 {
         pods.until(&format!("up-{number}"), "is down now", |it| state(it) == State::Down).await;
     }
 
-    // kill -9 of the pod's processes: the label that it left is taken off.
+    // After `kill -9` of the pod's processes, the successor removes the label that the pod still carries.
     processes[at] = Some(pods.start(u32::try_from(at).unwrap()).await);
     let mut killed = processes[usize::try_from(node).unwrap()].take().unwrap();
     killed.signal(Signal::KILL);

@@ -1,4 +1,4 @@
-//! The table of permissions: what the binary asks for, what the docs say, what the chart gives.
+//! The table of permissions: used by the binary, documented, and granted by the chart.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// What is asked for only where lists are not streamed.
+/// Right that is used only where the server does not stream lists.
 const LISTED: (&str, &str) = ("uptimechecks", "list");
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The first table of `docs/rbac.md`.
+/// Rights in the first table of `docs/rbac.md`.
 pub(crate) fn documented() -> BTreeSet<Right> {
     let text = std::fs::read_to_string(root().join("docs/rbac.md")).unwrap();
     let (table, _) = text.split_once("All of it in the namespace").unwrap();
@@ -38,7 +38,7 @@ pub(crate) fn documented() -> BTreeSet<Right> {
     .collect()
 }
 
-/// The same as rules.
+/// The documented rights, as rules.
 pub(crate) fn documented_rules() -> Vec<PolicyRule> {
     documented().iter().map(|(group, resource, verb)| rule(group, resource, &[verb])).collect()
 }
@@ -66,13 +66,13 @@ fn roles(kind: &str, values: &[&str]) -> Vec<(String, Vec<PolicyRule>)> {
     found
 }
 
-/// What the roles of that kind allow the nodes.
+/// Rights that the roles of that kind grant to the nodes.
 fn charted(kind: &str, values: &[&str]) -> BTreeSet<Right> {
     let of_nodes = roles(kind, values).into_iter().filter(|(name, _)| !name.ends_with("-check"));
     of_nodes.flat_map(|(_, rules)| rights_of(&rules)).collect()
 }
 
-/// What the chart allows the pod of `helm test`.
+/// Rights that the chart grants to the pod of `helm test`.
 pub(crate) fn charted_check() -> Vec<PolicyRule> {
     let found = roles("Role", &[]).into_iter().find(|(name, _)| name.ends_with("-check"));
     found.expect("the chart has a role for it").1
@@ -107,7 +107,8 @@ async fn the_binary_asks_for_the_documented_permissions_and_for_nothing_else() {
     pods.check("flapping", port).await;
     pods.until("flapping", "is up", |it| state(it) == State::Up).await;
 
-    // A killed leader's label is taken off; what comes back and goes again is told as a series.
+    // The successor removes a killed leader's label; a node that comes and goes again is recorded as a series
+    // of events.
     first.signal(Signal::KILL);
     first.status().await;
     pods.leader(Some(&leader)).await;
@@ -128,7 +129,7 @@ async fn the_binary_asks_for_the_documented_permissions_and_for_nothing_else() {
     assert_eq!(pods.space.refused(&pods.user), BTreeSet::new(), "a rule is missing");
     let used = pods.space.used(&pods.user);
     let mut idle = documented();
-    // Lists of checks are streamed here; the next test has a server that does not.
+    // This server streams lists of checks; the next test uses a server that does not.
     idle.retain(|right| !used.contains(right) && (right.1.as_str(), right.2.as_str()) != LISTED);
     assert_eq!(idle, BTreeSet::new(), "a rule is superfluous");
     assert!(used.is_subset(&documented()), "{used:?}");

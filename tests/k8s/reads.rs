@@ -1,4 +1,4 @@
-//! The commands that look at a cluster through the API server, where there is only kubectl's access.
+//! Commands that read a cluster's state through the API server, with kubectl's access only.
 
 use std::{process::Output, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(120);
 
-/// Runs a command as somebody who has a kubeconfig, and no way to etcd.
+/// Runs a command as a user who has a kubeconfig, and no access to etcd.
 fn asked(pods: &Pods, user: &User, args: &[&str]) -> Output {
     let mut command = bellwether(args);
     command
@@ -33,7 +33,7 @@ fn json(output: &Output) -> Value {
     serde_json::from_str(&text(output)).unwrap()
 }
 
-/// What it said when it failed, and with which code.
+/// Exit code and error output of a failed command.
 fn failed(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -44,7 +44,7 @@ async fn with_kubectls_access_alone_the_commands_read_the_election() {
     let viewer = pods.space.user("viewer", [rule("bellwether.dev", "elections", &["get"])]).await;
     let nobody = pods.space.user("nobody", []).await;
 
-    // Before anybody leads there is none.
+    // Before the first election no leader is known.
     let (code, said) = failed(&asked(&pods, &viewer, &["leader", "--from", "election"]));
     assert!(code == Some(3) && said.contains("kubectl get elections -A"), "{code:?} {said}");
 
@@ -75,7 +75,7 @@ async fn with_kubectls_access_alone_the_commands_read_the_election() {
     let (code, said) = failed(&asked(&pods, &viewer, &["shards", "uptime", "--from", "election"]));
     assert!(code == Some(3) && said.contains("single shards"), "{code:?} {said}");
 
-    // Who may not is told which rule is missing; what cannot be done by it is said.
+    // A user without the right sees which rule is missing; a command that writes is rejected.
     let (code, said) = failed(&asked(&pods, &nobody, &["status", "--from", "election"]));
     assert!(code == Some(5) && said.contains("elections"), "{code:?} {said}");
     let (code, said) = failed(&asked(&pods, &viewer, &["resign", "--from", "election"]));
@@ -119,7 +119,7 @@ async fn check_looks_at_etcd_the_leader_the_api_server_and_its_kinds() {
     })
     .await;
 
-    // A server without our kinds, and one that is not there.
+    // A server without our kinds, and an address where no server runs.
     let bare = crate::kube::ApiServer::options().start().await;
     let output = check(&bare, None);
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();

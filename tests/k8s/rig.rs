@@ -1,4 +1,4 @@
-//! The rig itself: the server is the pinned one, and does what tests rely on.
+//! The rig itself: the server has the pinned version, and behaves as the tests rely on.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ async fn the_audit_log_tells_every_write_with_its_author_and_what_was_sent() {
     assert!(writes[0].received <= writes[0].answered && writes[0].answered < writes[1].received);
 }
 
-/// What the server says a list was filtered by.
+/// The filter that the server reports for a list.
 async fn filtered_by(client: &Client, namespace: &str) -> Option<String> {
     let path = format!(
         "/api/v1/namespaces/{namespace}/configmaps?\
@@ -132,14 +132,14 @@ async fn a_server_of_its_own_has_its_gates_and_survives_a_restart_with_its_objec
     assert!(filtered_by(&space.client(), &space.name).await.is_some());
     let maps = Api::<ConfigMap>::default_namespaced(space.client());
     let made = maps.create(&PostParams::default(), &config_map("a", "one")).await.unwrap();
-    // The server's start must come after it in the order of revisions.
+    // The server's restart must come after this write in the order of revisions.
     maps.create(&PostParams::default(), &config_map("b", "one")).await.unwrap();
     let address = own.address();
     own.kill();
     maps.get("a").await.unwrap_err();
     own.start_again().await;
     assert_eq!(own.address(), address);
-    // The same client finds its way back.
+    // The same client reconnects.
     let found = eventually("the client is connected again", Duration::from_secs(60), async || {
         maps.get("a").await.ok()
     })
@@ -148,7 +148,7 @@ async fn a_server_of_its_own_has_its_gates_and_survives_a_restart_with_its_objec
     let all: ObjectList<ConfigMap> = maps.list(&ListParams::default()).await.unwrap();
     assert_eq!(all.items.len(), 2);
 
-    // What happened before its start it does not remember.
+    // The restarted server cannot resume a watch from before its start.
     let before = made.metadata.resource_version.unwrap();
     let mut events = maps.watch(&WatchParams::default(), &before).await.unwrap().boxed();
     let gone = match events.try_next().await {

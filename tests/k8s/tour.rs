@@ -1,4 +1,4 @@
-//! What the README's tour says about Kubernetes, as it is printed there.
+//! The Kubernetes step of the README's tour, as printed there.
 
 use std::{
     env,
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{controllers::server, support::tools};
 
-/// The commands of the steps up to the one with this heading, and those of the step itself.
+/// Commands of the steps up to the one with this heading, and those of the step itself.
 fn steps_to(heading: &str) -> (String, String) {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = std::fs::read_to_string(readme).unwrap();
@@ -24,7 +24,7 @@ fn steps_to(heading: &str) -> (String, String) {
     (blocks(before).concat(), blocks(rest)[0].clone())
 }
 
-/// The step on Kubernetes, for a reader who has followed the tour so far and let everything run.
+/// The step on Kubernetes, for a reader who has followed the tour so far and left everything running.
 fn commands() -> String {
     let (before, step) = steps_to("**4. Kubernetes.**");
     let (_, listen) =
@@ -34,7 +34,7 @@ fn commands() -> String {
     assert!(!before.contains(&format!(":{port}")), "another step has it: {port}");
     let left: Vec<&str> = before.lines().filter(|line| line.starts_with("export ")).collect();
     assert!(!left.is_empty(), "what the other steps leave behind");
-    // The port may be taken here by something that is not of the tour.
+    // Another program on this machine may use the port.
     let step = step.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
     format!("{}\n{step}", left.join("\n"))
 }
@@ -43,7 +43,7 @@ fn folder(program: impl Into<PathBuf>) -> OsString {
     program.into().parent().unwrap().into()
 }
 
-/// Ends all that a shell has started, whatever becomes of the test.
+/// Kills all processes that a shell has started, even if the test fails.
 struct Group(Pid);
 
 impl Drop for Group {

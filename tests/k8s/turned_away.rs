@@ -1,5 +1,5 @@
-//! An API server that is overloaded or fails, as the binary meets it on the wire: it is asked as seldom as
-//! it wants, what is wrong is in the metrics and in the log, and all goes on afterwards.
+//! An API server that is overloaded or fails, as the binary sees it on the wire: the binary asks no more often
+//! than the server allows, metrics and log name the problem, and work continues afterwards.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
     support::eventually,
 };
 
-/// The binary behind a front, with a check that it works on.
+/// The binary behind a proxy, with a check that it runs.
 struct Patient {
     front: Front,
     lone: Lone<'static>,
-    /// What the first check asks, until it is closed.
+    /// Target of the first check, until it is closed.
     target: Option<TcpListener>,
 }
 
@@ -54,7 +54,7 @@ impl Patient {
         eventually(what, LONG, async || Some(self.front.given()).filter(|given| is(given))).await
     }
 
-    /// All is as before: what is made now is worked on too.
+    /// The binary works as before: a check that is created now runs too.
     async fn goes_on(&self) {
         self.lone.makes("later", tcp_of(1), json!({})).await;
         self.until("later", State::Down).await;
@@ -77,7 +77,7 @@ fn is_either(method: &Method, uri: &Uri) -> bool {
 
 /// # Panics
 ///
-/// If two answers came sooner after each other than that.
+/// If one answer came sooner than `least` after the one before.
 fn assert_apart(given: &[Given], least: Duration) {
     for pair in given.windows(2) {
         let apart = pair[1].at.since(pair[0].at);
@@ -89,7 +89,7 @@ fn assert_apart(given: &[Given], least: Duration) {
 async fn a_watch_that_is_turned_away_is_begun_again_as_seldom_as_the_server_asks() {
     let patient = Patient::new("throttled-watch").await;
     patient.front.falls_ill(Illness { code: 429, retry_after: Some(1), meant: is_watch });
-    // So often one request is tried, then the watch itself has failed and is tried anew.
+    // The client retries a request fewer times than this; then the watch itself fails and starts again.
     let given = patient.until_given("8 watches are turned away", |it| 8 <= it.len()).await;
     assert_apart(&given, Duration::from_secs(1));
     patient.lone.says("watch failed, retrying").await;
@@ -116,7 +116,7 @@ async fn a_status_that_is_turned_away_is_written_as_late_as_the_server_asks() {
     let turned_away =
         patient.lone.metric("rest_client_requests_total", &["code=\"429\"", "\"PATCH\""]).await;
     assert!(3 <= turned_away, "{turned_away}");
-    // It was waited for, and nothing has failed.
+    // The client waited and retried, and no run failed.
     let failed = "controller_runtime_reconcile_errors_total";
     assert_eq!(patient.lone.metric(failed, &["controller=\"uptimecheck\""]).await, 0);
 }
@@ -137,12 +137,12 @@ async fn a_server_that_fails_is_asked_ever_less_often_and_what_it_missed_is_made
                 10 <= writes(it) && 4 <= it.len() - writes(it)
             })
             .await;
-        // Back-off of the queue, and what each of the checks since has to say.
+        // Attempts come from the queue's back-off, and from each run of the check since then.
         let checked = usize::try_from(clock::boot_now().since(begun).as_secs()).unwrap() + 2;
         let few = tries_since(begun, Duration::from_millis(5), Duration::from_secs(1000));
         assert!(writes(&given) <= few + checked, "{} writes: {given:?}", writes(&given));
-        // A watch waits at least half of 200 ms and doubles that; a read that found the server unavailable is
-        // tried six times before it has failed.
+        // A watch waits at least half of 200 ms and doubles that; a read that gets 503 is tried six times
+        // before it fails.
         let watches = tries_since(begun, Duration::from_millis(100), Duration::from_secs(5));
         let tried = if code == 503 { 6 } else { 1 };
         assert!(given.len() - writes(&given) <= tried * watches, "{given:?}");

@@ -1,5 +1,5 @@
-//! An admission webhook of the test's own, asked by the API server over TLS: it denies until it is told to
-//! allow.
+//! Admission webhook of the test, which the API server calls over TLS: it denies all requests until the test
+//! calls [`Webhook::allow`].
 
 use std::{
     convert::Infallible,
@@ -40,7 +40,7 @@ pub(crate) struct Webhook {
 }
 
 impl Webhook {
-    /// One that denies everything, with that code and message.
+    /// Webhook that denies every request, with that code and message.
     pub(crate) async fn denying(code: u16, message: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::new(folder.path(), "webhooks of tests");
@@ -63,18 +63,18 @@ impl Webhook {
         Self { address, authority: fs::read(&pki.ca).unwrap(), desk, accepting }
     }
 
-    /// How the API server reaches it, as a webhook's configuration says it.
+    /// Address and authority of this webhook, as a webhook configuration carries them.
     pub(crate) fn client_config(&self) -> Value {
         let authority = ByteString(self.authority.clone());
         json!({ "url": format!("https://{}/", self.address), "caBundle": authority })
     }
 
-    /// From now on it allows everything.
+    /// From now on the webhook allows every request.
     pub(crate) fn allow(&self) {
         self.desk.allows.store(true, SeqCst);
     }
 
-    /// How often it has denied.
+    /// How often the webhook has denied a request.
     pub(crate) fn denied(&self) -> usize {
         self.desk.denied.load(SeqCst)
     }

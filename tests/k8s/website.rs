@@ -1,4 +1,4 @@
-//! The example that the README tells of, as it is, on two replicas and with no more rights than it needs.
+//! The example that the README shows, unchanged, on two replicas and with no more rights than it needs.
 
 use std::{collections::BTreeSet, env, process::Command};
 
@@ -37,7 +37,7 @@ mod example;
 
 use example::Website;
 
-/// What the operator may do: what it calls, and nothing more.
+/// Rights of the operator: those that it uses, and no more.
 fn rights() -> Vec<PolicyRule> {
     let owned = &["list", "watch", "create", "patch"];
     vec![
@@ -52,7 +52,7 @@ fn rights() -> Vec<PolicyRule> {
     ]
 }
 
-/// A namespace with the operator's custom resource, and an account for it.
+/// Namespace with the operator's custom resource, and an account for the operator.
 struct Sites {
     space: Space<'static>,
     user: User,
@@ -105,7 +105,7 @@ impl Sites {
         );
     }
 
-    /// The node that the `Election` names, when it is another one than that.
+    /// Node that the `Election` names, when it is another node than `not`.
     async fn leader(&self, not: Option<i64>) -> i64 {
         let elections = Api::<Election>::default_namespaced(self.space.client());
         eventually(&format!("a leader other than {not:?}"), SOON, async || {
@@ -135,8 +135,8 @@ impl Sites {
         .await;
     }
 
-    /// What the site owns is made anew when it is deleted: every time, for a run that goes on for another
-    /// reason could put it right once.
+    /// The operator recreates an object of the site that is deleted. The test deletes more than once: a run
+    /// that happens for another reason could recreate it once.
     async fn comes_back<C>(&self)
     where
         C: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -158,7 +158,7 @@ impl Sites {
             .await
     }
 
-    /// What the index says of the site.
+    /// Waits until the index holds this line for the site.
     async fn indexed(&self, wanted: Option<&str>) {
         eventually(&format!("the index says {wanted:?}"), SOON, async || {
             let index = self.maps().get_opt("websites").await.unwrap();
@@ -168,7 +168,7 @@ impl Sites {
         .await;
     }
 
-    /// What the deployment controller would do.
+    /// Writes the status that the deployment controller would write.
     async fn report_ready(&self, ready: i32) {
         let status = json!({ "status": { "replicas": 2, "readyReplicas": ready } });
         let params = PatchParams::default();
@@ -195,7 +195,7 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     let (first, second) = (it.replica(0).await, it.replica(1).await);
     it.make_home();
 
-    // What it owns is there, belongs to it, and is put right.
+    // The objects of the site exist, belong to it, and are repaired.
     it.page_is("<h1>hello</h1>").await;
     it.indexed(Some(&format!("home.{}.svc:80", it.space.name))).await;
     let site = it
@@ -211,7 +211,7 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     it.maps().patch("home", &PatchParams::default(), &damage).await.unwrap();
     it.page_is("<h1>hello</h1>").await;
 
-    // Its status follows, and is told; the followers look at what should answer.
+    // The site's status follows, and an event reports it; the followers check the site's address.
     it.report_ready(2).await;
     it.until("it is ready", |site| condition(site) == Some(("True", "2 of 2 pods are ready")))
         .await;
@@ -225,7 +225,7 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     let election = it.space.kubectl(&["get", "elections"]);
     assert!(election.contains("websites"), "{election}");
 
-    // The leader goes; its successor serves what changes.
+    // The leader stops; its successor serves the changes.
     let (leader, left) = match first.node.membership().borrow().role {
         bellwether::engine::Role::Leader => (first, second),
         _ => (second, first),
@@ -241,7 +241,7 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
         .await;
     assert_eq!(site.status.as_ref().unwrap().observed_generation, site.metadata.generation);
 
-    // It goes only when its line is out of the index.
+    // The site is deleted only when its line is out of the index.
     assert_eq!(site.finalizers(), ["example.bellwether.dev/index"]);
     it.sites().delete("home", &DeleteParams::default()).await.unwrap();
     eventually("the site is gone", SOON, async || {
@@ -251,8 +251,9 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     it.indexed(None).await;
     assert_eq!(left.stop().await, Stopped::Clean);
 
-    // It tried nothing that it may not, and may nothing that it does not need. (An apply that makes an object
-    // is recorded as a patch; lists are not asked for where they are streamed; an event is patched if it repeats.)
+    // The operator tried no call without the right to it, and has no right that it does not use. (The audit log
+    // records an apply that creates an object as a patch; a server that streams lists receives no list calls;
+    // an event is patched if it repeats.)
     assert_eq!(it.space.refused(&it.user), BTreeSet::new());
     let used = it.space.used(&it.user);
     let mut idle = rights_of(&rights());
@@ -261,10 +262,11 @@ async fn the_readmes_operator_serves_sites_through_damage_and_failover_and_clean
     assert_eq!(idle, BTreeSet::new());
 }
 
-/// In the environment of a process that is to be the example.
+/// Variable in the environment of a process that runs the example.
 const AS_PROGRAM: &str = "WEBSITE_AS_PROGRAM";
 
-/// Started by [`Sites::program`]: so it is always the example as it is compiled into these tests.
+/// [`Sites::program`] starts this test as a process: so the example is always the one compiled into these
+/// tests.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_may_be_the_example() {
     if env::var_os(AS_PROGRAM).is_some() {
@@ -272,7 +274,7 @@ async fn a_process_may_be_the_example() {
     }
 }
 
-/// Where a process serves its status, when it is ready.
+/// Address where a process serves its status, when it is ready.
 async fn page(process: &Process) -> String {
     let line = process.says("status server listens").await;
     let address = line.rsplit_once("address=").expect("an address").1.trim().to_owned();
@@ -319,7 +321,7 @@ async fn a_second_sigterm_ends_the_process_however_the_leaving_stands() {
     let etcd = Etcd::start().await;
     let mut process = it.program(0, &etcd);
     page(&process).await;
-    // It cannot leave.
+    // The process cannot leave while etcd is frozen.
     etcd.freeze(0);
     process.signal(Signal::TERM);
     process.says("a second signal ends at once").await;

@@ -1,4 +1,4 @@
-//! Runs the built binary.
+//! Runs the built binary and other commands.
 
 use std::{
     ffi::OsStr,
@@ -14,10 +14,10 @@ use tempfile::TempDir;
 
 use crate::support::eventually;
 
-/// A limit against hanging, far above what anything here takes.
+/// Timeout against a hanging test, far above the duration of any step here.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// The binary with these arguments, and with nothing of the environment that it would read.
+/// The binary with these arguments, and without the environment variables that it would read.
 pub(crate) fn bellwether<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
     for (name, _) in std::env::vars_os() {
@@ -29,7 +29,7 @@ pub(crate) fn bellwether<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> 
     command
 }
 
-/// A command that has ended.
+/// Result of a command that has ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -37,12 +37,12 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
-/// Runs it to its end.
+/// Runs the binary with these arguments to its end.
 pub(crate) fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     ended(bellwether(args))
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 pub(crate) fn ended(mut command: Command) -> Ran {
     let Output { status, stdout, stderr } = command.output().expect("the binary starts");
     Ran {
@@ -52,7 +52,7 @@ pub(crate) fn ended(mut command: Command) -> Ran {
     }
 }
 
-/// Asks a server over plain HTTP, as small as it can be; returns the answer with its head.
+/// Sends a minimal request to a server over plain HTTP; returns the answer with its head.
 pub(crate) async fn http(url: &str, what: &str, headers: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let host = url.strip_prefix("http://").unwrap();
@@ -64,7 +64,7 @@ pub(crate) async fn http(url: &str, what: &str, headers: &str) -> String {
     answer
 }
 
-/// The body at a path.
+/// Body of the answer at a path.
 pub(crate) async fn http_get(url: &str, path: &str) -> String {
     let answer = http(url, &format!("GET {path}"), "").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -72,7 +72,7 @@ pub(crate) async fn http_get(url: &str, path: &str) -> String {
     body.to_owned()
 }
 
-/// A process that runs in the background; killed when dropped.
+/// Process that runs in the background; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -85,14 +85,14 @@ impl Process {
         Self::of(bellwether(args))
     }
 
-    /// Starts a command; what it prints goes to files.
+    /// Starts a command; its output goes to files.
     pub(crate) fn of(command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let outputs = ["out", "err"].map(|it| fs::File::create(folder.path().join(it)).unwrap());
         Self::within(folder, command, outputs)
     }
 
-    /// Starts a command whose both outputs are that pipe; nothing of it is kept.
+    /// Starts a command that writes both outputs to this pipe; the output is not stored.
     pub(crate) fn saying_all_to(command: Command, pipe: &fs::File) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["out", "err"] {
@@ -106,12 +106,12 @@ impl Process {
         Self { child: child.expect("the binary starts"), folder }
     }
 
-    /// What it has printed to standard output.
+    /// Text that the process has printed to standard output.
     pub(crate) fn out(&self) -> String {
         self.printed("out")
     }
 
-    /// What it has logged to standard error.
+    /// Text that the process has logged to standard error.
     pub(crate) fn err(&self) -> String {
         self.printed("err")
     }
@@ -123,7 +123,7 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Writes a line to its standard input, which must be piped.
+    /// Writes a line to the process's standard input, which must be piped.
     pub(crate) fn tell(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("its input is piped");
         writeln!(input, "{line}").expect("it reads its input");
@@ -133,10 +133,10 @@ impl Process {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
     }
 
-    /// What it has used of the processor, in user and kernel mode.
+    /// Processor time that the process has used, in user and kernel mode.
     pub(crate) fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // Fields 14 and 15, counted from before the name, which may hold anything; in ticks.
+        // Fields 14 and 15, in ticks; counted from the end of the name, which may contain any character.
         let after_name = stat.rsplit_once(')').unwrap().1;
         let ticks = after_name.split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
@@ -147,7 +147,7 @@ impl Process {
         rustix::process::kill_process(self.pid(), signal).expect("it runs");
     }
 
-    /// The exit status, once it has ended.
+    /// Exit status, once the process has ended.
     pub(crate) async fn status(&mut self) -> ExitStatus {
         let child = &mut self.child;
         let ended = async || child.try_wait().unwrap();
@@ -155,7 +155,7 @@ impl Process {
         ended.unwrap_or_else(|_| panic!("it did not end; it said:\n{}", self.err()))
     }
 
-    /// Waits until it has logged this.
+    /// Waits until the log contains these words; returns the line.
     pub(crate) async fn says(&self, words: &str) -> String {
         eventually(&format!("{words:?} in the log"), LONG, || async {
             let said = self.err();

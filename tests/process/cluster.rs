@@ -20,18 +20,18 @@ use crate::{
 /// A cluster's name and its etcd.
 pub(crate) struct Shop {
     pub(crate) etcd: Etcd,
-    /// Credentials for it, by environment variable.
+    /// Credentials for etcd, by environment variable.
     credentials: Vec<(&'static str, OsString)>,
 }
 
 impl Shop {
-    /// A cluster on an etcd that asks for these credentials.
+    /// Cluster on an etcd that asks for these credentials.
     pub(crate) fn locked(etcd: Etcd, credentials: Vec<(&'static str, OsString)>) -> Self {
         Self { etcd, credentials }
     }
 
-    /// An etcd on which the first leader need not wait out a life that nobody has seen: as if a leader
-    /// had ended cleanly before.
+    /// An etcd on which the first leader need not wait for a possible earlier leader to expire: the stored
+    /// record says that a leader has ended cleanly.
     pub(crate) async fn open() -> Self {
         let etcd = Etcd::start().await;
         let record = Record {
@@ -49,7 +49,7 @@ impl Shop {
         Self::locked(etcd, Vec::new())
     }
 
-    /// A command on this cluster.
+    /// Command of the binary, with this cluster and its etcd.
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = bellwether(args);
         command.env("BELLWETHER_CLUSTER", "shop").env("BELLWETHER_ETCD", self.etcd.endpoint(0));
@@ -67,14 +67,14 @@ impl Shop {
         Process::of(self.command(&[&args, more].concat()))
     }
 
-    /// What `status -o json` says.
+    /// Parsed output of `status -o json`.
     pub(crate) fn status(&self) -> Value {
         let ran = self.ask(&["status", "-o", "json"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
         serde_json::from_str(&ran.out).unwrap()
     }
 
-    /// The leader and its term, once there is one other than `not`, and `nodes` are live.
+    /// The leader and its term, once a leader other than `not` is in office and `nodes` nodes are live.
     pub(crate) async fn leader(&self, nodes: usize, not: Option<&str>) -> (String, i64) {
         eventually(&format!("a leader of {nodes}, not {not:?}"), LONG, || async {
             let status = self.status();
@@ -95,7 +95,7 @@ async fn the_keys_in_etcd_have_the_go_packages_layout_byte_for_byte() {
     shop.leader(2, None).await;
     one.says("joined").await;
     two.says("joined").await;
-    // The dump settles when both have written the role they took.
+    // The dump is stable when both nodes have written the role that they took.
     let dump = eventually("one leader and one follower in the metadata", LONG, || async {
         let dump = dump(&shop.etcd);
         let of_role = |role: &str| dump.values().filter(|it| it.value.ends_with(role)).count();
@@ -105,19 +105,19 @@ async fn the_keys_in_etcd_have_the_go_packages_layout_byte_for_byte() {
     for (id, address) in [("1", "host-1"), ("22", "host-22")] {
         let node = &dump[&format!("/shop/nodes/{id}")];
         let lease = format!("{:x}", node.lease);
-        // Lower-case hex without padding names the candidate; its value is the id.
+        // The lease in lower-case hex without padding names the candidate; the value is the id.
         let candidate = &dump[&format!("/shop/election/{lease}")];
         assert_eq!((candidate.value.as_str(), candidate.lease), (id, node.lease));
         let tick = &dump[&format!("/shop/state-data/tick/{id}")];
         assert_eq!((tick.value.as_str(), tick.lease), ("100000000", node.lease));
-        // Go's own field names, in Go's order; the time is RFC 3339 with an offset.
+        // The fields have Go's names and Go's order; the time is RFC 3339 with an offset.
         let (head, rest) = node.value.split_once("\"Start\":\"").unwrap();
         assert_eq!(head, format!("{{\"ID\":{id},\"Address\":\"{address}\","));
         let (start, role) = rest.split_once("\",").unwrap();
         assert!(start.parse::<jiff::Timestamp>().is_ok(), "{start}");
         assert!(["\"Role\":1}", "\"Role\":2}"].contains(&role), "{role}");
     }
-    // All else is below one prefix, which the Go package never looks at.
+    // All other keys are below one prefix, which the Go package never reads.
     let keys = Keys::new("shop").unwrap();
     for key in dump.keys() {
         let known =
@@ -134,7 +134,7 @@ pub(crate) struct Dumped {
     pub(crate) lease: i64,
 }
 
-/// As `etcdctl get --prefix / -w json` shows it.
+/// All keys, as `etcdctl get --prefix / -w json` shows them.
 pub(crate) fn dump(etcd: &Etcd) -> BTreeMap<String, Dumped> {
     let json: Value =
         serde_json::from_str(&etcd.etcdctl(&["get", "--prefix", "/", "-w", "json"])).unwrap();
@@ -164,7 +164,7 @@ pub(crate) fn base64(text: &str) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_hands_over_at_once_leaves_nothing_behind_and_exits_with_0() {
-    // A silent leader would be waited for 3.3 s: whoever takes over sooner was handed office.
+    // The successor of a silent leader waits 3.3 s: one that takes over sooner got the office handed over.
     let shop = Shop::open().await;
     let mut nodes: BTreeMap<&str, Process> =
         ["1", "2", "3"].map(|id| (id, shop.node(id, &["--profile", "stable"]))).into();
@@ -179,7 +179,7 @@ async fn sigterm_hands_over_at_once_leaves_nothing_behind_and_exits_with_0() {
     let left = dump(&shop.etcd);
     assert!(!left.contains_key(&format!("/shop/nodes/{first}")), "{left:?}");
     assert!(!leader.err().contains("WARN"), "a clean end warns of nothing: {}", leader.err());
-    // The others too; then only the record and the tick remain, which belong to nobody.
+    // The other nodes stop too; then only the record and the tick remain, which belong to no node.
     for (_, mut node) in nodes {
         node.signal(Signal::INT);
         assert_eq!(node.status().await.code(), Some(0), "{}", node.err());
@@ -193,7 +193,7 @@ async fn an_idle_leader_does_not_spin() {
     let shop = Shop::open().await;
     let node = shop.node("1", &[]);
     shop.leader(1, None).await;
-    // By what the node's own clock says, not by how busy the machine is: beats are 200 ms apart.
+    // The node's own beats measure the time, not the clock of a busy machine: beats are 200 ms apart.
     let beats = async || {
         let mut client = shop.etcd.client().await;
         let record = client.get(Keys::new("shop").unwrap().record(), None).await.unwrap();
@@ -202,8 +202,8 @@ async fn an_idle_leader_does_not_spin() {
     let (first, used) = (beats().await, node.cpu_time());
     eventually("twenty beats", LONG, async || (first + 20 <= beats().await).then_some(())).await;
     let used = node.cpu_time().saturating_sub(used);
-    // Of the four seconds or more that this took, a spinning thread would have used most. An idle node
-    // uses a hundredth of them with optimisations, which the benches measure.
+    // A spinning thread would have used most of these four seconds or more. An optimised build of an idle node
+    // uses a hundredth of them, as the benches measure.
     assert!(used < Duration::from_millis(800), "{used:?}");
 }
 
@@ -255,14 +255,14 @@ async fn the_commands_read_and_write_a_cluster_and_answer_with_their_exit_codes(
     let check = shop.ask(&["check"]);
     assert_eq!(check.code, 0, "{}{}", check.out, check.err);
 
-    // The value comes back as it went in, bytes and all.
+    // The value is returned unchanged, byte for byte.
     assert_eq!(shop.ask(&["put", "greeting", "hello\nworld", "-n", "2"]).code, 0);
     assert_eq!(shop.ask(&["get", "greeting", "-n", "2"]).out, "hello\nworld");
     assert_eq!(shop.ask(&["get", "greeting", "-n", "1"]).code, 3);
     let of_all: Value =
         serde_json::from_str(&shop.ask(&["get", "greeting", "-o", "json"]).out).unwrap();
     assert_eq!(of_all[0]["value"], "hello\nworld");
-    // It hangs on the node's own lease, so that it vanishes with it.
+    // The key is attached to the node's own lease, so that it vanishes with the node.
     let dump = dump(&shop.etcd);
     assert_eq!(dump["/shop/state-data/greeting/2"].lease, dump["/shop/nodes/2"].lease);
     let revision = of_all[0]["revision"].as_str().unwrap();
@@ -278,7 +278,7 @@ async fn the_commands_read_and_write_a_cluster_and_answer_with_their_exit_codes(
     assert_eq!(resigned["resigned"]["id"], first);
     assert_ne!(resigned["leader"]["id"], first);
 
-    // A drained node leads no more and is not elected again.
+    // A drained node resigns and is not elected again.
     let (second, _) = shop.leader(2, Some(&first)).await;
     assert_eq!(shop.ask(&["drain", "9"]).code, 3, "no such node");
     let drained = shop.ask(&["drain", &second, "--why", "maintenance"]);
@@ -351,7 +351,7 @@ async fn probes_say_why_a_node_is_not_ready_and_pass_once_it_is() {
     eventually("ready", LONG, || async { (probe(&url).code == 0).then_some(()) }).await;
 }
 
-/// The URL of a node's page, from its log.
+/// URL of a node's page, from its log.
 pub(crate) async fn page(node: &Process) -> String {
     let line = node.says("status server listens").await;
     let address = line.rsplit_once("address=").expect("an address").1;
@@ -379,7 +379,7 @@ async fn a_node_leaves_within_its_grace_while_etcd_is_gone() {
     shop.leader(1, None).await;
     shop.etcd.kill(0);
     node.signal(Signal::TERM);
-    // It ends, and says that it could not end cleanly.
+    // The node ends, and reports that it could not end cleanly.
     assert_eq!(node.status().await.code(), Some(1), "{}", node.err());
     assert!(node.err().contains("did not leave cleanly"), "{}", node.err());
 }
@@ -394,10 +394,10 @@ async fn a_frozen_leader_is_replaced_and_does_not_lead_when_it_thaws() {
     frozen.signal(Signal::STOP);
     let (second, next) = shop.leader(2, Some(&first)).await;
     assert!(term < next);
-    // Longer than its lease: its keys go, too.
+    // The node stays frozen longer than its lease lives: its keys vanish, too.
     shop.leader(1, Some(&first)).await;
     frozen.signal(Signal::CONT);
-    // It comes back as a follower of the one that took over, under a new lease.
+    // The node returns as a follower of its successor, under a new lease.
     shop.leader(2, Some(&first)).await;
     assert_eq!(shop.leader(2, Some(&first)).await, (second, next));
     let said = frozen.err();

@@ -1,4 +1,4 @@
-//! `demo` and `run --standalone`: what works with nothing installed.
+//! `demo` and `run --standalone`: the modes that need nothing installed.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     support::{eventually, tools},
 };
 
-/// The URL that the demonstration has printed.
+/// URL that the demonstration has printed.
 async fn url(process: &Process) -> String {
     eventually("the address of the page", LONG, || async {
         let out = process.out();
@@ -37,7 +37,7 @@ async fn leader(url: &str, not: Option<&str>) -> String {
 async fn the_demo_elects_resigns_on_request_survives_a_kill_and_leaves_on_ctrl_c() {
     let mut demo = Process::start(["demo", "--listen", "127.0.0.1:0", "--away", "200ms"]);
     let url = url(&demo).await;
-    // The first one leads as soon as it has joined, whether or not the others have.
+    // The first node leads as soon as it has joined, whether or not the others have.
     eventually("all three nodes", LONG, || async {
         (status(&url)?["nodes"].as_array()?.len() == 3).then_some(())
     })
@@ -46,7 +46,7 @@ async fn the_demo_elects_resigns_on_request_survives_a_kill_and_leaves_on_ctrl_c
     let resigned = run(["resign", "--url", &url]);
     assert_eq!(resigned.code, 0, "{}", resigned.err);
     let second = leader(&url, Some(&first)).await;
-    // As the page's button does.
+    // The same request as from the page's button.
     let client = post(&url, "kill").await;
     assert!(client.contains(&second), "{client}");
     leader(&url, Some(&second)).await;
@@ -62,7 +62,7 @@ async fn the_demo_elects_resigns_on_request_survives_a_kill_and_leaves_on_ctrl_c
     assert_eq!(demo.status().await.code(), Some(0), "{}", demo.err());
 }
 
-/// POSTs an action.
+/// Sends the POST request of an action.
 async fn post(url: &str, action: &str) -> String {
     http(
         url,
@@ -83,7 +83,7 @@ async fn a_standalone_node_leads_at_once_without_etcd_and_refuses_actions_unless
     assert_eq!(node.status().await.code(), Some(0), "{}", node.err());
 }
 
-/// All that a node with work has to tell, not only what its server counts.
+/// All metrics of a node with work, not only those of its server.
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_has_nothing_to_say_about_the_metrics_of_a_node_that_runs_checks() {
     let checks = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/checks");

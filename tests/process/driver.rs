@@ -1,5 +1,5 @@
-//! A node whose driver panics, in the built binary. The panic is asked for by a file, which only a build with
-//! the feature `mutants` looks for.
+//! A node whose driver panics, in the built binary. A file requests the panic; only a build with the feature
+//! `mutants` looks for that file.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 
 const PANIC_FILE_ENV: &str = "BELLWETHER_MUTANT_PANIC_FILE";
 
-/// A node under its supervisor, and the file whose existence makes its driver panic.
+/// Node under its supervisor, and the file whose existence makes the node's driver panic.
 fn breakable(shop: &Shop, id: &str, folder: &tempfile::TempDir) -> (Process, PathBuf) {
     let file = folder.path().join(id);
     let mut command = supervised_command(shop, id, &[]);
@@ -41,7 +41,7 @@ async fn a_leader_whose_driver_panics_ends_with_exit_code_10_and_another_leads_a
     assert!(ended.contains("in_office=true"), "{ended}");
     let (second, next) = shop.leader(2, Some(&first)).await;
     assert!(term < next);
-    // The successor does not wait: it led before the silence of the leader could have been noticed.
+    // The successor does not wait: it led before a timeout could have detected the silent leader.
     let successor = &nodes.iter().find(|(id, _)| *id == second).unwrap().1.0;
     let took_over = when(&successor.says("role=Leader").await);
     let gap = took_over.saturating_sub(when(&ended));
@@ -58,7 +58,7 @@ async fn a_driver_that_panics_while_its_node_leaves_ends_the_process_too() {
     command.env(PANIC_FILE_ENV, &file);
     let mut node = Process::of(command);
     shop.leader(1, None).await;
-    // It cannot leave.
+    // The process cannot leave while etcd is frozen.
     shop.etcd.freeze(0);
     node.signal(Signal::TERM);
     node.says("leaving; for 1s every signal counts as this one").await;

@@ -1,4 +1,4 @@
-//! What happens to etcd under running nodes, and what people do to it by hand.
+//! Faults of etcd under running nodes, and manual changes to its keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,19 +12,20 @@ use crate::{
     support::{etcd::Etcd, eventually},
 };
 
-/// Node 3, with state.
+/// Node 3, with state of its own.
 async fn keep(shop: &Shop) -> Keeper {
     Keeper::join(EtcdConfig::new(shop.etcd.endpoints())).await
 }
 
-/// Two nodes whose checks nobody runs, and their leader.
+/// Two nodes without checks, and their leader.
 async fn pair(shop: &Shop) -> ([Process; 2], String, i64) {
     let nodes = ["1", "2"].map(|id| shop.node(id, &[]));
     let (leader, term) = shop.leader(2, None).await;
     (nodes, leader, term)
 }
 
-/// Never two that say they lead: the log lines of all nodes, in the order of their time stamps.
+/// Asserts that no two nodes acted as leader at once: by the log lines of all nodes, in the order of their time
+/// stamps.
 pub(crate) fn led_one_after_another(nodes: &[Process]) {
     let mut turns: Vec<(String, usize, bool)> = Vec::new();
     for (node, process) in nodes.iter().enumerate() {
@@ -57,7 +58,7 @@ async fn a_killed_etcd_suspends_the_leader_and_its_restart_loses_nobody() {
     let (nodes, ..) = pair(&shop).await;
     let keeper = keep(&shop).await;
     shop.etcd.kill(0);
-    // Without a store nobody leads, whoever did.
+    // Without a store no node leads, so the former leader suspends its office.
     for node in &nodes {
         if node.err().contains("role=Leader") {
             node.says("reason=\"suspended\"").await;
@@ -77,7 +78,7 @@ async fn a_wiped_etcd_is_noticed_and_joined_anew_without_a_manual_step() {
     shop.etcd.kill(0);
     shop.etcd.wipe(0);
     shop.etcd.start_again(0).await;
-    // The record is gone with the rest: the first leader of the new store waits 3.3 s.
+    // The record is lost with all other keys: the first leader of the new store waits 3.3 s.
     shop.leader(3, None).await;
     keeper.has_its_state(&shop).await;
     for node in &nodes {
@@ -104,12 +105,12 @@ async fn a_compaction_while_a_node_is_frozen_costs_it_nothing() {
     let ran = shop.ask(&["put", "--node", id, "after", "compaction"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(shop.ask(&["get", "after", "-n", id]).out, "compaction");
-    // What was there before the compaction still is.
+    // The state from before the compaction still exists.
     keeper.has_its_state(&shop).await;
     assert_eq!(shop.leader(3, None).await, (leader, term));
 }
 
-/// What an operator does to a key.
+/// Harm that an operator does to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     Deleted,
@@ -118,7 +119,7 @@ enum Harm {
 
 const JUNK: &str = "junk";
 
-/// Harms a key of each node that has one; returns how many those were.
+/// Harms one kind of key on each node that has such a key; returns the number of harmed keys.
 fn harm(shop: &Shop, kind: &str, harm: Harm) -> usize {
     let harmed: Vec<String> =
         dump(&shop.etcd).into_keys().filter(|key| key.starts_with(kind)).collect();
@@ -131,8 +132,8 @@ fn harm(shop: &Shop, kind: &str, harm: Harm) -> usize {
     harmed.len()
 }
 
-/// Whether nodes 1 to 3 have all their keys and nobody else has any, each as it should be and all of a
-/// node on one lease. Node 3 is no candidate.
+/// Whether nodes 1 to 3 have all their keys, no other node has any, all values are as expected, and all keys of
+/// a node are on one lease. Node 3 is no candidate.
 fn is_whole(dump: &BTreeMap<String, Dumped>) -> bool {
     let hangs = |key: &str, lease: i64| {
         dump.get(key).is_some_and(|kv| kv.lease == lease && kv.value != JUNK)
@@ -174,7 +175,7 @@ impl Working {
         working
     }
 
-    /// Waits until all are there, somebody leads, each check is run, and the state is there.
+    /// Waits until all nodes have joined, one leads, each check runs, and the state of node 3 is readable.
     async fn goes_on(&self) {
         self.shop.leader(3, None).await;
         self.checks.go_on(&self.shop).await;
@@ -182,7 +183,7 @@ impl Working {
     }
 }
 
-/// After each harm all is as before, by itself.
+/// After each harm the cluster restores itself, without help.
 async fn keys_come_back(what: Harm) {
     let working = Box::pin(Working::start()).await;
     let shop = &working.shop;
@@ -262,7 +263,7 @@ async fn fill(etcd: &Etcd) {
     assert!(refused.to_string().contains("database space exceeded"), "{refused}");
 }
 
-/// As a runbook has it.
+/// Frees space in etcd by the steps of the runbook.
 async fn make_room(etcd: &Etcd) {
     etcd.etcdctl(&["del", "junk"]);
     let mut client = etcd.client().await;
@@ -276,14 +277,14 @@ async fn make_room(etcd: &Etcd) {
 async fn a_full_etcd_is_named_once_by_every_node_and_its_end_too_and_nobody_is_called_leader() {
     const QUOTA: &str = "--quota-backend-bytes=16777216";
     let shop = Shop::locked(Etcd::options().flag(QUOTA).start().await, Vec::new());
-    // The third writes nothing of its own: it hears of a full etcd by the alarm.
+    // Node 3 writes no keys of its own: it learns of a full etcd from the alarm.
     let nodes = [shop.node("1", &[]), shop.node("2", &[]), shop.node("3", &["--never-lead"])];
     shop.leader(3, None).await;
     fill(&shop.etcd).await;
     for node in &nodes {
         node.says(FULL).await;
     }
-    // Whoever is in office cannot write a beat, so nobody acts.
+    // The leader cannot write a beat, so no node acts.
     let leader = shop.ask(&["leader"]);
     assert!([3, 8].contains(&leader.code), "{leader:?}");
     assert!(
@@ -322,7 +323,7 @@ async fn a_full_etcd_is_named_once_by_every_node_and_its_end_too_and_nobody_is_c
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_leader_is_not_called_leader() {
     let shop = Shop::open().await;
-    // Alone: nobody takes its office.
+    // Only one node runs, so no other node takes its office.
     let node = shop.node("1", &["--ttl", "60s"]);
     shop.leader(1, None).await;
     node.signal(Signal::STOP);

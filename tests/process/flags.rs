@@ -1,5 +1,4 @@
-//! What is said, and which exit code answers, when something about the command line or about etcd is
-//! wrong.
+//! Messages and exit codes for faults of the command line or of etcd.
 
 use std::net::TcpListener;
 
@@ -118,7 +117,7 @@ fn an_empty_variable_counts_as_unset() {
         command.env("BELLWETHER_ETCD", format!("http://{port}"));
         command.env(format!("BELLWETHER_{name}"), "");
         let ran = ended(command);
-        // As far as a dead etcd.
+        // The command gets as far as connecting to a dead etcd.
         assert_eq!(ran.code, 4, "{name}: {}", ran.err);
     }
 }
@@ -132,7 +131,7 @@ fn what_is_on_may_be_written_as_people_write_it_and_an_error_names_the_variable(
         }
         ended(command)
     };
-    // An output that is none ends it, after the flags were read.
+    // An invalid address to listen at ends the process, but only after the flags were read.
     for on in ["1", "yes", "on", "True", "true", "y"] {
         let ran = run(&[("STANDALONE", on), ("LISTEN", "nowhere:x")], &["run"]);
         assert!(ran.err.contains("--listen (BELLWETHER_LISTEN)"), "{on}: {}", ran.err);
@@ -224,7 +223,7 @@ async fn wrong_credentials_are_exit_code_5_and_no_password_is_shown() {
     let right = as_user("right-one");
     assert_eq!(right.code, 0, "{}", right.err);
     assert!(!right.err.contains("right-one"), "{}", right.err);
-    // Anybody, and one who may see another cluster only.
+    // A client without credentials, and a user who may read another cluster only.
     for asks in [["nodes"].as_slice(), &["watch", "k"]] {
         let nobody = run(asks.iter().chain(&["-c", "shop", "--etcd", &endpoint]));
         assert_eq!(nobody.code, 5, "{asks:?}: {}", nobody.err);

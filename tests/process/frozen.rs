@@ -1,7 +1,7 @@
 //! A leader whose process is frozen for longer than its authority and its lease, and thaws.
 //!
-//! The node is this test binary again, since what it runs is a user's code: a routine that tells of each
-//! of its ticks before it asks anything, and a task that writes as fast as it can.
+//! The node is this test binary again, since it runs a user's code: a routine that prints each of its ticks
+//! before it checks its authority, and a task that writes as fast as it can.
 
 use std::{
     env,
@@ -29,19 +29,19 @@ use crate::{
     support::eventually,
 };
 
-/// The variable that makes this binary a node: how its routine behaves.
+/// Variable that makes this binary a node: the behaviour of the node's routine.
 const MANNER: &str = "FROZEN_MANNER";
-/// The process is frozen just after one tick, and so in no step with the next.
+/// The process is frozen just after one tick, and so out of step with the next.
 const TICK: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
     Calm,
-    /// Other tasks leave the workers of its runtime no pause.
+    /// Other tasks keep all workers of the node's runtime busy.
     Busy,
-    /// Its first tick blocks its thread for ever.
+    /// The routine's first tick blocks its thread forever.
     Wedged,
-    /// Each tick panics.
+    /// Each tick of the routine panics.
     Panicking,
 }
 
@@ -52,7 +52,7 @@ const MANNERS: [(&str, Manner); 4] = [
     ("panicking", Manner::Panicking),
 ];
 
-/// Not a test of its own: what the others start.
+/// Not a test of its own: the other tests start it as a process.
 #[test]
 fn a_process_may_be_a_node() {
     let Ok(name) = env::var(MANNER) else { return };
@@ -97,12 +97,12 @@ fn a_process_may_be_a_node() {
                 }
             })
             .leader_task(Writes)
-            // It is to be frozen in office, whatever its routine does there.
+            // The node must be frozen while in office, so no misbehaviour of the routine may cost the office.
             .limits(RoutineLimits { run: LONG * 10, panics: u32::MAX, ..RoutineLimits::default() })
             .build()
             .unwrap();
         node.start().await.unwrap();
-        // It does not outlive who started it.
+        // The process ends with the test that started it.
         let _ = end_of_input.await;
     });
     runtime.shutdown_background();
@@ -118,7 +118,7 @@ impl LeaderTask for Writes {
 
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let fenced = ctx.fenced();
-        // It asks nobody whether it may: it is the store that refuses.
+        // The task never checks its authority: the store itself must reject its writes.
         loop {
             let revision = fenced.put("last", ctx.term().to_string()).await?;
             println!("wrote {} {revision}", ctx.term());
@@ -137,11 +137,12 @@ fn node(shop: &Shop, id: &str, manner: &str) -> Process {
     Process::of(command)
 }
 
-/// What a node has told so far: terms, and the boot time of a tick or the revision of a write.
+/// Lines of one kind that a node has printed so far: terms, and the boot time of a tick or the revision of a
+/// write.
 fn told(node: &Process, what: &str) -> Vec<(i64, u64)> {
     let out = node.out();
     let lines = out.lines().filter_map(|line| {
-        // The harness may have said something in front of the first.
+        // The test harness may have printed text in front of the first line.
         let (_, said) = line.split_once(what)?;
         let (term, at) = said.trim().split_once(' ')?;
         Some((term.parse().ok()?, at.parse().ok()?))
@@ -166,12 +167,13 @@ async fn a_frozen_leader_does_nothing_of_its_term_once_it_thaws(manner: &str) {
         eventually("the next tick", LONG, one_more).await;
     }
     frozen.signal(Signal::STOP);
-    // Longer than its authority, then longer than its lease: its keys go, too.
+    // The node stays frozen longer than its authority lasts, then longer than its lease lives: its keys vanish,
+    // too.
     let (next, took_over_at) = tells(&second, "tick ").await;
     shop.leader(1, Some("1")).await;
     let (_, first_write) = tells(&second, "wrote ").await;
     frozen.signal(Signal::CONT);
-    // Back in the cluster under a new lease: what it had to do about the old one is done.
+    // The node has rejoined under a new lease, and has finished all handling of the old lease.
     shop.leader(2, Some("1")).await;
     let ticks = told(&frozen, "tick ");
     assert!(ticks.iter().any(|(term, _)| *term < next), "it has led: {ticks:?}");

@@ -1,7 +1,7 @@
-//! A node as the Go package keeps it, in one cluster with ours: `tests/tools/gonode`.
+//! A node that behaves as the Go package does (`tests/tools/gonode`), in one cluster with our nodes.
 //!
-//! What a Go node does on its own account is as unsafe as it was: it leads while its id is in the oldest
-//! candidate key, by what it has heard so far. Here nothing cuts it off; so two must never lead at once.
+//! A Go node acting alone is as unsafe as ever: it leads while its id is in the oldest candidate key, according
+//! to its last received state. Nothing cuts it off in these tests; so no two nodes may ever lead at once.
 
 use std::{
     collections::BTreeMap,
@@ -19,16 +19,16 @@ use crate::{
     support::{eventually, tools},
 };
 
-/// The tick of both kinds: a Go node leaves a cluster of another.
+/// Tick of both kinds of nodes: a Go node leaves a cluster with a different tick.
 const TICK: &[&str] = &["--tick", "100ms"];
 
-/// The id of the Go node.
+/// Id of the Go node.
 const GO: &str = "5";
 
-/// Bytes that only survive if nobody takes them for text: no UTF-8, zeros, line ends.
+/// Bytes that survive only if they are never treated as text: invalid UTF-8, zeros, line ends.
 const BYTES: &[u8] = b"\x00\xff\xfe line\r\n\xc3\x28 end\x00";
 
-/// The same, as the Go node is told them.
+/// The same bytes, as a command to the Go node carries them.
 const BYTES_BASE64: &str = "AP/+IGxpbmUNCsMoIGVuZAA=";
 
 fn go_node(shop: &Shop) -> Process {
@@ -41,16 +41,16 @@ fn go_node(shop: &Shop) -> Process {
 }
 
 impl Process {
-    /// All that a Go node has said of this kind.
+    /// All events of this kind that a Go node has printed.
     fn events(&self, event: &str) -> Vec<Value> {
         let out = self.out();
-        // The last line may be half written.
+        // The last line may be incomplete.
         let lines = out.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let lines = lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         lines.filter(|line| line["event"] == event).collect()
     }
 
-    /// The first event of this kind that `holds`, once there is one.
+    /// First event of this kind that satisfies `holds`, once there is one.
     async fn event(&self, event: &str, holds: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("the Go node's {event}; it said {}", self.out()), LONG, async || {
             self.events(event).into_iter().find(|line| holds(line))
@@ -58,7 +58,7 @@ impl Process {
         .await
     }
 
-    /// The answer to a command.
+    /// Answer of the Go node to a command.
     async fn answer(&mut self, command: &str) -> Value {
         let event = match command.split(' ').next().unwrap() {
             "watch" => "watching",
@@ -74,21 +74,21 @@ impl Process {
         .await
     }
 
-    /// The Go node has taken this role.
+    /// Waits until the Go node has taken this role.
     async fn takes(&self, role: &str) {
         self.event("role", |line| line["role"] == role).await;
     }
 }
 
-/// A span in which somebody led: who, from when, until when.
+/// Span in which a node led: its id, the beginning and the end.
 type Span = (String, Timestamp, Timestamp);
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// When one of ours led. The log says that its work starts after office was taken, and that it stops
-/// before office is given up.
+/// Spans in which one of our nodes led. The log says that the leader's work starts after it has taken office,
+/// and that it stops before it gives up office.
 fn spans_of_ours(id: &str, node: &Process) -> Vec<Span> {
     let mut spans = Vec::new();
     let mut since = None;
@@ -104,7 +104,7 @@ fn spans_of_ours(id: &str, node: &Process) -> Vec<Span> {
     spans
 }
 
-/// When the Go node led: until it said that it does not, or the last tick before it was killed.
+/// Spans in which the Go node led: until it printed another role, or the last tick before it was killed.
 fn spans_of_go(node: &Process) -> Vec<Span> {
     let mut spans = Vec::new();
     let mut span: Option<(Timestamp, Timestamp)> = None;
@@ -124,7 +124,7 @@ fn spans_of_go(node: &Process) -> Vec<Span> {
     spans
 }
 
-/// Who led one after the other; fails if two led at once.
+/// Leaders in their order; fails if two nodes led at once.
 fn leaders(ours: &BTreeMap<&str, Process>, go: &[&Process]) -> Vec<String> {
     let mut spans: Vec<Span> = ours.iter().flat_map(|(id, it)| spans_of_ours(id, it)).collect();
     spans.extend(go.iter().flat_map(|node| spans_of_go(node)));
@@ -135,7 +135,7 @@ fn leaders(ours: &BTreeMap<&str, Process>, go: &[&Process]) -> Vec<String> {
     spans.into_iter().map(|(who, ..)| who).collect()
 }
 
-/// A Go node that leads, and two of ours that follow it.
+/// Go node that leads, and two of our nodes that follow it.
 async fn go_leads(shop: &Shop) -> (Process, BTreeMap<&'static str, Process>) {
     let go = go_node(shop);
     go.takes("Leader").await;
@@ -146,7 +146,7 @@ async fn go_leads(shop: &Shop) -> (Process, BTreeMap<&'static str, Process>) {
     (go, ours)
 }
 
-/// Writes a value through a node of ours and reads it at the Go node, and the other way round.
+/// Writes a value through our node and reads it at the Go node, and the other way round.
 async fn each_reads_what_the_other_writes(shop: &Shop, go: &mut Process, ours: &str) {
     go.answer(&format!("put blob {BYTES_BASE64}")).await;
     let got = shop.command(&["get", "blob", "-n", GO]).output().unwrap();
@@ -162,7 +162,7 @@ async fn each_reads_what_the_other_writes(shop: &Shop, go: &mut Process, ours: &
     assert_eq!(all, [ours, GO], "{all:?}");
 }
 
-/// What the Go node reads of the cluster: who leads, and each node's address and role by its id.
+/// State of the cluster as the Go node reads it: the leader, and each node's address and role by its id.
 async fn looks(go: &mut Process) -> (i64, BTreeMap<i64, (String, i64)>) {
     let seen = go.answer("look").await;
     let nodes = seen["nodes"].as_array().unwrap().iter().map(|node| {
@@ -210,8 +210,7 @@ async fn ours_take_over_from_a_go_leader_that_was_killed_once_its_lease_has_run_
     ours[next.as_str()].says("leader's work starts").await;
     let spans = spans_of_ours(&next, &ours[next.as_str()]);
     let (_, _, last) = spans_of_go(&go).pop().unwrap();
-    // Nothing of the Go node's proves that it is dead, but its lease: of two seconds, renewed
-    // twice a second.
+    // Only its lease proves that the Go node is dead: a lease of two seconds, renewed twice a second.
     let waited = spans[0].1.duration_since(last);
     assert!(1 <= waited.as_secs(), "{waited:?}");
     assert_eq!(leaders(&ours, &[&go]), [GO, &next]);
@@ -229,7 +228,7 @@ async fn a_go_node_follows_ours_reads_them_and_takes_over_when_they_stop() {
     let (leader, nodes) = looks(&mut go).await;
     let expected = [(1, ("host-1".to_owned(), 1)), (5, ("host-5".to_owned(), 2))];
     assert_eq!((leader, nodes), (1, expected.into()));
-    // A second one of ours that joins later is a candidate like any other.
+    // A second node of ours that joins later is a candidate like any other.
     ours.insert("2", shop.node("2", TICK));
     ours["2"].says("role=Follower").await;
 
@@ -242,7 +241,7 @@ async fn a_go_node_follows_ours_reads_them_and_takes_over_when_they_stop() {
     go.event("tick", |_| true).await;
     let (leader, nodes) = looks(&mut go).await;
     assert_eq!((leader, nodes.into_keys().collect::<Vec<_>>()), (5, vec![5]));
-    // What a node of ours wrote has gone with it, and the watch told so.
+    // A value that our node wrote has vanished with the node, and the watch reported that.
     let told = go.event("deleted", |line| line["node"] == 1).await;
     assert_eq!(base64(told["old"].as_str().unwrap()), BYTES);
     let order = leaders(&ours, &[&go]);
@@ -259,7 +258,7 @@ async fn office_goes_back_and_forth_between_the_two_kinds_and_never_two_lead() {
     for round in 0..3 {
         let mut go = go_node(&shop);
         go.takes("Follower").await;
-        // Ours resign, whichever leads, until it is the Go node's turn.
+        // Our nodes resign, whichever leads, until the Go node leads.
         let is_gos = async || {
             let leads = |line: &Value| line["role"] == "Leader";
             let turn = go.events("role").iter().any(leads);

@@ -1,5 +1,5 @@
-//! Nodes and commands on an etcd that is locked down: a role for the cluster's prefix, tokens that end,
-//! client certificates. All of it works, and no key outside of the prefix is touched.
+//! Nodes and commands on an etcd that is locked down: a role for the cluster's prefix, tokens that expire,
+//! client certificates. Everything works, and no node touches a key outside of the prefix.
 
 use std::{path::Path, time::Duration};
 
@@ -24,7 +24,7 @@ fn of_user(config: EtcdConfig) -> EtcdConfig {
     config.user("ann", PASSWORD).probe_key("/shop/bellwether/beat")
 }
 
-/// What a command prints when it succeeds.
+/// Output of a command that succeeds.
 fn told(shop: &Shop, args: &[&str]) -> String {
     let ran = shop.ask(args);
     assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
@@ -40,11 +40,11 @@ async fn prints(watch: &Process, value: &str) {
     .await;
 }
 
-/// Two nodes with checks, a third with claims, and all that the command line can ask, before and after a
-/// time in which no call renews a token.
+/// Runs two nodes with checks, a third with claims, and all read commands, before and after a time in which no
+/// call renews a token.
 async fn works_locked_down(shop: Shop, config: EtcdConfig, has_tokens: bool) {
     let checks = Checks::of(shop.etcd.address(0));
-    // Leases that outlive the pause: the same incarnations go on.
+    // The leases outlive the pause: the same incarnations continue.
     let run = ["--checks", checks.folder(), "--ttl", "60s", "--profile", "stable"];
     let nodes = ["1", "2"].map(|id| shop.node(id, &run));
     let keeper = Keeper::join(config).await;
@@ -62,7 +62,7 @@ async fn works_locked_down(shop: Shop, config: EtcdConfig, has_tokens: bool) {
         panic!("nobody has it")
     };
 
-    // Longer than a token lives without use: the follower uses it for nothing meanwhile.
+    // The pause is longer than an unused token lives: the frozen follower uses its token for nothing meanwhile.
     process(second).signal(Signal::STOP);
     tokio::time::sleep(Duration::from_secs(7)).await;
     process(second).signal(Signal::CONT);
@@ -88,7 +88,7 @@ async fn works_locked_down(shop: Shop, config: EtcdConfig, has_tokens: bool) {
         assert!(1.0 < logins.parse().unwrap(), "its token never ended: {logins}");
     }
 
-    // The one that was frozen takes office, plans for the other, and hands back.
+    // The node that was frozen takes office, plans for the other node, and hands back.
     told(&shop, &["resign"]);
     process(second).says("role=Leader").await;
     checks.go_on(&shop).await;

@@ -1,4 +1,4 @@
-//! Where the logs go, and what becomes of a node when they cannot.
+//! The target of the logs, and the behaviour of a node that cannot write them.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use crate::{
     support::eventually,
 };
 
-/// The two ends of a pipe that takes nothing any more: whoever writes to it waits.
+/// Both ends of a full pipe: every write to it blocks.
 fn full_pipe() -> (File, File) {
     let (read, write) = rustix::pipe::pipe().unwrap();
     let mut write = File::from(write);

@@ -1,5 +1,5 @@
-//! The built binary as its users meet it: flags, exit codes, signals, probes, crashes, freezes. Against a
-//! real etcd wherever etcd has a part.
+//! The built binary as its users see it: flags, exit codes, signals, probes, crashes, freezes. All tests that
+//! need etcd use a real one.
 
 #![allow(clippy::unwrap_used, reason = "here too an unwrap is an assertion of a test")]
 

@@ -1,4 +1,4 @@
-//! A node that is started again under the id of a life that was killed.
+//! A node that is restarted under the id of an incarnation that was killed.
 
 use rustix::process::Signal;
 
@@ -14,7 +14,7 @@ async fn twelve_restarts_after_kill_9_within_the_ttl_all_join_or_wait_to_join() 
         node.signal(Signal::KILL);
         node.status().await;
         node = start();
-        // Every other life is killed while it waits for the one before.
+        // Every second incarnation is killed while it waits for the one before.
         if restart % 2 == 0 {
             node.says("waiting for the holder of the id to end").await;
         } else {
@@ -58,7 +58,7 @@ async fn a_node_that_waits_for_its_id_is_live_not_ready_and_says_what_it_waits_f
     let ready = crate::binary::http(&url, "GET /readyz", "").await;
     assert!(ready.contains(" 503 ") && ready.contains("waiting up to 60s for the id"), "{ready}");
     crate::binary::http_get(&url, "/livez").await;
-    // It can be told to leave all the while.
+    // The waiting node can be stopped at any time.
     let mut twin = twin;
     twin.signal(Signal::TERM);
     assert_eq!(twin.status().await.code(), Some(0), "{}", twin.err());

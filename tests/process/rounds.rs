@@ -1,5 +1,5 @@
-//! Work whose progress can be seen: uptime checks that run every second, and a node of the test's own
-//! process that has state of its own.
+//! Work with observable progress: uptime checks that run every second, and a node in the test's own process
+//! that has state of its own.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr};
 
@@ -14,7 +14,7 @@ use crate::{binary::LONG, cluster::Shop, support::eventually};
 
 const CHECKS: usize = 4;
 
-/// A folder of checks of a port, each on a shard of its own.
+/// Folder of checks of a port, each check on a shard of its own.
 pub(crate) struct Checks(TempDir);
 
 impl Checks {
@@ -36,7 +36,7 @@ impl Checks {
         self.0.path().to_str().unwrap()
     }
 
-    /// Waits until all shards have an owner, and each check was run and found up from now on.
+    /// Waits until all shards have an owner, and each check has run from now on and found its target up.
     pub(crate) async fn go_on(&self, shop: &Shop) {
         let since = jiff::Timestamp::now().as_millisecond();
         eventually("each check is run again", LONG, || async {
@@ -61,8 +61,7 @@ impl Checks {
     }
 }
 
-/// Node 3 of the cluster, in the test's own process: it never leads, works on nothing, and puts back
-/// what it has put.
+/// Node 3 of the cluster, in the test's own process: it never leads, runs no work, and restores its own state.
 pub(crate) struct Keeper(pub(crate) ClusterNode);
 
 impl Keeper {
@@ -76,7 +75,7 @@ impl Keeper {
         Self(node)
     }
 
-    /// Waits until everybody can see its state.
+    /// Waits until a client can read this node's state.
     pub(crate) async fn has_its_state(&self, shop: &Shop) {
         eventually("the state of node 3", LONG, || async {
             let ran = shop.ask(&["get", "kept", "-n", "3"]);

@@ -1,5 +1,5 @@
-//! Nothing that a manifest holds gets out: secrets in every field, well and malformed, and a search in all
-//! that a node tells.
+//! No secret of a manifest leaks: the test puts secrets into every field, well-formed and malformed, and
+//! searches all output of a node.
 
 use std::{fmt::Write as _, fs, io::Write as _};
 
@@ -16,8 +16,8 @@ use crate::{
 
 const SECRET: &str = "s3cr3t-hunter2";
 
-/// A server that redirects all requests to another address of its own, which fails: with another status if it
-/// was sent anything of the manifest.
+/// Server that redirects all requests to an address of another server of the test, which always fails: with
+/// another status if the request contains a secret of the manifest.
 async fn redirecting(tasks: &mut Tasks) -> String {
     let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = second.local_addr().unwrap();

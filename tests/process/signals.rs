@@ -1,5 +1,5 @@
-//! Signals as service managers, containers and terminals send them: to one process or to several, once or
-//! in copies.
+//! Signals as service managers, containers and terminals send them: to one process or to several, once or in
+//! copies.
 
 use std::{process::Command, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     supervise::{child_of, supervised_command, when},
 };
 
-/// Copies of one signal, so far apart that the kernel does not merge all of them.
+/// Copies of one signal, far enough apart that the kernel does not merge all of them.
 const COPIES: usize = 20;
 const APART: Duration = Duration::from_millis(1);
 
@@ -19,7 +19,7 @@ fn kill(pid: Pid, signal: Signal) {
     kill_process(pid, signal).expect("it runs");
 }
 
-/// The same command through `env` of the coreutils, which sets how signals are handled at its start.
+/// The same command, started by `env` of the coreutils, which sets how the process handles signals.
 fn through_env(how: &str, command: &Command) -> Command {
     let mut through = Command::new("env");
     through.arg(how).arg(command.get_program()).args(command.get_args());
@@ -62,7 +62,7 @@ async fn a_supervisor_that_is_late_with_the_same_request_does_not_end_its_progra
     let node = Process::of(supervised_command(&shop, "1", &["--grace", "50s"]));
     shop.leader(1, None).await;
     let child = child_of(&node).await;
-    // It cannot leave, so that it still does when the supervisor comes.
+    // The node cannot leave while etcd is frozen, so it is still leaving when the supervisor's signal comes.
     shop.etcd.freeze(0);
     kill(node.pid(), Signal::STOP);
     kill(child, Signal::TERM);
@@ -103,7 +103,7 @@ async fn ctrl_c_in_every_group_of_a_terminal_is_one_request() {
     let child = child_of(&node).await;
     for _ in 0..COPIES {
         for group in [node.pid(), child] {
-            // The first one may have ended it already.
+            // The first signal may have ended the process already.
             let _ = kill_process_group(group, Signal::INT);
         }
         tokio::time::sleep(APART).await;
@@ -120,7 +120,7 @@ async fn sighup_asks_a_node_to_leave_and_never_ends_it_at_once() {
     shop.etcd.freeze(0);
     node.signal(Signal::HUP);
     node.says("a second signal ends at once").await;
-    // A terminal that is closed sends it several times.
+    // A terminal that closes sends SIGHUP several times.
     node.signal(Signal::HUP);
     shop.etcd.thaw(0);
     leaves_cleanly(node, "HUP").await;
@@ -137,7 +137,7 @@ async fn a_supervised_node_leaves_on_sighup_too() {
     leaves_cleanly(node, "HUP").await;
 }
 
-/// By default each of them ends a process.
+/// Signals that end a process by default.
 const ASK_FOR_NOTHING: [(Signal, &str); 8] = [
     (Signal::USR1, "SIGUSR1"),
     (Signal::USR2, "SIGUSR2"),
@@ -155,7 +155,7 @@ async fn a_leader_goes_on_leading_whatever_signal_comes_that_asks_for_nothing() 
     let args = ["run", "--id", "1", "--listen", "127.0.0.1:0"];
     let mut command = shop.command(&args);
     command.env("BELLWETHER_LOG", "info,bellwether::signals=debug");
-    // As `nohup` starts it.
+    // The command, started as `nohup` does.
     let node = Process::of(through_env("--ignore-signal=HUP", &command));
     let before = shop.leader(1, None).await;
     node.signal(Signal::HUP);
@@ -183,7 +183,7 @@ async fn a_supervised_leader_goes_on_leading_whatever_signal_comes_that_asks_for
             kill(pid, signal);
         }
     }
-    // The kernel's word for the end of the parent, which did not end.
+    // The kernel sends this signal when the parent ends; here the parent did not end.
     node.says("SIGUSR1 ignored").await;
     assert_eq!(shop.leader(1, None).await, before);
     node.signal(Signal::TERM);

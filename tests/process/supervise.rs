@@ -1,4 +1,4 @@
-//! `supervise`: exit statuses, signals, orphans, and what becomes of a node that dies.
+//! `supervise`: exit statuses, signals, orphans, and the death of a node.
 
 use std::{process::Command, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     support::eventually,
 };
 
-/// A program under supervision; there is no etcd, and nothing that needs one.
+/// Program under supervision, without an etcd.
 fn supervise(program: &[&str]) -> Command {
     let args = ["supervise", "--etcd", "http://127.0.0.1:9", "--log", "error", "--"];
     bellwether(args.iter().chain(program))
@@ -54,7 +54,7 @@ async fn signals_reach_the_program_once_and_its_answer_is_the_exit_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orphans_are_reaped_while_the_program_runs_and_killed_when_it_ends() {
-    // Two grandchildren whose parent is gone: one ends at once, the other never would.
+    // Two grandchildren whose parent has ended: one ends at once, the other runs for 1,000 s.
     let script = "(sleep 0.01 & echo short $! >&2); (setsid sleep 1000 & echo long $! >&2); \
                   sleep 1000";
     let mut process = Process::of(supervise(&["sh", "-c", script]));
@@ -73,21 +73,21 @@ async fn orphans_are_reaped_while_the_program_runs_and_killed_when_it_ends() {
     assert!(test_kill_process(long).is_err(), "nothing that it started is left");
 }
 
-/// The leader of a cluster that is killed would be waited for 3.3 s under this profile.
+/// Under this profile a successor waits 3.3 s for a leader that is not proved dead.
 const STABLE: &[&str] = &["--profile", "stable"];
 
 fn supervised(shop: &Shop, id: &str) -> Process {
     Process::of(supervised_command(shop, id, &[]))
 }
 
-/// A node under its supervisor.
+/// Command of a node under its supervisor.
 pub(crate) fn supervised_command(shop: &Shop, id: &str, more: &[&str]) -> Command {
     let binary = env!("CARGO_BIN_EXE_bellwether");
     let node = ["supervise", "--", binary, "run", "--id", id, "--listen", "127.0.0.1:0"];
     shop.command(&[&node, STABLE, more].concat())
 }
 
-/// The process under the supervisor.
+/// Process id of the supervisor's child.
 pub(crate) async fn child_of(supervisor: &Process) -> Pid {
     let line = supervisor.says("started pid=").await;
     let pid = line.split_once("pid=").unwrap().1.split(' ').next().unwrap();
@@ -108,7 +108,7 @@ async fn a_killed_leader_is_succeeded_without_waiting_for_its_silence() {
     assert!(said.contains("in_office=true"), "{said}");
     let (second, next) = shop.leader(2, Some(&first)).await;
     assert!(term < next);
-    // The successor does not wait: it led before the silence of a dead leader could have been noticed.
+    // The successor does not wait: it led before a timeout could have detected the dead leader.
     let successor = &nodes.iter().find(|(id, _)| *id == second).unwrap().1;
     let died = when(&said);
     let took_over = when(&successor.says("role=Leader").await);
@@ -130,7 +130,7 @@ async fn a_node_leaves_when_its_supervisor_is_killed() {
     node.says("left cleanly").await;
 }
 
-/// The time at the beginning of a log line.
+/// Time at the beginning of a log line.
 pub(crate) fn when(line: &str) -> Duration {
     let time: jiff::Timestamp = line.split(' ').next().unwrap().parse().unwrap();
     Duration::from_nanos(u64::try_from(time.as_nanosecond()).unwrap())
@@ -161,7 +161,7 @@ async fn sigterm_to_the_supervisor_ends_the_node_cleanly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_programs_incarnation_is_left_alone_while_something_it_started_lives_on() {
-    // Nothing in a test can resist SIGKILL; what is shown is the order: everything is dead first.
+    // No process of a test can resist SIGKILL, so the test checks the order: all processes are dead first.
     let shop = Shop::open().await;
     let binary = env!("CARGO_BIN_EXE_bellwether");
     let script = format!(

@@ -1,14 +1,15 @@
-//! Which layer may use which, and who may name a client library.
+//! Layers and the layers that they may use, and the modules that may name a client library.
 
 use crate::sources::{Sources, is_test};
 
-/// From the bottom up. A module may use its own layer and those below it.
+/// Layers from the bottom up. A module may use its own layer and those below it.
 const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "k8s", "operator", "cli"];
 
-/// Stand between the engine and everybody else: they use its words, and it does not know them.
+/// Modules between the engine and all other layers: they may use the engine's types, and the engine does not
+/// use them.
 const COMMON: &[&str] = &["clock", "hash", "signals", "tasks", "tls"];
 
-/// A crate and the modules that may name it.
+/// Crates, each with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
     ("etcd_client", &["store::etcd"]),
     ("kube", &["k8s"]),
@@ -17,7 +18,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
 ];
 
-/// What the engine must not name: it is handed time and draws, and hands out effects.
+/// Paths that the engine must not name: its callers pass in the time and random numbers, and carry out its
+/// effects.
 const IMPURE: &[&str] =
     &["tokio", "futures", "async_trait", "rand", "rustix", "std::net", "std::fs", "std::thread"];
 
@@ -31,7 +33,7 @@ pub(crate) fn that_point_up(sources: &Sources) -> Vec<String> {
             let forbidden = match (rank(top), rank(&used)) {
                 (Some(own), Some(used)) => used > own,
                 (None, Some(used)) => COMMON.contains(&top) && used > 0,
-                // Its tests may measure, it may not.
+                // The engine's tests may use these modules, the engine itself may not.
                 (Some(own), None) => own == 0 && COMMON.contains(&used.as_str()) && !is_test(path),
                 (None, None) => false,
             };
@@ -43,12 +45,12 @@ pub(crate) fn that_point_up(sources: &Sources) -> Vec<String> {
     found
 }
 
-/// Modules that name a crate which is another module's to name.
+/// Modules that name a crate which only another module may name.
 pub(crate) fn foreign_names(sources: &Sources) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in &sources.files {
         let Some(own) = module(path) else { continue };
-        // Tests may have a server of their own.
+        // Tests may run a server of their own.
         if is_test(path) {
             continue;
         }
@@ -87,7 +89,7 @@ pub(crate) fn impure_engine(sources: &Sources) -> Vec<String> {
     found
 }
 
-/// Whether code has this, and not only as the beginning of a longer name (`.await` in `.awaited`).
+/// Whether code contains this word, and not only as the beginning of a longer name (`.await` in `.awaited`).
 fn is_said(code: &str, what: &str) -> bool {
     code.match_indices(what).any(|(at, _)| {
         let after = code[at + what.len()..].chars().next();
@@ -100,7 +102,8 @@ fn rank(module: &str) -> Option<usize> {
     LAYERS.iter().position(|it| *it == module)
 }
 
-/// `src/store/etcd/channel.rs` is `store::etcd::channel`. The roots: `lib.rs` is nobody, `main.rs` is main.
+/// Module of a file: `src/store/etcd/channel.rs` is `store::etcd::channel`. Of the roots, `lib.rs` has no
+/// module, `main.rs` is `main`.
 fn module(path: &str) -> Option<Vec<String>> {
     let path = path.strip_prefix("src/")?.strip_suffix(".rs")?;
     if path == "lib" {
@@ -128,7 +131,8 @@ fn uses(text: &str, own: &[String]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for root in ["crate::", "bellwether::", to_root.as_str()] {
         for (at, _) in whole.match_indices(root) {
-            // `x_crate::` and `super::super::` of another depth are no such path.
+            // In `x_crate::`, and in `super::super::` of another depth, the match is not the beginning of the
+            // path.
             if whole[..at].ends_with(|it: char| it.is_alphanumeric() || it == '_' || it == ':') {
                 continue;
             }
@@ -141,7 +145,7 @@ fn uses(text: &str, own: &[String]) -> Vec<(usize, String)> {
     found
 }
 
-/// The first names of what follows a path's root: `a::b` gives a, `{a::{x, y}, b}` gives a and b.
+/// First names after a path's root: `a::b` gives a, `{a::{x, y}, b}` gives a and b.
 fn heads(rest: &str) -> Vec<String> {
     let rest = rest.trim_start();
     let ident = |text: &str| -> String {
@@ -162,7 +166,7 @@ fn heads(rest: &str) -> Vec<String> {
     found
 }
 
-/// Whether a line of code names a crate or path as a path's beginning.
+/// Whether a line of code names a crate or path as the beginning of a path.
 fn names_crate(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| {
         let before = code[..at].chars().next_back();
@@ -174,7 +178,7 @@ fn names_crate(code: &str, name: &str) -> bool {
     })
 }
 
-/// The lines of a file, from 1, without comments and without what stands in quotes.
+/// Lines of a file, numbered from 1, without comments and without text in quotes.
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
     let mut in_block = false;
     let mut in_quotes = false;
@@ -198,7 +202,7 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
                     rest.next();
                     in_block = true;
                 }
-                // A quote as a character is not the beginning of a string.
+                // A quote as a character literal is not the beginning of a string.
                 (_, _, '\'', Some('"')) => {
                     rest.next();
                     rest.next();

@@ -1,4 +1,4 @@
-//! The definitions in `crds/` are those of the types.
+//! The files in `crds/` equal the definitions of the types.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("crds")
 }
 
-/// The files as they ought to be, by name.
+/// Expected contents of the files, by name.
 fn wanted() -> BTreeMap<String, String> {
     let file = |definition| {
         let text = crd::yaml(std::slice::from_ref(definition));

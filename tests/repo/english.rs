@@ -1,18 +1,18 @@
-//! Counts what makes comments and documents hard to read: sentences whose subject has no name, doc lines that
-//! say nothing, and words that this project once used in a sense of its own.
+//! Counts places where comments and documents are hard to read: sentences without a named subject, doc lines
+//! without content, and words that this project once used in an unusual sense.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Words that begin a sentence whose subject is somewhere else, or nowhere.
+/// Words that begin a sentence without a named subject.
 static FIRST: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r"^(?:And |But |So )?(?:Who|Whoever|What|Whatever|Which|That|One|It|Those|Whose|Nobody|Somebody|Theirs|Its|Why|None)\b",
     )
 });
 
-/// Words with a usual word in their place.
+/// Words that have a more usual word in their place.
 static LEFT_OUT: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r"(?i)\b(?:anew|mend(?:s|ed|ing)?|told|tells?|is none|nobody's|somebody's|whoever|whatever|somebody|nobody|for good|passed over|lack(?:s|ed)?|junk|is said|says so)\b",
@@ -25,14 +25,14 @@ static COMMENT: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*(///|//!|//)(?:\s
 static ITEM: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*(?:[-*]+|\d+\.)\s+"));
 static END: LazyLock<Regex> = LazyLock::new(|| regex(r#"[.!?]\s+"#));
 
-/// The words of a doc line that says anything.
+/// Smallest number of words of a useful doc line.
 const LEAST_WORDS: usize = 4;
 
 fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).unwrap()
 }
 
-/// Lines of prose that belong together, and where the first one is.
+/// Lines of prose that belong together, and the line number of the first one.
 struct Block {
     is_doc: bool,
     line: usize,
@@ -73,7 +73,7 @@ fn whole(text: &str) -> Block {
     Block { is_doc: false, line: 1, lines: text.lines().map(str::to_owned).collect() }
 }
 
-/// The comments of Rust code, each kind by itself.
+/// Comments of Rust code, each kind separately.
 fn comments(code: &str) -> Vec<Block> {
     let mut found: Vec<(String, Block)> = Vec::new();
     for (line, text) in (1..).zip(code.lines()) {
@@ -92,7 +92,7 @@ fn comments(code: &str) -> Vec<Block> {
     found.into_iter().map(|(_, block)| block).collect()
 }
 
-/// Paragraphs and items of lists, with the line that each begins at. Code, tables and headings are left out.
+/// Paragraphs and items of lists, each with its first line number. Code, tables and headings are left out.
 fn paragraphs(lines: &[String]) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let (mut is_code, mut goes_on) = (false, false);

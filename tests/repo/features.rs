@@ -1,5 +1,5 @@
-//! The library chooses no version of the Kubernetes API: a program that uses it does, and cargo allows one
-//! version in the whole program (`k8s-openapi` refuses to build with two).
+//! The library chooses no version of the Kubernetes API: the program that uses it chooses one, and cargo allows
+//! one version in the whole program (`k8s-openapi` does not build with two).
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -12,7 +12,7 @@ fn cargo(args: &[&str]) -> String {
     String::from_utf8(ran.stdout).unwrap()
 }
 
-/// The manifest, as cargo reads it.
+/// The package's manifest, as cargo reads it.
 fn package() -> Value {
     let text = cargo(&["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"]);
     let mut all: Value = serde_json::from_str(&text).unwrap();
@@ -28,7 +28,7 @@ fn chooses(feature: &str) -> bool {
     feature.starts_with("v1_") || ["latest", "earliest"].contains(&feature)
 }
 
-/// The features that lead, by themselves or through others, to one that chooses.
+/// Features of the library that enable, directly or through others, a feature that chooses a version.
 fn choosing(package: &Value) -> BTreeSet<String> {
     let features = package["features"].as_object().unwrap();
     let mut found = BTreeSet::new();
@@ -72,7 +72,7 @@ fn only_the_command_chooses_a_version_of_the_kubernetes_api() {
     assert_eq!(texts(&binary["required-features"]), ["cli"]);
 }
 
-/// The features of `k8s-openapi` in a program that uses the library with these.
+/// Features of `k8s-openapi` in a program that uses the library with these arguments.
 fn features_of_k8s_openapi(args: &[&str]) -> BTreeSet<String> {
     let tree = ["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none"];
     let tree = cargo(&[&tree[..], &["--format", "{p}|{f}"], args].concat());
@@ -90,7 +90,7 @@ fn nothing_that_the_library_depends_on_chooses_one_either() {
     assert!(of_the_command.contains("latest"), "{of_the_command:?}");
 }
 
-/// How many crates a program compiles for the library with these features.
+/// Number of crates that a program compiles for the library with these features.
 fn crates(features: &str) -> usize {
     let tree = ["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none"];
     let with = ["--no-default-features", "--features", features, "--format", "{p}"];

@@ -1,5 +1,5 @@
-//! What the repository promises about its own sources: arrows point down, one module names each client
-//! library, files stay readable, and nothing of one machine is in them.
+//! Rules for the sources in this repository: modules use only lower layers, one module names each client
+//! library, files stay short enough to read, and no path of one machine is in them.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as the tests do")]
 

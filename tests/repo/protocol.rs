@@ -1,8 +1,8 @@
-//! Each rule, each transaction and each attack of `docs/protocol.md` has a test by its name.
+//! Each rule, each transaction and each attack of `docs/protocol.md` has a test that is named after it.
 
 use crate::sources::{Sources, has_extension};
 
-/// Which tests play an attack of the table, or show the rule that stands against it.
+/// Tests that run an attack of the table, or show the rule that prevents it.
 const ATTACKS: &[(&str, &[&str])] = &[
     (
         "the successor's watch lags, it believes the leader silent",
@@ -221,7 +221,7 @@ const ATTACKS: &[(&str, &[&str])] = &[
     ("a wiped store begins its terms at 1 again", &["the_fence_grows_even_if_the_store_was_wiped"]),
 ];
 
-/// Names of the functions below a `#[test]`, or a kind of it.
+/// Names of the functions below a `#[test]` or a similar attribute.
 fn tests(sources: &Sources) -> Vec<&str> {
     let mut names = Vec::new();
     for (path, text) in &sources.files {
@@ -243,7 +243,7 @@ fn tests(sources: &Sources) -> Vec<&str> {
     names
 }
 
-/// What `docs/protocol.md` calls rules (R1 and on) and transactions (T1 and on).
+/// Rules (R1 and on) and transactions (T1 and on) of `docs/protocol.md`.
 fn rules(protocol: &str) -> Vec<String> {
     let rules = protocol.lines().filter_map(|line| line.strip_prefix("- **R"));
     let rules = rules.filter_map(|line| Some(format!("r{}", number(line)?)));
@@ -255,7 +255,7 @@ fn number(text: &str) -> Option<u32> {
     text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The first cells of the table of attacks.
+/// First cells of the table of attacks.
 fn attacks(protocol: &str) -> Vec<&str> {
     let (_, section) = protocol.split_once("\n## Attacks").expect("the section is there");
     let rows = section.lines().take_while(|line| !line.starts_with("## "));
@@ -263,7 +263,7 @@ fn attacks(protocol: &str) -> Vec<&str> {
     rows.skip(2).collect()
 }
 
-/// Whether a test says in its name that it is about that rule.
+/// Whether a test's name contains that rule.
 fn is_about(name: &str, rule: &str) -> bool {
     name.split('_').any(|word| word == rule)
 }

@@ -1,11 +1,11 @@
-//! The files that are looked at, and what is said about single lines of them.
+//! Files that the tests of this folder read, and checks of their single lines.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Lines a source file may have, its tests not counted.
+/// Most lines that a source file may have, its tests not counted.
 pub(crate) const MOST_LINES: usize = 500;
 
 /// Text files by their path in the repository, with `/` between the parts.
@@ -14,7 +14,7 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// The Rust files of library and binary.
+    /// Rust files of the library and the binary.
     pub(crate) fn of_the_crate() -> Self {
         let mut all = Self::under(&root().join("src"));
         all.files.retain(|(path, _)| has_extension(path, "rs"));
@@ -26,7 +26,7 @@ impl Sources {
         Self::under(&root())
     }
 
-    /// As if the repository held these.
+    /// Sources as if the repository held these files.
     pub(crate) fn planted(files: &[(&str, &str)]) -> Self {
         let files = files.iter().map(|(path, text)| ((*path).into(), (*text).into())).collect();
         Self { files }
@@ -67,12 +67,12 @@ pub(crate) fn has_extension(path: &str, extension: &str) -> bool {
     Path::new(path).extension().is_some_and(|it| it == extension)
 }
 
-/// Whether a file of `src/` holds nothing but tests.
+/// Whether a file of `src/` contains only tests.
 pub(crate) fn is_test(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
-/// Files above [`MOST_LINES`] that are not excused, and excuses that nobody needs.
+/// Files above [`MOST_LINES`] that are not excused, and excuses that are no longer needed.
 pub(crate) fn too_long(sources: &Sources, excused: &[(&str, &str)]) -> Vec<String> {
     let long: Vec<(&str, usize)> = sources
         .files
@@ -95,9 +95,9 @@ pub(crate) fn too_long(sources: &Sources, excused: &[(&str, &str)]) -> Vec<Strin
     found
 }
 
-/// Lines that name a folder which only exists on somebody's machine.
+/// Lines that name a folder of one particular machine.
 pub(crate) fn machine_paths(sources: &Sources) -> Vec<String> {
-    // Written in two parts, so that this file does not accuse itself.
+    // Each path is written in two parts, so that this file does not match.
     let banned = [
         concat!("/ho", "me/"),
         concat!("/Us", "ers/"),
@@ -108,7 +108,8 @@ pub(crate) fn machine_paths(sources: &Sources) -> Vec<String> {
     for (path, text) in &sources.files {
         for (number, line) in text.lines().enumerate() {
             let mut starts = banned.iter().filter_map(|it| line.find(it));
-            // `$HOME/work/x` or `https://host/work/` goes on from something: only absolute paths count.
+            // In `$HOME/work/x` or `https://host/work/` the match continues another path: only absolute paths
+            // count.
             if starts.any(|at| {
                 !line[..at].ends_with(|before: char| {
                     before.is_alphanumeric() || "$}).-_*".contains(before)

@@ -1,4 +1,4 @@
-//! The table of `docs/operations.md` about what goes wrong names what the program prints, as it prints it.
+//! The table of problems in `docs/operations.md` quotes messages exactly as the program prints them.
 
 use std::{fs, time::Duration};
 
@@ -12,7 +12,7 @@ use http::Method;
 
 const TABLE: &str = "## When something is wrong";
 
-/// The errors that people search for, as the program prints them.
+/// Errors that people search for, as the program prints them.
 fn messages() -> Vec<String> {
     let lost = || AuthorityLost::Office { term: Term(7) };
     let (method, path) = (Method::PATCH, "/api/v1/namespaces/shop/configmaps/web".to_owned());
@@ -41,7 +41,7 @@ fn messages() -> Vec<String> {
     ]
 }
 
-/// What stands in code spans in the first column of the table.
+/// Texts in code spans in the first column of the table.
 fn named(text: &str) -> Vec<String> {
     let table = text.split(TABLE).nth(1).expect("the table is there");
     let rows = table.lines().filter(|line| line.starts_with('|')).skip(2);
@@ -50,7 +50,7 @@ fn named(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a message is what a row names: `…` stands for anything.
+/// Whether a message matches a quotation: `…` stands for any text.
 fn is(message: &str, named: &str) -> bool {
     let mut rest = message;
     named.split('…').enumerate().all(|(number, part)| match rest.find(part) {

@@ -3,11 +3,11 @@
 #
 #   tests/tools/build.sh etcd [helm ...]
 #
-# One folder with a go.mod and a go.sum per tool stands beside this script. Each is built once into
+# Each tool has a folder with a go.mod and a go.sum beside this script. The script builds each tool once into
 # ${BELLWETHER_CACHE:-$HOME/.cache/bellwether}/tools-<key>, where the key is the hash of all go.sum
-# files and of our own sources here: a changed version makes a new folder. A folder may bring a `build.sh` of its own, which
-# is run in it with the target folder as its only argument; without one, every `tool` line of go.mod
-# is built. Only Go is needed. Safe to run several times at once.
+# files and of our own sources here: a changed version makes a new folder. If a tool's folder contains a
+# `build.sh`, the script runs it there with the target folder as its only argument; otherwise it builds every
+# `tool` line of go.mod. Needs only Go. Several runs at once are safe.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,8 +22,8 @@ known() {
   for module in "$here"/*/go.mod; do basename "$(dirname "$module")"; done | tr '\n' ' '
 }
 
-# name_of PACKAGE: what the program of a Go package is called; the last path element says too little
-# for some.
+# name_of PACKAGE: name of a Go package's program. For some packages the last path element is not a usable
+# name.
 name_of() {
   case "$1" in
     go.etcd.io/etcd/server/v3) echo etcd ;;

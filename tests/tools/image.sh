@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the container image by docker, or by buildah where no docker runs.
+# Builds the container image with docker, or with buildah where no docker runs.
 #
 #   tests/tools/image.sh [--prebuilt] [--archive FILE.tar] [NAME:TAG]
 #
-# --prebuilt   the binary is built by this machine's cargo and put on `scratch`: no registry is asked
-# --archive    writes the image there as an OCI archive (buildah) or a docker archive
+# --prebuilt   builds the binary with this machine's cargo and puts it on `scratch`, without a registry
+# --archive    writes the image to FILE.tar as an OCI archive (buildah) or a docker archive
 #
-# Base images other than the Dockerfile's are taken from BUILD_BASE and RUNTIME_BASE.
+# BUILD_BASE and RUNTIME_BASE replace the base images of the Dockerfile.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -31,7 +31,7 @@ if [ -n "$prebuilt" ]; then
     cargo build --locked --profile dist --features cli --bin bellwether --target "$target" >&2
   install -D "${CARGO_TARGET_DIR:-target}/$target/dist/bellwether" target/image/bellwether
   arguments+=(--build-arg BINARY=prebuilt --build-arg "RUNTIME_BASE=${RUNTIME_BASE:-scratch}")
-  # The stage that is not used is not to be fetched by builders that look at all of them.
+  # Some builders fetch the bases of all stages: an unused stage must not cause a download.
   arguments+=(--build-arg "BUILD_BASE=${BUILD_BASE:-scratch}")
 else
   [ -z "${BUILD_BASE:-}" ] || arguments+=(--build-arg "BUILD_BASE=$BUILD_BASE")
@@ -43,7 +43,7 @@ if docker info > /dev/null 2>&1; then
   [ -z "$archive" ] || docker save --output "$archive" "$name"
 else
   tests/tools/need.sh buildah
-  # Works without a daemon, without user namespaces and on any file system, as root too.
+  # With these settings buildah needs no daemon and no user namespaces, and works on any file system, also as root.
   export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot} STORAGE_DRIVER=${STORAGE_DRIVER:-vfs}
   buildah build --format oci --layers=false "${arguments[@]}" --tag "$name" . >&2
   if [ -n "$archive" ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# lint.sh: everything that is wrong without running anything. Warnings are errors here and only here.
+# lint.sh: runs all checks that need no test run. Warnings are errors here and only here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cache=${BELLWETHER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bellwether}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# need.sh: sees to it that programs of the system are there, or says how to get them.
+# need.sh: installs missing system programs, or prints the command that installs them.
 #
 #   tests/tools/need.sh protoc chromium
 #
-# As root on Debian or Ubuntu what lacks is installed; else the command that installs it is printed and
-# the exit code is 1. Nothing is skipped in silence.
+# As root on Debian or Ubuntu, the script installs missing programs; otherwise it prints the command that
+# installs them, and exits with 1. It never skips a program silently.
 set -euo pipefail
 
 declare -A packages=(
@@ -21,11 +21,11 @@ declare -A packages=(
   [python3]="python3"
 )
 
-# The browser has several names; any will do.
+# The browser is installed under one of several names.
 present() {
   case $1 in
     chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
-    # Without the well-known types beside it protoc cannot build the store's client.
+    # Without the well-known types, protoc cannot build the store's client.
     protoc)
       command -v protoc && {
         [ -e /usr/include/google/protobuf/timestamp.proto ] ||
@@ -43,7 +43,7 @@ for program in "$@"; do
     echo "need.sh: $program is not installed: install it, and see that it is on PATH" >&2
     exit 1
   }
-  # Package lists are words on purpose.
+  # Package lists are split into words on purpose.
   # shellcheck disable=SC2206
   missing+=(${packages[$program]})
 done

@@ -1,4 +1,4 @@
-//! The page's buttons, pressed by the page and by others.
+//! The page's buttons, pressed by the page and by foreign clients.
 
 use bellwether::telemetry::Action;
 use reqwest::RequestBuilder;
@@ -42,7 +42,8 @@ async fn no_foreign_page_can_press_a_button() {
     for request in foreign {
         assert_eq!(answer(request).await.0, 403);
     }
-    // What a browser asks before it lets a foreign page send our header gets no leave.
+    // The server rejects the preflight request that a browser sends before it lets a foreign page set our
+    // header.
     let asked = client().request(reqwest::Method::OPTIONS, served.url("/actions/resign"));
     let asked = asked.header("Origin", "http://evil.example").send().await.unwrap();
     assert!(!asked.status().is_success());

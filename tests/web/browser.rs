@@ -8,7 +8,7 @@ use std::{
 
 use tokio::process::Command;
 
-/// A browser that shows nothing on a screen and calls nobody.
+/// Options of a browser without a screen and without network services of its own.
 pub(crate) const OPTIONS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
@@ -22,7 +22,7 @@ pub(crate) const OPTIONS: [&str; 10] = [
     "--lang=en-GB",
 ];
 
-/// How the page is looked at.
+/// Window size and colour scheme of the browser.
 pub(crate) struct Look {
     pub(crate) width: u32,
     pub(crate) height: u32,
@@ -31,13 +31,13 @@ pub(crate) struct Look {
 
 pub(crate) const DESKTOP: Look = Look { width: 1280, height: 1900, dark: false };
 
-/// The document as it stands once it is loaded.
+/// Text of the document once the browser has loaded it.
 pub(crate) async fn dom(url: &str) -> String {
     let out = run(&["--dump-dom"], &DESKTOP, url).await;
     String::from_utf8(out).unwrap()
 }
 
-/// A picture of the page in `file`.
+/// Writes a screenshot of the page to `file`.
 pub(crate) async fn screenshot(url: &str, look: &Look, file: &Path) {
     run(&["--hide-scrollbars", &format!("--screenshot={}", file.display())], look, url).await;
 }
@@ -72,7 +72,7 @@ async fn run(options: &[&str], look: &Look, url: &str) -> Vec<u8> {
     out.stdout
 }
 
-/// The browser has several names; any will do.
+/// Path of the browser, which is installed under one of several names.
 pub(crate) fn program() -> PathBuf {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let path = std::env::var_os("PATH").unwrap_or_default();

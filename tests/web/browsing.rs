@@ -11,7 +11,7 @@ use super::{
     served::{Script, Served, eventually},
 };
 
-/// The document with what its scripts and styles hold taken out: what is left is what is shown.
+/// Document without the contents of its scripts and styles: only the visible parts.
 fn shown(dom: &str) -> String {
     let mut rest = dom;
     let mut kept = String::new();
@@ -24,7 +24,7 @@ fn shown(dom: &str) -> String {
     format!("{head}{}", tail.split_once("</style>").expect("a style ends").1)
 }
 
-/// The part of the document inside the element of that id.
+/// Part of the document inside the element of that id.
 fn part<'a>(dom: &'a str, id: &str) -> &'a str {
     let mark = format!("id=\"{id}\"");
     let from = dom.find(&mark).unwrap_or_else(|| panic!("no element has the id {id}"));
@@ -87,7 +87,7 @@ async fn markup_in_data_is_shown_as_text_and_never_runs() {
     let shown = shown(&dom);
     assert!(!shown.contains("<img"), "an element was made of data");
     assert!(!shown.contains("<title>owned"), "a script of the data ran");
-    // A title, an address, a cluster's name, a check, a message: each as text.
+    // A title, an address, a cluster's name, a check, a message: the page shows each as text.
     assert!(shown.matches("&lt;/script&gt;&lt;img src=x onerror=").count() >= 10, "{shown}");
     assert!(part(&shown, "check-rows").matches("<tr").count() == 12);
     served.stopped().await;
@@ -124,8 +124,8 @@ async fn an_open_page_listens_to_the_event_stream() {
     served.stopped().await;
 }
 
-/// Every picture in light, in the dark and on a phone. They stay in a folder, for eyes: that of
-/// `BELLWETHER_SCREENSHOTS`, or one under the target's.
+/// Screenshots of every scene in light, in dark and on a phone, for people to look at. The files stay in the
+/// folder that `BELLWETHER_SCREENSHOTS` names, or in one in the target folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_picture_is_drawn_in_each_look() {
     let folder = std::env::var_os("BELLWETHER_SCREENSHOTS")
@@ -149,7 +149,7 @@ async fn every_picture_is_drawn_in_each_look() {
         let served = Served::new(Script::new(picture)).await;
         for (how, look) in &looks {
             let file = folder.join(format!("{name}-{how}.png"));
-            // One of an earlier run proves nothing.
+            // A file from an earlier run must not count.
             let _ = std::fs::remove_file(&file);
             browser::screenshot(&served.url("/"), look, &file).await;
             assert_eq!(size_of_png(&file), (look.width, look.height), "{name}, {how}");

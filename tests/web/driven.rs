@@ -1,5 +1,5 @@
-//! A page in headless Chromium that is told what to do, over the browser's debugging pipe: messages of
-//! JSON, each ended by a zero byte, on two named pipes.
+//! Page in headless Chromium that the test controls over the browser's debugging pipe: messages of JSON, each
+//! ended by a zero byte, on two named pipes.
 
 use std::{fmt::Debug, process::Stdio};
 
@@ -15,7 +15,7 @@ use super::{
     served::{LONG, POLL},
 };
 
-/// One page of a browser of its own.
+/// Page in a browser process of its own.
 pub(crate) struct Page {
     to: pipe::Sender,
     from: BufReader<pipe::Receiver>,
@@ -26,13 +26,13 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// An empty page of that size.
+    /// Opens an empty page of that size.
     pub(crate) async fn open(width: u32, height: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (to, from) = (folder.path().join("to"), folder.path().join("from"));
         let made = Command::new("mkfifo").arg(&to).arg(&from).status().await.unwrap();
         assert!(made.success(), "mkfifo makes two pipes");
-        // Opened for both directions, so that neither side waits for the other.
+        // Each pipe is opened for both directions, so that neither side blocks on the other.
         let sender = pipe::OpenOptions::new().read_write(true).open_sender(&to).unwrap();
         let receiver = pipe::OpenOptions::new().read_write(true).open_receiver(&from).unwrap();
         // The browser reads at descriptor 3 and writes at 4.
@@ -61,13 +61,13 @@ impl Page {
         page
     }
 
-    /// Goes there and waits until the document is whole.
+    /// Loads a URL and waits until the document is complete.
     pub(crate) async fn go(&mut self, url: &str) {
         self.call("Page.navigate", json!({ "url": url })).await;
         self.until("document.readyState === 'complete' && location.href", |at| *at == url).await;
     }
 
-    /// What an expression yields on the page.
+    /// Value of an expression on the page.
     pub(crate) async fn eval(&mut self, expression: &str) -> Value {
         let ask = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.call("Runtime.evaluate", ask).await;
@@ -75,7 +75,7 @@ impl Page {
         answer["result"]["value"].clone()
     }
 
-    /// Asks until `holds`; fails after [`LONG`] with what was seen last.
+    /// Evaluates an expression until `holds`; fails after [`LONG`] with the last value.
     pub(crate) async fn until(
         &mut self,
         expression: &str,
@@ -93,7 +93,7 @@ impl Page {
         }
     }
 
-    /// The text of the element of that id.
+    /// Text of the element of that id.
     pub(crate) async fn text(&mut self, id: &str) -> String {
         self.eval(&format!("document.getElementById('{id}').textContent"))
             .await
@@ -102,7 +102,7 @@ impl Page {
             .to_owned()
     }
 
-    /// Ends the browser and waits for its end.
+    /// Closes the browser and waits for its process to end.
     pub(crate) async fn close(mut self) {
         self.session = None;
         self.call("Browser.close", json!({})).await;
@@ -121,7 +121,7 @@ impl Page {
                 let mut bytes = Vec::new();
                 self.from.read_until(0, &mut bytes).await.unwrap();
                 let answer: Value = serde_json::from_slice(&bytes[..bytes.len() - 1]).unwrap();
-                // Events come in between; nobody here waits for one.
+                // Events may come before the answer; no test here waits for events.
                 if answer["id"] == self.next {
                     assert!(answer.get("error").is_none(), "{method}: {answer}");
                     return answer["result"].clone();

@@ -1,4 +1,4 @@
-//! The event stream as a page reads it, and what it costs in bytes.
+//! The event stream as a page reads it, and its cost in bytes.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 
 use super::served::{LONG, Script, Served, client};
 
-/// How often the page is sent something.
+/// How often the server sends an update to the page.
 const PICTURES_PER_SECOND: usize = 2;
-/// What a viewer may cost.
+/// Most bytes per second that a viewer may cost.
 const BYTES_PER_SECOND: usize = 50_000;
 
-/// One event.
+/// Event of the stream, parsed.
 pub(crate) struct Event {
     pub(crate) name: String,
     pub(crate) data: Value,
-    /// Its length on the line, unpacked.
+    /// Length of the event on the wire, uncompressed.
     pub(crate) bytes: usize,
 }
 
-/// A reader of events that keeps the picture, as the page does.
+/// Reader of events that maintains the current picture, as the page does.
 pub(crate) struct Reader {
     stream: reqwest::Response,
     text: String,
@@ -31,7 +31,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn of(served: &Served) -> Self {
-        // Without the limit of the other tests' client: a stream has no end.
+        // The stream has no end, so its client has no timeout, unlike the client of the other tests.
         drop(client());
         let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
         let stream = client.get(served.url("/events")).send().await.unwrap();
@@ -61,7 +61,7 @@ impl Reader {
 }
 
 impl Reader {
-    /// The next event in which something changed.
+    /// Next event that contains a change.
     pub(crate) async fn next_change(&mut self) -> Event {
         loop {
             let event = self.next().await;
@@ -100,7 +100,7 @@ fn applied(old: &Value, change: &Value) -> Value {
     fresh
 }
 
-/// A picture with so many checks, as a node of a cluster shows them.
+/// Picture with so many checks, as a node of a cluster shows them.
 fn with_checks(count: usize) -> Value {
     let check = |number: usize| {
         json!({
@@ -115,7 +115,8 @@ fn with_checks(count: usize) -> Value {
     json!({ "cluster": "shop", "at_unix_ms": 0, "checks": { "checks": checks, "changes": [] } })
 }
 
-/// Half a second later: the checks that are due once in 30 s and now have been run again.
+/// Advances the picture by half a second: the checks that are due in it, of those that run every 30 s, have
+/// run.
 fn run_some(picture: &mut Value, step: usize) {
     picture["at_unix_ms"] = json!(1_772_366_400_123_u64 + 500 * step as u64);
     let checks = picture["checks"]["checks"].as_array_mut().unwrap();
@@ -146,7 +147,7 @@ async fn five_thousand_checks_cost_a_viewer_less_than_50_kb_a_second() {
     }
     let per_second = bytes / STEPS * PICTURES_PER_SECOND;
     assert!(per_second < BYTES_PER_SECOND, "{per_second} bytes a second");
-    // What was held back comes: changes of single checks have a rate of their own.
+    // Delayed changes arrive later: changes of single checks have a rate limit of their own.
     while reader.picture["checks"] != picture["checks"] {
         reader.next().await;
     }
@@ -167,7 +168,7 @@ async fn the_stream_is_packed_event_by_event_for_a_reader_that_takes_gzip() {
         std::io::Write::write_all(&mut unpacked, &chunk).unwrap();
         std::io::Write::flush(&mut unpacked).unwrap();
         let text = String::from_utf8_lossy(unpacked.get_ref());
-        // The first change is there although the stream goes on.
+        // The first change has arrived although the stream continues.
         if text.ends_with("event: change\ndata: {}\n\n") {
             assert!(text.starts_with("event: status\n") && packed * 5 < text.len(), "{packed}");
             return;

@@ -1,4 +1,4 @@
-//! Paths, methods, types, headers, the event stream, the ends.
+//! Paths, methods, types, headers, the event stream, shutdown.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -93,7 +93,7 @@ async fn the_page_lets_only_its_own_script_run() {
 
 #[tokio::test]
 async fn events_bring_the_first_picture_at_once_and_a_change_when_it_happens() {
-    // Pictures come for changes only: the period is longer than the test's patience.
+    // Pictures are sent for changes only: the period is longer than the test's timeout.
     let config =
         ServerConfig { picture_every: Duration::from_secs(3600), ..ServerConfig::default() };
     let served = Served::with(Script::new(json!({ "cluster": "one", "at": 1 })), config).await;
@@ -141,7 +141,7 @@ async fn a_request_that_is_being_answered_ends_well_while_the_server_stops() {
     let url = served.url("/status");
     *served.script.mood.lock().unwrap() = super::served::Mood::Hangs;
     let open = bellwether::tasks::spawn("request", async move { client().get(url).send().await });
-    // A connection that was accepted has not been read from yet.
+    // An accepted connection may not have been read from yet, so the test waits until the request hangs.
     let hanging = || async { served.script.hanging.load(Ordering::Relaxed) };
     super::served::eventually(hanging, |hanging| *hanging == 1).await;
     served.stopped().await;
@@ -172,7 +172,7 @@ async fn an_address_that_is_none_and_one_of_another_machine_are_named() {
 #[tokio::test]
 async fn a_registry_that_has_a_server_already_is_an_error() {
     let served = Served::new(Script::new(empty())).await;
-    // Once it answers, it has registered.
+    // A server that answers has registered its metrics.
     client().get(served.url("/livez")).send().await.unwrap();
     assert!(metrics::ServerMetrics::register(&served.registry).is_err());
     let config = ServerConfig { listen: "127.0.0.1:0".to_owned(), ..ServerConfig::default() };

@@ -1,4 +1,4 @@
-//! Clients that are slow, many or rude: a probe still gets in.
+//! Clients that are slow, numerous or malicious: the server still answers a probe.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::{
 
 use super::served::{Script, Served, client, empty, eventually};
 
-/// Sends bytes and reads what comes until the other side closes.
+/// Sends bytes and reads the answer until the server closes the connection.
 async fn say(served: &Served, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(served.address).await.unwrap();
-    // A server that has heard enough may close before all is sent.
+    // The server may close the connection before it has read all bytes.
     let _ = stream.write_all(bytes).await;
     let mut heard = Vec::new();
     let _ = stream.read_to_end(&mut heard).await;
@@ -37,7 +37,7 @@ async fn a_client_that_never_ends_its_request_is_cut_off() {
     let config =
         ServerConfig { header_timeout: Duration::from_millis(200), ..ServerConfig::default() };
     let served = Served::with(Script::new(empty()), config).await;
-    // Returns only because the server closes.
+    // The call returns only because the server closes the connection.
     let heard = say(&served, b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow").await;
     assert!(!heard.contains("200 OK"), "{heard}");
     let silent = say(&served, b"").await;
@@ -79,7 +79,7 @@ async fn rubbish_and_giant_heads_are_refused() {
 
 #[tokio::test]
 async fn a_probe_gets_in_however_many_connections_are_held_open() {
-    // Only making room closes them: idling does not.
+    // With this long timeout, the server closes connections only to make room for new ones.
     let header_timeout = Duration::from_secs(3600);
     let config = ServerConfig { max_connections: 8, header_timeout, ..ServerConfig::default() };
     let served = Served::with(Script::new(empty()), config).await;
@@ -113,13 +113,13 @@ async fn one_event_stream_too_many_is_told_to_poll_and_a_closed_one_makes_room()
 async fn a_stream_reader_that_does_not_read_holds_nobody_up() {
     let config =
         ServerConfig { picture_every: Duration::from_millis(100), ..ServerConfig::default() };
-    // Each picture is another one, so that changes are as large as pictures.
+    // Each picture differs from the last, so that changes are as large as pictures.
     let picture = |number: usize| json!({ "filler": format!("{}{number}", "x".repeat(400_000)) });
     let served = Served::with(Script::new(picture(0)), config).await;
     let mut deaf = TcpStream::connect(served.address).await.unwrap();
     deaf.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut reader = client().get(served.url("/events")).send().await.unwrap();
-    // More than any socket buffer between the two holds, several times over.
+    // Several times more bytes than the socket buffers between client and server hold.
     let mut read = 0;
     while read < 8 << 20 {
         *served.script.status.lock().unwrap() = picture(read);

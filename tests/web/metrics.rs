@@ -56,7 +56,7 @@ async fn promtool_has_nothing_to_say_about_a_live_scrape() {
     assert!(!fine && said.contains("bad_total"), "promtool does look: {said}");
 }
 
-/// The whole catalogue, by owner.
+/// All metrics of the catalogue, by owner.
 fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
     vec![
         ("Node", describe(&NodeMetrics::collectors())),
@@ -87,7 +87,7 @@ fn the_table_in_the_docs_is_what_the_program_has() {
     assert!(text == wanted, "docs/metrics.md is behind: run `{UPDATE}`");
 }
 
-/// The words of a text that begin as our own metrics do.
+/// Words of a text that start with the prefix of our own metrics.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words.filter(|word| word.starts_with("bellwether_"))
@@ -134,7 +134,7 @@ fn promtool_has_nothing_to_say_about_any_metric_of_the_catalogue() {
     assert_eq!(tools::promtool_check(&text), (true, String::new()));
 }
 
-/// One series of a metric, whether it has one yet or not.
+/// A sample series of a metric, even if the metric has no series yet.
 fn sample(MetricRow { name, kind, labels, help }: &MetricRow) -> String {
     let labels: Vec<String> = labels.iter().map(|label| format!("{label}=\"x\"")).collect();
     let plain = labels.join(",");

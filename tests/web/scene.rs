@@ -1,4 +1,4 @@
-//! Pictures of clusters as they look in life: what the page is shown in tests.
+//! Pictures of realistic clusters, which tests show on the page.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,8 +12,8 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// Three nodes in one process, node 1 leads after two handovers, a shard is on the move, one of
-/// twelve checks is down and one manifest is wrong: what `bellwether demo` shows after a while.
+/// Three nodes in one process, node 1 leads after two handovers, a shard is moving, one of twelve checks is
+/// down and one manifest is invalid: as `bellwether demo` shows after a while.
 pub(crate) fn demo() -> Value {
     let at = now_ms();
     let own: Vec<Status> = ["0", "1", "2"].iter().map(|id| status_of(id, at)).collect();
@@ -23,7 +23,7 @@ pub(crate) fn demo() -> Value {
     picture
 }
 
-/// One of four nodes on etcd, a follower: one of the Go package among them, one that drains.
+/// A follower among four nodes on etcd: one of the others is a node of the Go package, one is draining.
 pub(crate) fn follower() -> Value {
     let at = now_ms();
     let mut status = status_of("2", at);
@@ -45,7 +45,7 @@ pub(crate) fn follower() -> Value {
     picture
 }
 
-/// Nobody leads, the store is silent, the node has lost its session.
+/// No node leads, the store does not answer, the node has lost its session.
 pub(crate) fn outage() -> Value {
     let at = now_ms();
     let mut status = status_of("2", at);
@@ -68,7 +68,7 @@ pub(crate) fn outage() -> Value {
     serde_json::to_value(&status).unwrap()
 }
 
-/// Everything a cluster's data can hold that a page could mistake for markup.
+/// Data of a cluster that a page could mistake for markup, in every field.
 pub(crate) fn hostile() -> Value {
     let nasty = "</script><img src=x onerror=\"document.title='owned'\"><b>{{js}}&amp;";
     let mut picture = demo();
@@ -136,7 +136,7 @@ pub(crate) fn large() -> Value {
     picture
 }
 
-/// The right keys with the wrong things in them.
+/// The expected keys with values of wrong types.
 pub(crate) fn junk() -> Value {
     json!({
         "cluster": 7, "node": "x", "leader": [], "nodes": {"a": 1}, "timeline": [null, 3],

@@ -1,4 +1,4 @@
-//! A real server on a free port of loopback, told what to say by a script.
+//! Real server on a free port of loopback, with answers from a script.
 
 use std::{
     net::SocketAddr,
@@ -18,27 +18,27 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// A limit against hanging, far above what anything here takes.
+/// Timeout against a hanging test, far above the duration of any step here.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// Between two looks at what is waited for.
+/// Interval of polls of a condition.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 
-/// What the script's node does next.
+/// State and behaviour of the script's node, which a test may change.
 pub(crate) struct Script {
     pub(crate) status: Mutex<Value>,
     pub(crate) liveness: Mutex<Probe>,
     pub(crate) readiness: Mutex<Probe>,
     pub(crate) leadership: Mutex<Leadership>,
     pub(crate) mood: Mutex<Mood>,
-    /// How many calls hang.
+    /// Number of calls that hang.
     pub(crate) hanging: AtomicU64,
     pub(crate) actions: Vec<Action>,
     pub(crate) done: Mutex<Vec<(Action, Option<String>)>>,
     pub(crate) changed: Notify,
 }
 
-/// How the node answers.
+/// How the node answers its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Well,
@@ -119,7 +119,7 @@ impl StatusSource for Script {
     }
 }
 
-/// A server that is served until it is dropped.
+/// Running server; stops when dropped.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) script: Arc<Script>,
@@ -137,7 +137,7 @@ impl Served {
         Self::listening(script, ServerConfig { listen: "127.0.0.1:0".to_owned(), ..config }).await
     }
 
-    /// At an address that was had before.
+    /// Server at an address that an earlier server used.
     pub(crate) async fn at(script: Script, address: SocketAddr) -> Self {
         let config = ServerConfig { listen: address.to_string(), ..ServerConfig::default() };
         Self::listening(script, config).await
@@ -160,7 +160,7 @@ impl Served {
         format!("http://{}{path}", self.address)
     }
 
-    /// Stops it and waits for its end.
+    /// Stops the server and waits for its end.
     pub(crate) async fn stopped(mut self) {
         self.stop.cancel();
         (&mut self.task).await.unwrap();
@@ -174,12 +174,12 @@ impl Drop for Served {
 }
 
 pub(crate) fn client() -> reqwest::Client {
-    // Nothing here speaks TLS, yet the client wants to know how it would. Only the first call installs.
+    // No test here uses TLS, yet the client needs a provider for it. Only the first call installs the provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap()
 }
 
-/// Asks until `holds`; fails after [`LONG`] with what was seen last.
+/// Polls until `holds`; fails after [`LONG`] with the last value.
 pub(crate) async fn eventually<T, F>(mut ask: impl FnMut() -> F, holds: impl Fn(&T) -> bool) -> T
 where
     T: std::fmt::Debug,

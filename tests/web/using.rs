@@ -1,4 +1,4 @@
-//! The page as somebody uses it: pressed, left without its node, looked at on a phone.
+//! The page as a user experiences it: buttons pressed, the node gone, the screen of a phone.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn pressing_the_buttons_asks_the_node_and_shows_what_was_done() {
     page.eval("document.getElementById('resign').click()").await;
     let said = "document.getElementById('act-said').textContent";
     page.until(said, |text| *text == "node 1 resigned, term 4711 is over").await;
-    // A second press right after the first waits for nothing and is not lost.
+    // A second press right after the first takes effect at once and is not lost.
     page.until("document.getElementById('resign').disabled", |off| *off == false).await;
     page.eval("document.querySelectorAll('#node-rows button')[2].click()").await;
     let done = || async { served.script.done.lock().unwrap().clone() };
@@ -150,7 +150,7 @@ async fn two_thousand_pictures_leave_no_element_behind() {
     served.stopped().await;
 }
 
-/// A proxy that serves a node below `/bw/`, and nothing else. Returns where it listens.
+/// Proxy that serves a node below `/bw/`, and no other path. Returns its address.
 async fn below_a_path(
     node: std::net::SocketAddr,
 ) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
@@ -177,7 +177,7 @@ async fn passed_on(mut client: TcpStream, node: std::net::SocketAddr) -> std::io
     let Some(path) = rest.strip_prefix("/bw/") else {
         return client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
     };
-    // One request for each connection: only the first one's path is changed.
+    // Each connection carries one request: the proxy changes the path of the first request only.
     let path = path.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     let path = path.replace("Connection: keep-alive\r\n", "");
     let mut server = TcpStream::connect(node).await?;

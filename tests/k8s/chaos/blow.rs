@@ -1,4 +1,4 @@
-//! What is done to the leader.
+//! Disturbances of the leader.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -8,26 +8,27 @@ use super::TTL;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Blow {
-    /// SIGKILL of the node; its parent sees it and ends its lease.
+    /// SIGKILL of the node: its parent notices the death and ends the node's lease.
     Kill,
-    /// SIGKILL of the parent and the node: nobody ends anything.
+    /// SIGKILL of the parent and the node: no process is left to end the lease.
     KillBoth,
-    /// SIGSTOP of both for so long, then SIGCONT.
+    /// SIGSTOP of both processes for this long, then SIGCONT.
     Freeze(Duration),
-    /// Nothing reaches etcd or comes from there for so long.
+    /// No traffic to etcd or from etcd for this long.
     CutEtcd(Duration),
-    /// The same for the API server; it goes on leading.
+    /// No traffic to or from the API server for this long; the node continues to lead.
     CutApi(Duration),
-    /// Both; the API server comes back first, with all that was sent to it meanwhile.
+    /// No traffic to or from either server; the API server becomes reachable first, and receives all that was
+    /// sent meanwhile.
     CutBoth(Duration),
-    /// What it writes is held on its way; it is frozen, deposed, and only then does the API server get what it
-    /// had written: a write that is late for certain, and that nobody calls back.
+    /// The proxy holds the leader's writes; the node is frozen and deposed, and only then does the API server
+    /// receive the writes: they are certainly late, and the node can no longer cancel them.
     Late,
-    /// SIGTERM.
+    /// SIGTERM to the supervising process.
     End,
 }
 
-/// How often each comes in [`Deck::SIZE`] blows.
+/// How often each kind comes in [`Deck::SIZE`] blows.
 const DECK: [(Kind, usize); 10] = [
     (Kind::Kill, 8),
     (Kind::KillBoth, 8),
@@ -61,7 +62,7 @@ impl Blow {
         match kind {
             Kind::Kill => Self::Kill,
             Kind::KillBoth => Self::KillBoth,
-            // It wakes at about the moment at which it is deposed, or shortly before or after.
+            // The node wakes at about the moment at which it is deposed, or shortly before or after.
             Kind::FreezeBrink => Self::Freeze(between(800, 1_300)),
             Kind::FreezeBeyondD => Self::Freeze(between(1_300, 2_200)),
             Kind::FreezeBeyondTtl => Self::Freeze(TTL + between(500, 1_500)),
@@ -73,7 +74,7 @@ impl Blow {
         }
     }
 
-    /// Whether the office changes hands by it for certain.
+    /// Whether this blow certainly costs the node its office.
     pub(super) fn deposes(self) -> bool {
         !matches!(self, Self::CutApi(_) | Self::Freeze(_) | Self::CutEtcd(_))
     }
@@ -84,7 +85,7 @@ impl Blow {
     }
 }
 
-/// Blows in an order by chance, each as often as it should come.
+/// Blows in random order, each kind as often as [`DECK`] gives.
 #[derive(Debug, Default)]
 pub(super) struct Deck(VecDeque<Blow>);
 

@@ -1,35 +1,36 @@
-//! Three pods, and the leader disturbed again and again while objects come, change and go.
+//! Three pods, and a leader that is disturbed again and again while objects are created, changed and deleted.
 //!
-//! A seed says what is done and when; it is printed. `BELLWETHER_CHAOS_SEED` replays the same decisions (not
-//! the same interleaving: the servers and processes are real), `BELLWETHER_CHAOS_ROUNDS` says how many
-//! disturbances there are.
+//! A seed, which is printed, decides the kind and the time of each disturbance. `BELLWETHER_CHAOS_SEED` replays
+//! the same decisions (not the same interleaving: the servers and processes are real),
+//! `BELLWETHER_CHAOS_ROUNDS` sets the number of disturbances.
 //!
-//! # What is proved, and how
+//! # Proved properties, and how
 //!
-//! *Order* ([`order`]). The API server keeps all objects in one etcd, and an object's
-//! `metadata.resourceVersion` is the revision of the write that made it so: the resource versions in the
-//! server's **answers** order all successful writes of all replicas totally, whenever they were sent or
-//! logged. (The audit log is flushed before the client is answered, so no successful write is missing from it.)
+//! *Order* ([`order`]). The API server stores all objects in one etcd, and an object's
+//! `metadata.resourceVersion` is the revision of the write that produced it: the resource versions in the
+//! server's **answers** order all successful writes of all replicas totally, whenever they were sent or logged.
+//! (The audit log is flushed before the client is answered, so no successful write is missing from it.)
 //!
-//! *Whose.* Each replica writes as a user of its own. Each leader draws a fence by a write to the `Election`'s
-//! status that only sets `fence`: so the audit log holds every draw with its author, its number and
-//! its place in that order. A write belongs to the last fence that its author has drawn before it.
+//! *Author*. Each replica writes as a user of its own. Each leader draws a fence by a write to the `Election`'s
+//! status that only sets `fence`: so the audit log holds every draw with its author, its number and its place
+//! in that order. A write belongs to the last fence that its author has drawn before it.
 //!
-//! *Claim.* Draws grow. And for every object: once a leader has written it, no write of an earlier fence to
-//! it succeeds. For what a late write finds is another resource version than the one it was made from. A write
-//! that comes late from an earlier term of the *same* replica counts as one of its later term; its
-//! precondition fails in the same way, and a replica does not race with itself. The `Election` itself is
-//! written beside the controllers and says by which term: terms never go back. That writes do come late, and
-//! are refused for their precondition alone, is asserted too: without it in `Writer::status`, this test fails.
+//! *Claim*. Fence numbers grow. And for every object: once a leader has written the object, no write of an
+//! earlier fence to it succeeds, because the object's resource version is no longer the one from which the late
+//! write was made. A late write from an earlier term of the *same* replica counts as a write of that replica's
+//! later term; its precondition fails in the same way, and a replica does not race with itself. The `Election`
+//! itself is written outside of the controllers and names its term: terms never go back. The test also asserts
+//! that late writes do arrive, and are refused for their precondition alone: without that precondition in
+//! `Writer::status`, this test fails.
 //!
-//! *Aim* ([`office`]). Who holds office is read from etcd, as it happens, and so it is told afterwards whether
-//! every blow met the node that held it at that moment.
+//! *Aim* ([`office`]). The test reads from etcd, as it happens, which node holds office, and so checks
+//! afterwards whether every blow met the node that held office at that moment.
 //!
-//! *Checks.* Four checks that nobody changes ask one listener each, and the listener notes when it is asked:
-//! what counts is that the target was really asked, not what a status says. None is missed for longer than
-//! its interval and the failovers that it falls into, as these were measured in etcd: from the blow until all
-//! shards are held by those for whom they are planned. Each of these ends within the protocol's bound, and where
-//! none is, no check is missed.
+//! *Checks*. Four checks that the test never changes probe one listener each, and the listener notes when it is
+//! probed: the probes themselves count, not the statuses. No check is missed for longer than its interval plus
+//! the failovers that fall into it, as these were measured in etcd: from the blow until each shard is held by
+//! the node that the plan names. Each failover ends within the protocol's bound, and outside of failovers no
+//! check is missed.
 
 mod blow;
 mod office;
@@ -52,27 +53,27 @@ use self::{
 use crate::support::etcd::Nobody;
 
 const LONG: Duration = Duration::from_secs(90);
-/// Between looks at the API: these tests share two cores with what they watch.
+/// Interval of polls of the API: these tests share two cores with the processes that they watch.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const NODES: usize = 3;
 const TTL: Duration = Duration::from_secs(3);
-/// Far longer than it takes to depose a leader that is silent.
+/// Far more time than a silent leader takes to be deposed.
 const DEPOSED_AFTER: Duration = Duration::from_secs(2);
-/// Of the checks that nobody changes.
+/// Interval of the checks that the test never changes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What a machine with two busy cores may add to an interval. Measured on such a one: 14 ms.
+/// Time that a machine with two busy cores may add to an interval. Measured on such a machine: 14 ms.
 const BUSY: Duration = Duration::from_millis(500);
-/// The bound of `docs/protocol.md`, I7, from the end of the fault (a leader within TTL + 0.5 s +
-/// wait(`SPAN_MAX`), all shards within TTL + 0.5 s + wait(F) after that: 13.6 s), and what it takes to start a
+/// The bound of `docs/protocol.md`, I7 (time to recover), from the end of the fault (a leader within TTL + 0.5 s +
+/// wait(`SPAN_MAX`), all shards within TTL + 0.5 s + wait(F) after that: 13.6 s), and the time to start a
 /// process.
 const FAILOVER_MOST: Duration = Duration::from_secs(16);
 
-/// What became of the blows.
+/// Results of all blows.
 #[derive(Debug, Default)]
 struct Tally {
-    /// By name: how many were struck, and how many of these cost the office.
+    /// By name of the blow: how many were struck, and how many of these deposed the leader.
     blows: BTreeMap<String, (usize, usize)>,
-    /// Those that met a node which did not hold office (any more).
+    /// Blows that met a node which did not hold office (any more).
     missed: Vec<Blown>,
     met: Vec<Blown>,
 }
@@ -119,10 +120,10 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
     };
     println!("{changes} changes; {order:?}; {:?}; {} missed", tally.blows, tally.missed.len());
     assert_no_check_is_missed(&steady, &scene.office.failovers(&tally.met));
-    // Every blow that counts has met the node in office, and few had to be struck again.
+    // Every blow that counts has met the node in office, and few blows had to be struck again.
     assert_eq!(tally.met.len(), rounds);
     assert!(tally.missed.len() * 10 <= rounds, "{:?}", tally.missed);
-    // Something has happened.
+    // The disturbances had an effect.
     let deposed = tally.deposed();
     assert!(rounds * 7 / 10 <= deposed, "{deposed} of {rounds} blows cost the office");
     assert!(deposed * 4 / 5 <= order.draws, "{} fences for {deposed} blows", order.draws);
@@ -131,7 +132,7 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
     assert!(held <= 2 * order.refused_late, "{held} times writes were held: {order:?}");
 }
 
-/// Strikes the leader that often; what meets somebody else is struck again.
+/// Strikes the leader `rounds` times; a blow that meets another node is struck again.
 async fn blows(scene: &mut Scene, seed: u64, rounds: usize) -> Tally {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut deck, mut tally) = (Deck::default(), Tally::default());
@@ -155,7 +156,7 @@ async fn blows(scene: &mut Scene, seed: u64, rounds: usize) -> Tally {
         *struck += 1;
         *deposed += usize::from(term < blown.term);
         tally.met.push(blown);
-        // Now and then there is time for every check: no silence spans many failovers.
+        // Every third round leaves time for every check: no silence spans many failovers.
         let calm = if round % 3 == 2 { INTERVAL } else { Duration::ZERO };
         let pause = calm + Duration::from_millis(rng.random_range(0..400));
         tokio::time::sleep(pause).await;
@@ -165,7 +166,7 @@ async fn blows(scene: &mut Scene, seed: u64, rounds: usize) -> Tally {
 
 /// # Panics
 ///
-/// If a target was not asked for longer than the interval, not counting the failovers in that time.
+/// If a target was not probed for longer than the interval, not counting the failovers in that time.
 fn assert_no_check_is_missed(steady: &[Target], failovers: &[(BootTime, BootTime)]) {
     let (mut longest, mut most) = (Duration::ZERO, Duration::ZERO);
     for target in steady {

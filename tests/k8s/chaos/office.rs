@@ -1,6 +1,6 @@
-//! Who holds office, and whether the cluster is whole: from etcd, as it happens.
+//! Follows in etcd, as it happens, which node holds office, and whether the cluster is whole.
 //!
-//! Nodes do not tell the truth about themselves while they are frozen or cut off; the store does.
+//! Frozen or cut off nodes report stale states of themselves; the store does not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,21 +21,21 @@ use tokio::sync::watch;
 
 use crate::support::etcd::Etcd;
 
-/// What the store says from one moment on.
+/// State of the cluster, as the store holds it from `at` on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sight {
     pub(super) at: BootTime,
     pub(super) term: i64,
-    /// The node in office; none before the first, and after an end.
+    /// Node in office; `None` before the first leader, and after an end.
     pub(super) leader: Option<i64>,
-    /// How many nodes are live by their leases.
+    /// Number of nodes whose leases are live.
     pub(super) nodes: usize,
-    /// All nodes are there, one leads, and each of the others holds the shards that are planned for it: no
-    /// shard is without an owner, with the leader, or on its way.
+    /// All nodes have joined, one leads, and each of the others holds the shards that are planned for it: no
+    /// shard is without an owner, held by the leader, or moving.
     pub(super) is_whole: bool,
 }
 
-/// The stored state that matters.
+/// Keys of the store that matter here.
 #[derive(Debug, Default)]
 struct Store {
     record: Option<Record>,
@@ -105,11 +105,11 @@ impl Store {
     }
 }
 
-/// All that was seen, oldest first; only what changed.
+/// All observed states, oldest first; only the changes.
 pub(super) struct Office(watch::Receiver<Vec<Sight>>);
 
 impl Office {
-    /// Follows that cluster, of so many nodes, from the first revision of its store on.
+    /// Follows this cluster, of `nodes` nodes, from the first revision of its store on.
     pub(super) async fn of(etcd: &Etcd, cluster: &str, nodes: usize) -> Self {
         let keys = Keys::new(cluster).unwrap();
         let options = WatchOptions::new().with_prefix().with_start_revision(1);
@@ -141,7 +141,7 @@ impl Office {
         Self(told)
     }
 
-    /// The first sight, from now on, of which that holds; none within the time.
+    /// First state, from now on, that satisfies `holds`; `None` if the time runs out.
     pub(super) async fn until(
         &self,
         within: Duration,
@@ -153,20 +153,20 @@ impl Office {
         found.ok().map(|found| last(&found.expect("the store is followed to the end")))
     }
 
-    /// What the store says now.
+    /// Latest state in the store.
     pub(super) fn now(&self) -> Sight {
         *self.0.borrow().last().expect("never empty")
     }
 
-    /// Who held office at that moment, and in which term.
+    /// Node that held office at that moment, and its term.
     pub(super) fn holder_at(&self, at: BootTime) -> Option<(i64, i64)> {
         let sights = self.0.borrow();
         let sight = sights.iter().rev().find(|it| it.at <= at)?;
         Some((sight.leader?, sight.term))
     }
 
-    /// When the cluster was not whole: from a blow, or from what the store says by itself, until it is whole
-    /// again under whoever leads then. Oldest first, apart from each other.
+    /// Spans in which the cluster was not whole: from a blow, or from the store's first sight of it, until the
+    /// cluster is whole again under its leader of that time. Oldest first, without overlaps.
     pub(super) fn failovers(&self, blows: &[Blown]) -> Vec<(BootTime, BootTime)> {
         let sights = self.0.borrow();
         let mut spans: Vec<(BootTime, BootTime)> =
@@ -195,15 +195,15 @@ impl Office {
     }
 }
 
-/// A blow to the leader.
+/// Blow to the leader, with its outcome.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blown {
-    /// Who was meant, by its node and term.
+    /// Target of the blow: its node and term.
     pub(super) meant: (i64, i64),
-    /// When it was struck.
+    /// When the blow was struck.
     pub(super) at: BootTime,
-    /// When the cluster was whole again: at once if the office did not change hands.
+    /// When the cluster was whole again: at once if the leader stayed in office.
     pub(super) whole_again: BootTime,
-    /// The term then.
+    /// Term at that moment.
     pub(super) term: i64,
 }

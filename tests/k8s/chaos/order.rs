@@ -1,4 +1,4 @@
-//! Whose write came after whose, by the API server's audit log.
+//! Order of the writes of all replicas, from the API server's audit log.
 
 use std::collections::HashMap;
 
@@ -6,22 +6,22 @@ use serde_json::Value;
 
 use crate::kube::Written;
 
-/// A successful write of a replica, in its place in the order of all.
+/// Successful write of a replica, with its place in the total order.
 struct Done {
     version: u64,
     user: String,
     object: String,
-    /// The fence that it draws, if it does.
+    /// Fence that this write draws, if it is a draw.
     draws: Option<i64>,
-    /// The term that it tells, if it is of the `Election`.
+    /// Term that this write reports, if it writes the `Election`.
     term: Option<i64>,
 }
 
 impl Done {
     fn of(write: &Written, users: &[String]) -> Option<Self> {
         let succeeded = (200..300).contains(&write.code) && users.contains(&write.user);
-        // Events are about others: each is made once, and its series is counted by whoever made it. Labels of
-        // pods are judged by what they are in the end.
+        // Events do not count: each one is created once, and only its author counts its series. For labels of
+        // pods only their final values count.
         if !succeeded || !["uptimechecks/status", "elections/status"].contains(&&*write.resource) {
             return None;
         }
@@ -34,24 +34,24 @@ impl Done {
     }
 }
 
-/// The fence that a write draws: it sets nothing else.
+/// Fence that a write draws: such a write sets no other field.
 fn drawn(write: &Written) -> Option<i64> {
     let status = write.request.get("status").and_then(Value::as_object)?;
     (status.len() == 1).then(|| status.get("fence")?.as_i64())?
 }
 
-/// What the order of writes shows.
+/// Counts over the ordered writes.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Order {
     /// How many writes of replicas succeeded.
     pub(super) writes: usize,
     /// How many fences were drawn.
     pub(super) draws: usize,
-    /// How many writes came when a later leader had drawn its fence, and failed for what they were made from.
+    /// How many writes came after a later leader had drawn its fence, and failed on their precondition.
     pub(super) refused_late: usize,
 }
 
-/// What is wrong if a fence did not grow, or an object was written by an earlier fence after a later one.
+/// Fails if a fence did not grow, or if an object was written with an earlier fence after a later one.
 pub(super) fn of(writes: &[Written], users: &[String]) -> Result<Order, String> {
     let mut done: Vec<Done> = writes.iter().filter_map(|it| Done::of(it, users)).collect();
     done.sort_by_key(|it| it.version);
@@ -68,7 +68,7 @@ pub(super) fn of(writes: &[Written], users: &[String]) -> Result<Order, String> 
             continue;
         }
         if let Some(told) = write.term {
-            // The Election is told of beside the controllers: it says by which term.
+            // The Election is written outside of the controllers: the write names its term.
             if told < term {
                 return Err(format!("the Election was written by term {told} after {term}"));
             }
@@ -90,7 +90,8 @@ pub(super) fn of(writes: &[Written], users: &[String]) -> Result<Order, String> 
     Ok(Order { writes: done.len(), draws, refused_late: refused_late(writes, users) })
 }
 
-/// By the server's own clock: a write that it received after it had answered the draw of a later fence.
+/// Counts late writes by the server's own clock: those received after the server had answered the draw of a
+/// later fence.
 fn refused_late(writes: &[Written], users: &[String]) -> usize {
     let drawn: Vec<(&Written, i64)> = writes
         .iter()

@@ -1,4 +1,4 @@
-//! The cluster that is disturbed: three pods' processes, each behind proxies of its own.
+//! The disturbed cluster: three pods' processes, each behind proxies of its own.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// One replica, its user, and the proxies that it reaches the servers by.
+/// Replica, its user, and its proxies in front of the servers.
 struct Replica {
     ordinal: u32,
     uid: String,
@@ -50,7 +50,7 @@ impl Replica {
         self.process.as_ref().unwrap().pid()
     }
 
-    /// The node itself: the one child of `supervise`.
+    /// The node itself: the only child of `supervise`.
     fn node(&self) -> Option<Pid> {
         let parent = self.parent().as_raw_nonzero();
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
@@ -58,7 +58,7 @@ impl Replica {
     }
 
     fn both(&self, signal: Signal) {
-        // The parent first: what it would do about a dead child it does not do.
+        // The parent gets the signal first, so that it cannot react to the child's death.
         let node = self.node();
         let _ = kill_process(self.parent(), signal);
         if let Some(node) = node {
@@ -67,7 +67,7 @@ impl Replica {
     }
 }
 
-/// The cluster that is disturbed.
+/// The cluster that the test disturbs.
 pub(super) struct Scene {
     pub(super) space: Space<'static>,
     client: Client,
@@ -108,7 +108,7 @@ impl Scene {
         scene
     }
 
-    /// Runs what the pod's container would.
+    /// Runs the command of the pod's container.
     fn start(&mut self, at: usize) {
         let command = self.command(&self.replicas[at]);
         self.replicas[at].process = Some(Process::of(command));
@@ -138,8 +138,9 @@ impl Scene {
         command
     }
 
-    /// Waits until all nodes are there, one leads, and all shards are held where they should be. What has ended
-    /// by itself (its id was still taken by its earlier life, say) is started again, as kubelet does.
+    /// Waits until all nodes have joined, one leads, and each shard is held by its planned owner. Restarts a
+    /// process that has ended by itself (because, say, its id was still taken by its earlier incarnation), as
+    /// kubelet does.
     pub(super) async fn whole(&mut self) -> Sight {
         let begun = clock::boot_now();
         loop {
@@ -174,7 +175,7 @@ impl Scene {
         }
         let mut whole = self.whole().await;
         if matches!(blow, Blow::Freeze(_) | Blow::CutEtcd(_)) && !is_deposed(&whole) {
-            // It is deposed just now, or not at all.
+            // The leader is deposed within this time, or not at all.
             let deposed = self.office.until(DEPOSED_AFTER, is_deposed).await;
             if deposed.is_some() {
                 whole = self.whole().await;
@@ -188,7 +189,7 @@ impl Scene {
         Blown { meant: (leader, before.term), at: struck, whole_again, term: whole.term }
     }
 
-    /// Strikes the node in office and heals what can be healed; when it was struck.
+    /// Strikes the node in office and heals all that can be healed; returns when the blow was struck.
     async fn strike(&mut self, blow: Blow, at: usize, term: i64) -> BootTime {
         let struck = clock::boot_now();
         match blow {
@@ -227,7 +228,7 @@ impl Scene {
             Blow::Late => return self.hold_its_writes(at, term).await,
             Blow::CutBoth(span) => {
                 self.replicas[at].api.set(Fault::Blackhole);
-                // What it writes from now on is on its way when it is deposed.
+                // From now on the proxy holds all writes of this node until it is deposed.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 let struck = clock::boot_now();
                 self.replicas[at].etcd.set(Fault::Blackhole);
@@ -247,7 +248,7 @@ impl Scene {
         let struck = clock::boot_now();
         self.replicas[at].both(Signal::STOP);
         self.successor(term).await;
-        // It writes what it finds undone, among it what is held.
+        // The successor writes all that is not up to date, including the objects of the held writes.
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.replicas[at].api.set(Fault::None);
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -282,7 +283,7 @@ impl Scene {
         }
     }
 
-    /// It may end as it likes; it may have been told to by others just before.
+    /// Waits for the process to end, with any exit code: an earlier blow may have ended it already.
     async fn ended(&mut self, at: usize) {
         let mut process = self.replicas[at].process.take().unwrap();
         process.status().await;

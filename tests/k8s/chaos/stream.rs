@@ -1,4 +1,4 @@
-//! Checks that come, change and go, and targets that note when they are asked.
+//! Checks that are created, changed and deleted, and targets that note when they are probed.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LONG, LOOK_EVERY};
 
-/// A target that notes when it is asked.
+/// Target that notes when it is probed.
 pub(super) struct Target {
     pub(super) port: u16,
     asked: Arc<Mutex<Vec<BootTime>>>,
 }
 
-/// A time in which a target was not asked.
+/// Span in which a target was not probed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
     pub(super) begun: BootTime,
@@ -41,7 +41,7 @@ impl Silence {
         self.ended.since(self.begun)
     }
 
-    /// How much of it lies in that span.
+    /// How much of this silence lies in that span.
     pub(super) fn within(self, (begun, ended): (BootTime, BootTime)) -> Duration {
         self.ended.min(ended).since(self.begun.max(begun))
     }
@@ -61,7 +61,7 @@ impl Target {
         Self { port, asked }
     }
 
-    /// The times between two questions, from the first on until now.
+    /// Spans between two probes, from the first probe on until now.
     pub(super) fn silences(&self) -> Vec<Silence> {
         let mut asked = self.asked.lock().unwrap().clone();
         assert!(!asked.is_empty(), "it was never asked");
@@ -86,10 +86,10 @@ pub(super) async fn make(checks: &Api<UptimeCheck>, name: &str, port: u16) {
     checks.create(&PostParams::default(), &check).await.unwrap();
 }
 
-/// The objects that the stream has left behind, with the state that each must end in.
+/// Objects that the stream has left behind, with the final state of each.
 pub(super) type Expected = BTreeMap<String, State>;
 
-/// Creates, changes and deletes until it is cancelled.
+/// Creates, changes and deletes checks until it is cancelled.
 pub(super) async fn stream(
     checks: Api<UptimeCheck>,
     seed: u64,
@@ -123,7 +123,7 @@ pub(super) async fn stream(
     (live, changes)
 }
 
-/// Waits until every object is as it must be.
+/// Waits until every object has its expected state.
 pub(super) async fn settle(checks: &Api<UptimeCheck>, expected: &Expected) {
     let begun = clock::boot_now();
     loop {

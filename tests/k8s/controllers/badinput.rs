@@ -1,7 +1,7 @@
-//! Bad input: what a controller meets in objects, in its own reconciler, and in what the API server says.
-//! Each is visible, nothing spins, nothing dies.
+//! Bad input of a controller: in objects, in its own reconciler, and in the answers of the API server. Each
+//! fault is visible; no controller spins, and none ends.
 //!
-//! | met | seen in |
+//! | fault | visible in |
 //! | --- | --- |
 //! | an object that the type cannot read | `bellwether_cache_unreadable_objects`, the log |
 //! | a kind that is not installed yet, or is removed | `bellwether_watch_restarts_total{reason="no_kind"}`, readiness |
@@ -11,7 +11,7 @@
 //! | 410 of a watch | `bellwether_watch_restarts_total{reason="expired"}` |
 //! | 429, 5xx of lists, watches and writes | the same with `throttled`, `unavailable`; errors of reconciles |
 //!
-//! What the binary does about rights, tokens and admission is in `badinput.rs` one level up.
+//! `badinput.rs` one level up tests what the binary does about rights, tokens and admission.
 
 use std::{
     sync::{
@@ -56,7 +56,7 @@ use crate::{
     support::eventually,
 };
 
-/// An operator under a client of the test's choice, and what it counts.
+/// Operator with a client of the test's choice, and its metrics.
 struct Under {
     registry: Registry,
     synced: CachesSynced,
@@ -83,7 +83,7 @@ impl Under {
         Self { registry, synced, stop, running }
     }
 
-    /// The value of the one series of that name which has these labels.
+    /// Value of the only series of that name which has these labels.
     fn value(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let families = self.registry.gather();
         let found =
@@ -109,7 +109,7 @@ impl Under {
         .await;
     }
 
-    /// It has lived until now, and ends as it should.
+    /// Asserts that the operator still runs, stops it, and asserts that it ends without an error.
     async fn end(self) {
         assert!(!self.running.is_finished(), "it died");
         self.stop.cancel();
@@ -135,7 +135,7 @@ fn noting(cluster: &Cluster<'_>, ledger: &Ledger) -> Controller<ConfigMap> {
     .scope(scope(cluster))
 }
 
-/// Config maps as a program has them that knows one key only.
+/// Config maps, as a program declares them that knows one key only.
 #[derive(Clone, Debug, Serialize, Deserialize, Resource)]
 #[resource(inherit = ConfigMap)]
 struct Narrow {
@@ -181,26 +181,26 @@ async fn an_object_that_cannot_be_read_hides_none_of_the_others() {
         under.until("bellwether_cache_objects", &kind, |it| it == kept).await;
         under.until("bellwether_cache_unreadable_objects", &kind, |it| it == unreadable).await;
     };
-    // By the first list,
+    // The first list contains an unreadable object,
     sees("good=1").await;
     counts(1, 1).await;
-    // by changes, there
+    // a change makes a readable object unreadable,
     extra("good", Some("?")).await;
     counts(0, 2).await;
     cluster.make("later").await;
     sees("later=1").await;
-    // and back,
+    // a change makes an object readable again,
     extra("bad", None).await;
     sees("bad=1").await;
     counts(2, 1).await;
-    // and gone.
+    // and an object is deleted.
     cluster.delete("good").await;
     counts(2, 0).await;
     assert_eq!(under.restarts("unavailable"), 0, "no watch was begun anew for it");
     under.end().await;
 }
 
-/// A custom resource of its own: one that is not there when others need theirs.
+/// Custom resource for one test only: the test installs and removes it without an effect on other tests.
 macro_rules! kind_of_its_own {
     ($kind:tt, $spec:ident { $($field:ident: $type:ty)? }) => {
         #[derive(Clone, Debug, Serialize, Deserialize, CustomResource, JsonSchema)]
@@ -272,7 +272,7 @@ async fn a_kind_that_is_installed_later_is_worked_on_then_and_a_status_that_is_t
     under.until(failed, &[("controller", "late")], |it| it >= 5).await;
     assert_few(runs.load(SeqCst), begun);
     assert!(lates.get("large").await.unwrap().status.is_none());
-    // Mended, it is written.
+    // The repaired object gets its status.
     let smaller = Patch::Merge(json!({ "spec": { "size": 20 } }));
     lates.patch("large", &PatchParams::default(), &smaller).await.unwrap();
     eventually("the large one has its status", SOON, async || {
@@ -333,15 +333,15 @@ async fn a_kind_that_is_removed_is_asked_for_ever_less_often_and_worked_on_when_
 
     install().await;
     is_worked_on("after").await;
-    // What went with the kind is kept no longer.
+    // The cache drops the objects of a removed kind.
     under.until("bellwether_cache_objects", &[("kind", "Fleeting")], |it| it == 1).await;
     under.end().await;
 }
 
 /// # Panics
 ///
-/// If an object was tried more often since `begun` than its back-off allows: 5 ms, then twice as long each
-/// time; two runs for its changes are beside them. A busy machine only makes it fewer.
+/// If an object was retried more often since `begun` than its back-off allows: 5 ms, then twice as long each
+/// time, plus two runs for its changes. A busy machine only makes fewer runs.
 fn assert_few(runs: usize, begun: bellwether::engine::BootTime) {
     let passed = clock::boot_now().since(begun);
     let waits = |n: u32| Duration::from_millis(5) * ((1 << n) - 1);
@@ -384,7 +384,7 @@ async fn a_conflict_is_tried_again_with_what_is_there_and_is_no_error() {
     let reconciler = move |map: Arc<ConfigMap>, ctx: Context| {
         let (disturbed, maps) = (Arc::clone(&disturbed), maps.clone());
         async move {
-            // Somebody else is quicker, three times.
+            // Another client writes first, three times.
             let at = disturbed.fetch_add(1, SeqCst);
             if at < 3 {
                 let patch = Patch::Merge(json!({ "data": { "of-another": at.to_string() } }));
@@ -414,7 +414,7 @@ async fn a_conflict_is_tried_again_with_what_is_there_and_is_no_error() {
     under.end().await;
 }
 
-/// An API server that answers so many of those requests badly, and a client that leads to it.
+/// API server that answers so many of those requests with an error, and a client of it.
 async fn sick(
     cluster: &Cluster<'_>,
     times: usize,
@@ -441,7 +441,7 @@ async fn lists_and_watches_that_are_answered_badly_are_begun_anew_and_miss_nothi
         let cluster = Cluster::new(reason).await;
         let ledger = Ledger::default();
         cluster.make("a").await;
-        // More often than one request is tried again by itself.
+        // The server fails more often than the client retries one request.
         let (front, client) = sick(&cluster, 8, (code, is_of_maps)).await;
         let under = Under::begin(&cluster, client, |it| it.controller(noting(&cluster, &ledger)));
         ledger.until("a", 1).await;
@@ -480,7 +480,7 @@ async fn a_write_is_held_back_after_429_as_long_as_asked_and_tried_by_the_queue_
         let given = front.given();
         assert_eq!(given.len(), times);
         if code == 429 {
-            // The client itself has waited: no run has failed.
+            // The client itself has waited and retried: no run has failed.
             assert_eq!(errors, 0);
             assert!(given[1].at.since(given[0].at) >= Duration::from_secs(1), "sooner than asked");
         } else {

@@ -1,4 +1,4 @@
-//! Writes of a leader whose time is over do no harm.
+//! Late writes of a former leader have no effect.
 
 use std::{
     sync::{
@@ -37,7 +37,7 @@ use tower::{BoxError, service_fn};
 use super::replicas::{Cluster, SOON, config_map};
 use crate::support::eventually;
 
-/// Hands out the contexts of reconciles.
+/// Controller that hands the contexts of its reconciles to the test.
 fn lending(cluster: &Cluster<'_>, lent: &Arc<Mutex<Vec<Context>>>) -> Controller<ConfigMap> {
     let lent = Arc::clone(lent);
     Controller::new(move |_: Arc<ConfigMap>, ctx: Context| {
@@ -118,7 +118,7 @@ async fn a_status_by_what_was_seen_before_fails_after_another_one_was_written() 
     assert!(matches!(error, WriteError::Conflict { .. }), "{error}");
     let now = checks.get("a").await.unwrap().status.unwrap();
     assert_eq!(now.message, "of the later leader");
-    // By what is seen now it is written, and not twice.
+    // From the current object the write succeeds, and a second one changes nothing.
     let seen = checks.get("a").await.unwrap();
     assert_eq!(writer.status(&seen, &late).await.unwrap(), Written::Changed);
     let seen = checks.get("a").await.unwrap();
@@ -135,7 +135,7 @@ async fn an_object_of_the_same_name_that_came_after_is_not_taken_for_the_one_see
     let ctx = borrowed(&lent, 1).await;
     cluster.delete("a").await;
     let reborn = cluster.make("a").await;
-    // As if the two had the same resource version: the UID alone tells them apart.
+    // Without the resource version, only the UID distinguishes the two objects.
     seen.metadata.resource_version = None;
     let writer = ctx.writer::<ConfigMap>(Some(&cluster.space.name));
     assert!(matches!(writer.delete(&seen).await, Err(WriteError::Conflict { .. })));
@@ -180,7 +180,7 @@ async fn the_fence_grows_even_if_the_store_was_wiped() {
     let before = borrowed(&lent, 1).await;
     replica.stop().await;
 
-    // Terms begin anew in a store that knows nothing.
+    // In an empty store, terms begin again from the start.
     cluster.store = bellwether::store::memory::MemoryStore::new();
     let replica = cluster.replica(0, |it| it.controller(lending(&cluster, &lent))).await;
     let after = borrowed(&lent, 2).await;
@@ -201,7 +201,7 @@ async fn a_draw_that_is_overtaken_by_a_later_leaders_draws_anew_above_it() {
     let first = fence::draw(&client, &election, Term(5)).await.unwrap();
     assert_eq!(first.number(), 5);
 
-    // Between what it has read and its write, a later leader draws, once.
+    // A later leader draws once, between this leader's read and its write.
     let overtaken = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&overtaken);
     let (later, of) = (client.clone(), election.clone());
@@ -222,8 +222,8 @@ async fn a_draw_that_is_overtaken_by_a_later_leaders_draws_anew_above_it() {
     assert_eq!(kept.status.unwrap().fence, Some(10));
 }
 
-/// A client that sends what is told of the Election only when it is let go, whatever became of who told it: as
-/// a network does. What came of it is handed back.
+/// Client that holds each report of the Election until `go` is cancelled, even if the sender has given up, as a
+/// network may do. `came` receives the outcome of each held report.
 fn holding(
     client: Client,
     held: CancellationToken,
@@ -234,7 +234,7 @@ fn holding(
     let service = service_fn(move |request: Request<Body>| {
         let (client, held) = (client.clone(), held.clone());
         let (go, came) = (go.clone(), came.clone());
-        // A fence is drawn by a merge.
+        // A merge patch draws a fence; only apply patches are reports.
         let kind = request.headers().get("content-type").map(http::HeaderValue::as_bytes);
         let is_told = request.uri().path().contains("/elections/")
             && kind.is_some_and(|it| it.starts_with(b"application/apply-patch"));
@@ -300,7 +300,7 @@ async fn a_leader_is_told_of_only_with_the_fence_of_its_term() {
     };
     let before = told_by(0).await;
 
-    // Its draw takes longer than three of its looks at the cluster.
+    // The draw takes longer than three rounds of this node's polling of the cluster.
     let client = cluster.space.client();
     let (slow, namespace) = (client.clone(), client.default_namespace().to_owned());
     let service = service_fn(move |request: Request<Body>| {

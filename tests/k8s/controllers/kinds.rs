@@ -1,4 +1,4 @@
-//! Which kinds a controller can look at, and how many of their objects at once.
+//! The kinds that a controller can watch, and large numbers of their objects.
 
 use std::{
     collections::BTreeSet,
@@ -50,7 +50,7 @@ async fn kinds_known_at_run_time_are_kept_apart_and_reconciled_in_all_namespaces
             Ok::<_, ReconcileError>(Action::done())
         }
     };
-    // Of these two namespaces alone, in a server that many tests share.
+    // The label limits the controllers to these two namespaces: many tests share the server.
     let label = format!("of={}", cluster.space.name);
     let of = |kind: &ApiResource, name: &str| {
         let scope = Scope::all().labels(label.clone());
@@ -98,7 +98,7 @@ async fn what_stands_outside_of_namespaces_is_reconciled_and_written() {
     replica.stop().await;
 }
 
-/// The sum of the series of that name.
+/// Sum of all series of that name.
 fn sum(registry: &Registry, name: &str) -> usize {
     let text = String::from_utf8(metrics::encode(registry).unwrap()).unwrap();
     let series = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));

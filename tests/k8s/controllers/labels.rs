@@ -1,4 +1,5 @@
-//! The label by which a Service selects the leader's pod: one pod carries it, whatever arrives late.
+//! The label by which a Service selects the leader's pod: exactly one pod carries it, even when writes arrive
+//! late.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +39,7 @@ impl Cluster<'_> {
         Api::default_namespaced(self.space.client())
     }
 
-    /// Makes the pod of a node, with these labels; none would run it.
+    /// Creates the pod of a node, with these labels; no kubelet runs it.
     async fn pod(&self, ordinal: i64, labels: Value) -> PodIdentity {
         let name = format!("pod-{ordinal}");
         let pod: Pod = from_value(json!({
@@ -58,7 +59,7 @@ impl Cluster<'_> {
         PodIdentity::from_lookup(|name| variables.get(name).cloned()).unwrap()
     }
 
-    /// The pods that a Service selects which is meant for the leader.
+    /// Names of the pods that a Service for the leader selects.
     async fn labelled(&self) -> Vec<String> {
         let selector = format!("{CLUSTER_LABEL}=test,{ROLE_LABEL}=leader");
         let found = self.pods().list(&ListParams::default().labels(&selector)).await.unwrap();
@@ -79,7 +80,7 @@ impl Cluster<'_> {
     }
 }
 
-/// A write on its way: it has left its sender, who cannot call it back, and has not arrived.
+/// Write in transit: the sender has sent it and cannot cancel it, and the server has not received it.
 #[derive(Clone)]
 struct OnItsWay {
     has_left: CancellationToken,
@@ -88,7 +89,7 @@ struct OnItsWay {
 }
 
 impl OnItsWay {
-    /// A client whose first patch that gives the leader's label to this pod is one.
+    /// Client whose first patch that gives the leader's label to this pod stays in transit.
     fn of(client: Client, pod: &'static str) -> (Client, Self) {
         let (answered, answer) = watch::channel(None);
         let answered = Arc::new(answered);
@@ -125,7 +126,8 @@ impl OnItsWay {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_leaders_label_that_arrives_late_is_refused() {
     let cluster = Cluster::new("late-label").await;
-    // As it is for most: its pod was a follower's, and its successor's write changes no label of it.
+    // The usual case: the former leader's pod was a follower's, and the successor's write changes no label of
+    // it.
     let follower = json!({ CLUSTER_LABEL: "test", ROLE_LABEL: "follower" });
     let (pod_0, pod_1) = (cluster.pod(0, follower).await, cluster.pod(1, json!({})).await);
     let (client, late) = OnItsWay::of(cluster.space.client(), "/pods/pod-0");
@@ -161,7 +163,7 @@ async fn a_wrong_label_is_taken_off_and_a_lost_one_is_put_on_again() {
     })
     .await;
 
-    // A pod of which the leader has never heard, one that it has labelled itself, and its own.
+    // The leader corrects wrong labels on a pod that is unknown to it, on a follower's pod and on its own.
     cluster.pod(7, json!({ CLUSTER_LABEL: "test", ROLE_LABEL: "leader" })).await;
     cluster.pod(8, json!({ CLUSTER_LABEL: "another", ROLE_LABEL: "leader" })).await;
     cluster.put_label("pod-1", "leader").await;
@@ -173,7 +175,7 @@ async fn a_wrong_label_is_taken_off_and_a_lost_one_is_put_on_again() {
     second.stop().await;
 }
 
-/// A client that gets no answers any more once it is told so.
+/// Client that receives no more answers once `from` is cancelled.
 fn cut_off(client: Client, from: &CancellationToken) -> Client {
     let (namespace, from) = (client.default_namespace().to_owned(), from.clone());
     let service = service_fn(move |request: Request<Body>| {
@@ -196,7 +198,7 @@ async fn an_api_server_that_does_not_answer_does_not_hold_up_a_hand_over() {
     let node = ClusterNode::builder()
         .cluster("test")
         .id(0)
-        // Nobody is to be ended by force.
+        // No routine may be aborted in this test.
         .limits(RoutineLimits { cancel_grace: 10 * SOON, ..RoutineLimits::default() })
         .memory(&cluster.store);
     let client = cut_off(cluster.space.client(), &cut);

@@ -1,4 +1,4 @@
-//! Reconcilers run on the leader, on it alone, and end with its office.
+//! Reconcilers run only on the leader, and end when it leaves office.
 
 use std::{
     sync::{
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::replicas::{Cluster, Ledger, SOON};
 use crate::support::eventually;
 
-/// A controller whose runs take a while, and end when they are told to.
+/// Controller whose runs take a while, and end when they are cancelled.
 fn slow(
     cluster: &Cluster<'_>,
     ledger: &Ledger,
@@ -83,7 +83,7 @@ async fn a_successor_looks_at_every_object_and_the_former_leader_at_none() {
     second.stop().await;
 }
 
-/// KEP-5366's plan, and more: 500 terms in one process, with runs in flight at the end of each.
+/// The test plan of KEP-5366, and more: 500 terms in one process, with runs in flight at the end of each.
 #[tokio::test(flavor = "multi_thread")]
 async fn office_lost_and_regained_500_times_leaves_one_loop_and_no_tasks() {
     const TERMS: usize = 500;
@@ -196,7 +196,7 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
     second.stop().await;
 }
 
-/// What the `Election` of the tests says of readiness, and its leader.
+/// The `Election` of the tests, and the status of its condition `Ready`.
 async fn election_of(cluster: &Cluster<'_>) -> Option<(Election, String)> {
     let elections = Api::<Election>::default_namespaced(cluster.space.client());
     let election = elections.get_opt("test").await.unwrap()?;
@@ -275,7 +275,7 @@ async fn a_leader_that_loses_its_store_says_that_it_is_not_known_who_leads() {
     replica.stop().await;
 }
 
-/// Says which term it leads.
+/// Leader task that sends the term in which it starts.
 struct Says(mpsc::Sender<Term>);
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! What makes a controller look at an object, and what becomes of a run.
+//! The events that make a controller reconcile an object, and the handling of the result.
 
 use std::{
     sync::{
@@ -28,12 +28,12 @@ use tokio::sync::mpsc;
 use super::replicas::{Cluster, Ledger, SOON, config_map};
 use crate::{kube::named, support::eventually, webhook::Webhook};
 
-/// Of the config maps that are to be reconciled, in the cluster's namespace.
+/// Scope of the config maps to reconcile, in the cluster's namespace.
 fn scope(cluster: &Cluster<'_>) -> Scope {
     Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes")
 }
 
-/// A controller that notes what it does.
+/// Controller that notes its runs in the ledger.
 fn noting(cluster: &Cluster<'_>, ledger: &Ledger, node: i64) -> Controller<ConfigMap> {
     let ledger = ledger.clone();
     Controller::new(move |map: Arc<ConfigMap>, _: Context| {
@@ -57,7 +57,7 @@ async fn objects_are_looked_at_when_they_are_there_are_new_or_change() {
     ledger.until("after", 1).await;
     cluster.change("after", "2").await;
     ledger.until_value("after", "2").await;
-    // What its labels leave out is not looked at.
+    // An object without the label is not reconciled.
     let mut other = config_map("other");
     other.labels_mut().clear();
     cluster.maps().create(&PostParams::default(), &other).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_watched_object_says_who_is_to_be_looked_at() {
     let secrets = Api::<Secret>::default_namespaced(cluster.space.client());
     secrets.create(&PostParams::default(), &secret).await.unwrap();
     ledger.until("a", 2).await;
-    // Both whom it named and whom it names are looked at.
+    // Both the former and the new target of the reference are reconciled.
     let moved = Patch::Merge(json!({ "metadata": { "labels": { "of": "b" } } }));
     secrets.patch("s", &PatchParams::default(), &moved).await.unwrap();
     ledger.until("a", 3).await;
@@ -174,7 +174,8 @@ async fn a_change_of_the_status_is_no_change_of_the_spec() {
     reached(&["a"]).await;
     let status = Patch::Merge(json!({ "status": { "replicas": 1 } }));
     deployments.patch_status("a", &PatchParams::default(), &status).await.unwrap();
-    // Events come in order, and one run is made after the other: had the status counted, this would be later.
+    // Events arrive in order, and runs follow one another: a run for the status would come before the run for
+    // `b`.
     make("b").await;
     reached(&["a", "b"]).await;
     let spec = Patch::Merge(json!({ "spec": { "replicas": 2 } }));
@@ -226,7 +227,7 @@ async fn a_run_that_fails_panics_or_hangs_is_tried_again_and_counted() {
     };
     eventually("all of it is counted", SOON, told).await;
     assert_eq!(runs.load(SeqCst), 5);
-    // A terminal error leaves it until it changes.
+    // After a terminal error the object is not reconciled until it changes.
     cluster.change("a", "2").await;
     eventually("it is tried again", SOON, async || (runs.load(SeqCst) == 6).then_some(())).await;
     replica.stop().await;
@@ -242,7 +243,7 @@ async fn an_object_with_a_finalizer_goes_only_after_it_was_cleaned_up() {
         async move {
             ctx.finalized("test.bellwether.dev/clean", map, |what| async move {
                 match what {
-                    // The first attempt fails: it must stay.
+                    // The first cleanup fails: the finalizer must stay.
                     Finalize::Cleanup(_) if count.fetch_add(1, SeqCst) == 0 => {
                         Err(ReconcileError::new("not now"))
                     }
@@ -285,7 +286,7 @@ async fn a_finalizer_stays_on_an_object_that_has_come_in_the_place_of_the_one_cl
             let is_leaving = map.metadata.deletion_timestamp.is_some();
             let work = async |what| {
                 if let Finalize::Cleanup(_) = what {
-                    // Somebody is quicker, and then makes another one.
+                    // Another client removes the finalizer first, and then creates another object of that name.
                     let freed = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
                     by_hand.patch("a", &PatchParams::default(), &freed).await?;
                     let mut another = config_map("a");
@@ -324,7 +325,7 @@ async fn a_finalizer_that_a_webhook_denies_as_invalid_is_not_taken_for_somebody_
     const NAME: &str = "test.bellwether.dev/clean";
     let cluster = Cluster::new("no-finalizers").await;
     let (name, maps) = (&cluster.space.name, cluster.maps());
-    // As a test of a patch that fails: 422, and no field is named.
+    // The webhook answers as the server does to a failed test operation of a patch: 422, with no field named.
     let hook = Webhook::denying(422, "nothing stays here").await;
     let client = hook.client_config();
     cluster.space.kubectl_apply(&format!(
@@ -395,7 +396,7 @@ async fn an_owned_object_is_seen_whatever_else_of_its_kind_is_watched() {
         .watches_kind((), space.labels("watched=yes"), |_: &Secret| []);
     let replica = cluster.replica(0, |it| it.controller(controller)).await;
     cluster.make("a").await;
-    // The first run makes it, and the second one comes when it is in the cache.
+    // The first run creates the object, and the second one starts when the object is in the cache.
     tokio::time::timeout(SOON, said.recv()).await.expect("it is seen").unwrap();
     replica.stop().await;
 }

@@ -1,4 +1,4 @@
-//! An API server that goes away, and one that refuses.
+//! An API server that is unreachable, and one that refuses access.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,14 +36,14 @@ use crate::{
 
 const SOON: Duration = Duration::from_secs(90);
 
-/// For so long the API server is away.
+/// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
-/// The longest pause between two attempts to watch.
+/// Longest pause between two attempts to watch.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// What a busy machine may add to it.
+/// Delay that a busy machine may add to a pause.
 const LATE: Duration = Duration::from_secs(5);
 
-/// How often the watch of config maps was begun anew, for that reason.
+/// How often the watch of config maps was restarted for that reason.
 fn restarts(registry: &Registry, reason: &str) -> f64 {
     let families = registry.gather();
     let all = families.iter().filter(|it| it.name() == "bellwether_watch_restarts_total");
@@ -106,7 +106,7 @@ async fn while_the_api_server_is_away_for_a_minute_caches_stay_and_afterwards_no
         assert!(quiet < LONGEST_PAUSE + LATE, "not tried for {quiet:?}, after {tries} times");
     }
     assert!(AWAY <= cache.age().unwrap(), "it shows how old they are");
-    // Half of 200 ms at least, and twice as long each time.
+    // The first pause is at least half of 200 ms, and each next one is twice as long.
     let most = tries_since(gone, Duration::from_millis(100), LONGEST_PAUSE / 2);
     assert!(tries <= f64::from(u32::try_from(most).unwrap()), "tried {tries} times");
 
@@ -127,8 +127,8 @@ async fn while_the_api_server_is_away_for_a_minute_caches_stay_and_afterwards_no
     replica.stop().await;
 }
 
-/// What a watch is to be resumed from is gone, because the server says so (410): all is listed anew, and what
-/// happened in between is made good.
+/// The revision to resume a watch from is gone, as the server reports (410): the cache lists again, and picks
+/// up all changes that happened in between.
 async fn a_watch_is_cut_and_what_it_would_resume_from_is_gone(options: Options, what: &str) {
     let api = options.start().await;
     install(&api).await;
@@ -166,7 +166,7 @@ async fn a_watch_is_cut_and_what_it_would_resume_from_is_gone(options: Options, 
     let made = cluster.make("new").await;
     let revision = made.metadata.resource_version.unwrap();
     api.etcd().etcdctl(&["compact", &revision]);
-    // Unless it asks etcd itself, a server remembers what it has seen since it started.
+    // A server that does not read from etcd serves old revisions from its memory until it restarts.
     if what == "restarted" {
         api.restart().await;
     }
@@ -175,7 +175,7 @@ async fn a_watch_is_cut_and_what_it_would_resume_from_is_gone(options: Options, 
     ledger.until("new", 1).await;
     eventually("the deletion is seen", SOON, async || (cache.len() == 3).then_some(())).await;
     assert!((expired() - 1.0).abs() < f64::EPSILON, "410 was met {} times", expired());
-    // Once each: what has not changed is not reconciled again by a list.
+    // Exactly one run for the object: a list does not reconcile objects that have not changed.
     assert_eq!(ledger.runs().iter().filter(|run| run.object == "kept").count(), 1);
     cluster.change("kept", "2").await;
     ledger.until_value("kept", "2").await;
@@ -209,7 +209,7 @@ async fn without_rights_nothing_dies_and_work_begins_when_they_are_given() {
     let stop = tokio_util::sync::CancellationToken::new();
     let running =
         bellwether::tasks::spawn("operator", operator.run(stop.clone().cancelled_owned()));
-    // The watch is refused, and refused again; the caches say so.
+    // The server refuses the watch again and again; the caches report it as missing.
     assert_eq!(synced.missing(), ["ConfigMap"]);
     let rules = [
         rule("", "configmaps", &["get", "list", "watch"]),

@@ -1,4 +1,4 @@
-//! Replicas of an operator, and what their reconcilers do, written down.
+//! Replicas of an operator, and a ledger of their reconciles.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,7 +34,7 @@ use crate::{
     support::eventually,
 };
 
-/// Generous: the machine may be busy. Against hanging, not a bound to prove.
+/// Timeout against a hanging test, generous for busy machines; not a bound that a test proves.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The shared server, with the custom resources.
@@ -68,7 +68,7 @@ pub(crate) async fn install(api: &ApiServer) {
     .await;
 }
 
-/// A cluster's nodes share a store, and its pods a namespace.
+/// Nodes that share a store, and pods in one namespace.
 pub(super) struct Cluster<'a> {
     pub(super) store: MemoryStore,
     pub(super) space: Space<'a>,
@@ -79,7 +79,7 @@ impl Cluster<'_> {
         Cluster { store: MemoryStore::new(), space: server().await.namespace(what).await }
     }
 
-    /// On a server of its own kind.
+    /// Cluster on a server that the test has started.
     pub(super) async fn on<'b>(api: &'b ApiServer, what: &str) -> Cluster<'b> {
         install(api).await;
         Cluster { store: MemoryStore::new(), space: api.namespace(what).await }
@@ -98,7 +98,7 @@ impl Cluster<'_> {
         self.replica_through(self.space.client(), id, work).await
     }
 
-    /// As [`Self::replica`], by that client.
+    /// Starts a replica as [`Self::replica`], with that client.
     pub(super) async fn replica_through(
         &self,
         client: Client,
@@ -119,12 +119,12 @@ impl Cluster<'_> {
         Api::default_namespaced(self.space.client())
     }
 
-    /// Makes a config map whose label says that it is to be reconciled.
+    /// Creates a config map with the label by which it is reconciled.
     pub(super) async fn make(&self, name: &str) -> ConfigMap {
         self.maps().create(&PostParams::default(), &config_map(name)).await.unwrap()
     }
 
-    /// Changes its data.
+    /// Changes the data of a config map.
     pub(super) async fn change(&self, name: &str, value: &str) {
         let patch = Patch::Merge(json!({ "data": { "value": value } }));
         self.maps().patch(name, &PatchParams::default(), &patch).await.unwrap();
@@ -142,7 +142,7 @@ pub(super) fn config_map(name: &str) -> ConfigMap {
     map
 }
 
-/// One replica of the operator.
+/// Replica of the operator, in this process.
 pub(crate) struct Replica {
     pub(crate) node: Arc<dyn Node>,
     stop: CancellationToken,
@@ -170,7 +170,7 @@ impl Replica {
 
     /// # Panics
     ///
-    /// If it has ended, which it does when any of its tasks has.
+    /// If the replica has ended: it ends as soon as any of its tasks ends.
     pub(crate) fn assert_runs(&self) {
         assert!(!self.running.is_finished(), "the replica has ended unasked");
     }
@@ -181,7 +181,7 @@ impl Replica {
     }
 }
 
-/// What reconcilers of all replicas have done.
+/// Record of the reconciles of all replicas.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger(Arc<Mutex<Book>>);
 
@@ -192,7 +192,7 @@ struct Book {
     overlaps: Vec<String>,
 }
 
-/// A run that has begun.
+/// Reconcile that has begun.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Run {
     pub(super) object: String,
@@ -200,7 +200,7 @@ pub(super) struct Run {
     pub(super) value: String,
 }
 
-/// An object that is being reconciled, until this is dropped.
+/// Reconcile in progress, until this is dropped.
 pub(super) struct Open {
     ledger: Ledger,
     object: String,
@@ -213,7 +213,7 @@ impl Drop for Open {
 }
 
 impl Ledger {
-    /// Notes that a node begins with an object.
+    /// Notes that a node begins to reconcile an object.
     pub(super) fn begin(&self, node: i64, map: &ConfigMap) -> Open {
         let object = map.name_any();
         let value = map.data.as_ref().and_then(|it| it.get("value")).cloned().unwrap_or_default();
@@ -234,25 +234,25 @@ impl Ledger {
         self.0.lock().unwrap().runs.len()
     }
 
-    /// The value that each object had when it was last begun.
+    /// Value of each object at its last reconcile.
     pub(super) fn last_values(&self) -> BTreeMap<String, String> {
         self.runs().into_iter().map(|run| (run.object, run.value)).collect()
     }
 
-    /// How many are open now.
+    /// Number of reconciles in progress.
     pub(super) fn open(&self) -> usize {
         self.0.lock().unwrap().open.len()
     }
 
     /// # Panics
     ///
-    /// If an object was ever reconciled by two at once.
+    /// If two reconciles of one object ever overlapped.
     pub(super) fn assert_no_overlap(&self) {
         let overlaps = self.0.lock().unwrap().overlaps.clone();
         assert!(overlaps.is_empty(), "reconciled by two at once: {overlaps:?}");
     }
 
-    /// Waits until an object was begun that many times.
+    /// Waits until an object was reconciled that many times.
     pub(super) async fn until(&self, object: &str, times: usize) {
         eventually(&format!("{object} is reconciled {times} times"), SOON, async || {
             let count = self.runs().iter().filter(|run| run.object == object).count();
@@ -261,7 +261,7 @@ impl Ledger {
         .await;
     }
 
-    /// Waits until an object was begun with that value.
+    /// Waits until an object was reconciled with that value.
     pub(super) async fn until_value(&self, object: &str, value: &str) {
         eventually(&format!("{object} is reconciled with {value}"), SOON, async || {
             self.runs().iter().find(|run| run.object == object && run.value == value).map(|_| ())

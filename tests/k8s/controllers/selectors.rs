@@ -1,5 +1,5 @@
-//! What nodes keep of the objects whose work is spread: those of their own shards, whether or not the API
-//! server filters by shard.
+//! Objects in the caches of nodes whose work is spread: only those of the node's own shards, whether or not the
+//! API server filters by shard.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,16 +22,16 @@ use tower::{BoxError, service_fn};
 use super::replicas::{Cluster, Ledger, Replica, SOON};
 use crate::{kube::ApiServer, support::eventually};
 
-/// What one node has and asks for.
+/// Cache and requests of one node.
 #[derive(Clone, Default)]
 struct Seen {
     cache: Arc<Mutex<Option<Cache<ConfigMap>>>>,
-    /// The queries of its watches of config maps.
+    /// Queries of this node's watches of config maps.
     watches: Arc<Mutex<Vec<String>>>,
 }
 
 impl Seen {
-    /// The names that the node keeps; none before it has reconciled something.
+    /// Names of the objects in the node's cache; empty before its first reconcile.
     fn kept(&self) -> BTreeSet<String> {
         let cache = self.cache.lock().unwrap();
         let keys = cache.as_ref().map(Cache::keys).unwrap_or_default();
@@ -42,7 +42,7 @@ impl Seen {
         self.watches.lock().unwrap().clone()
     }
 
-    /// A client that notes the watches that pass.
+    /// Client that notes the watches of this node.
     fn client(&self, client: Client) -> Client {
         let namespace = client.default_namespace().to_owned();
         let watches = Arc::clone(&self.watches);
@@ -59,7 +59,7 @@ impl Seen {
     }
 }
 
-/// Nodes whose work is spread, and what they have seen.
+/// Nodes whose work is spread, and the records about each.
 struct Nodes<'a> {
     cluster: Cluster<'a>,
     ledger: Ledger,
@@ -93,7 +93,7 @@ impl<'a> Nodes<'a> {
         self.cluster.replica_through(client, id, |it| it.shards(sharded)).await
     }
 
-    /// Waits until those keep everything, each object once, and the others nothing.
+    /// Waits until these nodes together hold every object exactly once, and the others none.
     async fn until_kept_by(&self, nodes: &[i64], names: &BTreeSet<String>) {
         eventually(&format!("each object is kept by one of {nodes:?}"), SOON, async || {
             let mut all: Vec<String> = Vec::new();
@@ -110,7 +110,7 @@ impl<'a> Nodes<'a> {
         .await;
     }
 
-    /// Waits until one running node keeps everything.
+    /// Waits until one running node holds every object.
     async fn until_kept_by_running(&self, nodes: &[i64], names: &BTreeSet<String>) {
         eventually(&format!("all is kept by {nodes:?}"), SOON, async || {
             nodes.iter().all(|id| self.seen[id].kept() == *names).then_some(())
@@ -119,7 +119,8 @@ impl<'a> Nodes<'a> {
     }
 }
 
-/// Nodes come and go while objects change: what each keeps, that none is lost, none worked on twice.
+/// Nodes join and leave while objects change: each node caches the objects of its shards, no object is lost, and
+/// none is reconciled by two nodes at once.
 async fn each_node_keeps_the_objects_of_its_shards(api: &ApiServer, what: &str) -> Vec<String> {
     let mut nodes = Nodes::on(api, what).await;
     let mut names: BTreeSet<String> = (0..32).map(|number| format!("map-{number}")).collect();
@@ -132,7 +133,7 @@ async fn each_node_keeps_the_objects_of_its_shards(api: &ApiServer, what: &str) 
     let second = nodes.start(1).await;
     let third = nodes.start(2).await;
     nodes.until_kept_by(&[1, 2], &names).await;
-    // Made, changed and deleted: seen by the owner of the shard.
+    // The owner of the shard receives creations, changes and deletions.
     nodes.cluster.make("late").await;
     names.insert("late".to_owned());
     nodes.ledger.until("late", 1).await;
@@ -141,7 +142,7 @@ async fn each_node_keeps_the_objects_of_its_shards(api: &ApiServer, what: &str) 
     nodes.cluster.delete("map-0").await;
     names.remove("map-0");
     nodes.until_kept_by(&[1, 2], &names).await;
-    // Changes while shards move.
+    // Objects change while shards move.
     let moving = async {
         second.stop().await;
         nodes.until_kept_by_running(&[2], &names).await;

@@ -1,4 +1,4 @@
-//! Work on shards: on the followers, each object by one.
+//! Work on shards: on the followers, each object on exactly one node.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -50,7 +50,7 @@ async fn every_object_is_worked_on_by_one_follower_also_while_shards_move() {
         })
         .await;
     };
-    // Alone, the leader does it.
+    // Without followers, the leader reconciles all objects.
     all_by(&[0], 0).await;
     let second = cluster.replica(1, |it| it.shards(sharded(&cluster, &ledger, 1))).await;
     let third = cluster.replica(2, |it| it.shards(sharded(&cluster, &ledger, 2))).await;
@@ -66,7 +66,7 @@ async fn every_object_is_worked_on_by_one_follower_also_while_shards_move() {
     };
     settled(&[1, 2]).await;
     all_by(&[1, 2], ledger.count()).await;
-    // A change is seen by whoever holds its shard.
+    // The owner of the object's shard receives the change.
     cluster.change("map-7", "changed").await;
     ledger.until_value("map-7", "changed").await;
     second.stop().await;

@@ -1,4 +1,4 @@
-//! The status server of an operator: what it tells before, during and after the operator's work.
+//! The status server of an operator: its answers before, during and after the operator's work.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use tower::{BoxError, service_fn};
 use super::replicas::{Cluster, SOON};
 use crate::support::{etcd::free_ports, eventually};
 
-/// A client that gets no config maps before it is let.
+/// Client that receives no config maps before `until` is cancelled.
 fn kept_waiting(client: Client, until: &CancellationToken) -> Client {
     let (namespace, until) = (client.default_namespace().to_owned(), until.clone());
     let service = service_fn(move |request: Request<Body>| {
@@ -40,7 +40,7 @@ fn kept_waiting(client: Client, until: &CancellationToken) -> Client {
     Client::new(service, namespace)
 }
 
-/// What a page answers; nothing if nobody does.
+/// Answer of a page; `None` if no server listens.
 pub(crate) async fn get(address: impl ToString, path: &str) -> Option<(u16, String)> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().timeout(SOON).no_proxy().build().unwrap();
@@ -53,7 +53,7 @@ fn node(cluster: &Cluster<'_>) -> ClusterNodeBuilder {
         .cluster("test")
         .id(0)
         .failover(Failover::DEFAULT)
-        // Work that is held up here is not to be given up.
+        // The test holds up work, which must not be aborted for it.
         .limits(RoutineLimits { cancel_grace: SOON, ..RoutineLimits::default() })
         .memory(&cluster.store)
 }
@@ -155,7 +155,7 @@ async fn two_operators_cannot_count_in_one_registry() {
     operator().build().unwrap();
     assert!(matches!(operator().build(), Err(OperatorError::Metrics(_))));
 
-    // Nor do it without their status server, which probes ask.
+    // An operator does not run without its status server, which probes ask.
     let registry = metrics::registry().unwrap();
     ServerMetrics::register(&registry).unwrap();
     let operator = Operator::new(node(&cluster), cluster.space.client(), cluster.election());

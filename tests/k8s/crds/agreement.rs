@@ -1,8 +1,8 @@
-//! The API server and a node that reads a folder of manifests judge alike: one table for both.
+//! The API server and a node that reads a folder of manifests give the same verdict: one table for both.
 //!
-//! What a node takes the server takes. What a node refuses the server refuses too, but for what no schema
-//! can say; that a node then tells in the status, and every such case is named here. What the texts of
-//! manifests add to that is in [`super::generated`].
+//! The server accepts what a node accepts. The server also rejects what a node rejects, except for rules that
+//! no schema can express: the node then reports the problem in the status, and the table names every such case.
+//! [`super::generated`] adds cases that depend on the text of manifests.
 
 use bellwether::operator::uptime::{
     Check, UptimeCheck,
@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 
 use super::{check, space, tried};
 
-/// Who refuses a spec.
+/// The side that rejects a spec.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum By {
     Nobody,
-    /// Both name the field; the server says this.
+    /// Both sides name the field; the second text is the server's message.
     Both(&'static str, &'static str),
-    /// No schema can say it: the server takes it, the node names the field.
+    /// No schema can express the rule: the server accepts the spec, the node names the field.
     TheNodeOnly(&'static str),
 }
 use By::{Both, Nobody, TheNodeOnly};
 
-/// A good spec with these fields set or, with `null`, left out.
+/// A valid spec with these fields set or, for `null`, removed.
 fn with(changes: &Value) -> Value {
     let mut spec = json!({
         "target": {"http": {"url": "https://shop.example/"}},
@@ -303,7 +303,7 @@ fn expectations() -> Vec<(Value, By)> {
     ]
 }
 
-/// What a node says to this manifest in a folder, by field; nothing if it takes it.
+/// Problems that a node reports for this manifest in a folder, by field; empty if the node accepts it.
 fn judged_by_a_node(manifest: &Value) -> Vec<String> {
     let text = manifest.to_string();
     let mut reader = serde_json::Deserializer::from_str(&text);
@@ -331,7 +331,7 @@ async fn server_and_node_judge_every_spec_alike() {
             Nobody => {
                 assert_eq!(node, [""; 0], "{told}");
                 let object = server.unwrap_or_else(|_| panic!("{told}"));
-                // What the server keeps means the same to the node as the manifest did.
+                // The spec that the server stores means the same to the node as the manifest did.
                 let kept = serde_json::to_value(&object).unwrap();
                 let kept: crd::UptimeCheck = serde_json::from_value(kept).unwrap();
                 let read: UptimeCheck = serde_json::from_value(manifest).unwrap();

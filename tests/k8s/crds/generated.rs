@@ -1,8 +1,7 @@
-//! The API server and a node that reads a folder judge alike: a thousand manifests that are made by chance,
-//! as text, each of them judged by both.
+//! The API server and a node that reads a folder give the same verdict on a thousand random manifests, as text.
 //!
-//! What the server takes the node takes as well, but for what no schema can say; those fields are named here.
-//! What the server refuses the node refuses.
+//! The node also accepts what the server accepts, except for rules that no schema can express; this file names
+//! those fields. The node rejects what the server rejects.
 
 use std::fmt::Write as _;
 
@@ -13,12 +12,12 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _}
 use super::space;
 use crate::kube::Space;
 
-/// How many are made.
+/// Number of generated manifests.
 const MANIFESTS: usize = 1000;
-/// Makes the same ones each time; `BELLWETHER_MANIFESTS_SEED` makes others.
+/// Seed of the manifests, the same in each run; `BELLWETHER_MANIFESTS_SEED` sets another one.
 const SEED: u64 = 20_261_129;
 
-/// Fields of which the node says more than a schema can.
+/// Fields that the node checks more strictly than a schema can.
 const ONLY_THE_NODE_LOOKS: [&str; 7] = [
     "spec.target.http.url",
     "spec.target.http.caBundle",
@@ -30,7 +29,7 @@ const ONLY_THE_NODE_LOOKS: [&str; 7] = [
     "spec.target.http.headers",
 ];
 
-/// Values as people write them, right and wrong.
+/// Values as people write them, valid and invalid.
 const VALUES: &[&str] = &[
     "no",
     "yes",
@@ -124,7 +123,7 @@ const VALUES: &[&str] = &[
     "'-----BEGIN PRIVATE KEY-----'",
 ];
 
-/// A manifest of a few fields, each on a line of its own.
+/// Manifest of a few fields, each on a line of its own.
 fn base(rng: &mut StdRng) -> Vec<String> {
     let target: &[&str] = match rng.random_range(0..3) {
         0 => &[
@@ -166,9 +165,9 @@ fn base(rng: &mut StdRng) -> Vec<String> {
     head.iter().chain(target).map(|line| (*line).to_owned()).collect()
 }
 
-/// Changes a line by chance: another value, none, another name, the same line once more.
+/// Changes a random line: another value, no value, another name, or the same line twice.
 fn change(lines: &mut Vec<String>, rng: &mut StdRng) {
-    // The first two say what it is: without them it is another's.
+    // The first lines name the kind: without them the object is not an uptime check.
     let at = rng.random_range(3..lines.len());
     let line = lines[at].clone();
     let Some((name, value)) = line.split_once(':') else { return };
@@ -202,7 +201,7 @@ fn change(lines: &mut Vec<String>, rng: &mut StdRng) {
     }
 }
 
-/// What the node says of a file that holds this: each problem with its field.
+/// Verdict of the node on a file with this text: each problem with its field.
 async fn judged_by_a_node(text: &str) -> Result<(), Vec<(String, String)>> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.yaml"), text).unwrap();
@@ -215,7 +214,7 @@ async fn judged_by_a_node(text: &str) -> Result<(), Vec<(String, String)>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// What the server says to the same text, without keeping it.
+/// Verdict of the server on the same text, as a dry run.
 async fn judged_by_the_server(space: &Space<'_>, text: &str) -> Result<(), String> {
     let path = format!(
         "/apis/{}/namespaces/{}/uptimechecks?dryRun=All&fieldValidation=Strict",

@@ -1,4 +1,4 @@
-//! The custom resources as an administrator meets them: applied, refused, explained, listed.
+//! The custom resources as an administrator uses them: applied, rejected, explained, listed.
 
 mod agreement;
 mod generated;
@@ -47,15 +47,15 @@ pub(crate) async fn install(api: &ApiServer) {
     }
 }
 
-/// A manifest of a check with that spec.
+/// Manifest of a check with this spec.
 pub(crate) fn check(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": crd::API_VERSION, "kind": "UptimeCheck", "metadata": {"name": name}, "spec": spec,
     })
 }
 
-/// What the server says to `kubectl apply --server-side --validate=strict` of this manifest, without
-/// keeping it: the object as it would be, or why not.
+/// Result of a dry run of `kubectl apply --server-side --validate=strict` of this manifest: the object as the
+/// server would store it, or the server's error.
 pub(crate) async fn tried(space: &Space<'_>, manifest: &Value) -> Result<DynamicObject, String> {
     let kind = manifest["kind"].as_str().unwrap();
     let names = if kind == "UptimeCheck" {

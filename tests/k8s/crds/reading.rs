@@ -27,7 +27,7 @@ const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// So long ago that a test's own time does not change how it is told.
+/// Time far enough in the past that the test's own duration does not change the printed age.
 fn ago(ms: u64) -> UnixMs {
     UnixMs(clock::unix_ms() - ms)
 }
@@ -46,7 +46,7 @@ fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Conditio
     }
 }
 
-/// A table of kubectl, by its head's columns; ages that pass are told as `(age)`.
+/// Cells of a table of kubectl, by the columns of its header; ages that grow are replaced by `(age)`.
 fn columns(table: &str) -> Vec<Vec<String>> {
     let mut lines = table.lines();
     let head = lines.next().expect("a head");
@@ -73,7 +73,7 @@ fn columns(table: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// Three checks: one is up, one is down, and nobody has looked at one yet.
+/// Three checks: one is up, one is down, and one has not run yet.
 async fn checks(space: &Space<'_>) {
     let api = Api::<UptimeCheck>::default_namespaced(space.client());
     let shop = json!({"target": {"http": {"url": "https://u:secret@shop.example/?secret"}}});
@@ -165,7 +165,7 @@ async fn uptime_checks_are_selected_by_state_and_by_node() {
     assert_eq!(both.lines().count(), 3, "{both}");
 }
 
-/// An election of three nodes, as its leader writes it.
+/// Election of three nodes, as its leader writes it.
 fn election() -> ElectionStatus {
     let node = |id: i64, role, shards_owned| ElectionNode {
         id,
@@ -248,7 +248,7 @@ async fn an_election_and_a_check_are_described_in_full() {
         [("election/shop", "election.txt"), ("uptimecheck/shop", "uptimecheck.txt")]
     {
         let told = space.kubectl(&["describe", what]);
-        // What differs from run to run.
+        // Lines that differ from run to run.
         let volatile =
             ["Namespace:", "Creation Timestamp:", "Resource Version:", "UID:", "Last Change:"];
         let kept = |line: &&str| !volatile.iter().any(|it| line.trim_start().starts_with(it));
@@ -284,7 +284,7 @@ async fn a_status_beyond_its_bounds_is_refused() {
             other => panic!("{says}: {other:?}"),
         }
     }
-    // As many nodes as are listed do fit.
+    // A status with the largest number of listed nodes fits.
     let status = json!({"nodes": nodes[..crd::election::MOST_NODES]});
     api.patch_status("shop", &PatchParams::default(), &change(status)).await.unwrap();
 }
@@ -332,7 +332,7 @@ async fn kubectl_explains_every_field() {
         ("elections.status.shards.works", &["work\t<string> -required-"]),
     ] {
         let said = explained(what).await;
-        // Words wrap where the line ends.
+        // kubectl wraps words where the line ends.
         let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         for line in lines {
             assert!(words(&said).contains(&words(line)), "{what}: {line:?} in\n{said}");

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds kube-apiserver and kubectl into the folder named by the only argument.
 #
-# They say which version they are only if the linker is told: an unstamped server calls itself v0.0.0.
+# The programs report their version only if linker flags set it: without them the server reports v0.0.0.
 set -euo pipefail
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 IFS=. read -r major minor _ <<<"${version#v}"
