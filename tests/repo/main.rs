@@ -80,7 +80,10 @@ fn comments_and_documents_are_in_plain_english() {
     let everything = Sources::of_the_repository();
     for (folder, most) in NOT_PLAIN_YET {
         let files = everything.files.iter().filter(|(path, _)| path.starts_with(folder));
-        let prose = files.filter(|(path, _)| path.ends_with(".rs") || path.ends_with(".md"));
+        // This file holds planted text.
+        let prose = files.filter(|(path, _)| {
+            path != "tests/repo/english.rs" && (path.ends_with(".rs") || path.ends_with(".md"))
+        });
         let found: Vec<_> = prose.flat_map(|(path, text)| english::unclear(path, text)).collect();
         assert!(
             found.len() <= most,
