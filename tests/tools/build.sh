@@ -49,7 +49,10 @@ mkdir -p "$target/.built"
 
 for tool in "$@"; do
   [ -f "$here/$tool/go.mod" ] || die "no tool is called '$tool': there are $(known)"
+  # As the condition of an `if` or before `||`, a subshell goes on after a failed command, despite `set -e`.
+  set +e
   (
+    set -e
     exec 9>"$target/.built/$tool.lock"
     flock 9
     [ ! -e "$target/.built/$tool" ] || exit 0
@@ -60,6 +63,9 @@ for tool in "$@"; do
     if [ -x build.sh ]; then ./build.sh "$scratch" >&2; else build_tools "$scratch"; fi
     mv -f "$scratch"/* "$target/"
     touch "$target/.built/$tool"
-  ) || die "$tool was not built; see above"
+  )
+  built=$?
+  set -e
+  [ "$built" = 0 ] || die "$tool was not built; see above"
 done
 echo "$target"
