@@ -9,7 +9,7 @@ async fn twelve_restarts_after_kill_9_within_the_ttl_all_join_or_wait_to_join() 
     let shop = Shop::open().await;
     let start = || shop.node("1", &["--ttl", "1s"]);
     let mut node = start();
-    node.says("joined node=1").await;
+    node.says("joined the cluster node=1").await;
     for restart in 0..12 {
         node.signal(Signal::KILL);
         node.status().await;
@@ -18,7 +18,7 @@ async fn twelve_restarts_after_kill_9_within_the_ttl_all_join_or_wait_to_join() 
         if restart % 2 == 0 {
             node.says("waiting for the holder of the id to end").await;
         } else {
-            node.says("joined node=1").await;
+            node.says("joined the cluster node=1").await;
         }
     }
     shop.leader(1, None).await;

@@ -9,7 +9,7 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --locked --all-targets --features mutants -- -D warnings
 step cargo clippy --locked --all-targets -- -D warnings
-step cargo check --locked --lib
+step cargo check --locked --lib --features k8s-openapi/latest
 step cargo check --locked --lib --no-default-features
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items
 
