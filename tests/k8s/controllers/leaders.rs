@@ -14,7 +14,7 @@ use bellwether::{
     k8s::{
         cache::Scope,
         controller::{Action, Context, Controller},
-        crd::Election,
+        crd::{Election, uptime_check::value::UnixMs},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::Api,
         operator::Operator,
@@ -272,6 +272,24 @@ async fn a_leader_that_loses_its_store_says_that_it_is_not_known_who_leads() {
     cluster.store.faults().clear();
     cluster.store.faults().resume_watches();
     eventually("the leader is named again", SOON, is_named).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_in_which_nothing_changes_is_reported_again() {
+    let cluster = Cluster::new("again-reported").await;
+    let ledger = Ledger::default();
+    let replica = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 1))).await;
+    let reported_after = async |former: Option<UnixMs>| {
+        eventually(&format!("it is reported after {former:?}"), SOON, async || {
+            let status = election_of(&cluster).await?.0.status?;
+            (former < status.reported_at && status.leader.is_some()).then_some(status)
+        })
+        .await
+    };
+    let first = reported_after(None).await;
+    let again = reported_after(first.reported_at).await;
+    assert_eq!((again.leader, again.term, again.fence), (first.leader, first.term, first.fence));
     replica.stop().await;
 }
 
