@@ -153,6 +153,29 @@ async fn five_thousand_checks_cost_a_viewer_less_than_50_kb_a_second() {
 }
 
 #[tokio::test]
+async fn checks_that_all_change_at_once_are_held_back_for_a_while_and_come_then() {
+    let mut picture = with_checks(5000);
+    let served = Served::new(Script::new(picture.clone())).await;
+    let mut reader = Reader::of(&served).await;
+    reader.next().await;
+    let mut changed = async |step: usize| {
+        picture["at_unix_ms"] = json!(step);
+        for check in picture["checks"]["checks"].as_array_mut().unwrap() {
+            check["message"] = json!(format!("{step}: this server has no time for anybody"));
+        }
+        *served.script.status.lock().unwrap() = picture.clone();
+        served.script.changed.notify_one();
+        (reader.next_change().await.data, picture.clone())
+    };
+    changed(1).await;
+    assert_eq!(changed(2).await.0, json!({ "at_unix_ms": [2] }), "what costs little comes at once");
+    let (_, last) = changed(3).await;
+    while reader.picture["checks"] != last["checks"] {
+        reader.next().await;
+    }
+}
+
+#[tokio::test]
 async fn the_stream_is_packed_event_by_event_for_a_reader_that_takes_gzip() {
     let config =
         ServerConfig { picture_every: Duration::from_millis(150), ..ServerConfig::default() };
