@@ -143,7 +143,13 @@ fn helm(command: &[&str], values: &[&str]) -> (bool, String, String) {
 
 /// Objects of a release `shop` in the namespace `sales`.
 pub(crate) fn rendered(values: &[&str]) -> Vec<Value> {
-    let (fine, out, err) = helm(&["template", "shop", CHART, "--namespace", "sales"], values);
+    release("shop", &[], values)
+}
+
+/// The objects of a release in the namespace `sales`, with these flags of helm.
+fn release(name: &str, flags: &[&str], values: &[&str]) -> Vec<Value> {
+    let command = [&["template", name, CHART, "--namespace", "sales"], flags].concat();
+    let (fine, out, err) = helm(&command, values);
     assert!(fine, "{values:?}: {err}");
     let documents = out.split("\n---").map(|it| it.trim_start_matches("---"));
     documents
@@ -365,6 +371,37 @@ fn selectors_find_their_pods_and_never_carry_a_version() {
 }
 
 #[test]
+fn two_releases_in_one_namespace_share_no_object_no_pod_and_no_cluster() {
+    let [one, other] =
+        ["one", "other"].map(|it| release(it, &[], &[EVALUATION, "watch.allNamespaces=true"]));
+    let named = |objects: &[Value]| -> BTreeSet<String> {
+        let own = objects.iter().filter(|it| it["kind"] != "CustomResourceDefinition");
+        own.map(|it| format!("{}/{}", text(it, "/kind"), text(it, "/metadata/name"))).collect()
+    };
+    assert!(named(&one).is_disjoint(&named(&other)));
+    let labels = |objects: &[Value]| -> Vec<Value> {
+        let sets = of_kind(objects, "StatefulSet").into_iter();
+        sets.map(|it| it["spec"]["template"]["metadata"]["labels"].clone()).collect()
+    };
+    let others = labels(&other);
+    for object in &one {
+        let selectors =
+            ["/spec/selector/matchLabels", "/spec/selector", "/spec/podSelector/matchLabels"];
+        let selector = selectors.iter().find_map(|it| object.pointer(it)?.as_object());
+        if let Some(selector) = selector {
+            let finds = |pod: &Value| selector.iter().all(|(name, value)| pod[name] == *value);
+            assert!(!others.iter().any(finds), "{}: {selector:?}", text(object, "/kind"));
+        }
+    }
+    let cluster = |objects: &[Value], name: &str| {
+        let node = object(objects, "StatefulSet", name);
+        let variables = variables(node.pointer("/spec/template/spec").unwrap());
+        text(&variables["BELLWETHER_CLUSTER"], "/value").to_owned()
+    };
+    assert_ne!(cluster(&one, "one-bellwether"), cluster(&other, "other-bellwether"));
+}
+
+#[test]
 fn bad_values_are_refused_with_a_sentence_that_names_them() {
     for (values, sentence) in [
         (&[][..], "no etcd is named. Set etcd.endpoints"),
@@ -568,11 +605,34 @@ fn the_evaluation_etcd_lets_in_nodes_and_test_only_and_outlives_the_nodes() {
     let objects = rendered(&[EVALUATION]);
     let policy = object(&objects, "NetworkPolicy", "shop-bellwether-evaluation-etcd");
     assert_eq!(of_kind(&objects, "NetworkPolicy").len(), 1, "the nodes' own is an option");
-    let from = policy["spec"]["ingress"][0]["from"].to_string();
-    assert!(from.contains("shop") && from.contains("node") && from.contains("test"), "{from}");
-    let etcd = object(&objects, "StatefulSet", "shop-bellwether-evaluation-etcd");
-    let stays = etcd.pointer("/spec/template/spec/containers/0/lifecycle/preStop/sleep/seconds");
-    assert_eq!(stays, Some(&json!(5)));
+    let label = |it: &str| format!("app.kubernetes.io/{it}");
+    let of = |component: &str| {
+        let labels = [("name", "bellwether"), ("instance", "shop"), ("component", component)];
+        labels.map(|(name, value)| (label(name), json!(value))).into_iter().collect::<Value>()
+    };
+    let may = json!([
+        { "key": label("instance"), "operator": "In", "values": ["shop"] },
+        { "key": label("component"), "operator": "In", "values": ["node", "test"] },
+    ]);
+    let wanted = json!({
+        "podSelector": { "matchLabels": of("evaluation-etcd") },
+        // No egress is listed, and none is allowed.
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{
+            "ports": [{ "protocol": "TCP", "port": "client" }],
+            "from": [{ "podSelector": { "matchExpressions": may } }],
+        }],
+    });
+    assert_eq!(policy["spec"], wanted);
+    // Servers before 1.30 refuse a pod that is to sleep.
+    for (server, stays) in
+        [("1.29.9", Value::Null), ("1.30.0", json!({ "preStop": { "sleep": { "seconds": 5 } } }))]
+    {
+        let objects = release("shop", &["--kube-version", server], &[EVALUATION]);
+        let etcd = object(&objects, "StatefulSet", "shop-bellwether-evaluation-etcd");
+        let lifecycle = &etcd["spec"]["template"]["spec"]["containers"][0]["lifecycle"];
+        assert_eq!(*lifecycle, stays, "{server}");
+    }
     assert!(of_kind(&rendered(&[ETCD]), "NetworkPolicy").is_empty());
 }
 

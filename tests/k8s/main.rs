@@ -27,5 +27,6 @@ mod reads;
 mod rig;
 mod tour;
 mod turned_away;
+mod two_clusters;
 mod webhook;
 mod website;

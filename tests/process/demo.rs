@@ -83,6 +83,56 @@ async fn a_standalone_node_leads_at_once_without_etcd_and_refuses_actions_unless
     assert_eq!(node.status().await.code(), Some(0), "{}", node.err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn buttons_work_under_the_host_names_that_are_named_and_under_no_other() {
+    let node = Process::start([
+        "run",
+        "--standalone",
+        "--listen",
+        "127.0.0.1:0",
+        "--allow-actions",
+        "--action-host",
+        "status.shop.example",
+    ]);
+    let url = page(&node).await;
+    assert_eq!(leader(&url, None).await, "0");
+    for (origin, code) in [("ops.shop.example", " 403 "), ("status.shop.example", " 200 ")] {
+        let headers = format!(
+            "x-bellwether-action: test\r\ncontent-length: 0\r\norigin: https://{origin}\r\n"
+        );
+        let answer = http(&url, "POST /actions/resign", &headers).await;
+        assert!(answer.lines().next().unwrap().contains(code), "{origin}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_ask_no_address_of_a_network_that_is_denied() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let check = format!(
+        "apiVersion: bellwether.dev/v1alpha1\nkind: UptimeCheck\nmetadata: {{name: near}}\n\
+         spec: {{interval: 1s, target: {{tcp: {{host: 127.0.0.1, port: {port}}}}}}}\n"
+    );
+    std::fs::write(folder.path().join("near.yaml"), check).unwrap();
+    let mut command = bellwether(["run", "--standalone", "--listen", "127.0.0.1:0"]);
+    command
+        .env("BELLWETHER_CHECKS", folder.path())
+        .env("BELLWETHER_DENY_NETWORKS", "10.0.0.0/8,127.0.0.0/8");
+    let node = Process::of(command);
+    let url = page(&node).await;
+    let found = eventually("the check has a result", LONG, || async {
+        let status: Value = serde_json::from_str(&http_get(&url, "/status").await).unwrap();
+        let check = &status["checks"]["checks"][0];
+        let found = [&check["state"], &check["message"]].map(|it| it.as_str().map(str::to_owned));
+        check["last_run_unix_ms"].as_u64().map(|_| found.map(Option::unwrap_or_default))
+    })
+    .await;
+    let denied =
+        "checks may not ask 127.0.0.1: its network is denied on this node (--deny-network)";
+    assert_eq!(found, ["unknown", denied]);
+}
+
 /// All metrics of a node with work, not only those of its server.
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_has_nothing_to_say_about_the_metrics_of_a_node_that_runs_checks() {

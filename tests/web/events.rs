@@ -154,6 +154,29 @@ async fn five_thousand_checks_cost_a_viewer_less_than_50_kb_a_second() {
 }
 
 #[tokio::test]
+async fn checks_that_all_change_at_once_are_held_back_for_a_while_and_come_then() {
+    let mut picture = with_checks(5000);
+    let served = Served::new(Script::new(picture.clone())).await;
+    let mut reader = Reader::of(&served).await;
+    reader.next().await;
+    let mut changed = async |step: usize| {
+        picture["at_unix_ms"] = json!(step);
+        for check in picture["checks"]["checks"].as_array_mut().unwrap() {
+            check["message"] = json!(format!("{step}: this server has no time for anybody"));
+        }
+        *served.script.status.lock().unwrap() = picture.clone();
+        served.script.changed.notify_one();
+        (reader.next_change().await.data, picture.clone())
+    };
+    changed(1).await;
+    assert_eq!(changed(2).await.0, json!({ "at_unix_ms": [2] }), "what costs little comes at once");
+    let (_, last) = changed(3).await;
+    while reader.picture["checks"] != last["checks"] {
+        reader.next().await;
+    }
+}
+
+#[tokio::test]
 async fn the_stream_is_packed_event_by_event_for_a_reader_that_takes_gzip() {
     let config =
         ServerConfig { picture_every: Duration::from_millis(150), ..ServerConfig::default() };
@@ -188,5 +211,52 @@ async fn pages_and_pictures_are_packed_for_those_that_take_gzip() {
         assert_eq!(packed.headers()[header::CONTENT_ENCODING], "gzip", "{path}");
         let packed = packed.bytes().await.unwrap().len();
         assert!(packed * 2 < plain, "{path}: {packed} of {plain}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_was_too_slow_for_the_changes_gets_a_whole_picture_again() {
+    // More than any socket buffer holds, and more changes than are kept for a reader.
+    const CHANGES: usize = 60;
+    let mut picture = json!({ "steps": {} });
+    let served = Served::new(Script::new(picture.clone())).await;
+    let (mut slow, mut prompt) = (Reader::of(&served).await, Reader::of(&served).await);
+    slow.next().await;
+    prompt.next().await;
+    for step in 0..CHANGES {
+        picture["filler"] = json!(format!("{step}{}", "x".repeat(400_000)));
+        picture["steps"][step.to_string()] = json!(step);
+        *served.script.status.lock().unwrap() = picture.clone();
+        served.script.changed.notify_one();
+        prompt.next_change().await;
+    }
+    assert_eq!(prompt.picture["steps"], picture["steps"]);
+    while slow.picture["filler"] != picture["filler"] {
+        slow.next().await;
+    }
+    assert_eq!(slow.picture["steps"], picture["steps"], "no change is missing");
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_later_begins_with_the_picture_of_then() {
+    let config =
+        ServerConfig { picture_every: Duration::from_secs(3600), ..ServerConfig::default() };
+    let served = Served::with(Script::new(json!({ "cluster": "one" })), config).await;
+    let mut first = Reader::of(&served).await;
+    assert_eq!(first.next().await.data["cluster"], "one");
+    *served.script.status.lock().unwrap() = json!({ "cluster": "two" });
+    let mut later = Reader::of(&served).await;
+    assert_eq!(later.next().await.data["cluster"], "two");
+}
+
+#[tokio::test]
+async fn no_proxy_holds_the_stream_back_or_hands_its_packed_form_to_others() {
+    let served = Served::new(Script::new(json!({}))).await;
+    for (accepted, coding) in [("gzip;q=0, br", None), ("GZIP", Some("gzip"))] {
+        let ask = client().get(served.url("/events")).header(header::ACCEPT_ENCODING, accepted);
+        let answer = ask.send().await.unwrap();
+        let value = |name: &str| answer.headers().get(name).map(|it| it.to_str().unwrap());
+        let values = ["content-encoding", "vary", "x-accel-buffering"].map(value);
+        assert_eq!(values, [coding, Some("accept-encoding"), Some("no")], "{accepted}");
     }
 }

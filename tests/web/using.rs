@@ -210,3 +210,45 @@ async fn a_page_below_a_path_follows_its_node_and_its_buttons_work() {
     proxying.abort();
     served.stopped().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_below_a_path_without_a_stream_polls_its_node() {
+    let config = ServerConfig { max_streams: 0, ..ServerConfig::default() };
+    let served = Served::with(Script::new(scene::demo()), config).await;
+    let (proxy, proxying) = below_a_path(served.address).await;
+    let mut page = Page::open(1280, 1200).await;
+    page.go(&format!("http://{proxy}/bw/")).await;
+    page.until(LINK, |state| *state == "poll").await;
+    served.script.status.lock().unwrap()["cluster"] = json!("another");
+    page.until("document.getElementById('cluster').textContent", |text| *text == "another").await;
+    page.close().await;
+    proxying.abort();
+    served.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_each_change_the_page_holds_the_picture_of_its_node() {
+    let named = |name: &str, up: bool| json!({ "name": name, "up": up });
+    let pictures = [
+        json!({ "list": [named("a", true), named("b", true), named("d", true)], "gone": 1, "deep": { "x": [1, 2] } }),
+        // Items that come and go, one that changes, a field that is gone, lists that grow and shrink.
+        json!({ "list": [named("a", false), named("b", true), named("c", true), named("d", false)], "deep": { "x": [1] } }),
+        json!({ "list": [named("c", true), named("d", false)], "deep": { "x": [3, 2, 1] }, "+": [[0, 1, []]] }),
+        json!({ "list": [], "deep": null, "new": { "y": [] } }),
+        json!({ "list": { "no": "list" }, "deep": [named("e", true)], "new": {} }),
+    ];
+    let served = Served::new(Script::new(pictures[0].clone())).await;
+    let mut page = Page::open(1280, 1200).await;
+    page.go(&served.url("/")).await;
+    page.until(LINK, |state| *state == "live").await;
+    for picture in pictures {
+        // Changes refer to the last picture of the stream, not to a polled one.
+        page.eval("receive({})").await;
+        *served.script.status.lock().unwrap() = picture.clone();
+        served.script.changed.notify_one();
+        let held = "(({ server, ...rest }) => rest)(base ?? {})";
+        page.until(held, |held| *held == picture).await;
+    }
+    page.close().await;
+    served.stopped().await;
+}

@@ -118,6 +118,8 @@ fn of_election(election: Election, now_unix_ms: u64) -> Report {
 fn an_election_that_no_leader_has_reported_to_for_long_names_no_leader() {
     let report = of_election(election(), 130_000);
     assert_eq!(report.render_leader(130_000), "leader 1, term 7, reported 30.0s ago\n");
+    let last = |now| of_election(election(), now).leader.is_some();
+    assert_eq!([last(190_000), last(190_001)], [true, false], "three reports are missing");
     let old = of_election(election(), 400_000);
     assert_eq!((&old.leader, &*old.nodes[0].role), (&None, "Unknown"));
     assert_eq!(

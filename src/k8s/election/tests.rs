@@ -1,11 +1,13 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Mutex};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{picture::*, *};
 use crate::{
     engine::NodeId,
     k8s::{
         conditions,
-        crd::{condition, election::ElectionRole},
+        crd::{condition, election::ElectionRole, value::UnixMs},
     },
     node::{
         KV,
@@ -180,6 +182,93 @@ fn of_a_leader_that_lost_its_authority_it_is_said_that_it_is_not_known_who_leads
     for type_ in [condition::READY, condition::STABLE, condition::SHARDS_OWNED] {
         assert_eq!(holds(&told, type_), "Unknown", "{type_}");
     }
+}
+
+/// An API server that holds the `Election` of these tests, whose leader drew that fence at each look; and the writes that
+/// came.
+fn api(fences: Vec<i64>) -> (DebugClient, Arc<Mutex<Vec<String>>>) {
+    let (writes, looks) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Mutex::new(0)));
+    let kept = Arc::clone(&writes);
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (path, is_read) = (request.uri().path().to_owned(), request.method() == "GET");
+        if !is_read {
+            kept.lock().unwrap().push(format!("{} {path}", request.method()));
+        }
+        let mut look = looks.lock().unwrap();
+        let fence = fences.get(*look).or(fences.last()).copied();
+        *look += usize::from(is_read && path.ends_with("/elections/shop"));
+        let body = if path.ends_with("/pods") {
+            let pod =
+                json!({ "metadata": { "name": "web-1", "uid": "u1", "resourceVersion": "3" } });
+            json!({ "metadata": {}, "items": [pod] })
+        } else {
+            json!({
+                "apiVersion": "bellwether.dev/v1alpha1", "kind": "Election", "spec": { "cluster": "shop" },
+                "metadata": { "name": "shop", "namespace": "n", "uid": "e1", "resourceVersion": "5" },
+                "status": { "fence": fence },
+            })
+        };
+        let body = kube::client::Body::from(body.to_string().into_bytes());
+        async { Ok::<_, tower::BoxError>(http::Response::new(body)) }
+    });
+    (DebugClient(Client::new(service, "n")), writes)
+}
+
+/// What is written of that end, by a clock that does not wait.
+async fn reported(ended: Ended, fences: Vec<i64>) -> Vec<String> {
+    let (client, writes) = api(fences);
+    let (ends, election) =
+        (Ends::default(), ElectionRef { namespace: "n".into(), cluster: "shop".into() });
+    ends.tell(ended);
+    tokio::select! {
+        () = ends.clone().report(client, election) => unreachable!("it goes on"),
+        () = ends.settled(Duration::from_secs(3600)) => {}
+    }
+    writes.lock().unwrap().clone()
+}
+
+const STATUS: &str = "PATCH /apis/bellwether.dev/v1alpha1/namespaces/n/elections/shop/status";
+const EVENT: &str = "POST /apis/events.k8s.io/v1/namespaces/n/events";
+const LABEL: &str = "PATCH /api/v1/namespaces/n/pods/web-1";
+
+#[tokio::test(start_paused = true)]
+async fn of_a_hand_over_nothing_is_written_once_the_successor_has_drawn_its_fence() {
+    let ended = Ended { may_be_succeeded: true, ..ended(Manner::Clean) };
+    assert_eq!(reported(ended.clone(), vec![9, 9, 9, 10]).await, Vec::<String>::new());
+    assert_eq!(reported(ended, vec![9]).await, [STATUS, EVENT], "no successor comes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_term_is_reported_at_once_where_no_node_can_succeed() {
+    assert_eq!(reported(ended(Manner::Clean), vec![9, 10]).await, [STATUS, EVENT]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_leader_leaves_label_and_status_to_a_later_one() {
+    let ended = Ended { pod: Some(("web-1".into(), "u1".into())), ..ended(Manner::Lost) };
+    assert_eq!(reported(ended.clone(), vec![10]).await, Vec::<String>::new());
+    assert_eq!(reported(ended, vec![9]).await, [LABEL, STATUS, EVENT], "there is none");
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut before = picture(&status(), &pods(), None, HOUR_MS + 1000);
+    for condition in &mut before.conditions {
+        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+    }
+    let mut after = picture(&status(), &pods(), None, 3 * HOUR_MS);
+    picture::carry_times(&mut after, Some(&before));
+    let kept = [condition::READY, condition::STABLE, condition::SHARDS_OWNED].map(|type_| {
+        let condition = conditions::find(&after.conditions, type_).unwrap();
+        condition.last_transition_time.0 == Timestamp::UNIX_EPOCH
+    });
+    assert_eq!(kept, [true, false, true], "it has become stable, and nothing else has changed");
+}
+
+#[test]
+fn a_picture_says_when_it_was_reported_in_whole_seconds() {
+    let picture = picture(&status(), &pods(), None, HOUR_MS + 1234);
+    assert_eq!(picture.reported_at, Some(UnixMs(HOUR_MS + 1000)));
 }
 
 #[test]

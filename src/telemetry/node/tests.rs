@@ -49,6 +49,17 @@ fn a_leader_whose_authority_has_lapsed_is_not_the_leader_here() {
     assert!(leadership(&status).here);
 }
 
+#[test]
+fn no_leader_is_named_that_does_not_act_or_that_was_heard_of_too_long_ago() {
+    let at = |view_age_ms, suspended| {
+        let mut status = joined();
+        status.store.view_age_ms = view_age_ms;
+        status.leader.as_mut().unwrap().suspended = suspended;
+        leadership(&status).leader.map(|it| it.id)
+    };
+    assert_eq!([at(10_000, false), at(10_001, false), at(0, true)], [Some("1".into()), None, None]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_driver_has_failed_is_not_live_and_one_that_left_is() {
     let store = Fragile::new();

@@ -254,3 +254,14 @@ impl<S: Stream> Stream for Placed<S> {
         self.events.as_mut().poll_next(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_are_held_back_for_as_long_as_their_bytes_cost_and_ten_seconds_at_most() {
+        let spans = [0, 16_000, 320_000, 320_001, usize::MAX].map(held_back_for);
+        assert_eq!(spans.map(|it| it.as_millis()), [0, 500, 10_000, 10_000, 10_000]);
+    }
+}

@@ -175,6 +175,16 @@ async fn a_wrong_label_is_taken_off_and_a_lost_one_is_put_on_again() {
     second.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_leaves_takes_its_label_along() {
+    let cluster = Cluster::new("leaving-label").await;
+    let pod = cluster.pod(0, json!({})).await;
+    let replica = cluster.replica(0, |it| it.pod(pod)).await;
+    cluster.until_labelled("pod-0").await;
+    replica.stop().await;
+    assert_eq!(cluster.labelled().await, Vec::<String>::new());
+}
+
 /// Client that receives no more answers once `from` is cancelled.
 fn cut_off(client: Client, from: &CancellationToken) -> Client {
     let (namespace, from) = (client.default_namespace().to_owned(), from.clone());

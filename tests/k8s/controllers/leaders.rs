@@ -10,11 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use bellwether::{
-    engine::{Role, Term},
+    engine::{LeaseId, Role, Term},
     k8s::{
         cache::Scope,
         controller::{Action, Context, Controller},
-        crd::Election,
+        crd::{Election, value::UnixMs},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::Api,
         operator::Operator,
@@ -23,7 +23,7 @@ use bellwether::{
         ClusterNode, LeaderContext, Stopped,
         work::{LeaderTask, WorkError},
     },
-    store::memory::Fault,
+    store::{Store as _, memory::Fault},
     tasks,
 };
 use tokio::sync::mpsc;
@@ -272,6 +272,52 @@ async fn a_leader_that_loses_its_store_says_that_it_is_not_known_who_leads() {
     cluster.store.faults().clear();
     cluster.store.faults().resume_watches();
     eventually("the leader is named again", SOON, is_named).await;
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_lease_is_gone_does_not_write_over_its_successor() {
+    let cluster = Cluster::new("lease-gone").await;
+    let ledger = Ledger::default();
+    let first = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 1))).await;
+    first.is(Role::Leader).await;
+    let second = cluster.replica(1, |it| it.controller(slow(&cluster, &ledger, 1, 1))).await;
+    let led_by = async |node: i64| {
+        eventually("the leader is named", SOON, async || {
+            let status = election_of(&cluster).await?.0.status?;
+            (status.leader.as_ref()?.node == node).then_some(status)
+        })
+        .await
+    };
+    let before = led_by(0).await;
+    // The lease of the leader is gone, and with it the leader's place in the queue.
+    let lease = &before.nodes.iter().find(|node| node.id == 0).unwrap().incarnation;
+    let lease = LeaseId(i64::from_str_radix(lease, 16).unwrap());
+    cluster.store.revoke(lease, SOON).await.unwrap();
+    second.is(Role::Leader).await;
+    let after = led_by(1).await;
+    assert!(before.fence < after.fence, "{:?} {:?}", before.fence, after.fence);
+    first.stop().await;
+    let (election, ready) = election_of(&cluster).await.unwrap();
+    assert_eq!((election.status.unwrap().leader.unwrap().node, &*ready), (1, "True"));
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_in_which_nothing_changes_is_reported_again() {
+    let cluster = Cluster::new("again-reported").await;
+    let ledger = Ledger::default();
+    let replica = cluster.replica(0, |it| it.controller(slow(&cluster, &ledger, 0, 1))).await;
+    let reported_after = async |former: Option<UnixMs>| {
+        eventually(&format!("it is reported after {former:?}"), SOON, async || {
+            let status = election_of(&cluster).await?.0.status?;
+            (former < status.reported_at && status.leader.is_some()).then_some(status)
+        })
+        .await
+    };
+    let first = reported_after(None).await;
+    let again = reported_after(first.reported_at).await;
+    assert_eq!((again.leader, again.term, again.fence), (first.leader, first.term, first.fence));
     replica.stop().await;
 }
 
