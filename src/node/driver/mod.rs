@@ -379,11 +379,11 @@ impl Driver {
         let mut shards = Shards::AsBefore;
         match &input {
             Input::Listed { received_at, changes, .. } => {
-                shards = self.picture.on_list(self.engine.picture(), *received_at, changes);
+                shards = self.picture.on_list(self.engine.view(), *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Changed { received_at, changes, .. } => {
-                shards = self.picture.apply(self.engine.picture(), *received_at, changes);
+                shards = self.picture.apply(self.engine.view(), *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Progress { .. } => self.picture.fresh_at = clock::boot_now(),
@@ -405,14 +405,16 @@ impl Driver {
             self.fed = stats;
         }
         metrics.view_age.set(self.picture.fresh_at);
-        let view = self.engine.picture();
+        let view = self.engine.view();
         metrics.members.set(view.nodes().len() as i64);
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
-        let suspended = self.picture.has_suspended_leader(view);
+        let record_at = self.engine.record_at();
+        let suspended = view.leader().is_some_and(|it| self.picture.is_suspended(&it, record_at));
         metrics.leader_suspended.set(i64::from(suspended));
         if std::mem::take(&mut self.shards_unmeasured) {
-            for (work, unowned) in self.picture.unowned(view) {
-                metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
+            for (work, _) in view.plans() {
+                let unowned = metrics.shards_unowned.with_label_values(&[work.as_str()]);
+                unowned.set(view.unowned(work) as i64);
             }
         }
     }

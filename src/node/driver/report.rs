@@ -21,10 +21,10 @@ impl Driver {
         let left = |until: BootTime| Some(millis(until.since(now)));
         let config = &self.options.engine;
         let health = env.store.health();
-        let view = self.engine.picture();
+        let view = self.engine.view();
         let last_tick = env.metrics.last_tick.with_label_values(&["leader"]).get();
         let last_tick = last_tick.max(env.metrics.last_tick.with_label_values(&["follower"]).get());
-        let mut leader = self.picture.leader(view);
+        let mut leader = self.picture.leader(view, self.engine.record_at());
         // A leader that is cut off learns of its own suspension from its clock alone.
         if let (Some(leader), Some(own)) = (&mut leader, self.engine.authority())
             && leader.id == metadata.id.to_string()
@@ -60,7 +60,7 @@ impl Driver {
             leader,
             nodes: picture::nodes(view),
             timeline: self.picture.timeline(),
-            work: self.picture.work(view),
+            work: picture::work(view),
             store: StoreStatus {
                 kind: env.store.kind().to_owned(),
                 endpoint: health.endpoint,
