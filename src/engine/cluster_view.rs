@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -67,6 +68,15 @@ pub enum Holder {
     Node(NodeId),
     /// No member record hangs on the lease in the held key's name.
     Unknown,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => id.fmt(f),
+            Self::Unknown => f.write_str("?"),
+        }
+    }
 }
 
 /// One shard, as planned and as held.

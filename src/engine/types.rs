@@ -8,7 +8,7 @@ use std::{
 };
 
 /// One process of a cluster, by the id it was configured with: non-negative, unique among live nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(i64);
 
 /// A node id below zero. `-1` meant "no leader" in the Go package, so no node may carry it.

@@ -352,6 +352,13 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Broken`] if it has failed.
     async fn status(&self) -> Result<status::Status, NodeError>;
 
+    /// What probes ask: read from what the driver has published, so that a probe costs the driver nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`status`](Self::status): a driver that has taken no turn for seconds is unresponsive.
+    async fn vitals(&self) -> Result<status::Vitals, NodeError>;
+
     /// Gives up office once, after the work has ended; another node gets it. Nothing happens if the
     /// node is not in office.
     ///

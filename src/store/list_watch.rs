@@ -43,7 +43,7 @@ use crate::{
     store::{Event, Get, KeyRange, KeyValue, Store, StoreError, WatchItem, WatchRequest},
 };
 
-pub use feed::{Feed, Update};
+pub use feed::Feed;
 pub use state::{Delta, LagCause, StateItem, StateStart, StateWatch};
 
 /// How many keys are read at once; the pages of a list are of one revision. A thousand nodes have four

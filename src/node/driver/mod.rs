@@ -29,6 +29,7 @@ use tokio::{
     time::sleep,
 };
 
+pub(super) use self::report::{Known, Shown};
 use self::{
     calls::Calls,
     picture::{Picture, Shards},
@@ -235,7 +236,7 @@ impl Driver {
             // All are cancel safe: what they do not return now, they return next time.
             Some(answered) = self.calls.next() => self.on_answer(answered),
             update = next_change => match update {
-                Some(update) => self.on_change(update.into()),
+                Some(update) => self.on_change(update),
                 None => panic!("the task that follows the store has ended"),
             },
             Some(ended) = self.beside.join_next() => on_end_beside(&ended),
@@ -249,6 +250,7 @@ impl Driver {
         }
         self.on_time();
         self.settle();
+        self.show();
         if std::mem::take(&mut self.unmeasured) {
             self.measure_picture();
         }
@@ -408,9 +410,8 @@ impl Driver {
         let view = self.engine.view();
         metrics.members.set(view.nodes().len() as i64);
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
-        let record_at = self.engine.record_at();
-        let suspended = view.leader().is_some_and(|it| self.picture.is_suspended(&it, record_at));
-        metrics.leader_suspended.set(i64::from(suspended));
+        let shown = self.core.published.shown.borrow();
+        metrics.leader_suspended.set(i64::from(shown.is_leader_suspended()));
         if std::mem::take(&mut self.shards_unmeasured) {
             for (work, _) in view.plans() {
                 let unowned = metrics.shards_unowned.with_label_values(&[work.as_str()]);
@@ -577,7 +578,7 @@ impl Driver {
             }
             Command::Resign => self.inputs.push_back(Input::Resign),
             Command::Drain(draining) => self.inputs.push_back(Input::Drain(draining)),
-            Command::Status { reply } => drop(reply.send(self.status())),
+            Command::Status { reply } => drop(reply.send(self.known())),
         }
     }
 

@@ -25,6 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::report::LastTick;
 use crate::{
     clock,
     engine::BootTime,
@@ -113,7 +114,7 @@ pub(super) enum WorkEvent {
 
 /// Why leader's work cannot go on in this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UnfitBecause {
+pub(crate) enum UnfitBecause {
     Panics,
     Overrun,
     Silent,
@@ -142,10 +143,11 @@ pub(super) struct TickMetrics {
     skipped: IntCounter,
     overruns: IntCounter,
     last: Gauge,
+    last_tick: LastTick,
 }
 
 impl TickMetrics {
-    pub(super) fn new(metrics: &NodeMetrics, name: &'static str) -> Self {
+    pub(super) fn new(metrics: &NodeMetrics, name: &'static str, last_tick: &LastTick) -> Self {
         // A counter that begins at 1 has not grown.
         for result in ["ok", "error", "panic", "cut", "overrun"] {
             metrics.ticks.with_label_values(&[name, result]);
@@ -159,6 +161,7 @@ impl TickMetrics {
             skipped: metrics.ticks_skipped.with_label_values(&[name]),
             overruns: metrics.tick_overruns.with_label_values(&[name]),
             last: metrics.last_tick.with_label_values(&[name]),
+            last_tick: last_tick.clone(),
         }
     }
 
@@ -173,7 +176,11 @@ impl TickMetrics {
         };
         self.all.ticks.with_label_values(&[self.name, result]).inc();
         match run {
-            Run::Well => self.last.set(clock::unix_ms() as f64 / 1000.0),
+            Run::Well => {
+                let now = clock::unix_ms();
+                self.last.set(now as f64 / 1000.0);
+                self.last_tick.set(now);
+            }
             Run::Panicked(_) => self.all.panics.with_label_values(&[self.name]).inc(),
             Run::Overran | Run::Overdue => self.overruns.inc(),
             Run::Failed(_) | Run::Cut => (),

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     group::{Group, WEDGED_AFTER},
+    report::LastTick,
     ticks::{
         Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, Turn, UnfitBecause, WorkEvent,
     },
@@ -98,6 +99,7 @@ pub(super) struct UserWork {
     node: Arc<dyn Node>,
     runtime: Option<Handle>,
     tick: watch::Sender<Duration>,
+    last_tick: LastTick,
     /// Each returns the message of its runner's panic, if that panicked.
     set: JoinSet<Option<String>>,
     whose: HashMap<Id, Whose>,
@@ -121,6 +123,7 @@ impl UserWork {
             node,
             runtime: None,
             tick: watch::Sender::new(Duration::from_secs(1)),
+            last_tick: LastTick::default(),
             set: JoinSet::new(),
             whose: HashMap::new(),
             events: mpsc::channel(EVENTS),
@@ -151,6 +154,10 @@ impl UserWork {
 
     pub(super) fn tick(&self) -> Duration {
         *self.tick.borrow()
+    }
+
+    pub(super) const fn last_tick(&self) -> &LastTick {
+        &self.last_tick
     }
 
     /// Whether nothing runs any more.
@@ -247,7 +254,7 @@ impl UserWork {
             limits: self.limits,
             pulse: Arc::default(),
             turn: Arc::default(),
-            metrics: TickMetrics::new(&self.env.metrics, "leader"),
+            metrics: TickMetrics::new(&self.env.metrics, "leader", &self.last_tick),
             unfit: Some((self.events.0.clone(), work)),
         }
     }
@@ -310,7 +317,7 @@ impl UserWork {
             limits: self.limits,
             pulse: Arc::default(),
             turn: Arc::default(),
-            metrics: TickMetrics::new(&self.env.metrics, "follower"),
+            metrics: TickMetrics::new(&self.env.metrics, "follower", &self.last_tick),
             unfit: None,
         };
         let turn = Arc::clone(&ticker.turn);

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{AfterBreak, Counters, Item, ListWatch, Options, Stats};
 use crate::{
-    engine::{BootTime, Change, Input, Revision},
+    engine::{Input, Revision},
     store::{Store, StoreError, keys::Keys, protocol::Decoded},
     tasks,
 };
@@ -19,59 +19,10 @@ use crate::{
 /// it does not, the store's own buffers fill.
 const QUEUE: usize = 256;
 
-/// What a view learns, decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Update {
-    /// All keys of the range: replaces the view.
-    Listed {
-        /// Before the list was sent.
-        sent_at: BootTime,
-        /// After it was received.
-        received_at: BootTime,
-        /// R of the list.
-        revision: Revision,
-        /// Id of the store's cluster.
-        cluster: u64,
-        /// All of them.
-        changes: Vec<Change>,
-    },
-    /// All changes of one revision.
-    Changed {
-        /// After they were received (R1).
-        received_at: BootTime,
-        /// Theirs.
-        revision: Revision,
-        /// All of them; none, if only foreign keys changed.
-        changes: Vec<Change>,
-    },
-    /// Everything up to here was delivered.
-    Progress {
-        /// Up to where.
-        revision: Revision,
-    },
-    /// The watch is gone; the resumed one or a list follows.
-    Lost,
-}
-
-impl From<Update> for Input {
-    fn from(update: Update) -> Self {
-        match update {
-            Update::Listed { sent_at, received_at, revision, cluster, changes } => {
-                Self::Listed { sent_at, received_at, revision, cluster, changes }
-            }
-            Update::Changed { received_at, revision, changes } => {
-                Self::Changed { received_at, revision, changes }
-            }
-            Update::Progress { revision } => Self::Progress { revision },
-            Update::Lost => Self::WatchLost,
-        }
-    }
-}
-
 /// One list and one watch over what every node watches (R2). Ends when dropped.
 #[derive(Debug)]
 pub struct Feed {
-    updates: mpsc::Receiver<(u64, Update)>,
+    updates: mpsc::Receiver<(u64, Input)>,
     /// Counts the lists that were asked for: what belongs to an earlier one is not shown any more.
     generation: watch::Sender<u64>,
     expected: Arc<AtomicI64>,
@@ -101,12 +52,13 @@ impl Feed {
         }
     }
 
-    /// The next update; `None` if the feed is over, which it never is by itself.
+    /// What the view learns next: [`Input::Listed`], [`Input::Changed`], [`Input::Progress`] or
+    /// [`Input::WatchLost`]; `None` if the feed is over, which it never is by itself.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn next(&mut self) -> Option<Update> {
+    pub async fn next(&mut self) -> Option<Input> {
         loop {
             let (generation, update) = self.updates.recv().await?;
             if generation == *self.generation.borrow() {
@@ -140,7 +92,7 @@ impl Feed {
 async fn run(
     mut list_watch: ListWatch,
     keys: Keys,
-    updates: mpsc::Sender<(u64, Update)>,
+    updates: mpsc::Sender<(u64, Input)>,
     mut wanted: watch::Receiver<u64>,
 ) {
     let counters = list_watch.counters();
@@ -165,7 +117,7 @@ async fn run(
     }
 }
 
-fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
+fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Input> {
     let count = |decoded: Decoded| {
         counters.foreign.fetch_add(decoded.foreign, Ordering::Relaxed);
         decoded.changes
@@ -174,15 +126,15 @@ fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
         // Why it is listed again, the engine finds out by itself (R8).
         Item::Listed { sent_at, received_at, revision, cluster, kvs, because: _ } => {
             let changes = count(Decoded::of_list(keys, &kvs));
-            Update::Listed { sent_at, received_at, revision, cluster, changes }
+            Input::Listed { sent_at, received_at, revision, cluster, changes }
         }
-        Item::Changed { received_at, revision, events } => Update::Changed {
+        Item::Changed { received_at, revision, events } => Input::Changed {
             received_at,
             revision,
             changes: count(Decoded::of_events(keys, &events)),
         },
-        Item::Progress { revision } => Update::Progress { revision },
-        Item::Lost => Update::Lost,
+        Item::Progress { revision } => Input::Progress { revision },
+        Item::Lost => Input::WatchLost,
         // A view is listed after each break, see [`Feed::start`].
         Item::Resumed { .. } => return None,
     })
