@@ -29,7 +29,7 @@ pub struct ClusterView {
     pub(super) candidates: BTreeMap<LeaseId, Stored<NodeId>>,
     /// The candidates by their create revision: whose turn it is.
     pub(super) queue: BTreeMap<Revision, LeaseId>,
-    /// Not in place, as the nodes: ids that are counted up leave the nodes of a tree half empty.
+    /// Shared, as the nodes are, so that a clone of the view copies no text.
     pub(super) members: BTreeMap<NodeId, Arc<Stored<Member>>>,
     /// The members by the lease that their record hangs on.
     pub(super) by_lease: BTreeMap<LeaseId, NodeId>,
@@ -98,8 +98,7 @@ impl ClusterView {
         view
     }
 
-    /// The store is known to have changed nothing in the view up to `revision` but what was applied. The
-    /// view's revision never goes back.
+    /// Moves the view to `revision`, up to which everything was applied. The view's revision never goes back.
     pub fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
     }
@@ -165,7 +164,7 @@ impl ClusterView {
         self.revision
     }
 
-    /// Which write of the record is shown; `None` if there is no record.
+    /// Revision of the last write of the record; `None` if there is no record.
     pub fn record_revision(&self) -> Option<Revision> {
         self.record.as_ref().map(|stored| stored.modified)
     }
@@ -261,7 +260,7 @@ impl ClusterView {
         stored.value.as_ref().map(|held| (stored.modified, held))
     }
 
-    /// What each live incarnation holds.
+    /// The held keys that live, by incarnation.
     pub fn held(&self) -> impl Iterator<Item = (LeaseId, &Held)> {
         let leases = self.held.keys();
         leases.filter_map(|lease| self.sound_held(*lease).map(|(_, held)| (*lease, held)))

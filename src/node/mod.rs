@@ -352,7 +352,8 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Broken`] if it has failed.
     async fn status(&self) -> Result<status::Status, NodeError>;
 
-    /// What probes ask: read from what the driver has published, so that a probe costs the driver nothing.
+    /// The node's vital signs, for probes. They are read from what the driver has published, so that a probe
+    /// costs the driver nothing.
     ///
     /// # Errors
     ///

@@ -77,7 +77,7 @@ pub struct SelfStatus {
     pub problem: Option<String>,
 }
 
-/// What probes ask of a node.
+/// Vital signs of a node, which probes ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vitals {
     /// Whether the node is registered, with its role and term.
@@ -88,7 +88,7 @@ pub struct Vitals {
     pub authority_left: Option<Duration>,
     /// How long ago the view was last proven fresh.
     pub view_age: Duration,
-    /// Who is in office, if anybody is; when its last beat came is left out.
+    /// The node in office, if there is one, without the time of its last beat.
     pub leader: Option<LeaderStatus>,
 }
 
@@ -123,7 +123,7 @@ pub struct NodeStatus {
     pub start_unix_ms: u64,
     /// Its lease.
     pub incarnation: Option<LeaseId>,
-    /// Which program the node runs.
+    /// Program that the node runs.
     pub kind: Kind,
     /// How many shards it holds, over all work types.
     pub shards: u32,
@@ -133,7 +133,7 @@ pub struct NodeStatus {
     pub queue: Option<u32>,
 }
 
-/// Which program a node runs.
+/// Program that a node runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -220,7 +220,7 @@ pub struct StoreStatus {
 }
 
 impl LeaderStatus {
-    /// The leader of a view. When its last beat came only a watch knows.
+    /// The leader of a view. The time of its last beat is left to those who watch.
     pub fn of(view: &ClusterView, leader: &Leader) -> Self {
         Self {
             id: leader.id,

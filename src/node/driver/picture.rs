@@ -1,5 +1,5 @@
-//! What the status page shows and the engine's view does not keep: when the watch last delivered anything, and
-//! which terms there were. Nothing is decided from it.
+//! History for the status page, which the engine's view does not keep: the time of the last delivery by the
+//! watch, and the terms so far. No rule of the engine reads it.
 
 use std::collections::VecDeque;
 

@@ -23,7 +23,7 @@ use crate::{
     store::Health,
 };
 
-/// What a driver knows and a status shows. Taken on the driver's thread, where it costs hardly more than a
+/// Parts of a status that only the driver knows. Taking them costs the driver's thread hardly more than a
 /// counter for each key of the view; the texts of a status are made on its asker's thread.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -41,7 +41,7 @@ pub(crate) struct Known {
     health: Health,
 }
 
-/// What the driver shows after each of its turns, to those who must not have to ask it.
+/// State that the driver publishes after each of its turns, for readers that must not wait for it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shown {
     /// When that turn ended.
@@ -105,7 +105,7 @@ pub(super) struct LastTick(Arc<AtomicU64>);
 
 impl LastTick {
     pub(super) fn set(&self, unix_ms: u64) {
-        self.0.fetch_max(unix_ms, Ordering::Relaxed);
+        self.0.store(unix_ms, Ordering::Relaxed);
     }
 
     fn get(&self) -> Option<u64> {
@@ -114,7 +114,7 @@ impl LastTick {
 }
 
 impl Driver {
-    /// Shows what this turn has changed. No text is copied but an address or a problem that is new.
+    /// Publishes the state after a turn. No text is copied but an address or a problem that is new.
     pub(super) fn show(&self) {
         let view = self.engine.view();
         let leader = view.leader();
@@ -136,7 +136,7 @@ impl Driver {
         });
     }
 
-    /// What a status is made of, as of now.
+    /// The parts of a status, as of now.
     pub(super) fn known(&self) -> Known {
         self.show();
         Known {

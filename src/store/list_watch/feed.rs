@@ -52,7 +52,7 @@ impl Feed {
         }
     }
 
-    /// What the view learns next: [`Input::Listed`], [`Input::Changed`], [`Input::Progress`] or
+    /// The next input of the view: [`Input::Listed`], [`Input::Changed`], [`Input::Progress`] or
     /// [`Input::WatchLost`]; `None` if the feed is over, which it never is by itself.
     ///
     /// # Cancel safety
