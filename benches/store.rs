@@ -170,8 +170,7 @@ async fn node_calls(bench: &mut Bench, medium: Medium) {
     let keys = Keys::new(CLUSTER).unwrap();
     // The key has the plain client as its only writer, as a node's own keys have the node.
     let own = keys.state("plain", node.id()).unwrap();
-    let lease = node.status().await.unwrap().node.incarnation.unwrap();
-    let lease = i64::from_str_radix(&lease, 16).unwrap();
+    let lease = node.status().await.unwrap().node.incarnation.unwrap().0;
     let range = |range: KeyRange| (range.from, GetOptions::new().with_range(range.to));
     let rounds = bench.rounds(2000, 400);
     Bench::times();

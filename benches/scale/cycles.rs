@@ -87,7 +87,7 @@ async fn losses(nodes: &[ClusterNode], etcd: &Etcd, each: usize) {
         for _ in 0..each {
             let lost = membership.wait_for(|now| now.joined).await.unwrap().sessions_lost;
             let lease = node.status().await.unwrap().node.incarnation.unwrap();
-            client.lease_revoke(i64::from_str_radix(&lease, 16).unwrap()).await.unwrap();
+            client.lease_revoke(lease.0).await.unwrap();
             membership.wait_for(|now| lost < now.sessions_lost).await.unwrap();
         }
         membership.wait_for(|now| now.joined).await.unwrap();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bellwether::{
-    engine::timing,
+    engine::{ClusterView, timing},
     store::{
         Get, OLD_REVISIONS, Store as _, StoreError,
         etcd::{EtcdStore, MemberStatus},
@@ -23,7 +23,6 @@ use super::{
     live::Live,
     output::{self, Format, Layout, Table, span},
     report::ms,
-    snapshot::Snapshot,
 };
 
 mod kubernetes;
@@ -166,7 +165,7 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
         if asks_election {
             let leads =
                 of_nodes.iter().any(|it| it.what == LEADER && it.verdict != Verdict::Failed);
-            let leader = live.snapshot.leader().filter(|_| leads);
+            let leader = live.view.leader().filter(|_| leads);
             findings.push(of_election(&args.read, leader).await?);
         }
         findings.extend(of_nodes);
@@ -298,17 +297,17 @@ const LEADER: &str = "leader";
 /// Watches until the leader's next beat, but not longer than a leader may be silent.
 async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     let patience = timing::wait(timing::SPAN_MAX);
-    let first = live.snapshot.leader();
+    let first = live.view.leader();
     let beat = tokio::time::timeout(patience, async {
-        while live.last_beat_unix_ms.is_none() || live.snapshot.leader().is_none() {
-            if live.snapshot.leader().is_some_and(|it| it.d.is_none()) {
+        while live.last_beat_unix_ms.is_none() || live.view.leader().is_none() {
+            if live.view.leader().is_some_and(|it| it.d.is_none()) {
                 return;
             }
             live.moved().await;
         }
     })
     .await;
-    let leader = match (live.snapshot.leader(), beat) {
+    let leader = match (live.view.leader(), beat) {
         (Some(it), Ok(())) if it.d.is_none() => Finding::new(
             LEADER,
             Verdict::Warning,
@@ -335,13 +334,13 @@ async fn of_nodes(live: &mut Live) -> Vec<Finding> {
                 .try_this("`bellwether status` shows who is there; look at the logs of those nodes")
         }
     };
-    let snapshot = &live.snapshot;
-    let nodes = match snapshot.nodes.len() {
+    let view = &live.view;
+    let nodes = match view.nodes().len() {
         0 => Finding::new("nodes", Verdict::Failed, "none").try_this(
             "start one, and see that it has the same --cluster and --etcd as this command",
         ),
         count => {
-            let go = count - snapshot.members.len().min(count);
+            let go = count - view.members().len().min(count);
             let says = if go == 0 {
                 format!("{count} live")
             } else {
@@ -350,19 +349,19 @@ async fn of_nodes(live: &mut Live) -> Vec<Finding> {
             Finding::new("nodes", Verdict::Ok, says)
         }
     };
-    vec![nodes, leader, of_shards(snapshot)]
+    vec![nodes, leader, of_shards(view)]
 }
 
-fn of_shards(snapshot: &Snapshot) -> Finding {
-    let unowned: usize = snapshot.plans.keys().map(|work| snapshot.unowned(work)).sum();
+fn of_shards(view: &ClusterView) -> Finding {
+    let unowned: usize = view.plans().map(|(work, _)| view.unowned(work)).sum();
     if unowned > 0 {
         let says = format!("{unowned} are held by nobody just now");
         return Finding::new("shards", Verdict::Warning, says).try_this(
             "normal for some seconds after a node came or went; else `bellwether shards`",
         );
     }
-    let retired = snapshot.plans.keys().filter(|work| !snapshot.is_offered(work));
-    let retired: Vec<String> = retired.map(ToString::to_string).collect();
+    let retired = view.plans().filter(|(work, _)| !view.is_offered(work));
+    let retired: Vec<String> = retired.map(|(work, _)| work.to_string()).collect();
     let says = match retired.as_slice() {
         [] => "every shard is held".to_owned(),
         retired => {

@@ -8,7 +8,7 @@ use std::{
 
 use bellwether::{
     clock,
-    engine::BootTime,
+    engine::{BootTime, ClusterView, Holder},
     store::{Store, StoreError},
     tasks::Tasks,
 };
@@ -21,10 +21,9 @@ use super::{
     args::ClusterArgs,
     connect::{self, NodeClient},
     exit::{Exit, Failure},
-    live::{Live, Moved, patience},
+    live::{self, Live, Moved, patience},
     output::{self, Format, Layout, Table},
     report::Report,
-    snapshot::Snapshot,
 };
 
 /// Whom to ask, and how to print the answer.
@@ -109,9 +108,9 @@ impl ReadArgs {
             }
             Source::Store(store) => {
                 let keys = &self.cluster.cluster;
-                let snapshot =
-                    Snapshot::read(&*store, keys, self.cluster.timeout).await.map_err(reading)?;
-                Ok(Report::of_snapshot(keys.cluster(), &snapshot, None, None))
+                let view =
+                    live::read(&*store, keys, self.cluster.timeout).await.map_err(reading)?;
+                Ok(Report::of_view(keys.cluster(), &view, None, None))
             }
         }
     }
@@ -128,7 +127,7 @@ impl ReadArgs {
         let name = keys.cluster().to_owned();
         let mut live = Live::open(store, keys, self.cluster.timeout).await.map_err(reading)?;
         let silence = live.silence_of_the_leader().await.map_err(reading)?;
-        Ok(Report::of_snapshot(&name, &live.snapshot, live.last_beat_unix_ms, silence))
+        Ok(Report::of_view(&name, &live.view, live.last_beat_unix_ms, silence))
     }
 }
 
@@ -176,7 +175,7 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// State that the next redraw shows.
 struct Seen {
-    snapshot: Snapshot,
+    view: ClusterView,
     last_beat_unix_ms: Option<u64>,
     /// Time of the leader's last beat, or when this command began to listen.
     heard_at: BootTime,
@@ -189,7 +188,7 @@ impl Seen {
     fn of(live: &Live, changes: u64) -> Arc<Self> {
         Arc::new(Self {
             heard_at: live.heard_at,
-            snapshot: live.snapshot.clone(),
+            view: live.view.clone(),
             last_beat_unix_ms: live.last_beat_unix_ms,
             problem: live.problem.clone(),
             changes,
@@ -209,14 +208,14 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
     following.spawn("follow", async move {
         let mut changes = 1;
         while !seen.is_closed() {
-            changes += u64::from(live.moved().await != Moved::Beat);
+            changes += u64::from(live.moved().await == Moved::More);
             seen.send_replace(Seen::of(&live, changes));
         }
     });
     let screen = Screen::new(read.output);
     let mut redraw = tokio::time::interval(REDRAW_EVERY);
     redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut shown = (0, false);
+    let mut shown = (0, false, false);
     loop {
         tokio::select! {
             biased;
@@ -229,12 +228,13 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
         }
         let seen = Arc::clone(&now.borrow());
         let silence = clock::boot_now().since(seen.heard_at);
-        let d = seen.snapshot.leader().and_then(|it| it.d);
+        let d = seen.view.leader().and_then(|it| it.d);
         let silence = Some(silence).filter(|silence| d.is_some_and(|d| patience(d) < *silence));
         let beat = seen.last_beat_unix_ms;
-        let report = Report::of_snapshot(&name, &seen.snapshot, beat, silence);
-        let showing = (seen.changes, silence.is_some());
-        screen.show(&report, seen.problem.as_deref(), showing != shown)?;
+        let not_current = seen.problem.clone();
+        let showing = (seen.changes, silence.is_some(), not_current.is_some());
+        let report = Report { not_current, ..Report::of_view(&name, &seen.view, beat, silence) };
+        screen.show(&report, showing != shown)?;
         shown = showing;
     }
 }
@@ -246,16 +246,19 @@ async fn follow(
 ) -> Result<(), Failure> {
     let screen = Screen::new(read.output);
     let mut last = ask().await?;
-    screen.show(&last, None, true)?;
+    screen.show(&last, true)?;
     loop {
         tokio::time::sleep(every).await;
         match ask().await {
             Ok(report) => {
                 let changed = Report { revision: last.revision.clone(), ..report.clone() } != last;
-                screen.show(&report, None, changed)?;
+                screen.show(&report, changed)?;
                 last = report;
             }
-            Err(failure) => screen.show(&last, Some(&failure.what), false)?,
+            Err(failure) => {
+                let is_new = last.not_current.replace(failure.what).is_none();
+                screen.show(&last, is_new)?;
+            }
         }
     }
 }
@@ -271,7 +274,7 @@ impl Screen {
         Self { format, terminal: io::stdout().is_terminal() }
     }
 
-    fn show(&self, report: &Report, problem: Option<&str>, changed: bool) -> Result<(), Failure> {
+    fn show(&self, report: &Report, changed: bool) -> Result<(), Failure> {
         match (self.format, self.terminal) {
             (Format::Json, _) if changed => output::print_json(report, Layout::Line),
             (Format::Table, false) if changed => {
@@ -282,12 +285,7 @@ impl Screen {
                 // Moves the cursor home, then clears the rest of each line, then everything below: no
                 // flicker.
                 let mut text = String::from("\u{1b}[H");
-                let mut lines = report.render(clock::unix_ms());
-                if let Some(problem) = problem {
-                    lines.push_str("\nNOT CURRENT: ");
-                    lines.push_str(&output::printable(problem));
-                }
-                for line in lines.lines() {
+                for line in report.render(clock::unix_ms()).lines() {
                     text.push_str(line);
                     text.push_str("\u{1b}[K\n");
                 }
@@ -389,17 +387,18 @@ pub(crate) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
 }
 
 fn shard_by_shard(report: &Report) -> String {
-    let name = |it: &Option<String>| it.clone().unwrap_or_else(|| "-".into());
+    let name = |it: Option<Holder>| it.map_or_else(|| "-".into(), |it| it.to_string());
     let mut table = Table::new(&["SHARD", "PLANNED", "HELD", "STATE"]);
     for work in &report.work {
         for (number, (planned, held)) in (0_u32..).zip(work.planned_for.iter().zip(&work.held_by)) {
-            let state = match (planned, held) {
+            let planned = planned.map(Holder::Node);
+            let state = match (planned, *held) {
                 _ if work.draining.contains(&number) => "draining",
                 (_, None) => "unowned",
                 (planned, held) if planned == held => "held",
                 _ => "moving",
             };
-            table.row([number.to_string(), name(planned), name(held), state.into()]);
+            table.row([number.to_string(), name(planned), name(*held), state.into()]);
         }
     }
     table.render()

@@ -1,20 +1,19 @@
-//! A [`Snapshot`] that follows the store, by the same [`Feed`] as a node's view: a list, then a watch from
+//! A [`ClusterView`] that follows the store, by the same [`Feed`] as a node's view: a list, then a watch from
 //! the next revision, and a new list whenever the watch breaks or does not prove itself fresh.
 
 use std::{sync::Arc, time::Duration};
 
 use bellwether::{
     clock,
-    engine::{BootTime, Change, Revision, timing},
+    engine::{BootTime, Change, ClusterView, Input, Revision, timing},
     store::{
-        Store, StoreError,
+        Get, Store, StoreError,
         keys::Keys,
-        list_watch::{Feed, Options, Update},
+        list_watch::{Feed, Options},
+        protocol::Decoded,
     },
 };
 use tokio::sync::watch;
-
-use super::snapshot::Snapshot;
 
 /// A leader that acts beats at least this often. Only a longer silence makes the watch prove itself.
 const BEATS_EVERY: Duration = Duration::from_secs(1);
@@ -38,6 +37,20 @@ pub(crate) fn patience(d: Duration) -> Duration {
     timing::wait(d) + GRACE
 }
 
+/// Reads a cluster with one linearizable read.
+///
+/// # Errors
+///
+/// What the store says.
+pub(crate) async fn read(
+    store: &dyn Store,
+    keys: &Keys,
+    timeout: Duration,
+) -> Result<ClusterView, StoreError> {
+    let answer = store.get(Get::range(keys.watched()), timeout).await?;
+    Ok(ClusterView::of(answer.revision, Decoded::of_list(keys, &answer.kvs).changes))
+}
+
 /// See the module's docs.
 pub(crate) struct Live {
     store: Arc<dyn Store>,
@@ -46,7 +59,7 @@ pub(crate) struct Live {
     feed: Feed,
     /// Why the feed failed last, as it happens.
     failure: watch::Receiver<Option<StoreError>>,
-    pub(crate) snapshot: Snapshot,
+    pub(crate) view: ClusterView,
     /// When a write of the record was last received, in Unix time.
     pub(crate) last_beat_unix_ms: Option<u64>,
     /// When that was, or else since when it is listened for.
@@ -67,23 +80,13 @@ impl Live {
         timeout: Duration,
     ) -> Result<Self, StoreError> {
         // By itself: the feed would try again, whatever the reason.
-        let snapshot = Snapshot::read(&*store, &keys, timeout).await?;
+        let view = read(&*store, &keys, timeout).await?;
         let options = Options { timeout, ..Options::view(BEATS_EVERY) };
         let feed = Feed::start(Arc::clone(&store), keys.clone(), options);
         let failure = feed.failure();
         let heard_at = clock::boot_now();
         let (last_beat_unix_ms, problem) = (None, None);
-        Ok(Self {
-            store,
-            keys,
-            timeout,
-            feed,
-            failure,
-            snapshot,
-            last_beat_unix_ms,
-            heard_at,
-            problem,
-        })
+        Ok(Self { store, keys, timeout, feed, failure, view, last_beat_unix_ms, heard_at, problem })
     }
 
     /// Listens until the leader beats, or for as long as its silence may last: `None` if it acts, as far
@@ -98,7 +101,7 @@ impl Live {
         let began = clock::boot_now();
         let first = self.written();
         loop {
-            let Some(d) = self.snapshot.leader().and_then(|it| it.d) else { return Ok(None) };
+            let Some(d) = self.view.leader().and_then(|it| it.d) else { return Ok(None) };
             if self.last_beat_unix_ms.is_some() {
                 return Ok(None);
             }
@@ -111,14 +114,14 @@ impl Live {
         }
         // A watch may lag; the record itself has the last word.
         let listened = clock::boot_now().since(began);
-        self.snapshot = Snapshot::read(&*self.store, &self.keys, self.timeout).await?;
-        let silent = self.written() == first && self.snapshot.leader().is_some();
+        self.view = read(&*self.store, &self.keys, self.timeout).await?;
+        let silent = self.written() == first && self.view.leader().is_some();
         Ok(silent.then_some(listened))
     }
 
     /// Which write of the record is seen.
     fn written(&self) -> Option<Revision> {
-        self.snapshot.record.as_ref().map(|it| it.modified)
+        self.view.record_revision()
     }
 
     fn heard(&mut self) {
@@ -139,30 +142,30 @@ impl Live {
             Ok(()) = self.failure.changed() => return self.cut(),
         };
         match update {
-            Some(Update::Listed { revision, changes, .. }) => {
+            Some(Input::Listed { revision, changes, .. }) => {
                 let before = self.written();
-                self.snapshot = Snapshot::of(revision, changes);
+                self.view = ClusterView::of(revision, changes);
                 if self.written() != before {
                     self.heard();
                 }
                 self.problem = None;
                 Moved::More
             }
-            Some(Update::Changed { revision, changes, .. }) => self.take_in(revision, changes),
-            Some(Update::Progress { revision }) => {
-                self.snapshot.revision = revision;
+            Some(Input::Changed { revision, changes, .. }) => self.take_in(revision, changes),
+            Some(Input::Progress { revision }) => {
+                self.view.advance(revision);
                 self.problem = None;
                 Moved::Beat
             }
-            Some(Update::Lost) => self.cut(),
-            // The feed ends with its runtime only.
-            None => std::future::pending().await,
+            Some(Input::WatchLost) => self.cut(),
+            // A feed delivers nothing else, and ends with its runtime only.
+            Some(_) | None => std::future::pending().await,
         }
     }
 
     fn take_in(&mut self, revision: Revision, changes: Vec<Change>) -> Moved {
-        let before = self.snapshot.leader();
-        self.snapshot.revision = revision;
+        let before = self.view.leader();
+        self.view.advance(revision);
         self.problem = None;
         let mut moved = Moved::Beat;
         for change in changes {
@@ -170,9 +173,9 @@ impl Live {
                 Change::Record(_) => self.heard(),
                 _ => moved = Moved::More,
             }
-            self.snapshot.apply(change);
+            self.view.apply(change);
         }
-        if self.snapshot.leader() == before { moved } else { Moved::More }
+        if self.view.leader() == before { moved } else { Moved::More }
     }
 
     fn cut(&mut self) -> Moved {

@@ -15,7 +15,6 @@ mod print;
 mod report;
 mod run;
 mod serve;
-mod snapshot;
 mod state;
 mod steer;
 mod supervise;

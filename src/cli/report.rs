@@ -1,9 +1,9 @@
 //! What `status`, `nodes`, `leader` and `shards` tell, in one shape, whether etcd or a node was asked.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bellwether::{
-    engine::{NodeId, NodeMetadata, Role, Stored, WorkType},
+    engine::{ClusterView, Holder, LeaseId, NodeId, Role, Term},
     k8s::{
         conditions::{self, Holds},
         crd::{
@@ -13,20 +13,14 @@ use bellwether::{
         election::CURRENT_FOR,
         fence::ElectionRef,
     },
-    node::status::{LeaderStatus, NodeStatus, Status, WorkStatus},
+    node::status::{Kind, LeaderStatus, NodeStatus, Status, WorkStatus},
 };
 use serde::Serialize;
 
 use super::{
     live::patience,
     output::{Table, printable, span},
-    snapshot::Snapshot,
 };
-
-/// Of the one in office.
-const LEADER: &str = "Leader";
-/// Of one whose metadata cannot be believed or read.
-const UNKNOWN: &str = "Unknown";
 
 /// A cluster, for printing. Numbers that can exceed 2^53 are strings in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,6 +33,9 @@ pub(crate) struct Report {
     /// The node that is in office and has stopped acting, if one has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_acting: Option<NotActing>,
+    /// Why this may be an old picture, if the source does not answer any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_current: Option<String>,
     /// Why it is not known which node leads, if an `Election` does not say or is not current.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_known: Option<String>,
@@ -145,39 +142,32 @@ pub(crate) fn not_known(status: &ElectionStatus, now_unix_ms: u64) -> Option<Str
 impl Report {
     /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched, and `silence` only to who
     /// has listened in vain, see [`Live::silence_of_the_leader`](super::live::Live::silence_of_the_leader).
-    pub(crate) fn of_snapshot(
+    pub(crate) fn of_view(
         cluster: &str,
-        snapshot: &Snapshot,
+        view: &ClusterView,
         last_beat_unix_ms: Option<u64>,
         silence: Option<Duration>,
     ) -> Self {
-        let leader = snapshot.leader();
-        let address = |id| {
-            let metadata = snapshot.nodes.get(&id).and_then(|it| it.value.as_ref());
-            metadata.map(|it| it.address.clone())
-        };
-        let asked = snapshot.resign.as_ref().and_then(|it| it.value);
+        let leader = view.leader();
+        let mut nodes = NodeStatus::all(view);
+        for node in &mut nodes {
+            if view.address_of(node.id).is_none() {
+                "(unreadable)".clone_into(&mut node.address);
+            }
+        }
         Self {
             cluster: cluster.to_owned(),
-            revision: snapshot.revision.to_string(),
+            revision: view.revision().to_string(),
             not_acting: None,
+            not_current: None,
             not_known: None,
-            leader: leader.map(|it| LeaderStatus {
-                id: it.id.to_string(),
-                address: address(it.id),
-                term: it.term.to_string(),
-                last_beat_unix_ms,
-                suspended: it.suspended,
-            }),
+            leader: leader
+                .map(|it| LeaderStatus { last_beat_unix_ms, ..LeaderStatus::of(view, &it) }),
             failover_d_ms: leader.and_then(|it| it.d).map(ms),
-            tick_ms: snapshot
-                .tick
-                .as_ref()
-                .and_then(|it| it.value)
-                .map(|it| it.as_secs_f64() * 1_000.0),
-            resigning: leader.is_some_and(|it| Some(it.term) == asked),
-            nodes: nodes(snapshot),
-            work: work(snapshot),
+            tick_ms: view.tick().map(|it| it.as_secs_f64() * 1_000.0),
+            resigning: leader.is_some_and(|it| Some(it.term) == view.resign_request()),
+            nodes,
+            work: WorkStatus::all(view),
             election: None,
             work_counts: Vec::new(),
         }
@@ -190,7 +180,7 @@ impl Report {
         let Some(mut node) = self.leader.take_if(is_suspended) else { return self };
         node.suspended = true;
         for it in self.nodes.iter_mut().filter(|it| it.id == node.id) {
-            UNKNOWN.clone_into(&mut it.role);
+            it.role = Role::Unknown;
         }
         self.not_acting = Some(NotActing { node, silent_ms });
         self
@@ -198,10 +188,11 @@ impl Report {
 
     /// As a node's `/status` shows it.
     pub(crate) fn of_status(status: Status) -> Self {
-        let leads = |id: &str| status.leader.as_ref().is_some_and(|it| it.id == id);
+        // A node of an earlier version shows what the nodes say of themselves.
+        let leads = |id| status.leader.as_ref().is_some_and(|it| it.id == id);
         let mut nodes = status.nodes;
-        for node in nodes.iter_mut().filter(|it| it.role == LEADER && !leads(&it.id)) {
-            UNKNOWN.clone_into(&mut node.role);
+        for node in nodes.iter_mut().filter(|it| it.role == Role::Leader && !leads(it.id)) {
+            node.role = Role::Unknown;
         }
         let heard = status.leader.as_ref().and_then(|it| it.last_beat_unix_ms);
         let silent_ms = heard.map(|at| status.at_unix_ms.saturating_sub(at));
@@ -209,8 +200,9 @@ impl Report {
         let silent_ms = silent_ms.filter(|silent| ms(patience) < *silent);
         Self {
             cluster: status.cluster,
-            revision: status.store.revision,
+            revision: status.store.revision.to_string(),
             not_acting: None,
+            not_current: None,
             not_known: None,
             leader: status.leader,
             failover_d_ms: Some(status.node.failover_d_ms),
@@ -233,7 +225,7 @@ impl Report {
         let mut nodes: Vec<NodeStatus> = status.nodes.into_iter().map(pictured).collect();
         if not_known.is_some() {
             for node in &mut nodes {
-                UNKNOWN.clone_into(&mut node.role);
+                node.role = Role::Unknown;
             }
         }
         Self {
@@ -241,10 +233,11 @@ impl Report {
             // The store's is not told.
             revision: "0".into(),
             not_acting: None,
+            not_current: None,
             leader: status.leader.filter(|_| not_known.is_none()).map(|it| LeaderStatus {
-                id: it.node.to_string(),
+                id: node_id(it.node),
                 address: Some(it.address).filter(|it| !it.is_empty()),
-                term: status.term.unwrap_or_default().to_string(),
+                term: Term(status.term.unwrap_or_default()),
                 last_beat_unix_ms: None,
                 suspended: false,
             }),
@@ -280,6 +273,9 @@ impl Report {
         if !self.work.is_empty() || !self.work_counts.is_empty() {
             parts.push("\n".into());
             parts.push(self.render_work());
+        }
+        if let Some(why) = &self.not_current {
+            parts.push(format!("\nNOT CURRENT: {}\n", printable(why)));
         }
         parts.concat()
     }
@@ -317,10 +313,10 @@ impl Report {
             Table::new(&["NODE", "ADDRESS", "ROLE", "KIND", "AGE", "QUEUE", "SHARDS", "NOTE"]);
         for node in &self.nodes {
             table.row([
-                node.id.clone(),
+                node.id.to_string(),
                 node.address.clone(),
-                node.role.clone(),
-                node.kind.clone(),
+                node.role.to_string(),
+                node.kind.to_string(),
                 match node.start_unix_ms {
                     0 => "-".into(),
                     start => span(now_unix_ms.saturating_sub(start)),
@@ -337,9 +333,9 @@ impl Report {
     pub(crate) fn render_work(&self) -> String {
         let mut table = Table::new(&["WORK", "SHARDS", "HELD", "DRAINING", "UNOWNED", "PER NODE"]);
         for work in &self.work {
-            let held: Vec<&String> = work.held_by.iter().flatten().collect();
+            let held: Vec<&Holder> = work.held_by.iter().flatten().collect();
             let per_node = self.nodes.iter().filter_map(|node| {
-                let count = held.iter().filter(|it| ***it == node.id).count();
+                let count = held.iter().filter(|it| ***it == Holder::Node(node.id)).count();
                 (count > 0).then(|| format!("{}:{count}", node.id))
             });
             table.row([
@@ -374,20 +370,25 @@ impl Picture {
 
 fn pictured(node: ElectionNode) -> NodeStatus {
     NodeStatus {
-        id: node.id.to_string(),
+        id: node_id(node.id),
         address: node.address,
         role: match node.role {
-            ElectionRole::Leader => LEADER.into(),
-            ElectionRole::Follower => Role::Follower.to_string(),
-            ElectionRole::Unknown => UNKNOWN.into(),
+            ElectionRole::Leader => Role::Leader,
+            ElectionRole::Follower => Role::Follower,
+            ElectionRole::Unknown => Role::Unknown,
         },
         start_unix_ms: 0,
-        incarnation: Some(node.incarnation).filter(|it| !it.is_empty()),
-        kind: "-".into(),
+        incarnation: i64::from_str_radix(&node.incarnation, 16).ok().map(LeaseId),
+        kind: Kind::Unknown,
         shards: count(node.shards_owned),
         draining: false,
         queue: None,
     }
+}
+
+/// The schema of an `Election` allows no negative ids.
+fn node_id(id: i64) -> NodeId {
+    NodeId::new(id).unwrap_or_default()
 }
 
 fn counted(work: WorkShards) -> WorkCounts {
@@ -410,50 +411,5 @@ pub(crate) fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn nodes(snapshot: &Snapshot) -> Vec<NodeStatus> {
-    let queue = snapshot.queue();
-    let leader = snapshot.leader();
-    let of = |(id, stored): (&NodeId, &Stored<NodeMetadata>)| {
-        let metadata = stored.value.as_ref();
-        let member = snapshot.members.get(id);
-        let place = queue.iter().position(|(lease, _)| Some(*lease) == stored.lease);
-        let wants_out = member.and_then(|it| it.value.as_ref()).is_some_and(|it| it.draining);
-        NodeStatus {
-            id: id.to_string(),
-            address: metadata.map_or_else(|| "(unreadable)".into(), |it| it.address.clone()),
-            // The metadata says the role it last wrote, the record who is in office: who says "leader"
-            // and is not in office has died, or has not written its new role yet.
-            role: match metadata {
-                _ if leader.is_some_and(|it| it.id == *id) => LEADER.into(),
-                Some(it) if it.role != Role::Leader => it.role.to_string(),
-                _ => UNKNOWN.into(),
-            },
-            start_unix_ms: metadata
-                .and_then(|it| it.start.duration_since(UNIX_EPOCH).ok())
-                .map_or(0, ms),
-            incarnation: stored.lease.map(|it| it.to_string()),
-            kind: if member.is_some() { "bellwether".into() } else { "go".into() },
-            shards: stored.lease.map_or(0, |it| snapshot.shards_held(it)) as u32,
-            draining: wants_out || snapshot.drains.contains_key(id),
-            queue: place.map(|it| it as u32 + 1),
-        }
-    };
-    snapshot.nodes.iter().map(of).collect()
-}
-
-fn work(snapshot: &Snapshot) -> Vec<WorkStatus> {
-    let of = |work: &WorkType| {
-        let shards = snapshot.shards(work);
-        WorkStatus {
-            work: work.to_string(),
-            held_by: shards.iter().map(|it| it.held.map(|id| id.to_string())).collect(),
-            planned_for: shards.iter().map(|it| it.planned.map(|id| id.to_string())).collect(),
-            draining: shards.iter().filter(|it| it.draining).map(|it| it.number).collect(),
-            unowned: snapshot.unowned(work) as u32,
-        }
-    };
-    snapshot.plans.keys().map(of).collect()
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

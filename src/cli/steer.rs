@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bellwether::{
     clock,
-    engine::{DrainRequest, LeaseId, NodeId, Revision},
+    engine::{DrainRequest, Leader, LeaseId, NodeId, Revision},
     store::{Compare, CompareOp, KeyRange, Op, Store, Target, Txn, TxnAnswer, values},
 };
 use clap::Args;
@@ -18,7 +18,6 @@ use super::{
     live::Live,
     output::{self, Format, Layout, span},
     report::ms,
-    snapshot::{Leader, Snapshot},
 };
 
 /// Of the lease that a request to resign hangs on: it must not outlive its reason.
@@ -108,7 +107,7 @@ pub(crate) async fn resign(args: ResignArgs) -> Result<(), Failure> {
     let store = connect::store(cluster)?;
     let mut live = open(&store, cluster).await?;
     let leader = live
-        .snapshot
+        .view
         .leader()
         .ok_or_else(|| Failure::new(Exit::NotThere, "no node leads now: there is nobody to ask"))?;
     if leader.d.is_none() {
@@ -119,7 +118,7 @@ pub(crate) async fn resign(args: ResignArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Refused, what)
             .try_this("stop its process; the next in the queue then takes office"));
     }
-    let request = Request::write(&*store, cluster, &live.snapshot, leader).await?;
+    let request = Request::write(&*store, cluster, leader).await?;
     let since = clock::boot_now();
     let successor = tokio::time::timeout(args.wait, succeeds(&mut live, leader)).await;
     request.withdraw(&*store, cluster.timeout).await;
@@ -157,7 +156,7 @@ pub(crate) async fn resign(args: ResignArgs) -> Result<(), Failure> {
 /// Waits for a leader of a later term.
 async fn succeeds(live: &mut Live, leader: Leader) -> Leader {
     loop {
-        if let Some(next) = live.snapshot.leader().filter(|it| leader.term < it.term) {
+        if let Some(next) = live.view.leader().filter(|it| leader.term < it.term) {
             return next;
         }
         live.moved().await;
@@ -173,13 +172,9 @@ impl Request {
     async fn write(
         store: &dyn Store,
         cluster: &ClusterArgs,
-        snapshot: &Snapshot,
         leader: Leader,
     ) -> Result<Self, Failure> {
         let keys = &cluster.cluster;
-        let queue = snapshot.queue();
-        let office = queue.iter().find(|(_, key)| key.created.0 == leader.term.0);
-        let office = office.expect("a leader has a candidate key").0;
         let lease = LeaseId(rand::random_range(1..=i64::MAX));
         store
             .grant(lease, REQUEST_TTL, cluster.timeout)
@@ -188,7 +183,7 @@ impl Request {
         let request = Self { lease };
         let txn = Txn {
             // For this term or not at all.
-            compares: vec![compare(keys.candidate(office), Revision(leader.term.0))],
+            compares: vec![compare(keys.candidate(leader.lease), Revision(leader.term.0))],
             then: vec![Op::Put {
                 key: keys.resign_request(),
                 value: values::encode_term(leader.term),
@@ -221,14 +216,14 @@ impl Request {
 pub(crate) async fn drain(args: DrainArgs) -> Result<(), Failure> {
     let store = connect::store(&args.cluster)?;
     let mut live = open(&store, &args.cluster).await?;
-    let present = live.snapshot.nodes.contains_key(&args.id);
+    let present = live.view.nodes().contains_key(&args.id);
     if !present && !args.absent {
         return Err(Failure::new(Exit::NotThere, format!("node {} is not live", args.id))
             .try_this(
                 "`bellwether nodes` lists those that are; --absent drains an id before it comes",
             ));
     }
-    if present && !live.snapshot.members.contains_key(&args.id) {
+    if present && !live.view.members().contains_key(&args.id) {
         let what = format!("node {} is of the Go package: it cannot be drained", args.id);
         return Err(Failure::new(Exit::Refused, what).try_this("stop its process instead"));
     }
@@ -245,9 +240,9 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<(), Failure> {
     }
     let empty = tokio::time::timeout(args.wait, holds_nothing(&mut live, args.id)).await;
     if empty.is_err() {
-        let lease = live.snapshot.nodes.get(&args.id).and_then(|it| it.lease);
-        let held = lease.map_or(0, |it| live.snapshot.shards_held(it));
-        let leads = live.snapshot.leader().is_some_and(|it| it.id == args.id);
+        let lease = live.view.nodes().get(&args.id).and_then(|it| it.lease);
+        let held = lease.map_or(0, |it| live.view.shards_held(it));
+        let leads = live.view.leader().is_some_and(|it| it.id == args.id);
         let what = format!(
             "node {} still holds {held} shards{} after {}; the request stays",
             args.id,
@@ -263,9 +258,9 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<(), Failure> {
 
 async fn holds_nothing(live: &mut Live, id: NodeId) {
     loop {
-        let lease = live.snapshot.nodes.get(&id).and_then(|it| it.lease);
-        let leads = live.snapshot.leader().is_some_and(|it| it.id == id);
-        if !leads && lease.is_none_or(|it| live.snapshot.shards_held(it) == 0) {
+        let lease = live.view.nodes().get(&id).and_then(|it| it.lease);
+        let leads = live.view.leader().is_some_and(|it| it.id == id);
+        if !leads && lease.is_none_or(|it| live.view.shards_held(it) == 0) {
             return;
         }
         live.moved().await;

@@ -10,6 +10,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
+    cluster_view::ClusterView,
     types::{BootTime, CallId, LeaseId, NodeId, NodeMetadata, Revision, Term, WorkType},
     view::{Change, Held, Member, PlanTable, Record},
 };
@@ -333,6 +334,13 @@ pub struct Answer {
     pub changes: Vec<Change>,
     /// TTL that was granted or renewed; zero = the lease is gone. Only for GRANT and keepalive.
     pub ttl: Duration,
+}
+
+impl Answer {
+    /// The cluster as far as the answer shows it: the keys that were read, no others.
+    pub(super) fn view(&self) -> ClusterView {
+        ClusterView::of(self.revision, self.changes.iter().cloned())
+    }
 }
 
 /// Everything that can happen to an engine.

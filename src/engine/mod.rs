@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod call;
+pub mod cluster_view;
 pub mod machine;
 pub mod mutant;
 pub mod own_calls;
@@ -19,6 +20,7 @@ pub use call::{
     Answer, Call, Dead, Effect, HolderClause, Input, Join, JoinTick, Office, Outcome, Refusal,
     SessionEnd, ShardEnd, Standing, Take, WorkEnd,
 };
+pub use cluster_view::{ClusterView, Holder, Leader, Shard};
 pub use machine::{Authority, Config, Engine, ShardAuthority};
 pub use own_calls::{Next, OwnCall, OwnCalls, OwnEffect, OwnWrite, Turn};
 pub use timing::{Failover, InvalidFailover};

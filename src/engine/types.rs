@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Configured id of one process of a cluster: non-negative, unique among live nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(i64);
 
 /// Error for a node id below zero. `-1` meant "no leader" in the Go package, so no node may carry it.

@@ -34,9 +34,10 @@ use super::{
 };
 use crate::{
     clock,
+    engine::Term,
     node::{
         LeaderContext, Node, StateError,
-        status::{NodeStatus, Reign, Status},
+        status::{NodeStatus, Reign, ReignEnd, Status},
         work::{LeaderTask, WorkError},
     },
 };
@@ -209,7 +210,7 @@ impl Herald<'_> {
         let mut new = picture(status, pods, before, clock::unix_ms());
         new.term = Some(self.ctx.term().0);
         let own = self.ctx.node().id();
-        let is_rival = |it: &NodeStatus| it.queue.is_some() && it.id != own.to_string();
+        let is_rival = |it: &NodeStatus| it.queue.is_some() && it.id != own;
         self.seen = Some(Seen {
             picture: new.clone(),
             pod: pods.of(own).map(|(name, uid)| (name.to_owned(), uid.to_owned())),
@@ -256,15 +257,17 @@ impl Herald<'_> {
     /// Sends the event of a take-over.
     async fn announce(&self, election: &Election, status: &Status, new: &ElectionStatus) {
         let who = new.leader.as_ref().map_or("nobody", |leader| leader.name.as_str());
-        let why = former_end(&status.timeline, &self.ctx.term().to_string());
+        let why = former_end(&status.timeline, self.ctx.term());
         let note = format!("{who} took office for term {}: {why}", self.ctx.term());
         let said = ("LeaderElected", "TakeOffice");
         self.events.say(election, &(), EventType::Normal, said, note).await;
-        if let Some(lost) = former(&status.timeline, &self.ctx.term().to_string())
-            .filter(|reign| ["silent", "replaced"].contains(&reign.end.as_str()))
-        {
-            let note =
-                format!("node {} of term {} was lost: it was {}", lost.id, lost.term, lost.end);
+        let lost = former(&status.timeline, self.ctx.term()).and_then(|reign| match reign.end {
+            ReignEnd::Silent => Some((reign, "silent")),
+            ReignEnd::Replaced => Some((reign, "replaced")),
+            ReignEnd::Ended | ReignEnd::Running => None,
+        });
+        if let Some((lost, end)) = lost {
+            let note = format!("node {} of term {} was lost: it was {end}", lost.id, lost.term);
             let said = ("LeaderLost", "TakeOffice");
             self.events.say(election, &(), EventType::Warning, said, note).await;
         }
@@ -280,19 +283,19 @@ impl Herald<'_> {
     }
 }
 
-fn former<'a>(timeline: &'a [Reign], term: &str) -> Option<&'a Reign> {
+fn former(timeline: &[Reign], term: Term) -> Option<&Reign> {
     timeline.iter().rev().find(|reign| reign.term != term)
 }
 
 /// How the previous term ended, in words.
-fn former_end(timeline: &[Reign], term: &str) -> String {
+fn former_end(timeline: &[Reign], term: Term) -> String {
     match former(timeline, term) {
         None => "no earlier term is known".to_owned(),
-        Some(Reign { term, id, end, .. }) => match end.as_str() {
-            "ended" => format!("node {id} had ended term {term} cleanly"),
-            "silent" => format!("node {id} of term {term} was silent for too long"),
-            "replaced" => format!("node {id} of term {term} was replaced"),
-            _ => format!("node {id} had led in term {term}"),
+        Some(Reign { term, id, end, .. }) => match end {
+            ReignEnd::Ended => format!("node {id} had ended term {term} cleanly"),
+            ReignEnd::Silent => format!("node {id} of term {term} was silent for too long"),
+            ReignEnd::Replaced => format!("node {id} of term {term} was replaced"),
+            ReignEnd::Running => format!("node {id} had led in term {term}"),
         },
     }
 }

@@ -23,8 +23,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Claimed, CloseError, KV, Membership, Node, NodeError, StartError, StateError, StateWatch,
-    Stopped, WatchFrom, builder::NodeOptions, claim, driver, env::Env, guarded::Marker,
-    host::DriverHost, own_state::OwnState, pod_lock::PodLock, state, state_watch, status::Status,
+    Stopped, WatchFrom,
+    builder::NodeOptions,
+    claim,
+    driver::{self, Known, Shown},
+    env::Env,
+    guarded::Marker,
+    host::DriverHost,
+    own_state::OwnState,
+    pod_lock::PodLock,
+    state, state_watch,
+    status::{LeaderStatus, Status, Vitals},
 };
 use crate::{
     clock,
@@ -39,6 +48,8 @@ const COMMANDS: usize = 64;
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the driver may take to answer a command that needs no store.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Maximum time between two turns of a driver that is healthy: it takes a turn each second at least.
+const TURNS_WITHIN: Duration = Duration::from_secs(2);
 /// How long `stop` waits beyond its deadline for the driver to report the outcome.
 const STOP_SLACK: Duration = Duration::from_millis(100);
 
@@ -64,7 +75,7 @@ pub(crate) enum Command {
     Close { deadline: BootTime, reply: oneshot::Sender<Stopped> },
     Resign,
     Drain(bool),
-    Status { reply: oneshot::Sender<Status> },
+    Status { reply: oneshot::Sender<Known> },
 }
 
 /// Values that the driver publishes to all readers.
@@ -75,6 +86,7 @@ pub(crate) struct Published {
     pub(crate) metadata: watch::Sender<NodeMetadata>,
     /// Number of times that the store was found replaced (R8: another store in its place).
     pub(crate) replacements: watch::Sender<u64>,
+    pub(crate) shown: watch::Sender<Shown>,
 }
 
 /// State of one node that its handles and its driver share.
@@ -119,6 +131,7 @@ impl Core {
                 session: watch::Sender::new(None),
                 metadata: watch::Sender::new(metadata),
                 replacements: watch::Sender::new(0),
+                shown: watch::Sender::default(),
             },
             own: OwnState::default(),
             id,
@@ -148,13 +161,15 @@ impl Core {
         if self.closed.load(Ordering::Acquire) { Err(StateError::Closed) } else { Ok(()) }
     }
 
-    async fn send(&self, command: Command) -> Result<(), NodeError> {
+    fn is_there(&self) -> Result<(), NodeError> {
         if self.broken.load(Ordering::Acquire) {
             return Err(NodeError::Broken);
         }
-        if self.closed.load(Ordering::Acquire) {
-            return Err(NodeError::Closed);
-        }
+        if self.closed.load(Ordering::Acquire) { Err(NodeError::Closed) } else { Ok(()) }
+    }
+
+    async fn send(&self, command: Command) -> Result<(), NodeError> {
+        self.is_there()?;
         match timeout(ANSWER_WITHIN, self.commands.send(command)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.over().await),
@@ -350,10 +365,36 @@ impl Node for Core {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Status { reply }).await?;
         match timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(status)) => Ok(status),
+            Ok(Ok(known)) => Ok(known.tell(self)),
             Ok(Err(_)) => Err(self.over().await),
             Err(_) => Err(NodeError::Unresponsive(ANSWER_WITHIN)),
         }
+    }
+
+    async fn vitals(&self) -> Result<Vitals, NodeError> {
+        self.is_there()?;
+        let mut shown = self.published.shown.subscribe();
+        if TURNS_WITHIN < clock::boot_now().since(shown.borrow().turned_at) {
+            // A machine that slept wakes its driver in a moment.
+            let turned = timeout(ANSWER_WITHIN, shown.changed()).await;
+            turned.map_err(|_| NodeError::Unresponsive(ANSWER_WITHIN))?.expect("it lives in here");
+            self.is_there()?;
+        }
+        let now = clock::boot_now();
+        let shown = shown.borrow();
+        Ok(Vitals {
+            membership: *self.published.membership.borrow(),
+            problem: shown.problem(),
+            authority_left: shown.authority_left(now),
+            view_age: shown.view_age(now),
+            leader: shown.leader(now).map(|(leader, address)| LeaderStatus {
+                id: leader.id,
+                address: address.map(ToOwned::to_owned),
+                term: leader.term,
+                last_beat_unix_ms: None,
+                suspended: leader.suspended,
+            }),
+        })
     }
 
     async fn resign(&self) -> Result<(), NodeError> {

@@ -359,6 +359,14 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Broken`] if the driver has failed.
     async fn status(&self) -> Result<status::Status, NodeError>;
 
+    /// Vital signs of the node, for probes. The driver publishes them, so that a probe costs the driver
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`status`](Self::status): a driver that has taken no turn for seconds is unresponsive.
+    async fn vitals(&self) -> Result<status::Vitals, NodeError>;
+
     /// Resigns from office once, after the work has ended; another node takes office. Does nothing if the
     /// node is not in office.
     ///

@@ -9,7 +9,7 @@ use super::{
     Claimed, CloseError, ClusterNodeBuilder, KV, Membership, Node, NodeError, NodeOptions,
     StandaloneNodeBuilder, StartError, StateError, StateWatch, Stopped, WatchFrom,
     core::{Core, Owner},
-    status::Status,
+    status::{Status, Vitals},
 };
 use crate::engine::{NodeId, NodeMetadata, Revision};
 
@@ -143,6 +143,10 @@ macro_rules! node_by_core {
 
             async fn status(&self) -> Result<Status, NodeError> {
                 self.owner.0.status().await
+            }
+
+            async fn vitals(&self) -> Result<Vitals, NodeError> {
+                self.owner.0.vitals().await
             }
 
             async fn resign(&self) -> Result<(), NodeError> {

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{KV, env::Env, error::StateError, guarded, own_state::state_key};
 use crate::{
-    engine::{LeaseId, NodeId, NodeMetadata, Term},
+    engine::{ClusterView, NodeId, NodeMetadata},
     store::{
-        Get, GetAnswer, KeyRange, KeyValue, Op, StoreError, Txn, TxnAnswer,
-        keys::{Key, Keys},
-        values,
+        Get, GetAnswer, KeyRange, KeyValue, Op, StoreError, Txn, TxnAnswer, keys::Key,
+        protocol::Decoded, values,
     },
 };
 
@@ -92,41 +91,20 @@ pub(crate) async fn get_node_metadata(
     Ok(answer.kvs.first().and_then(|kv| values::decode_metadata(&kv.value)))
 }
 
-/// The holder of the record while its candidate key stands as its TAKE found it; else a Go node that
-/// has the oldest candidate key, since Go nodes write no record.
+/// See [`ClusterView::leader`].
 pub(crate) async fn get_leader(env: &Env) -> Result<Option<NodeId>, StateError> {
     let doing = || "find the leader".to_owned();
     let ranges = vec![KeyRange::key(env.keys.record()), env.keys.candidates()];
     let answer = read_together(env, doing, ranges).await?;
-    let record = answer.reads.first().and_then(|kvs| kvs.first());
-    let record = record.and_then(|kv| values::decode_record(&kv.value));
-    let candidates = candidates(&env.keys, answer.reads.get(1).map_or(&[], Vec::as_slice));
-    let Some((oldest, _, id)) = candidates.first() else { return Ok(None) };
-    if let Some(record) = record
-        && !record.ended
-        && let (Some(lease), Some(node)) = (record.lease, record.node)
-        && candidates.iter().any(|(of, created, _)| *of == lease && *created == record.term)
-    {
-        return Ok(Some(node));
+    let shown = |kvs: &[KeyValue]| Decoded::of_list(&env.keys, kvs).changes;
+    let changes = answer.reads.iter().flat_map(|kvs| shown(kvs));
+    let mut view = ClusterView::of(answer.revision, changes);
+    // Without members every leader that writes no record is taken for one of the Go package.
+    if let Some(leader) = view.leader().filter(|leader| leader.d.is_none()) {
+        let member = read(env, doing, Get::key(env.keys.member(leader.id))).await?;
+        for change in shown(&member.kvs) {
+            view.apply(change);
+        }
     }
-    let Some(id) = *id else { return Ok(None) };
-    let get = Get::key(env.keys.member(id));
-    let member = read(env, doing, get).await?;
-    let ours = member.kvs.first().is_some_and(|kv| kv.lease == Some(*oldest));
-    Ok((!ours).then_some(id))
-}
-
-/// Oldest first: the lease of the key's name, c, and the id it holds.
-fn candidates(keys: &Keys, kvs: &[KeyValue]) -> Vec<(LeaseId, Term, Option<NodeId>)> {
-    let mut candidates: Vec<_> = kvs
-        .iter()
-        .filter_map(|kv| match keys.parse(&kv.key) {
-            Some(Key::Candidate(lease)) => {
-                Some((lease, Term(kv.created.0), values::decode_id(&kv.value)))
-            }
-            _ => None,
-        })
-        .collect();
-    candidates.sort_by_key(|(_, created, _)| *created);
-    candidates
+    Ok(view.leader().map(|leader| leader.id))
 }

@@ -44,7 +44,7 @@ use crate::{
     store::{Event, Get, KeyRange, KeyValue, Store, StoreError, WatchItem, WatchRequest},
 };
 
-pub use feed::{Feed, Update};
+pub use feed::Feed;
 pub use state::{Delta, LagCause, StateItem, StateStart, StateWatch};
 
 /// Largest number of keys read at once; the pages of a list are of one revision. A thousand nodes have four

@@ -1,6 +1,7 @@
 //! What the status server tells about one node.
 //!
-//! All that it knows of a node is the trait [`Node`] and the value [`Status`].
+//! All that it knows of a node is the trait [`Node`] and the values [`Status`] and [`Vitals`]. Probes ask for
+//! the vitals only: they cost the node's driver nothing.
 
 use std::{
     fmt,
@@ -17,7 +18,7 @@ use crate::{
     engine::{BootTime, Role, timing},
     node::{
         KNOWN_FOR, Node, NodeError,
-        status::{LeaderStatus, Status},
+        status::{LeaderStatus, Status, Vitals},
     },
 };
 
@@ -89,10 +90,10 @@ impl NodeSource {
     }
 
     /// How long nobody has been in office, as far as this process knows.
-    fn leaderless_for(&self, status: &Status) -> Duration {
+    fn leaderless_for(&self, vitals: &Vitals) -> Duration {
         let now = clock::boot_now();
         let mut since = self.leaderless.lock().unwrap_or_else(PoisonError::into_inner);
-        if status.leader.is_some() {
+        if vitals.leader.is_some() {
             *since = None;
             return Duration::ZERO;
         }
@@ -117,36 +118,35 @@ pub fn picture(status: Result<Status, NodeError>) -> Map<String, Value> {
 }
 
 /// Whether a node does its part, when nobody has been in office for `leaderless`.
-pub fn readiness(status: &Status, leaderless: Duration) -> Probe {
-    let node = &status.node;
-    if !node.joined {
-        let why = node.problem.as_deref().unwrap_or("it is joining");
+pub fn readiness(vitals: &Vitals, leaderless: Duration) -> Probe {
+    if !vitals.membership.joined {
+        let why = vitals.problem.as_deref().unwrap_or("it is joining");
         return Probe::Fail(format!("not joined: {why}"));
     }
-    let age = Duration::from_millis(status.store.view_age_ms);
+    let age = vitals.view_age;
     if age > KNOWN_FOR {
         return Probe::Fail(format!("not synced: the store was last heard {} ago", seconds(age)));
     }
     if leaderless > stuck_after() {
         return Probe::Fail(format!("no leader for {}", seconds(leaderless)));
     }
-    Probe::Pass(format!("joined as {}, synced", node.role))
+    Probe::Pass(format!("joined as {}, synced", vitals.membership.role))
 }
 
 fn seconds(span: Duration) -> String {
     format!("{:.1} s", span.as_secs_f64())
 }
 
-/// Who leads, as a status tells it; nobody while the store was not heard for [`KNOWN_FOR`], or the leader does not act.
-pub fn leadership(status: &Status) -> Leadership {
-    let here = status.node.role == Role::Leader.to_string()
-        && status.node.authority_left_ms.is_some_and(|left| left > 0);
-    let is_known = Duration::from_millis(status.store.view_age_ms) <= KNOWN_FOR;
+/// Who leads, as far as a node knows; nobody while the store was not heard for [`KNOWN_FOR`], or the leader does not act.
+pub fn leadership(vitals: &Vitals) -> Leadership {
+    let here = vitals.membership.role == Role::Leader
+        && vitals.authority_left.is_some_and(|left| !left.is_zero());
+    let is_known = vitals.view_age <= KNOWN_FOR;
     let acts = |it: &&LeaderStatus| is_known && !it.suspended;
-    let leader = status.leader.as_ref().filter(acts).map(|it| Leader {
-        id: it.id.clone(),
+    let leader = vitals.leader.as_ref().filter(acts).map(|it| Leader {
+        id: it.id.to_string(),
         address: it.address.clone(),
-        term: it.term.clone(),
+        term: it.term.to_string(),
     });
     Leadership { here, leader }
 }
@@ -162,7 +162,7 @@ impl StatusSource for NodeSource {
     }
 
     async fn liveness(&self) -> Probe {
-        match self.node.status().await {
+        match self.node.vitals().await {
             Ok(_) => Probe::Pass("the driver steps".into()),
             Err(NodeError::Closed) => Probe::Pass("the node has left".into()),
             // Unresponsive or broken: only a restart helps.
@@ -174,14 +174,14 @@ impl StatusSource for NodeSource {
         if let Some(why) = self.not_ready.iter().find_map(|not_ready| not_ready()) {
             return Probe::Fail(why);
         }
-        match self.node.status().await {
-            Ok(status) => readiness(&status, self.leaderless_for(&status)),
+        match self.node.vitals().await {
+            Ok(vitals) => readiness(&vitals, self.leaderless_for(&vitals)),
             Err(error) => Probe::Fail(error.to_string()),
         }
     }
 
     async fn leadership(&self) -> Leadership {
-        self.node.status().await.as_ref().map(leadership).unwrap_or_default()
+        self.node.vitals().await.as_ref().map(leadership).unwrap_or_default()
     }
 
     fn actions(&self) -> Vec<Action> {

@@ -14,6 +14,7 @@ use bellwether::{
     node::{
         Claimed, FencedError, KV, LeaderContext, NodeError, RoutineLimits, ShardContext,
         StartError, StateError, Stopped, WatchFrom, WorkerOptions, every,
+        status::ReignEnd,
         work::{LeaderTask, WorkError},
     },
 };
@@ -476,16 +477,16 @@ pub async fn status_shows_the_node_and_its_cluster(rig: Rig) {
     let status = eventually("the status", SOON, async || {
         let status = node.status().await.unwrap();
         let whole =
-            status.leader.is_some() && status.nodes.iter().any(|node| node.role == "Leader");
+            status.leader.is_some() && status.nodes.iter().any(|node| node.role == Role::Leader);
         whole.then_some(status)
     })
     .await;
     assert_eq!(status.cluster, rig.cluster);
-    assert_eq!(status.node.id, ID.to_string());
-    assert_eq!(status.node.role, "Leader");
-    assert_eq!(status.leader.as_ref().unwrap().id, ID.to_string());
+    assert_eq!(status.node.id, id());
+    assert_eq!(status.node.role, Role::Leader);
+    assert_eq!(status.leader.as_ref().unwrap().id, id());
     assert_eq!(status.nodes.len(), 1);
-    assert_eq!(status.timeline.last().unwrap().end, "running");
+    assert_eq!(status.timeline.last().unwrap().end, ReignEnd::Running);
     assert!(status.node.authority_left_ms.is_some());
     node.close().await.unwrap();
 }

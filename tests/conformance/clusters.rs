@@ -14,6 +14,7 @@ use bellwether::{
     engine::{Failover, NodeId, Role, ShardId, TickPolicy},
     node::{
         EventType, Node, ShardContext, StartError, StateItem, Stopped, WatchFrom, WorkerOptions,
+        status::ReignEnd,
     },
     store::{KeyRange, Op, values},
 };
@@ -388,7 +389,7 @@ pub async fn a_hundred_handovers_are_a_hundred_terms(rig: Rig) {
     })
     .await;
     assert_eq!(timeline.len(), begun + 100, "{timeline:?}");
-    let ended = timeline.iter().filter(|reign| reign.end == "ended").count();
+    let ended = timeline.iter().filter(|reign| reign.end == ReignEnd::Ended).count();
     assert_eq!(ended, timeline.len() - 1, "all but the last ended cleanly: {timeline:?}");
     close(nodes).await;
 }

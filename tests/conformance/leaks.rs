@@ -32,7 +32,7 @@ async fn lose(node: &ClusterNode, client: &mut Client) {
     let incarnation = async || node.status().await.ok()?.node.incarnation;
     let lease = eventually("an incarnation", SOON, incarnation).await;
     // After an outage the lease may have expired already.
-    let _ = client.lease_revoke(i64::from_str_radix(&lease, 16).unwrap()).await;
+    let _ = client.lease_revoke(lease.0).await;
     membership.wait_for(|now| lost < now.sessions_lost).await.unwrap();
 }
 

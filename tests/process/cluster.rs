@@ -336,6 +336,34 @@ async fn a_live_view_goes_on_after_etcd_was_away() {
     shows(2).await;
 }
 
+/// The member that is asked answers and keeps its watches, but has no quorum behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_view_of_a_member_that_is_cut_off_says_that_it_is_not_current() {
+    let shop = Shop::locked(Etcd::options().members(3).start().await, Vec::new());
+    let table = Process::of(shop.command(&["status", "--watch"]));
+    let json = Process::of(shop.command(&["status", "--watch", "-o", "json"]));
+    let shows = async |is_current: bool| {
+        eventually(&format!("both views are current: {is_current}"), LONG, || async {
+            let (table, json) = (table.out(), json.out());
+            let (_, shown) = table.rsplit_once("cluster shop")?;
+            let last: Value = serde_json::from_str(json.lines().last()?).ok()?;
+            let why = last["not_current"].as_str();
+            let is_stale =
+                shown.contains("NOT CURRENT: ") && why.is_some_and(|why| !why.is_empty());
+            let is_fresh = !shown.contains("NOT CURRENT") && why.is_none();
+            (if is_current { is_fresh } else { is_stale }).then_some(())
+        })
+        .await;
+    };
+    shows(true).await;
+    shop.etcd.freeze(1);
+    shop.etcd.freeze(2);
+    shows(false).await;
+    shop.etcd.thaw(1);
+    shop.etcd.thaw(2);
+    shows(true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_say_why_a_node_is_not_ready_and_pass_once_it_is() {
     let shop = Shop::open().await;

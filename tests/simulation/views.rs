@@ -1,6 +1,9 @@
 //! The view and the tick, on which all nodes must agree once the cluster is quiet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bellwether::{
     engine::{
@@ -17,8 +20,8 @@ use crate::{rules::Rule, world::World};
 struct Seen {
     record: Option<Record>,
     candidates: BTreeMap<LeaseId, Stored<NodeId>>,
-    nodes: BTreeMap<NodeId, Box<Stored<NodeMetadata>>>,
-    members: BTreeMap<NodeId, Box<Stored<Member>>>,
+    nodes: BTreeMap<NodeId, Arc<Stored<NodeMetadata>>>,
+    members: BTreeMap<NodeId, Arc<Stored<Member>>>,
     held: BTreeMap<LeaseId, Held>,
     plans: BTreeMap<WorkType, PlanTable>,
     tick: Option<std::time::Duration>,
@@ -27,16 +30,16 @@ struct Seen {
 
 impl Seen {
     fn by(engine: &Engine) -> Self {
-        let picture = engine.picture();
+        let view = engine.view();
         Self {
-            record: picture.record().cloned(),
-            candidates: picture.queue().map(|(lease, it)| (lease, it.clone())).collect(),
-            nodes: picture.nodes().clone(),
-            members: picture.members().clone(),
-            held: picture.held().map(|(lease, held)| (lease, held.clone())).collect(),
-            plans: picture.plans().map(|(work, table)| (work.clone(), table.clone())).collect(),
-            tick: picture.tick(),
-            drains: picture.drains().clone(),
+            record: view.record().cloned(),
+            candidates: view.queue().map(|(lease, it)| (lease, it.clone())).collect(),
+            nodes: view.nodes().clone(),
+            members: view.members().clone(),
+            held: view.held().map(|(lease, held)| (lease, held.clone())).collect(),
+            plans: view.plans().map(|(work, table)| (work.clone(), table.clone())).collect(),
+            tick: view.tick(),
+            drains: view.drains().clone(),
         }
     }
 
@@ -46,8 +49,8 @@ impl Seen {
             match change {
                 Change::Record(Some(it)) => seen.record = it.value,
                 Change::Candidate(lease, Some(it)) => drop(seen.candidates.insert(lease, it)),
-                Change::Node(id, Some(it)) => drop(seen.nodes.insert(id, Box::new(it))),
-                Change::Member(id, Some(it)) => drop(seen.members.insert(id, Box::new(it))),
+                Change::Node(id, Some(it)) => drop(seen.nodes.insert(id, Arc::new(it))),
+                Change::Member(id, Some(it)) => drop(seen.members.insert(id, Arc::new(it))),
                 Change::Held(lease, Some(it)) if it.lease == Some(lease) => {
                     seen.held.extend(it.value.map(|held| (lease, held)));
                 }

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bellwether::{
-    engine::{NodeId, Revision},
+    engine::{Input, NodeId, Revision},
     store::{
         Op, Store, Txn,
         etcd::{EtcdConfig, EtcdStore},
         keys::Keys,
-        list_watch::{Feed, Options, StateItem, StateStart, StateWatch, Update},
+        list_watch::{Feed, Options, StateItem, StateStart, StateWatch},
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does(
         Options { probe_after: Duration::from_millis(50), stale_after: LONG, ..Options::VIEW };
     let shared: Arc<dyn Store> = store.clone();
     let mut feed = Feed::start(Arc::clone(&shared), keys.clone(), options);
-    assert!(matches!(soon(feed.next()).await, Some(Update::Listed { .. })));
+    assert!(matches!(soon(feed.next()).await, Some(Input::Listed { .. })));
     let range = keys.state_of_all("k").unwrap();
     let (_, replacements) = tokio::sync::watch::channel(0);
     let end = CancellationToken::new();
@@ -57,8 +57,8 @@ async fn views_of_an_etcd_where_nothing_happens_are_kept_and_then_see_what_does(
     loop {
         match soon(feed.next()).await {
             // The feed may see the write of the state as progress, if it requested progress just then.
-            Some(Update::Progress { revision }) => assert_eq!(revision, state),
-            Some(Update::Changed { revision, changes, .. }) => {
+            Some(Input::Progress { revision }) => assert_eq!(revision, state),
+            Some(Input::Changed { revision, changes, .. }) => {
                 assert_eq!((revision, changes.len()), (tick, 1));
                 break;
             }

@@ -2,8 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bellwether::node::status::{
-    LeaderStatus, NodeStatus, Reign, SelfStatus, Status, StoreStatus, WorkStatus,
+use bellwether::{
+    engine::{Holder, LeaseId, NodeId, Revision, Role, Term},
+    node::status::{
+        Kind, LeaderStatus, NodeStatus, Reign, ReignEnd, SelfStatus, Status, StoreStatus,
+        WorkStatus,
+    },
 };
 use serde_json::{Value, json};
 
@@ -16,7 +20,7 @@ pub(crate) fn now_ms() -> u64 {
 /// down and one manifest is invalid: as `bellwether demo` shows after a while.
 pub(crate) fn demo() -> Value {
     let at = now_ms();
-    let own: Vec<Status> = ["0", "1", "2"].iter().map(|id| status_of(id, at)).collect();
+    let own: Vec<Status> = (0..3).map(|id| status_of(id, at)).collect();
     let mut picture = serde_json::to_value(&own[0]).unwrap();
     picture["siblings"] = serde_json::to_value(&own).unwrap();
     picture["checks"] = checks(at);
@@ -26,10 +30,10 @@ pub(crate) fn demo() -> Value {
 /// A follower among four nodes on etcd: one of the others is a node of the Go package, one is draining.
 pub(crate) fn follower() -> Value {
     let at = now_ms();
-    let mut status = status_of("2", at);
+    let mut status = status_of(2, at);
     status.cluster = "shop".to_owned();
-    let mut go = node("3", at - 86_400_000 * 4, 0, Some(2));
-    go.kind = "go".to_owned();
+    let mut go = node(3, at - 86_400_000 * 4, 0, Some(2));
+    go.kind = Kind::Go;
     status.nodes.push(go);
     status.nodes[0].draining = true;
     status.store = StoreStatus {
@@ -37,7 +41,7 @@ pub(crate) fn follower() -> Value {
         endpoint: "https://etcd-0.etcd.shop.svc:2379".to_owned(),
         healthy: true,
         problem: None,
-        revision: "48817".to_owned(),
+        revision: Revision(48_817),
         view_age_ms: 41,
     };
     let mut picture = serde_json::to_value(&status).unwrap();
@@ -48,13 +52,13 @@ pub(crate) fn follower() -> Value {
 /// No node leads, the store does not answer, the node has lost its session.
 pub(crate) fn outage() -> Value {
     let at = now_ms();
-    let mut status = status_of("2", at);
+    let mut status = status_of(2, at);
     status.leader = None;
     let last = status.timeline.last_mut().unwrap();
     last.to_unix_ms = Some(at - 1_400);
-    last.end = "silent".to_owned();
+    last.end = ReignEnd::Silent;
     status.node.joined = false;
-    status.node.role = "Unknown".to_owned();
+    status.node.role = Role::Unknown;
     status.node.lease_left_ms = None;
     status.node.shard_authority_left_ms = None;
     status.node.problem = Some("the lease ran out while the store did not answer".to_owned());
@@ -95,30 +99,31 @@ pub(crate) fn hostile() -> Value {
 /// Fourteen nodes named by hashes, with IPv6 addresses, 1,024 shards and 150 checks.
 pub(crate) fn large() -> Value {
     let at = now_ms();
-    let id = |i: usize| (4_820_113_900_771_236_001_u64 + 997 * i as u64).to_string();
-    let mut status = status_of("0", at);
+    let hashed = |i: i64| id(4_820_113_900_771_236_001 + 997 * i);
+    let mut status = status_of(0, at);
     status.cluster = "uptime-production-eu-central-1".to_owned();
-    status.node.id = id(0);
-    status.leader.as_mut().unwrap().id = id(1);
+    status.node.id = hashed(0);
+    status.leader.as_mut().unwrap().id = hashed(1);
     for reign in &mut status.timeline {
-        reign.id = id(reign.id.parse().unwrap());
+        reign.id = hashed(reign.id.get());
     }
     status.nodes = (0..14)
         .map(|i| NodeStatus {
-            id: id(i),
+            id: hashed(i),
             address: format!("[2001:db8:4f2:a11::{i:x}]:9000"),
-            role: if i == 1 { "Leader" } else { "Follower" }.to_owned(),
+            role: role(i == 1),
             shards: if i == 1 { 0 } else { 79 },
             queue: (i != 1).then_some(i as u32 + 1),
-            kind: "bellwether".to_owned(),
+            kind: Kind::Bellwether,
             start_unix_ms: at - 7_200_000,
             ..NodeStatus::default()
         })
         .collect();
-    let holder = |shard: usize| Some(id([0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13][shard / 79]));
-    let held_by: Vec<Option<String>> = (0..1024).map(holder).collect();
-    status.work[0] =
-        WorkStatus { planned_for: held_by.clone(), held_by, draining: Vec::new(), ..work() };
+    let holder =
+        |shard: usize| Some(hashed([0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13][shard / 79]));
+    let planned_for: Vec<Option<NodeId>> = (0..1024).map(holder).collect();
+    let held_by = planned_for.iter().map(|id| id.map(Holder::Node)).collect();
+    status.work[0] = WorkStatus { planned_for, held_by, draining: Vec::new(), ..work() };
     status.work[0].unowned = 0;
     let mut picture = serde_json::to_value(&status).unwrap();
     let mut report = checks(at);
@@ -127,7 +132,7 @@ pub(crate) fn large() -> Value {
         let mut check = model.clone();
         check["name"] = json!(format!("tenant-{i:03}-customer-facing-frontend"));
         check["target"] = json!(format!("https://tenant-{i:03}.region-eu-central-1.customers.shop.example/very/long/health/path?deep=1"));
-        check["checked_by"] = json!(id(i % 13));
+        check["checked_by"] = json!(hashed(i % 13));
         check
     });
     report["checks"] = rows.collect();
@@ -146,19 +151,27 @@ pub(crate) fn junk() -> Value {
     })
 }
 
-fn status_of(id: &str, at: u64) -> Status {
-    let leads = id == "1";
+fn id(id: i64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn role(leads: bool) -> Role {
+    if leads { Role::Leader } else { Role::Follower }
+}
+
+fn status_of(number: i64, at: u64) -> Status {
+    let leads = number == 1;
     Status {
         cluster: "demo".to_owned(),
         node: SelfStatus {
-            id: id.to_owned(),
-            address: format!("127.0.0.1:{}", 9000 + id.parse::<u16>().unwrap()),
-            role: if leads { "Leader" } else { "Follower" }.to_owned(),
+            id: id(number),
+            address: format!("127.0.0.1:{}", 9000 + number),
+            role: role(leads),
             joined: true,
-            term: leads.then(|| "4711".to_owned()),
-            incarnation: Some(format!("3f2a91c07d5e4b1{id}")),
+            term: leads.then_some(Term(4711)),
+            incarnation: Some(LeaseId(0x3f2a_91c0_7d5e_4b10 + number)),
             authority_left_ms: leads.then_some(842),
-            shard_authority_left_ms: (!leads).then_some(if id == "0" { 2_630 } else { 1_920 }),
+            shard_authority_left_ms: (!leads).then_some(if number == 0 { 2_630 } else { 1_920 }),
             lease_left_ms: Some(if leads { 4_610 } else { 3_870 }),
             lease_ttl_ms: 5_000,
             tick_ms: 50.0,
@@ -169,16 +182,16 @@ fn status_of(id: &str, at: u64) -> Status {
             problem: None,
         },
         leader: Some(LeaderStatus {
-            id: "1".to_owned(),
+            id: id(1),
             address: Some("127.0.0.1:9001".to_owned()),
-            term: "4711".to_owned(),
+            term: Term(4711),
             last_beat_unix_ms: Some(at - 60),
             suspended: false,
         }),
         nodes: vec![
-            node("0", at - 1_284_000, 128, Some(1)),
-            node("1", at - 1_283_000, 0, None),
-            node("2", at - 512_000, 127, Some(3)),
+            node(0, at - 1_284_000, 128, Some(1)),
+            node(1, at - 1_283_000, 0, None),
+            node(2, at - 512_000, 127, Some(3)),
         ],
         timeline: timeline(at),
         work: vec![work()],
@@ -187,21 +200,21 @@ fn status_of(id: &str, at: u64) -> Status {
             endpoint: String::new(),
             healthy: true,
             problem: None,
-            revision: "10482".to_owned(),
+            revision: Revision(10_482),
             view_age_ms: 12,
         },
         at_unix_ms: at,
     }
 }
 
-fn node(id: &str, start: u64, shards: u32, queue: Option<u32>) -> NodeStatus {
+fn node(number: i64, start: u64, shards: u32, queue: Option<u32>) -> NodeStatus {
     NodeStatus {
-        id: id.to_owned(),
-        address: format!("127.0.0.1:{}", 9000 + id.parse::<u16>().unwrap()),
-        role: if id == "1" { "Leader" } else { "Follower" }.to_owned(),
+        id: id(number),
+        address: format!("127.0.0.1:{}", 9000 + number),
+        role: role(number == 1),
         start_unix_ms: start,
-        incarnation: Some(format!("3f2a91c07d5e4b1{id}")),
-        kind: "bellwether".to_owned(),
+        incarnation: Some(LeaseId(0x3f2a_91c0_7d5e_4b10 + number)),
+        kind: Kind::Bellwether,
         shards,
         draining: false,
         queue,
@@ -209,29 +222,30 @@ fn node(id: &str, start: u64, shards: u32, queue: Option<u32>) -> NodeStatus {
 }
 
 fn timeline(at: u64) -> Vec<Reign> {
-    let reign = |term: &str, id: &str, from: u64, to: Option<u64>, end: &str| Reign {
-        term: term.to_owned(),
-        id: id.to_owned(),
+    let reign = |term, node, from: u64, to: Option<u64>, end| Reign {
+        term: Term(term),
+        id: id(node),
         from_unix_ms: at - from,
         to_unix_ms: to.map(|to| at - to),
-        end: end.to_owned(),
+        end,
     };
     vec![
-        reign("12", "0", 1_284_000, Some(1_021_000), "ended"),
-        reign("2217", "1", 1_020_998, Some(771_000), "ended"),
-        reign("3015", "2", 770_996, Some(513_300), "silent"),
-        reign("3408", "0", 512_240, Some(252_003), "ended"),
-        reign("4711", "1", 252_000, None, "running"),
+        reign(12, 0, 1_284_000, Some(1_021_000), ReignEnd::Ended),
+        reign(2217, 1, 1_020_998, Some(771_000), ReignEnd::Ended),
+        reign(3015, 2, 770_996, Some(513_300), ReignEnd::Silent),
+        reign(3408, 0, 512_240, Some(252_003), ReignEnd::Ended),
+        reign(4711, 1, 252_000, None, ReignEnd::Running),
     ]
 }
 
 fn work() -> WorkStatus {
-    let owner = |shard: usize| if shard < 128 { "0" } else { "2" };
-    let mut held_by: Vec<Option<String>> = (0..256).map(|s| Some(owner(s).to_owned())).collect();
-    let mut planned_for = held_by.clone();
+    let owner = |shard: usize| Some(id(if shard < 128 { 0 } else { 2 }));
+    let mut planned_for: Vec<Option<NodeId>> = (0..256).map(owner).collect();
+    let mut held_by: Vec<Option<Holder>> =
+        planned_for.iter().map(|id| id.map(Holder::Node)).collect();
     held_by[131] = None;
-    planned_for[40] = Some("2".to_owned());
-    planned_for[41] = Some("2".to_owned());
+    planned_for[40] = Some(id(2));
+    planned_for[41] = Some(id(2));
     WorkStatus {
         work: "uptime".to_owned(),
         held_by,

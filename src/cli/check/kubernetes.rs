@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bellwether::{
     clock,
+    engine::Leader,
     k8s::{crd::ElectionStatus, fence::ElectionRef},
 };
 
@@ -14,7 +15,6 @@ use crate::cli::{
     exit::{Exit, Failure},
     inspect::ReadArgs,
     report,
-    snapshot::Leader,
 };
 
 /// File in which kubelet puts a pod's credentials.

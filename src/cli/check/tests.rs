@@ -1,5 +1,5 @@
 use bellwether::{
-    engine::{Term, WorkType},
+    engine::{Change, Leader, LeaseId, Term, WorkType},
     k8s::{
         crd::{ElectionStatus, election::ElectionLeader, value::UnixMs},
         fence::ElectionRef,
@@ -7,10 +7,7 @@ use bellwether::{
 };
 
 use super::{kubernetes::compared, *};
-use crate::cli::snapshot::{
-    Leader,
-    tests::{id, with_a_retired_work_type},
-};
+use crate::cli::report::tests::{id, with_a_retired_work_type};
 
 #[test]
 fn versions_with_stale_reads_are_told_from_mended_ones() {
@@ -22,14 +19,14 @@ fn versions_with_stale_reads_are_told_from_mended_ones() {
 
 #[test]
 fn a_work_type_that_nobody_offers_is_named_and_is_no_warning() {
-    let mut snapshot = with_a_retired_work_type();
-    let finding = of_shards(&snapshot);
+    let mut view = with_a_retired_work_type();
+    let finding = of_shards(&view);
     assert_eq!(
         (finding.verdict, &*finding.says),
         (Verdict::Warning, "1 are held by nobody just now")
     );
-    snapshot.plans.remove(&WorkType::new("checks"));
-    let finding = of_shards(&snapshot);
+    view.apply(Change::Plan(WorkType::new("checks"), None));
+    let finding = of_shards(&view);
     let says = "every shard is held, but for old: no node offers it";
     assert_eq!((finding.verdict, &*finding.says), (Verdict::Ok, says));
 }
@@ -37,7 +34,8 @@ fn a_work_type_that_nobody_offers_is_named_and_is_no_warning() {
 #[test]
 fn an_election_that_names_another_leader_than_etcd_fails() {
     let place = ElectionRef { namespace: "n".into(), cluster: "shop".into() };
-    let leader = |id, term| Leader { id, term: Term(term), d: None, suspended: false };
+    let leader =
+        |id, term| Leader { id, lease: LeaseId(1), term: Term(term), d: None, suspended: false };
     let status = ElectionStatus {
         leader: Some(ElectionLeader { node: 1, name: "shop-1".into(), ..Default::default() }),
         term: Some(7),

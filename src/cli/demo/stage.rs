@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
-    node::{ClusterNode, Node, NodeError, NodeMetrics, StartError, status::Status},
+    node::{
+        ClusterNode, Node, NodeError, NodeMetrics, StartError,
+        status::{Status, Vitals},
+    },
     operator::uptime::{self, Uptime, probe::Prober},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     tasks::Tasks,
@@ -219,6 +222,13 @@ impl Stage {
         asked.into_iter().flatten().collect()
     }
 
+    /// Vital signs of all living nodes, for the probes.
+    async fn vitals(&self) -> Vec<Vitals> {
+        let actors = self.actors();
+        let asked = futures::future::join_all(actors.iter().map(|it| it.node.vitals())).await;
+        asked.into_iter().flatten().collect()
+    }
+
     /// Returns the node with this id, or the leader if there is no id.
     fn meant(&self, id: Option<&str>) -> Result<Actor, ActionError> {
         let actors = self.actors();
@@ -265,7 +275,7 @@ impl StatusSource for Stage {
         let Some(teller) = teller else {
             return serde_json::json!({ "cluster": CLUSTER, "problem": "no node lives just now" });
         };
-        let place = self.places.iter().find(|it| it.id.to_string() == teller.node.id);
+        let place = self.places.iter().find(|it| it.id == teller.node.id.get());
         let mut map = picture(Ok(teller));
         if let Some(place) = place {
             work::show(&place.uptime, &mut map);
@@ -284,15 +294,15 @@ impl StatusSource for Stage {
     }
 
     async fn readiness(&self) -> Probe {
-        match self.statuses().await.first() {
-            Some(status) => readiness(status, Duration::ZERO),
+        match self.vitals().await.first() {
+            Some(vitals) => readiness(vitals, Duration::ZERO),
             None => Probe::Fail("no node lives just now".into()),
         }
     }
 
     async fn leadership(&self) -> Leadership {
-        let statuses = self.statuses().await;
-        let all = statuses.iter().map(leadership);
+        let vitals = self.vitals().await;
+        let all = vitals.iter().map(leadership);
         all.reduce(|a, b| if a.here { a } else { b }).unwrap_or_default()
     }
 

@@ -1,11 +1,99 @@
-use bellwether::k8s::crd::{election::ElectionLeader, value::UnixMs};
+use std::time::SystemTime;
+
+use bellwether::{
+    engine::{
+        Assignment, Change, Held, Member, NodeMetadata, PlanTable, Record, Revision, ShardEpoch,
+        ShardId, Stored, TickPolicy, WorkOffer, WorkType,
+    },
+    k8s::crd::{election::ElectionLeader, value::UnixMs},
+};
 
 use super::*;
-use crate::cli::snapshot::tests::two_nodes;
+
+fn stored<T>(revision: i64, lease: i64, value: T) -> Stored<T> {
+    let at = Revision(revision);
+    let lease = (lease != 0).then_some(LeaseId(lease));
+    Stored { created: at, modified: at, lease, value: Some(value), bytes: Vec::new() }
+}
+
+pub(crate) fn id(id: i64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+/// Node 1 on lease 0xa leads in term 10, node 2 on 0xb follows and holds shard 0 of two; shard 1 is
+/// planned for it, and nobody holds it.
+pub(crate) fn two_nodes() -> ClusterView {
+    let mut view = ClusterView::of(Revision(99), []);
+    for (number, lease, role) in [(1, 0xa, Role::Leader), (2, 0xb, Role::Follower)] {
+        let metadata = NodeMetadata {
+            id: id(number),
+            address: format!("host-{number}:80"),
+            // Zero would be a start that is not known.
+            start: SystemTime::UNIX_EPOCH + Duration::from_millis(500),
+            role,
+        };
+        let member = Member {
+            lease: LeaseId(lease),
+            d: Duration::from_secs(1),
+            f: Duration::from_secs(3),
+            tick: Duration::from_millis(50),
+            policy: TickPolicy::Strict,
+            pod_uid: None,
+            work: vec![WorkOffer {
+                work: WorkType::new("checks"),
+                shards: 2,
+                weight: 1,
+                capacity: None,
+                as_leader: false,
+            }],
+            draining: false,
+            campaigns: true,
+        };
+        let created = number * 10;
+        view.apply(Change::Candidate(LeaseId(lease), Some(stored(created, lease, id(number)))));
+        view.apply(Change::Node(id(number), Some(stored(created, lease, metadata))));
+        view.apply(Change::Member(id(number), Some(stored(created, lease, member))));
+    }
+    let shards = [((WorkType::new("checks"), ShardId(0)), ShardEpoch(30))].into();
+    let held = Held { nonce: 1, shards };
+    view.apply(Change::Held(LeaseId(0xb), Some(stored(31, 0xb, held))));
+    let assignment =
+        Assignment { owner: Some(LeaseId(0xb)), epoch: ShardEpoch(30), draining: false };
+    let plan = PlanTable { shards: vec![assignment; 2] };
+    view.apply(Change::Plan(WorkType::new("checks"), Some(stored(30, 0, plan))));
+    set_record(&mut view, record());
+    view
+}
+
+/// Record of node 1 in office.
+fn record() -> Record {
+    Record {
+        term: Term(10),
+        lease: Some(LeaseId(0xa)),
+        node: Some(id(1)),
+        n: 1,
+        d: Duration::from_secs(1),
+        ended: false,
+        suspended: false,
+    }
+}
+
+fn set_record(view: &mut ClusterView, record: Record) {
+    view.apply(Change::Record(Some(stored(40, 0, record))));
+}
+
+/// As [`two_nodes`], with a plan of two shards for the work type `old`, which no node offers.
+pub(crate) fn with_a_retired_work_type() -> ClusterView {
+    let mut view = two_nodes();
+    let gone = Assignment { owner: Some(LeaseId(0xd)), ..Assignment::default() };
+    let plan = PlanTable { shards: vec![gone; 2] };
+    view.apply(Change::Plan(WorkType::new("old"), Some(stored(5, 0, plan))));
+    view
+}
 
 #[test]
 fn a_report_reads_well_and_names_every_node() {
-    let report = Report::of_snapshot("shop", &two_nodes(), Some(1_000), None);
+    let report = Report::of_view("shop", &two_nodes(), Some(1_000), None);
     assert_eq!(
         report.render(3_500),
         "\
@@ -24,25 +112,23 @@ checks   2        1      0          1         2:1
 
 #[test]
 fn who_calls_itself_leader_and_is_not_in_office_is_not_shown_as_leader() {
-    let mut snapshot = two_nodes();
-    let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
-    record.unwrap().ended = true;
-    let report = Report::of_snapshot("shop", &snapshot, None, None);
-    let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
-    assert_eq!(roles, ["Unknown", "Follower"]);
+    let mut view = two_nodes();
+    set_record(&mut view, Record { ended: true, ..record() });
+    let report = Report::of_view("shop", &view, None, None);
+    let roles: Vec<Role> = report.nodes.iter().map(|it| it.role).collect();
+    assert_eq!(roles, [Role::Unknown, Role::Follower]);
     let status = Status {
-        nodes: Report::of_snapshot("shop", &two_nodes(), None, None).nodes,
+        nodes: Report::of_view("shop", &two_nodes(), None, None).nodes,
         ..Status::default()
     };
-    assert_eq!(Report::of_status(status).nodes[0].role, "Unknown");
+    assert_eq!(Report::of_status(status).nodes[0].role, Role::Unknown);
 }
 
 #[test]
 fn a_suspended_leader_is_not_named_as_leader() {
-    let mut snapshot = two_nodes();
-    let record = snapshot.record.as_mut().and_then(|it| it.value.as_mut());
-    record.unwrap().suspended = true;
-    let report = Report::of_snapshot("shop", &snapshot, None, None);
+    let mut view = two_nodes();
+    set_record(&mut view, Record { suspended: true, ..record() });
+    let report = Report::of_view("shop", &view, None, None);
     assert_eq!(report.leader, None);
     assert_eq!(
         report.render_leader(0),
@@ -59,17 +145,17 @@ fn a_suspended_leader_is_not_named_as_leader() {
 #[test]
 fn a_leader_that_is_silent_is_not_named_as_leader() {
     let silence = Some(Duration::from_millis(1_400));
-    let report = Report::of_snapshot("shop", &two_nodes(), None, silence);
+    let report = Report::of_view("shop", &two_nodes(), None, silence);
     assert_eq!(report.leader, None);
     assert_eq!(
         report.render_leader(0),
         "leader: nobody acts, node 1 at host-1:80 is in office for term 10 and suspended: silent for \
          1.4s\n"
     );
-    let roles: Vec<&str> = report.nodes.iter().map(|it| it.role.as_str()).collect();
-    assert_eq!(roles, ["Unknown", "Follower"]);
+    let roles: Vec<Role> = report.nodes.iter().map(|it| it.role).collect();
+    assert_eq!(roles, [Role::Unknown, Role::Follower]);
     // No node is in office, so no leader can be silent.
-    let nobody = Report::of_snapshot("shop", &Snapshot::default(), None, silence);
+    let nobody = Report::of_view("shop", &ClusterView::default(), None, silence);
     assert_eq!(nobody.not_acting, None);
 }
 
@@ -78,9 +164,11 @@ fn a_node_that_has_not_heard_its_leader_for_too_long_names_none() {
     let status = |at_unix_ms| {
         let mut status = Status { at_unix_ms, ..Status::default() };
         status.node.failover_d_ms = 1_000;
-        let id = "1".to_owned();
-        status.leader =
-            Some(LeaderStatus { id, last_beat_unix_ms: Some(5_000), ..LeaderStatus::default() });
+        status.leader = Some(LeaderStatus {
+            id: id(1),
+            last_beat_unix_ms: Some(5_000),
+            ..LeaderStatus::default()
+        });
         Report::of_status(status)
     };
     let heard = status(6_000);
@@ -121,7 +209,7 @@ fn an_election_that_no_leader_has_reported_to_for_long_names_no_leader() {
     let last = |now| of_election(election(), now).leader.is_some();
     assert_eq!([last(190_000), last(190_001)], [true, false], "three reports are missing");
     let old = of_election(election(), 400_000);
-    assert_eq!((&old.leader, &*old.nodes[0].role), (&None, "Unknown"));
+    assert_eq!((&old.leader, old.nodes[0].role), (&None, Role::Unknown));
     assert_eq!(
         old.render_leader(400_000),
         "leader: not known, shop-1 led in term 7 as reported 5m00s ago, and no leader has reported since\n"
@@ -146,7 +234,28 @@ fn an_election_whose_leader_lost_its_authority_says_that_it_is_not_known() {
 }
 
 #[test]
+fn a_picture_that_is_not_current_says_why() {
+    let not_current = Some("etcd did not answer get in 1s".to_owned());
+    let report = Report { not_current, ..Report::of_view("shop", &two_nodes(), None, None) };
+    let shown = report.render(0);
+    assert!(shown.ends_with("\nNOT CURRENT: etcd did not answer get in 1s\n"), "{shown}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["not_current"], "etcd did not answer get in 1s");
+}
+
+#[test]
+fn a_node_whose_metadata_is_malformed_is_shown_as_unreadable() {
+    let mut view = two_nodes();
+    let (created, modified) = (Revision(20), Revision(20));
+    let (lease, bytes) = (Some(LeaseId(0xb)), Vec::new());
+    let malformed = Stored { created, modified, lease, value: None, bytes };
+    view.apply(Change::Node(id(2), Some(malformed)));
+    let nodes = Report::of_view("shop", &view, None, None).nodes;
+    assert_eq!((nodes[1].role, &*nodes[1].address), (Role::Unknown, "(unreadable)"));
+}
+
+#[test]
 fn an_empty_cluster_says_so() {
-    let report = Report::of_snapshot("shop", &Snapshot::default(), None, None);
+    let report = Report::of_view("shop", &ClusterView::default(), None, None);
     assert_eq!(report.render(0), "cluster shop   revision 0\nleader: nobody\n\nno nodes\n");
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Asked, Engine, Found};
+use super::{Asked, Engine};
 use crate::engine::{
     call::{Answer, Call, Outcome},
     types::{BootTime, LeaseId, Revision},
@@ -134,14 +134,14 @@ impl Engine {
     }
 
     fn on_end_read(&mut self, lease: LeaseId, answer: &Answer) {
-        let found = Found(answer);
-        let record = found.record().and_then(|stored| {
+        let found = answer.view();
+        let record = found.record.as_ref().and_then(|stored| {
             let record = stored.value.clone()?;
             let open = record.lease == Some(lease) && !record.ended;
             open.then_some((stored.modified, Record { ended: true, ..record }))
         });
         // A held key on another lease counts as malformed: the leader waits for it and deletes it.
-        let held = found.held(lease).filter(|stored| stored.lease == Some(lease));
+        let held = found.held.get(&lease).filter(|stored| stored.lease == Some(lease));
         let held = held.map(|stored| stored.modified);
         if record.is_none() && held.is_none() {
             if let Some(ending) = self.session.ending.front_mut() {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Asked, Engine, Found,
+    Asked, Engine,
     ending::Ending,
     session::{Granted, Incarnation, Phase},
 };
@@ -104,9 +104,9 @@ impl Engine {
 
     /// Finds the holder of the own id in a read of `node(id)` and `member(id)`.
     fn holder(&self, answer: &Answer) -> Holder {
-        let found = Found(answer);
-        let node = found.node(self.config.id);
-        let member = found.member(self.config.id);
+        let found = answer.view();
+        let node = found.nodes.get(&self.config.id);
+        let member = found.members.get(&self.config.id);
         let on = [node.map(|node| node.lease), member.map(|member| member.lease)];
         let granted = self.session.granted.as_ref().map(|granted| granted.lease);
         if granted.is_some() && member.is_some_and(|member| member.lease == granted) {
@@ -146,11 +146,11 @@ impl Engine {
                 Err(refusal) => self.refuse(refusal),
             },
             Holder::Ourselves => {
-                let found = Found(answer);
+                let found = answer.view();
                 let lease = self.session.granted.as_ref().map(|granted| granted.lease);
-                if let (Some(lease), Some(member)) = (lease, found.member(self.config.id)) {
-                    let own = found.tick_keys().find(|(id, _)| *id == self.config.id);
-                    let tick = own.and_then(|(_, stored)| stored.value).unwrap_or(self.config.tick);
+                if let (Some(lease), Some(member)) = (lease, found.members.get(&self.config.id)) {
+                    let own = found.tick_keys.get(&self.config.id);
+                    let tick = own.and_then(|stored| stored.value).unwrap_or(self.config.tick);
                     let joined = member.created;
                     let found = member.value.clone();
                     self.enter(lease, joined, tick);
@@ -190,19 +190,19 @@ impl Engine {
     /// nodes. A node with a tick key on a lease counts as live, even if its node key is gone: it may go on
     /// without that key, as a Go node does.
     fn judge_tick(&mut self, answer: &Answer) -> Result<JoinPlan, Refusal> {
-        let found = Found(answer);
+        let found = answer.view();
         let own = self.config.tick;
         let others: Vec<Duration> = found
-            .tick_keys()
-            .filter(|(id, stored)| *id != self.config.id && stored.lease.is_some())
+            .tick_keys
+            .iter()
+            .filter(|(id, stored)| **id != self.config.id && stored.lease.is_some())
             .filter_map(|(_, stored)| stored.value)
             .collect();
         let company = self.session.company.take();
         let disagreement = |cluster| Refusal::TickDisagreement { cluster, own };
         let adopts = self.config.tick_policy == TickPolicy::Adopt;
-        let stored = found.tick();
-        let modified = stored.map_or(Revision(0), |stored| stored.modified);
-        let Some(cluster) = stored.and_then(|stored| stored.value) else {
+        let modified = found.tick.as_ref().map_or(Revision(0), |stored| stored.modified);
+        let Some(cluster) = found.tick() else {
             // Without a readable tick of the cluster, the live nodes' tick keys decide.
             let cluster_tick = JoinTick::Create { read: answer.revision, modified };
             return match others.iter().find(|other| **other != own) {
@@ -330,15 +330,15 @@ impl Engine {
     }
 
     fn on_join_refused(&mut self, lease: LeaseId, tick: Duration, answer: &Answer) {
-        let found = Found(answer);
+        let found = answer.view();
         let holder = self.holder(answer);
-        if let (Holder::Ourselves, Some(member)) = (&holder, found.member(self.config.id)) {
+        if let (Holder::Ourselves, Some(member)) = (&holder, found.members.get(&self.config.id)) {
             let (joined, found) = (member.created, member.value.clone());
             self.enter(lease, joined, tick);
             self.own.found_member(found);
             return;
         }
-        if found.held(lease).is_some() {
+        if found.held.contains_key(&lease) {
             // A second JOIN after another client deleted the keys of the first: this lease cannot join any
             // more.
             self.session.granted = None;
@@ -356,7 +356,7 @@ impl Engine {
 
     /// Notes whether the node keys that a JOIN to replace the cluster's tick found belong to live nodes.
     fn note_company(&mut self, answer: &Answer) {
-        let lives = Found(answer).nodes().any(|(_, stored)| stored.lease.is_some());
+        let lives = answer.view().nodes.values().any(|stored| stored.lease.is_some());
         self.session.company =
             Some(if lives { Company::Alive } else { Company::Strays(answer.revision) });
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Asked, Engine, Found};
+use super::{Asked, Engine};
 use crate::engine::{
     call::{Answer, Call, Effect, Outcome},
     types::{BootTime, LeaseId},
@@ -120,8 +120,8 @@ impl Engine {
         let Some(lease) = self.session.lease() else {
             return;
         };
-        let found = Found(answer);
-        let adopted = found.held(lease).is_some_and(|stored| self.holding.adopt(stored));
+        let found = answer.view();
+        let adopted = found.held.get(&lease).is_some_and(|stored| self.holding.adopt(stored));
         if let Some(resign) = &self.candidacy.resign {
             let stands = found
                 .candidate(lease)

@@ -15,7 +15,6 @@ mod join;
 mod leaving;
 mod office;
 mod own_keys;
-mod picture;
 mod plans;
 mod session;
 mod shards;
@@ -24,14 +23,14 @@ mod watched;
 
 use std::{collections::BTreeMap, mem, time::Duration};
 
-pub use self::picture::Picture;
 use self::{
     asked::Asked, draws::Draws, election::Candidacy, headers::Headers, health::Health,
-    office::Reign, own_keys::OwnKeys, picture::Found, plans::Planning, session::Session,
-    shards::Holding, unclaimed::Unclaimed, watched::Watched,
+    office::Reign, own_keys::OwnKeys, plans::Planning, session::Session, shards::Holding,
+    unclaimed::Unclaimed, watched::Watched,
 };
 use super::{
     call::{Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
+    cluster_view::ClusterView,
     mutant::Mutant,
     timing::{self, Failover},
     types::{BootTime, CallId, LeaseId, NodeId, Revision, Role, ShardEpoch, ShardId, WorkType},
@@ -218,9 +217,7 @@ impl Engine {
                 self.watched.apply(received_at, revision, changes);
                 self.on_view();
             }
-            Input::Progress { revision } => {
-                self.watched.revision = self.watched.revision.max(revision);
-            }
+            Input::Progress { revision } => self.watched.advance(revision),
             Input::Answered { id, sent_at, received_at, outcome } => {
                 self.on_answered(id, sent_at, received_at, outcome);
             }
@@ -310,9 +307,14 @@ impl Engine {
         self.session.lease()
     }
 
-    /// Decoded view for the status page: the cluster as the last list and the watch show it.
-    pub fn picture(&self) -> Picture<'_> {
-        Picture { watched: &self.watched }
+    /// The cluster as the last list and the watch show it.
+    pub fn view(&self) -> &ClusterView {
+        &self.watched
+    }
+
+    /// Time at which the record as it is in the view, or its absence, was first received (R3).
+    pub fn record_at(&self) -> BootTime {
+        self.watched.record_at
     }
 
     /// Registers a rule that is not due before `at`.

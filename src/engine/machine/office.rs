@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Asked, Engine, Found, Work, election::Resigning};
+use super::{Asked, Engine, Work, election::Resigning};
 use crate::engine::{
     call::{Call, Effect, Office, Outcome, SessionEnd, Standing, WorkEnd},
     mutant::Mutant,
@@ -384,7 +384,7 @@ impl Engine {
                 let there = self
                     .session
                     .lease()
-                    .is_some_and(|lease| Found(answer).candidate(lease).is_some());
+                    .is_some_and(|lease| answer.view().candidate(lease).is_some());
                 self.candidacy.view_from = self.candidacy.view_from.max(revision);
                 self.candidacy.resign = None;
                 if self.config.breaks(Mutant::DropAfterResigning) {

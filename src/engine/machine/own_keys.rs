@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Asked, Engine, Found, Planning};
+use super::{Asked, Engine, Planning};
 use crate::engine::{
     call::{Call, Effect, Join, Outcome},
     types::{BootTime, LeaseId, NodeId, NodeMetadata, Revision, Role},
@@ -195,18 +195,22 @@ impl Engine {
         match asked {
             Asked::WriteNode => {
                 let found = match outcome {
-                    Outcome::Refused(answer) => {
-                        Some(Found(answer).node(id).map_or(Revision(0), |stored| stored.modified))
-                    }
+                    Outcome::Refused(answer) => Some(
+                        answer.view().nodes.get(&id).map_or(Revision(0), |stored| stored.modified),
+                    ),
                     _ => None,
                 };
                 self.own.node.settle(outcome, found, again_at);
             }
             Asked::WriteMember => {
                 let found = match outcome {
-                    Outcome::Refused(answer) => {
-                        Some(Found(answer).member(id).map_or(Revision(0), |stored| stored.modified))
-                    }
+                    Outcome::Refused(answer) => Some(
+                        answer
+                            .view()
+                            .members
+                            .get(&id)
+                            .map_or(Revision(0), |stored| stored.modified),
+                    ),
                     _ => None,
                 };
                 self.own.member.settle(outcome, found, again_at);
@@ -214,9 +218,8 @@ impl Engine {
             Asked::WriteTickKey => {
                 let found = match outcome {
                     Outcome::Refused(answer) => {
-                        let found = Found(answer);
-                        let own = found.tick_keys().find(|(of, _)| *of == id);
-                        Some(own.map_or(Revision(0), |(_, stored)| stored.modified))
+                        let found = answer.view();
+                        Some(found.tick_keys.get(&id).map_or(Revision(0), |stored| stored.modified))
                     }
                     _ => None,
                 };

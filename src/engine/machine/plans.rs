@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Engine, Found, unclaimed::Trust, watched::SeenPlan, watched::is_sound};
+use super::{Asked, Engine, unclaimed::Trust};
 use crate::engine::{
     call::{Call, Office, Outcome, WorkEnd},
+    cluster_view::is_sound,
     mutant::Mutant,
     planner::{self, Worker},
     timing::{CLAIM_WITHIN, PLAN_EVERY, SPAN_MAX},
@@ -87,7 +88,7 @@ impl Engine {
         }
         let planned = |work: &WorkType, counts: &BTreeSet<u32>| {
             let plan = self.watched.plans.get(work)?;
-            let table = plan.stored.value.as_ref()?;
+            let table = plan.value.as_ref()?;
             let count = u32::try_from(table.shards.len()).ok()?;
             counts.contains(&count).then_some(count)
         };
@@ -124,9 +125,8 @@ impl Engine {
             self.send_plan(work, call);
             return;
         };
-        let modified = plan.stored.modified;
-        let sized =
-            plan.stored.value.as_ref().filter(|table| table.shards.len() == shards as usize);
+        let modified = plan.modified;
+        let sized = plan.value.as_ref().filter(|table| table.shards.len() == shards as usize);
         let Some(table) = sized.cloned() else {
             // Malformed, or with another number of shards: all shards lose their owner, and their waits
             // apply.
@@ -136,9 +136,9 @@ impl Engine {
             self.send_plan(work, call);
             return;
         };
-        let freedoms = self.freedoms(work, &plan, &table);
-        self.note_claims(work, &plan, &table, &freedoms);
-        let (new, proofs, next_at) = self.plan(work, &plan, &table, &freedoms);
+        let freedoms = self.freedoms(work, &table);
+        self.note_claims(work, &table, &freedoms);
+        let (new, proofs, next_at) = self.plan(work, &table, &freedoms);
         if let Some(planning) = self.planning.get_mut(work) {
             planning.next_at = next_at;
             planning.settled = Some((revision, office.revision));
@@ -168,10 +168,10 @@ impl Engine {
     }
 
     /// For each shard, whether it may be given away.
-    fn freedoms(&self, work: &WorkType, plan: &SeenPlan, table: &PlanTable) -> Vec<Freedom> {
+    fn freedoms(&self, work: &WorkType, table: &PlanTable) -> Vec<Freedom> {
         let holders = self.holders(work);
         (0u32..)
-            .zip(table.shards.iter().zip(&plan.since))
+            .zip(table.shards.iter().zip(self.watched.since(work)))
             .map(|(shard, (assignment, since))| {
                 self.freedom(work, ShardId(shard), assignment, *since, &holders)
             })
@@ -179,17 +179,12 @@ impl Engine {
     }
 
     /// R15 (unclaimed shards): notes the living owners that claimed in time, and those that did not.
-    fn note_claims(
-        &mut self,
-        work: &WorkType,
-        plan: &SeenPlan,
-        table: &PlanTable,
-        freedoms: &[Freedom],
-    ) {
+    fn note_claims(&mut self, work: &WorkType, table: &PlanTable, freedoms: &[Freedom]) {
         if self.config.breaks(Mutant::UnclaimedGivenAgain) {
             return;
         }
-        for ((assignment, since), freedom) in table.shards.iter().zip(&plan.since).zip(freedoms) {
+        let since = self.watched.since(work);
+        for ((assignment, since), freedom) in table.shards.iter().zip(since).zip(freedoms) {
             let Some(owner) = assignment.owner.filter(|_| !assignment.draining) else {
                 continue;
             };
@@ -223,7 +218,6 @@ impl Engine {
     fn plan(
         &self,
         work: &WorkType,
-        plan: &SeenPlan,
         table: &PlanTable,
         freedoms: &[Freedom],
     ) -> (PlanTable, BTreeSet<LeaseId>, Option<BootTime>) {
@@ -240,6 +234,7 @@ impl Engine {
             .collect();
         let wanted = planner::assign(&current, &workers);
         let mut new = table.clone();
+        let since = self.watched.since(work);
         let mut proofs = BTreeSet::new();
         let mut next_at = self.unclaimed.next_at(self.now);
         let viewed = self.watched.revision.0;
@@ -260,7 +255,7 @@ impl Engine {
                 Freedom::At(at) => again(at),
                 Freedom::Free { proven } => {
                     let Some(want) = want else { continue };
-                    let claim_by = plan.since[shard] + CLAIM_WITHIN;
+                    let claim_by = since[shard] + CLAIM_WITHIN;
                     let claims = assignment.owner == Some(want)
                         && !assignment.draining
                         && proven
@@ -433,7 +428,7 @@ impl Engine {
         let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
             return;
         };
-        let found = Found(answer);
+        let found = answer.view();
         let shows = answer.changes.iter().any(|change| {
             matches!(change, crate::engine::view::Change::Candidate(lease, _) if *lease == office.lease)
         });

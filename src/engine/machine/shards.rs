@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Engine, Found};
+use super::{Asked, Engine};
 use crate::engine::{
     call::{Answer, Call, Effect, Outcome, SessionEnd, ShardEnd},
     mutant::Mutant,
@@ -267,8 +267,8 @@ impl Engine {
         if sent < self.holding.known_at {
             return;
         }
-        let found = Found(answer);
-        let Some(stored) = found.held(lease) else {
+        let found = answer.view();
+        let Some(stored) = found.held.get(&lease) else {
             self.lose_session(SessionEnd::HeldLost);
             return;
         };
@@ -306,7 +306,7 @@ impl Engine {
         let Some(plan) = self.watched.plans.get(&shard.0) else {
             return Says::Nothing;
         };
-        let Some(table) = &plan.stored.value else {
+        let Some(table) = &plan.value else {
             return Says::Nothing;
         };
         let Some(assignment) = table.shards.get(shard.1.0 as usize) else {
@@ -401,7 +401,7 @@ impl Engine {
             let Some(plan) = self.watched.plans.get(&offer.work) else {
                 continue;
             };
-            let Some(table) = &plan.stored.value else {
+            let Some(table) = &plan.value else {
                 continue;
             };
             if table.shards.len() != offer.shards as usize {
@@ -424,7 +424,7 @@ impl Engine {
                 claims = true;
             }
             if claims && !self.config.breaks(Mutant::ClaimWithoutPlan) {
-                plans.push((offer.work.clone(), plan.stored.bytes.clone()));
+                plans.push((offer.work.clone(), plan.bytes.clone()));
             }
         }
         plans

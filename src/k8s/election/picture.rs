@@ -6,7 +6,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde::Deserialize;
 
 use crate::{
-    engine::NodeId,
+    engine::{NodeId, Role},
     k8s::{
         conditions::{self, Holds},
         crd::{
@@ -57,8 +57,7 @@ impl Pods {
         self.0.iter().map(|(node, told)| (*node, told.name.as_str(), told.uid.as_str()))
     }
 
-    fn name_of(&self, id: &str) -> Option<String> {
-        let id = NodeId::new(id.parse().ok()?).ok()?;
+    fn name_of(&self, id: NodeId) -> Option<String> {
         self.of(id).map(|(name, _)| name.to_owned())
     }
 }
@@ -71,9 +70,9 @@ pub(super) fn picture(
     now_ms: u64,
 ) -> ElectionStatus {
     let leader = status.leader.as_ref().map(|leader| {
-        let pod = pods.name_of(&leader.id);
+        let pod = pods.name_of(leader.id);
         ElectionLeader {
-            node: leader.id.parse().unwrap_or_default(),
+            node: leader.id.get(),
             name: pod.clone().unwrap_or_else(|| format!("node {}", leader.id)),
             pod,
             address: cut_to(leader.address.clone().unwrap_or_default(), MOST_NAME),
@@ -97,15 +96,15 @@ pub(super) fn picture(
 
 fn node_of(node: &NodeStatus, pods: &Pods, now_ms: u64) -> ElectionNode {
     ElectionNode {
-        id: node.id.parse().unwrap_or_default(),
-        pod: pods.name_of(&node.id),
+        id: node.id.get(),
+        pod: pods.name_of(node.id),
         address: cut_to(node.address.clone(), MOST_NAME),
-        role: match node.role.as_str() {
-            "Leader" => ElectionRole::Leader,
-            "Follower" => ElectionRole::Follower,
-            _ => ElectionRole::Unknown,
+        role: match node.role {
+            Role::Leader => ElectionRole::Leader,
+            Role::Follower => ElectionRole::Follower,
+            Role::Unknown => ElectionRole::Unknown,
         },
-        incarnation: node.incarnation.clone().unwrap_or_default(),
+        incarnation: node.incarnation.map(|lease| lease.to_string()).unwrap_or_default(),
         shards_owned: i32::try_from(node.shards).unwrap_or(i32::MAX),
         last_seen: Some(second(now_ms)),
     }

@@ -4,7 +4,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use super::{picture::*, *};
 use crate::{
-    engine::NodeId,
+    engine::{Holder, LeaseId, NodeId, Role},
     k8s::{
         conditions,
         crd::{condition, election::ElectionRole, value::UnixMs},
@@ -23,32 +23,32 @@ fn node(id: i64) -> NodeId {
 
 /// Node 1 has led for an hour; node 2 follows and works on two of three shards; the third has no owner.
 fn status() -> Status {
-    let live = |id: &str, role: &str, shards| NodeStatus {
-        id: id.into(),
+    let live = |id, role, shards| NodeStatus {
+        id: node(id),
         address: format!("10.0.0.{id}:8080"),
-        role: role.into(),
-        incarnation: Some("a1".into()),
+        role,
+        incarnation: Some(LeaseId(0xa1)),
         shards,
         ..NodeStatus::default()
     };
     Status {
         leader: Some(LeaderStatus {
-            id: "1".into(),
+            id: node(1),
             address: Some("10.0.0.1:8080".into()),
-            term: "7".into(),
+            term: Term(7),
             ..LeaderStatus::default()
         }),
-        nodes: vec![live("1", "Leader", 0), live("2", "Follower", 2)],
+        nodes: vec![live(1, Role::Leader, 0), live(2, Role::Follower, 2)],
         timeline: vec![Reign {
-            term: "7".into(),
-            id: "1".into(),
+            term: Term(7),
+            id: node(1),
             from_unix_ms: HOUR_MS,
             to_unix_ms: None,
-            end: "running".into(),
+            end: ReignEnd::Running,
         }],
         work: vec![WorkStatus {
             work: "uptime".into(),
-            held_by: vec![Some("2".into()), Some("2".into()), None],
+            held_by: vec![Some(Holder::Node(node(2))), Some(Holder::Node(node(2))), None],
             draining: vec![1],
             unowned: 1,
             ..WorkStatus::default()
@@ -93,7 +93,7 @@ fn the_picture_names_leader_nodes_and_shards() {
 fn shards_of_work_that_nobody_offers_are_neither_owned_nor_missed() {
     let mut status = status();
     let [uptime] = status.work.as_mut_slice() else { panic!("one work type") };
-    (uptime.held_by[2], uptime.unowned) = (Some("2".into()), 0);
+    (uptime.held_by[2], uptime.unowned) = (Some(Holder::Node(node(2))), 0);
     status.work.push(WorkStatus {
         work: "old".into(),
         held_by: vec![None; 4],
@@ -137,16 +137,12 @@ fn that_time_has_passed_is_no_news() {
 
 #[test]
 fn how_the_former_term_ended_is_told() {
-    let reign = |term: &str, id: &str, end: &str| Reign {
-        term: term.into(),
-        id: id.into(),
-        end: end.into(),
-        ..Reign::default()
-    };
-    let told = |end| former_end(&[reign("5", "2", end), reign("7", "1", "running")], "7");
-    assert_eq!(told("ended"), "node 2 had ended term 5 cleanly");
-    assert_eq!(told("silent"), "node 2 of term 5 was silent for too long");
-    assert_eq!(former_end(&[reign("7", "1", "running")], "7"), "no earlier term is known");
+    let reign = |term, id, end| Reign { term: Term(term), id: node(id), end, ..Reign::default() };
+    let now = reign(7, 1, ReignEnd::Running);
+    let told = |end| former_end(&[reign(5, 2, end), now], Term(7));
+    assert_eq!(told(ReignEnd::Ended), "node 2 had ended term 5 cleanly");
+    assert_eq!(told(ReignEnd::Silent), "node 2 of term 5 was silent for too long");
+    assert_eq!(former_end(&[now], Term(7)), "no earlier term is known");
 }
 
 fn ended(manner: Manner) -> Ended {

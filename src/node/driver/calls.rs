@@ -40,6 +40,8 @@ pub(super) struct Calls {
     d: Duration,
     ttl: Duration,
     granted: Duration,
+    /// Until when the lease lives at least, by its last renewal.
+    lease_until: BootTime,
     on_the_way: JoinSet<Answered>,
     echoes: VecDeque<(LeaseId, u64, BootTime)>,
 }
@@ -48,12 +50,18 @@ impl Calls {
     pub(super) fn new(env: Env, config: &Config) -> Self {
         let (d, ttl) = (config.failover.d(), config.ttl);
         let (on_the_way, echoes) = (JoinSet::new(), VecDeque::new());
-        Self { env, d, ttl, granted: Duration::ZERO, on_the_way, echoes }
+        let (granted, lease_until) = (Duration::ZERO, BootTime::default());
+        Self { env, d, ttl, granted, lease_until, on_the_way, echoes }
     }
 
     /// TTL that the store granted last.
     pub(super) const fn granted_ttl(&self) -> Duration {
         self.granted
+    }
+
+    /// Time until which the lease lives at least, by its last renewal.
+    pub(super) const fn lease_until(&self) -> BootTime {
+        self.lease_until
     }
 
     /// Deadline of a call. At most D for a call that extends authority: a later answer extends nothing.
@@ -134,7 +142,8 @@ impl Calls {
                     metrics.keepalive_seconds.observe(took);
                 }
                 self.granted = answer.ttl;
-                metrics.lease_remaining.set(Some(answered.sent_at + answer.ttl));
+                self.lease_until = answered.sent_at + answer.ttl;
+                metrics.lease_remaining.set(Some(self.lease_until));
             }
             _ => (),
         }

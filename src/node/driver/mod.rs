@@ -29,6 +29,7 @@ use tokio::{
     time::sleep,
 };
 
+pub(super) use self::report::{Known, Shown};
 use self::{
     calls::Calls,
     picture::{Picture, Shards},
@@ -235,7 +236,7 @@ impl Driver {
             // All are cancel safe: an item that is not returned now is returned next time.
             Some(answered) = self.calls.next() => self.on_answer(answered),
             update = next_change => match update {
-                Some(update) => self.on_change(update.into()),
+                Some(update) => self.on_change(update),
                 None => panic!("the task that follows the store has ended"),
             },
             Some(ended) = self.beside.join_next() => on_end_beside(&ended),
@@ -249,6 +250,7 @@ impl Driver {
         }
         self.on_time();
         self.settle();
+        self.show();
         if std::mem::take(&mut self.unmeasured) {
             self.measure_picture();
         }
@@ -379,11 +381,11 @@ impl Driver {
         let mut shards = Shards::AsBefore;
         match &input {
             Input::Listed { received_at, changes, .. } => {
-                shards = self.picture.on_list(self.engine.picture(), *received_at, changes);
+                shards = self.picture.on_list(self.engine.view(), *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Changed { received_at, changes, .. } => {
-                shards = self.picture.apply(self.engine.picture(), *received_at, changes);
+                shards = self.picture.apply(self.engine.view(), *received_at, changes);
                 self.calls.on_changes(*received_at, changes);
             }
             Input::Progress { .. } => self.picture.fresh_at = clock::boot_now(),
@@ -406,14 +408,15 @@ impl Driver {
             self.fed = stats;
         }
         metrics.view_age.set(self.picture.fresh_at);
-        let view = self.engine.picture();
+        let view = self.engine.view();
         metrics.members.set(view.nodes().len() as i64);
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
-        let suspended = self.picture.has_suspended_leader(view);
-        metrics.leader_suspended.set(i64::from(suspended));
+        let shown = self.core.published.shown.borrow();
+        metrics.leader_suspended.set(i64::from(shown.is_leader_suspended()));
         if std::mem::take(&mut self.shards_unmeasured) {
-            for (work, unowned) in self.picture.unowned(view) {
-                metrics.shards_unowned.with_label_values(&[work.as_str()]).set(i64::from(unowned));
+            for (work, _) in view.plans() {
+                let unowned = metrics.shards_unowned.with_label_values(&[work.as_str()]);
+                unowned.set(view.unowned(work) as i64);
             }
         }
     }
@@ -577,7 +580,7 @@ impl Driver {
             }
             Command::Resign => self.inputs.push_back(Input::Resign),
             Command::Drain(draining) => self.inputs.push_back(Input::Drain(draining)),
-            Command::Status { reply } => drop(reply.send(self.status())),
+            Command::Status { reply } => drop(reply.send(self.known())),
         }
     }
 

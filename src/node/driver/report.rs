@@ -1,73 +1,203 @@
 //! What a driver tells of itself: the status, and words for logs, metrics and errors.
 
-use std::time::Duration;
-
-use super::{Driver, picture};
-use crate::{
-    clock,
-    engine::{BootTime, Refusal, Role, SessionEnd, WorkEnd},
-    node::{
-        NodeOptions, StartError,
-        status::{SelfStatus, Status, StoreStatus},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-impl Driver {
-    pub(super) fn status(&self) -> Status {
-        let env = &self.core.env;
-        let metadata = self.core.published.metadata.borrow().clone();
-        let membership = *self.core.published.membership.borrow();
-        let now = clock::boot_now();
-        let left = |until: BootTime| Some(millis(until.since(now)));
-        let config = &self.options.engine;
-        let health = env.store.health();
-        let view = self.engine.picture();
-        let last_tick = env.metrics.last_tick.with_label_values(&["leader"]).get();
-        let last_tick = last_tick.max(env.metrics.last_tick.with_label_values(&["follower"]).get());
-        let mut leader = self.picture.leader(view);
+use super::{Driver, ticks::UnfitBecause};
+use crate::{
+    clock,
+    engine::{
+        BootTime, ClusterView, Failover, Leader, LeaseId, Refusal, Role, SessionEnd, WorkEnd,
+        timing,
+    },
+    node::{
+        Membership, NodeOptions, StartError,
+        core::Core,
+        status::{LeaderStatus, NodeStatus, Reign, SelfStatus, Status, StoreStatus, WorkStatus},
+    },
+    store::Health,
+};
+
+/// Parts of a status that only the driver knows. Taking them costs the driver's thread hardly more than a
+/// counter for each key of the view; the texts of a status are made on its asker's thread.
+#[derive(Debug)]
+pub(crate) struct Known {
+    view: ClusterView,
+    shown: Shown,
+    timeline: Vec<Reign>,
+    heard_unix_ms: u64,
+    lease: Option<LeaseId>,
+    lease_until: BootTime,
+    lease_ttl: Duration,
+    shard_authority_until: Option<BootTime>,
+    tick: Duration,
+    failover: Failover,
+    last_tick: LastTick,
+    health: Health,
+}
+
+/// State that the driver publishes after each of its turns, for readers that must not wait for it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown {
+    /// When that turn ended.
+    pub(crate) turned_at: BootTime,
+    /// When the watch last delivered anything; zero if it never did.
+    fresh_at: BootTime,
+    /// When the leader's record, or its absence, was first received.
+    record_at: BootTime,
+    leader: Option<Leader>,
+    leader_address: Option<String>,
+    /// The own office's lease, and until when it may act.
+    authority: Option<(LeaseId, BootTime)>,
+    problem: Option<String>,
+    unfit: Option<UnfitBecause>,
+}
+
+impl Shown {
+    /// How long ago the watch last delivered anything; nothing before it ever did.
+    pub(crate) fn view_age(&self, now: BootTime) -> Duration {
+        if self.fresh_at == BootTime::default() { Duration::ZERO } else { now.since(self.fresh_at) }
+    }
+
+    /// What is left of the node's authority as leader.
+    pub(crate) fn authority_left(&self, now: BootTime) -> Option<Duration> {
+        self.authority.map(|(_, until)| until.since(now))
+    }
+
+    /// The node in office, with its address and whether it acts.
+    pub(crate) fn leader(&self, now: BootTime) -> Option<(Leader, Option<&str>)> {
+        let mut leader = self.leader?;
+        leader.suspended = self.is_suspended(&leader);
         // A leader that is cut off learns of its own suspension from its clock alone.
-        if let (Some(leader), Some(own)) = (&mut leader, self.engine.authority())
-            && leader.id == metadata.id.to_string()
-        {
-            leader.suspended = own.until <= now;
+        if let Some((_, until)) = self.authority.filter(|(own, _)| *own == leader.lease) {
+            leader.suspended = until <= now;
         }
+        Some((leader, self.leader_address.as_deref()))
+    }
+
+    /// Whether a leader is in office and does not act, as far as the view shows it.
+    pub(crate) fn is_leader_suspended(&self) -> bool {
+        self.leader.is_some_and(|leader| self.is_suspended(&leader))
+    }
+
+    /// Whether a leader does not act. Silence counts only while the watch delivers other things: a node that
+    /// is cut off itself cannot tell.
+    fn is_suspended(&self, leader: &Leader) -> bool {
+        let is_silent = |d| self.record_at + timing::wait(d) < self.fresh_at;
+        leader.suspended || leader.d.is_some_and(is_silent)
+    }
+
+    /// Why the node is not joined, or what is wrong otherwise, in words.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let unfit = |why| format!("the leader's work cannot go on here: {why:?}");
+        self.problem.clone().or_else(|| self.unfit.map(unfit))
+    }
+}
+
+/// When a routine's last tick ended well, in Unix time. The runners of the ticks write it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastTick(Arc<AtomicU64>);
+
+impl LastTick {
+    pub(super) fn set(&self, unix_ms: u64) {
+        self.0.store(unix_ms, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|unix_ms| 0 < *unix_ms)
+    }
+}
+
+impl Driver {
+    /// Publishes the state after a turn. No text is copied but an address or a problem that is new.
+    pub(super) fn show(&self) {
+        let view = self.engine.view();
+        let leader = view.leader();
+        let address = leader.and_then(|leader| view.address_of(leader.id));
+        let authority = self.engine.authority().map(|own| (own.office.lease, own.until));
+        self.core.published.shown.send_modify(|shown| {
+            shown.turned_at = clock::boot_now();
+            shown.fresh_at = self.picture.fresh_at;
+            shown.record_at = self.engine.record_at();
+            shown.leader = leader;
+            shown.authority = authority;
+            shown.unfit = self.unfit.map(|unfit| unfit.because);
+            if shown.leader_address.as_deref() != address {
+                shown.leader_address = address.map(ToOwned::to_owned);
+            }
+            if shown.problem != self.problem {
+                shown.problem.clone_from(&self.problem);
+            }
+        });
+    }
+
+    /// The parts of a status, as of now.
+    pub(super) fn known(&self) -> Known {
+        self.show();
+        Known {
+            view: self.engine.view().clone(),
+            shown: self.core.published.shown.borrow().clone(),
+            timeline: self.picture.timeline(),
+            heard_unix_ms: self.picture.heard_unix_ms(),
+            lease: self.lease,
+            lease_until: self.calls.lease_until(),
+            lease_ttl: self.calls.granted_ttl(),
+            shard_authority_until: self.engine.shard_authority().map(|shards| shards.until),
+            tick: self.work.tick(),
+            failover: self.options.engine.failover,
+            last_tick: self.work.last_tick().clone(),
+            health: self.core.env.store.health(),
+        }
+    }
+}
+
+impl Known {
+    /// The status of a node.
+    pub(crate) fn tell(self, core: &Core) -> Status {
+        let now = clock::boot_now();
+        let metadata = core.published.metadata.borrow().clone();
+        let membership: Membership = *core.published.membership.borrow();
+        let left = |until: BootTime| millis(until.since(now));
+        let leader = self.shown.leader(now).map(|(leader, _)| LeaderStatus {
+            last_beat_unix_ms: leader.d.map(|_| self.heard_unix_ms),
+            ..LeaderStatus::of(&self.view, &leader)
+        });
         Status {
-            cluster: env.keys.cluster().to_owned(),
+            cluster: core.env.keys.cluster().to_owned(),
             node: SelfStatus {
-                id: metadata.id.to_string(),
+                id: metadata.id,
                 address: metadata.address,
-                role: membership.role.to_string(),
+                role: membership.role,
                 joined: membership.joined,
-                term: membership.term.map(|term| term.to_string()),
-                incarnation: self.lease.map(|lease| lease.to_string()),
-                authority_left_ms: self.engine.authority().and_then(|one| left(one.until)),
-                shard_authority_left_ms: self
-                    .engine
-                    .shard_authority()
-                    .and_then(|one| left(one.until)),
-                lease_left_ms: self.lease.map(|_| millis(env.metrics.lease_remaining.left())),
-                lease_ttl_ms: millis(self.calls.granted_ttl()),
-                tick_ms: self.work.tick().as_secs_f64() * 1000.0,
-                failover_d_ms: millis(config.failover.d()),
-                failover_h_ms: millis(config.failover.h()),
-                last_tick_unix_ms: (0.0 < last_tick).then_some((last_tick * 1000.0) as u64),
+                term: membership.term,
+                incarnation: self.lease,
+                authority_left_ms: self.shown.authority_left(now).map(millis),
+                shard_authority_left_ms: self.shard_authority_until.map(left),
+                lease_left_ms: self.lease.map(|_| left(self.lease_until)),
+                lease_ttl_ms: millis(self.lease_ttl),
+                tick_ms: self.tick.as_secs_f64() * 1000.0,
+                failover_d_ms: millis(self.failover.d()),
+                failover_h_ms: millis(self.failover.h()),
+                last_tick_unix_ms: self.last_tick.get(),
                 sessions_lost: membership.sessions_lost,
-                problem: self.problem.clone().or_else(|| {
-                    let because = self.unfit?.because;
-                    Some(format!("the leader's work cannot go on here: {because:?}"))
-                }),
+                problem: self.shown.problem(),
             },
             leader,
-            nodes: picture::nodes(view),
-            timeline: self.picture.timeline(),
-            work: self.picture.work(view),
+            nodes: NodeStatus::all(&self.view),
+            timeline: self.timeline,
+            work: WorkStatus::all(&self.view),
             store: StoreStatus {
-                kind: env.store.kind().to_owned(),
-                endpoint: health.endpoint,
-                healthy: health.healthy,
-                problem: health.problem,
-                revision: view.revision().to_string(),
-                view_age_ms: millis(env.metrics.view_age.age()),
+                kind: core.env.store.kind().to_owned(),
+                endpoint: self.health.endpoint,
+                healthy: self.health.healthy,
+                problem: self.health.problem,
+                revision: self.view.revision(),
+                view_age_ms: millis(self.shown.view_age(now)),
             },
             at_unix_ms: clock::unix_ms(),
         }
@@ -153,3 +283,6 @@ pub(super) const fn session_label(reason: SessionEnd) -> &'static str {
         SessionEnd::UselessOwner => "useless_owner",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,11 +297,21 @@ async fn a_process_that_stood_still_is_not_taken_for_a_routine_that_hangs() {
 async fn a_node_that_is_fit_again_still_says_what_else_is_wrong() {
     let (mut rig, _ctx) = leader().await;
     rig.driver.on_unfit(UnfitBecause::Panics, clock::boot_now());
-    assert!(rig.driver.status().node.problem.is_some_and(|it| it.contains("Panics")));
+    assert!(
+        rig.driver
+            .known()
+            .tell(&rig.driver.core)
+            .node
+            .problem
+            .is_some_and(|it| it.contains("Panics"))
+    );
     rig.driver.problem = Some("the session was lost".into());
     rig.driver.unfit.as_mut().unwrap().until = BootTime::default();
     rig.driver.on_time();
-    assert_eq!(rig.driver.status().node.problem.as_deref(), Some("the session was lost"));
+    assert_eq!(
+        rig.driver.known().tell(&rig.driver.core).node.problem.as_deref(),
+        Some("the session was lost")
+    );
     rig.driver.problem = None;
-    assert_eq!(rig.driver.status().node.problem, None);
+    assert_eq!(rig.driver.known().tell(&rig.driver.core).node.problem, None);
 }

@@ -25,6 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::report::LastTick;
 use crate::{
     clock,
     engine::BootTime,
@@ -114,7 +115,7 @@ pub(super) enum WorkEvent {
 
 /// Reason why the leader's work cannot continue on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UnfitBecause {
+pub(crate) enum UnfitBecause {
     Panics,
     Overrun,
     Silent,
@@ -143,10 +144,11 @@ pub(super) struct TickMetrics {
     skipped: IntCounter,
     overruns: IntCounter,
     last: Gauge,
+    last_tick: LastTick,
 }
 
 impl TickMetrics {
-    pub(super) fn new(metrics: &NodeMetrics, name: &'static str) -> Self {
+    pub(super) fn new(metrics: &NodeMetrics, name: &'static str, last_tick: &LastTick) -> Self {
         // Each counter must start at 0: Prometheus does not see the increase of a counter that starts at 1.
         for result in ["ok", "error", "panic", "cut", "overrun"] {
             metrics.ticks.with_label_values(&[name, result]);
@@ -160,6 +162,7 @@ impl TickMetrics {
             skipped: metrics.ticks_skipped.with_label_values(&[name]),
             overruns: metrics.tick_overruns.with_label_values(&[name]),
             last: metrics.last_tick.with_label_values(&[name]),
+            last_tick: last_tick.clone(),
         }
     }
 
@@ -174,7 +177,11 @@ impl TickMetrics {
         };
         self.all.ticks.with_label_values(&[self.name, result]).inc();
         match run {
-            Run::Well => self.last.set(clock::unix_ms() as f64 / 1000.0),
+            Run::Well => {
+                let now = clock::unix_ms();
+                self.last.set(now as f64 / 1000.0);
+                self.last_tick.set(now);
+            }
             Run::Panicked(_) => self.all.panics.with_label_values(&[self.name]).inc(),
             Run::Overran | Run::Overdue => self.overruns.inc(),
             Run::Failed(_) | Run::Cut => (),

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     group::{Group, WEDGED_AFTER},
+    report::LastTick,
     ticks::{
         Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, Turn, UnfitBecause, WorkEvent,
     },
@@ -98,6 +99,7 @@ pub(super) struct UserWork {
     node: Arc<dyn Node>,
     runtime: Option<Handle>,
     tick: watch::Sender<Duration>,
+    last_tick: LastTick,
     /// Tasks of all runners. Each returns the message of its runner's panic, if the runner panicked.
     set: JoinSet<Option<String>>,
     whose: HashMap<Id, Whose>,
@@ -122,6 +124,7 @@ impl UserWork {
             node,
             runtime: None,
             tick: watch::Sender::new(Duration::from_secs(1)),
+            last_tick: LastTick::default(),
             set: JoinSet::new(),
             whose: HashMap::new(),
             events: mpsc::channel(EVENTS),
@@ -152,6 +155,10 @@ impl UserWork {
 
     pub(super) fn tick(&self) -> Duration {
         *self.tick.borrow()
+    }
+
+    pub(super) const fn last_tick(&self) -> &LastTick {
+        &self.last_tick
     }
 
     /// Whether no work runs any more.
@@ -248,7 +255,7 @@ impl UserWork {
             limits: self.limits,
             pulse: Arc::default(),
             turn: Arc::default(),
-            metrics: TickMetrics::new(&self.env.metrics, "leader"),
+            metrics: TickMetrics::new(&self.env.metrics, "leader", &self.last_tick),
             unfit: Some((self.events.0.clone(), work)),
         }
     }
@@ -311,7 +318,7 @@ impl UserWork {
             limits: self.limits,
             pulse: Arc::default(),
             turn: Arc::default(),
-            metrics: TickMetrics::new(&self.env.metrics, "follower"),
+            metrics: TickMetrics::new(&self.env.metrics, "follower", &self.last_tick),
             unfit: None,
         };
         let turn = Arc::clone(&ticker.turn);

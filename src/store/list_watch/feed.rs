@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{AfterBreak, Counters, Item, ListWatch, Options, Stats};
 use crate::{
-    engine::{BootTime, Change, Input, Revision},
+    engine::{Input, Revision},
     store::{Store, StoreError, keys::Keys, protocol::Decoded},
     tasks,
 };
@@ -19,59 +19,10 @@ use crate::{
 /// come; while the driver does not, the store's own buffers fill.
 const QUEUE: usize = 256;
 
-/// Update of a view, decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Update {
-    /// All keys of the range: the list replaces the view.
-    Listed {
-        /// Time before the list was sent.
-        sent_at: BootTime,
-        /// Time after the list was received.
-        received_at: BootTime,
-        /// Revision of the list, R.
-        revision: Revision,
-        /// Id of the store's cluster.
-        cluster: u64,
-        /// Entries of the list, as changes.
-        changes: Vec<Change>,
-    },
-    /// All changes of one revision.
-    Changed {
-        /// Time after the changes were received (R1, stamps).
-        received_at: BootTime,
-        /// Revision of these changes.
-        revision: Revision,
-        /// Changes of the catalogue's keys; empty, if only foreign keys changed.
-        changes: Vec<Change>,
-    },
-    /// Everything up to this revision was delivered.
-    Progress {
-        /// Revision that the watch has reached.
-        revision: Revision,
-    },
-    /// The watch is lost; a resumed watch or a list follows.
-    Lost,
-}
-
-impl From<Update> for Input {
-    fn from(update: Update) -> Self {
-        match update {
-            Update::Listed { sent_at, received_at, revision, cluster, changes } => {
-                Self::Listed { sent_at, received_at, revision, cluster, changes }
-            }
-            Update::Changed { received_at, revision, changes } => {
-                Self::Changed { received_at, revision, changes }
-            }
-            Update::Progress { revision } => Self::Progress { revision },
-            Update::Lost => Self::WatchLost,
-        }
-    }
-}
-
 /// A list and a watch over the range that every node watches (R2, views). The feed ends when dropped.
 #[derive(Debug)]
 pub struct Feed {
-    updates: mpsc::Receiver<(u64, Update)>,
+    updates: mpsc::Receiver<(u64, Input)>,
     /// Number of lists that the caller asked for: updates from before the latest request are dropped.
     generation: watch::Sender<u64>,
     expected: Arc<AtomicI64>,
@@ -101,12 +52,13 @@ impl Feed {
         }
     }
 
-    /// Returns the next update; `None` if the feed is over, which never happens while the feed exists.
+    /// Returns the next input of the view: [`Input::Listed`], [`Input::Changed`], [`Input::Progress`] or
+    /// [`Input::WatchLost`]; `None` if the feed is over, which never happens while the feed exists.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn next(&mut self) -> Option<Update> {
+    pub async fn next(&mut self) -> Option<Input> {
         loop {
             let (generation, update) = self.updates.recv().await?;
             if generation == *self.generation.borrow() {
@@ -141,7 +93,7 @@ impl Feed {
 async fn run(
     mut list_watch: ListWatch,
     keys: Keys,
-    updates: mpsc::Sender<(u64, Update)>,
+    updates: mpsc::Sender<(u64, Input)>,
     mut wanted: watch::Receiver<u64>,
 ) {
     let counters = list_watch.counters();
@@ -166,7 +118,7 @@ async fn run(
     }
 }
 
-fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
+fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Input> {
     let count = |decoded: Decoded| {
         counters.foreign.fetch_add(decoded.foreign, Ordering::Relaxed);
         decoded.changes
@@ -175,15 +127,15 @@ fn decoded(keys: &Keys, item: Item, counters: &Counters) -> Option<Update> {
         // The engine itself detects why the range is listed again (R8, replaced store).
         Item::Listed { sent_at, received_at, revision, cluster, kvs, because: _ } => {
             let changes = count(Decoded::of_list(keys, &kvs));
-            Update::Listed { sent_at, received_at, revision, cluster, changes }
+            Input::Listed { sent_at, received_at, revision, cluster, changes }
         }
-        Item::Changed { received_at, revision, events } => Update::Changed {
+        Item::Changed { received_at, revision, events } => Input::Changed {
             received_at,
             revision,
             changes: count(Decoded::of_events(keys, &events)),
         },
-        Item::Progress { revision } => Update::Progress { revision },
-        Item::Lost => Update::Lost,
+        Item::Progress { revision } => Input::Progress { revision },
+        Item::Lost => Input::WatchLost,
         // The range of a view is listed after each break, see [`Feed::start`].
         Item::Resumed { .. } => return None,
     })

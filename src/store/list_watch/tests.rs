@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    engine::{Change, LeaseId, NodeId},
+    engine::{Change, Input, LeaseId, NodeId},
     store::{
         GetAnswer, Health, LeaseAnswer, Op, Txn, TxnAnswer, Watch,
         keys::Keys,
@@ -505,7 +505,7 @@ async fn a_feed_decodes_stamps_after_receipt_and_counts_foreign_keys() {
     put(&store, "/C/nodes/what", "");
     let started = clock::boot_now();
     let mut feed = Feed::start(Arc::new(store.clone()), keys, PATIENT);
-    let Some(Update::Listed { sent_at, received_at, revision, changes, cluster }) =
+    let Some(Input::Listed { sent_at, received_at, revision, changes, cluster }) =
         soon(feed.next()).await
     else {
         panic!("a list comes first");
@@ -520,14 +520,14 @@ async fn a_feed_decodes_stamps_after_receipt_and_counts_foreign_keys() {
 
     let wrote_at = clock::boot_now();
     delete(&store, "/C/election/a1");
-    let Some(Update::Changed { received_at, revision, changes }) = soon(feed.next()).await else {
+    let Some(Input::Changed { received_at, revision, changes }) = soon(feed.next()).await else {
         panic!("a change follows");
     };
     assert!(wrote_at <= received_at);
     assert_eq!((revision, changes), (Revision(4), vec![Change::Candidate(LeaseId(0xa1), None)]));
     put(&store, "/C/nodes/what", "");
     assert!(
-        matches!(soon(feed.next()).await, Some(Update::Changed { changes, .. }) if changes.is_empty())
+        matches!(soon(feed.next()).await, Some(Input::Changed { changes, .. }) if changes.is_empty())
     );
     let stats = feed.stats();
     assert_eq!((stats.lists, stats.foreign, stats.delivered), (1, 2, Revision(5)));
@@ -549,7 +549,7 @@ async fn a_feed_that_is_to_list_again_shows_nothing_of_the_old_watch_any_more() 
     })
     .await;
     feed.relist();
-    let Some(Update::Listed { revision, changes, .. }) = soon(feed.next()).await else {
+    let Some(Input::Listed { revision, changes, .. }) = soon(feed.next()).await else {
         panic!("a list, and nothing else");
     };
     assert_eq!((revision, changes.len()), (Revision(51), 50));

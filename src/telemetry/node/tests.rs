@@ -1,17 +1,16 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::node::{
-    ClusterNode,
-    fragile::Fragile,
-    status::{LeaderStatus, SelfStatus, StoreStatus},
+use crate::{
+    engine::NodeId,
+    node::{ClusterNode, Membership, fragile::Fragile, status::LeaderStatus},
 };
 
-fn joined() -> Status {
-    Status {
-        node: SelfStatus { joined: true, role: "Follower".into(), ..SelfStatus::default() },
-        leader: Some(LeaderStatus { id: "1".into(), ..LeaderStatus::default() }),
-        ..Status::default()
+fn joined() -> Vitals {
+    Vitals {
+        membership: Membership { joined: true, role: Role::Follower, ..Membership::default() },
+        leader: Some(LeaderStatus { id: NodeId::new(1).unwrap(), ..LeaderStatus::default() }),
+        ..Vitals::default()
     }
 }
 
@@ -27,13 +26,14 @@ fn a_follower_that_is_joined_and_synced_is_ready() {
 #[test]
 fn who_is_not_joined_or_not_synced_or_in_a_stuck_election_is_not_ready() {
     let mut out = joined();
-    out.node.joined = false;
-    out.node.problem = Some("etcd does not answer".into());
+    out.membership.joined = false;
+    out.problem = Some("etcd does not answer".into());
     let said = readiness(&out, Duration::ZERO);
     assert_eq!(said, Probe::Fail("not joined: etcd does not answer".into()));
 
-    let store = StoreStatus { view_age_ms: 11_000, ..StoreStatus::default() };
-    assert!(!passes(&readiness(&Status { store, ..joined() }, Duration::ZERO)));
+    let old = Vitals { view_age: Duration::from_secs(11), ..joined() };
+    assert!(!passes(&readiness(&old, Duration::ZERO)));
+    assert_eq!(leadership(&old).leader, None);
 
     assert!(passes(&readiness(&joined(), Duration::from_secs(6))));
     assert!(!passes(&readiness(&joined(), Duration::from_secs(7))));
@@ -41,21 +41,21 @@ fn who_is_not_joined_or_not_synced_or_in_a_stuck_election_is_not_ready() {
 
 #[test]
 fn a_leader_whose_authority_has_lapsed_is_not_the_leader_here() {
-    let mut status = joined();
-    status.node.role = "Leader".into();
-    status.node.authority_left_ms = Some(0);
-    assert!(!leadership(&status).here);
-    status.node.authority_left_ms = Some(1);
-    assert!(leadership(&status).here);
+    let mut vitals = joined();
+    vitals.membership.role = Role::Leader;
+    vitals.authority_left = Some(Duration::ZERO);
+    assert!(!leadership(&vitals).here);
+    vitals.authority_left = Some(Duration::from_millis(1));
+    assert!(leadership(&vitals).here);
 }
 
 #[test]
 fn no_leader_is_named_that_does_not_act_or_that_was_heard_of_too_long_ago() {
     let at = |view_age_ms, suspended| {
-        let mut status = joined();
-        status.store.view_age_ms = view_age_ms;
-        status.leader.as_mut().unwrap().suspended = suspended;
-        leadership(&status).leader.map(|it| it.id)
+        let mut vitals = joined();
+        vitals.view_age = Duration::from_millis(view_age_ms);
+        vitals.leader.as_mut().unwrap().suspended = suspended;
+        leadership(&vitals).leader.map(|it| it.id)
     };
     assert_eq!([at(10_000, false), at(10_001, false), at(0, true)], [Some("1".into()), None, None]);
 }

@@ -219,7 +219,7 @@ fn r6_after_a_failed_take_none_is_sent_until_the_view_has_caught_up() {
 #[test]
 fn r2_the_views_revision_is_that_of_lists_events_and_progress_and_events_come_whole() {
     let mut rig = Rig::joined(config(), under_leader());
-    assert_eq!(rig.engine.picture().revision(), Revision(100 + 1));
+    assert_eq!(rig.engine.view().revision(), Revision(100 + 1));
     // TAKE deletes a candidate and writes the record at one revision: the view never shows one without the
     // other.
     let successor = LeaseId(78);
@@ -229,13 +229,13 @@ fn r2_the_views_revision_is_that_of_lists_events_and_progress_and_events_come_wh
         Change::Record(Some(written(50, 103, None, record(102, successor, id(3), 1)))),
         Change::Candidate(successor, Some(written(102, 103, Some(successor), id(3)))),
     ]);
-    let record = rig.engine.picture().record().unwrap();
+    let record = rig.engine.view().record().unwrap();
     assert_eq!((record.term, record.node), (Term(102), Some(id(3))));
-    assert_eq!(rig.engine.picture().revision(), Revision(103));
+    assert_eq!(rig.engine.view().revision(), Revision(103));
     rig.input(Input::Progress { revision: Revision(140) });
-    assert_eq!(rig.engine.picture().revision(), Revision(140));
+    assert_eq!(rig.engine.view().revision(), Revision(140));
     rig.input(Input::Progress { revision: Revision(120) });
-    assert_eq!(rig.engine.picture().revision(), Revision(140), "it never goes back by a notice");
+    assert_eq!(rig.engine.view().revision(), Revision(140), "it never goes back by a notice");
 }
 
 /// `Delete` needs a holder whose key is younger than the own key. No TAKE leaves such a record: TAKE deletes

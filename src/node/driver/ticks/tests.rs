@@ -22,7 +22,7 @@ fn telling(turn: &Arc<Turn>) -> (Ticker, mpsc::Receiver<()>) {
         limits: RoutineLimits::default(),
         pulse: Arc::default(),
         turn: Arc::clone(turn),
-        metrics: TickMetrics::new(&NodeMetrics::unregistered(), "leader"),
+        metrics: TickMetrics::new(&NodeMetrics::unregistered(), "leader", &LastTick::default()),
         unfit: None,
     };
     (ticker, told)

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
+    engine::Holder,
     eventually::eventually,
     node::{ClusterNode, StandaloneNode, WorkerOptions},
     operator::uptime::{
@@ -314,7 +315,7 @@ async fn a_run_that_hangs_when_its_node_is_stopped_has_a_result_of_the_next_owne
     let mut cluster = Cluster::with(2, Checks::default()).await;
     cluster.eventually("somebody leads", |members| members.iter().any(Member::leads)).await;
     let owner = 1 - cluster.leader();
-    let id = Some(cluster.members[owner].node.id().to_string());
+    let id = Some(Holder::Node(cluster.members[owner].node.id()));
     eventually("the follower owns all shards", DEADLINE, async || {
         let work = cluster.members[owner].node.status().await.unwrap().work;
         let owns_all = work.iter().any(|work| work.held_by.iter().all(|held| *held == id));
