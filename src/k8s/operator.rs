@@ -165,9 +165,7 @@ impl Operator {
 
     /// The cache of a kind, kept by this operator whether or not a controller looks at it.
     pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
-        let cache = self.caches.of(kind, scope);
-        cache.attend_for_good();
-        cache
+        self.caches.of(kind, scope)
     }
 
     /// The same, and `handler` is told every change of it, on the task that keeps it: it must be quick and

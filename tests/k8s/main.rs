@@ -22,6 +22,7 @@ mod front;
 mod helm;
 mod identity;
 mod processes;
+mod proxies;
 mod rbac;
 mod reads;
 mod rig;

@@ -10,11 +10,11 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
+use http_body_util::BodyExt as _;
 use kube::client::{Body, Client};
 use tower::{BoxError, service_fn};
 
-use super::{Cache, pace::Paced};
-use crate::k8s::client::Inlet;
+use super::Cache;
 
 /// The client of one cache, which lives as long as the cache is kept: each `kube::Client` is a task.
 pub(super) struct Link {
@@ -55,15 +55,17 @@ fn listening<K: Send + Sync + 'static>(
             if let Some(parameter) = parameter {
                 *request.uri_mut() = with_parameter(request.uri(), &parameter)?;
             }
-            let is_watch = request.uri().query().is_some_and(|it| it.contains("watch=true"));
             let answer = client.send(request).await?;
             if answer.status().is_success() {
                 cache.heard();
             }
-            // A list is read at once, and whatever connection is not ours: that inlet is nobody's.
-            let inlet = answer.extensions().get::<Inlet>().filter(|_| is_watch);
-            let inlet = inlet.cloned().unwrap_or_default();
-            Ok::<Response<_>, BoxError>(answer.map(|body| Paced::new(body, inlet, cache)))
+            let answer = answer.map(|body| {
+                body.map_frame(move |frame| {
+                    cache.heard();
+                    frame
+                })
+            });
+            Ok::<Response<_>, BoxError>(answer)
         }
     });
     Client::new(service, namespace)

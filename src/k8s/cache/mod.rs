@@ -10,9 +10,6 @@
 //!   was last seen, and [`Cache::age`] grows.
 //! * A cache that only the work on shards looks at keeps the objects of the shards that are held here, see
 //!   [`narrow`]: others leave it without being told as deleted.
-//! * It is read at once while somebody works on its objects or a user's code looks at it; one that is only
-//!   kept warm may be 50 ms older, and is read up as soon as work begins, see [`pace`]. That takes a client
-//!   of [`client`](crate::k8s::client); with any other it is always read at once.
 //! * Handlers see every change of what is kept, in order, also those that a re-list brings up; a series of
 //!   changes of one object may arrive as one.
 //! * An object that the type cannot read is left out, said once and counted; the others are kept.
@@ -21,7 +18,6 @@ mod guard;
 mod held;
 mod link;
 mod narrow;
-mod pace;
 mod set;
 mod source;
 
@@ -37,7 +33,6 @@ use tokio::sync::watch;
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
     held::{HeldShards, Wanted},
-    pace::Attention,
     set::{IsSynced, Need, Running},
     source::{Handler, SourceError},
 };
@@ -102,24 +97,12 @@ struct Shelf<K> {
     objects: RwLock<HashMap<ObjectKey, Arc<K>>>,
     /// When it was last known to be as the API server has it; never yet if none.
     fresh: watch::Sender<Option<BootTime>>,
-    attentive: pace::Attentive,
 }
 
 impl<K> Cache<K> {
     pub(crate) fn new() -> Self {
         let (objects, fresh) = (RwLock::default(), watch::Sender::default());
-        let attentive = pace::Attentive::default();
-        Self { shelf: Arc::new(Shelf { objects, fresh, attentive }) }
-    }
-
-    /// As long as what is returned lives, changes are read as they come.
-    pub(crate) fn attend(&self) -> Attention {
-        self.shelf.attentive.one()
-    }
-
-    /// From now on changes are read as they come.
-    pub(crate) fn attend_for_good(&self) {
-        self.shelf.attentive.for_good();
+        Self { shelf: Arc::new(Shelf { objects, fresh }) }
     }
 
     /// The object of that key; none if there is none, or if it is not kept here.
@@ -182,11 +165,6 @@ impl<K> Cache<K> {
             }
             false
         });
-    }
-
-    /// Whether changes are read as they come.
-    pub(crate) fn is_attended(&self) -> bool {
-        self.shelf.attentive.is_anybody()
     }
 
     /// A cache that has these.

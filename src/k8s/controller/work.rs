@@ -26,8 +26,8 @@ use crate::{
     clock,
     k8s::{
         authority::{Authority, Refused, is_refused},
-        cache::{Attention, Cache, CacheSet, Cached, HeldShards, Wanted},
-        client::{Reason, explain},
+        cache::{Cache, CacheSet, Cached, HeldShards, Wanted},
+        explain::{Reason, explain},
         fence::Fence,
         key::ObjectKey,
         metrics::{ControllerMetrics, K8sMetrics, Outcome},
@@ -84,18 +84,11 @@ pub(crate) trait Loop: Send + Sync {
 trait Needed: Send + Sync {
     /// Resolves when it is synced.
     fn synced(&self) -> BoxFuture<'_, ()>;
-
-    /// It is worked by: changes are read as they come.
-    fn attend(&self) -> Attention;
 }
 
 impl<C: Cached> Needed for Cache<C> {
     fn synced(&self) -> BoxFuture<'_, ()> {
         Box::pin(Cache::synced(self))
-    }
-
-    fn attend(&self) -> Attention {
-        Cache::attend(self)
     }
 }
 
@@ -312,7 +305,6 @@ impl<K: Cached> Loop for Desk<K> {
         // Let go last, when all runs have ended.
         let wanted = self.want(lane);
         let needed = self.needed();
-        let _attention: Vec<Attention> = needed.iter().map(|cache| cache.attend()).collect();
         let hold = tokio::select! {
             biased;
             // Cancel safe: a token. Dropped, the other arm has granted nothing.
