@@ -22,7 +22,6 @@ mod front;
 mod helm;
 mod identity;
 mod processes;
-mod proxies;
 mod rbac;
 mod reads;
 mod rig;

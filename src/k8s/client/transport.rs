@@ -165,3 +165,6 @@ impl Stack {
         ConnectError::Certificates { endpoint: self.config.cluster_url.to_string(), source }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,10 @@
 //! Against a real server: `tests/k8s/explain.rs`. Here what it cannot easily be brought to say.
 
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitStatus, Output},
+};
+
 use serde_json::json;
 
 use super::*;
@@ -112,9 +117,8 @@ fn reasons_are_words_that_a_label_can_carry() {
 
 #[test]
 fn a_plug_in_that_fails_while_requests_are_made_is_explained_without_its_output() {
-    use std::{os::unix::process::ExitStatusExt as _, process::Output};
     let out = Output {
-        status: ExitStatusExt::from_raw(3 << 8),
+        status: ExitStatus::from_raw(3 << 8),
         stdout: b"hush".to_vec(),
         stderr: b"log in first\n".to_vec(),
     };

@@ -1,23 +1,26 @@
 //! An API server behind a proxy: by the kubeconfig, by the environment, and the exceptions.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Mutex};
 
-use bellwether::k8s::{
-    client::{ClientOptions, connect},
-    explain::{Explained, Reason, explain},
-    kube::{Client, Error},
-};
+use http::Request;
+use kube::{Client, Error};
+use rcgen::{CertificateParams, KeyPair};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::kube::ApiServer;
+use super::*;
+use crate::{
+    k8s::{
+        client::connect,
+        explain::{Explained, Reason, explain},
+    },
+    tasks,
+    tls::testing,
+};
 
 /// A name that only the proxy can resolve.
 const NAME: &str = "kubernetes.behind-the-proxy.test";
@@ -38,9 +41,9 @@ impl Connect {
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&heads);
-        drop(bellwether::tasks::spawn("proxy", async move {
+        drop(tasks::spawn("proxy", async move {
             while let Ok((client, _)) = listener.accept().await {
-                drop(bellwether::tasks::spawn("tunnel", tunnel(client, target, auth, log.clone())));
+                drop(tasks::spawn("tunnel", tunnel(client, target, auth, log.clone())));
             }
         }));
         Self { address, heads }
@@ -94,35 +97,59 @@ async fn socks(mut client: TcpStream, target: SocketAddr, log: &Mutex<Vec<String
     drop(copy_bidirectional(&mut client, &mut server).await);
 }
 
-/// An API server, a folder for kubeconfigs of it, and the port that they name.
+/// An API server that answers all over TLS, and a folder for kubeconfigs of it.
 struct Behind {
-    api: &'static ApiServer,
-    folder: tempfile::TempDir,
+    address: SocketAddr,
+    folder: TempDir,
 }
 
 impl Behind {
     async fn proxy() -> Self {
-        Self { api: ApiServer::shared().await, folder: tempfile::tempdir().unwrap() }
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let names = [NAME, "127.0.0.1"].map(str::to_owned);
+        let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+        fs::write(folder.path().join("ca.crt"), &certificate).unwrap();
+        let tls = TlsAcceptor::from(Arc::new(testing::server(&certificate, &key.serialize_pem())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(tasks::spawn("API server", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = tls.accept(stream).await else { continue };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let read = stream.read_buf(&mut head).await.unwrap();
+                    assert!(0 < read, "a whole request");
+                }
+                let answer =
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nfine";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = stream.shutdown().await;
+            }
+        }));
+        Self { address, folder }
     }
 
     /// A kubeconfig that names the server so, with more fields of the cluster.
     fn kubeconfig(&self, server: &str, more: &str) -> PathBuf {
-        let text = fs::read_to_string(self.api.kubeconfig("default", None)).unwrap();
-        // The certificate is for the address.
-        let cluster = format!("{server:?}, tls-server-name: \"127.0.0.1\"{more}");
-        let text = text.replace(&format!("{:?}", self.api.url()), &cluster);
-        assert!(text.contains(&cluster));
+        let ca = self.folder.path().join("ca.crt");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+             clusters: [{{name: x, cluster: {{server: '{server}', certificate-authority: '{}'{more}}}}}]\n\
+             contexts: [{{name: x, context: {{cluster: x}}}}]\n",
+            ca.display(),
+        );
         let path = self.folder.path().join("config");
         fs::write(&path, text).unwrap();
         path
     }
 
     fn named(&self) -> String {
-        format!("https://{NAME}:{}", self.api.address().port())
+        format!("https://{NAME}:{}", self.address.port())
     }
 
     fn asked_for(&self) -> String {
-        format!("CONNECT {NAME}:{} HTTP/1.1", self.api.address().port())
+        format!("CONNECT {NAME}:{} HTTP/1.1", self.address.port())
     }
 }
 
@@ -136,18 +163,22 @@ async fn client(kubeconfig: PathBuf, env: &[(&str, String)]) -> Client {
     connect(options.kubeconfig(kubeconfig)).await.unwrap()
 }
 
-async fn answers(client: &Client) {
-    client.apiserver_version().await.unwrap();
+async fn get(client: &Client) -> Result<String, Error> {
+    client.request_text(Request::get("/version").body(Vec::new()).unwrap()).await
 }
 
-fn refused<T>(asked: Result<T, Error>) -> Explained {
-    explain(&asked.err().expect("it is refused"))
+async fn answers(client: &Client) {
+    assert_eq!(get(client).await.unwrap(), "fine");
+}
+
+async fn refused(client: &Client) -> Explained {
+    explain(&get(client).await.unwrap_err())
 }
 
 #[tokio::test]
 async fn the_kubeconfigs_proxy_leads_to_the_server_with_its_credentials_whatever_no_proxy_has() {
     let behind = Behind::proxy().await;
-    let proxy = Connect::to(behind.api.address(), Some(AUTH)).await;
+    let proxy = Connect::to(behind.address, Some(AUTH)).await;
     let url = format!(", proxy-url: 'http://me:hush@{}'", proxy.address);
     let all = [("NO_PROXY", "*".to_owned()), ("HTTPS_PROXY", "http://192.0.2.1:9".to_owned())];
     answers(&client(behind.kubeconfig(&behind.named(), &url), &all).await).await;
@@ -155,7 +186,7 @@ async fn the_kubeconfigs_proxy_leads_to_the_server_with_its_credentials_whatever
 
     let without = url.replace("me:hush@", "");
     let client = client(behind.kubeconfig(&behind.named(), &without), &[]).await;
-    let said = refused(client.apiserver_version().await);
+    let said = refused(&client).await;
     assert_eq!(said.reason, Reason::Unreachable, "{said}");
     let words = [behind.named(), format!("proxy http://{}", proxy.address)];
     assert!(words.iter().all(|it| said.message.contains(it)), "{said}");
@@ -166,7 +197,7 @@ async fn the_kubeconfigs_proxy_leads_to_the_server_with_its_credentials_whatever
 #[tokio::test]
 async fn the_environments_proxy_leads_to_a_server_of_a_kubeconfig_but_for_the_exceptions() {
     let behind = Behind::proxy().await;
-    let proxy = Connect::to(behind.api.address(), None).await;
+    let proxy = Connect::to(behind.address, None).await;
     let file = || behind.kubeconfig(&behind.named(), "");
     for name in ["HTTPS_PROXY", "https_proxy"] {
         // Without a scheme, as curl and kubectl take it.
@@ -176,7 +207,7 @@ async fn the_environments_proxy_leads_to_a_server_of_a_kubeconfig_but_for_the_ex
     let url = ("HTTPS_PROXY", format!("http://{}", proxy.address));
     for exempt in [NAME, ".behind-the-proxy.test", "10.0.0.0/8,behind-the-proxy.test", "*"] {
         let direct = client(file(), &[url.clone(), ("NO_PROXY", exempt.to_owned())]).await;
-        let said = refused(direct.apiserver_version().await);
+        let said = refused(&direct).await;
         assert_eq!(said.reason, Reason::Unreachable, "no such name here: {said}");
         assert!(!said.message.contains("proxy http"), "{said}");
     }
@@ -185,23 +216,25 @@ async fn the_environments_proxy_leads_to_a_server_of_a_kubeconfig_but_for_the_ex
     answers(&client(file(), &others).await).await;
     assert_eq!(proxy.asked(), [behind.asked_for()]);
     // kubectl too goes to its own machine directly.
-    answers(&client(behind.kubeconfig(&behind.api.url(), ""), &[url]).await).await;
+    answers(&client(behind.kubeconfig(&format!("https://{}", behind.address), ""), &[url]).await)
+        .await;
     assert_eq!(proxy.asked(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_socks_proxy_leads_to_the_server_and_one_that_is_gone_is_named() {
     let behind = Behind::proxy().await;
-    let proxy = Connect::to(behind.api.address(), None).await;
+    let proxy = Connect::to(behind.address, None).await;
     let url = format!(", proxy-url: 'socks5://{}'", proxy.address);
     answers(&client(behind.kubeconfig(&behind.named(), &url), &[]).await).await;
     assert_eq!(proxy.asked(), [format!("SOCKS5 {NAME}")]);
 
-    let nobody = crate::support::etcd::Nobody::new();
-    let url = format!(", proxy-url: 'http://{}'", nobody.address());
+    // Nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let url = format!(", proxy-url: 'http://127.0.0.1:{port}'");
     let client = client(behind.kubeconfig(&behind.named(), &url), &[]).await;
-    let said = refused(client.apiserver_version().await);
+    let said = refused(&client).await;
     assert_eq!(said.reason, Reason::Unreachable, "{said}");
-    assert!(said.message.contains(&nobody.address().to_string()), "{said}");
+    assert!(said.message.contains(&format!("proxy http://127.0.0.1:{port}")), "{said}");
     assert!(said.message.contains("refused"), "{said}");
 }
