@@ -214,9 +214,7 @@ fn of_connection(error: &kube::Error) -> Explained {
         return Explained::new(Reason::Other, chain(error));
     }
     let why = match io {
-        Some(io) if io.get_ref().is_some_and(|it| it.is::<Elapsed>()) => {
-            "connecting timed out".to_owned()
-        }
+        Some(_) if find::<Elapsed>(error).is_some() => "connecting timed out".to_owned(),
         Some(io) => io.to_string(),
         None => chain(error),
     };

@@ -373,7 +373,7 @@ fn proxy_url(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
 
 /// The proxy between us and `server`: the one that the kubeconfig names, else the environment's.
 ///
-/// kube's own rules are not used: they compare NO_PROXY with the address of the proxy.
+/// kube's own rules are not used: they compare `NO_PROXY` with the address of the proxy.
 fn proxy(
     options: &ClientOptions,
     named: Option<String>,
