@@ -53,9 +53,9 @@ impl Cpu {
         Bench::values();
         bench.value("reconciled", self.per_second, "per second", None);
         bench.value("the leader, of one core", self.leader * 100.0, "%", None);
-        bench.value("a follower, of one core", self.follower * 100.0, "%", None);
+        bench.value("a follower, of one core", self.follower * 100.0, "%", Some(5.0));
         let ratio = self.follower / self.leader * 100.0;
-        bench.value("a follower, of the leader", ratio, "%", Some(10.0));
+        bench.value("a follower, of the leader", ratio, "%", None);
         if let Some(behind) = self.behind {
             // The aim is the number of events in a tenth of a second: a follower that lags has only postponed
             // its work.

@@ -3,9 +3,11 @@
 use std::{env, path::PathBuf};
 
 use bellwether::k8s::{
-    client::{ClientMetrics, ClientOptions, Connection, Explained, Reason, explain},
+    client::{ClientMetrics, ClientOptions, connect_to},
     crd::{self, Election},
+    explain::{Explained, Reason, explain},
     fence::ElectionRef,
+    prelude::Client,
 };
 use clap::{Args, ValueEnum};
 
@@ -37,7 +39,7 @@ pub(crate) enum When {
 }
 
 impl ApiArgs {
-    /// Opens a connection to the server; sends nothing yet.
+    /// Creates a client for the server, without a request.
     ///
     /// # Errors
     ///
@@ -45,7 +47,7 @@ impl ApiArgs {
     pub(crate) async fn connect(
         &self,
         metrics: Option<ClientMetrics>,
-    ) -> Result<Connection, Failure> {
+    ) -> Result<(http::Uri, Client), Failure> {
         let mut options = ClientOptions::default();
         if let Some(metrics) = metrics {
             options = options.metrics(metrics);
@@ -58,13 +60,13 @@ impl ApiArgs {
         }
         let failed =
             |error| Failure::caused(Exit::Usage, "finding the Kubernetes API server", &error);
-        Connection::open(options).await.map_err(failed)
+        connect_to(options).await.map_err(failed)
     }
 
     /// Namespace of the cluster's objects: from the flag, else of the pod, else of the credentials.
-    pub(crate) fn namespace(&self, connection: &Connection) -> String {
+    pub(crate) fn namespace(&self, client: &Client) -> String {
         let own = env::var("POD_NAMESPACE").ok().filter(|it| !it.is_empty());
-        self.namespace.clone().or(own).unwrap_or_else(|| connection.namespace().to_owned())
+        self.namespace.clone().or(own).unwrap_or_else(|| client.default_namespace().to_owned())
     }
 
     /// Returns the `Election` of a cluster, and its namespace and name.
@@ -73,10 +75,10 @@ impl ApiArgs {
     ///
     /// A [`Failure`] if the `Election` does not exist, or if the server does not return it.
     pub(crate) async fn election(&self, cluster: &str) -> Result<(Election, ElectionRef), Failure> {
-        let connection = self.connect(None).await?;
-        let namespace = self.namespace(&connection);
+        let (_, client) = self.connect(None).await?;
+        let namespace = self.namespace(&client);
         let election = ElectionRef { namespace, cluster: cluster.to_owned() };
-        match election.api(connection.client()).get(&election.name()).await {
+        match election.api(client).get(&election.name()).await {
             Ok(found) => Ok((found, election)),
             Err(error) => Err(failure(&format!("reading election {election}"), explain(&error))),
         }
@@ -88,9 +90,8 @@ impl ApiArgs {
 /// # Errors
 ///
 /// A [`Failure`] if the server does not answer this.
-pub(crate) async fn missing_kinds(connection: &Connection) -> Result<Vec<&'static str>, Failure> {
+pub(crate) async fn missing_kinds(client: &Client) -> Result<Vec<&'static str>, Failure> {
     let kinds = ["elections", "uptimechecks"];
-    let client = connection.client();
     let served = match client.list_api_group_resources(crd::API_VERSION).await {
         Ok(list) => list.resources.into_iter().map(|it| it.name).collect(),
         Err(error) => match explain(&error) {

@@ -25,9 +25,9 @@ use self::{
 };
 use super::{
     authority::{Authority, DebugClient, GatedClient},
-    client::explain,
     crd::election::{Election, ElectionStatus},
     events::{EventType, Events},
+    explain::explain,
     fence::{Awaited, ElectionRef, Fence},
     identity::name_of_this_pod,
     metrics::K8sMetrics,

@@ -14,7 +14,7 @@ use kube::{
 
 pub use kube::runtime::events::EventType;
 
-use super::client::{Reason, explain};
+use super::explain::{Reason, explain};
 use crate::{clock, telemetry::sparing::Sparing};
 
 /// Longest note in bytes; the rest is cut off. The API accepts 1,024 bytes.

@@ -20,8 +20,8 @@ use kube::{
 use tokio::sync::watch;
 
 use super::{
-    client::explain,
     crd::election::{Election, ElectionSpec},
+    explain::explain,
 };
 use crate::engine::Term;
 

@@ -14,6 +14,7 @@ pub mod controller;
 pub mod crd;
 pub mod election;
 pub mod events;
+pub mod explain;
 pub mod fence;
 pub mod finalizer;
 pub mod identity;

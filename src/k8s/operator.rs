@@ -166,9 +166,7 @@ impl Operator {
 
     /// The cache of a kind, filled by this operator whether or not a controller uses it.
     pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
-        let cache = self.caches.of(kind, scope);
-        cache.attend_for_good();
-        cache
+        self.caches.of(kind, scope)
     }
 
     /// As [`cache`](Self::cache), with a `handler` that is called for every change, on the task that feeds

@@ -24,8 +24,8 @@ use serde_json::{Value, json};
 use super::{
     authority::is_refused,
     cache::{ApiScope as _, Cached},
-    client::{Reason, explain, explain_status},
     controller::Context,
+    explain::{Reason, explain, explain_status},
     fence::{FENCE_ANNOTATION, Fence},
     metrics::Refusals,
 };

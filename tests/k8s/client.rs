@@ -9,17 +9,12 @@ use std::{
 };
 
 use bellwether::k8s::{
-    client::{
-        CallError, CallOptions, ClientMetrics, ClientOptions, ConnectError, Connection, Reason,
-        connect, explain,
-    },
-    k8s_openapi::api::{
-        authentication::v1::SelfSubjectReview,
-        core::v1::{Pod, Secret},
-    },
+    client::{CallError, CallOptions, ClientMetrics, ClientOptions, ConnectError, connect},
+    explain::{Reason, explain},
+    k8s_openapi::api::{authentication::v1::SelfSubjectReview, core::v1::Pod},
     kube::{
         Api, Client, Error,
-        api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams},
+        api::{EvictParams, Patch, PatchParams, PostParams},
     },
 };
 use http::Request;
@@ -34,7 +29,7 @@ use crate::{
     kube::{ApiServer, Space},
     support::{
         eventually,
-        pki::{Validity, replace},
+        pki::Validity,
         proxy::{Fault, Proxy},
     },
 };
@@ -64,7 +59,7 @@ fn mounted(space: &Space<'_>, token: &str) -> (PathBuf, ClientOptions) {
     fs::create_dir_all(&folder).unwrap();
     fs::copy(&space.api.pki().ca, folder.join("ca.crt")).unwrap();
     fs::write(folder.join("namespace"), &space.name).unwrap();
-    fs::write(folder.join("token"), format!("{token}\n")).unwrap();
+    fs::write(folder.join("token"), token).unwrap();
     let address = space.api.address();
     let options = options(&[
         ("KUBERNETES_SERVICE_HOST", &address.ip().to_string()),
@@ -84,32 +79,6 @@ async fn a_pod_is_its_service_account_and_says_which_program_it_is() {
     assert_eq!(client.default_namespace(), space.name);
     let told = space.api.writes().into_iter().find(|it| it.user == account).unwrap();
     assert_eq!(told.agent, concat!("bellwether/", env!("CARGO_PKG_VERSION")));
-}
-
-#[tokio::test]
-async fn a_refused_token_is_replaced_by_the_files_next_one_at_once() {
-    let space = ApiServer::shared().await.namespace("token").await;
-    let old = space.bound_token("old").await;
-    let (folder, options) = mounted(&space, &old);
-    let registry = Registry::new();
-    let metrics = ClientMetrics::register(&registry).unwrap();
-    let client = connect(options.metrics(metrics)).await.unwrap();
-    let account = format!("system:serviceaccount:{}:default", space.name);
-    assert_eq!(who(&client).await.unwrap(), account);
-
-    let next = space.bound_token("next").await;
-    let secrets = Api::<Secret>::default_namespaced(space.client());
-    secrets.delete("old", &DeleteParams::default()).await.unwrap();
-    // The server caches the validation of a token for ten seconds.
-    let refused =
-        eventually("the old token is refused", LONG, async || who(&client).await.err()).await;
-    let refused = explain(&refused);
-    assert_eq!(refused.reason, Reason::Unauthorized, "{refused}");
-    assert!(!refused.to_string().contains(&old), "no token in what a person reads");
-
-    replace(&folder.join("token"), &next);
-    assert_eq!(who(&client).await.unwrap(), account);
-    assert!(count(&registry, "rest_client_requests_total", &[("code", "401")]) >= 1);
 }
 
 #[tokio::test]
@@ -184,7 +153,7 @@ async fn a_kubeconfigs_certificate_and_its_plug_in_are_credentials_too() {
 
 /// The error of building a client from these options, with all its causes.
 async fn refused(options: ClientOptions) -> (ConnectError, String) {
-    let error = Connection::open(options).await.expect_err("this cannot be used");
+    let error = connect(options).await.err().expect("this cannot be used");
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |it| it.source());
     let said = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     (error, said)
@@ -241,14 +210,29 @@ async fn what_leads_nowhere_is_named_with_the_remedy_and_without_secrets() {
     let (error, said) = refused(options(&[]).kubeconfig(&path).context("one")).await;
     assert!(matches!(error, ConnectError::Credentials { .. }), "{said}");
     assert!(said.contains("/nowhere/token"), "{said}");
-    let proxied = good("").replace(
-        "'https://10.0.0.1'",
-        "'https://10.0.0.1', proxy-url: 'http://me:hush@proxy:3128'",
-    );
-    let (error, said) =
-        refused(options(&[]).kubeconfig(file("proxied", &proxied)).context("one")).await;
-    assert!(matches!(error, ConnectError::Proxy { .. }), "{said}");
-    assert!(said.contains("proxy-url") && !said.contains("hush"), "{said}");
+    for (name, token) in [("empty", ""), ("line", "hush\n"), ("two", "hush hush")] {
+        let token = file(name, token);
+        let text = good("").replace("/nowhere/token", token.to_str().unwrap());
+        let (error, said) =
+            refused(options(&[]).kubeconfig(file("spaced", &text)).context("one")).await;
+        assert!(matches!(error, ConnectError::Credentials { .. }), "{said}");
+        assert!(said.contains(token.to_str().unwrap()) && !said.contains("hush"), "{said}");
+    }
+    for proxy in ["socks4://me:hush@proxy", "ftp://me:hush@proxy", "http://"] {
+        let text = good("")
+            .replace("'https://10.0.0.1'", &format!("'https://10.0.0.1', proxy-url: '{proxy}'"));
+        let (error, said) =
+            refused(options(&[]).kubeconfig(file("proxied", &text)).context("one")).await;
+        let is_named = matches!(error, ConnectError::Proxy { setting: "proxy-url" });
+        // kube does not take what is no URL at all.
+        assert!(is_named || matches!(error, ConnectError::Kubeconfig { .. }), "{said}");
+        assert!(said.contains("proxy") && !said.contains("hush"), "{said}");
+    }
+    let https = [("https_proxy", "ftp://me:hush@proxy")];
+    let path = file("plain", &good("").replace("{tokenFile: /nowhere/token}", "{token: t}"));
+    let (error, said) = refused(options(&https).kubeconfig(path).context("one")).await;
+    assert!(matches!(error, ConnectError::Proxy { setting: "HTTPS_PROXY" }), "{said}");
+    assert!(!said.contains("hush"), "{said}");
 }
 
 /// Sum of the series of a metric that have these labels.
@@ -288,7 +272,7 @@ async fn a_write_that_is_turned_away_waits_as_asked_and_then_succeeds() {
     let kubeconfig = space.api.kubeconfig(&space.name, None);
     let options = options(&[]).kubeconfig(kubeconfig).metrics(metrics);
     let hasty = CallOptions { timeout: Duration::from_secs(9), ..CallOptions::default() };
-    let hasty = Connection::open(options.clone().calls(hasty)).await.unwrap().client();
+    let hasty = connect(options.clone().calls(hasty)).await.unwrap();
     let hasty = Api::<Pod>::default_namespaced(hasty);
     // Ten seconds exceed the timeout: the client returns the answer at once.
     let away = hasty.evict("web-0", &EvictParams::default()).await.unwrap_err();
@@ -297,7 +281,7 @@ async fn a_write_that_is_turned_away_waits_as_asked_and_then_succeeds() {
     assert_eq!(count(&registry, "rest_client_request_retries_total", &retries), 0);
 
     let patient = CallOptions { timeout: LONG, ..CallOptions::default() };
-    let patient = Connection::open(options.calls(patient)).await.unwrap().client();
+    let patient = connect(options.calls(patient)).await.unwrap();
     let patient = Api::<Pod>::default_namespaced(patient);
     let worked_out = async {
         eventually("it is to be tried again", LONG, async || {

@@ -3,7 +3,8 @@
 use std::{fs, time::Duration};
 
 use bellwether::k8s::{
-    client::{ClientOptions, Explained, MissingRule, Reason, connect, explain},
+    client::{ClientOptions, connect},
+    explain::{Explained, MissingRule, Reason, explain},
     k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod},
     kube::{
         Api, Client, Error,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bellwether::k8s::{
-    client::{Reason, explain, explain_status},
+    explain::{Reason, explain, explain_status},
     k8s_openapi::api::core::v1::ConfigMap,
     kube::{
         Api, Client, Error,

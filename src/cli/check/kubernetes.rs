@@ -30,9 +30,9 @@ pub(super) fn is_wanted(when: When) -> bool {
 
 /// Checks that the API server answers and has our kinds.
 pub(super) async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
-    let connection = read.api.connect(None).await?;
-    let missing = apiserver::missing_kinds(&connection).await?;
-    let says = format!("{} answers", connection.endpoint());
+    let (endpoint, client) = read.api.connect(None).await?;
+    let missing = apiserver::missing_kinds(&client).await?;
+    let says = format!("{endpoint} answers");
     let mut findings = vec![Finding::new("apiserver", Verdict::Ok, says)];
     if !missing.is_empty() {
         let says = format!("the server does not know {}", missing.join(", "));

@@ -116,8 +116,8 @@ pub(super) async fn work(
     registry: &Registry,
 ) -> Result<Work, Failure> {
     let metrics = ClientMetrics::register(registry).map_err(|error| metric_twice(&error))?;
-    let connection = args.kube.api.connect(Some(metrics)).await?;
-    let namespace = args.kube.api.namespace(&connection);
+    let (endpoint, client) = args.kube.api.connect(Some(metrics)).await?;
+    let namespace = args.kube.api.namespace(&client);
     let scope =
         if args.kube.all_namespaces { Scope::all() } else { Scope::namespace(namespace.clone()) };
     let scope = match &args.kube.check_selector {
@@ -126,10 +126,9 @@ pub(super) async fn work(
     };
     let cluster = args.cluster.cluster.cluster().to_owned();
     let election = ElectionRef { namespace, cluster };
-    tracing::info!(endpoint = %connection.endpoint(), %election, "working on Kubernetes");
+    tracing::info!(%endpoint, %election, "working on Kubernetes");
 
-    let mut operator =
-        Operator::new(builder, connection.client(), election).registry(registry.clone());
+    let mut operator = Operator::new(builder, client, election).registry(registry.clone());
     if let Some(pod) = pod {
         operator = operator.pod(pod);
     }

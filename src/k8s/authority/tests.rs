@@ -85,28 +85,24 @@ type Then = Box<dyn FnOnce() + Send>;
 /// An API server that returns these answers, each after an action, and records its requests.
 struct Server {
     kubeconfig: PathBuf,
-    token: PathBuf,
     asked: Arc<Mutex<Vec<String>>>,
     _folder: TempDir,
 }
 
 impl Server {
-    async fn answering(answers: impl FnOnce(PathBuf) -> Vec<(&'static str, Then)>) -> Self {
+    async fn answering(answers: Vec<(&'static str, Then)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let (kubeconfig, token) = (folder.path().join("config"), folder.path().join("token"));
+        let kubeconfig = folder.path().join("config");
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
              clusters: [{{name: x, cluster: {{server: 'http://{}'}}}}]\n\
-             users: [{{name: x, user: {{tokenFile: '{}'}}}}]\n\
-             contexts: [{{name: x, context: {{cluster: x, user: x}}}}]\n",
+             contexts: [{{name: x, context: {{cluster: x}}}}]\n",
             listener.local_addr().unwrap(),
-            token.display(),
         );
         fs::write(&kubeconfig, text).unwrap();
-        fs::write(&token, "old").unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (log, answers) = (Arc::clone(&asked), answers(token.clone()));
+        let log = Arc::clone(&asked);
         drop(tasks::spawn("scripted server", async move {
             for (answer, then) in answers {
                 let (mut socket, _) = listener.accept().await.unwrap();
@@ -124,7 +120,7 @@ impl Server {
             }
             std::future::pending::<()>().await;
         }));
-        Self { kubeconfig, token, asked, _folder: folder }
+        Self { kubeconfig, asked, _folder: folder }
     }
 
     async fn client(&self) -> Client {
@@ -146,23 +142,18 @@ fn post() -> Request<Body> {
 }
 
 /// Result of a write whose first attempt gets the answer `first` and whose second attempt would succeed.
-/// While the server has the first attempt, the authority ends and the token changes.
+/// While the server has the first attempt, the authority ends.
 async fn outcome(first: &'static str, end: End, by: By) -> (Result<u16, kube::Error>, Vec<String>) {
     let (node, ctx) = leading().await;
     let (ctx, gate) = ctx.apart();
     gate.extend(BootTime(clock::boot_now().0 + HOUR));
-    let server = Server::answering(|token| {
-        let ends = move || {
-            fs::write(token, "new").unwrap();
-            match end {
-                End::Never => {}
-                End::Closed => gate.close(),
-                End::Suspended => gate.extend(BootTime(Duration::ZERO)),
-            }
-        };
-        vec![(first, Box::new(ends)), ("200 OK", Box::new(|| {}))]
-    })
-    .await;
+    let ends = move || match end {
+        End::Never => {}
+        End::Closed => gate.close(),
+        End::Suspended => gate.extend(BootTime(Duration::ZERO)),
+    };
+    let answers: Vec<(_, Then)> = vec![(first, Box::new(ends)), ("200 OK", Box::new(|| {}))];
+    let server = Server::answering(answers).await;
     let (client, authority) = (server.client().await, Authority::Leader(ctx));
     let written = match by {
         By::Gated => {
@@ -176,7 +167,6 @@ async fn outcome(first: &'static str, end: End, by: By) -> (Result<u16, kube::Er
         }
     };
     node.stop(HOUR).await.unwrap();
-    assert!(server.token.exists(), "the server is there until the end");
     (written, server.asked())
 }
 
@@ -188,24 +178,21 @@ fn refused_as(error: &kube::Error) -> &Refused {
 }
 
 const BUSY: &str = "429 Busy\r\nretry-after: 1";
-const STALE: &str = "401 Unauthorized";
 
 #[tokio::test]
 async fn an_authority_that_ends_between_two_attempts_stops_the_second() {
-    for first in [BUSY, STALE] {
-        for by in [By::Gated, By::Permit] {
-            let (written, asked) = outcome(first, End::Never, by).await;
-            assert_eq!(written.unwrap(), 200, "{first:?} {by:?}");
-            assert_eq!(asked, ["POST /write HTTP/1.1"; 2], "{first:?} {by:?}: two attempts");
-            for end in [End::Closed, End::Suspended] {
-                let (written, asked) = outcome(first, end, by).await;
-                assert_eq!(asked, ["POST /write HTTP/1.1"], "{first:?} {end:?} {by:?}");
-                let error = written.unwrap_err();
-                let unsent = matches!(refused_as(&error), Refused::Unsent { .. });
-                // The gated client may notice the end before the answer that proves that the write had no effect.
-                assert!(unsent || matches!(by, By::Gated), "{first:?} {end:?} {by:?}: {error:?}");
-                assert!(is_refused(&error));
-            }
+    for by in [By::Gated, By::Permit] {
+        let (written, asked) = outcome(BUSY, End::Never, by).await;
+        assert_eq!(written.unwrap(), 200, "{by:?}");
+        assert_eq!(asked, ["POST /write HTTP/1.1"; 2], "{by:?}: two attempts");
+        for end in [End::Closed, End::Suspended] {
+            let (written, asked) = outcome(BUSY, end, by).await;
+            assert_eq!(asked, ["POST /write HTTP/1.1"], "{end:?} {by:?}");
+            let error = written.unwrap_err();
+            let unsent = matches!(refused_as(&error), Refused::Unsent { .. });
+            // The gated client may notice the end before the answer that proves that the write had no effect.
+            assert!(unsent || matches!(by, By::Gated), "{end:?} {by:?}: {error:?}");
+            assert!(is_refused(&error));
         }
     }
 }
@@ -229,7 +216,7 @@ async fn a_503_is_repeated_for_reads_only_and_reads_need_no_authority() {
     let (ctx, gate) = ctx.apart();
     gate.close();
     let nothing = || -> Then { Box::new(|| {}) };
-    let server = Server::answering(|_| vec![("503 Busy", nothing()), ("200 OK", nothing())]).await;
+    let server = Server::answering(vec![("503 Busy", nothing()), ("200 OK", nothing())]).await;
     let authority = Authority::Leader(ctx);
     let gated = GatedClient::new(&server.client().await, &authority, &refusals());
     let read = Request::get("/read").body(Body::empty()).unwrap();
@@ -296,7 +283,7 @@ async fn a_write_carries_what_its_attempts_are_checked_against_and_a_read_does_n
 #[tokio::test]
 async fn ending_a_client_joins_its_task_and_refuses_what_is_left_of_it() {
     let (node, ctx) = leading().await;
-    let server = Server::answering(|_| Vec::new()).await;
+    let server = Server::answering(Vec::new()).await;
     let client = server.client().await;
     let before = alive_tasks();
     let gated = GatedClient::new(&client, &Authority::Leader(ctx), &refusals());

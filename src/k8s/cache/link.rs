@@ -10,11 +10,11 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
+use http_body_util::BodyExt as _;
 use kube::client::{Body, Client};
 use tower::{BoxError, service_fn};
 
-use super::{Cache, pace::Paced};
-use crate::k8s::client::Inlet;
+use super::Cache;
 
 /// The client of one cache, which lives as long as the cache is kept: each `kube::Client` is a task.
 pub(super) struct Link {
@@ -55,15 +55,17 @@ fn listening<K: Send + Sync + 'static>(
             if let Some(parameter) = parameter {
                 *request.uri_mut() = with_parameter(request.uri(), &parameter)?;
             }
-            let is_watch = request.uri().query().is_some_and(|it| it.contains("watch=true"));
             let answer = client.send(request).await?;
             if answer.status().is_success() {
                 cache.heard();
             }
-            // A list is read at once, and whatever connection is not ours: that inlet is nobody's.
-            let inlet = answer.extensions().get::<Inlet>().filter(|_| is_watch);
-            let inlet = inlet.cloned().unwrap_or_default();
-            Ok::<Response<_>, BoxError>(answer.map(|body| Paced::new(body, inlet, cache)))
+            let answer = answer.map(|body| {
+                body.map_frame(move |frame| {
+                    cache.heard();
+                    frame
+                })
+            });
+            Ok::<Response<_>, BoxError>(answer)
         }
     });
     Client::new(service, namespace)
@@ -96,7 +98,13 @@ fn with_parameter(uri: &Uri, parameter: &str) -> Result<Uri, BoxError> {
 mod tests {
     use std::sync::Mutex;
 
+    use bytes::Bytes;
+    use futures::StreamExt as _;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
     use k8s_openapi::api::core::v1::ConfigMap;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
 
     use super::*;
     use crate::k8s::authority::tests::alive_tasks;
@@ -121,5 +129,30 @@ mod tests {
         assert_eq!(alive_tasks(), before);
         let wanted = ["", "&shardSelector=a+b", "&shardSelector=c", ""];
         assert_eq!(*asked.lock().unwrap(), wanted.map(|it| format!("/maps?limit=1{it}")));
+    }
+
+    #[tokio::test]
+    async fn each_piece_of_an_answer_shows_that_the_api_server_is_heard_of() {
+        let (sender, pieces) = mpsc::channel(1);
+        let pieces = Mutex::new(Some(pieces));
+        let server = Client::new(
+            service_fn(move |_: Request<Body>| {
+                let pieces = pieces.lock().unwrap().take().expect("one watch");
+                let frames =
+                    ReceiverStream::new(pieces).map(|it| Ok::<_, BoxError>(Frame::data(it)));
+                async { Ok::<_, BoxError>(Response::new(StreamBody::new(frames))) }
+            }),
+            "n",
+        );
+        let cache = Cache::<ConfigMap>::holding([]);
+        let heard = || *cache.shelf.fresh.borrow();
+        let watch = Request::get("/maps?watch=true").body(Body::empty()).unwrap();
+        let mut answer = Link::new(&server, &cache).asking(None).send(watch).await.unwrap();
+        for _ in 0..2 {
+            let before = heard();
+            sender.send(Bytes::from_static(b"{}")).await.unwrap();
+            answer.body_mut().frame().await.unwrap().unwrap();
+            assert!(before < heard());
+        }
     }
 }

@@ -10,9 +10,6 @@
 //!   holds the last known objects, and [`Cache::age`] grows.
 //! * A cache that only sharded work uses holds the objects of the shards that are held here, see [`narrow`].
 //!   Objects of other shards leave the cache without a `Deleted` event.
-//! * The watch is read at once while a controller works on the objects or a user's code reads the cache. A
-//!   cache that is only kept warm may be 50 ms older, and catches up as soon as work begins, see [`pace`].
-//!   Pacing takes a client of [`client`](crate::k8s::client); with any other client the watch is always read at once.
 //! * Handlers get every change of the cached objects, in order, including changes that a re-list reveals.
 //!   Several changes of one object may arrive as one.
 //! * An object that the type cannot deserialize is left out, logged once and counted; the others are cached.
@@ -21,7 +18,6 @@ mod guard;
 mod held;
 mod link;
 mod narrow;
-mod pace;
 mod set;
 mod source;
 
@@ -37,7 +33,6 @@ use tokio::sync::watch;
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
     held::{HeldShards, Wanted},
-    pace::Attention,
     set::{IsSynced, Need, Running},
     source::{Handler, SourceError},
 };
@@ -102,24 +97,12 @@ struct Shelf<K> {
     objects: RwLock<HashMap<ObjectKey, Arc<K>>>,
     /// When the cache was last known to be up to date; `None` before the first list.
     fresh: watch::Sender<Option<BootTime>>,
-    attentive: pace::Attentive,
 }
 
 impl<K> Cache<K> {
     pub(crate) fn new() -> Self {
         let (objects, fresh) = (RwLock::default(), watch::Sender::default());
-        let attentive = pace::Attentive::default();
-        Self { shelf: Arc::new(Shelf { objects, fresh, attentive }) }
-    }
-
-    /// Reads changes as they arrive, for as long as the returned guard lives.
-    pub(crate) fn attend(&self) -> Attention {
-        self.shelf.attentive.one()
-    }
-
-    /// Reads changes as they arrive, from now on.
-    pub(crate) fn attend_for_good(&self) {
-        self.shelf.attentive.for_good();
+        Self { shelf: Arc::new(Shelf { objects, fresh }) }
     }
 
     /// The object with this key; `None` if no such object is cached.
@@ -182,11 +165,6 @@ impl<K> Cache<K> {
             }
             false
         });
-    }
-
-    /// Whether changes are read as they arrive.
-    pub(crate) fn is_attended(&self) -> bool {
-        self.shelf.attentive.is_anybody()
     }
 
     /// Creates a synced cache with these objects.

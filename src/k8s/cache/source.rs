@@ -24,7 +24,7 @@ use super::{
     guard::{Guarded, Unreadable},
     narrow,
 };
-use crate::k8s::{client::explain, key::ObjectKey, metrics::CacheMetrics};
+use crate::k8s::{explain::explain, key::ObjectKey, metrics::CacheMetrics};
 
 /// Delay between attempts to list or watch: from this,
 const RETRY_LEAST: Duration = Duration::from_millis(200);
@@ -367,6 +367,3 @@ fn is_no_streaming(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status))
         if status.code == 422 || status.code == 400)
 }
-
-#[cfg(test)]
-mod tests;

@@ -210,19 +210,18 @@ where
     S::Error: Into<BoxError>,
 {
     let began = clock::boot_now();
-    let mut next = Some(request);
+    let (parts, body) = request.into_parts();
+    let mut next = Some(body);
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let request = next.take().expect("set before each attempt");
-        next = copy(&request);
-        let method = request.method().clone();
-        let answer = match attempts.clone().oneshot(request).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(error.into()),
-        };
+        let body = next.take().expect("set before each attempt");
+        // A body that can be sent only once has no copy.
+        next = body.try_clone();
+        let request = Request::from_parts(parts.clone(), body);
+        let answer = attempts.clone().oneshot(request).await.map_err(Into::into)?;
         let away = TurnedAway {
-            method,
+            method: parts.method.clone(),
             status: answer.status(),
             retry_after: retry_after(answer.headers()),
         };
@@ -235,7 +234,7 @@ where
             }
             return Ok(answer);
         };
-        if let Some(permit) = next.as_ref().and_then(|it| Permit::of(it.extensions())) {
+        if let Some(permit) = Permit::of(&parts.extensions) {
             // What may be repeated is a write only if the server did nothing with it.
             permit.did_nothing();
         }
@@ -260,17 +259,6 @@ async fn read_away(mut body: AnswerBody) {
     }
 }
 
-/// The same request again; `None` if its body can be sent only once.
-pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
-    let mut copy = Request::new(request.body().try_clone()?);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy.extensions_mut().clone_from(request.extensions());
-    Some(copy)
-}
-
 /// Whether the answer may be silent for long: watches, logs that are followed, upgraded connections.
 fn is_stream(request: &Request<Body>) -> bool {
     let query = request.uri().query().unwrap_or_default();
@@ -282,6 +270,8 @@ fn is_stream(request: &Request<Body>) -> bool {
 }
 
 /// A body of which every piece comes in time.
+///
+/// tower-http's `TimeoutBody` would fail after a pause of the process, also if the piece has come meanwhile.
 struct Paced {
     body: AnswerBody,
     within: Duration,

@@ -2,11 +2,14 @@
 
 use std::{
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use http::Uri;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use kube::{
     Config,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
@@ -17,12 +20,16 @@ use super::{CallOptions, ClientMetrics};
 /// Where Kubernetes mounts a pod's service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// To whom to connect and how. The first of these that is there is taken:
+/// Which API server to connect to, and how. The first of these that exists is used:
 ///
 /// 1. the kubeconfig or context that the options name;
 /// 2. the kubeconfig that `KUBECONFIG` names;
 /// 3. the pod's service account;
 /// 4. `~/.kube/config`.
+///
+/// A server that a kubeconfig leads to is reached through the proxy that the kubeconfig names (`proxy-url`), else through
+/// that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), as kubectl does it. From a pod with its service
+/// account the server is reached directly.
 #[derive(Clone)]
 pub struct ClientOptions {
     pub(super) kubeconfig: Option<PathBuf>,
@@ -81,6 +88,7 @@ impl ClientOptions {
 
     /// The folder with a service account's `token`, `ca.crt` and `namespace`. Default: where Kubernetes
     /// mounts it.
+    #[doc(hidden)]
     #[must_use]
     pub fn service_account(mut self, folder: impl Into<PathBuf>) -> Self {
         self.service_account = folder.into();
@@ -122,7 +130,8 @@ impl ClientOptions {
         self
     }
 
-    /// Who knows the environment's variables. Default: this process's.
+    /// Where variables are looked up. Default: the environment of this process.
+    #[doc(hidden)]
     #[must_use]
     pub fn environment(
         mut self,
@@ -134,6 +143,11 @@ impl ClientOptions {
 
     fn variable(&self, name: &str) -> Option<String> {
         (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    /// The variable of that name in capitals, else in small letters.
+    fn in_either_case(&self, name: &str) -> Option<String> {
+        self.variable(name).or_else(|| self.variable(&name.to_lowercase()))
     }
 }
 
@@ -179,7 +193,7 @@ pub enum ConnectError {
         /// Why.
         source: io::Error,
     },
-    /// A kubeconfig is none. What is wrong where is not told: there are secrets in it.
+    /// A file is not a kubeconfig. The message leaves out what is wrong in it: it may hold secrets.
     #[error("{} is not a kubeconfig (YAML with clusters, users and contexts)", .path.display())]
     NotKubeconfig {
         /// Which file.
@@ -213,13 +227,13 @@ pub enum ConnectError {
         /// What is wrong.
         source: KubeconfigError,
     },
-    /// There is a proxy in the way.
+    /// The address of the proxy cannot be used. The message leaves it out: it may hold a password.
     #[error(
-        "the way to the API server leads through proxy {proxy}, and only direct connections are made: take `proxy-url` out of the kubeconfig, and HTTPS_PROXY out of the environment"
+        "the proxy that {setting} names cannot be used: write a URL of http, https or socks5, as http://proxy.example:3128"
     )]
     Proxy {
-        /// The proxy, without its credentials.
-        proxy: String,
+        /// The variable, or `proxy-url`.
+        setting: &'static str,
     },
     /// The certificates or keys cannot be used.
     #[error("the certificates for {endpoint} cannot be used")]
@@ -239,8 +253,15 @@ pub enum ConnectError {
     },
 }
 
-/// The configuration that the options lead to.
-pub(super) async fn find(options: &ClientOptions) -> Result<Config, ConnectError> {
+/// Where the options lead.
+pub(super) struct Found {
+    pub(super) config: Config,
+    /// The proxy on the way there.
+    pub(super) proxy: Option<Intercept>,
+}
+
+/// Where the options lead.
+pub(super) async fn find(options: &ClientOptions) -> Result<Found, ConnectError> {
     let home = PathBuf::from(options.variable("HOME").unwrap_or_default()).join(".kube/config");
     let listed = options.variable("KUBECONFIG").map(|list| {
         std::env::split_paths(&list).filter(|it| !it.as_os_str().is_empty()).collect::<Vec<_>>()
@@ -249,11 +270,33 @@ pub(super) async fn find(options: &ClientOptions) -> Result<Config, ConnectError
     let files = match (&options.kubeconfig, listed, service) {
         (Some(file), ..) => vec![file.clone()],
         (None, Some(files), _) if !files.is_empty() => files,
-        (None, _, Some(host)) if options.context.is_none() => return in_cluster(options, host),
+        (None, _, Some(host)) if options.context.is_none() => {
+            return Ok(Found { config: in_cluster(options, host)?, proxy: None });
+        }
         _ if home.exists() => vec![home],
         _ => return Err(ConnectError::Nowhere { home }),
     };
-    of_kubeconfig(options, &files).await
+    let found = of_kubeconfig(options, &files).await?;
+    check_token_file(&found.config)?;
+    Ok(found)
+}
+
+/// Refuses a token file with whitespace: kube sends what a file holds as it is, and each request would fail.
+fn check_token_file(config: &Config) -> Result<(), ConnectError> {
+    let Some(file) = &config.auth_info.token_file else { return Ok(()) };
+    match fs::read_to_string(file) {
+        Ok(token) if token.is_empty() || token.contains(char::is_whitespace) => {
+            Err(ConnectError::Credentials {
+                endpoint: config.cluster_url.to_string(),
+                problem: format!(
+                    "token file {file} is empty, or holds whitespace beside the token: write it without a \
+                     newline at its end (printf %s)"
+                ),
+            })
+        }
+        // kube reads the file too, and reports why it cannot.
+        _ => Ok(()),
+    }
 }
 
 fn in_cluster(options: &ClientOptions, host: String) -> Result<Config, ConnectError> {
@@ -280,7 +323,7 @@ fn in_cluster(options: &ClientOptions, host: String) -> Result<Config, ConnectEr
     Ok(config)
 }
 
-async fn of_kubeconfig(options: &ClientOptions, files: &[PathBuf]) -> Result<Config, ConnectError> {
+async fn of_kubeconfig(options: &ClientOptions, files: &[PathBuf]) -> Result<Found, ConnectError> {
     let file = files.iter().map(|it| it.display().to_string()).collect::<Vec<_>>().join(", ");
     let mut kubeconfig = Kubeconfig::default();
     let mut missing = None;
@@ -305,6 +348,7 @@ async fn of_kubeconfig(options: &ClientOptions, files: &[PathBuf]) -> Result<Con
     if let Some(missing) = missing.filter(|_| found == 0) {
         return Err(missing);
     }
+    let named = proxy_url(&kubeconfig, options.context.as_deref());
     let known = kubeconfig.contexts.iter().map(|it| it.name.clone()).collect();
     let which = KubeConfigOptions { context: options.context.clone(), ..Default::default() };
     let config = Config::from_custom_kubeconfig(kubeconfig, &which).await;
@@ -315,11 +359,50 @@ async fn of_kubeconfig(options: &ClientOptions, files: &[PathBuf]) -> Result<Con
         }
         source => ConnectError::Kubeconfig { file, source },
     })?;
-    if let Some(proxy) = &config.proxy_url {
-        let proxy = proxy.host().unwrap_or_default().to_owned();
-        return Err(ConnectError::Proxy { proxy });
+    let proxy = proxy(options, named, &config.cluster_url)?;
+    Ok(Found { config, proxy })
+}
+
+/// The `proxy-url` of the context's cluster.
+fn proxy_url(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let name = context.or(kubeconfig.current_context.as_deref())?;
+    let context = kubeconfig.contexts.iter().find(|it| it.name == name)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|it| it.name == context.cluster)?;
+    cluster.cluster.as_ref()?.proxy_url.clone().filter(|it| !it.is_empty())
+}
+
+/// The proxy between us and `server`: the one that the kubeconfig names, else the environment's.
+///
+/// kube's own rules are not used: they compare `NO_PROXY` with the address of the proxy.
+fn proxy(
+    options: &ClientOptions,
+    named: Option<String>,
+    server: &Uri,
+) -> Result<Option<Intercept>, ConnectError> {
+    let (setting, url, exempt) = if let Some(url) = named {
+        ("proxy-url", url, None)
+    } else {
+        let is_plain = server.scheme_str() == Some("http");
+        let setting = if is_plain { "HTTP_PROXY" } else { "HTTPS_PROXY" };
+        match options.in_either_case(setting) {
+            Some(url) if !is_loopback(server) => (setting, url, options.in_either_case("NO_PROXY")),
+            _ => return Ok(None),
+        }
+    };
+    let anywhere = Matcher::builder().all(url.clone()).build();
+    let found = anywhere.intercept(&Uri::from_static("https://kubernetes"));
+    if found.is_none_or(|it| it.uri().scheme_str().is_some_and(|it| it.starts_with("socks4"))) {
+        return Err(ConnectError::Proxy { setting });
     }
-    Ok(config)
+    let matcher = Matcher::builder().all(url).no(exempt.unwrap_or_default()).build();
+    Ok(matcher.intercept(server))
+}
+
+/// Whether the server runs on this machine: no proxy of the environment leads there.
+fn is_loopback(server: &Uri) -> bool {
+    let host = server.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|it| it.is_loopback())
 }
 
 fn read(path: &Path) -> Result<Kubeconfig, ConnectError> {

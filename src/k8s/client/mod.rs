@@ -1,47 +1,39 @@
-//! Talking to an API server: where it is and who we are ([`ClientOptions`]), one connection of which
-//! clients are made ([`Connection`]), and what its errors mean ([`explain()`]).
+//! The client for an API server: kube's, with two layers of ours.
 //!
 //! A request passes, from the outside in:
 //!
-//! 1. **calls**: one deadline over everything; answers of an overloaded server are tried again after the
-//!    time it asks for, see [`CallOptions`];
-//! 2. credentials: a token file is read again when it is old, and at once when its token is refused;
-//! 3. the gate: an attempt of a write that carries an [`Authority`](super::authority::Authority) goes out only while
-//!    that holds. Each attempt is asked, so a gate that closes while a write waits stops the write;
-//! 4. metrics: every attempt that goes out, see [`ClientMetrics`];
-//! 5. the connection: HTTP/1.1 over TLS by rustls with ring, dead peers found by TCP keepalive.
+//! 1. **calls** (ours): one deadline over everything; answers of an overloaded server are tried again after the time
+//!    that the server asks for, see [`CallOptions`];
+//! 2. kube's layers: the server's address, headers, credentials. A token file is read again once a minute;
+//! 3. **attempts** (ours): a write that carries an [`Authority`](super::authority::Authority) is sent only while the
+//!    authority holds. Each attempt is checked, so a gate that closes while a write waits stops the write. And metrics
+//!    of each attempt that is sent, see [`ClientMetrics`];
+//! 4. hyper's client: HTTP/1.1 over TLS by rustls with ring, perhaps through a proxy. TCP keepalive finds dead peers.
 //!
 //! # Guarantees
 //!
 //! - A request ends by its deadline, whatever the network does; an answer that stops coming is given up
 //!   after the same time without a byte. Only watches and other streams may be silent for longer.
-//! - A write is sent twice only if the server said that it did nothing with the first (429, 401).
+//! - A write is sent twice only if the server said that it did nothing with the first (429).
 //! - No token shows up in an error, a log or a `Debug`.
 
 mod calls;
 mod config;
-mod explain;
 mod gate;
-mod inlet;
 mod metrics;
-mod token;
 mod transport;
 mod trust;
 
-use std::{fmt, sync::Arc};
-
-use http::{Request, Response};
-use kube::client::Body;
+use http::{Request, Response, Uri};
+use kube::client::{Body, ClientBuilder};
 use tower::{BoxError, util::BoxCloneSyncService};
 
 use self::calls::Calls;
-pub(crate) use self::inlet::Inlet;
+pub(crate) use self::transport::TransportError;
 pub use self::{
     calls::{CallError, CallOptions},
     config::{ClientOptions, ConnectError},
-    explain::{Explained, MissingRule, Reason, explain, explain_status},
     metrics::ClientMetrics,
-    transport::TransportError,
 };
 
 /// The body of an answer, as layers see it.
@@ -50,62 +42,31 @@ type AnswerBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxEr
 /// What carries out one attempt of a request.
 type Attempt = BoxCloneSyncService<Request<Body>, Response<AnswerBody>, BoxError>;
 
-/// A client for the API server that the options lead to. See [`Connection::open`].
+/// A client for the API server that the options lead to. Clones share its connections, credentials and metrics.
+///
+/// Finds the API server and the credentials; sends nothing yet, so a server that is down is no error. A credential
+/// plug-in of a kubeconfig is run. Requests that name no namespace are for the service account's, or for that of the
+/// kubeconfig's context.
 ///
 /// # Errors
 ///
-/// As [`Connection::open`].
+/// If nothing leads to a server, or what does cannot be used: each names the file or variable.
 pub async fn connect(options: ClientOptions) -> Result<kube::Client, ConnectError> {
-    Ok(Connection::open(options).await?.client())
+    Ok(connect_to(options).await?.1)
 }
 
-/// A connection to an API server. Its clients share its sockets, credentials and metrics. Cheap to clone.
-#[derive(Clone)]
-pub struct Connection {
-    client: kube::Client,
-    endpoint: http::Uri,
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("endpoint", &self.endpoint)
-            .field("namespace", &self.namespace())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Connection {
-    /// Finds the API server and the credentials; sends nothing yet, so a server that is down is no
-    /// error. A credential plug-in of a kubeconfig is run.
-    ///
-    /// # Errors
-    ///
-    /// If nothing leads to a server, or what does cannot be used: each names the file or variable.
-    pub async fn open(options: ClientOptions) -> Result<Self, ConnectError> {
-        let calls = options.calls;
-        let metrics = options.metrics.clone();
-        let config = config::find(&options).await?;
-        let endpoint = config.cluster_url.clone();
-        let namespace = config.default_namespace.clone();
-        let metrics = metrics.of_host(&endpoint);
-        let attempts = transport::attempts(config, &options, Arc::clone(&metrics))?;
-        let client = kube::Client::new(Calls::new(attempts, calls, metrics), namespace);
-        Ok(Self { client, endpoint })
-    }
-
-    /// The client: of one connection there is one, and this is a handle of it.
-    pub fn client(&self) -> kube::Client {
-        self.client.clone()
-    }
-
-    /// The API server.
-    pub fn endpoint(&self) -> &http::Uri {
-        &self.endpoint
-    }
-
-    /// The namespace of requests that name none: the service account's, or the kubeconfig context's.
-    pub fn namespace(&self) -> &str {
-        self.client.default_namespace()
-    }
+/// As [`connect`], with the address of the API server: the command line shows it.
+///
+/// # Errors
+///
+/// As [`connect`].
+#[doc(hidden)]
+pub async fn connect_to(options: ClientOptions) -> Result<(Uri, kube::Client), ConnectError> {
+    let found = config::find(&options).await?;
+    let endpoint = found.config.cluster_url.clone();
+    let namespace = found.config.default_namespace.clone();
+    let metrics = options.metrics.clone().of_host(&endpoint);
+    let attempts = transport::attempts(found, &options, metrics.clone())?;
+    let calls = Calls::new(attempts, options.calls, metrics);
+    Ok((endpoint, ClientBuilder::new(calls, namespace).build()))
 }

@@ -1,73 +1,75 @@
-//! One attempt of a request, from credentials to the socket.
+//! One attempt of a request, from credentials to the socket: kube's layers over hyper's client.
+//!
+//! kube's own `ClientBuilder::try_from(Config)` is not used: its connections have no TCP keepalive, so that a watch whose
+//! server is gone would end minutes late, and they trust no certificate that is listed itself (see [`trust`]).
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Uri, header::USER_AGENT};
 use http_body_util::BodyExt as _;
+use hyper::rt::{Read, Write};
+use hyper_timeout::TimeoutConnector;
 use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    client::{
+        legacy::{
+            self,
+            connect::{
+                Connection, HttpConnector,
+                proxy::{SocksV5, Tunnel},
+            },
+        },
+        proxy::matcher::Intercept,
+    },
+    rt::{TokioExecutor, TokioTimer},
 };
 use kube::{Config, client::ConfigExt as _};
-use tokio::net::TcpStream;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{BoxError, Service, ServiceBuilder, util::BoxCloneSyncService};
 
 use super::{
     AnswerBody, Attempt, ClientOptions, ConnectError,
+    config::Found,
     gate::{Gated, HeldBody},
-    inlet::Socket,
     metrics::{HostMetrics, Measured},
-    token::{TokenFile, WithToken},
     trust,
 };
+use crate::k8s::explain::without_output;
 
-/// A silent connection is asked whether it lives after this long, so that a watch whose server is gone
-/// ends within half a minute, however quiet it is.
+/// TCP probes a silent connection after this time, so that a watch whose server is gone ends within half a minute.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// What was sent and not acknowledged for this long is lost, and its connection with it.
+/// TCP gives up a connection whose data was not acknowledged for this time.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
-/// An idle connection is closed after this long.
+/// The pool closes a connection that was idle for this time.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// The API server was not reached, or the connection broke before it answered. A write may have been
-/// carried out or not.
+/// The API server was not reached, or the connection broke before the answer. A write may have been carried out or not.
 #[derive(Debug, thiserror::Error)]
-#[error("no answer from the API server at {endpoint}")]
-pub struct TransportError {
-    /// The API server.
-    pub endpoint: String,
-    /// What happened to the connection.
-    pub source: legacy::Error,
+#[error("no answer from the API server at {}", .to.endpoint)]
+pub(crate) struct TransportError {
+    pub(crate) to: Arc<Destination>,
+    source: legacy::Error,
 }
 
-impl TransportError {
-    /// Whether no connection could be made: nothing was sent.
-    pub fn is_connect(&self) -> bool {
-        self.source.is_connect()
-    }
+/// Where requests go, for messages.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    /// Address of the API server.
+    pub(crate) endpoint: String,
+    /// Address of the proxy in between, without credentials.
+    pub(crate) proxy: Option<String>,
 }
 
 /// The service that carries out one attempt.
 pub(super) fn attempts(
-    mut config: Config,
+    found: Found,
     options: &ClientOptions,
     metrics: Arc<HostMetrics>,
 ) -> Result<Attempt, ConnectError> {
-    let endpoint = config.cluster_url.to_string();
-    let agent = HeaderValue::from_str(&options.agent).expect("visible ASCII, as the option checks");
-    config.headers.push((USER_AGENT, agent));
-    let token = token_of(&mut config, &endpoint)?;
-
+    let Found { config, proxy } = found;
+    let stack = Stack { config, proxy: proxy.as_ref().map(|it| it.uri().to_string()), metrics };
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -75,101 +77,94 @@ pub(super) fn attempts(
     tcp.set_keepalive_interval(Some(KEEPALIVE_EVERY));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let tcp =
-        tcp.map_response(|tcp: TokioIo<TcpStream>| TokioIo::new(Socket::new(tcp.into_inner())));
-    let tls = trust::connector(&config, tcp)
-        .map_err(|source| ConnectError::Certificates { endpoint: endpoint.clone(), source })?;
-    let http = legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .build::<_, HeldBody>(Within { inner: tls, timeout: options.connect_timeout });
-
-    let credentials = |error: kube::Error| ConnectError::Credentials {
-        endpoint: endpoint.clone(),
-        problem: without_output(&error),
-    };
-    let of = endpoint.clone();
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .layer(config.extra_headers_layer().map_err(credentials)?)
-        .option_layer(config.auth_layer().map_err(credentials)?)
-        .option_layer(token.map(|token| {
-            tower::layer::layer_fn(move |inner| WithToken::new(inner, Arc::clone(&token)))
-        }))
-        .layer_fn(Gated::new)
-        .layer_fn(move |inner| Measured::new(inner, Arc::clone(&metrics)))
-        .map_err(move |source| -> BoxError {
-            Box::new(TransportError { endpoint: of.clone(), source })
-        })
-        .map_response(|answer: http::Response<hyper::body::Incoming>| {
-            answer.map(|body| -> AnswerBody { body.map_err(BoxError::from).boxed_unsync() })
-        })
-        .service(http);
-    Ok(BoxCloneSyncService::new(service))
-}
-
-/// The token file, where that is the credential. Taken out of the configuration: ours is read again
-/// when its token is refused.
-fn token_of(config: &mut Config, endpoint: &str) -> Result<Option<Arc<TokenFile>>, ConnectError> {
-    let auth = &mut config.auth_info;
-    let other = auth.token.is_some() || auth.auth_provider.is_some() || auth.username.is_some();
-    let Some(path) = auth.token_file.take_if(|_| !other) else { return Ok(None) };
-    let file = TokenFile::read(path.clone().into()).map_err(|error| ConnectError::Credentials {
-        endpoint: endpoint.to_owned(),
-        problem: format!("cannot use token file {path}: {error}"),
-    })?;
-    Ok(Some(Arc::new(file)))
-}
-
-/// An error of the credentials in words, without what a plug-in printed to standard output: that may be
-/// a token.
-fn without_output(error: &kube::Error) -> String {
-    use kube::client::AuthError;
-    match error {
-        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => {
-            let said = String::from_utf8_lossy(&out.stderr);
-            format!("the plug-in {cmd:?} failed ({}): {}", out.status, said.trim())
-        }
-        kube::Error::Auth(AuthError::AuthExecParse(_)) => {
-            "the plug-in's output is no ExecCredential".to_owned()
-        }
-        other => other.to_string(),
-    }
-}
-
-/// Connections that must be there within a time.
-#[derive(Clone)]
-struct Within<C> {
-    inner: C,
-    timeout: Duration,
-}
-
-impl<C> Service<Uri> for Within<C>
-where
-    C: Service<Uri>,
-    C::Future: Send + 'static,
-    C::Error: Into<BoxError>,
-{
-    type Response = C::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let timeout = self.timeout;
-        let connecting = self.inner.call(uri);
-        Box::pin(async move {
-            match tokio::time::timeout(timeout, connecting).await {
-                Ok(connected) => connected.map_err(Into::into),
-                Err(_) => Err(std::io::Error::new(
-                    std::io::ErrorKind::TimedOut,
-                    format!("not connected within {timeout:?}"),
-                )
-                .into()),
+    let Some(proxy) = proxy else { return stack.over(tcp, options) };
+    match proxy.uri().scheme_str() {
+        Some("socks5" | "socks5h") => {
+            let mut socks = SocksV5::new(proxy.uri().clone(), tcp);
+            if let Some((user, password)) = proxy.raw_auth() {
+                socks = socks.with_auth(user.to_owned(), password.to_owned());
             }
-        })
+            stack.over(socks, options)
+        }
+        Some("https") => {
+            // The name that the API server's certificate has is not the proxy's.
+            let mut config = stack.config.clone();
+            config.tls_server_name = None;
+            let tls = trust::connector(&config, tcp).map_err(|it| stack.certificates(it))?;
+            stack.over(tunnel(&proxy, tls), options)
+        }
+        _ => stack.over(tunnel(&proxy, tcp), options),
     }
 }
+
+/// Connections by the proxy's CONNECT.
+fn tunnel<C>(proxy: &Intercept, connector: C) -> Tunnel<C> {
+    let tunnel = Tunnel::new(proxy.uri().clone(), connector);
+    match proxy.basic_auth() {
+        Some(auth) => tunnel.with_auth(auth.clone()),
+        None => tunnel,
+    }
+}
+
+/// What the layers above the connection are made of.
+struct Stack {
+    config: Config,
+    proxy: Option<String>,
+    metrics: Arc<HostMetrics>,
+}
+
+impl Stack {
+    /// Attempts over connections that `connector` makes.
+    fn over<C>(mut self, connector: C, options: &ClientOptions) -> Result<Attempt, ConnectError>
+    where
+        C: Service<Uri> + Clone + Send + Sync + 'static,
+        C::Response: Connection + Read + Write + Send + Unpin + 'static,
+        C::Future: Send + 'static,
+        C::Error: Into<BoxError>,
+    {
+        let tls = trust::connector(&self.config, connector).map_err(|it| self.certificates(it))?;
+        let mut connecting = TimeoutConnector::new(tls);
+        connecting.set_connect_timeout(Some(options.connect_timeout));
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build::<_, HeldBody>(connecting);
+
+        let agent = HeaderValue::from_str(&options.agent);
+        let agent = agent.expect("visible ASCII, as the option checks");
+        self.config.headers.push((USER_AGENT, agent));
+        let endpoint = self.config.cluster_url.to_string();
+        let credentials = |error: kube::Error| ConnectError::Credentials {
+            endpoint: endpoint.clone(),
+            problem: match &error {
+                kube::Error::Auth(error) => without_output(error),
+                other => other.to_string(),
+            },
+        };
+        let headers = self.config.extra_headers_layer().map_err(credentials)?;
+        let auth = self.config.auth_layer().map_err(credentials)?;
+        let metrics = self.metrics;
+        let to = Arc::new(Destination { endpoint, proxy: self.proxy });
+        let service = ServiceBuilder::new()
+            .layer(self.config.base_uri_layer())
+            .layer(headers)
+            .option_layer(auth)
+            .layer_fn(Gated::new)
+            .layer_fn(move |inner| Measured::new(inner, Arc::clone(&metrics)))
+            .map_err(move |source| -> BoxError {
+                Box::new(TransportError { to: Arc::clone(&to), source })
+            })
+            .map_response(|answer: http::Response<hyper::body::Incoming>| {
+                answer.map(|body| -> AnswerBody { body.map_err(BoxError::from).boxed_unsync() })
+            })
+            .service(http);
+        Ok(BoxCloneSyncService::new(service))
+    }
+
+    fn certificates(&self, source: kube::Error) -> ConnectError {
+        ConnectError::Certificates { endpoint: self.config.cluster_url.to_string(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests;

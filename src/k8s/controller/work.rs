@@ -26,8 +26,8 @@ use crate::{
     clock,
     k8s::{
         authority::{Authority, Refused, is_refused},
-        cache::{Attention, Cache, CacheSet, Cached, HeldShards, Wanted},
-        client::{Reason, explain},
+        cache::{Cache, CacheSet, Cached, HeldShards, Wanted},
+        explain::{Reason, explain},
         fence::Fence,
         key::ObjectKey,
         metrics::{ControllerMetrics, K8sMetrics, Outcome},
@@ -85,18 +85,11 @@ pub(crate) trait Loop: Send + Sync {
 trait Needed: Send + Sync {
     /// Resolves when the cache is synced.
     fn synced(&self) -> BoxFuture<'_, ()>;
-
-    /// Marks the cache as in use: changes are read as they arrive, until the guard is dropped.
-    fn attend(&self) -> Attention;
 }
 
 impl<C: Cached> Needed for Cache<C> {
     fn synced(&self) -> BoxFuture<'_, ()> {
         Box::pin(Cache::synced(self))
-    }
-
-    fn attend(&self) -> Attention {
-        Cache::attend(self)
     }
 }
 
@@ -313,7 +306,6 @@ impl<K: Cached> Loop for Desk<K> {
         // Dropped last, when all runs have ended.
         let wanted = self.want(lane);
         let needed = self.needed();
-        let _attention: Vec<Attention> = needed.iter().map(|cache| cache.attend()).collect();
         let hold = tokio::select! {
             biased;
             // Cancel safe: waits for a token. If the other arm is dropped, no grant was made.

@@ -27,9 +27,9 @@ use crate::{
     engine::Term,
     k8s::{
         authority::DebugClient,
-        client::explain,
         crd::election::{Election, ElectionNode, ElectionStatus},
         events::{EventType, Events},
+        explain::explain,
         fence::{ElectionRef, Fence},
         identity::name_of_this_pod,
     },

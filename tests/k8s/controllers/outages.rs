@@ -7,7 +7,7 @@ use bellwether::{
     engine::Role,
     k8s::{
         cache::Scope,
-        client::{ClientOptions, Connection},
+        client::{ClientOptions, connect},
         controller::{Action, Context, Controller},
         fence::ElectionRef,
         k8s_openapi::api::core::v1::ConfigMap,
@@ -139,7 +139,7 @@ async fn a_watch_is_cut_and_what_it_would_resume_from_is_gone(options: Options, 
     let proxied = proxied.replace(&api.url(), &format!("https://{}", proxy.address()));
     std::fs::write(&file, proxied).unwrap();
     let client = ClientOptions::default().environment(|_| None).kubeconfig(file);
-    let client = Connection::open(client).await.unwrap().client();
+    let client = connect(client).await.unwrap();
 
     let registry = Registry::new();
     let metrics = K8sMetrics::register(&registry).unwrap();

@@ -65,24 +65,6 @@ fn client() -> Client {
 }
 
 #[tokio::test]
-async fn while_a_controller_works_all_caches_that_it_needs_are_read_at_once() {
-    let (node, authority) = leading().await;
-    let desk = Arc::new(desk(1));
-    let (own, other) = (desk.cache.clone(), Cache::<ConfigMap>::holding([]));
-    desk.needs(&own);
-    desk.needs(&other);
-    let readable = Readable::default();
-    let right = Right { lane: Lane::All, authority, fence: None, client: client(), readable };
-    assert!(!own.is_attended() && !other.is_attended());
-    let mut work = desk.work(right);
-    assert!(futures::poll!(&mut work).is_pending());
-    assert!(own.is_attended() && other.is_attended());
-    node.stop(Duration::from_secs(60)).await.unwrap();
-    work.await;
-    assert!(!own.is_attended() && !other.is_attended());
-}
-
-#[tokio::test]
 async fn what_a_run_has_spawned_is_told_that_the_run_is_over_also_if_it_took_too_long() {
     let (node, authority) = leading().await;
     let (spawned, mut ended) = mpsc::channel(1);

@@ -1,5 +1,10 @@
 //! Against a real server: `tests/k8s/explain.rs`. Here what it cannot easily be brought to say.
 
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitStatus, Output},
+};
+
 use serde_json::json;
 
 use super::*;
@@ -108,4 +113,18 @@ fn reasons_are_words_that_a_label_can_carry() {
     let word = Reason::TooManyRequests.as_str();
     assert!(word.bytes().all(|it| it.is_ascii_lowercase() || it == b'_'));
     assert_eq!(format!("{:>20}", Reason::Gone), format!("{:>20}", "gone"));
+}
+
+#[test]
+fn a_plug_in_that_fails_while_requests_are_made_is_explained_without_its_output() {
+    let out = Output {
+        status: ExitStatus::from_raw(3 << 8),
+        stdout: b"hush".to_vec(),
+        stderr: b"log in first\n".to_vec(),
+    };
+    let failed = AuthError::AuthExecRun { cmd: "kubelogin".to_owned(), out: Box::new(out) };
+    let said = explain(&kube::Error::Service(Box::new(failed)));
+    assert_eq!(said.reason, Reason::Unauthorized);
+    assert!(said.message.contains("log in first") && said.message.contains("kubelogin"), "{said}");
+    assert!(!said.to_string().contains("hush"), "{said}");
 }

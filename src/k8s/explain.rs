@@ -10,10 +10,11 @@ mod tests;
 
 use std::{error::Error, fmt, io};
 
-use kube::core::Status;
+use kube::{client::AuthError, core::Status};
+use tokio::time::error::Elapsed;
 
 pub use self::rights::MissingRule;
-use super::{CallError, TransportError};
+use super::client::{CallError, TransportError};
 use crate::tls::{self, Words};
 
 /// What kind of error it is: a closed set, fit for a metric's label.
@@ -149,10 +150,7 @@ pub fn explain(error: &kube::Error) -> Explained {
         kube::Error::Api(status) => explain_status(status),
         kube::Error::SerdeError(source) => unreadable(&source.to_string()),
         kube::Error::FromUtf8(source) => unreadable(&source.to_string()),
-        kube::Error::Auth(source) => {
-            Explained::new(Reason::Unauthorized, format!("no credentials: {source}"))
-                .remedy("see that the token file is there, or that the kubeconfig's plug-in works")
-        }
+        kube::Error::Auth(source) => of_credentials(source),
         other => of_connection(other),
     }
 }
@@ -171,12 +169,34 @@ fn unreadable(source: &str) -> Explained {
         )
 }
 
+fn of_credentials(error: &AuthError) -> Explained {
+    Explained::new(Reason::Unauthorized, format!("no credentials: {}", without_output(error)))
+        .remedy("see that the token file is there, or that the kubeconfig's plug-in works")
+}
+
+/// An error of the credentials in words, without what a plug-in printed to standard output: that may be a token.
+pub(crate) fn without_output(error: &AuthError) -> String {
+    match error {
+        AuthError::AuthExecRun { cmd, out } => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            format!("the plug-in {cmd:?} failed ({}): {}", out.status, said.trim())
+        }
+        AuthError::AuthExecParse(_) => "the plug-in's output is no ExecCredential".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// What went wrong on the way, by the first cause in the chain that says so.
 fn of_connection(error: &kube::Error) -> Explained {
     let transport = find::<TransportError>(error);
+    let proxy = transport.and_then(|it| it.to.proxy.as_deref());
     let whom = transport.map_or("the API server".to_owned(), |it| {
-        format!("the API server at {}", it.endpoint.trim_end_matches('/'))
+        format!("the API server at {}", it.to.endpoint.trim_end_matches('/'))
     });
+    let whom = match proxy {
+        Some(proxy) => format!("{whom} (through proxy {})", proxy.trim_end_matches('/')),
+        None => whom,
+    };
     if let Some(tls) = tls::cause(error) {
         return of_tls(&whom, tls);
     }
@@ -186,14 +206,26 @@ fn of_connection(error: &kube::Error) -> Explained {
              a write may have been carried out: read before it is repeated",
         );
     }
+    if let Some(auth) = find::<AuthError>(error) {
+        return of_credentials(auth);
+    }
     let io = find::<io::Error>(error);
     if transport.is_none() && io.is_none() {
         return Explained::new(Reason::Other, chain(error));
     }
-    let why = io.map_or_else(|| chain(error), ToString::to_string);
+    let why = match io {
+        Some(_) if find::<Elapsed>(error).is_some() => "connecting timed out".to_owned(),
+        Some(io) => io.to_string(),
+        None => chain(error),
+    };
     Explained::new(Reason::Unreachable, format!("{whom} cannot be reached: {why}")).remedy(
-        "see that the address is right and the server runs (kubectl get --raw /readyz), and that no \
-         NetworkPolicy or firewall is in the way",
+        if proxy.is_some() {
+            "see that the proxy runs and lets CONNECT pass to that address; it is named by proxy-url in the \
+             kubeconfig, or by HTTPS_PROXY, and NO_PROXY lists what is reached without it"
+        } else {
+            "see that the address is right and the server runs (kubectl get --raw /readyz), and that no \
+             NetworkPolicy or firewall is in the way"
+        },
     )
 }
 
