@@ -21,6 +21,7 @@ use crate::tasks::Tasks;
 /// Signals that arrive within this span after the first request are copies of it. A service manager that
 /// signals every process of a group, GNU `timeout`, `tini -g` and a supervisor that passes its own signal on
 /// all send several for one request.
+#[doc(hidden)]
 pub const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// Signal for a power failure, which LXC sends to end a container.
@@ -162,6 +163,7 @@ fn arrivals() -> io::Result<Arrivals> {
 
 /// Whether this process ignores a signal now. A signal that the parent ignored when it started this
 /// process, as `nohup` does with SIGHUP, stays ignored until the process listens to it.
+#[doc(hidden)]
 pub fn is_ignored(kind: SignalKind) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|it| ignores(&it, kind.as_raw_value()))
 }

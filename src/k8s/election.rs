@@ -63,6 +63,7 @@ const POD_KEY: &str = "bellwether-pod";
 /// # Errors
 ///
 /// [`StateError`]: until the state is written, the node is listed without its pod.
+#[doc(hidden)]
 pub async fn tell_pod(node: &dyn Node, pod: &str, uid: &str) -> Result<(), StateError> {
     let told = json!({ "name": pod, "uid": uid }).to_string();
     node.put(POD_KEY, told.as_bytes()).await.map(|_| ())
@@ -70,6 +71,7 @@ pub async fn tell_pod(node: &dyn Node, pod: &str, uid: &str) -> Result<(), State
 
 /// Reports the cluster to Kubernetes while this node leads.
 #[derive(Clone, Debug)]
+#[doc(hidden)]
 pub struct ElectionTask {
     client: DebugClient,
     election: ElectionRef,
@@ -114,6 +116,7 @@ impl LeaderTask for ElectionTask {
             events: Events::new(client, "election", name_of_this_pod()),
             task: self,
             ctx: &ctx,
+            pods: Arc::default(),
             fence: None,
             written: None,
             seen: None,
@@ -147,6 +150,8 @@ struct Herald<'a> {
     api: Api<Election>,
     labels: Labels,
     events: Events,
+    /// Pods as they were last read. They stay known while the store does not answer.
+    pods: Arc<Pods>,
     /// The status is not written before the fence is drawn: a term and its fence appear together.
     fence: Option<Fence>,
     /// Status that was last written, and when.
@@ -160,7 +165,6 @@ struct Herald<'a> {
 /// State of the cluster as the leader last read it.
 struct Seen {
     picture: ElectionStatus,
-    pod: Option<(String, String)>,
     may_be_succeeded: bool,
 }
 
@@ -179,7 +183,7 @@ impl Drop for Herald<'_> {
             name: picture.leader.map_or_else(|| format!("node {own}"), |leader| leader.name),
             others: others.collect(),
             may_be_succeeded: seen.as_ref().is_none_or(|it| it.may_be_succeeded),
-            pod: seen.and_then(|it| it.pod),
+            pod: self.pods.of(own).map(|(name, uid)| (name.to_owned(), uid.to_owned())),
         });
     }
 }
@@ -188,13 +192,11 @@ impl Herald<'_> {
     async fn look(&mut self) {
         let node = Arc::clone(self.ctx.node());
         let Ok(status) = node.status().await else { return };
-        let pods = match node.get_cluster(POD_KEY).await {
-            Ok(told) => Pods::read(&told),
-            Err(error) => {
-                tracing::debug!(%error, "which pods the nodes run in is not known");
-                Pods::default()
-            }
-        };
+        match node.get_cluster(POD_KEY).await {
+            Ok(published) => self.pods = Arc::new(Pods::read(&published)),
+            Err(error) => tracing::debug!(%error, "reading the pods of the nodes failed"),
+        }
+        let pods = Arc::clone(&self.pods);
         if let Err(error) = self.labels.show(node.id(), &pods, clock::boot_now()).await {
             self.say(&error, "the label of the leader's pod cannot be written");
         }
@@ -213,7 +215,6 @@ impl Herald<'_> {
         let is_rival = |it: &NodeStatus| it.queue.is_some() && it.id != own;
         self.seen = Some(Seen {
             picture: new.clone(),
-            pod: pods.of(own).map(|(name, uid)| (name.to_owned(), uid.to_owned())),
             may_be_succeeded: status.nodes.iter().any(is_rival),
         });
         let summary = self.task.summary.as_ref().map(|summary| summary.borrow().clone());

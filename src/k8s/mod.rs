@@ -19,11 +19,14 @@ pub mod fence;
 pub mod finalizer;
 pub mod identity;
 pub mod key;
+#[doc(hidden)]
 pub mod metrics;
 pub mod operator;
 mod owners;
 pub mod prelude;
+#[doc(hidden)]
 pub mod queue;
+#[doc(hidden)]
 pub mod shard;
 mod signals;
 pub mod writes;

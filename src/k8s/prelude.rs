@@ -1,9 +1,13 @@
 //! Names that an operator's source uses often: `use bellwether::k8s::prelude::*`.
 
+#[doc(no_inline)]
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+#[doc(no_inline)]
 pub use kube::{Api, Client, CustomResource, CustomResourceExt, Resource, ResourceExt};
+#[doc(no_inline)]
 pub use schemars::JsonSchema;
 
+#[doc(no_inline)]
 pub use super::{
     ObjectKey,
     cache::Scope,

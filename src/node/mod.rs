@@ -78,6 +78,7 @@
 //! every other node.
 
 pub mod status;
+#[doc(hidden)]
 pub mod supervision;
 pub mod work;
 

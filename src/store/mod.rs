@@ -17,6 +17,7 @@ pub mod protocol;
 #[doc(hidden)]
 pub mod values;
 
+#[doc(hidden)]
 pub use self::{
     compaction::{OLD_REVISIONS, holds_revisions_back},
     compare::{Compare, CompareOp, Target},
@@ -33,6 +34,7 @@ use crate::engine::types::{LeaseId, Revision};
 
 /// A key with its value, as the store holds it.
 #[derive(Clone, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct KeyValue {
     /// Key of this entry.
     pub key: Vec<u8>,
@@ -64,6 +66,7 @@ impl Debug for KeyValue {
 
 /// A half-open range of keys, by bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[doc(hidden)]
 pub struct KeyRange {
     /// First key in the range.
     pub from: Vec<u8>,
@@ -112,6 +115,7 @@ impl KeyRange {
 
 /// Operation of a transaction.
 #[derive(Clone, PartialEq, Eq)]
+#[doc(hidden)]
 pub enum Op {
     /// Write a key. Without a lease, the key then hangs on no lease.
     Put {
@@ -145,6 +149,7 @@ impl Debug for Op {
 
 /// Range to read, with its options. Keys come back in the order of their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Get {
     /// Range of keys to read.
     pub range: KeyRange,
@@ -175,6 +180,7 @@ impl Get {
 /// without any operation without a quorum (R11: every check reads at least one range): `store::protocol`
 /// never builds one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Txn {
     /// Compares that must all hold.
     pub compares: Vec<Compare>,
@@ -186,6 +192,7 @@ pub struct Txn {
 
 /// Answer to a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct TxnAnswer {
     /// Whether all compares held.
     pub succeeded: bool,
@@ -201,6 +208,7 @@ pub struct TxnAnswer {
 
 /// Answer to a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct GetAnswer {
     /// Revision of the store when it was read.
     pub revision: Revision,
@@ -214,6 +222,7 @@ pub struct GetAnswer {
 
 /// Answer to the grant, renewal or revocation of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct LeaseAnswer {
     /// Time to live; zero in a renewal = the lease is gone.
     pub ttl: Duration,
@@ -225,6 +234,7 @@ pub struct LeaseAnswer {
 
 /// Change of a single key.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Event {
     /// The key after the change. For a delete: only the key, with `modified` = the revision of the delete.
     pub kv: KeyValue,
@@ -236,6 +246,7 @@ pub struct Event {
 
 /// Item that a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub enum WatchItem {
     /// All events of one revision.
     Events {
@@ -253,6 +264,7 @@ pub enum WatchItem {
 
 /// Range to watch, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct WatchRequest {
     /// Range of keys to watch.
     pub range: KeyRange,
@@ -265,6 +277,7 @@ pub struct WatchRequest {
 
 /// A running watch. The watch ends when dropped.
 #[async_trait]
+#[doc(hidden)]
 pub trait Watch: Send {
     /// Waits for the next item.
     ///
@@ -345,6 +358,7 @@ pub trait Store: Send + Sync + Debug + 'static {
 
 /// State of the connection to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Health {
     /// Member that serves the calls now, without any credentials; empty for the memory store.
     pub endpoint: String,

@@ -157,6 +157,7 @@ impl Drop for Logs {
 
 /// Writes at the end of a process to streams that may have no reader any more: waits for `say` for 1.5 s at
 /// most.
+#[doc(hidden)]
 pub fn last_words(say: impl FnOnce() + Send + 'static) {
     let (said, waits) = mpsc::channel();
     thread::spawn(move || {
@@ -245,6 +246,7 @@ impl Collector for DroppedLines {
 /// # Errors
 ///
 /// [`LogError::Filter`].
+#[doc(hidden)]
 pub fn subscriber<W>(
     options: &LogOptions,
     writer: W,

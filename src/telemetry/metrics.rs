@@ -39,6 +39,7 @@ pub fn registry() -> prometheus::Result<Registry> {
 /// # Errors
 ///
 /// As for [`registry`].
+#[doc(hidden)]
 pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let build = GaugeVec::new(
         Opts::new(BUILD_INFO, "Always 1; the labels say what is running."),
@@ -140,6 +141,7 @@ impl ServerMetrics {
 
 /// Row of the table of metrics.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[doc(hidden)]
 pub struct MetricRow {
     /// Name of the metric.
     pub name: String,
@@ -152,6 +154,7 @@ pub struct MetricRow {
 }
 
 /// Rows for all metrics of the collectors, by name; also for those that have no series yet.
+#[doc(hidden)]
 pub fn describe(collectors: &[Box<dyn Collector>]) -> Vec<MetricRow> {
     let mut rows: Vec<MetricRow> =
         collectors.iter().flat_map(|one| rows_of(one.as_ref())).collect();
@@ -181,6 +184,7 @@ fn row_of(desc: &Desc, families: &[MetricFamily]) -> MetricRow {
 }
 
 /// Table of the metrics as Markdown.
+#[doc(hidden)]
 pub fn markdown(rows: &[MetricRow]) -> String {
     let mut table =
         String::from("| metric | type | labels | what it says |\n| --- | --- | --- | --- |\n");
@@ -198,6 +202,7 @@ pub fn markdown(rows: &[MetricRow]) -> String {
 ///
 /// Names must follow Prometheus' conventions (base units last, `_total` for counters only); labels must
 /// have a closed set of values, so no label can carry an object's name, a lease or an error.
+#[doc(hidden)]
 pub fn broken_rules(rows: &[MetricRow]) -> Vec<String> {
     const OPEN_LABELS: [&str; 8] =
         ["node", "lease", "address", "object", "uid", "error", "message", "shard"];

@@ -106,6 +106,7 @@ impl NodeSource {
 /// # Panics
 ///
 /// Never: a status has string keys.
+#[doc(hidden)]
 pub fn picture(status: Result<Status, NodeError>) -> Map<String, Value> {
     let value = match status {
         Ok(status) => serde_json::to_value(status).expect("a status has string keys"),
@@ -118,6 +119,7 @@ pub fn picture(status: Result<Status, NodeError>) -> Map<String, Value> {
 }
 
 /// Whether a node does its part, when nobody has been in office for `leaderless`.
+#[doc(hidden)]
 pub fn readiness(vitals: &Vitals, leaderless: Duration) -> Probe {
     if !vitals.membership.joined {
         let why = vitals.problem.as_deref().unwrap_or("it is joining");
@@ -138,6 +140,7 @@ fn seconds(span: Duration) -> String {
 }
 
 /// Who leads, as far as a node knows; nobody while the store was not heard for [`KNOWN_FOR`], or the leader does not act.
+#[doc(hidden)]
 pub fn leadership(vitals: &Vitals) -> Leadership {
     let here = vitals.membership.role == Role::Leader
         && vitals.authority_left.is_some_and(|left| !left.is_zero());

@@ -186,8 +186,10 @@ impl Reporter<'_> {
         }
         if let (Manner::Lost, Some((pod, uid))) = (self.ended.manner, &self.ended.pod) {
             // A leader that ended cleanly removed the label before it handed over the office.
-            take_label_back(self.client.0.clone(), self.election, self.ended.term, (pod, uid))
-                .await?;
+            let client = self.client.0.clone();
+            if !take_label_back(client, self.election, self.ended.term, (pod, uid)).await? {
+                return Ok(Came::Again);
+            }
         }
         let mut new = status_of(self.ended, clock::unix_ms());
         new.observed_generation = found.metadata.generation;

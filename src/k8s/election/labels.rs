@@ -49,7 +49,8 @@ const FOLLOWER: &str = "follower";
 
 type PodMeta = PartialObjectMeta<Pod>;
 
-/// Removes the leader's label from a pod whose node has lost its authority. The node does this itself and
+/// Removes the leader's label from a pod whose node has lost its authority. Returns `false` if another client
+/// has changed the pod in between. The node does this itself and
 /// without authority: the write contains the resource version that was read, and a pod that leads again gets
 /// the label again within [`SWEEP_EVERY`].
 ///
@@ -61,9 +62,9 @@ pub(super) async fn take_label_back(
     election: &ElectionRef,
     term: Term,
     (name, uid): (&str, &str),
-) -> Result<(), kube::Error> {
+) -> Result<bool, kube::Error> {
     let labels = Labels::new(client, election, term);
-    labels.read_and_write(name, uid, FOLLOWER).await.map(|_| ())
+    labels.read_and_write(name, uid, FOLLOWER).await
 }
 
 /// Labels that one leader has written in its term.

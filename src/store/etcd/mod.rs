@@ -43,16 +43,15 @@ use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
 use tokio_util::sync::CancellationToken;
 
+pub use self::config::{ConfigError, EtcdConfig, Password, Tls};
+#[doc(hidden)]
+pub use self::metrics::{CallMetrics, Counters, Outcome, Switch};
 use self::{
     auth::Auth,
     calls::{Call, Repeat, call},
     lease::Renewals,
     pool::{MOST_MEMBERS, Pool},
     tls::Watched,
-};
-pub use self::{
-    config::{ConfigError, EtcdConfig, Password, Tls},
-    metrics::{CallMetrics, Counters, Outcome, Switch},
 };
 use crate::{
     engine::types::{LeaseId, Revision},
@@ -86,6 +85,7 @@ pub enum ConnectError {
 
 /// Status that a member reports about itself, for `check` and the status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct MemberStatus {
     /// URL of the member.
     pub endpoint: String,

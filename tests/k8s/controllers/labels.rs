@@ -23,6 +23,7 @@ use bellwether::{
         operator::Operator,
     },
     node::{ClusterNode, RoutineLimits},
+    store::memory::Fault,
     tasks,
 };
 use http::{Method, Request, StatusCode};
@@ -173,6 +174,24 @@ async fn a_wrong_label_is_taken_off_and_a_lost_one_is_put_on_again() {
     assert_eq!(other.labels()[ROLE_LABEL], "leader", "a pod of another cluster");
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_label_leaves_the_pod_of_a_leader_that_loses_its_store_and_comes_back_with_it() {
+    let cluster = Cluster::new("suspended-label").await;
+    let pod = cluster.pod(0, json!({})).await;
+    let replica = cluster.replica(0, |it| it.pod(pod)).await;
+    cluster.until_labelled("pod-0").await;
+    cluster.store.faults().set(|_| Some(Fault::Unreachable));
+    cluster.store.faults().stall_watches();
+    eventually("no pod is labelled", SOON, async || {
+        cluster.labelled().await.is_empty().then_some(())
+    })
+    .await;
+    cluster.store.faults().clear();
+    cluster.store.faults().resume_watches();
+    cluster.until_labelled("pod-0").await;
+    replica.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
