@@ -62,7 +62,7 @@ impl Pods {
     }
 }
 
-/// The status of the `Election`. Conditions that are as in `before` keep their transition times.
+/// The status of the `Election`. Conditions whose status is as in `before` keep their transition times.
 pub(super) fn picture(
     status: &Status,
     pods: &Pods,

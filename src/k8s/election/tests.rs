@@ -180,8 +180,8 @@ fn of_a_leader_that_lost_its_authority_it_is_said_that_it_is_not_known_who_leads
     }
 }
 
-/// An API server that holds the `Election` of these tests, and the writes that the server receives. The n-th read of the
-/// `Election` returns the n-th of `fences`, later reads the last one.
+/// An API server that holds the `Election` of these tests, and the writes that the server receives. The n-th read of
+/// the `Election` returns the n-th of `fences`, later reads the last of them.
 fn api(fences: Vec<i64>) -> (DebugClient, Arc<Mutex<Vec<String>>>) {
     let (writes, looks) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Mutex::new(0)));
     let kept = Arc::clone(&writes);
