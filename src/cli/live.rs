@@ -1,5 +1,5 @@
-//! A [`ClusterView`] that follows the store, by the same [`Feed`] as a node's view: a list, then a watch from
-//! the next revision, and a new list whenever the watch breaks or does not prove itself fresh.
+//! A [`ClusterView`] that follows the store through the same [`Feed`] as a node's view: a list, then a watch from the
+//! next revision, and a new list whenever the watch breaks or does not prove that it is fresh.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,24 +15,25 @@ use bellwether::{
 };
 use tokio::sync::watch;
 
-/// A leader that acts beats at least this often. Only a longer silence makes the watch prove itself.
+/// Longest time between two beats of a leader that acts. Only after a longer silence must the watch prove that it is
+/// fresh.
 const BEATS_EVERY: Duration = Duration::from_secs(1);
 
-/// What moved.
+/// Kind of change in the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// Only beats.
+    /// Only beats of the leader or progress of the watch.
     Beat,
-    /// More than that, or everything may have.
+    /// More than beats, or a new list, in which everything may have changed.
     More,
     /// The store does not answer; see [`Live::problem`].
     Cut,
 }
 
-/// Beyond the time after which a silent leader cannot act any more: a beat may be on its way here.
+/// Added to the time after which a silent leader can no longer act, because a beat may still be on its way.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// How long a leader of that D is listened for before it counts as silent.
+/// Time without a beat after which a leader with this D (failover time) counts as silent.
 pub(crate) fn patience(d: Duration) -> Duration {
     timing::wait(d) + GRACE
 }
@@ -41,7 +42,7 @@ pub(crate) fn patience(d: Duration) -> Duration {
 ///
 /// # Errors
 ///
-/// What the store says.
+/// The error of the store, if the read fails.
 pub(crate) async fn read(
     store: &dyn Store,
     keys: &Keys,
@@ -51,35 +52,35 @@ pub(crate) async fn read(
     Ok(ClusterView::of(answer.revision, Decoded::of_list(keys, &answer.kvs).changes))
 }
 
-/// See the module's docs.
+/// View of a cluster that follows the store; see the module's docs.
 pub(crate) struct Live {
     store: Arc<dyn Store>,
     keys: Keys,
     timeout: Duration,
     feed: Feed,
-    /// Why the feed failed last, as it happens.
+    /// Last failure of the feed, published as it happens.
     failure: watch::Receiver<Option<StoreError>>,
     pub(crate) view: ClusterView,
-    /// When a write of the record was last received, in Unix time.
+    /// Time when a write of the record was last received, in Unix time.
     pub(crate) last_beat_unix_ms: Option<u64>,
-    /// When that was, or else since when it is listened for.
+    /// Time of `last_beat_unix_ms` on the boot clock; before the first beat, the time when `Live` was opened.
     pub(crate) heard_at: BootTime,
-    /// Why it does not follow, while it does not.
+    /// Reason that the view does not follow the store; `None` while it does.
     pub(crate) problem: Option<String>,
 }
 
 impl Live {
-    /// Lists and watches.
+    /// Reads the cluster, then starts to follow the store.
     ///
     /// # Errors
     ///
-    /// What the store says.
+    /// The error of the store, if the read fails.
     pub(crate) async fn open(
         store: Arc<dyn Store>,
         keys: Keys,
         timeout: Duration,
     ) -> Result<Self, StoreError> {
-        // By itself: the feed would try again, whatever the reason.
+        // Read without the feed, which would retry after any error instead of returning it.
         let view = read(&*store, &keys, timeout).await?;
         let options = Options { timeout, ..Options::view(BEATS_EVERY) };
         let feed = Feed::start(Arc::clone(&store), keys.clone(), options);
@@ -89,14 +90,14 @@ impl Live {
         Ok(Self { store, keys, timeout, feed, failure, view, last_beat_unix_ms, heard_at, problem })
     }
 
-    /// Listens until the leader beats, or for as long as its silence may last: `None` if it acts, as far
-    /// as the store can say, or nobody is in office; else how long it was listened for in vain.
+    /// Waits for a beat of the leader, at most for its [`patience`]. Returns `None` if the leader acts, as far as the
+    /// store shows, or no node is in office; else the time that passed without a beat.
     ///
-    /// Ends at the next beat of a leader that acts. A leader of the Go package has none.
+    /// Ends at the next beat of a leader that acts. A leader of the Go package sends no beats.
     ///
     /// # Errors
     ///
-    /// What the store says.
+    /// The error of the store, if the read fails.
     pub(crate) async fn silence_of_the_leader(&mut self) -> Result<Option<Duration>, StoreError> {
         let began = clock::boot_now();
         let first = self.written();
@@ -109,17 +110,17 @@ impl Live {
             if left.is_zero() {
                 break;
             }
-            // Cancel safe; the loop ends then.
+            // `moved` is cancel safe; the loop ends after a timeout.
             let _ = tokio::time::timeout(left, self.moved()).await;
         }
-        // A watch may lag; the record itself has the last word.
+        // A watch may lag, so the record itself is read.
         let listened = clock::boot_now().since(began);
         self.view = read(&*self.store, &self.keys, self.timeout).await?;
         let silent = self.written() == first && self.view.leader().is_some();
         Ok(silent.then_some(listened))
     }
 
-    /// Which write of the record is seen.
+    /// Revision of the record's last write in the view.
     fn written(&self) -> Option<Revision> {
         self.view.record_revision()
     }
@@ -129,15 +130,15 @@ impl Live {
         self.heard_at = clock::boot_now();
     }
 
-    /// Waits until something moved.
+    /// Waits for the next change of the view.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was not returned is returned next time.
+    /// Cancel safe: the next call returns a change that this call did not.
     pub(crate) async fn moved(&mut self) -> Moved {
         let update = tokio::select! {
             biased;
-            // Cancel safe, both.
+            // Both futures are cancel safe.
             update = self.feed.next() => update,
             Ok(()) = self.failure.changed() => return self.cut(),
         };
@@ -158,7 +159,7 @@ impl Live {
                 Moved::Beat
             }
             Some(Input::WatchLost) => self.cut(),
-            // A feed delivers nothing else, and ends with its runtime only.
+            // A feed delivers no other input, and ends only with its runtime.
             Some(_) | None => std::future::pending().await,
         }
     }

@@ -1,4 +1,5 @@
-//! What `status`, `nodes`, `leader` and `shards` tell, in one shape, whether etcd or a node was asked.
+//! The report that `status`, `nodes`, `leader` and `shards` print, in one shape for all sources: etcd, a node's status
+//! server, or an `Election`.
 
 use std::time::Duration;
 
@@ -26,45 +27,45 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub(crate) cluster: String,
-    /// The store's revision it is as of.
+    /// Revision of the store that the report is of.
     pub(crate) revision: String,
     /// The leader, unless it has stopped acting.
     pub(crate) leader: Option<LeaderStatus>,
     /// The node that is in office and has stopped acting, if one has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_acting: Option<NotActing>,
-    /// Why this may be an old picture, if the source does not answer any more.
+    /// Reason that the report may be out of date: the source no longer answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_current: Option<String>,
-    /// Why it is not known which node leads, if an `Election` does not say or is not current.
+    /// Reason that the leader is not known: an `Election` does not name it or is not current.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_known: Option<String>,
-    /// D of the leader: how long it may be silent before it is deposed.
+    /// D (failover time) of the leader: silence after which the leader is deposed.
     pub(crate) failover_d_ms: Option<u64>,
     pub(crate) tick_ms: Option<f64>,
-    /// Whether the present term was asked to end and has not yet.
+    /// Whether the current term was asked to end and has not ended yet.
     pub(crate) resigning: bool,
     pub(crate) nodes: Vec<NodeStatus>,
     pub(crate) work: Vec<WorkStatus>,
-    /// Where it was told by an `Election` in Kubernetes: which.
+    /// The `Election` in Kubernetes, if the report is from one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) election: Option<Picture>,
-    /// The shards of each work in numbers, where single ones are not told: from an `Election`.
+    /// Numbers of shards of each work type, if the report is from an `Election`, which does not list single shards.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) work_counts: Vec<WorkCounts>,
 }
 
-/// A node in office that does not act: nobody leads until it does again, or another takes office.
+/// A node in office that does not act: no node leads until this node acts again, or another node takes office.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct NotActing {
     #[serde(flatten)]
     pub(crate) node: LeaderStatus,
-    /// For how long it is known to have written no beat; none if its beats say that it may not act.
+    /// Time without a beat, as far as is known; `None` if the node's beats arrive and show that it may not act.
     pub(crate) silent_ms: Option<u64>,
 }
 
 impl NotActing {
-    /// In a clause that begins with the node.
+    /// Describes the node and the reason in a clause that begins with the node.
     pub(crate) fn says(&self) -> String {
         let Self { node, silent_ms } = self;
         let at = node.address.as_deref().map(|it| format!(" at {}", printable(it)));
@@ -86,13 +87,13 @@ impl NotActing {
 pub(crate) struct Picture {
     pub(crate) namespace: String,
     pub(crate) name: String,
-    /// When a leader last reported; it does so twice a minute if nothing changes.
+    /// Time of a leader's last report. A leader reports twice a minute if nothing changes.
     pub(crate) told_unix_ms: Option<u64>,
-    /// Whether that is recent enough to believe it.
+    /// Whether the last report is recent enough to be trusted.
     pub(crate) current: bool,
 }
 
-/// The shards of one work type in numbers.
+/// Numbers of shards of one work type.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct WorkCounts {
     pub(crate) work: String,
@@ -102,20 +103,19 @@ pub(crate) struct WorkCounts {
     pub(crate) unowned: u32,
 }
 
-/// Whether a report of that time is believed now. A clock that is ahead by more than that does not make a report
-/// current for as long as the clock is ahead.
+/// Whether a report of that time is trusted now: it is at most [`CURRENT_FOR`] away from now. A time in the future is
+/// limited too, so that a clock set far ahead does not make a report current for as long as the clock is ahead.
 fn is_current(told_unix_ms: Option<u64>, now_unix_ms: u64) -> bool {
     told_unix_ms.is_some_and(|told| told.abs_diff(now_unix_ms) <= ms(CURRENT_FOR))
 }
 
-/// When a leader last reported. An `Election` of an earlier version says only when nodes were last seen.
+/// Time of a leader's last report. An `Election` of an earlier version has only the times when nodes were last seen.
 pub(crate) fn told_unix_ms(status: &ElectionStatus) -> Option<u64> {
     let seen = status.nodes.iter().filter_map(|it| it.last_seen).max();
     status.reported_at.or(seen).map(|it| it.0)
 }
 
-/// Why it is not known which node leads, if it is not: the leader lost its authority, or no leader keeps the
-/// status.
+/// Reason that the leader is not known, if it is not: the leader lost its authority, or no leader updates the status.
 pub(crate) fn not_known(status: &ElectionStatus, now_unix_ms: u64) -> Option<String> {
     let told = told_unix_ms(status);
     let ago = told.map_or_else(
@@ -140,8 +140,8 @@ pub(crate) fn not_known(status: &ElectionStatus, now_unix_ms: u64) -> Option<Str
 }
 
 impl Report {
-    /// As etcd shows it. `last_beat_unix_ms` is known only to who has watched, and `silence` only to who
-    /// has listened in vain, see [`Live::silence_of_the_leader`](super::live::Live::silence_of_the_leader).
+    /// Report from etcd. `last_beat_unix_ms` is known only after a watch, and `silence` only after a wait without a
+    /// beat, see [`Live::silence_of_the_leader`](super::live::Live::silence_of_the_leader).
     pub(crate) fn of_view(
         cluster: &str,
         view: &ClusterView,
@@ -174,7 +174,7 @@ impl Report {
         .judged(silence.map(ms))
     }
 
-    /// The same, with the leader as one that does not act if it is suspended or has been silent.
+    /// The report with its leader moved to `not_acting` if the leader is suspended or has been silent.
     fn judged(mut self, silent_ms: Option<u64>) -> Self {
         let is_suspended = |it: &mut LeaderStatus| it.suspended || silent_ms.is_some();
         let Some(mut node) = self.leader.take_if(is_suspended) else { return self };
@@ -186,9 +186,9 @@ impl Report {
         self
     }
 
-    /// As a node's `/status` shows it.
+    /// Report from a node's `/status`.
     pub(crate) fn of_status(status: Status) -> Self {
-        // A node of an earlier version shows what the nodes say of themselves.
+        // A node of an earlier version shows the roles that the nodes claim for themselves.
         let leads = |id| status.leader.as_ref().is_some_and(|it| it.id == id);
         let mut nodes = status.nodes;
         for node in nodes.iter_mut().filter(|it| it.role == Role::Leader && !leads(it.id)) {
@@ -216,8 +216,8 @@ impl Report {
         .judged(silent_ms)
     }
 
-    /// As an `Election` shows it, as far as that goes: a picture, written by the leader. A leader that has not
-    /// reported for too long is not named.
+    /// Report from an `Election`, which the leader writes and which holds less than the other sources. A leader that
+    /// has not reported for too long is not named.
     pub(crate) fn of_election(place: &ElectionRef, election: Election, now_unix_ms: u64) -> Self {
         let status = election.status.unwrap_or_default();
         let (told, not_known) = (told_unix_ms(&status), not_known(&status, now_unix_ms));
@@ -230,7 +230,7 @@ impl Report {
         }
         Self {
             cluster: place.cluster.clone(),
-            // The store's is not told.
+            // An `Election` does not carry the store's revision.
             revision: "0".into(),
             not_acting: None,
             not_current: None,
@@ -257,7 +257,7 @@ impl Report {
         }
     }
 
-    /// All of it, for people.
+    /// The whole report, for people.
     pub(crate) fn render(&self, now_unix_ms: u64) -> String {
         let tick = self.tick_ms.map(|it| format!("   tick {it}ms")).unwrap_or_default();
         let mut parts = vec![match &self.election {
@@ -280,7 +280,7 @@ impl Report {
         parts.concat()
     }
 
-    /// One line about who leads.
+    /// The line about the leader.
     pub(crate) fn render_leader(&self, now_unix_ms: u64) -> String {
         if let Some(it) = &self.not_acting {
             return format!("leader: nobody acts, {}\n", it.says());
@@ -307,7 +307,7 @@ impl Report {
         parts.join(", ") + "\n"
     }
 
-    /// The nodes, by id.
+    /// Table of the nodes, by id.
     pub(crate) fn render_nodes(&self, now_unix_ms: u64) -> String {
         let mut table =
             Table::new(&["NODE", "ADDRESS", "ROLE", "KIND", "AGE", "QUEUE", "SHARDS", "NOTE"]);
@@ -329,7 +329,7 @@ impl Report {
         table.render()
     }
 
-    /// The work types, in numbers.
+    /// Table of the work types, with numbers of shards.
     pub(crate) fn render_work(&self) -> String {
         let mut table = Table::new(&["WORK", "SHARDS", "HELD", "DRAINING", "UNOWNED", "PER NODE"]);
         for work in &self.work {

@@ -1,5 +1,5 @@
-//! The commands that ask a cluster for something: `resign`, `drain`, `undrain`. They write requests;
-//! what is done about them is the nodes' decision.
+//! The commands that write requests to a cluster: `resign`, `drain`, `undrain`. The nodes decide how to act on the
+//! requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use super::{
     report::ms,
 };
 
-/// Of the lease that a request to resign hangs on: it must not outlive its reason.
+/// TTL of the lease that a request to resign is attached to: the request expires even if it is not withdrawn.
 const REQUEST_TTL: Duration = Duration::from_secs(10);
 
 /// Asks the leader to end its term; another node takes office
@@ -90,7 +90,7 @@ pub(crate) struct UndrainArgs {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if there is no leader, it cannot be asked, or nobody succeeds it in time.
+/// A [`Failure`] if there is no leader, the leader cannot be asked, or no node succeeds it in time.
 pub(crate) async fn resign(args: ResignArgs) -> Result<(), Failure> {
     let cluster = &args.read.cluster;
     if args.read.from == Origin::Election {
@@ -182,7 +182,7 @@ impl Request {
             .map_err(|error| Failure::of_store("granting a lease for the request", &error))?;
         let request = Self { lease };
         let txn = Txn {
-            // For this term or not at all.
+            // Writes the request only while this term lasts.
             compares: vec![compare(keys.candidate(leader.lease), Revision(leader.term.0))],
             then: vec![Op::Put {
                 key: keys.resign_request(),
@@ -200,7 +200,7 @@ impl Request {
         }
     }
 
-    /// Best effort: it ends by itself.
+    /// Revokes the lease, best effort: the request expires in any case.
     async fn withdraw(self, store: &dyn Store, timeout: Duration) {
         if let Err(error) = store.revoke(self.lease, timeout).await {
             tracing::debug!(%error, "the request is left to run out");
@@ -212,7 +212,8 @@ impl Request {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if there is no such node, etcd does not answer, or the node does not let go in time.
+/// A [`Failure`] if the node is not live, etcd does not answer, or the node does not release its shards
+/// and office in time.
 pub(crate) async fn drain(args: DrainArgs) -> Result<(), Failure> {
     let store = connect::store(&args.cluster)?;
     let mut live = open(&store, &args.cluster).await?;
@@ -271,7 +272,7 @@ async fn holds_nothing(live: &mut Live, id: NodeId) {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if it is not drained, or etcd does not answer.
+/// A [`Failure`] if the node has no drain request, or etcd does not answer.
 pub(crate) async fn undrain(args: UndrainArgs) -> Result<(), Failure> {
     let store = connect::store(&args.cluster)?;
     let key = args.cluster.cluster.drain_request(args.id);

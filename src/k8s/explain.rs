@@ -1,7 +1,7 @@
-//! What an error of the API server means, in words a person can act on.
+//! Explanations of the API server's errors, in words that a person can act on.
 //!
-//! Pure: looks at the error alone. The texts of the server that it knows are those of Kubernetes 1.37; one
-//! it does not know is told as it is.
+//! Pure: uses the error alone. The known texts of the server are those of Kubernetes 1.37; any other text is passed on
+//! unchanged.
 
 mod rights;
 mod status;
@@ -17,17 +17,17 @@ pub use self::rights::MissingRule;
 use super::client::{CallError, TransportError};
 use crate::tls::{self, Words};
 
-/// What kind of error it is: a closed set, fit for a metric's label.
+/// Kind of an error: a closed set, fit for a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The server does not know who is asking: the token is expired, wrong or missing.
+    /// The server does not know the client: the token is expired, wrong or missing.
     Unauthorized,
-    /// No rule allows it.
+    /// No RBAC rule allows the request.
     Forbidden,
-    /// Admission denied it: a webhook, a policy, pod security.
+    /// Admission (a webhook, a policy, pod security) denied the request.
     Denied,
-    /// Admission could not be asked: a webhook is down.
+    /// Admission failed to call a webhook.
     WebhookFailed,
     /// A quota is used up.
     QuotaExceeded,
@@ -35,36 +35,36 @@ pub enum Reason {
     Terminating,
     /// The server has no such kind: its CRD is not installed.
     KindMissing,
-    /// There is no such object.
+    /// The object does not exist.
     NotFound,
-    /// There is one of that name.
+    /// An object of that name already exists.
     AlreadyExists,
-    /// Somebody else wrote in between, or owns the field.
+    /// Another client wrote the object in between, or owns the field.
     Conflict,
-    /// The object is not what its schema or its rules want.
+    /// The object breaks its schema or its validation rules.
     Invalid,
-    /// The object or the request is larger than the server takes.
+    /// The object or the request is larger than the server accepts.
     TooLarge,
     /// The resource version or continue token is too old.
     Gone,
-    /// The server wants fewer requests.
+    /// The server limits the rate of requests.
     TooManyRequests,
-    /// The server is there and cannot serve now.
+    /// The server answers, but cannot serve the request now.
     Unavailable,
-    /// No answer in time.
+    /// No answer came before the deadline.
     Timeout,
     /// The server cannot be reached.
     Unreachable,
-    /// The connection is not trusted.
+    /// The TLS connection is not trusted.
     Tls,
-    /// The answer cannot be read.
+    /// The answer cannot be decoded.
     BadAnswer,
-    /// None of these.
+    /// An error of no other kind.
     Other,
 }
 
 impl Reason {
-    /// As a word: `too_many_requests`.
+    /// The reason as a word, for instance `too_many_requests`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
@@ -90,7 +90,7 @@ impl Reason {
         }
     }
 
-    /// Whether the same request may succeed later without anybody doing anything.
+    /// Whether the same request may succeed later without any intervention.
     pub fn is_transient(self) -> bool {
         matches!(
             self,
@@ -109,17 +109,16 @@ impl fmt::Display for Reason {
     }
 }
 
-/// An error, explained. Its `Display` is the message and, on lines of its own, the remedy.
+/// Explanation of an error. `Display` writes the message and, on lines of its own, the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained {
-    /// What kind it is.
+    /// Kind of the error.
     pub reason: Reason,
-    /// What happened, in one line.
+    /// Description of the error, in one line.
     pub message: String,
-    /// What to do about it, perhaps with YAML or a command; `None` if nobody has to do anything, or
-    /// nothing is known.
+    /// Action that fixes the error, perhaps with YAML or a command; `None` if no action is needed, or none is known.
     pub remedy: Option<String>,
-    /// The rule that would allow it, if it is [`Reason::Forbidden`].
+    /// RBAC rule that would allow the request, if the reason is [`Reason::Forbidden`].
     pub rule: Option<MissingRule>,
 }
 
@@ -144,7 +143,7 @@ impl fmt::Display for Explained {
     }
 }
 
-/// What the error means.
+/// Explains an error of the client.
 pub fn explain(error: &kube::Error) -> Explained {
     match error {
         kube::Error::Api(status) => explain_status(status),
@@ -155,7 +154,7 @@ pub fn explain(error: &kube::Error) -> Explained {
     }
 }
 
-/// What a status of the server means, for instance one that a watch ends with.
+/// Explains a status of the server, for instance the status that a watch ends with.
 pub fn explain_status(status: &Status) -> Explained {
     rights::explain(status).unwrap_or_else(|| status::explain(status))
 }
@@ -174,7 +173,7 @@ fn of_credentials(error: &AuthError) -> Explained {
         .remedy("see that the token file is there, or that the kubeconfig's plug-in works")
 }
 
-/// An error of the credentials in words, without what a plug-in printed to standard output: that may be a token.
+/// Text of a credentials error, without the standard output of a plug-in, which may hold a token.
 pub(crate) fn without_output(error: &AuthError) -> String {
     match error {
         AuthError::AuthExecRun { cmd, out } => {
@@ -186,7 +185,7 @@ pub(crate) fn without_output(error: &AuthError) -> String {
     }
 }
 
-/// What went wrong on the way, by the first cause in the chain that says so.
+/// Explains an error of the connection by the first cause in the chain that is of a known type.
 fn of_connection(error: &kube::Error) -> Explained {
     let transport = find::<TransportError>(error);
     let proxy = transport.and_then(|it| it.to.proxy.as_deref());
@@ -229,7 +228,7 @@ fn of_connection(error: &kube::Error) -> Explained {
     )
 }
 
-/// Names of what the user of a kubeconfig or a pod can set.
+/// Names of the settings of a kubeconfig or a pod.
 const WORDS: Words = Words {
     bundle: "the kubeconfig's certificate-authority, or the pod's ca.crt",
     name: "use one of its names as the server's address, or set tls-server-name in the kubeconfig",
@@ -255,7 +254,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     causes.find_map(|it| it.downcast_ref::<E>())
 }
 
-/// The cause. An `io::Error` that carries another error hides it from `source`.
+/// The cause of an error. `source` skips the error that an `io::Error` carries.
 fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
@@ -263,7 +262,7 @@ fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static
     }
 }
 
-/// The causes, each once, from the outside in.
+/// Texts of the error and its causes, from the outside in, without repetitions.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     for cause in std::iter::successors(Some(error), |it| next(*it)) {

@@ -20,15 +20,15 @@ pub(crate) fn id(id: i64) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
-/// Node 1 on lease 0xa leads in term 10, node 2 on 0xb follows and holds shard 0 of two; shard 1 is
-/// planned for it, and nobody holds it.
+/// Node 1 on lease 0xa leads in term 10, node 2 on 0xb follows and holds shard 0 of two; shard 1 is planned for node 2,
+/// and no node holds it.
 pub(crate) fn two_nodes() -> ClusterView {
     let mut view = ClusterView::of(Revision(99), []);
     for (number, lease, role) in [(1, 0xa, Role::Leader), (2, 0xb, Role::Follower)] {
         let metadata = NodeMetadata {
             id: id(number),
             address: format!("host-{number}:80"),
-            // Zero would be a start that is not known.
+            // Not zero, which means that the start is not known.
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(500),
             role,
         };

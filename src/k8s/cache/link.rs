@@ -1,8 +1,8 @@
-//! The client that a cache is fed by: it notices that the API server is heard of, and names the shards
-//! whose objects are asked for.
+//! The client that feeds a cache: marks the cache as fresh each time the API server sends data, and adds the shard
+//! selector to requests.
 //!
-//! A watcher shows changes only. That nothing changed shows in bookmarks, which come about once a minute,
-//! and in answers: both pass here.
+//! A watcher delivers changes only. While nothing changes, bookmarks (about one a minute) and answers still prove that
+//! the cache is fresh, and both pass through this client.
 
 use std::{
     fmt::Write as _,
@@ -16,24 +16,24 @@ use tower::{BoxError, service_fn};
 
 use super::Cache;
 
-/// The client of one cache, which lives as long as the cache is kept: each `kube::Client` is a task.
+/// The client of one cache, created once for the life of the cache, because each `kube::Client` spawns a task.
 pub(super) struct Link {
     client: Client,
     parameter: Parameter,
 }
 
-/// What is added to the query of each request.
+/// Parameter that is added to the query of each request.
 type Parameter = Arc<RwLock<Option<String>>>;
 
 impl Link {
-    /// A client by whose answers the cache learns that it is fresh.
+    /// Creates a client whose answers mark the cache as fresh.
     pub(super) fn new<K: Send + Sync + 'static>(client: &Client, cache: &Cache<K>) -> Self {
         let parameter = Parameter::default();
         Self { client: listening(client, cache, &parameter), parameter }
     }
 
-    /// The client. With a selector, every request from now on asks for the objects of those shards only, which a
-    /// server may ignore; so do requests of the handles that were given out before.
+    /// The client. With a selector, every request from now on asks for the objects of those shards only (a server may
+    /// ignore the selector), including requests of handles that were returned before.
     pub(super) fn asking(&self, shard_selector: Option<&str>) -> Client {
         let mut asked = self.parameter.write().unwrap_or_else(PoisonError::into_inner);
         *asked = shard_selector.map(parameter);
@@ -71,7 +71,7 @@ fn listening<K: Send + Sync + 'static>(
     Client::new(service, namespace)
 }
 
-/// The query parameter (KEP-5866), as it stands in a URL.
+/// The query parameter (KEP-5866), encoded for a URL.
 fn parameter(selector: &str) -> String {
     let mut text = "shardSelector=".to_owned();
     for byte in selector.bytes() {

@@ -1,4 +1,4 @@
-//! A request as its caller sees it: one deadline, and answers of an overloaded server tried again.
+//! A request as its caller sees it: one deadline, and retries while the server is overloaded.
 
 use std::{
     pin::Pin,
@@ -18,28 +18,28 @@ use tower::{BoxError, Service, ServiceExt as _};
 use super::{AnswerBody, metrics::HostMetrics};
 use crate::{clock, k8s::authority::Permit};
 
-/// An answer that is not wanted is read to its end up to this size, so that its connection can be used
-/// again; a larger one costs the connection.
+/// Size up to which the body of an answer before a retry is read and discarded, so that its connection can be
+/// reused. The connection of a larger answer is closed.
 const READ_AWAY: usize = 64 * 1024;
 const READ_AWAY_WITHIN: Duration = Duration::from_millis(200);
 
-/// How long requests may take, and what is tried again.
+/// Deadline of requests, and which answers are retried.
 ///
-/// Tried again are 429 (the server did nothing), and 503 and 504 for reads: after the time the server
-/// asks for, at least after a wait that doubles, plus a random part, so that clients which were turned
-/// away together do not come back together. A wait that would end after the deadline is not begun: the
-/// answer is handed on at once. Otherwise the answer to the last attempt is handed on only when the time has
-/// passed that the server asks for with a 429: whoever begins anew then does not come sooner than it wants.
+/// A request is retried after a 429 (the server did nothing), and a read also after a 503 or 504. The wait before a
+/// retry is the time that the server asks for, and at least a wait that doubles, with a random part: clients that
+/// were rejected together do not return together. If the wait would end after the deadline, the answer is returned
+/// at once. If the last of several attempts gets a 429, the answer is returned only after the time that the server
+/// asks for, so a caller that sends a new request does not send it too early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallOptions {
-    /// From the call to the answer's begin, all attempts and waits included; then between any two pieces
-    /// of the answer. Of a stream (a watch, a log that is followed) only its begin. Default 30 s.
+    /// Limit from the call to the start of the answer, with all attempts and waits; then the limit between any two
+    /// pieces of the answer. For a stream (a watch, a log that is followed) only the first limit. Default 30 s.
     pub timeout: Duration,
-    /// Attempts of one request at most; 1 tries nothing again. Default 6.
+    /// Most attempts of one request; with 1 nothing is retried. Default 6.
     pub attempts: u32,
-    /// The wait before the second attempt where the server names none. Default 100 ms.
+    /// Wait before the second attempt if the server names no time. Default 100 ms.
     pub first_wait: Duration,
-    /// What that wait grows to. Default 5 s.
+    /// Longest wait that `first_wait` doubles to. Default 5 s.
     pub longest_wait: Duration,
 }
 
@@ -55,8 +55,8 @@ impl Default for CallOptions {
 }
 
 impl CallOptions {
-    /// How long to wait before the next attempt; `None` if there is none. `attempt` counts from 1,
-    /// `draw` is random in 0..1, `left` is what is left until the deadline.
+    /// Wait before the next attempt; `None` if the request is not retried. `attempt` counts from 1, `draw` is random
+    /// in 0..1, `left` is the time until the deadline.
     fn wait(
         &self,
         answer: &TurnedAway,
@@ -69,7 +69,7 @@ impl CallOptions {
         }
         let doubled = self.first_wait.saturating_mul(1_u32 << (attempt - 1).min(20));
         let own = doubled.min(self.longest_wait);
-        // Half to all of the own wait; never less than the server asks for.
+        // Between half and all of `own`; never less than the server asks for.
         let random = own.mul_f64(0.5 + draw / 2.0);
         let wait = match answer.retry_after {
             Some(asked) => asked.max(own) + random / 4,
@@ -78,7 +78,7 @@ impl CallOptions {
         (wait < left).then_some(wait)
     }
 
-    /// How long to keep the answer to the last attempt, so that a new request does not come too soon.
+    /// How long to hold back the answer to the last attempt, so that the caller's next request is not too early.
     fn hold(
         &self,
         answer: &TurnedAway,
@@ -90,7 +90,7 @@ impl CallOptions {
         if !is_last || answer.status != StatusCode::TOO_MANY_REQUESTS {
             return None;
         }
-        // A tenth more at most, so that not all come back together.
+        // Up to a tenth longer, so that the clients do not all return together.
         let wait = answer.retry_after?.mul_f64(1.0 + draw / 10.0);
         (wait < left).then_some(wait)
     }
@@ -104,7 +104,7 @@ struct TurnedAway {
 }
 
 impl TurnedAway {
-    /// Whether nothing was done, or doing it twice is the same as once.
+    /// Whether the server did nothing, or the request only reads.
     fn may_be_repeated(&self) -> bool {
         let reads = self.method == Method::GET || self.method == Method::HEAD;
         match self.status {
@@ -115,39 +115,39 @@ impl TurnedAway {
     }
 }
 
-/// What a `Retry-After` of seconds says. API servers send no dates.
+/// Time in a `Retry-After` header, in seconds. API servers send no dates.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
 }
 
-/// Why a request ended without an answer of the server.
+/// Reason that a request ended without an answer of the server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// No answer in time. A write may have been carried out or not.
+    /// No answer came before the deadline. A write may have been carried out or not.
     #[error("no answer to {method} {path} within {within:?}")]
     Unanswered {
-        /// The HTTP method.
+        /// HTTP method of the request.
         method: Method,
-        /// The path, without the query.
+        /// Path of the request, without the query.
         path: String,
-        /// The deadline.
+        /// Deadline of the request.
         within: Duration,
     },
-    /// The answer stopped coming.
+    /// The answer started, and then no further piece of it came.
     #[error("the answer to {method} {path} stopped coming for {within:?}")]
     Stalled {
-        /// The HTTP method.
+        /// HTTP method of the request.
         method: Method,
-        /// The path, without the query.
+        /// Path of the request, without the query.
         path: String,
-        /// How long nothing came.
+        /// Time without a piece of the answer.
         within: Duration,
     },
 }
 
-/// Requests with a deadline, tried again where that helps.
+/// Service that adds the deadline and the retries to requests.
 #[derive(Clone, Debug)]
 pub(super) struct Calls<S> {
     attempts: S,
@@ -171,7 +171,7 @@ where
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
 
-    /// Always: what is beneath is asked for each attempt.
+    /// Always ready: the inner service is polled before each attempt.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
@@ -198,7 +198,7 @@ where
     }
 }
 
-/// Attempts until there is an answer that is not worth another one.
+/// Sends the request until an answer is not to be retried.
 async fn tries<S>(
     attempts: S,
     options: CallOptions,
@@ -216,7 +216,7 @@ where
     loop {
         attempt += 1;
         let body = next.take().expect("set before each attempt");
-        // A body that can be sent only once has no copy.
+        // `None` for a body that can be sent only once.
         next = body.try_clone();
         let request = Request::from_parts(parts.clone(), body);
         let answer = attempts.clone().oneshot(request).await.map_err(Into::into)?;
@@ -235,7 +235,7 @@ where
             return Ok(answer);
         };
         if let Some(permit) = Permit::of(&parts.extensions) {
-            // What may be repeated is a write only if the server did nothing with it.
+            // A write is retried only after an answer (429) with which the server did nothing.
             permit.did_nothing();
         }
         metrics.retried(&away.method, away.status);
@@ -259,7 +259,7 @@ async fn read_away(mut body: AnswerBody) {
     }
 }
 
-/// Whether the answer may be silent for long: watches, logs that are followed, upgraded connections.
+/// Whether the answer may pause for long: watches, logs that are followed, upgraded connections.
 fn is_stream(request: &Request<Body>) -> bool {
     let query = request.uri().query().unwrap_or_default();
     let mut asked = query.split('&').filter_map(|it| it.split_once('='));
@@ -269,9 +269,9 @@ fn is_stream(request: &Request<Body>) -> bool {
         })
 }
 
-/// A body of which every piece comes in time.
+/// A body that fails if no piece of it comes within a time limit.
 ///
-/// tower-http's `TimeoutBody` would fail after a pause of the process, also if the piece has come meanwhile.
+/// tower-http's `TimeoutBody` would fail after a pause of the process, even if a piece has arrived meanwhile.
 struct Paced {
     body: AnswerBody,
     within: Duration,

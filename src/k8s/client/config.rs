@@ -1,4 +1,4 @@
-//! Which API server, and as whom.
+//! Options of the client: the API server to connect to, and the credentials.
 
 use std::{
     fmt, fs, io,
@@ -17,19 +17,19 @@ use kube::{
 
 use super::{CallOptions, ClientMetrics};
 
-/// Where Kubernetes mounts a pod's service account.
+/// Folder where Kubernetes mounts a pod's service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Which API server to connect to, and how. The first of these that exists is used:
+/// API server to connect to, and how to connect. The client uses the first of these that exists:
 ///
 /// 1. the kubeconfig or context that the options name;
 /// 2. the kubeconfig that `KUBECONFIG` names;
 /// 3. the pod's service account;
 /// 4. `~/.kube/config`.
 ///
-/// A server that a kubeconfig leads to is reached through the proxy that the kubeconfig names (`proxy-url`), else through
-/// that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), as kubectl does it. From a pod with its service
-/// account the server is reached directly.
+/// A server that a kubeconfig names is reached through the proxy that the kubeconfig names (`proxy-url`), else through
+/// that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), as with kubectl. A pod that uses its service
+/// account reaches the server directly.
 #[derive(Clone)]
 pub struct ClientOptions {
     pub(super) kubeconfig: Option<PathBuf>,
@@ -72,21 +72,21 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// The kubeconfig to use, whatever else is there.
+    /// Kubeconfig to use, before all other sources of [`ClientOptions`].
     #[must_use]
     pub fn kubeconfig(mut self, file: impl Into<PathBuf>) -> Self {
         self.kubeconfig = Some(file.into());
         self
     }
 
-    /// The kubeconfig's context to use instead of its current one.
+    /// Context of the kubeconfig to use instead of its current context.
     #[must_use]
     pub fn context(mut self, name: impl Into<String>) -> Self {
         self.context = Some(name.into());
         self
     }
 
-    /// The folder with a service account's `token`, `ca.crt` and `namespace`. Default: where Kubernetes
+    /// Folder with a service account's `token`, `ca.crt` and `namespace`. Default: the folder where Kubernetes
     /// mounts it.
     #[doc(hidden)]
     #[must_use]
@@ -95,32 +95,32 @@ impl ClientOptions {
         self
     }
 
-    /// How long TCP and TLS may take to connect. Default 5 s; less than the calls' timeout.
+    /// Time limit to connect by TCP and TLS. Default 5 s; less than [`CallOptions::timeout`].
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// The deadline of requests, and what is tried again.
+    /// Deadline of requests, and which answers are retried.
     #[must_use]
     pub fn calls(mut self, calls: CallOptions) -> Self {
         self.calls = calls;
         self
     }
 
-    /// Where requests are counted. Default: nobody collects it.
+    /// Metrics that count the requests. Default: metrics that are not registered.
     #[must_use]
     pub fn metrics(mut self, metrics: ClientMetrics) -> Self {
         self.metrics = metrics;
         self
     }
 
-    /// What the server's logs call this client. Default `bellwether/VERSION`.
+    /// User agent of this client, as it appears in the server's logs. Default `bellwether/VERSION`.
     ///
     /// # Panics
     ///
-    /// If it is not visible ASCII.
+    /// If the user agent is not visible ASCII.
     #[must_use]
     pub fn agent(mut self, agent: impl Into<String>) -> Self {
         let agent = agent.into();
@@ -130,7 +130,7 @@ impl ClientOptions {
         self
     }
 
-    /// Where variables are looked up. Default: the environment of this process.
+    /// Lookup of environment variables. Default: the environment of this process.
     #[doc(hidden)]
     #[must_use]
     pub fn environment(
@@ -145,122 +145,122 @@ impl ClientOptions {
         (self.env)(name).filter(|value| !value.is_empty())
     }
 
-    /// The variable of that name in capitals, else in small letters.
+    /// The variable `name` (in capitals), else the variable of that name in small letters.
     fn in_either_case(&self, name: &str) -> Option<String> {
         self.variable(name).or_else(|| self.variable(&name.to_lowercase()))
     }
 }
 
-/// Why no client could be made.
+/// Reason that no client could be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// Nothing leads to an API server.
+    /// No kubeconfig and no service account exists.
     #[error(
         "no API server to talk to: this is not a pod (KUBERNETES_SERVICE_HOST is not set), KUBECONFIG is not set, and there is no {}: run in a pod with a service account, or name a kubeconfig",
         .home.display()
     )]
     Nowhere {
-        /// Where a kubeconfig was looked for last.
+        /// Path of the kubeconfig that was looked for last.
         home: PathBuf,
     },
-    /// A part of the pod's service account cannot be read.
+    /// A file of the pod's service account cannot be read.
     #[error(
         "cannot read {} of the pod's service account: is `automountServiceAccountToken: false` set on the pod or its ServiceAccount?",
         .path.display()
     )]
     ServiceAccount {
-        /// Which file.
+        /// File that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// Error of the read.
         source: io::Error,
     },
-    /// What Kubernetes sets in every container is not what it should be.
+    /// The variables that Kubernetes sets in every container hold no address.
     #[error(
         "KUBERNETES_SERVICE_HOST {host:?} and KUBERNETES_SERVICE_PORT {port:?} are no address: do not set them by hand"
     )]
     ServiceAddress {
-        /// The host.
+        /// Value of the variable `KUBERNETES_SERVICE_HOST`.
         host: String,
-        /// The port.
+        /// Value of the variable `KUBERNETES_SERVICE_PORT`.
         port: String,
     },
     /// A kubeconfig cannot be read.
     #[error("cannot read kubeconfig {}", .path.display())]
     Unreadable {
-        /// Which file.
+        /// File that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// Error of the read.
         source: io::Error,
     },
-    /// A file is not a kubeconfig. The message leaves out what is wrong in it: it may hold secrets.
+    /// A file is not a kubeconfig. The message leaves out the parser's error, which may quote secrets.
     #[error("{} is not a kubeconfig (YAML with clusters, users and contexts)", .path.display())]
     NotKubeconfig {
-        /// Which file.
+        /// File that is not a kubeconfig.
         path: PathBuf,
     },
-    /// No context was named, and the kubeconfig has no current one.
+    /// No context was named, and the kubeconfig has no current context.
     #[error(
         "kubeconfig {file} has no current context: name one of {known:?}, or run `kubectl config use-context`"
     )]
     NoContext {
-        /// Which file or files.
+        /// Kubeconfig file or files.
         file: String,
-        /// The contexts it has.
+        /// Contexts of the kubeconfig.
         known: Vec<String>,
     },
-    /// The kubeconfig has no such context.
+    /// The kubeconfig does not contain the named context.
     #[error("kubeconfig {file} has no context {context:?}: it has {known:?}")]
     UnknownContext {
-        /// Which file or files.
+        /// Kubeconfig file or files.
         file: String,
-        /// As it was named.
+        /// Context that was named.
         context: String,
-        /// The contexts it has.
+        /// Contexts of the kubeconfig.
         known: Vec<String>,
     },
     /// A part that the context needs is missing or cannot be used.
     #[error("kubeconfig {file} cannot be used")]
     Kubeconfig {
-        /// Which file or files.
+        /// Kubeconfig file or files.
         file: String,
-        /// What is wrong.
+        /// Error of the kubeconfig.
         source: KubeconfigError,
     },
-    /// The address of the proxy cannot be used. The message leaves it out: it may hold a password.
+    /// The address of the proxy cannot be used. The message leaves out the address, which may hold a password.
     #[error(
         "the proxy that {setting} names cannot be used: write a URL of http, https or socks5, as http://proxy.example:3128"
     )]
     Proxy {
-        /// The variable, or `proxy-url`.
+        /// Environment variable that names the proxy, or `proxy-url`.
         setting: &'static str,
     },
     /// The certificates or keys cannot be used.
     #[error("the certificates for {endpoint} cannot be used")]
     Certificates {
-        /// The API server.
+        /// Address of the API server.
         endpoint: String,
-        /// What is wrong.
+        /// Error of the certificates or keys.
         source: kube::Error,
     },
-    /// The credentials cannot be had: a token file that is missing, a plug-in that fails.
+    /// The client gets no credentials: a token file is missing, or a plug-in fails.
     #[error("no credentials for {endpoint}: {problem}")]
     Credentials {
-        /// The API server.
+        /// Address of the API server.
         endpoint: String,
-        /// What is wrong, without what a plug-in printed to its output.
+        /// Description of the problem, without the standard output of a plug-in.
         problem: String,
     },
 }
 
-/// Where the options lead.
+/// API server and proxy that the options lead to.
 pub(super) struct Found {
     pub(super) config: Config,
-    /// The proxy on the way there.
+    /// Proxy between the client and the API server.
     pub(super) proxy: Option<Intercept>,
 }
 
-/// Where the options lead.
+/// Finds the API server and proxy that the options lead to.
 pub(super) async fn find(options: &ClientOptions) -> Result<Found, ConnectError> {
     let home = PathBuf::from(options.variable("HOME").unwrap_or_default()).join(".kube/config");
     let listed = options.variable("KUBECONFIG").map(|list| {
@@ -281,7 +281,7 @@ pub(super) async fn find(options: &ClientOptions) -> Result<Found, ConnectError>
     Ok(found)
 }
 
-/// Refuses a token file with whitespace: kube sends what a file holds as it is, and each request would fail.
+/// Rejects a token file with whitespace: kube sends the content of the file unchanged, and each request would fail.
 fn check_token_file(config: &Config) -> Result<(), ConnectError> {
     let Some(file) = &config.auth_info.token_file else { return Ok(()) };
     match fs::read_to_string(file) {
@@ -294,7 +294,7 @@ fn check_token_file(config: &Config) -> Result<(), ConnectError> {
                 ),
             })
         }
-        // kube reads the file too, and reports why it cannot.
+        // kube reads the file too, and returns the error if it cannot.
         _ => Ok(()),
     }
 }
@@ -317,7 +317,7 @@ fn in_cluster(options: &ClientOptions, host: String) -> Result<Config, ConnectEr
     read("ca.crt")?;
     read("namespace")?.trim().clone_into(&mut config.default_namespace);
     config.root_cert_file = Some(at("ca.crt"));
-    // The verifier that follows the file is put in place of this one, which nobody asks.
+    // Empty and never used: the verifier that reloads `root_cert_file` replaces kube's verifier.
     config.root_cert = Some(Vec::new());
     config.auth_info.token_file = Some(at("token").display().to_string());
     Ok(config)
@@ -336,7 +336,7 @@ async fn of_kubeconfig(options: &ClientOptions, files: &[PathBuf]) -> Result<Fou
                     .merge(next)
                     .map_err(|source| ConnectError::Kubeconfig { file: file.clone(), source })?;
             }
-            // As kubectl has it: a list may name files that are not there, if one is.
+            // As in kubectl, a list may name missing files if at least one file exists.
             Err(ConnectError::Unreadable { path, source })
                 if source.kind() == io::ErrorKind::NotFound =>
             {
@@ -371,9 +371,9 @@ fn proxy_url(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
     cluster.cluster.as_ref()?.proxy_url.clone().filter(|it| !it.is_empty())
 }
 
-/// The proxy between us and `server`: the one that the kubeconfig names, else the environment's.
+/// The proxy between this process and `server`: the proxy that the kubeconfig names, else the environment's.
 ///
-/// kube's own rules are not used: they compare `NO_PROXY` with the address of the proxy.
+/// kube's own rules are not used, because they compare `NO_PROXY` with the address of the proxy.
 fn proxy(
     options: &ClientOptions,
     named: Option<String>,
@@ -398,7 +398,7 @@ fn proxy(
     Ok(matcher.intercept(server))
 }
 
-/// Whether the server runs on this machine: no proxy of the environment leads there.
+/// Whether the server runs on this machine. The environment's proxy is not used for such a server.
 fn is_loopback(server: &Uri) -> bool {
     let host = server.host().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

@@ -1,7 +1,7 @@
 //! The gate before each attempt of a write: no attempt goes out without the authority that its request carries.
 //!
 //! Authority is checked twice: when the attempt begins, and when the connection takes the request's body. hyper
-//! takes the body of a request before it writes any of it to the socket, so a write that has waited for its
+//! takes the body of a request before it writes any of the request to the socket, so a write that has waited for its
 //! connection is stopped there. A write without a body is checked when its attempt begins, not after connecting.
 
 use std::{
@@ -22,7 +22,7 @@ use crate::{k8s::authority::Permit, node::AuthorityLost};
 #[cfg(test)]
 mod tests;
 
-/// Attempts that go out only while the authority of their request holds. Requests without a [`Permit`] pass.
+/// Service that sends an attempt only while the authority of its request holds. Requests without a [`Permit`] pass.
 #[derive(Clone, Debug)]
 pub(super) struct Gated<S> {
     inner: S,
@@ -69,7 +69,7 @@ where
     }
 }
 
-/// The body of a request, withheld from the connection when the authority is over.
+/// The body of a request, withheld from the connection once the authority has ended.
 #[derive(Debug)]
 pub(super) struct HeldBody {
     body: Body,

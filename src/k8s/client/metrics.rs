@@ -1,4 +1,4 @@
-//! What is measured of requests to API servers, under the names that client-go gave them.
+//! Metrics of requests to API servers, under client-go's names.
 
 use std::{
     fmt,
@@ -13,10 +13,10 @@ use tower::Service;
 
 use crate::{clock, engine::BootTime};
 
-/// client-go's bounds.
+/// Bounds of client-go's latency buckets, in seconds.
 const LATENCY: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
-/// The code of an attempt that got no answer, as client-go writes it.
+/// Label `code` of an attempt that got no answer, as in client-go.
 const NO_ANSWER: &str = "<error>";
 
 /// Counts requests to API servers. Cheap to clone; the label `host` is the configured server.
@@ -34,7 +34,7 @@ impl fmt::Debug for ClientMetrics {
 }
 
 impl ClientMetrics {
-    /// Metrics that nobody collects (yet).
+    /// Metrics that are in no registry.
     ///
     /// # Panics
     ///
@@ -43,11 +43,11 @@ impl ClientMetrics {
         Self::build().expect("the names of the metrics are valid")
     }
 
-    /// Metrics in `registry`.
+    /// Registers the metrics in `registry`.
     ///
     /// # Errors
     ///
-    /// If the registry has metrics of these names already.
+    /// If the registry already has metrics of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self::build()?;
         for collector in metrics.collectors() {
@@ -56,7 +56,7 @@ impl ClientMetrics {
         Ok(metrics)
     }
 
-    /// All of them, for the table in the documentation.
+    /// All metrics of the client, for the table in the documentation.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         vec![
             Box::new(self.requests.clone()),
@@ -94,14 +94,14 @@ impl ClientMetrics {
 
     pub(super) fn of_host(self, endpoint: &Uri) -> Arc<HostMetrics> {
         let host = endpoint.authority().map_or(String::new(), |it| {
-            // Without what may stand before an @.
+            // Without the user and password that may precede an @.
             it.port().map_or(it.host().to_owned(), |port| format!("{}:{port}", it.host()))
         });
         Arc::new(HostMetrics { metrics: self, host })
     }
 }
 
-/// The metrics of one server.
+/// The client's metrics, with the label of one server.
 #[derive(Debug)]
 pub(super) struct HostMetrics {
     metrics: ClientMetrics,
@@ -123,7 +123,7 @@ impl HostMetrics {
     }
 }
 
-/// A label value from a closed set.
+/// The method as a label value from a closed set.
 fn verb(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -136,7 +136,7 @@ fn verb(method: &Method) -> &'static str {
     }
 }
 
-/// Attempts that are counted.
+/// Service that counts the attempts sent through it.
 #[derive(Clone, Debug)]
 pub(super) struct Measured<S> {
     inner: S,
@@ -179,7 +179,7 @@ where
     }
 }
 
-/// An attempt that is counted when it is over, also if nobody waits for it any longer.
+/// An attempt that is counted when it is dropped: after its answer or error, or when its caller stops waiting.
 struct InFlight {
     metrics: Arc<HostMetrics>,
     method: &'static str,

@@ -1,21 +1,21 @@
-//! The client for an API server: kube's, with two layers of ours.
+//! The client for an API server: kube's client with two layers of this crate.
 //!
 //! A request passes, from the outside in:
 //!
-//! 1. **calls** (ours): one deadline over everything; answers of an overloaded server are tried again after the time
-//!    that the server asks for, see [`CallOptions`];
+//! 1. **calls** (ours): one deadline over all attempts; a request that an overloaded server rejects is retried after
+//!    the time that the server asks for, see [`CallOptions`];
 //! 2. kube's layers: the server's address, headers, credentials. A token file is read again once a minute;
 //! 3. **attempts** (ours): a write that carries an [`Authority`](super::authority::Authority) is sent only while the
-//!    authority holds. Each attempt is checked, so a gate that closes while a write waits stops the write. And metrics
-//!    of each attempt that is sent, see [`ClientMetrics`];
+//!    authority holds. Each attempt is checked, so a gate that closes while a write waits stops the write. This layer
+//!    also counts each attempt that is sent, see [`ClientMetrics`];
 //! 4. hyper's client: HTTP/1.1 over TLS by rustls with ring, perhaps through a proxy. TCP keepalive finds dead peers.
 //!
 //! # Guarantees
 //!
-//! - A request ends by its deadline, whatever the network does; an answer that stops coming is given up
-//!   after the same time without a byte. Only watches and other streams may be silent for longer.
-//! - A write is sent twice only if the server said that it did nothing with the first (429).
-//! - No token shows up in an error, a log or a `Debug`.
+//! - A request ends by its deadline even if the network fails; an answer that stops coming fails after the same time
+//!   without a byte. Only watches and other streams may pause for longer.
+//! - A write is sent again only if the server answered that it did nothing with the first attempt (429).
+//! - No token appears in an error, a log or a `Debug`.
 
 mod calls;
 mod config;
@@ -36,26 +36,26 @@ pub use self::{
     metrics::ClientMetrics,
 };
 
-/// The body of an answer, as layers see it.
+/// Body of an answer, as the layers see it.
 type AnswerBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
 
-/// What carries out one attempt of a request.
+/// Service that carries out one attempt of a request.
 type Attempt = BoxCloneSyncService<Request<Body>, Response<AnswerBody>, BoxError>;
 
 /// A client for the API server that the options lead to. Clones share its connections, credentials and metrics.
 ///
-/// Finds the API server and the credentials; sends nothing yet, so a server that is down is no error. A credential
-/// plug-in of a kubeconfig is run. Requests that name no namespace are for the service account's, or for that of the
-/// kubeconfig's context.
+/// Finds the API server and the credentials; sends no request yet, so a server that is down is no error. Runs the
+/// credential plug-in of a kubeconfig. A request that names no namespace uses the service account's namespace, or that
+/// of the kubeconfig's context.
 ///
 /// # Errors
 ///
-/// If nothing leads to a server, or what does cannot be used: each names the file or variable.
+/// If the options lead to no server, or a file or variable cannot be used: the error names the file or variable.
 pub async fn connect(options: ClientOptions) -> Result<kube::Client, ConnectError> {
     Ok(connect_to(options).await?.1)
 }
 
-/// As [`connect`], with the address of the API server: the command line shows it.
+/// As [`connect`], and returns the address of the API server too, which the command line shows.
 ///
 /// # Errors
 ///

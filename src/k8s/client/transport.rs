@@ -1,7 +1,8 @@
-//! One attempt of a request, from credentials to the socket: kube's layers over hyper's client.
+//! An attempt of a request, from credentials to the socket: kube's layers over hyper's client.
 //!
-//! kube's own `ClientBuilder::try_from(Config)` is not used: its connections have no TCP keepalive, so that a watch whose
-//! server is gone would end minutes late, and they trust no certificate that is listed itself (see [`trust`]).
+//! kube's own `ClientBuilder::try_from(Config)` is not used: its connections have no TCP keepalive, so a watch whose
+//! server is gone would end minutes late; and they reject a server's own certificate even if the list of trusted
+//! certificates contains it (see [`trust`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +40,7 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// TCP gives up a connection whose data was not acknowledged for this time.
+/// TCP closes a connection whose data was not acknowledged for this time.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// The pool closes a connection that was idle for this time.
@@ -53,7 +54,7 @@ pub(crate) struct TransportError {
     source: legacy::Error,
 }
 
-/// Where requests go, for messages.
+/// Addresses that requests go to, for error messages.
 #[derive(Debug)]
 pub(crate) struct Destination {
     /// Address of the API server.
@@ -87,7 +88,7 @@ pub(super) fn attempts(
             stack.over(socks, options)
         }
         Some("https") => {
-            // The name that the API server's certificate has is not the proxy's.
+            // `tls_server_name` is the name of the API server, not of the proxy.
             let mut config = stack.config.clone();
             config.tls_server_name = None;
             let tls = trust::connector(&config, tcp).map_err(|it| stack.certificates(it))?;
@@ -97,7 +98,7 @@ pub(super) fn attempts(
     }
 }
 
-/// Connections by the proxy's CONNECT.
+/// Connects through the proxy with CONNECT.
 fn tunnel<C>(proxy: &Intercept, connector: C) -> Tunnel<C> {
     let tunnel = Tunnel::new(proxy.uri().clone(), connector);
     match proxy.basic_auth() {
@@ -106,7 +107,7 @@ fn tunnel<C>(proxy: &Intercept, connector: C) -> Tunnel<C> {
     }
 }
 
-/// What the layers above the connection are made of.
+/// Parts of the layers above the connection.
 struct Stack {
     config: Config,
     proxy: Option<String>,

@@ -1,4 +1,4 @@
-//! The TLS of a connection to an API server: kube's credentials, and our judgement of its certificate.
+//! The TLS of a connection to an API server: kube's credentials, and this crate's verification of the certificate.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::tls::{self, AnyCertificate, Followed, Trust, Verifier};
 
 /// Connects by TLS over `tcp` as the configuration says.
 pub(super) fn connector<C>(config: &Config, tcp: C) -> Result<HttpsConnector<C>, Error> {
-    // kube takes the default of the process.
+    // kube uses the crypto provider that is the default of the process.
     tls::install();
     let mut client = config.rustls_client_config()?;
     if let Some(verifier) = verifier(config)? {
@@ -27,7 +27,7 @@ pub(super) fn connector<C>(config: &Config, tcp: C) -> Result<HttpsConnector<C>,
     Ok(builder.enable_http1().wrap_connector(tcp))
 }
 
-/// `None` where no authority is configured: the system's are asked then, by kube's verifier.
+/// `None` if no authority is configured: kube's verifier then uses the system's authorities.
 fn verifier(config: &Config) -> Result<Option<Arc<dyn ServerCertVerifier>>, Error> {
     if config.accept_invalid_certs {
         return Ok(Some(Arc::new(AnyCertificate)));

@@ -1,4 +1,4 @@
-//! The status of the `Election` object, worked out from what the leader knows. Pure.
+//! The status of the `Election` object, computed from the leader's [`Status`]. Pure.
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// A leader counts as stable after this long.
+/// Time in office after which a leader counts as stable.
 const STABLE_AFTER_MS: u64 = 5 * 60 * 1000;
 
-/// Which pods the nodes run in.
+/// Pods that the nodes run in.
 #[derive(Debug, Default)]
 pub(super) struct Pods(BTreeMap<NodeId, Told>);
 
@@ -38,7 +38,7 @@ struct Told {
 }
 
 impl Pods {
-    /// As the nodes have told it. What cannot be read is passed over.
+    /// Reads the pods from the values that the nodes published. A malformed value is skipped.
     pub(super) fn read(told: &BTreeMap<NodeId, Vec<KV>>) -> Self {
         let read = |(node, kvs): (&NodeId, &Vec<KV>)| {
             let kv = kvs.iter().find(|kv| kv.key == super::POD_KEY)?;
@@ -47,12 +47,12 @@ impl Pods {
         Self(told.iter().filter_map(read).collect())
     }
 
-    /// The name and UID of a node's pod.
+    /// Name and UID of a node's pod.
     pub(super) fn of(&self, node: NodeId) -> Option<(&str, &str)> {
         self.0.get(&node).map(|told| (told.name.as_str(), told.uid.as_str()))
     }
 
-    /// The node, name and UID of all.
+    /// Node, name and UID of all pods.
     pub(super) fn all(&self) -> impl Iterator<Item = (NodeId, &str, &str)> {
         self.0.iter().map(|(node, told)| (*node, told.name.as_str(), told.uid.as_str()))
     }
@@ -62,7 +62,7 @@ impl Pods {
     }
 }
 
-/// The status. When nodes were last seen is taken over from `before` where that is recent enough.
+/// The status of the `Election`. Conditions whose status is as in `before` keep their transition times.
 pub(super) fn picture(
     status: &Status,
     pods: &Pods,
@@ -136,7 +136,7 @@ fn shards_of(works: &[WorkStatus]) -> Option<ElectionShards> {
     Some(all)
 }
 
-/// Sets the conditions.
+/// Sets the conditions from the other fields of a status that a leader reports.
 fn judge(status: &mut ElectionStatus, now_ms: u64) {
     let led = status.leader.is_some();
     let since = status.since.map_or(now_ms, |since| since.0);
@@ -167,16 +167,16 @@ fn judge(status: &mut ElectionStatus, now_ms: u64) {
     }
 }
 
-/// What is known of a cluster without a leader that reports.
+/// Knowledge about the leader of a cluster in which no leader reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// It is known that no node leads.
+    /// No node leads the cluster.
     NoLeader,
-    /// Not whether a node leads.
+    /// Whether a node leads is not known.
     No,
 }
 
-/// Sets the conditions where no leader reports.
+/// Sets the conditions while no leader reports.
 pub(super) fn judge_without_leader(status: &mut ElectionStatus, known: Known, message: &str) {
     let (conditions, generation) = (&mut status.conditions, status.observed_generation);
     let (holds, reason) = match known {
@@ -193,7 +193,7 @@ pub(super) fn judge_without_leader(status: &mut ElectionStatus, known: Known, me
     }
 }
 
-/// Takes over the times of conditions that say what they said before, from whoever wrote them.
+/// Copies the transition times of conditions whose status is unchanged, whichever node wrote them.
 pub(super) fn carry_times(new: &mut ElectionStatus, found: Option<&ElectionStatus>) {
     let Some(found) = found else { return };
     for condition in &mut new.conditions {
@@ -218,7 +218,7 @@ pub(super) fn summarise(
     };
 }
 
-/// Whether two say the same but for when nodes were last seen.
+/// Whether two statuses are equal, apart from the times and `observed_generation`.
 pub(super) fn is_same_but_seen(old: &ElectionStatus, new: &ElectionStatus) -> bool {
     let blind = |status: &ElectionStatus| {
         let mut status = status.clone();

@@ -180,8 +180,8 @@ fn of_a_leader_that_lost_its_authority_it_is_said_that_it_is_not_known_who_leads
     }
 }
 
-/// An API server that holds the `Election` of these tests, whose leader drew that fence at each look; and the writes that
-/// came.
+/// An API server that holds the `Election` of these tests, and the writes that the server receives. The n-th read of
+/// the `Election` returns the n-th of `fences`, later reads the last of them.
 fn api(fences: Vec<i64>) -> (DebugClient, Arc<Mutex<Vec<String>>>) {
     let (writes, looks) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Mutex::new(0)));
     let kept = Arc::clone(&writes);
@@ -210,7 +210,7 @@ fn api(fences: Vec<i64>) -> (DebugClient, Arc<Mutex<Vec<String>>>) {
     (DebugClient(Client::new(service, "n")), writes)
 }
 
-/// What is written of that end, by a clock that does not wait.
+/// Requests that write the report of `ended`, on a paused clock.
 async fn reported(ended: Ended, fences: Vec<i64>) -> Vec<String> {
     let (client, writes) = api(fences);
     let (ends, election) =

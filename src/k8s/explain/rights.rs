@@ -1,4 +1,4 @@
-//! What RBAC refuses, and the rule that would allow it.
+//! Explanations of RBAC's refusals, with the rule that would allow the request.
 
 use std::{fmt, sync::LazyLock};
 
@@ -7,23 +7,23 @@ use regex::Regex;
 
 use super::{Explained, Reason};
 
-/// The rule that nobody has given.
+/// RBAC rule that would allow a refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingRule {
-    /// Who was refused, as RBAC knows them: `system:serviceaccount:shop:bellwether`.
+    /// User that was refused, in RBAC's spelling: `system:serviceaccount:shop:bellwether`.
     pub user: String,
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, …
+    /// Verb of the request: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, …
     pub verb: String,
-    /// The API group; empty for the core.
+    /// API group of the resource; empty for the core group.
     pub group: String,
-    /// The plural, with the subresource if any (`pods/status`); a path if it begins with a slash.
+    /// Plural name of the resource, with the subresource if any (`pods/status`); a URL path if it begins with a slash.
     pub resource: String,
-    /// Where; `None` for all namespaces and for what belongs to none.
+    /// Namespace of the request; `None` for all namespaces, cluster-scoped resources and URL paths.
     pub namespace: Option<String>,
 }
 
 impl MissingRule {
-    /// The rule for a `Role` or `ClusterRole`.
+    /// YAML of the rule for a `Role` or `ClusterRole`.
     pub fn yaml(&self) -> String {
         let Self { verb, group, resource, .. } = self;
         if resource.starts_with('/') {
@@ -32,7 +32,7 @@ impl MissingRule {
         format!("- apiGroups: [{group:?}]\n  resources: [{resource:?}]\n  verbs: [{verb:?}]")
     }
 
-    /// Whom to bind it to.
+    /// Subject that the role is to be bound to.
     fn subject(&self) -> String {
         match self.user.strip_prefix("system:serviceaccount:").and_then(|it| it.split_once(':')) {
             Some((namespace, name)) => format!("ServiceAccount {namespace}/{name}"),
@@ -51,7 +51,7 @@ impl MissingRule {
         format!("add to {whose}:\n{}", self.yaml())
     }
 
-    /// As the server says it.
+    /// Parses the rule from the server's message.
     fn from_message(message: &str) -> Option<Self> {
         // Kubernetes' RBAC authorizer writes these words since 1.9.
         static RESOURCE: LazyLock<Regex> = LazyLock::new(|| {
@@ -96,7 +96,7 @@ impl fmt::Display for MissingRule {
     }
 }
 
-/// What a refusal of RBAC means; `None` if it is no such one.
+/// Explains a refusal of RBAC; `None` for any other status.
 pub(super) fn explain(status: &Status) -> Option<Explained> {
     if !status.is_forbidden() {
         return None;

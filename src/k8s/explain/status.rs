@@ -1,10 +1,10 @@
-//! What an answer of the server means that is not about rights.
+//! Explanations of the server's error answers, except RBAC's refusals.
 
 use kube::core::{Status, response::StatusCause};
 
 use super::{Explained, Reason};
 
-/// What kube writes where the answer was no status: plain text of the server or of something before it.
+/// Reason that kube sets if the answer was no status but plain text, from the server or from a proxy before it.
 const NO_STATUS: &str = "Failed to parse error data";
 
 pub(super) fn explain(status: &Status) -> Explained {
@@ -33,7 +33,7 @@ pub(super) fn explain(status: &Status) -> Explained {
     }
 }
 
-/// The server's own words; the code where it has none.
+/// The server's message; the status code if the message is empty.
 fn words(status: &Status) -> String {
     let message = status.message.trim();
     if message.is_empty() {
@@ -43,7 +43,7 @@ fn words(status: &Status) -> String {
     }
 }
 
-/// Webhooks, policies, pod security, quotas, dying namespaces: they answer with any code they like.
+/// Explains refusals by webhooks, policies, pod security, quotas and terminating namespaces. Their status codes differ.
 fn of_admission(status: &Status) -> Option<Explained> {
     let message = status.message.as_str();
     let quoted = |text: &str| text.split(['"', '\'']).nth(1).unwrap_or_default().to_owned();
@@ -96,7 +96,7 @@ fn of_admission(status: &Status) -> Option<Explained> {
     })
 }
 
-/// The server's limit is 3 MiB for a request, etcd's 1.5 MiB for an object.
+/// Explains objects that are too large: the server accepts 3 MiB for a request, etcd 1.5 MiB for an object.
 fn of_size(status: &Status) -> Option<Explained> {
     let message = status.message.as_str();
     let by_server = status.code == 413 || status.reason == "RequestEntityTooLarge";
@@ -175,7 +175,7 @@ fn invalid(status: &Status) -> Explained {
         })
         .collect();
     let said = words(status);
-    // "X "name" is invalid: …" has the fields once more, all in one.
+    // The message `X "name" is invalid: …` repeats the fields in one line.
     let whom = said.split_once(" is invalid").map_or("the object", |(whom, _)| whom);
     let message = if fields.is_empty() {
         said.clone()

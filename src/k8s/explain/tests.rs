@@ -1,4 +1,4 @@
-//! Against a real server: `tests/k8s/explain.rs`. Here what it cannot easily be brought to say.
+//! Tests of errors that a real server rarely returns; `tests/k8s/explain.rs` runs against a real server.
 
 use std::{
     os::unix::process::ExitStatusExt as _,

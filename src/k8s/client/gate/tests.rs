@@ -23,7 +23,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// All that is sent to a server which answers a whole request.
+/// Accepts one connection, answers its request once it is complete, and returns all bytes received.
 async fn received(listener: TcpListener) -> String {
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut all = Vec::new();
@@ -36,8 +36,8 @@ async fn received(listener: TcpListener) -> String {
     String::from_utf8(all).unwrap()
 }
 
-/// What becomes of a write whose authority ends while the connection is made, or does not end; and what the
-/// server has of it.
+/// Sends a write whose authority ends while the connection is made (if `ends`); returns the result and the text that
+/// the server received.
 async fn written(ends: bool) -> (Result<u16, BoxError>, String) {
     let (node, ctx) = leading().await;
     let (ctx, gate) = ctx.apart();

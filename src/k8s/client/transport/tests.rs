@@ -1,4 +1,4 @@
-//! An API server behind a proxy: by the kubeconfig, by the environment, and the exceptions.
+//! An API server behind a proxy that the kubeconfig or the environment names, and the exceptions.
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Mutex};
 
@@ -25,17 +25,17 @@ use crate::{
 /// A name that only the proxy can resolve.
 const NAME: &str = "kubernetes.behind-the-proxy.test";
 
-/// `me:hush`, as Basic.
+/// Header with the credentials `me:hush`, as Basic.
 const AUTH: &str = "Proxy-Authorization: Basic bWU6aHVzaA==";
 
-/// A proxy that knows CONNECT (and SOCKS5 without credentials), and leads all to one API server.
+/// A proxy that supports CONNECT (and SOCKS5 without credentials), and connects every client to one API server.
 struct Connect {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Connect {
-    /// A proxy that wants these credentials, if any.
+    /// A proxy to `target` that requires the credentials `auth`, if any.
     async fn to(target: SocketAddr, auth: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -49,7 +49,7 @@ impl Connect {
         Self { address, heads }
     }
 
-    /// The hosts that it was asked for.
+    /// Takes the hosts that clients asked the proxy for.
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.heads.lock().unwrap())
     }
@@ -82,7 +82,7 @@ async fn tunnel(
     drop(copy_bidirectional(&mut client, &mut server).await);
 }
 
-/// The rest of a SOCKS5 handshake for a name, after the methods.
+/// Serves the rest of a SOCKS5 handshake for a name, after the methods.
 async fn socks(mut client: TcpStream, target: SocketAddr, log: &Mutex<Vec<String>>) {
     client.write_all(&[5, 0]).await.unwrap();
     let mut start = [0; 5];
@@ -97,7 +97,7 @@ async fn socks(mut client: TcpStream, target: SocketAddr, log: &Mutex<Vec<String
     drop(copy_bidirectional(&mut client, &mut server).await);
 }
 
-/// An API server that answers all over TLS, and a folder for kubeconfigs of it.
+/// An API server that answers every request over TLS, and a folder for its kubeconfigs.
 struct Behind {
     address: SocketAddr,
     folder: TempDir,
@@ -130,7 +130,7 @@ impl Behind {
         Self { address, folder }
     }
 
-    /// A kubeconfig that names the server so, with more fields of the cluster.
+    /// A kubeconfig with the address `server` and the fields `more` of the cluster.
     fn kubeconfig(&self, server: &str, more: &str) -> PathBuf {
         let ca = self.folder.path().join("ca.crt");
         let text = format!(
@@ -153,7 +153,7 @@ impl Behind {
     }
 }
 
-/// A client by that kubeconfig in that environment.
+/// A client with that kubeconfig and environment.
 async fn client(kubeconfig: PathBuf, env: &[(&str, String)]) -> Client {
     let env: Vec<(String, String)> =
         env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
@@ -200,7 +200,7 @@ async fn the_environments_proxy_leads_to_a_server_of_a_kubeconfig_but_for_the_ex
     let proxy = Connect::to(behind.address, None).await;
     let file = || behind.kubeconfig(&behind.named(), "");
     for name in ["HTTPS_PROXY", "https_proxy"] {
-        // Without a scheme, as curl and kubectl take it.
+        // An address without a scheme, as curl and kubectl accept it.
         answers(&client(file(), &[(name, proxy.address.to_string())]).await).await;
         assert_eq!(proxy.asked(), [behind.asked_for()], "{name}");
     }
@@ -211,11 +211,11 @@ async fn the_environments_proxy_leads_to_a_server_of_a_kubeconfig_but_for_the_ex
         assert_eq!(said.reason, Reason::Unreachable, "no such name here: {said}");
         assert!(!said.message.contains("proxy http"), "{said}");
     }
-    // Exceptions are for the server, not for the proxy.
+    // `NO_PROXY` is compared with the server's address, not with the proxy's.
     let others = [url.clone(), ("NO_PROXY", "127.0.0.1,other.test".to_owned())];
     answers(&client(file(), &others).await).await;
     assert_eq!(proxy.asked(), [behind.asked_for()]);
-    // kubectl too goes to its own machine directly.
+    // A server on this machine is reached directly, as with kubectl.
     answers(&client(behind.kubeconfig(&format!("https://{}", behind.address), ""), &[url]).await)
         .await;
     assert_eq!(proxy.asked(), Vec::<String>::new());
@@ -229,7 +229,7 @@ async fn a_socks_proxy_leads_to_the_server_and_one_that_is_gone_is_named() {
     answers(&client(behind.kubeconfig(&behind.named(), &url), &[]).await).await;
     assert_eq!(proxy.asked(), [format!("SOCKS5 {NAME}")]);
 
-    // Nobody listens there.
+    // The listener is dropped at once: the port is closed.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let url = format!(", proxy-url: 'http://127.0.0.1:{port}'");
     let client = client(behind.kubeconfig(&behind.named(), &url), &[]).await;

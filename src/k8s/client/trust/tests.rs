@@ -14,7 +14,7 @@ use crate::{
     tls::testing::{P521, P521_KEY, der, server},
 };
 
-/// A server that shows this certificate.
+/// Starts a server that presents `certificate`.
 async fn showing(tasks: &mut Tasks, certificate: &str, key: &str) -> SocketAddr {
     let acceptor = TlsAcceptor::from(Arc::new(server(certificate, key)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
