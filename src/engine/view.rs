@@ -132,7 +132,7 @@ pub struct DrainRequest {
 /// A key as a read or an event shows it. `None`: the key does not exist, or was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Candidate key, `/{cluster}/election/{lease}`
+    /// Candidate key of an incarnation, `/{cluster}/election/{lease}`
     Candidate(LeaseId, Option<Stored<NodeId>>),
     /// Metadata of a node, `/{cluster}/nodes/{id}`
     Node(NodeId, Option<Stored<NodeMetadata>>),

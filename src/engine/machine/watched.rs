@@ -131,7 +131,7 @@ impl Watched {
         }
     }
 
-    /// Moves the view to `revision`: there are no changes up to it that were not applied.
+    /// Moves the view to `revision`, up to which all changes were applied.
     pub(super) fn advance(&mut self, revision: Revision) {
         self.view.advance(revision);
     }
@@ -200,7 +200,8 @@ impl Watched {
         }
     }
 
-    /// Notes a plan before it is applied. `before` is the view that a list replaces, if the plan comes from a list.
+    /// Notes a plan before it is applied. `before` is the view that a list replaces, if the plan comes from
+    /// a list.
     fn note_plan(
         &mut self,
         at: BootTime,
@@ -212,7 +213,7 @@ impl Watched {
             self.since.remove(work);
             return;
         };
-        // After a list, only an unchanged plan proves that it named no other owner before the list.
+        // After a list, only an unmodified plan proves that its owners stayed the same in between.
         let is_untouched = |before: &&Self| {
             before.plans.get(work).is_some_and(|plan| plan.modified == now.modified)
         };
