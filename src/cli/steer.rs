@@ -62,7 +62,7 @@ pub(crate) struct DrainArgs {
     )]
     wait: Duration,
 
-    /// Why, for whoever reads the status
+    /// Reason, which the status shows
     #[arg(long, value_name = "TEXT", env = "BELLWETHER_WHY", default_value = "")]
     why: String,
 
@@ -70,7 +70,7 @@ pub(crate) struct DrainArgs {
     #[arg(long, env = "BELLWETHER_ABSENT")]
     absent: bool,
 
-    /// The node
+    /// Id of the node
     #[arg(value_name = "ID", value_parser = node_id, allow_negative_numbers = true)]
     id: NodeId,
 }
@@ -81,7 +81,7 @@ pub(crate) struct UndrainArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// The node
+    /// Id of the node
     #[arg(value_name = "ID", value_parser = node_id, allow_negative_numbers = true)]
     id: NodeId,
 }

@@ -1,12 +1,12 @@
-//! What a cluster looks like at one revision: which node leads, which nodes wait, which incarnation holds
-//! which shards.
+//! View of a cluster at one revision: which node leads, which nodes wait, which incarnation holds which
+//! shards.
 //!
-//! Pure and typed. The engine's rules, a node's status, the probes, the `Election` and the command line
-//! all ask this one view, so that they cannot disagree. The view keeps no times: when a key was received,
-//! and what vanished, stands in the receipts of the engine (R3).
+//! The view is pure and typed. The engine's rules, a node's status, the probes, the `Election` and the command
+//! line all read this one view, so that they cannot disagree. The view keeps no times: the engine's receipts
+//! (R3, when a key was received) hold when each key was received and which keys vanished.
 //!
-//! The one rule to keep: what is derived (the queue, the nodes by lease, the counts of holders) is
-//! written by [`ClusterView::apply`] alone, beside the key that it is derived from.
+//! Invariant: only [`ClusterView::apply`] writes the derived fields (the queue, the nodes by lease, the counts
+//! of holders), together with the key that they are derived from.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,52 +21,53 @@ use super::{
     view::{Change, Held, Member, PlanTable, Record, Stored},
 };
 
-/// A cluster at one revision. A clone shares the values: it costs a counter for each key, and no text.
+/// A cluster at one revision. A clone shares the values: it costs a reference count for each key, and
+/// copies no text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterView {
     pub(super) revision: Revision,
     pub(super) record: Option<Stored<Record>>,
     pub(super) candidates: BTreeMap<LeaseId, Stored<NodeId>>,
-    /// The candidates by their create revision: whose turn it is.
+    /// The candidates by their create revision: the order in which they take office.
     pub(super) queue: BTreeMap<Revision, LeaseId>,
-    /// Shared, as the nodes are, so that a clone of the view copies no text.
+    /// The members' records, in an `Arc` as the nodes are, so that a clone of the view copies no text.
     pub(super) members: BTreeMap<NodeId, Arc<Stored<Member>>>,
-    /// The members by the lease that their record hangs on.
+    /// The members by the lease that their record is attached to.
     pub(super) by_lease: BTreeMap<LeaseId, NodeId>,
     pub(super) nodes: BTreeMap<NodeId, Arc<Stored<NodeMetadata>>>,
     pub(super) held: BTreeMap<LeaseId, Arc<Stored<Held>>>,
     pub(super) plans: BTreeMap<WorkType, Arc<Stored<PlanTable>>>,
     pub(super) tick: Option<Stored<Duration>>,
-    /// The nodes' own ticks: outside the watched range, so only answers show them.
+    /// The nodes' own ticks. Their keys are outside the watched range, so only the answers of requests show them.
     pub(super) tick_keys: BTreeMap<NodeId, Stored<Duration>>,
     pub(super) resign: Option<Stored<Term>>,
     pub(super) drains: BTreeSet<NodeId>,
-    /// How many held keys have each shard. Kept up to date, since going through a thousand held keys for
-    /// each of a thousand nodes that join is too much.
+    /// How many held keys contain each shard. The counts are updated with each change: to scan a thousand held
+    /// keys for each of a thousand nodes that join would be too slow.
     holders: BTreeMap<WorkType, BTreeMap<ShardId, u32>>,
 }
 
-/// The node in office, as far as the store shows it: a leader that is silent looks like one that acts.
+/// The node in office, as far as the store shows it: a silent leader looks like a leader that acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// The node.
+    /// Id of the node in office.
     pub id: NodeId,
-    /// The lease of its incarnation, which names its candidate key.
+    /// The lease of the leader's incarnation, which is in the name of its candidate key.
     pub lease: LeaseId,
-    /// The term: the create revision of its candidate key.
+    /// The term: the create revision of the leader's candidate key.
     pub term: Term,
-    /// D of its record. A node of the Go package has none: it writes no record.
+    /// D of the leader's record; `None` for a node of the Go package, which writes no record.
     pub d: Option<Duration>,
-    /// Whether its last beat says that it had no authority: it is in office and does not act.
+    /// Whether the leader sent its last beat without authority: it is in office and does not act.
     pub suspended: bool,
 }
 
 /// The incarnation that holds a shard, by its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// The node whose member record hangs on the same lease as the held key.
+    /// The node whose member record is attached to the same lease as the held key.
     Node(NodeId),
-    /// No member record hangs on the lease in the held key's name.
+    /// No member record is attached to the lease in the held key's name.
     Unknown,
 }
 
@@ -79,31 +80,31 @@ impl fmt::Display for Holder {
     }
 }
 
-/// One shard, as planned and as held.
+/// A shard, as the plan assigns it and as an incarnation holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shard {
-    /// The live node that the plan gives the shard to.
+    /// The live node that the plan assigns the shard to.
     pub planned: Option<NodeId>,
-    /// The holder of the shard, whatever the plan says.
+    /// The holder of the shard, even if the plan names another owner.
     pub held: Option<Holder>,
-    /// Whether the owner is asked to let go of the shard.
+    /// Whether the plan asks the owner to release the shard.
     pub draining: bool,
 }
 
 impl ClusterView {
-    /// The view that a list shows.
+    /// Builds the view at `revision` from the keys that a list returned.
     pub fn of(revision: Revision, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut view = Self { revision, ..Self::default() };
         changes.into_iter().for_each(|change| view.apply(change));
         view
     }
 
-    /// Moves the view to `revision`, up to which everything was applied. The view's revision never goes back.
+    /// Moves the view to `revision`, up to which all changes were applied. The view's revision never decreases.
     pub fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
     }
 
-    /// Takes in what one key has become.
+    /// Applies the new state of one key.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Candidate(lease, now) => {
@@ -159,7 +160,7 @@ impl ClusterView {
         put(&mut self.held, lease, now.map(Arc::new));
     }
 
-    /// R of the view; zero before the first list.
+    /// Revision of the view; zero before the first list.
     pub fn revision(&self) -> Revision {
         self.revision
     }
@@ -174,12 +175,12 @@ impl ClusterView {
         self.record.as_ref()?.value.as_ref()
     }
 
-    /// The record if it can be relied on: readable, with a D within bounds (R3).
+    /// The record if it is sound: readable, with a D of at most `SPAN_MAX` (R3).
     pub fn sound_record(&self) -> Option<&Record> {
         self.record().filter(|record| record.d <= SPAN_MAX)
     }
 
-    /// The term and the lease in office by the record, while the candidate key of that term is there.
+    /// The term and the lease in office by the record, while the candidate key of that term exists.
     pub fn seated(&self) -> Option<(Term, LeaseId)> {
         let record = self.sound_record().filter(|record| !record.ended)?;
         let lease = record.lease?;
@@ -187,8 +188,9 @@ impl ClusterView {
         (candidate.created.0 == record.term.0).then_some((record.term, lease))
     }
 
-    /// The node in office: by the record, while the candidate key is as its TAKE found it; else a node of the
-    /// Go package, which writes no record, whose candidate key is the oldest one.
+    /// The node in office: the node that the record names, while its candidate key still has the create
+    /// revision that is the term; otherwise the oldest candidate, if it is a node of the Go package, which
+    /// writes no record.
     pub fn leader(&self) -> Option<Leader> {
         if let Some((term, lease)) = self.seated() {
             let record = self.sound_record()?;
@@ -211,8 +213,8 @@ impl ClusterView {
         self.candidates.get(&lease)
     }
 
-    /// Whether the incarnation of that lease is ours, and not a node of the Go package: whether a member
-    /// record hangs on the lease.
+    /// Whether the incarnation with that lease is a node of this library, and not of the Go package: whether
+    /// a member record is attached to the lease.
     pub fn is_ours(&self, lease: LeaseId) -> bool {
         self.by_lease.contains_key(&lease)
     }
@@ -232,12 +234,12 @@ impl ClusterView {
         Some(&self.nodes.get(&id)?.value.as_ref()?.address)
     }
 
-    /// The members' records.
+    /// The members' records, by node id.
     pub fn members(&self) -> &BTreeMap<NodeId, Arc<Stored<Member>>> {
         &self.members
     }
 
-    /// Whether a node is drained, by its own wish or an operator's.
+    /// Whether a node is drained, by its own member record or by an operator's request.
     pub fn is_drained(&self, id: NodeId) -> bool {
         let member = self.members.get(&id).and_then(|stored| stored.value.as_ref());
         self.drains.contains(&id) || member.is_some_and(|member| member.draining)
@@ -254,31 +256,31 @@ impl ClusterView {
         held.map_or(0, |held| held.shards.len())
     }
 
-    /// A held key that lives: it is readable, and hangs on the lease in its name.
+    /// The held key of an incarnation, if it is sound: readable, and attached to the lease in its name.
     pub fn sound_held(&self, lease: LeaseId) -> Option<(Revision, &Held)> {
         let stored = self.held.get(&lease).filter(|stored| is_sound(lease, stored))?;
         stored.value.as_ref().map(|held| (stored.modified, held))
     }
 
-    /// The held keys that live, by incarnation.
+    /// The sound held keys, by incarnation.
     pub fn held(&self) -> impl Iterator<Item = (LeaseId, &Held)> {
         let leases = self.held.keys();
         leases.filter_map(|lease| self.sound_held(*lease).map(|(_, held)| (*lease, held)))
     }
 
-    /// The plans by work type, as far as they are readable.
+    /// The readable plans, by work type.
     pub fn plans(&self) -> impl Iterator<Item = (&WorkType, &PlanTable)> {
         self.plans.iter().filter_map(|(work, plan)| Some((work, plan.value.as_ref()?)))
     }
 
-    /// Whether a live member offers work of that type: without one there is no node to plan it for.
+    /// Whether a live member offers work of that type: otherwise there is no node to plan it for.
     pub fn is_offered(&self, work: &WorkType) -> bool {
         let mut members = self.members.values().filter_map(|stored| stored.value.as_ref());
         members.any(|member| member.work.iter().any(|offer| offer.work == *work))
     }
 
-    /// How many shards of a plan have no holder. None of work that no live member offers: there is no such
-    /// work any more, though its plan stays in the store.
+    /// How many shards of a plan have no holder. The count is zero for work that no live member offers: such
+    /// work has ended, although its plan stays in the store.
     pub fn unowned(&self, work: &WorkType) -> usize {
         let plan = self.plans.get(work).and_then(|plan| plan.value.as_ref());
         let Some(plan) = plan.filter(|_| self.is_offered(work)) else { return 0 };
@@ -287,7 +289,7 @@ impl ClusterView {
         plan.shards.len() - held
     }
 
-    /// The shards of a work type by number, as many as the plan has.
+    /// The shards of a work type by number; their count is that of the plan.
     pub fn shards(&self, work: &WorkType) -> Vec<Shard> {
         let plan = self.plans.get(work).and_then(|plan| plan.value.as_ref());
         let planned = plan.map_or(&[][..], |plan| &plan.shards);
@@ -311,18 +313,18 @@ impl ClusterView {
         shards
     }
 
-    /// The cluster's tick.
+    /// Tick that the cluster runs at, if its key is readable.
     pub fn tick(&self) -> Option<Duration> {
         self.tick.as_ref()?.value
     }
 
-    /// The term that is asked to end.
+    /// The term that a resign request asks to end.
     pub fn resign_request(&self) -> Option<Term> {
         self.resign.as_ref()?.value
     }
 }
 
-/// Whether a held key counts as living: readable, on the lease that it is named by.
+/// Whether a held key is sound: readable, and attached to the lease in its name.
 pub(super) fn is_sound(lease: LeaseId, stored: &Stored<Held>) -> bool {
     stored.lease == Some(lease) && stored.value.is_some()
 }

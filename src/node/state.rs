@@ -17,7 +17,7 @@ async fn read(env: &Env, doing: impl Fn() -> String, get: Get) -> Result<GetAnsw
     answer.map_err(|source| StateError::Store { doing: doing(), source })
 }
 
-/// Several ranges as of one revision.
+/// Reads several ranges at one revision.
 async fn read_together(
     env: &Env,
     doing: impl Fn() -> String,
@@ -91,7 +91,7 @@ pub(crate) async fn get_node_metadata(
     Ok(answer.kvs.first().and_then(|kv| values::decode_metadata(&kv.value)))
 }
 
-/// See [`ClusterView::leader`].
+/// Reads which node is in office, by the rule of [`ClusterView::leader`].
 pub(crate) async fn get_leader(env: &Env) -> Result<Option<NodeId>, StateError> {
     let doing = || "find the leader".to_owned();
     let ranges = vec![KeyRange::key(env.keys.record()), env.keys.candidates()];
@@ -99,7 +99,8 @@ pub(crate) async fn get_leader(env: &Env) -> Result<Option<NodeId>, StateError> 
     let shown = |kvs: &[KeyValue]| Decoded::of_list(&env.keys, kvs).changes;
     let changes = answer.reads.iter().flat_map(|kvs| shown(kvs));
     let mut view = ClusterView::of(answer.revision, changes);
-    // Without members every leader that writes no record is taken for one of the Go package.
+    // This view has no member records, so that a candidate of this library that is not in office looks like a
+    // leader of the Go package until its member record is read.
     if let Some(leader) = view.leader().filter(|leader| leader.d.is_none()) {
         let member = read(env, doing, Get::key(env.keys.member(leader.id))).await?;
         for change in shown(&member.kvs) {

@@ -1,8 +1,8 @@
-//! What a node tells about itself and its cluster: the JSON of `/status`, read by the status page and
-//! the command line.
+//! Status of a node and its cluster: the JSON of `/status`, which the status page and the command line
+//! read.
 //!
 //! All times are milliseconds of Unix time, all spans milliseconds. Leases are lower-case hex. Numbers
-//! that can exceed 2^53 (node ids, revisions, terms) are strings in JSON, so that a browser keeps them.
+//! that can exceed 2^53 (node ids, revisions, terms) are strings in JSON, so that a browser does not round them.
 
 mod text;
 
@@ -19,72 +19,72 @@ use crate::engine::{
     ClusterView, Holder, Leader, LeaseId, NodeId, NodeMetadata, Revision, Role, Term, WorkType,
 };
 
-/// One node's picture of itself and of its cluster.
+/// Status of one node and of its cluster, as the node sees them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The cluster's name.
+    /// Name of the cluster.
     pub cluster: String,
-    /// This node.
+    /// Status of this node.
     pub node: SelfStatus,
-    /// Who is in office, if anybody is.
+    /// The node in office, if there is one.
     pub leader: Option<LeaderStatus>,
     /// All live nodes, by id.
     pub nodes: Vec<NodeStatus>,
-    /// The terms this node has seen, oldest first; the last one has no end if it runs.
+    /// The terms that this node has seen, oldest first; the last term has no end while it runs.
     pub timeline: Vec<Reign>,
-    /// The work types and who works on their shards.
+    /// The work types and the holders of their shards.
     pub work: Vec<WorkStatus>,
     /// The store as this node sees it.
     pub store: StoreStatus,
-    /// When this picture was taken.
+    /// When this status was taken.
     pub at_unix_ms: u64,
 }
 
-/// This node.
+/// Status of a node itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SelfStatus {
-    /// Its id.
+    /// Id of this node.
     pub id: NodeId,
-    /// As configured.
+    /// Address of this node, as configured.
     pub address: String,
     /// The role of this node.
     pub role: Role,
-    /// Whether it is registered.
+    /// Whether this node is registered.
     pub joined: bool,
-    /// The term it is in office for.
+    /// The term that this node is in office for.
     pub term: Option<Term>,
-    /// Its lease, if it is registered.
+    /// Lease of this node, if it is registered.
     pub incarnation: Option<LeaseId>,
-    /// What is left of its authority as leader.
+    /// Time left of its authority as leader.
     pub authority_left_ms: Option<u64>,
-    /// What is left of its authority over its shards.
+    /// Time left of its authority over its shards.
     pub shard_authority_left_ms: Option<u64>,
-    /// What is left of its lease, counted from when the last renewal was sent.
+    /// Time left of its lease, counted from when the last renewal was sent.
     pub lease_left_ms: Option<u64>,
-    /// What the store granted.
+    /// TTL of the lease, as the store granted it.
     pub lease_ttl_ms: u64,
-    /// The tick it runs at.
+    /// The tick that this node runs at.
     pub tick_ms: f64,
-    /// D of its failover profile.
+    /// D of this node's failover profile.
     pub failover_d_ms: u64,
-    /// H of its failover profile.
+    /// H of this node's failover profile.
     pub failover_h_ms: u64,
-    /// When the last tick of its routine ended well.
+    /// When the last successful tick of its routine ended.
     pub last_tick_unix_ms: Option<u64>,
-    /// How many sessions it has lost.
+    /// How many sessions this node has lost.
     pub sessions_lost: u64,
-    /// Why it is not joined, or what is wrong otherwise, in words.
+    /// Reason why the node is not joined, or another problem, as text.
     pub problem: Option<String>,
 }
 
-/// Vital signs of a node, which probes ask for.
+/// Vital signs of a node, which probes request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vitals {
     /// Whether the node is registered, with its role and term.
     pub membership: Membership,
-    /// Why it is not joined, or what is wrong otherwise, in words.
+    /// Reason why the node is not joined, or another problem, as text.
     pub problem: Option<String>,
-    /// What is left of its authority as leader.
+    /// Time left of its authority as leader.
     pub authority_left: Option<Duration>,
     /// How long ago the view was last proven fresh.
     pub view_age: Duration,
@@ -92,44 +92,44 @@ pub struct Vitals {
     pub leader: Option<LeaderStatus>,
 }
 
-/// Who is in office.
+/// Status of the node in office.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LeaderStatus {
-    /// The node.
+    /// Id of the node in office.
     pub id: NodeId,
-    /// Its address, if its metadata is known.
+    /// Address of the leader, if its metadata is known.
     pub address: Option<String>,
-    /// The term.
+    /// Term of the leader, which its record names.
     pub term: Term,
     /// When the record was last received.
     pub last_beat_unix_ms: Option<u64>,
-    /// Whether the leader is in office and does not act, as far as this node knows: the record says that its
+    /// Whether the leader is in office and does not act, as far as this node knows: the record shows that its
     /// writer had no authority, or the record has not changed for longer than a leader may be silent.
     #[serde(default)]
     pub suspended: bool,
 }
 
-/// A live node.
+/// Status of a live node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// Its id.
+    /// Id of the node.
     pub id: NodeId,
-    /// As configured; empty if its metadata cannot be read.
+    /// Address as configured; empty if the node's metadata is malformed.
     pub address: String,
-    /// The leader is the node in office. Of any other node this is what its metadata says, unless that says
-    /// "leader": such a node has died, or has not written its new role yet.
+    /// Role of the node: leader for the node in office, otherwise the role in the node's metadata. If that role
+    /// is "leader", the role is unknown: such a node has died, or has not written its new role yet.
     pub role: Role,
-    /// When it joined.
+    /// When the node joined.
     pub start_unix_ms: u64,
-    /// Its lease.
+    /// Lease of the node's incarnation.
     pub incarnation: Option<LeaseId>,
     /// Program that the node runs.
     pub kind: Kind,
-    /// How many shards it holds, over all work types.
+    /// How many shards the node holds, over all work types.
     pub shards: u32,
-    /// Whether it is drained.
+    /// Whether the node is drained.
     pub draining: bool,
-    /// Its place in the queue of candidates, from 1 (the oldest); none if it is not a candidate.
+    /// Place of the node in the queue of candidates, from 1 (the oldest); `None` if it is not a candidate.
     pub queue: Option<u32>,
 }
 
@@ -137,11 +137,11 @@ pub struct NodeStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A node of this library: it has a member record.
+    /// A node of this library, which has a member record.
     Bellwether,
-    /// A node of the Go package: it has no member record.
+    /// A node of the Go package, which has no member record.
     Go,
-    /// The source does not say.
+    /// The source of the status does not name the program.
     #[default]
     #[serde(rename = "-")]
     Unknown,
@@ -157,18 +157,18 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One term of office.
+/// Term of office of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reign {
-    /// The term.
+    /// Number of the term.
     pub term: Term,
     /// The node in office.
     pub id: NodeId,
-    /// When it was first seen.
+    /// When the term was first seen.
     pub from_unix_ms: u64,
-    /// When it was last seen, or seen to end; none while it runs.
+    /// When the term was last seen, or was seen to end; `None` while it runs.
     pub to_unix_ms: Option<u64>,
-    /// How it ended.
+    /// How the term ended.
     pub end: ReignEnd,
 }
 
@@ -179,48 +179,48 @@ pub enum ReignEnd {
     /// The term has not ended.
     #[default]
     Running,
-    /// The node ended it cleanly.
+    /// The node ended the term cleanly.
     Ended,
-    /// The node's candidate key was there, but no beat came for too long.
+    /// The node's candidate key existed, but no beat arrived for too long.
     Silent,
-    /// The node's candidate key was gone.
+    /// The node's candidate key did not exist any more.
     Replaced,
 }
 
-/// One work type.
+/// Status of a work type.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkStatus {
-    /// Its name.
+    /// Name of the work type.
     pub work: String,
-    /// By shard number: the id of the node that holds it, if one does.
+    /// By shard number: the id of the node that holds the shard, if there is one.
     pub held_by: Vec<Option<Holder>>,
-    /// By shard number: the id of the node the plan gives it to.
+    /// By shard number: the id of the node that the plan assigns the shard to.
     pub planned_for: Vec<Option<NodeId>>,
-    /// The numbers of those that are draining.
+    /// Numbers of the shards that are draining.
     pub draining: Vec<u32>,
-    /// How many nobody holds; none of a work type that no live node offers any more.
+    /// How many shards have no holder; zero for a work type that no live node offers any more.
     pub unowned: u32,
 }
 
 /// The store as a node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// `etcd` or `memory`.
+    /// Kind of the store: `etcd` or `memory`.
     pub kind: String,
-    /// The member that is asked.
+    /// The etcd member that receives the requests.
     pub endpoint: String,
-    /// Whether it answers.
+    /// Whether the store answers requests.
     pub healthy: bool,
-    /// What it last said when it failed.
+    /// Error of the store's last failure.
     pub problem: Option<String>,
-    /// The view's revision.
+    /// Revision of the node's view.
     pub revision: Revision,
     /// How long ago the view was last proven fresh.
     pub view_age_ms: u64,
 }
 
 impl LeaderStatus {
-    /// The leader of a view. The time of its last beat is left to those who watch.
+    /// Status of a view's leader. The view has no time of the last beat: a caller that watches adds it.
     pub fn of(view: &ClusterView, leader: &Leader) -> Self {
         Self {
             id: leader.id,

@@ -1,7 +1,7 @@
-//! What the status server tells about one node.
+//! Source of the status server for one node.
 //!
-//! All that it knows of a node is the trait [`Node`] and the values [`Status`] and [`Vitals`]. Probes ask for
-//! the vitals only: they cost the node's driver nothing.
+//! The source uses only the trait [`Node`] and the values [`Status`] and [`Vitals`]. Probes request only the
+//! vitals, which cost the node's driver nothing.
 
 use std::{
     fmt,
@@ -25,27 +25,28 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Nobody in office for that long is an election that is stuck: twice what the slowest one takes.
+/// Time without a leader after which the election counts as stuck: twice what the slowest election takes.
 fn stuck_after() -> Duration {
     2 * timing::wait(timing::SPAN_MAX)
 }
 
-/// Adds to the JSON of `/status` what the node itself does not know.
+/// Adds fields to the JSON of `/status` that the node itself does not know.
 type Extra = Box<dyn Fn(&mut Map<String, Value>) + Send + Sync>;
 
-/// Says what else must be ready, and is not.
+/// Returns the reason if another part of the process is not ready.
 type NotReady = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// One node's [`StatusSource`].
+/// [`StatusSource`] of one node.
 ///
-/// Live as long as the node's driver steps, or has ended because the node was closed; ready when it has joined, hears of the store, and the election
-/// is not stuck. Nothing can be asked of the node by a button unless [`may_resign`](Self::may_resign).
+/// The node is live while its driver steps, or after the driver ended because the node was closed. The node is
+/// ready when it has joined, hears of the store, and the election is not stuck. The page offers no action
+/// without [`may_resign`](Self::may_resign).
 pub struct NodeSource {
     node: Arc<dyn Node>,
     extra: Vec<Extra>,
     not_ready: Vec<NotReady>,
     actions: Vec<Action>,
-    /// Since when this process has seen no leader.
+    /// Time since when this process has seen no leader.
     leaderless: Mutex<Option<BootTime>>,
 }
 
@@ -59,20 +60,20 @@ impl fmt::Debug for NodeSource {
 }
 
 impl NodeSource {
-    /// That of a node.
+    /// Source for a node, without actions.
     pub fn new(node: Arc<dyn Node>) -> Self {
         let (extra, not_ready, actions) = (Vec::new(), Vec::new(), Vec::new());
         Self { node, extra, not_ready, actions, leaderless: Mutex::default() }
     }
 
-    /// The same, and its JSON is what this makes of it. It must be quick.
+    /// Adds a function that edits the JSON of `/status`. The function must be quick.
     #[must_use]
     pub fn with(mut self, extra: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) -> Self {
         self.extra.push(Box::new(extra));
         self
     }
 
-    /// The same, which is not ready as long as this says why. It must be quick.
+    /// Adds a check: the node is not ready while `not_ready` returns a reason. The check must be quick.
     #[must_use]
     pub fn unless(
         mut self,
@@ -82,14 +83,14 @@ impl NodeSource {
         self
     }
 
-    /// The same, with a button on its page that lets the leader resign. For whoever reaches the page.
+    /// Adds a button to the page that makes the leader resign. Every client that reaches the page can use it.
     #[must_use]
     pub fn may_resign(mut self) -> Self {
         self.actions = vec![Action::Resign];
         self
     }
 
-    /// How long nobody has been in office, as far as this process knows.
+    /// How long there has been no leader, as far as this process knows.
     fn leaderless_for(&self, vitals: &Vitals) -> Duration {
         let now = clock::boot_now();
         let mut since = self.leaderless.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +102,7 @@ impl NodeSource {
     }
 }
 
-/// The picture of a node as JSON, or what it says instead.
+/// The status of a node as JSON, or an object with the error as its `problem`.
 ///
 /// # Panics
 ///
@@ -118,7 +119,7 @@ pub fn picture(status: Result<Status, NodeError>) -> Map<String, Value> {
     }
 }
 
-/// Whether a node does its part, when nobody has been in office for `leaderless`.
+/// Whether a node is ready, when there has been no leader for `leaderless`.
 #[doc(hidden)]
 pub fn readiness(vitals: &Vitals, leaderless: Duration) -> Probe {
     if !vitals.membership.joined {
@@ -139,7 +140,8 @@ fn seconds(span: Duration) -> String {
     format!("{:.1} s", span.as_secs_f64())
 }
 
-/// Who leads, as far as a node knows; nobody while the store was not heard for [`KNOWN_FOR`], or the leader does not act.
+/// Leadership, as far as a node knows. No leader is named if the store was not heard for [`KNOWN_FOR`], or if
+/// the leader does not act.
 #[doc(hidden)]
 pub fn leadership(vitals: &Vitals) -> Leadership {
     let here = vitals.membership.role == Role::Leader
@@ -168,7 +170,7 @@ impl StatusSource for NodeSource {
         match self.node.vitals().await {
             Ok(_) => Probe::Pass("the driver steps".into()),
             Err(NodeError::Closed) => Probe::Pass("the node has left".into()),
-            // Unresponsive or broken: only a restart helps.
+            // The driver is unresponsive or broken: only a restart helps.
             Err(error) => Probe::Fail(error.to_string()),
         }
     }

@@ -1,100 +1,101 @@
-//! What the server asks for: the picture of a node, its probes, and what may be done to it.
+//! Interface of the status server to a node: its status, its probes, and its actions.
 
 use async_trait::async_trait;
 
-/// Tells the server about a node.
+/// Source of a node's status, probes and actions for the server.
 ///
-/// Every answer is waited for at most [`ServerConfig::answer_timeout`]: a source that hangs fails its
-/// probes and costs a request, never the server. A source that panics is answered for with 500.
+/// The server waits for every answer at most [`ServerConfig::answer_timeout`]: a source that hangs fails its
+/// probes and the request, but does not block the server. If a source panics, the server answers with 500.
 ///
 /// [`ServerConfig::answer_timeout`]: super::ServerConfig::answer_timeout
 #[async_trait]
 pub trait StatusSource: Send + Sync + 'static {
-    /// The JSON of `/status`; an object, the shape of `node::status::Status` and what its caller adds
-    /// (`checks`, `siblings`). The server adds a field `server` to it.
+    /// The JSON of `/status`: an object with the fields of `node::status::Status` and those that the caller
+    /// adds (`checks`, `siblings`). The server adds a field `server` to the object.
     async fn status(&self) -> serde_json::Value;
 
-    /// Whether the process works: the driver steps. Not whether the store answers: a restart would
-    /// not help that.
+    /// Whether the process works: the driver steps. An unreachable store does not fail this probe, since a
+    /// restart would not help.
     async fn liveness(&self) -> Probe;
 
-    /// Whether the node does its part: joined, synced, an election that moves. Not whether it leads.
+    /// Whether the node is ready: joined, synced, and the election is not stuck. A follower is ready too.
     async fn readiness(&self) -> Probe;
 
-    /// Who is in office.
+    /// The node in office, and whether it is this node.
     async fn leadership(&self) -> Leadership;
 
-    /// What may be asked of this node by a button. None by default: then no request can change
+    /// Actions that the page offers for this node. The default is an empty list: then no request can change
     /// anything.
     fn actions(&self) -> Vec<Action> {
         Vec::new()
     }
 
-    /// Does one of [`Self::actions`] and tells what was done, in words. `node` is the id it was asked
-    /// for; none means the leader's.
+    /// Executes one of [`Self::actions`] and returns a text that describes the result. `node` is the id of the
+    /// node that the action is for; `None` means the leader.
     ///
     /// # Errors
     ///
-    /// [`ActionError`]: why nothing was done.
+    /// [`ActionError`]: the action is not offered, was refused, or failed.
     async fn act(&self, action: Action, node: Option<String>) -> Result<String, ActionError> {
         let _ = node;
         Err(ActionError::NotOffered(action))
     }
 
-    /// Resolves at the next change worth showing at once: a role, a term, a node, a check's state. The
-    /// default never does; then the page follows at its own pace.
+    /// Resolves at the next change that the page should show at once: a role, a term, a node, a check's state.
+    /// The default never resolves; then the page refreshes at its own interval.
     ///
     /// # Cancel safety
     ///
-    /// It is dropped and called again at any time. A change missed in between shows a moment later.
+    /// The server drops this future and calls the method again at any time. A change missed in between shows at
+    /// the next refresh.
     async fn changed(&self) {
         std::future::pending::<()>().await;
     }
 }
 
-/// The answer of a probe, with the reason in words, for whoever reads the body.
+/// The answer of a probe, with the reason as text for the body of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// All is well: 200.
+    /// The probe passes: status 200.
     Pass(String),
-    /// It is not: 503.
+    /// The probe fails: status 503.
     Fail(String),
 }
 
-/// Who is in office, as far as a node knows.
+/// The node in office, as far as a node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
-    /// Whether this node is, and has authority now.
+    /// Whether this node is in office and has authority now.
     pub here: bool,
-    /// Who is, if anybody.
+    /// The node in office, if there is one.
     pub leader: Option<Leader>,
 }
 
-/// A leader.
+/// Leader that a node knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// Its node id.
+    /// Node id of the leader.
     pub id: String,
-    /// Its address, if it is known.
+    /// Address of the leader, if it is known.
     pub address: Option<String>,
-    /// Its term.
+    /// Term of the leader.
     pub term: String,
 }
 
-/// What a button on the page can ask for.
+/// Action that a button on the page requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// The leader ends its term and hands over.
     Resign,
-    /// A node stops at once and without a word, as by `kill -9`. For demonstrations.
+    /// A node stops at once and notifies no other node, as after `kill -9`. For demonstrations.
     Kill,
 }
 
 impl Action {
-    /// All there are.
+    /// All actions that exist.
     pub const ALL: [Self; 2] = [Self::Resign, Self::Kill];
 
-    /// How it is named in `/actions/{name}` and in `/status`.
+    /// Name of the action in `/actions/{name}` and in `/status`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Resign => "resign",
@@ -102,23 +103,23 @@ impl Action {
         }
     }
 
-    /// The action of that name.
+    /// The action with that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.name() == name)
     }
 }
 
-/// Why an action was not done.
+/// Reason why an action was not done, or failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ActionError {
-    /// The source does not offer it.
+    /// The source does not offer the action.
     #[error("this node does not offer {}", .0.name())]
     NotOffered(Action),
-    /// It cannot be done now: nobody leads, no such node.
+    /// The action is not possible now: there is no leader, or no such node.
     #[error("{0}")]
     Refused(String),
-    /// It was tried and failed, and may have taken effect.
+    /// The action was tried and failed; it may have taken effect.
     #[error("{0}")]
     Failed(String),
 }

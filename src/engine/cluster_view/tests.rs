@@ -134,7 +134,7 @@ fn a_node_without_a_member_record_leads_while_its_key_is_the_oldest() {
     assert_eq!(view.leader(), None, "it is ours: only a record says that it leads");
 }
 
-/// A case that the protocol treats: somebody deleted the key of the node in office.
+/// The protocol covers this case: an operator deleted the member record of the node in office.
 #[test]
 fn a_leader_whose_member_record_was_deleted_leads_until_its_candidate_key_goes() {
     let mut view = two_nodes();
@@ -157,7 +157,7 @@ fn the_queue_is_in_the_order_of_the_keys_and_follows_those_that_come_again() {
 fn a_lease_is_the_nodes_whose_member_record_hangs_on_it() {
     let mut view = two_nodes();
     assert_eq!((view.node_of(LeaseId(0xa)), view.node_of(LeaseId(0xc))), (Some(id(1)), None));
-    // The next incarnation of the same node.
+    // Node 1 registers its next incarnation.
     view.apply(member(1, 0xc, &checks()));
     assert_eq!((view.node_of(LeaseId(0xa)), view.node_of(LeaseId(0xc))), (None, Some(id(1))));
     view.apply(Change::Member(id(1), None));
@@ -185,7 +185,7 @@ fn unowned_shards_are_those_of_the_plan_that_no_held_key_has() {
         (held(1, &[0, 1]), 2),
         (held(1, &[0, 1]), 2),
         (held(2, &[1, 2, 99]), 1),
-        // By two for a moment: the plan is not done with it before both have let go.
+        // Shard 1 has two holders for a moment: it is owned until both have released it.
         (held(1, &[0]), 1),
         (Change::Held(LeaseId(2), None), 3),
         (Change::Held(LeaseId(1), None), 4),

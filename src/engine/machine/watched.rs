@@ -1,7 +1,7 @@
-//! What this node has seen of the cluster, and when: the view, with receipts and vanish times.
+//! The node's view of the cluster, with the times at which its keys were received and vanished.
 //!
-//! The one rule (R1, R3): every wait for somebody else counts from a reading taken after the message
-//! that it hangs on was received, and from the first such message.
+//! R1 (clock readings for spans and waits), R3 (receipt of the record): every wait for another node counts
+//! from a clock reading taken after the first message that causes the wait was received.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,30 +16,32 @@ use crate::engine::{
     view::{Change, Held, Member, PlanTable, Stored},
 };
 
-/// Fewer held keys that vanished are not worth going through.
+/// Number of vanished held keys up to which the node does not scan them for keys to forget.
 const FORGET_FROM: usize = 64;
 
-/// The view of one node, and when it received what is in it. The view is read as this one; it changes only
-/// with its receipts.
+/// The view of one node, and when the node received the keys in it. `Watched` derefs to the view for reading;
+/// the view changes only together with its receipts.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     view: ClusterView,
     /// Whether a list was received in this incarnation.
     pub(super) listed: bool,
-    /// R3: when the record as it is now (or its absence) was first received.
+    /// R3: when the present record (or its absence) was first received.
     pub(super) record_at: BootTime,
-    /// Since when the oldest candidate is the oldest one, as far as this node has seen.
+    /// The oldest candidate, and the time since when this node has seen it as the oldest.
     pub(super) oldest: Option<(Revision, LeaseId, BootTime)>,
-    /// When the key of the last oldest candidate that was a Go node's went.
+    /// When the candidate key of a Go node that was the oldest candidate was last seen to go (R6, when to TAKE).
     pub(super) go_gone_at: Option<BootTime>,
-    /// Candidate keys on a lease that is not their name, since when they were seen so.
+    /// Candidate keys that are not attached to the lease in their name: modify revision, and when it was first
+    /// received.
     pub(super) broken: BTreeMap<LeaseId, (Revision, BootTime)>,
-    /// Held keys that are gone (or as good as gone), or were not there when a plan named them.
+    /// Held keys that are gone or not sound, or that did not exist when a plan named them.
     pub(super) vanished: BTreeMap<LeaseId, Vanished>,
-    /// Of those so many were left when they were last gone through.
+    /// Number of keys in `vanished` that `forget_vanished` kept the last time.
     remembered: usize,
-    /// By work type and shard number: when this owner and epoch were first received. For "nobody" the time
-    /// is renewed by a held key that vanished and is not known to have lacked the shard (T15).
+    /// By work type and shard number: when this owner and epoch were first received. For "no owner" the time
+    /// is reset when a held key vanishes, unless that key is known not to have had the shard (T15, when a
+    /// shard is free).
     since: BTreeMap<WorkType, Vec<BootTime>>,
 }
 
@@ -54,16 +56,16 @@ impl Deref for Watched {
 /// A held key that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Vanished {
-    /// When that was first received.
+    /// When the deletion was first received.
     pub(super) at: BootTime,
-    /// What was in it, if an unbroken watch saw that.
+    /// Last value of the key, if an unbroken watch saw it.
     pub(super) last: Option<Held>,
-    /// F of its member, or `SPAN_MAX` if unknown.
+    /// F of the key's member, or `SPAN_MAX` if unknown.
     pub(super) f: Duration,
 }
 
 impl Watched {
-    /// Replaces the view by a list.
+    /// Replaces the view with the keys of a list.
     pub(super) fn replace(&mut self, at: BootTime, revision: Revision, changes: Vec<Change>) {
         let mut before = std::mem::take(self);
         self.listed = true;
@@ -78,7 +80,7 @@ impl Watched {
         if before.listed && before.record == self.record {
             self.record_at = before.record_at;
         }
-        // What changed in between is unknown: a key that is gone may have held anything.
+        // The changes before the list are unknown: a key that is gone may have held any shard.
         for lease in before.held.keys() {
             if !self.held.contains_key(lease) {
                 let f = before.f_of(*lease);
@@ -105,7 +107,8 @@ impl Watched {
         self.view.advance(revision);
         let oldest = self.oldest;
         let was_ours = oldest.is_none_or(|(_, lease, _)| self.by_lease.contains_key(&lease));
-        // Of a thousand nodes each sees a thousand join and leave: only what that can change is looked at.
+        // With a thousand nodes, each node receives a thousand joins and leaves: only the held keys that these
+        // changes affect are checked.
         let mut unsound = Vec::new();
         let mut planned = false;
         for change in &changes {
@@ -128,12 +131,12 @@ impl Watched {
         }
     }
 
-    /// Nothing up to `revision` is new but what was applied.
+    /// Moves the view to `revision`, up to which all changes were applied.
     pub(super) fn advance(&mut self, revision: Revision) {
         self.view.advance(revision);
     }
 
-    /// A held key as an event shows it, before it is applied: an unbroken watch knows what it was.
+    /// Notes a held key's event before it is applied: an unbroken watch still has the key's last value.
     fn note_held(&mut self, at: BootTime, lease: LeaseId, now: Option<&Stored<Held>>) {
         if now.is_some_and(|stored| is_sound(lease, stored)) {
             return;
@@ -144,8 +147,8 @@ impl Watched {
         let Some(before) = self.held.get(&lease) else {
             return;
         };
-        // A key that was overwritten may have been claimed from in between only by its owner, whose
-        // write this is not: what it held is known. Junk over junk is unknown.
+        // The last value of a sound key that was deleted is known. A key that is overwritten with a malformed
+        // value, or attached to another lease, counts as gone with an unknown value.
         let last = if now.is_none() { before.value.clone() } else { None };
         let last = last.filter(|_| is_sound(lease, before));
         let f = self.f_of(lease);
@@ -153,7 +156,7 @@ impl Watched {
     }
 
     fn vanish(&mut self, lease: LeaseId, vanished: Vanished) {
-        // T15: the wait for "nobody" begins again, unless the key is known to have lacked the shard.
+        // T15: the wait for "no owner" starts again, unless the key is known not to have had the shard.
         for (work, table) in self.view.plans() {
             let Some(times) = self.since.get_mut(work) else { continue };
             for (shard, since) in (0u32..).zip(times) {
@@ -170,7 +173,7 @@ impl Watched {
         self.vanished.entry(lease).or_insert(vanished);
     }
 
-    /// Applies one change, of which `before` is the view that a list replaces.
+    /// Applies one change. `before` is the view that a list replaces, if the change comes from a list.
     fn set(&mut self, at: BootTime, change: Change, before: Option<&Self>) {
         match &change {
             Change::Candidate(lease, now) => self.note_candidate(at, *lease, now.as_ref()),
@@ -197,7 +200,8 @@ impl Watched {
         }
     }
 
-    /// A plan before it is applied, of which `before` is the view that a list replaces.
+    /// Notes a plan before it is applied. `before` is the view that a list replaces, if the plan comes from
+    /// a list.
     fn note_plan(
         &mut self,
         at: BootTime,
@@ -209,7 +213,7 @@ impl Watched {
             self.since.remove(work);
             return;
         };
-        // After a list only an untouched plan proves that nobody was named in between.
+        // After a list, only an unmodified plan proves that its owners stayed the same in between.
         let is_untouched = |before: &&Self| {
             before.plans.get(work).is_some_and(|plan| plan.modified == now.modified)
         };
@@ -236,8 +240,8 @@ impl Watched {
         }
     }
 
-    /// Owners whom a plan names and whose held key is not there (or not sound) were never seen to
-    /// vanish by this process: their wait counts from here.
+    /// Starts the wait, at `at`, for owners that a plan names and whose held key does not exist or is not
+    /// sound: this process never saw these keys vanish.
     fn note_absent_owners(&mut self, at: BootTime) {
         let mut absent = BTreeSet::new();
         for (_, table) in self.view.plans() {
@@ -254,8 +258,8 @@ impl Watched {
         self.vanish_unseen(at, absent);
     }
 
-    /// [`note_absent_owners`](Self::note_absent_owners), for held keys that went or lost their sense while
-    /// the plans stayed as they were.
+    /// [`note_absent_owners`](Self::note_absent_owners), for held keys that were deleted or became
+    /// unsound while the plans did not change.
     fn note_unsound(&mut self, at: BootTime, leases: &[LeaseId]) {
         let unseen = leases.iter().copied().filter(|lease| !self.vanished.contains_key(lease));
         let absent = unseen.filter(|lease| self.held.contains_key(lease) || self.is_named(*lease));
@@ -263,7 +267,7 @@ impl Watched {
         self.vanish_unseen(at, absent);
     }
 
-    /// Whether a plan names that incarnation as an owner.
+    /// Whether a plan names the incarnation with that lease as an owner.
     fn is_named(&self, lease: LeaseId) -> bool {
         self.view
             .plans()
@@ -276,14 +280,14 @@ impl Watched {
             let f = self.f_of(lease);
             self.vanish(lease, Vanished { at, last: None, f });
         }
-        // Twice as many as must be kept, so that going through them costs next to nothing for each.
+        // The threshold is twice the number kept last time, so that the scan costs little for each key.
         if FORGET_FROM.max(self.remembered * 2) < self.vanished.len() {
             self.forget_vanished(at);
             self.remembered = self.vanished.len();
         }
     }
 
-    /// Forgets keys that vanished so long ago that nothing waits for them, and that no plan names.
+    /// Forgets keys that vanished so long ago that no rule waits for them, and that no plan names.
     fn forget_vanished(&mut self, now: BootTime) {
         let assignments = self.view.plans().flat_map(|(_, table)| &table.shards);
         let named: BTreeSet<_> = assignments.filter_map(|a| a.owner).collect();

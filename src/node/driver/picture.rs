@@ -1,5 +1,5 @@
-//! History for the status page, which the engine's view does not keep: the time of the last delivery by the
-//! watch, and the terms so far. No rule of the engine reads it.
+//! History for the status page that the engine's view does not keep: the time of the last delivery by the
+//! watch, and the terms so far. No rule of the engine reads this history.
 
 use std::collections::VecDeque;
 
@@ -9,11 +9,11 @@ use crate::{
     node::status::{Reign, ReignEnd},
 };
 
-/// Terms that are remembered.
+/// Maximum number of terms in the timeline.
 const TIMELINE: usize = 200;
 
-/// What the engine's view does not keep. The rest is read from the view, of which there is one: of a thousand
-/// nodes each knows all.
+/// History that the engine's view does not keep. The status takes all else from the engine's view, so that
+/// there is only one copy: in a cluster of a thousand nodes, each view contains all thousand.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
     /// When the watch last delivered anything.
@@ -23,7 +23,7 @@ pub(super) struct Picture {
     reigns: VecDeque<Reign>,
 }
 
-/// Whether a change may have changed who holds which shards, or who offers to.
+/// Whether a change may have changed the holders of shards, or the members that offer a work type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shards {
     AsBefore,
@@ -31,7 +31,7 @@ pub(super) enum Shards {
 }
 
 impl Picture {
-    /// A list replaces all but the timeline. `view` is as it was before.
+    /// Applies a list, which replaces all but the timeline. `view` is the view before the list.
     pub(super) fn on_list(
         &mut self,
         view: &ClusterView,
@@ -45,7 +45,7 @@ impl Picture {
         Shards::Changed
     }
 
-    /// All changes of one revision. `view` is as it was before them: TAKE deletes candidates in the
+    /// Applies all changes of one revision. `view` is the view before them: TAKE deletes candidates in the
     /// revision that names the next leader.
     pub(super) fn apply(&mut self, view: &ClusterView, at: BootTime, changes: &[Change]) -> Shards {
         let mut shards = Shards::AsBefore;
@@ -82,7 +82,7 @@ impl Picture {
                 .and_then(|record| record.lease)
                 .is_some_and(|lease| view.candidate(lease).is_some());
             if let Some(last) = self.reigns.back_mut().filter(|reign| reign.to_unix_ms.is_none()) {
-                // From its last beat on nobody was known to be in office.
+                // The previous term ends at its last beat: no node was known to be in office after it.
                 last.to_unix_ms = Some(heard_ms.max(last.from_unix_ms));
                 last.end = if stood { ReignEnd::Silent } else { ReignEnd::Replaced };
             }
@@ -106,7 +106,7 @@ impl Picture {
         self.record_at_ms
     }
 
-    /// The terms this node has seen, oldest first.
+    /// The terms that this node has seen, oldest first.
     pub(super) fn timeline(&self) -> Vec<Reign> {
         self.reigns.iter().copied().collect()
     }

@@ -1,4 +1,4 @@
-//! What a driver tells of itself: the status, and words for logs, metrics and errors.
+//! Reports of a driver about itself: the status, and labels for logs, metrics and errors.
 
 use std::{
     sync::{
@@ -23,8 +23,8 @@ use crate::{
     store::Health,
 };
 
-/// Parts of a status that only the driver knows. Taking them costs the driver's thread hardly more than a
-/// counter for each key of the view; the texts of a status are made on its asker's thread.
+/// Parts of a status that only the driver knows. To copy them costs the driver's thread little more than a
+/// reference count for each key of the view; the caller's thread builds the texts of the status.
 #[derive(Debug)]
 pub(crate) struct Known {
     view: ClusterView,
@@ -41,10 +41,10 @@ pub(crate) struct Known {
     health: Health,
 }
 
-/// State that the driver publishes after each of its turns, for readers that must not wait for it.
+/// State that the driver publishes after each of its turns, for readers that must not wait for the driver.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shown {
-    /// When that turn ended.
+    /// When the driver's last turn ended.
     pub(crate) turned_at: BootTime,
     /// When the watch last delivered anything; zero if it never did.
     fresh_at: BootTime,
@@ -52,19 +52,19 @@ pub(crate) struct Shown {
     record_at: BootTime,
     leader: Option<Leader>,
     leader_address: Option<String>,
-    /// The own office's lease, and until when it may act.
+    /// Lease of this node's own office, and the time until which it may act.
     authority: Option<(LeaseId, BootTime)>,
     problem: Option<String>,
     unfit: Option<UnfitBecause>,
 }
 
 impl Shown {
-    /// How long ago the watch last delivered anything; nothing before it ever did.
+    /// Time since the watch last delivered anything; zero if it never did.
     pub(crate) fn view_age(&self, now: BootTime) -> Duration {
         if self.fresh_at == BootTime::default() { Duration::ZERO } else { now.since(self.fresh_at) }
     }
 
-    /// What is left of the node's authority as leader.
+    /// Time left of the node's authority as leader.
     pub(crate) fn authority_left(&self, now: BootTime) -> Option<Duration> {
         self.authority.map(|(_, until)| until.since(now))
     }
@@ -73,7 +73,7 @@ impl Shown {
     pub(crate) fn leader(&self, now: BootTime) -> Option<(Leader, Option<&str>)> {
         let mut leader = self.leader?;
         leader.suspended = self.is_suspended(&leader);
-        // A leader that is cut off learns of its own suspension from its clock alone.
+        // A leader that is cut off can detect its own suspension only by its clock.
         if let Some((_, until)) = self.authority.filter(|(own, _)| *own == leader.lease) {
             leader.suspended = until <= now;
         }
@@ -85,21 +85,21 @@ impl Shown {
         self.leader.is_some_and(|leader| self.is_suspended(&leader))
     }
 
-    /// Whether a leader does not act. Silence counts only while the watch delivers other things: a node that
-    /// is cut off itself cannot tell.
+    /// Whether a leader does not act. Silence of the leader counts only while the watch delivers other
+    /// changes: a node that is cut off itself cannot detect that the leader is silent.
     fn is_suspended(&self, leader: &Leader) -> bool {
         let is_silent = |d| self.record_at + timing::wait(d) < self.fresh_at;
         leader.suspended || leader.d.is_some_and(is_silent)
     }
 
-    /// Why the node is not joined, or what is wrong otherwise, in words.
+    /// Reason why the node is not joined, or another problem, as text.
     pub(crate) fn problem(&self) -> Option<String> {
         let unfit = |why| format!("the leader's work cannot go on here: {why:?}");
         self.problem.clone().or_else(|| self.unfit.map(unfit))
     }
 }
 
-/// When a routine's last tick ended well, in Unix time. The runners of the ticks write it.
+/// When the last successful tick of a routine ended, in Unix time. The runners of the ticks write it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastTick(Arc<AtomicU64>);
 
@@ -114,7 +114,7 @@ impl LastTick {
 }
 
 impl Driver {
-    /// Publishes the state after a turn. No text is copied but an address or a problem that is new.
+    /// Publishes the state after a turn. Of the texts, only a changed address or problem is copied.
     pub(super) fn show(&self) {
         let view = self.engine.view();
         let leader = view.leader();
@@ -136,7 +136,7 @@ impl Driver {
         });
     }
 
-    /// The parts of a status, as of now.
+    /// Parts of a status that only the driver knows, as of now.
     pub(super) fn known(&self) -> Known {
         self.show();
         Known {
@@ -157,7 +157,7 @@ impl Driver {
 }
 
 impl Known {
-    /// The status of a node.
+    /// Builds the status of the node.
     pub(crate) fn tell(self, core: &Core) -> Status {
         let now = clock::boot_now();
         let metadata = core.published.metadata.borrow().clone();
@@ -222,7 +222,8 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Series that are not there cannot be alerted on, and a counter that begins at 1 has not grown.
+/// Creates the series at zero: an alert cannot use a series that does not exist, and a counter whose first
+/// sample is 1 shows no increase.
 pub(super) fn show_zeros(options: &NodeOptions) {
     let metrics = &options.env.metrics;
     metrics.master.with_label_values(&[options.env.keys.cluster()]);

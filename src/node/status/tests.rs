@@ -7,7 +7,7 @@ fn id(id: i64) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
-/// What browsers, the command line and people's scripts read.
+/// Browsers, the command line and users' scripts read this JSON.
 #[test]
 fn a_status_in_json_has_ids_terms_leases_and_roles_as_strings() {
     let status = Status {
