@@ -60,6 +60,10 @@ impl LeaderTask for Reconciling {
             })
         }))
         .await;
+        if self.loops.is_empty() {
+            // The fence is the term's, also of an operator whose work is all on shards.
+            token.cancelled().await;
+        }
         tracing::info!(term = ctx.term().0, "controllers ended, all runs are joined");
         Ok(())
     }
