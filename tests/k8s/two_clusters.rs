@@ -49,7 +49,7 @@ async fn writer(space: &Space<'_>, name: &str) -> String {
 fn warnings(space: &Space<'_>) -> String {
     let columns = "--output=custom-columns=R:.reason,T:.type,O:.regarding.name,M:.message";
     let events = space.kubectl(&["get", "events", columns]);
-    events.lines().filter(|it| it.contains("TwoClusters")).map(|it| format!("{it}\n")).collect()
+    events.lines().filter(|it| it.contains("TwoClusters")).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

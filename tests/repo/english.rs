@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::sources::has_extension;
+
 /// Words that begin a sentence without a named subject.
 static FIRST: LazyLock<Regex> = LazyLock::new(|| {
     regex(
@@ -23,7 +25,7 @@ static LEFT_OUT: LazyLock<Regex> = LazyLock::new(|| {
 static NOT_PROSE: LazyLock<Regex> = LazyLock::new(|| regex("`[^`]*`|\"[^\"]*\""));
 static COMMENT: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*(///|//!|//)(?:\s(.*))?$"));
 static ITEM: LazyLock<Regex> = LazyLock::new(|| regex(r"^\s*(?:[-*]+|\d+\.)\s+"));
-static END: LazyLock<Regex> = LazyLock::new(|| regex(r#"[.!?]\s+"#));
+static END: LazyLock<Regex> = LazyLock::new(|| regex(r"[.!?]\s+"));
 
 /// Smallest number of words of a useful doc line.
 const LEAST_WORDS: usize = 4;
@@ -41,7 +43,7 @@ struct Block {
 
 /// Places in a file that break the rule, as `path:line: what`.
 pub(crate) fn unclear(path: &str, text: &str) -> Vec<String> {
-    let blocks = if path.ends_with(".md") { vec![whole(text)] } else { comments(text) };
+    let blocks = if has_extension(path, "md") { vec![whole(text)] } else { comments(text) };
     let mut found = Vec::new();
     for block in blocks {
         let paragraphs = paragraphs(&block.lines);
