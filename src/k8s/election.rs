@@ -172,13 +172,12 @@ struct Seen {
 impl Drop for Herald<'_> {
     fn drop(&mut self) {
         let (own, term) = (self.ctx.node().id(), self.ctx.term());
-        let Some(fence) = self.fence.or_else(|| self.task.drawn.now(term)) else { return };
         let seen = self.seen.take();
         let picture = seen.as_ref().map(|it| it.picture.clone()).unwrap_or_default();
         let others = picture.nodes.into_iter().filter(|it| it.id != own.get());
         self.task.ends.tell(Ended {
             term,
-            fence,
+            fence: self.fence.or_else(|| self.task.drawn.now(term)),
             manner: if self.ctx.check().is_ok() { Manner::Clean } else { Manner::Lost },
             name: picture.leader.map_or_else(|| format!("node {own}"), |leader| leader.name),
             others: others.collect(),

@@ -55,7 +55,8 @@ pub(super) enum Manner {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) term: Term,
-    pub(super) fence: Fence,
+    /// Fence of the term. `None` if the term ended before its leader had drawn one.
+    pub(super) fence: Option<Fence>,
     pub(super) manner: Manner,
     /// Name of the node that led, for people.
     pub(super) name: String,
@@ -136,7 +137,8 @@ struct Reporter<'a> {
 
 impl Reporter<'_> {
     async fn run(&self) {
-        if self.ended.manner == Manner::Clean && self.ended.may_be_succeeded {
+        let Ended { fence, manner, may_be_succeeded, .. } = self.ended;
+        if *manner == Manner::Clean && *may_be_succeeded && fence.is_some() {
             let looked = tokio::time::timeout(SUCCESSOR_WITHIN, self.until_succeeded()).await;
             if looked.is_ok() {
                 return;
@@ -144,7 +146,7 @@ impl Reporter<'_> {
         }
         let mut said = false;
         loop {
-            match self.write().await {
+            match self.report().await {
                 Ok(Came::Done) => return,
                 Ok(Came::Again) => {}
                 Err(error) => {
@@ -160,6 +162,21 @@ impl Reporter<'_> {
         }
     }
 
+    /// Whether the status was written under the fence of the ended term.
+    fn is_of_this_term(&self, found: &Election) -> bool {
+        found.status.as_ref().and_then(|it| it.fence) == self.ended.fence.map(Fence::number)
+    }
+
+    /// Removes the leader's label from the pod. A leader that ended cleanly removed it before it handed over.
+    async fn take_label_back(&self) -> Result<Came, kube::Error> {
+        let (Manner::Lost, Some((pod, uid))) = (self.ended.manner, &self.ended.pod) else {
+            return Ok(Came::Done);
+        };
+        let client = self.client.0.clone();
+        let is_done = take_label_back(client, self.election, self.ended.term, (pod, uid)).await?;
+        Ok(if is_done { Came::Done } else { Came::Again })
+    }
+
     fn api(&self) -> Api<Election> {
         self.election.api(self.client.0.clone())
     }
@@ -169,7 +186,7 @@ impl Reporter<'_> {
         let (api, name) = (self.api(), self.election.name());
         loop {
             if let Ok(found) = api.get_opt(&name).await
-                && found.is_none_or(|it| fence_of(&it) != Some(self.ended.fence.number()))
+                && found.is_none_or(|it| !self.is_of_this_term(&it))
             {
                 return;
             }
@@ -177,19 +194,19 @@ impl Reporter<'_> {
         }
     }
 
-    async fn write(&self) -> Result<Came, kube::Error> {
+    async fn report(&self) -> Result<Came, kube::Error> {
+        if self.ended.fence.is_none() {
+            // The pod got its label before the fence was drawn, but the status is an earlier term's.
+            return self.take_label_back().await;
+        }
         let (api, name) = (self.api(), self.election.name());
         let Some(found) = api.get_opt(&name).await? else { return Ok(Came::Done) };
-        if fence_of(&found) != Some(self.ended.fence.number()) {
+        if !self.is_of_this_term(&found) {
             // A later leader writes its own status, or the object is another one.
             return Ok(Came::Done);
         }
-        if let (Manner::Lost, Some((pod, uid))) = (self.ended.manner, &self.ended.pod) {
-            // A leader that ended cleanly removed the label before it handed over the office.
-            let client = self.client.0.clone();
-            if !take_label_back(client, self.election, self.ended.term, (pod, uid)).await? {
-                return Ok(Came::Again);
-            }
+        if self.take_label_back().await? == Came::Again {
+            return Ok(Came::Again);
         }
         let mut new = status_of(self.ended, clock::unix_ms());
         new.observed_generation = found.metadata.generation;
@@ -227,10 +244,6 @@ pub(super) fn body(found: &Election, status: &ElectionStatus) -> Patch<serde_jso
         status.remove("fence");
     }
     Patch::Apply(body)
-}
-
-fn fence_of(election: &Election) -> Option<i64> {
-    election.status.as_ref().and_then(|it| it.fence)
 }
 
 fn unfenced(status: &ElectionStatus) -> ElectionStatus {

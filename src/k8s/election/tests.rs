@@ -149,7 +149,7 @@ fn ended(manner: Manner) -> Ended {
     let picture = picture(&status(), &pods(), None, 3 * HOUR_MS);
     Ended {
         term: crate::engine::Term(7),
-        fence: crate::k8s::fence::Fence::of(9),
+        fence: Some(crate::k8s::fence::Fence::of(9)),
         manner,
         name: "web-1".into(),
         pod: None,
@@ -244,6 +244,14 @@ async fn a_lost_leader_leaves_label_and_status_to_a_later_one() {
     let ended = Ended { pod: Some(("web-1".into(), "u1".into())), ..ended(Manner::Lost) };
     assert_eq!(reported(ended.clone(), vec![10]).await, Vec::<String>::new());
     assert_eq!(reported(ended, vec![9]).await, [LABEL, STATUS, EVENT], "there is none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_that_ended_before_its_fence_was_drawn_has_a_label_to_take_back_and_no_status() {
+    let pod = Some(("web-1".into(), "u1".into()));
+    let ended = |manner| Ended { pod: pod.clone(), fence: None, ..ended(manner) };
+    assert_eq!(reported(ended(Manner::Lost), vec![8]).await, [LABEL]);
+    assert_eq!(reported(ended(Manner::Clean), vec![8]).await, Vec::<String>::new());
 }
 
 #[test]
