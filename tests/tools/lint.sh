@@ -11,7 +11,7 @@ step cargo clippy --locked --all-targets --features mutants -- -D warnings
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo check --locked --lib --features k8s-openapi/latest
 step cargo check --locked --lib --no-default-features
-RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items
+RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items --features cli
 
 deny=$(command -v cargo-deny || true)
 if [ -z "$deny" ]; then
