@@ -373,15 +373,12 @@ impl Node for Core {
 
     async fn vitals(&self) -> Result<Vitals, NodeError> {
         self.is_there()?;
-        let mut shown = self.published.shown.subscribe();
-        if TURNS_WITHIN < clock::boot_now().since(shown.borrow().turned_at) {
-            // A machine that slept wakes its driver in a moment.
-            let turned = timeout(ANSWER_WITHIN, shown.changed()).await;
-            turned.map_err(|_| NodeError::Unresponsive(ANSWER_WITHIN))?.expect("it lives in here");
-            self.is_there()?;
+        if TURNS_WITHIN < clock::boot_now().since(self.published.shown.borrow().turned_at) {
+            // A driver that has just started, or whose machine slept, answers a command at once.
+            self.status().await?;
         }
         let now = clock::boot_now();
-        let shown = shown.borrow();
+        let shown = self.published.shown.borrow();
         Ok(Vitals {
             membership: *self.published.membership.borrow(),
             problem: shown.problem(),

@@ -5,7 +5,7 @@ pub mod uptime;
 
 use crate::k8s::{
     crd::{self, CustomResourceDefinition},
-    kube::CustomResourceExt as _,
+    prelude::CustomResourceExt as _,
 };
 
 /// Custom resource definitions of the reference operator, sorted by name.

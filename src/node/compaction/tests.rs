@@ -66,7 +66,11 @@ async fn it_is_logged_once_until_it_was_mended() {
     let (store, log) = (MemoryStore::new(), Log::default());
     let (env, written) = (env(&store), log.clone());
     let subscriber = tracing_subscriber::fmt().with_writer(move || written.clone()).finish();
+    // With a single subscriber, a test on another thread that reaches the warning first disables it for all
+    // threads.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _here = tracing::subscriber::set_default(subscriber);
+    tracing::callsite::rebuild_interest_cache();
     let warnings = || {
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         text.matches("nobody compacts the store").count()

@@ -328,7 +328,7 @@ async fn kubectl_explains_every_field() {
         ("uptimechecks.spec.expect", &["status\t<[]Object>", "answerContains\t<string>"]),
         ("uptimechecks.status", &["latency\t<string>", "Whether the target is up"]),
         ("elections.spec.cluster", &["Cannot be changed."]),
-        ("elections.status.nodes", &["incarnation\t<string>", "Another one after each restart."]),
+        ("elections.status.nodes", &["incarnation\t<string>", "Each restart makes a new one."]),
         ("elections.status.shards.works", &["work\t<string> -required-"]),
     ] {
         let said = explained(what).await;

@@ -32,8 +32,7 @@ use crate::k8s::{
         self, schema,
         value::{Span, UnixMs},
     },
-    k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition,
-    kube::CustomResource,
+    prelude::{Condition, CustomResource},
 };
 
 /// Kind of the resource.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::yaml::{Node, Part};
 use crate::{
-    k8s::{crd, kube::CustomResourceExt as _},
+    k8s::{crd, prelude::CustomResourceExt as _},
     operator::uptime::crd::UptimeCheck,
 };
 
