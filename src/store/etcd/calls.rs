@@ -273,10 +273,13 @@ where
     };
     let verdict = with_context(classify(&error), link.tls_trouble(), link.is_warm());
     match &verdict {
-        Verdict::NotServing(text)
-        | Verdict::Unreached(text)
-        | Verdict::Untrusted(text)
-        | Verdict::Broken(text) => pool.failed(member, text),
+        Verdict::NotServing(text) | Verdict::Unreached(text) | Verdict::Broken(text) => {
+            pool.failed(member, text);
+        }
+        Verdict::Untrusted(text) => {
+            pool.failed(member, text);
+            pool.leave_link(member, &link);
+        }
         Verdict::Uncertain(text) => pool.note_problem(member, text),
         Verdict::Overloaded(text) | Verdict::Denied(text) => {
             answered();

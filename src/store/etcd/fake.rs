@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::StreamBody;
 use hyper::{
     body::{Frame, Incoming},
@@ -28,6 +28,8 @@ pub(super) enum Say {
     Messages(Vec<Vec<u8>>),
     /// This message, with the status "ok".
     One(Vec<u8>),
+    /// The answer of an HTTP server that has no such page.
+    NotFound,
     /// An error, with its gRPC code and its text.
     Error(u8, &'static str),
 }
@@ -85,6 +87,11 @@ async fn answer(say: Say) -> Result<Response<StreamBody<Frames>>, Infallible> {
     let frames = match say {
         Say::Nothing => std::future::pending().await,
         Say::Well => whole(&[]),
+        Say::NotFound => {
+            let mut response = Response::new(StreamBody::new(stream::empty().boxed()));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return Ok(response);
+        }
         Say::One(message) => whole(&message),
         Say::Error(code, text) => {
             stream::iter([Frame::trailers(status(code, text))]).map(Ok).boxed()

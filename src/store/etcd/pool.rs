@@ -290,6 +290,16 @@ impl Pool {
         }
     }
 
+    /// Leaves a connection at whose end is no etcd: a proxy may have accepted it before it had a route to the
+    /// member, and would answer in etcd's place for as long as the connection lives.
+    pub(super) fn leave_link(&self, member: usize, link: &Arc<Link>) {
+        if Arc::ptr_eq(&self.link(member), link)
+            && let Some(fresh) = self.fresh_link(member)
+        {
+            self.install(member, fresh, Before::Retired);
+        }
+    }
+
     /// Puts a link in use that has answered a probe.
     pub(super) fn install_proven(
         &self,

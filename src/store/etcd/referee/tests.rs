@@ -1,9 +1,13 @@
 use std::sync::{OnceLock, atomic::Ordering::Relaxed};
 
 use super::*;
-use crate::store::etcd::{
-    fake::{FakeMember, Say},
-    metrics::Counters,
+use crate::{
+    engine::types::Revision,
+    store::etcd::{
+        calls::{self, Call, Repeat},
+        fake::{FakeMember, Say},
+        metrics::Counters,
+    },
 };
 
 /// Probes get twice this time: far more than a fake member needs.
@@ -107,4 +111,33 @@ async fn a_stall_that_ends_for_all_at_once_changes_nothing() {
     let rig = Rig::with(vec![member]).await;
     rig.investigate().await;
     assert!(!rig.is_made_anew());
+}
+
+#[tokio::test]
+async fn a_connection_to_a_server_that_is_no_etcd_is_left_for_a_new_one() {
+    let member = FakeMember::start(|connection| match connection {
+        1 => Say::NotFound,
+        _ => Say::Well,
+    });
+    let member = member.await;
+    let counters = Arc::new(Counters::default());
+    let endpoints = vec![member.endpoint()];
+    let pool = Pool::new(endpoints, None, None, b"k".to_vec(), counters.clone()).unwrap();
+    let call = Call {
+        name: "get",
+        repeat: Repeat::Safe,
+        asked: Revision(0),
+        timeout: LONG,
+        suspect_after: LONG,
+        takes_space: false,
+        proves_quorum: true,
+        avoid: None,
+    };
+    let get = || {
+        calls::call(&pool, call, |link: Arc<Link>| async move { link.kv().get("k", None).await })
+    };
+    let refused = get().await.map(drop).unwrap_err();
+    assert!(refused.to_string().contains("no etcd answers there"), "{refused}");
+    get().await.unwrap();
+    assert_eq!(counters.reconnects.load(Relaxed), 1);
 }
