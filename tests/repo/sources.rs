@@ -108,7 +108,7 @@ pub(crate) fn machine_paths(sources: &Sources) -> Vec<String> {
     for (path, text) in &sources.files {
         for (number, line) in text.lines().enumerate() {
             let mut starts = banned.iter().filter_map(|it| line.find(it));
-            // In `$HOME/work/x` or `https://host/work/` the match continues another path: only absolute paths
+            // Behind a variable or a host name the match continues another path: only absolute paths
             // count.
             if starts.any(|at| {
                 !line[..at].ends_with(|before: char| {

@@ -284,7 +284,7 @@ impl Pool {
         match Link::new(self.endpoint(member), material.as_deref(), token) {
             Ok(link) => Some(Arc::new(link)),
             Err(error) => {
-                tracing::error!(endpoint = self.endpoint(member), %error, "no link can be made");
+                tracing::error!(endpoint = self.endpoint(member), %error, "creating a connection to etcd failed");
                 None
             }
         }
