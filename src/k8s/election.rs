@@ -261,13 +261,7 @@ impl Herald<'_> {
         let note = format!("{who} took office for term {}: {why}", self.ctx.term());
         let said = ("LeaderElected", "TakeOffice");
         self.events.say(election, &(), EventType::Normal, said, note).await;
-        let lost = former(&status.timeline, self.ctx.term()).and_then(|reign| match reign.end {
-            ReignEnd::Silent => Some((reign, "silent")),
-            ReignEnd::Replaced => Some((reign, "replaced")),
-            ReignEnd::Ended | ReignEnd::Running => None,
-        });
-        if let Some((lost, end)) = lost {
-            let note = format!("node {} of term {} was lost: it was {end}", lost.id, lost.term);
+        if let Some(note) = loss_of_former(&status.timeline, self.ctx.term()) {
             let said = ("LeaderLost", "TakeOffice");
             self.events.say(election, &(), EventType::Warning, said, note).await;
         }
@@ -285,6 +279,17 @@ impl Herald<'_> {
 
 fn former(timeline: &[Reign], term: Term) -> Option<&Reign> {
     timeline.iter().rev().find(|reign| reign.term != term)
+}
+
+/// Note of the event about a previous leader that did not end its term itself; `None` if it did.
+fn loss_of_former(timeline: &[Reign], term: Term) -> Option<String> {
+    let Reign { term, id, end, .. } = former(timeline, term)?;
+    let end = match end {
+        ReignEnd::Silent => "silent",
+        ReignEnd::Replaced => "replaced",
+        ReignEnd::Ended | ReignEnd::Running => return None,
+    };
+    Some(format!("node {id} of term {term} was lost: it was {end}"))
 }
 
 /// How the previous term ended, in words.

@@ -43,6 +43,11 @@ use crate::{
 
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
+/// Number of checks that meet the same obstacle.
+const MANY: u64 = 40;
+/// Number of log lines about one obstacle in a minute, whatever the number of objects.
+const LINES_A_MINUTE: u64 = 5;
+
 /// Name of the definition of uptime checks.
 const CHECKS: &str = "uptimechecks.bellwether.dev";
 
@@ -198,6 +203,32 @@ async fn each_right_that_is_missing_is_named_with_its_rule_and_work_goes_on_when
     for few in used.chunks(4) {
         let all = few.iter().map(|(verb, resource)| a_right_is_missing(verb, resource));
         futures::future::join_all(all).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_many_checks_miss_is_a_few_log_lines() {
+    for (verb, resource) in [("patch", "uptimechecks/status"), ("create", "events")] {
+        let what = format!("many-without-{verb}-{}", resource.replace('/', "-"));
+        let space = server().await.namespace(&what).await;
+        let names: Vec<String> = (0..MANY).map(|number| format!("check-{number}")).collect();
+        for name in &names {
+            make(&space, name, tcp(), json!({})).await;
+        }
+        let user = space.user("bellwether", all_but(verb, resource)).await;
+        let began = clock::boot_now();
+        let lone = Lone::run(&space, space.api.kubeconfig(&space.name, Some(&user.name))).await;
+        eventually(&format!("{what}: each check has failed"), LONG, async || {
+            let refused = lone.metric("rest_client_requests_total", &["code=\"403\""]).await;
+            (MANY <= refused).then_some(())
+        })
+        .await;
+        let log = lone.process.err();
+        let of_checks =
+            |line: &&str| line.contains("may not") && line.contains("controller=\"uptimecheck\"");
+        let lines = log.lines().filter(of_checks).count() as u64;
+        let minutes = 1 + clock::boot_now().since(began).as_secs() / 60;
+        assert!((1..=LINES_A_MINUTE * minutes).contains(&lines), "{what}: {lines} lines");
     }
 }
 

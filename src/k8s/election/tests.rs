@@ -6,8 +6,10 @@ use super::{picture::*, *};
 use crate::{
     engine::{Holder, LeaseId, NodeId, Role},
     k8s::{
+        authority::tests::leading,
         conditions,
         crd::{condition, election::ElectionRole, value::UnixMs},
+        fence::Drawn,
     },
     node::{
         KV,
@@ -143,6 +145,12 @@ fn how_the_former_term_ended_is_told() {
     assert_eq!(told(ReignEnd::Ended), "node 2 had ended term 5 cleanly");
     assert_eq!(told(ReignEnd::Silent), "node 2 of term 5 was silent for too long");
     assert_eq!(former_end(&[now], Term(7)), "no earlier term is known");
+
+    let lost = |end| loss_of_former(&[reign(5, 2, end), now], Term(7));
+    assert_eq!(lost(ReignEnd::Silent).unwrap(), "node 2 of term 5 was lost: it was silent");
+    assert_eq!(lost(ReignEnd::Replaced).unwrap(), "node 2 of term 5 was lost: it was replaced");
+    assert_eq!((lost(ReignEnd::Ended), lost(ReignEnd::Running)), (None, None));
+    assert_eq!(loss_of_former(&[now], Term(7)), None);
 }
 
 fn ended(manner: Manner) -> Ended {
@@ -180,16 +188,30 @@ fn of_a_leader_that_lost_its_authority_it_is_said_that_it_is_not_known_who_leads
     }
 }
 
+/// Writes that an API server received: method with path, and body.
+#[derive(Clone, Default)]
+struct Writes(Arc<Mutex<Vec<(String, serde_json::Value)>>>);
+
+impl Writes {
+    fn requests(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(request, _)| request.clone()).collect()
+    }
+
+    /// The first status that was written.
+    fn status(&self) -> ElectionStatus {
+        let writes = self.0.lock().unwrap();
+        let (_, body) = writes.iter().find(|(request, _)| request == STATUS).unwrap();
+        serde_json::from_value(body["status"].clone()).unwrap()
+    }
+}
+
 /// An API server that holds the `Election` of these tests, and the writes that the server receives. The n-th read of
 /// the `Election` returns the n-th of `fences`, later reads the last of them.
-fn api(fences: Vec<i64>) -> (DebugClient, Arc<Mutex<Vec<String>>>) {
-    let (writes, looks) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Mutex::new(0)));
-    let kept = Arc::clone(&writes);
+fn api(fences: Vec<i64>) -> (DebugClient, Writes) {
+    let (writes, looks) = (Writes::default(), Arc::new(Mutex::new(0)));
+    let kept = writes.clone();
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
         let (path, is_read) = (request.uri().path().to_owned(), request.method() == "GET");
-        if !is_read {
-            kept.lock().unwrap().push(format!("{} {path}", request.method()));
-        }
         let mut look = looks.lock().unwrap();
         let fence = fences.get(*look).or(fences.last()).copied();
         *look += usize::from(is_read && path.ends_with("/elections/shop"));
@@ -201,26 +223,49 @@ fn api(fences: Vec<i64>) -> (DebugClient, Arc<Mutex<Vec<String>>>) {
             json!({
                 "apiVersion": "bellwether.dev/v1alpha1", "kind": "Election", "spec": { "cluster": "shop" },
                 "metadata": { "name": "shop", "namespace": "n", "uid": "e1", "resourceVersion": "5" },
-                "status": { "fence": fence },
+                "status": { "fence": fence, "conditions": [old_condition()] },
             })
         };
         let body = kube::client::Body::from(body.to_string().into_bytes());
-        async { Ok::<_, tower::BoxError>(http::Response::new(body)) }
+        let kept = kept.clone();
+        async move {
+            if !is_read {
+                let what = format!("{} {path}", request.method());
+                let written = request.into_body().collect_bytes().await?;
+                kept.0.lock().unwrap().push((what, serde_json::from_slice(&written)?));
+            }
+            Ok::<_, tower::BoxError>(http::Response::new(body))
+        }
     });
     (DebugClient(Client::new(service, "n")), writes)
 }
 
-/// Requests that write the report of `ended`, on a paused clock.
-async fn reported(ended: Ended, fences: Vec<i64>) -> Vec<String> {
+/// Condition of the `Election` in the API server: no leader has reported on the shards for a long time.
+fn old_condition() -> serde_json::Value {
+    json!({
+        "type": condition::SHARDS_OWNED, "status": "Unknown", "reason": "LeaderLost", "message": "",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    })
+}
+
+/// Writes by which `ended` is reported, on a paused clock.
+async fn report_of(ended: Ended, fences: Vec<i64>) -> Writes {
     let (client, writes) = api(fences);
-    let (ends, election) =
-        (Ends::default(), ElectionRef { namespace: "n".into(), cluster: "shop".into() });
+    let ends = Ends::default();
     ends.tell(ended);
     tokio::select! {
-        () = ends.clone().report(client, election) => unreachable!("it goes on"),
+        () = ends.clone().report(client, election()) => unreachable!("it goes on"),
         () = ends.settled(Duration::from_secs(3600)) => {}
     }
-    writes.lock().unwrap().clone()
+    writes
+}
+
+async fn reported(ended: Ended, fences: Vec<i64>) -> Vec<String> {
+    report_of(ended, fences).await.requests()
+}
+
+fn election() -> ElectionRef {
+    ElectionRef { namespace: "n".into(), cluster: "shop".into() }
 }
 
 const STATUS: &str = "PATCH /apis/bellwether.dev/v1alpha1/namespaces/n/elections/shop/status";
@@ -252,6 +297,48 @@ async fn a_term_that_ended_before_its_fence_was_drawn_has_a_label_to_take_back_a
     let ended = |manner| Ended { pod: pod.clone(), fence: None, ..ended(manner) };
     assert_eq!(reported(ended(Manner::Lost), vec![8]).await, [LABEL]);
     assert_eq!(reported(ended(Manner::Clean), vec![8]).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_report_of_an_end_keeps_the_times_of_conditions_whose_status_is_unchanged() {
+    let status = report_of(ended(Manner::Clean), vec![9]).await.status();
+    let found = conditions::find(&status.conditions, condition::SHARDS_OWNED).unwrap();
+    assert_eq!((&*found.status, found.last_transition_time.0), ("Unknown", Timestamp::UNIX_EPOCH));
+    assert_ne!(
+        conditions::find(&status.conditions, condition::READY).unwrap().last_transition_time.0,
+        Timestamp::UNIX_EPOCH
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_writes_no_status_over_a_later_fence() {
+    let (node, ctx) = leading().await;
+    for (fence, written) in [(10, vec![]), (9, vec![STATUS, EVENT])] {
+        let (client, writes) = api(vec![fence]);
+        let task = ElectionTask::new(
+            client.0.clone(),
+            election(),
+            K8sMetrics::new().unwrap(),
+            Drawn::default().awaited(),
+            Ends::default(),
+        );
+        let mut herald = Herald {
+            api: task.election.api(client.0.clone()),
+            labels: Labels::new(client.0.clone(), &task.election, ctx.term()),
+            events: Events::new(client.0, "election", name_of_this_pod()),
+            task: &task,
+            ctx: &ctx,
+            pods: Arc::default(),
+            fence: Some(Fence::of(9)),
+            written: None,
+            seen: None,
+            said: None,
+            announced: false,
+        };
+        herald.write(&status(), &pods()).await.unwrap();
+        assert_eq!(writes.requests(), written, "fence {fence}");
+    }
+    node.stop(Duration::from_secs(5)).await.unwrap();
 }
 
 #[test]

@@ -10,11 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 use bellwether::{
+    clock,
     engine::{LeaseId, Role, Term},
     k8s::{
         cache::Scope,
         controller::{Action, Context, Controller},
-        crd::{Election, value::UnixMs},
+        crd::{Election, election::ElectionStatus, value::UnixMs},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::Api,
         operator::Operator,
@@ -173,10 +174,19 @@ async fn the_election_object_names_leader_nodes_and_the_reason_of_the_take_over(
         .await
     };
     let before = led_by(0, 2).await;
+    // Times of conditions are whole seconds.
+    let seconds = || clock::unix_ms() / 1000;
+    let now = seconds();
+    eventually("the next second", SOON, async || (now < seconds()).then_some(())).await;
     first.stop().await;
     let after = led_by(1, 1).await;
     assert!(before.fence < after.fence, "{:?} {:?}", before.fence, after.fence);
     assert!(before.term < after.term);
+    let ready_since = |status: &ElectionStatus| {
+        let ready = status.conditions.iter().find(|it| it.type_ == "Ready").unwrap().clone();
+        (ready.status, ready.last_transition_time)
+    };
+    assert_eq!(ready_since(&before), ready_since(&after), "a leader that hands over");
     let events = eventually("the event is written", SOON, async || {
         let events = cluster.space.kubectl(&[
             "get",
