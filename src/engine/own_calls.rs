@@ -243,10 +243,13 @@ impl OwnCalls {
 
     /// Keys to put again under that lease that have no call under way.
     pub fn missing(&self, lease: LeaseId) -> Vec<String> {
-        let turns = !self.breaks(Mutant::PutBackWithoutTurn);
-        let free = |key: &OwnKey| key.calls.is_empty() || !turns;
-        let missing = self.keys.iter().filter(|(_, key)| key.is_missing(lease) && free(key));
+        let missing = self.keys.iter().filter(|(_, key)| self.may_put_back(key, lease));
         missing.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn may_put_back(&self, key: &OwnKey, lease: LeaseId) -> bool {
+        let has_turn = key.calls.is_empty() || self.breaks(Mutant::PutBackWithoutTurn);
+        has_turn && key.is_missing(lease)
     }
 
     /// Whether no call is under way and no key must be put again in the present session.
@@ -258,11 +261,7 @@ impl OwnCalls {
     /// Call that puts a key again, if the key is still [missing](Self::missing). The call has the turn at
     /// once.
     pub fn put_back(&mut self, key: &str, lease: LeaseId) -> Option<OwnCall> {
-        let turns = !self.breaks(Mutant::PutBackWithoutTurn);
-        let missing = self.keys.get(key).filter(|key| key.is_missing(lease))?;
-        if turns && !missing.calls.is_empty() {
-            return None;
-        }
+        let missing = self.keys.get(key).filter(|key| self.may_put_back(key, lease))?;
         let value = missing.wanted.clone()?;
         Some(self.call(key, OwnWrite::PutBack(value)))
     }

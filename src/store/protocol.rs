@@ -116,15 +116,35 @@ pub fn name(call: &Call) -> &'static str {
     }
 }
 
-/// Outcome of a call, from the answer or the error of the store.
-pub fn outcome(keys: &Keys, call: &Call, result: Result<Response, StoreError>) -> Outcome {
+/// Ranges that a request reads: if its compares hold, and if not. No list of operations mixes reads and writes.
+pub fn reads(request: &Request) -> [Vec<Get>; 2] {
+    let gets = |ops: &[Op]| {
+        let gets = ops.iter().filter_map(|op| match op {
+            Op::Get(get) => Some(get.clone()),
+            Op::Put { .. } | Op::Delete(_) => None,
+        });
+        gets.collect()
+    };
+    match request {
+        Request::Txn(txn) => [gets(&txn.then), gets(&txn.otherwise)],
+        Request::Get(get) => [vec![get.clone()], Vec::new()],
+        Request::Grant { .. } | Request::Revoke(_) | Request::KeepAlive(_) => Default::default(),
+    }
+}
+
+/// Outcome of a call that [`reads`] these ranges, from the answer or the error of the store.
+pub fn outcome(
+    keys: &Keys,
+    [done, refused]: &[Vec<Get>; 2],
+    result: Result<Response, StoreError>,
+) -> Outcome {
     match result {
         Ok(Response::Txn(answer)) => {
             let succeeded = answer.succeeded;
             let answer = Answer {
                 revision: answer.revision,
                 cluster: answer.cluster,
-                changes: changes_of(keys, call, succeeded, &answer.reads),
+                changes: read_by(keys, if succeeded { done } else { refused }, &answer.reads),
                 ttl: Duration::ZERO,
             };
             if succeeded { Outcome::Done(answer) } else { Outcome::Refused(answer) }
@@ -132,10 +152,7 @@ pub fn outcome(keys: &Keys, call: &Call, result: Result<Response, StoreError>) -
         Ok(Response::Get(answer)) => Outcome::Done(Answer {
             revision: answer.revision,
             cluster: answer.cluster,
-            changes: match transaction(keys, call) {
-                Request::Get(get) => read_by(keys, &get, &answer.kvs),
-                _ => Vec::new(),
-            },
+            changes: read_by(keys, done, &[answer.kvs]),
             ttl: Duration::ZERO,
         }),
         // The header revisions of lease calls are not linearizable (R8, replaced store): they must never be
@@ -155,31 +172,16 @@ pub fn outcome(keys: &Keys, call: &Call, result: Result<Response, StoreError>) -
     }
 }
 
-/// Decodes the reads of the list that the transaction took. A single key that was asked for and does not
-/// exist yields a change to absent.
-fn changes_of(keys: &Keys, call: &Call, succeeded: bool, reads: &[Vec<KeyValue>]) -> Vec<Change> {
-    if reads.is_empty()
-        || succeeded && !matches!(call, Call::ReadJoin { .. } | Call::ReadEnd { .. })
-    {
-        return Vec::new();
-    }
-    let Request::Txn(txn) = transaction(keys, call) else { return Vec::new() };
-    let ops = if succeeded { txn.then } else { txn.otherwise };
-    ops.iter()
-        .zip(reads)
-        .flat_map(|(op, kvs)| match op {
-            Op::Get(get) => read_by(keys, get, kvs),
-            Op::Put { .. } | Op::Delete(_) => Vec::new(),
-        })
-        .collect()
-}
-
-fn read_by(keys: &Keys, get: &Get, kvs: &[KeyValue]) -> Vec<Change> {
-    if kvs.is_empty() && get.range.is_key() {
-        let absent = keys.parse(&get.range.from).and_then(|key| values::change(key, None));
-        return absent.into_iter().collect();
-    }
-    Decoded::of_list(keys, kvs).changes
+/// Decodes what was read. A single key that was asked for and does not exist yields a change to absent.
+fn read_by(keys: &Keys, gets: &[Get], reads: &[Vec<KeyValue>]) -> Vec<Change> {
+    let changes = gets.iter().zip(reads).flat_map(|(get, kvs)| {
+        if kvs.is_empty() && get.range.is_key() {
+            let absent = keys.parse(&get.range.from).and_then(|key| values::change(key, None));
+            return absent.into_iter().collect();
+        }
+        Decoded::of_list(keys, kvs).changes
+    });
+    changes.collect()
 }
 
 /// Sends a call once, with the deadline `timeout`, and returns its outcome.
@@ -188,11 +190,13 @@ fn read_by(keys: &Keys, get: &Get, kvs: &[KeyValue]) -> Vec<Change> {
 ///
 /// After a dropped future the call counts as [`Outcome::Unknown`]: the call may take effect, now or later.
 pub async fn send(store: &dyn Store, keys: &Keys, call: &Call, timeout: Duration) -> Outcome {
-    let result = request(store, transaction(keys, call), timeout).await;
+    let asked = transaction(keys, call);
+    let reads = reads(&asked);
+    let result = request(store, asked, timeout).await;
     if let Err(error) = &result {
         tracing::debug!(call = name(call), %error, "store call failed");
     }
-    outcome(keys, call, result)
+    outcome(keys, &reads, result)
 }
 
 /// Sends a request once.

@@ -11,7 +11,7 @@ use std::{
 
 use bellwether::engine::{
     BootTime, Call, CallId, Config, Effect, Engine, Input, LeaseId, NodeId, Office, Outcome,
-    Revision, ShardEpoch, ShardId, WorkType,
+    Revision, ShardEnd, ShardEpoch, ShardId, WorkType,
 };
 
 use crate::{
@@ -66,6 +66,12 @@ pub struct Proc {
     pub authority_until: Time,
     /// Until when the process is inside shard authority, in true time.
     pub shard_until: Time,
+    /// Number of its last TAKE or BEAT, for [`Broken::EchoForLastAttempt`].
+    pub last_n: u64,
+    /// Until when [`Broken::DropAfterResigning`] keeps authority.
+    pub kept_until: Time,
+    /// Whether [`Broken::UselessOwnerReleases`] drains the node.
+    pub useless: bool,
     /// Tick that the process is configured with, and the tick that it runs at.
     pub offers: Duration,
     pub tick: Duration,
@@ -135,6 +141,9 @@ impl Proc {
             heir: None,
             authority_until: 0,
             shard_until: 0,
+            last_n: 0,
+            kept_until: 0,
+            useless: false,
             offers: Duration::ZERO,
             tick: Duration::ZERO,
             unfit: false,
@@ -286,11 +295,13 @@ impl World {
         self.step(p, input);
     }
 
-    fn step(&mut self, p: ProcId, input: Input) {
+    fn step(&mut self, p: ProcId, mut input: Input) {
         let now = self.local(p);
         note!(self, "node {} at {:?}: {}", self.procs[p].id, now.0, brief(&input));
         self.mark(p as u64, u64::from(discriminant(&input)));
-        let effects = self.procs[p].engine.step(now, input);
+        self.break_input(p, &mut input);
+        let mut effects = self.procs[p].engine.step(now, input);
+        self.break_effects(p, &mut effects);
         self.stats.steps += 1;
         self.mark(now.0.as_nanos() as u64, effects.len() as u64);
         self.look_at(p, &effects);
@@ -306,6 +317,16 @@ impl World {
         match effect {
             Effect::Send { id, call } => {
                 let sent_at = self.local(p);
+                let engine = &self.procs[p].engine;
+                if self.broken.is_some_and(|broken| broken.holds_back(engine, &call)) {
+                    let item = Item::Answer { id, sent_at, outcome: Outcome::Failed };
+                    return self.procs[p].steps.push_front(Step::Stamped(item, sent_at));
+                }
+                if self.broken == Some(Broken::ActWithoutClaim)
+                    && let Call::WriteHeld { content, .. } = &call
+                {
+                    self.start_early_tasks(p, content);
+                }
                 self.procs[p].steps.push_front(Step::Send(id, call, sent_at));
             }
             Effect::Announce { lease } => self.procs[p].announced.push(lease),
@@ -344,7 +365,12 @@ impl World {
                 let after = self.act_after();
                 self.at(self.now + after, Event::ShardAct(p, Box::new(((work, shard), epoch))));
             }
-            Effect::StopShard { work, shard, .. } => {
+            Effect::StopShard { work, shard, reason } => {
+                if self.broken == Some(Broken::NewIncarnationKeepsShards)
+                    && reason == ShardEnd::SessionLost
+                {
+                    return;
+                }
                 let after = self.join_after();
                 self.at(self.now + after, Event::ShardJoined(p, Box::new((work, shard))));
             }

@@ -14,6 +14,7 @@ use bellwether::{
 };
 
 use crate::{
+    breaks::Broken,
     chance::{MILLIS, Time},
     host::{ProcId, Shard, ShardWork, Work},
     wire::Ask,
@@ -114,6 +115,7 @@ impl World {
         let when = |until| clock.when(until).unwrap_or(Time::MAX);
         let proc = &mut self.procs[p];
         let authority = proc.engine.authority().map_or(0, |authority| when(authority.until));
+        let authority = authority.max(proc.kept_until);
         let shards = proc.engine.shard_authority().map_or(0, |authority| when(authority.until));
         let gains_office = self.now < authority && proc.authority_until < authority;
         let starts = effects.iter().any(|effect| matches!(effect, Effect::StartShard { .. }));
@@ -149,6 +151,7 @@ impl World {
             Effect::StartShard { work, shard, epoch } => {
                 let shard = (work.clone(), *shard);
                 match proc.shards.entry(shard.clone()) {
+                    Entry::Occupied(_) if self.broken == Some(Broken::ActWithoutClaim) => (),
                     Entry::Occupied(_) => {
                         let what = format!("node {id} starts {shard:?}, which has not ended");
                         self.violate(Rule::Contract, what);
@@ -193,7 +196,7 @@ impl World {
     }
 
     /// Checks I3 (one node per shard), when `p` has got or prolonged shard authority, or starts on a shard.
-    fn check_single_owners(&mut self, p: ProcId) {
+    pub fn check_single_owners(&mut self, p: ProcId) {
         let running: Vec<Shard> = self.procs[p].shards.keys().cloned().collect();
         for shard in running {
             let Some(runners) = self.runners.get(&shard) else { continue };
@@ -215,7 +218,8 @@ impl World {
         proc.alive
             && self.now < proc.shard_until
             && proc.shards.contains_key(shard)
-            && proc.engine.shards().contains_key(shard)
+            && (proc.engine.shards().contains_key(shard)
+                || self.broken == Some(Broken::ActWithoutClaim))
     }
 
     pub fn forget_runner(&mut self, p: ProcId, shard: &Shard) {

@@ -35,6 +35,8 @@ macro_rules! stats {
             pub lost_answers: Counts,
             pub late_commits: Counts,
             pub faults: Vec<u64>,
+            /// Sum of the hashes of the traces: equal before and after a change that changes no behaviour.
+            pub traces: u64,
         }
 
         impl Stats {
@@ -44,6 +46,7 @@ macro_rules! stats {
                 self.refused.add(&other.refused);
                 self.lost_answers.add(&other.lost_answers);
                 self.late_commits.add(&other.late_commits);
+                self.traces = self.traces.wrapping_add(other.traces);
                 self.faults.resize(Fault::ALL.len(), 0);
                 for (sum, count) in self.faults.iter_mut().zip(&other.faults) {
                     *sum += count;
@@ -56,6 +59,7 @@ macro_rules! stats {
                 println!("  refused              {:?}", self.refused.0);
                 println!("  answers lost         {:?}", self.lost_answers.0);
                 println!("  committed too late   {:?}", self.late_commits.0);
+                println!("  sum of the traces    {:016x}", self.traces);
                 for (fault, count) in Fault::ALL.iter().zip(&self.faults) {
                     println!("  fault {:<14} {count}", format!("{fault:?}"));
                 }

@@ -14,6 +14,7 @@ use bellwether::{
 };
 
 use crate::{
+    breaks::Broken,
     chance::{MICROS, MILLIS, SECONDS, Time},
     host::{ProcId, Shard},
     own::OwnAsk,
@@ -249,11 +250,23 @@ impl World {
             self.wait_no_longer(&mut flight, at);
             return self.at(at, Event::Arrive(flight));
         }
-        let renewal = matches!(flight.ask, Ask::Call(Call::Renew { .. }));
+        let by_keepalive = self.broken == Some(Broken::ShardAuthorityFromKeepalive);
+        let renewal = match flight.ask {
+            Ask::Call(Call::Renew { .. }) => true,
+            Ask::Call(Call::Check { .. }) => by_keepalive,
+            _ => false,
+        };
         if self.now < self.slots[flight.slot].minority_until && !renewal {
             return self.give_up(*flight);
         }
-        let outcome = self.carry_out_at_store(&flight);
+        let outcome = match (flight.from, &flight.ask) {
+            (From::Engine(p, _), Ask::Call(Call::Check { lease })) if by_keepalive => {
+                let renewal = Ask::Call(Call::Renew { lease: *lease });
+                let renewed = self.carry_out_at_store(&InFlight { ask: renewal, ..*flight });
+                self.checked_by_keepalive(p, *lease, renewed)
+            }
+            _ => self.carry_out_at_store(&flight),
+        };
         let kind = match &flight.ask {
             Ask::Call(call) => protocol::name(call),
             Ask::Fenced(_) => "fenced",
@@ -308,7 +321,8 @@ impl World {
         }
         let result = self.depot.serve(self.now, &request);
         self.mark_request(&request);
-        let outcome = protocol::outcome(&self.depot.keys, call, result);
+        let reads = protocol::reads(&request);
+        let outcome = protocol::outcome(&self.depot.keys, &reads, result);
         note!(self, "the store at {} carries out {call:?}: {outcome:?}", self.depot.revision());
         if let Outcome::Done(answer) = &outcome {
             let revision = answer.revision;
@@ -368,11 +382,15 @@ impl World {
 
     /// An answer arrives at its caller.
     pub fn on_answer(&mut self, answered: Answered) {
-        let Answered { flight, outcome } = answered;
+        let Answered { flight, mut outcome } = answered;
         match flight.from {
             From::Engine(p, id) => {
                 if self.procs[p].alive {
-                    self.deliver(p, Item::Answer { id, sent_at: flight.sent_at, outcome });
+                    let mut sent_at = flight.sent_at;
+                    if let Ask::Call(call) = &flight.ask {
+                        self.break_answer(p, call, &mut sent_at, &mut outcome);
+                    }
+                    self.deliver(p, Item::Answer { id, sent_at, outcome });
                 }
             }
             From::Parent(slot, number) => self.on_parent_answer(slot, number, outcome),

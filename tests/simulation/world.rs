@@ -9,7 +9,7 @@ use std::{
 use bellwether::{
     engine::{
         BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, TickPolicy,
-        WorkOffer,
+        WorkOffer, mutant::Mutant,
     },
     store::protocol::Request,
 };
@@ -219,6 +219,7 @@ pub fn run(scenario: Scenario, broken: Option<Break>, trace: Trace) -> Report {
             }
         }
     }
+    world.stats.traces = world.hash;
     Report {
         hash: world.hash,
         moves: world.moves,
@@ -514,8 +515,9 @@ impl World {
             work: offers.collect(),
             campaigns: true,
             own_store: false,
-            mutant: match self.engine_break {
-                Some(Break::Engine(mutant)) => Some(mutant),
+            mutant: match (self.engine_break, self.broken) {
+                (Some(Break::Engine(mutant)), _) => Some(mutant),
+                (_, Some(Broken::UselessOwnerReleases)) => Some(Mutant::UselessOwnershipKept),
                 _ => None,
             },
         }

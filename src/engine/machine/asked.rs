@@ -40,31 +40,16 @@ impl Asked {
 
     /// Whether the call makes a revision of its own when it is done.
     pub(super) fn writes(&self) -> bool {
-        match self {
-            Self::Join(_)
-            | Self::Stop
-            | Self::Seed
-            | Self::Enrol
-            | Self::Take(_)
-            | Self::Beat(_)
-            | Self::Resign
-            | Self::Held(_)
-            | Self::Plan(_)
-            | Self::WriteNode
-            | Self::WriteMember
-            | Self::WriteTickKey
-            | Self::SwitchTick => true,
-            Self::ReadJoin
-            | Self::Grant(_)
-            | Self::Renew(_)
-            | Self::Abandon
-            | Self::ReadEnd(_)
-            | Self::End(_)
-            | Self::RevokeEnded(_)
-            | Self::Squatter
-            | Self::Withdraw(_)
-            | Self::Check
-            | Self::DeleteHeld(_) => false,
-        }
+        self.is_linearizable()
+            && !matches!(
+                self,
+                Self::ReadJoin
+                    | Self::ReadEnd(_)
+                    | Self::End(_)
+                    | Self::Squatter
+                    | Self::Withdraw(_)
+                    | Self::Check
+                    | Self::DeleteHeld(_)
+            )
     }
 }

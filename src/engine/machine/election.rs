@@ -6,13 +6,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Asked, Engine, Work, office::Reign};
+use super::{Asked, Engine, Try, Work};
 use crate::engine::{
-    call::{Answer, Call, HolderClause, Office, Outcome, Take, WorkEnd},
-    mutant::Mutant,
+    call::{Answer, Call, HolderClause, Office, Outcome, Take},
     timing::{RANK_STEP, SPAN_MAX},
     types::{BootTime, LeaseId, NodeId, Revision, Term},
-    view::{Record, Stored},
+    view::Stored,
 };
 
 /// R6: a candidate with more of our candidates between the oldest and itself leaves deposing to others.
@@ -25,45 +24,23 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const BROKEN_AFTER: Duration = Duration::from_secs(1);
 
 /// Part of this incarnation in the election.
-#[expect(clippy::struct_excessive_bools, reason = "each is one call in flight")]
 #[derive(Debug, Default)]
 pub(super) struct Candidacy {
     /// R5 (a closed term stays closed): this term and all earlier ones never open again.
     closed: Term,
     /// Term and earliest sending time of each TAKE, by its `n`: for echoes.
     takes: BTreeMap<u64, (Term, BootTime)>,
-    taking: bool,
-    take_at: BootTime,
-    enrolling: bool,
-    enrol_at: BootTime,
-    withdrawing: bool,
-    withdraw_at: BootTime,
-    pub(super) seeding: bool,
-    seed_at: BootTime,
+    taking: Try,
+    enrolling: Try,
+    withdrawing: Try,
+    seeding: Try,
     /// Revision that the view must have reached before the rules judge the own keys by it again.
-    pub(super) view_from: Revision,
-    /// Office whose RESIGN or STOP is in flight or must be repeated.
-    pub(super) resign: Option<Resigning>,
+    view_from: Revision,
     /// T8 (RESIGN): end of the pause after a plain resign, unless another node is in office before.
-    pub(super) pause_until: Option<BootTime>,
-    /// Office that a mutant keeps although it should be over.
-    pub(super) kept: Option<Reign>,
-}
-
-/// Office whose end was sent.
-#[derive(Clone, Debug)]
-pub(super) struct Resigning {
-    pub(super) office: Office,
-    pub(super) record: Record,
-    pub(super) asked: bool,
-    pub(super) again_at: BootTime,
+    pause_until: Option<BootTime>,
 }
 
 impl Candidacy {
-    pub(super) fn forget(&mut self) {
-        *self = Self::default();
-    }
-
     /// R5: closes the term permanently. Only the highest closed term is stored, so that years of terms need
     /// no memory: the terms of an incarnation are create revisions of one key and only grow, so no term up to
     /// the highest closed one can still come. (In a store where they do not grow, R8 ends the incarnation.) A
@@ -76,15 +53,20 @@ impl Candidacy {
         term <= self.closed
     }
 
-    /// Opens a term again, only for mutants.
-    pub(super) fn reopen(&mut self, term: Term) {
-        self.closed = Term(term.0 - 1);
-    }
-
     /// Earliest sending times of the TAKEs of that term, by `n`.
     pub(super) fn attempts(&self, term: Term) -> BTreeMap<u64, BootTime> {
         let of_term = self.takes.iter().filter(|(_, (of, _))| *of == term);
         of_term.map(|(n, (_, at))| (*n, *at)).collect()
+    }
+
+    /// Makes the rules wait for a view at or past the revision of this answer.
+    pub(super) fn await_view(&mut self, answer: &Answer) {
+        self.view_from = self.view_from.max(answer.revision);
+    }
+
+    /// T8: leaves the office to others for a second.
+    pub(super) fn pause(&mut self, now: BootTime) {
+        self.pause_until = Some(now + Duration::from_secs(1));
     }
 }
 
@@ -100,7 +82,7 @@ impl Engine {
             && !self.unfit
             && self.health.is_good()
             && !self.is_drained()
-            && !self.session.is_leaving()
+            && !self.is_leaving()
     }
 
     pub(super) fn election_rules(&mut self) {
@@ -112,7 +94,7 @@ impl Engine {
         };
         self.repair_rule(lease);
         self.repeat_resign(lease);
-        if self.reign.is_some() || self.candidacy.resign.is_some() {
+        if self.reign.is_some() || self.resigning.is_some() {
             return;
         }
         match self.watched.candidates.get(&lease).cloned() {
@@ -121,32 +103,9 @@ impl Engine {
         }
     }
 
-    fn repeat_resign(&mut self, lease: LeaseId) {
-        let Some(resign) = &self.candidacy.resign else {
-            return;
-        };
-        let term = resign.office.term;
-        let stands = self.watched.candidates.get(&lease).is_some_and(|own| own.created.0 == term.0);
-        if self.session.is_leaving() || resign.asked {
-            return;
-        }
-        if !stands {
-            self.candidacy.resign = None;
-            return;
-        }
-        let again_at = resign.again_at;
-        if self.is_due(again_at)
-            && let Some(resign) = &mut self.candidacy.resign
-        {
-            resign.asked = true;
-            let (office, record) = (resign.office.revision, resign.record.clone());
-            self.send(Asked::Resign, Call::Resign { office, record });
-        }
-    }
-
     /// T4 (ENROL): creates the own candidate key.
     fn enrol_rule(&mut self, lease: LeaseId) {
-        if !self.wants_office() || self.work != Work::Idle || self.candidacy.enrolling {
+        if !self.wants_office() || self.work != Work::Idle || self.candidacy.enrolling.in_flight {
             return;
         }
         if let Some(until) = self.candidacy.pause_until {
@@ -156,22 +115,19 @@ impl Engine {
             }
             self.candidacy.pause_until = None;
         }
-        if !self.is_due(self.candidacy.enrol_at) {
+        if !self.may_send(self.candidacy.enrolling) {
             return;
         }
-        let Some(member_created) = self.session.incarnation().map(|own| own.joined) else {
-            return;
-        };
-        self.candidacy.enrolling = true;
-        self.candidacy.enrol_at = self.now + AGAIN_AFTER;
+        let Some(member_created) = self.session.joined() else { return };
+        self.candidacy.enrolling = Try::sent_until(self.now + AGAIN_AFTER);
         let id = self.config.id;
         self.send(Asked::Enrol, Call::Enrol { lease, id, member_created });
     }
 
     pub(super) fn on_enrolled(&mut self, outcome: &Outcome) {
-        self.candidacy.enrolling = false;
+        self.candidacy.enrolling.answered();
         match outcome {
-            Outcome::Done(answer) | Outcome::Refused(answer) => self.await_view(answer),
+            Outcome::Done(answer) | Outcome::Refused(answer) => self.candidacy.await_view(answer),
             Outcome::LeaseNotFound => {
                 if let Some(lease) = self.session.lease() {
                     self.on_lease_lost(lease);
@@ -182,15 +138,9 @@ impl Engine {
         }
     }
 
-    /// Makes the rules wait for a view at or past the revision of this answer.
-    fn await_view(&mut self, answer: &Answer) {
-        self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
-    }
-
     fn candidate_rules(&mut self, lease: LeaseId, own: &Stored<NodeId>) {
         let term = Term(own.created.0);
         let broken = own.lease != Some(lease) || own.value != Some(self.config.id);
-        let broken = broken && !self.config.breaks(Mutant::NoRepair);
         let closed = self.candidacy.is_closed(term);
         if broken {
             // T19: the owner of a broken key closes the term and withdraws.
@@ -216,21 +166,10 @@ impl Engine {
 
     /// T4 (WITHDRAW): deletes the own candidate key.
     fn withdraw_rule(&mut self, lease: LeaseId, own: &Stored<NodeId>) {
-        if self.candidacy.withdrawing || !self.is_due(self.candidacy.withdraw_at) {
+        if !self.may_send(self.candidacy.withdrawing) {
             return;
         }
-        self.candidacy.withdrawing = true;
-        self.candidacy.withdraw_at = self.now + AGAIN_AFTER;
-        let closed = self.candidacy.is_closed(Term(own.created.0));
-        if closed && self.config.breaks(Mutant::ResignClosedTerm) {
-            let record = self.watched.sound_record().cloned();
-            if let Some(record) = record.filter(|record| record.term.0 == own.created.0) {
-                let record = Record { ended: true, lease: Some(lease), ..record };
-                let call = Call::Resign { office: own.modified, record };
-                self.send(Asked::Withdraw(lease), call);
-                return;
-            }
-        }
+        self.candidacy.withdrawing = Try::sent_until(self.now + AGAIN_AFTER);
         self.send(Asked::Withdraw(lease), Call::Withdraw { lease, modified: own.modified });
     }
 
@@ -238,16 +177,16 @@ impl Engine {
         if self.session.lease() != Some(lease) {
             return;
         }
-        self.candidacy.withdrawing = false;
+        self.candidacy.withdrawing.answered();
         if let Outcome::Done(answer) | Outcome::Refused(answer) = outcome {
-            self.candidacy.withdraw_at = self.now;
-            self.await_view(answer);
+            self.candidacy.withdrawing = Try::at(self.now);
+            self.candidacy.await_view(answer);
         }
     }
 
     /// T5 (TAKE): takes office when R6 allows it.
     fn take_rule(&mut self, lease: LeaseId, term: Term) {
-        if self.candidacy.taking || self.work != Work::Idle {
+        if self.candidacy.taking.in_flight || self.work != Work::Idle {
             return;
         }
         let Some(at) = self.take_at(term) else { return };
@@ -255,7 +194,7 @@ impl Engine {
             self.seed_rule();
             return;
         }
-        let at = at.max(self.candidacy.take_at);
+        let at = at.max(self.candidacy.taking.again_at);
         if self.is_due(at) {
             self.take(lease, term);
         }
@@ -264,12 +203,7 @@ impl Engine {
     /// Time W to wait for the record as it is now, by R3 (receipt of the record).
     fn record_wait(&self) -> Duration {
         match self.watched.sound_record() {
-            Some(record) if record.ended || self.config.breaks(Mutant::NoWaitAfterUncleanEnd) => {
-                Duration::ZERO
-            }
-            Some(_) if self.config.breaks(Mutant::OwnDInsteadOfRecords) => {
-                self.config.wait(self.config.failover.d())
-            }
+            Some(record) if record.ended => Duration::ZERO,
             Some(record) => self.config.wait(record.d),
             None => self.config.wait(SPAN_MAX),
         }
@@ -302,9 +236,6 @@ impl Engine {
         if leads {
             return Some(w + step);
         }
-        if self.config.breaks(Mutant::NoPatience) {
-            return None;
-        }
         let since = watched.oldest.map_or(self.now, |(_, _, since)| since);
         let d = watched.sound_record().map_or(SPAN_MAX, |record| record.d);
         let patience = self.config.wait(d.max(watched.d_of(*oldest)));
@@ -314,13 +245,14 @@ impl Engine {
 
     /// T3 (SEED, of an absent record): sent by a candidate that would TAKE otherwise.
     fn seed_rule(&mut self) {
-        if self.candidacy.seeding || !self.is_due(self.candidacy.seed_at) {
-            return;
+        if self.may_send(self.candidacy.seeding) {
+            self.candidacy.seeding = Try::sent_until(self.now + AGAIN_AFTER);
+            self.send(Asked::Seed, Call::Seed { ended: self.config.own_store });
         }
-        self.candidacy.seeding = true;
-        self.candidacy.seed_at = self.now + AGAIN_AFTER;
-        let ended = self.config.own_store || self.config.breaks(Mutant::AbsentRecordNotWaitedFor);
-        self.send(Asked::Seed, Call::Seed { ended });
+    }
+
+    pub(super) fn on_seeded(&mut self) {
+        self.candidacy.seeding.answered();
     }
 
     fn take(&mut self, lease: LeaseId, term: Term) {
@@ -335,18 +267,9 @@ impl Engine {
             .map(|(created, lease)| (*lease, *created))
             .collect();
         let holder = self.holder_clause(lease, &older);
-        self.n += 1;
-        let n = self.n;
-        let record = Record {
-            term,
-            lease: Some(lease),
-            node: Some(self.config.id),
-            n,
-            d: self.config.failover.d(),
-            ended: false,
-            suspended: false,
-        };
-        self.candidacy.taking = true;
+        let record = self.next_record(term, lease);
+        let n = record.n;
+        self.candidacy.taking.sent();
         self.candidacy.takes.insert(n, (term, self.now));
         while 64 < self.candidacy.takes.len() {
             self.candidacy.takes.pop_first();
@@ -376,52 +299,38 @@ impl Engine {
     }
 
     pub(super) fn on_taken(&mut self, n: u64, sent: BootTime, outcome: &Outcome) {
-        self.candidacy.taking = false;
+        self.candidacy.taking.answered();
         let Some((term, _)) = self.candidacy.takes.get(&n).copied() else {
             return;
         };
         match outcome {
             Outcome::Done(answer) => {
-                if let Some(reign) = &mut self.reign
-                    && reign.office.term == term
-                {
-                    // The echo of this TAKE came before its answer.
-                    let d = self.config.failover.d();
-                    reign.office.revision = reign.office.revision.max(answer.revision);
-                    self.extend_until(sent + self.config.span(d));
-                } else if !self.candidacy.is_closed(term)
-                    && let Some(lease) = self.session.lease()
-                {
+                if let Some(lease) = self.session.lease() {
                     let office = Office { term, revision: answer.revision, lease };
-                    let mut attempts = self.candidacy.attempts(term);
-                    attempts.insert(n, sent);
-                    self.enter_office(office, Some(sent), attempts);
+                    self.on_take_committed(office, n, sent);
                 }
             }
             // R6, last line: no TAKE until the view is at or past the revision of this answer.
-            Outcome::Refused(answer) => self.await_view(answer),
+            Outcome::Refused(answer) => self.candidacy.await_view(answer),
             Outcome::LeaseNotFound => {
                 if let Some(lease) = self.session.lease() {
                     self.on_lease_lost(lease);
                 }
             }
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                self.candidacy.take_at = self.now + Duration::from_millis(50);
+                self.candidacy.taking = Try::at(self.now + Duration::from_millis(50));
             }
         }
     }
 
     /// T19: deletes the candidate keys of others that hang on a wrong lease, after a second.
     fn repair_rule(&mut self, own: LeaseId) {
-        if self.watched.broken.is_empty()
-            || self.candidacy.withdrawing
-            || self.config.breaks(Mutant::NoRepair)
-        {
+        if self.watched.broken.is_empty() || self.candidacy.withdrawing.in_flight {
             return;
         }
         let mut due = None;
         for (lease, (modified, since)) in &self.watched.broken {
-            let at = (*since + BROKEN_AFTER).max(self.candidacy.withdraw_at);
+            let at = (*since + BROKEN_AFTER).max(self.candidacy.withdrawing.again_at);
             if *lease != own && due.is_none_or(|(_, _, first)| at < first) {
                 due = Some((*lease, *modified, at));
             }
@@ -429,20 +338,8 @@ impl Engine {
         if let Some((lease, modified, at)) = due
             && self.is_due(at)
         {
-            self.candidacy.withdraw_at = self.now + AGAIN_AFTER;
+            self.candidacy.withdrawing = Try::at(self.now + AGAIN_AFTER);
             self.send(Asked::Withdraw(lease), Call::Withdraw { lease, modified });
-        }
-    }
-
-    /// Office that this node is in, also without authority.
-    pub fn office(&self) -> Option<Office> {
-        self.reign.as_ref().map(|reign| reign.office)
-    }
-
-    /// Closes the term: a fenced write found that the office is over.
-    pub(super) fn on_office_over(&mut self, term: Term) {
-        if self.reign.as_ref().is_some_and(|reign| reign.office.term == term) {
-            self.close_term(WorkEnd::Deposed);
         }
     }
 }

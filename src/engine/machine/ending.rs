@@ -3,9 +3,9 @@
 //! END needs proof: either an own old lease whose tasks have all been joined, or a life that is proven dead.
 //! Without proof the lease is only revoked, and all other nodes wait.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use super::{Asked, Engine};
+use super::{Asked, Engine, Try};
 use crate::engine::{
     call::{Answer, Call, Outcome},
     types::{BootTime, LeaseId, Revision},
@@ -15,25 +15,21 @@ use crate::engine::{
 /// Time to wait before a request without a definite answer is repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Lease that must be gone before the next JOIN.
-#[derive(Debug)]
-pub(super) struct Ending {
-    lease: LeaseId,
-    proof: Proof,
-    step: Step,
-    asked: bool,
-    again_at: BootTime,
-    /// R14 (useless ownership), R16 (renewals without answer): h of an incarnation whose keys are given back
-    /// at once, before anything is read.
-    blind: Option<Revision>,
-}
+/// Leases that must be gone before the next JOIN, in the order of their ending.
+#[derive(Debug, Default)]
+pub(super) struct Endings(VecDeque<Ending>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
-    /// No task of the incarnation runs any more.
-    Proven,
-    /// An own incarnation whose tasks are being joined. This node waits for them until this time.
-    JoinedBy(BootTime),
+#[derive(Debug)]
+struct Ending {
+    lease: LeaseId,
+    /// An own incarnation whose tasks are being joined: this node waits for them until this time. `None`: no
+    /// task of the incarnation runs any more.
+    joined_by: Option<BootTime>,
+    step: Step,
+    call: Try,
+    /// R14 (useless ownership), R16 (renewals without answer): h of an incarnation whose keys are given back
+    /// at once, before anything is read, since the store's answers come too late.
+    blind: Option<Revision>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,40 +38,49 @@ enum Step {
     Revoke,
 }
 
-impl Ending {
-    /// Ending of a life that is proven dead.
-    pub(super) const fn proven(lease: LeaseId) -> Self {
-        let again_at = BootTime(Duration::ZERO);
-        Self { lease, proof: Proof::Proven, step: Step::Read, asked: false, again_at, blind: None }
+impl Endings {
+    /// Adds an incarnation that no task works for: one that has not joined, or a life that is proven dead.
+    pub(super) fn add_dead(&mut self, lease: LeaseId) {
+        self.add(lease, None, None);
     }
 
-    /// Ending of an own incarnation whose tasks may still run.
-    pub(super) const fn own(lease: LeaseId, by: BootTime) -> Self {
-        Self { proof: Proof::JoinedBy(by), ..Self::proven(lease) }
+    /// Adds an own incarnation whose tasks may still run. With `blind` (its h), STOP and REVOKE are sent before
+    /// anything is read.
+    pub(super) fn add_own(&mut self, lease: LeaseId, by: BootTime, blind: Option<Revision>) {
+        self.add(lease, Some(by), blind);
     }
 
-    /// Makes this ending send STOP and REVOKE before it reads anything, since the store's answers come too
-    /// late.
-    pub(super) const fn give_back_blindly(&mut self, held: Revision) {
-        self.blind = Some(held);
+    fn add(&mut self, lease: LeaseId, joined_by: Option<BootTime>, blind: Option<Revision>) {
+        let call = Try::default();
+        self.0.push_back(Ending { lease, joined_by, step: Step::Read, call, blind });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Starts the first ending again from its read, since the answer that it waits for no longer counts.
+    pub(super) fn retry(&mut self, now: BootTime) {
+        if let Some(ending) = self.0.front_mut() {
+            ending.step = Step::Read;
+            ending.call = Try::at(now);
+        }
     }
 }
 
 impl Engine {
     pub(super) fn ending_rules(&mut self) {
-        let Some(ending) = self.session.ending.front() else {
+        let Some(&Ending { lease, joined_by, mut step, call, .. }) = self.endings.0.front() else {
             return;
         };
-        if ending.asked {
+        if !self.may_send(call) {
             return;
         }
-        let (lease, proof, step, again_at) =
-            (ending.lease, ending.proof, ending.step, ending.again_at);
-        if !self.is_due(again_at) {
-            return;
-        }
-        let mut step = step;
-        if let Proof::JoinedBy(by) = proof
+        if let Some(by) = joined_by
             && self.is_working()
         {
             if !self.is_due(by) {
@@ -84,7 +89,7 @@ impl Engine {
             // Some work of the incarnation does not end: an unclean end, and all other nodes wait.
             step = Step::Revoke;
         }
-        if let Some(held) = self.session.ending.front_mut().and_then(|ending| ending.blind.take()) {
+        if let Some(held) = self.endings.0.front_mut().and_then(|ending| ending.blind.take()) {
             if step == Step::Read {
                 let nonce = self.draws.draw();
                 self.send(Asked::Abandon, Call::Stop { lease, held, nonce, office: None });
@@ -95,21 +100,17 @@ impl Engine {
             Step::Read => self.send(Asked::ReadEnd(lease), Call::ReadEnd { lease }),
             Step::Revoke => self.send(Asked::RevokeEnded(lease), Call::Revoke { lease }),
         };
-        if let Some(ending) = self.session.ending.front_mut() {
-            ending.asked = true;
+        if let Some(ending) = self.endings.0.front_mut() {
+            ending.call.sent();
             ending.step = step;
         }
     }
 
     pub(super) fn on_ending(&mut self, lease: LeaseId, asked: &Asked, outcome: &Outcome) {
-        let again_at = self.now + AGAIN_AFTER;
-        let Some(ending) = self.session.ending.front_mut() else {
+        let Some(ending) = self.endings.0.front_mut().filter(|ending| ending.lease == lease) else {
             return;
         };
-        if ending.lease != lease {
-            return;
-        }
-        ending.asked = false;
+        ending.call.answered();
         match (asked, outcome) {
             (Asked::ReadEnd(_), Outcome::Done(answer) | Outcome::Refused(answer)) => {
                 self.on_end_read(lease, answer);
@@ -117,19 +118,12 @@ impl Engine {
             (Asked::End(_), Outcome::Done(_)) => ending.step = Step::Revoke,
             // A last beat or claim committed before END, or the lease was lost: read again.
             (Asked::End(_), Outcome::Refused(_) | Outcome::LeaseNotFound) => {
-                ending.again_at = self.now;
+                ending.call = Try::at(self.now);
             }
             (Asked::RevokeEnded(_), Outcome::Done(_) | Outcome::LeaseNotFound) => {
-                self.session.ending.pop_front();
+                self.endings.0.pop_front();
             }
-            _ => ending.again_at = again_at,
-        }
-    }
-
-    /// Starts the first ending again from its read, since the answer that it waits for no longer counts.
-    pub(super) fn retry_ending(&mut self) {
-        if let Some(ending) = self.session.ending.front_mut() {
-            *ending = Ending { step: Step::Read, asked: false, again_at: self.now, ..*ending };
+            _ => ending.call = Try::at(self.now + AGAIN_AFTER),
         }
     }
 
@@ -142,17 +136,13 @@ impl Engine {
         });
         // A held key on another lease counts as malformed: the leader waits for it and deletes it.
         let held = found.held.get(&lease).filter(|stored| stored.lease == Some(lease));
-        let held = held.map(|stored| stored.modified);
+        let held = held.map(|stored| (stored.modified, self.draws.draw()));
+        let Some(ending) = self.endings.0.front_mut() else { return };
         if record.is_none() && held.is_none() {
-            if let Some(ending) = self.session.ending.front_mut() {
-                ending.step = Step::Revoke;
-            }
+            ending.step = Step::Revoke;
             return;
         }
-        let held = held.map(|modified| (modified, self.draws.draw()));
+        ending.call.sent();
         self.send(Asked::End(lease), Call::End { lease, record, held });
-        if let Some(ending) = self.session.ending.front_mut() {
-            ending.asked = true;
-        }
     }
 }

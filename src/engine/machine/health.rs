@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Engine, session::Phase};
+use super::Engine;
 use crate::engine::{backoff::Backoff, types::BootTime};
 
 /// Interval between two requests that measure the round trip: first and longest.
@@ -65,12 +65,8 @@ impl Engine {
     /// Measures the round trip of a doubted node by T14 (CHECK of the held key). Outside of a session, the
     /// read before a JOIN measures it.
     pub(super) fn probe_rule(&mut self) {
-        let Phase::In(incarnation) = &self.session.phase else {
-            return;
-        };
-        let lease = incarnation.lease;
-        if self.health.is_good() || self.session.is_leaving() || !self.is_due(self.health.probe_at)
-        {
+        let Some(lease) = self.session.lease() else { return };
+        if self.health.is_good() || self.is_leaving() || !self.is_due(self.health.probe_at) {
             return;
         }
         let draw = self.draws.draw();

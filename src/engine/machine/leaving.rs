@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Asked, Engine};
+use super::{Asked, Engine, Try};
 use crate::engine::{
     call::{Answer, Call, Effect, Outcome},
     types::{BootTime, LeaseId},
@@ -14,14 +14,15 @@ use crate::engine::{
 /// Longest time that REVOKE waits for another node to take the office that STOP ended.
 const GIVE_WAY: Duration = Duration::from_millis(20);
 
+/// Time to wait before a request without a definite answer is repeated.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// State of a node that is leaving.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    /// STOP is in flight.
-    asked: bool,
-    /// STOP is done: REVOKE is next.
+    /// STOP, or REVOKE once STOP is done.
+    call: Try,
     stopped: bool,
-    again_at: BootTime,
     /// End of the time in which REVOKE lets the successor's TAKE go first.
     give_way_until: BootTime,
 }
@@ -29,7 +30,7 @@ pub(super) struct Leaving {
 impl Leaving {
     /// Leaving of an incarnation that has joined: STOP, then REVOKE.
     pub(super) fn of_joined(now: BootTime) -> Self {
-        Self { asked: false, stopped: false, again_at: now, give_way_until: now }
+        Self { call: Try::at(now), stopped: false, give_way_until: now }
     }
 
     /// Leaving of an incarnation that has not joined, or is over: there is nothing to STOP.
@@ -39,35 +40,32 @@ impl Leaving {
 
     /// Whether STOP is in flight or done. Keys that STOP removes are then no sign of a lost session.
     pub(super) fn has_begun(&self) -> bool {
-        self.asked || self.stopped
+        self.call.in_flight || self.stopped
     }
 }
 
 impl Engine {
     /// T9, T11: sends STOP when all work has been joined, then REVOKE.
     pub(super) fn leave_rule(&mut self) {
-        let Some(leaving) = &self.session.leaving else {
+        let Some(&Leaving { call, stopped, give_way_until }) = self.leaving.as_ref() else {
             return;
         };
-        if leaving.asked || self.is_working() || self.holding.is_writing() {
+        if self.is_working() || self.holding.is_writing() || !self.may_send(call) {
             return;
         }
-        let (stopped, again_at, give_way_until) =
-            (leaving.stopped, leaving.again_at, leaving.give_way_until);
-        if !self.is_due(again_at) {
-            return;
-        }
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         if stopped && !self.is_succeeded(lease) && !self.is_due(give_way_until) {
             return;
         }
         let call = if stopped { Call::Revoke { lease } } else { self.stop_call(lease) };
         self.send(Asked::Stop, call);
-        if let Some(leaving) = &mut self.session.leaving {
-            leaving.asked = true;
+        if let Some(leaving) = &mut self.leaving {
+            leaving.call.sent();
         }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 
     /// Whether the view shows another node in office, or no other candidate.
@@ -79,58 +77,41 @@ impl Engine {
     fn stop_call(&mut self, lease: LeaseId) -> Call {
         let office = self.end_office_for_stop();
         let nonce = self.draws.draw();
-        self.holding.note_nonce(nonce);
-        Call::Stop { lease, held: self.holding.h, nonce, office }
+        let held = self.holding.empty_by(nonce);
+        Call::Stop { lease, held, nonce, office }
     }
 
     pub(super) fn on_stopped(&mut self, outcome: Outcome) {
-        let again_at = self.now + Duration::from_millis(100);
-        let Some(leaving) = &mut self.session.leaving else {
-            return;
-        };
-        leaving.asked = false;
+        let Some(leaving) = &mut self.leaving else { return };
+        leaving.call = Try::at(self.now);
         match outcome {
             Outcome::Done(answer) if !leaving.stopped => {
                 leaving.stopped = true;
                 // STOP deleted the candidate key, and the view may not show that yet.
-                self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
-                if self.candidacy.resign.take().is_some() {
+                self.candidacy.await_view(&answer);
+                if self.resigning.take().is_some() {
                     // The successor sends its TAKE now, and the store commits one request after the other.
                     leaving.give_way_until = self.now + GIVE_WAY;
                 }
             }
             Outcome::Done(_) | Outcome::LeaseNotFound => {
-                self.session.granted = None;
-                self.candidacy.resign = None;
                 self.come_to_rest();
                 self.out.push(Effect::Left { clean: true });
             }
-            Outcome::Refused(answer) => {
-                leaving.again_at = self.now;
-                self.on_stop_refused(&answer);
-            }
+            Outcome::Refused(answer) => self.on_stop_refused(&answer),
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                leaving.again_at = again_at;
+                leaving.call = Try::at(self.now + AGAIN_AFTER);
             }
         }
     }
 
     /// Handles a refused STOP: a late held write of ours committed before it, or the office was already over.
     fn on_stop_refused(&mut self, answer: &Answer) {
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         let found = answer.view();
         let adopted = found.held.get(&lease).is_some_and(|stored| self.holding.adopt(stored));
-        if let Some(resign) = &self.candidacy.resign {
-            let stands = found
-                .candidate(lease)
-                .is_some_and(|candidate| candidate.modified == resign.office.revision);
-            if !stands {
-                self.candidacy.resign = None;
-            }
-        }
-        if !adopted && let Some(leaving) = &mut self.session.leaving {
+        self.resigning.take_if(|end| !end.is_of(found.candidate(lease)));
+        if !adopted && let Some(leaving) = &mut self.leaving {
             // The held key is not as this node left it: the node only revokes, an unclean end for its shards.
             leaving.stopped = true;
         }

@@ -11,7 +11,6 @@ mod election;
 mod ending;
 mod headers;
 mod health;
-mod join;
 mod leaving;
 mod office;
 mod own_keys;
@@ -24,16 +23,26 @@ mod watched;
 use std::{collections::BTreeMap, mem, time::Duration};
 
 use self::{
-    asked::Asked, draws::Draws, election::Candidacy, headers::Headers, health::Health,
-    office::Reign, own_keys::OwnKeys, plans::Planning, session::Session, shards::Holding,
-    unclaimed::Unclaimed, watched::Watched,
+    asked::Asked,
+    draws::Draws,
+    election::Candidacy,
+    ending::Endings,
+    headers::Headers,
+    health::Health,
+    leaving::Leaving,
+    office::{Reign, Resigning},
+    own_keys::OwnKeys,
+    plans::Plans,
+    session::Session,
+    shards::Holding,
+    watched::Watched,
 };
 use super::{
     call::{Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
     cluster_view::ClusterView,
     mutant::Mutant,
     timing::{self, Failover},
-    types::{BootTime, CallId, LeaseId, NodeId, Revision, Role, ShardEpoch, ShardId, WorkType},
+    types::{BootTime, CallId, LeaseId, NodeId, Revision, Role},
     view::{Change, TickPolicy, WorkOffer},
 };
 
@@ -121,6 +130,33 @@ struct Pending {
     incarnation: u64,
 }
 
+/// A call that is in flight once at most, and the time before which it is not sent (again).
+#[derive(Clone, Copy, Debug, Default)]
+struct Try {
+    in_flight: bool,
+    again_at: BootTime,
+}
+
+impl Try {
+    /// A call that is not in flight.
+    const fn at(again_at: BootTime) -> Self {
+        Self { in_flight: false, again_at }
+    }
+
+    /// A call that is sent now.
+    const fn sent_until(again_at: BootTime) -> Self {
+        Self { in_flight: true, again_at }
+    }
+
+    const fn sent(&mut self) {
+        self.in_flight = true;
+    }
+
+    const fn answered(&mut self) {
+        self.in_flight = false;
+    }
+}
+
 /// State machine of one node. See the module's docs.
 ///
 /// The caller passes every event to [`step`](Self::step) and carries out the returned effects in order.
@@ -150,15 +186,17 @@ pub struct Engine {
     headers: Headers,
     health: Health,
     session: Session,
+    endings: Endings,
+    leaving: Option<Leaving>,
     candidacy: Candidacy,
     reign: Option<Reign>,
+    resigning: Option<Resigning>,
     work: Work,
     works: u64,
     /// Counter of all record writes of this process, for R4 (what gives authority).
     n: u64,
     holding: Holding,
-    planning: BTreeMap<WorkType, Planning>,
-    unclaimed: Unclaimed,
+    plans: Plans,
     own: OwnKeys,
     standing: Standing,
     unfit: bool,
@@ -181,14 +219,16 @@ impl Engine {
             headers: Headers::default(),
             health: Health::default(),
             session: Session::default(),
+            endings: Endings::default(),
+            leaving: None,
             candidacy: Candidacy::default(),
             reign: None,
+            resigning: None,
             work: Work::Idle,
             works: 0,
             n: 0,
             holding: Holding::default(),
-            planning: BTreeMap::new(),
-            unclaimed: Unclaimed::default(),
+            plans: Plans::default(),
             own: OwnKeys::default(),
             standing: Standing { role: Role::Unknown, term: None },
             unfit: false,
@@ -264,37 +304,14 @@ impl Engine {
             return;
         }
         if let Some(reign) = &mut self.reign {
-            reign.sound_at = (reign.sound_at + still).min(now);
+            reign.stand_still(still, now);
         }
-        self.holding.sound_at = (self.holding.sound_at + still).min(now);
+        self.holding.stand_still(still, now);
     }
 
     /// Latest time of the next call of [`step`](Self::step) if no event comes before; `None` at rest.
     pub fn deadline(&self) -> Option<BootTime> {
         self.wake_at
-    }
-
-    /// Authority of the office that this node is in, if it is in one.
-    pub fn authority(&self) -> Option<Authority> {
-        let reign = self.reign.as_ref()?;
-        let until = match self.mixed_bound() {
-            Some(bound) => reign.until.min(bound),
-            None => reign.until,
-        };
-        Some(Authority { office: reign.office, until })
-    }
-
-    /// Authority over the shards that this node holds, if it is joined.
-    pub fn shard_authority(&self) -> Option<ShardAuthority> {
-        let lease = self.joined()?;
-        Some(ShardAuthority { lease, held: self.holding.h, until: self.holding.until })
-    }
-
-    /// Shards that this node holds, by its last settled write.
-    pub fn shards(&self) -> BTreeMap<(WorkType, ShardId), ShardEpoch> {
-        let mut shards = self.unclaimed();
-        shards.extend(self.holding.content.clone());
-        shards
     }
 
     /// Present role of this node.
@@ -329,6 +346,11 @@ impl Engine {
             self.wake(at);
         }
         due
+    }
+
+    /// Whether this call may be sent now.
+    fn may_send(&mut self, call: Try) -> bool {
+        !call.in_flight && self.is_due(call.again_at)
     }
 
     fn send(&mut self, asked: Asked, call: Call) -> CallId {
@@ -394,33 +416,31 @@ impl Engine {
             self.on_late_answer(&asked, &outcome);
             return;
         }
-        let sent =
-            if self.config.breaks(Mutant::AuthorityFromReceipt) { received_at } else { sent_at };
         match asked {
             Asked::Abandon => (),
             Asked::ReadJoin => self.on_read_join(outcome),
-            Asked::Grant(lease) => self.on_granted(lease, sent, &outcome),
+            Asked::Grant(lease) => self.on_granted(lease, sent_at, &outcome),
             Asked::Join(lease) => self.on_join(lease, outcome),
-            Asked::Renew(lease) => self.on_renewed(lease, sent, &outcome),
+            Asked::Renew(lease) => self.on_renewed(lease, sent_at, &outcome),
             Asked::ReadEnd(lease) | Asked::End(lease) | Asked::RevokeEnded(lease) => {
                 self.on_ending(lease, &asked, &outcome);
             }
             Asked::Squatter => self.session.restart(),
             Asked::Stop => self.on_stopped(outcome),
-            Asked::Seed => self.candidacy.seeding = false,
+            Asked::Seed => self.on_seeded(),
             Asked::Enrol => self.on_enrolled(&outcome),
             Asked::Withdraw(lease) => self.on_withdrawn(lease, &outcome),
-            Asked::Take(n) => self.on_taken(n, sent, &outcome),
-            Asked::Beat(n) => self.on_beaten(n, sent, &outcome),
+            Asked::Take(n) => self.on_taken(n, sent_at, &outcome),
+            Asked::Beat(n) => self.on_beaten(n, sent_at, &outcome),
             Asked::Resign => self.on_resigned(&outcome),
-            Asked::Held(nonce) => self.on_held_written(nonce, sent, outcome),
-            Asked::Check => self.on_checked(sent, outcome),
+            Asked::Held(nonce) => self.on_held_written(nonce, sent_at, outcome),
+            Asked::Check => self.on_checked(sent_at, outcome),
             Asked::Plan(work) => self.on_planned(&work, &outcome),
-            Asked::DeleteHeld(_) => self.on_held_deleted(&outcome),
+            Asked::DeleteHeld(_) => self.check_office_by(&outcome),
             Asked::WriteNode | Asked::WriteMember | Asked::WriteTickKey => {
                 self.on_own_key(&asked, &outcome);
             }
-            Asked::SwitchTick => self.on_tick_switched(&outcome),
+            Asked::SwitchTick => self.on_tick_switched(),
         }
     }
 

@@ -6,12 +6,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Asked, Engine, Work, election::Resigning};
+use super::{Asked, Authority, Engine, Try, Work};
 use crate::engine::{
     call::{Call, Effect, Office, Outcome, SessionEnd, Standing, WorkEnd},
     mutant::Mutant,
-    types::{BootTime, Revision, Role, Term},
-    view::Record,
+    types::{BootTime, LeaseId, NodeId, Revision, Role, Term},
+    view::{Record, Stored},
 };
 
 /// R13 (useless office): least time without a sound answer after which an office is useless.
@@ -23,23 +23,68 @@ const BEATS_IN_FLIGHT: usize = 40;
 /// Stay of this node in office.
 #[derive(Debug)]
 pub(super) struct Reign {
-    pub(super) office: Office,
+    office: Office,
     /// End of authority: max over own committed TAKEs and BEATs of `sent + span(D)`.
-    pub(super) until: BootTime,
+    until: BootTime,
     /// Earliest sending time of each record write of this term, by its `n`: for echoes.
     attempts: BTreeMap<u64, BootTime>,
     beating: usize,
     beat_at: BootTime,
     /// Receipt of the last sound answer (R13). An answer is sound if at least H of the authority that it
     /// gives is left.
-    pub(super) sound_at: BootTime,
+    sound_at: BootTime,
     /// Reason why the office ends once its work has been joined.
     giving_up: Option<WorkEnd>,
     /// R13: time when a useless office is closed although its work has not been joined.
     close_at: BootTime,
 }
 
+/// Office whose RESIGN or STOP was sent, and whose candidate key may still exist.
+#[derive(Debug)]
+pub(super) struct Resigning {
+    office: Office,
+    record: Record,
+    call: Try,
+}
+
+impl Reign {
+    /// R13: does not count a time in which the whole process stood still.
+    pub(super) fn stand_still(&mut self, still: Duration, now: BootTime) {
+        self.sound_at = (self.sound_at + still).min(now);
+    }
+}
+
+impl Resigning {
+    fn sent(office: Office, record: Record, now: BootTime) -> Self {
+        let mut call = Try::at(now);
+        call.sent();
+        Self { office, record, call }
+    }
+
+    /// Whether that candidate key is as the TAKE of the office wrote it.
+    pub(super) fn is_of(&self, own: Option<&Stored<NodeId>>) -> bool {
+        own.is_some_and(|own| own.modified == self.office.revision)
+    }
+}
+
 impl Engine {
+    /// Office that this node is in, also without authority.
+    pub fn office(&self) -> Option<Office> {
+        self.reign.as_ref().map(|reign| reign.office)
+    }
+
+    /// Authority of the office that this node is in, if it is in one.
+    pub fn authority(&self) -> Option<Authority> {
+        let reign = self.reign.as_ref()?;
+        let until = self.mixed_bound().map_or(reign.until, |bound| reign.until.min(bound));
+        Some(Authority { office: reign.office, until })
+    }
+
+    /// Authority that has not run out.
+    pub(super) fn acting(&self) -> Option<Authority> {
+        self.authority().filter(|authority| self.now < authority.until)
+    }
+
     /// Ends authority that has run out. Runs before any input is processed.
     pub(super) fn lapse(&mut self) {
         if let Some(authority) = self.authority()
@@ -55,8 +100,29 @@ impl Engine {
         self.lapse_shards();
     }
 
+    /// Closes the term: a fenced write found that the office is over.
+    pub(super) fn on_office_over(&mut self, term: Term) {
+        if self.office().is_some_and(|office| office.term == term) {
+            self.close_term(WorkEnd::Deposed);
+        }
+    }
+
+    /// Enters the office whose TAKE was answered, or extends its authority if the echo came before the answer.
+    pub(super) fn on_take_committed(&mut self, office: Office, n: u64, sent: BootTime) {
+        if let Some(reign) = &mut self.reign
+            && reign.office.term == office.term
+        {
+            reign.office.revision = reign.office.revision.max(office.revision);
+            self.extend_until(sent + self.config.span(self.config.failover.d()));
+        } else if !self.candidacy.is_closed(office.term) {
+            let mut attempts = self.candidacy.attempts(office.term);
+            attempts.insert(n, sent);
+            self.enter_office(office, Some(sent), attempts);
+        }
+    }
+
     /// Enters the office, by R4: the own TAKE is known to have committed.
-    pub(super) fn enter_office(
+    fn enter_office(
         &mut self,
         office: Office,
         sent: Option<BootTime>,
@@ -75,8 +141,7 @@ impl Engine {
             giving_up: None,
             close_at: BootTime::default(),
         });
-        self.own.dirty_role();
-        if self.session.is_leaving() {
+        if self.is_leaving() {
             self.give_up(WorkEnd::Stopping);
         } else if self.unfit {
             self.give_up(WorkEnd::Unfit);
@@ -86,21 +151,14 @@ impl Engine {
     }
 
     pub(super) fn office_rules(&mut self) {
-        let Some(reign) = &self.reign else { return };
-        let term = reign.office.term;
-        let asked = self.watched.resign.as_ref().and_then(|stored| stored.value);
-        if asked == Some(term) {
-            self.give_up(WorkEnd::Resigned);
-        }
-        if self.is_drained() {
+        let Some(Office { term, .. }) = self.office() else { return };
+        if self.watched.resign_request() == Some(term) || self.is_drained() {
             self.give_up(WorkEnd::Resigned);
         }
         self.useless_rule();
         self.resign_rule();
         self.beat_rule();
-        if let Some(authority) = self.authority()
-            && self.now < authority.until
-        {
+        if let Some(authority) = self.acting() {
             self.wake(authority.until);
         }
     }
@@ -108,11 +166,11 @@ impl Engine {
     fn beat_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
         let over = matches!(reign.giving_up, Some(WorkEnd::Unfit | WorkEnd::Useless));
-        let healthy = !self.unfit && !over;
-        if !healthy || !self.is_due(self.reign.as_ref().map_or(self.now, |reign| reign.beat_at)) {
+        let (office, beat_at) = (reign.office, reign.beat_at);
+        if self.unfit || over || !self.is_due(beat_at) {
             return;
         }
-        let record = self.record(false);
+        let record = self.record(office, false);
         let (now, h) = (self.now, self.config.failover.h());
         let Some(reign) = &mut self.reign else { return };
         // Beats never bunch: a late beat is skipped.
@@ -123,35 +181,34 @@ impl Engine {
         if BEATS_IN_FLIGHT <= reign.beating {
             return;
         }
-        let Some(record) = record else { return };
         reign.beating += 1;
         reign.attempts.insert(record.n, now);
         while 4 * BEATS_IN_FLIGHT < reign.attempts.len() {
             reign.attempts.pop_first();
         }
-        let (office, n, at) = (reign.office.revision, record.n, reign.beat_at);
-        self.send(Asked::Beat(n), Call::Beat { office, record });
+        let (n, at) = (record.n, reign.beat_at);
+        self.send(Asked::Beat(n), Call::Beat { office: office.revision, record });
         self.wake(at);
     }
 
-    /// New record of the office that this node is in, with a fresh `n`.
-    fn record(&mut self, ended: bool) -> Option<Record> {
-        let office = self.reign.as_ref()?.office;
+    /// New record of the office that this node is in.
+    fn record(&mut self, office: Office, ended: bool) -> Record {
+        let suspended = self.acting().is_none();
+        Record { ended, suspended, ..self.next_record(office.term, office.lease) }
+    }
+
+    /// New record of that term, with a fresh `n`.
+    pub(super) fn next_record(&mut self, term: Term, lease: LeaseId) -> Record {
         self.n += 1;
-        let mut d = self.config.failover.d();
-        if self.config.breaks(Mutant::DChangedInTerm) && self.n.is_multiple_of(4) {
-            d /= 4;
-        }
-        let suspended = self.authority().is_none_or(|authority| authority.until <= self.now);
-        Some(Record {
-            term: office.term,
-            lease: Some(office.lease),
+        Record {
+            term,
+            lease: Some(lease),
             node: Some(self.config.id),
             n: self.n,
-            d,
-            ended,
-            suspended,
-        })
+            d: self.config.failover.d(),
+            ended: false,
+            suspended: false,
+        }
     }
 
     pub(super) fn on_beaten(&mut self, n: u64, sent: BootTime, outcome: &Outcome) {
@@ -170,29 +227,19 @@ impl Engine {
     /// Extends authority: attempt `n` is known to have committed.
     fn extend(&mut self, n: u64, sent: Option<BootTime>) {
         let span = self.config.span(self.config.failover.d());
-        let latest = self.config.breaks(Mutant::EchoForLastAttempt) && sent.is_none();
-        let Some(reign) = &mut self.reign else { return };
-        let at = if latest {
-            reign.attempts.last_key_value().map(|(_, at)| *at)
-        } else {
-            sent.or_else(|| reign.attempts.get(&n).copied())
-        };
-        if let Some(at) = at {
+        let Some(reign) = &self.reign else { return };
+        if let Some(at) = sent.or_else(|| reign.attempts.get(&n).copied()) {
             self.extend_until(at + span);
         }
     }
 
     /// Extends authority to `until`, which an own committed TAKE or BEAT gives. By R13, the answer is sound
     /// if enough of that authority is left.
-    pub(super) fn extend_until(&mut self, until: BootTime) {
-        let enough = if self.config.breaks(Mutant::UselessByNoAuthority) {
-            Duration::from_nanos(1)
-        } else {
-            self.config.failover.h()
-        };
+    fn extend_until(&mut self, until: BootTime) {
         let Some(reign) = &mut self.reign else { return };
         reign.until = reign.until.max(until);
-        if self.now + enough <= until {
+        let enough = self.now + self.config.failover.h() <= until;
+        if enough || self.config.breaks(Mutant::UselessByNoAuthority) && self.now < until {
             reign.sound_at = self.now;
         }
     }
@@ -201,7 +248,7 @@ impl Engine {
     /// other nodes waiting.
     fn useless_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
-        if self.session.is_leaving() || self.config.breaks(Mutant::UselessOfficeKept) {
+        if self.is_leaving() || self.config.breaks(Mutant::UselessOfficeKept) {
             return;
         }
         let (giving_up, sound_at, close_at) = (reign.giving_up, reign.sound_at, reign.close_at);
@@ -280,12 +327,7 @@ impl Engine {
             }
             let office = Office { term, revision: candidate.modified, lease };
             let attempts = self.candidacy.attempts(term);
-            let sent = if self.config.breaks(Mutant::EchoForLastAttempt) {
-                attempts.last_key_value().map(|(_, at)| *at)
-            } else {
-                attempts.get(&record.n).copied()
-            };
-            self.enter_office(office, sent, attempts);
+            self.enter_office(office, attempts.get(&record.n).copied(), attempts);
         } else {
             self.extend(record.n, None);
         }
@@ -312,85 +354,57 @@ impl Engine {
     /// T8: sends RESIGN when all work of the term has been joined (R7).
     fn resign_rule(&mut self) {
         let Some(reign) = &self.reign else { return };
-        let Some(why) = reign.giving_up else { return };
-        if self.config.breaks(Mutant::DropAfterResigning) && self.candidacy.resign.is_some() {
-            // This mutant keeps its office until the answer, but sends only one RESIGN at a time.
-            return;
-        }
-        let joined = self.work == Work::Idle || self.config.breaks(Mutant::EndedBeforeJoined);
+        let (office, Some(why)) = (reign.office, reign.giving_up) else { return };
         // On a leaving node, T9 (STOP) ends the office.
-        if !joined || self.session.is_leaving() {
+        if self.work != Work::Idle || self.is_leaving() {
             return;
         }
-        let office = reign.office;
-        let Some(record) = self.record(true) else {
-            return;
-        };
-        let kept = self.reign.take();
-        if self.config.breaks(Mutant::DropAfterResigning)
-            || self.config.breaks(Mutant::ResumeAfterLostResign)
-        {
-            self.candidacy.kept = kept;
-        }
-        self.close(office.term, why);
-        if self.config.breaks(Mutant::DropAfterResigning) {
-            self.reign = self.candidacy.kept.take();
-        }
-        self.candidacy.resign =
-            Some(Resigning { office, record: record.clone(), asked: true, again_at: self.now });
-        self.candidacy.pause_until = Some(self.now + Duration::from_secs(1));
+        let record = self.record(office, true);
+        self.close_term(why);
+        self.resigning = Some(Resigning::sent(office, record.clone(), self.now));
+        self.candidacy.pause(self.now);
         self.send(Asked::Resign, Call::Resign { office: office.revision, record });
     }
 
     /// Part of STOP (T9) that ends the office, if this node is in one.
     pub(super) fn end_office_for_stop(&mut self) -> Option<(Revision, Record)> {
-        if let Some(office) = self.reign.as_ref().map(|reign| reign.office) {
-            let record = self.record(true)?;
-            self.reign = None;
-            self.close(office.term, WorkEnd::Stopping);
-            self.candidacy.resign =
-                Some(Resigning { office, record, asked: true, again_at: self.now });
+        if let Some(office) = self.office() {
+            let record = self.record(office, true);
+            self.close_term(WorkEnd::Stopping);
+            self.resigning = Some(Resigning::sent(office, record, self.now));
         }
-        if self.config.breaks(Mutant::EndedByOutsider) && self.candidacy.resign.is_none() {
-            return self.outsiders_end();
-        }
-        let resign = self.candidacy.resign.as_ref()?;
-        Some((resign.office.revision, resign.record.clone()))
+        let end = self.resigning.as_ref()?;
+        Some((end.office.revision, end.record.clone()))
     }
 
-    /// Mutant of R7: a node that was never in office marks the record ended.
-    fn outsiders_end(&mut self) -> Option<(Revision, Record)> {
-        let lease = self.session.lease()?;
-        let own = self.watched.candidates.get(&lease)?.modified;
-        let seen = self.watched.sound_record()?.clone();
-        Some((own, Record { lease: Some(lease), ended: true, ..seen }))
+    pub(super) fn repeat_resign(&mut self, lease: LeaseId) {
+        let Some(end) = &self.resigning else { return };
+        let (call, term) = (end.call, end.office.term);
+        if self.is_leaving() || call.in_flight {
+            return;
+        }
+        let own = self.watched.candidates.get(&lease);
+        if own.is_none_or(|own| own.created.0 != term.0) {
+            self.resigning = None;
+        } else if self.may_send(call)
+            && let Some(end) = &mut self.resigning
+        {
+            end.call.sent();
+            let (office, record) = (end.office.revision, end.record.clone());
+            self.send(Asked::Resign, Call::Resign { office, record });
+        }
     }
 
     pub(super) fn on_resigned(&mut self, outcome: &Outcome) {
-        let Some(resign) = &mut self.candidacy.resign else {
-            return;
-        };
-        resign.asked = false;
+        let Some(end) = &mut self.resigning else { return };
+        end.call.answered();
         match outcome {
-            Outcome::Done(answer) => {
-                self.candidacy.view_from = self.candidacy.view_from.max(answer.revision);
-                self.candidacy.resign = None;
-                if self.config.breaks(Mutant::DropAfterResigning) {
-                    self.reign = None;
-                }
-            }
-            Outcome::Refused(answer) => {
-                let revision = answer.revision;
-                let there = self
-                    .session
-                    .lease()
-                    .is_some_and(|lease| answer.view().candidate(lease).is_some());
-                self.candidacy.view_from = self.candidacy.view_from.max(revision);
-                self.candidacy.resign = None;
-                if self.config.breaks(Mutant::DropAfterResigning) {
-                    self.reign = None;
-                }
-                if there {
+            Outcome::Done(answer) | Outcome::Refused(answer) => {
+                self.resigning = None;
+                self.candidacy.await_view(answer);
+                let own = self.session.lease();
+                let is_there = own.is_some_and(|own| answer.view().candidate(own).is_some());
+                if is_there && matches!(outcome, Outcome::Refused(_)) {
                     // R8: no client but this session may have written the key.
                     self.lose_session(SessionEnd::StoreReplaced);
                 }
@@ -398,29 +412,15 @@ impl Engine {
             // The node never acts again in this term, and repeats RESIGN until the view shows that the key is
             // gone.
             Outcome::LeaseNotFound | Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
-                resign.again_at = self.now + Duration::from_millis(100);
-                if self.config.breaks(Mutant::ResumeAfterLostResign) {
-                    self.candidacy.resign = None;
-                    self.reign = self.candidacy.kept.take();
-                    if let Some(reign) = &mut self.reign {
-                        reign.giving_up = None;
-                        self.candidacy.reopen(reign.office.term);
-                    }
-                }
+                end.call = Try::at(self.now + Duration::from_millis(100));
             }
         }
     }
 
     /// R5: closes the term of the present office permanently.
     pub(super) fn close_term(&mut self, why: WorkEnd) {
-        if let Some(reign) = self.reign.take() {
-            self.close(reign.office.term, why);
-        }
-    }
-
-    fn close(&mut self, term: Term, why: WorkEnd) {
+        let Some(Reign { office: Office { term, .. }, .. }) = self.reign.take() else { return };
         self.candidacy.close(term);
-        self.own.dirty_role();
         self.stop_work(why);
         self.out.push(Effect::TermClosed { term, reason: why });
     }
@@ -451,8 +451,7 @@ impl Engine {
 
     /// Starts the leader's work if it may run, and publishes role changes.
     pub(super) fn work_rules(&mut self) {
-        if let Some(authority) = self.authority()
-            && self.now < authority.until
+        if let Some(authority) = self.acting()
             && self.work == Work::Idle
             && !self.unfit
             && self.reign.as_ref().is_some_and(|reign| reign.giving_up.is_none())
@@ -469,8 +468,7 @@ impl Engine {
     }
 
     fn standing_now(&self) -> Standing {
-        let acting = self.authority().filter(|authority| self.now < authority.until);
-        match acting {
+        match self.acting() {
             Some(authority) => Standing { role: Role::Leader, term: Some(authority.office.term) },
             None if self.session.is_in() => Standing { role: Role::Follower, term: None },
             None => Standing { role: Role::Unknown, term: None },

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use super::{Asked, Engine, Planning};
+use super::{Asked, Engine, Try, plans};
 use crate::engine::{
     call::{Call, Effect, Join, Outcome},
-    types::{BootTime, LeaseId, NodeId, NodeMetadata, Revision, Role},
+    cluster_view::ClusterView,
+    types::{BootTime, LeaseId, NodeId, Revision, Role},
     view::Member,
 };
 
@@ -42,16 +43,10 @@ pub(super) struct OwnKeys {
     tick_key: OwnKey<Duration>,
     /// Tick that this node runs at.
     tick: Duration,
-    switching: bool,
-    switch_at: BootTime,
-    role_dirty: bool,
+    switching: Try,
 }
 
 impl OwnKeys {
-    pub(super) fn forget(&mut self) {
-        *self = Self::default();
-    }
-
     /// Notes the values of a JOIN that is sent now.
     pub(super) fn joining(&mut self, join: &Join) {
         self.node.written = Some(join.metadata.role);
@@ -71,17 +66,11 @@ impl OwnKeys {
     pub(super) fn found_member(&mut self, found: Option<Member>) {
         self.member.written = found;
     }
-
-    pub(super) fn dirty_role(&mut self) {
-        self.role_dirty = true;
-    }
 }
 
 impl Engine {
     pub(super) fn own_key_rules(&mut self) {
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         self.note_own_node(lease);
         self.note_own_member();
         self.node_rule(lease);
@@ -127,58 +116,39 @@ impl Engine {
     /// writes nothing.
     fn node_rule(&mut self, lease: LeaseId) {
         let role = if self.reign.is_some() { Role::Leader } else { Role::Follower };
-        let key = &self.own.node;
-        if key.writing.is_some() || key.written == Some(role) || self.session.is_leaving() {
+        let Some(again_at) = self.own.node.wants(&role) else { return };
+        if self.is_leaving() || !self.is_due(again_at) {
             return;
         }
-        let (modified, again_at) = (key.modified, key.again_at);
-        if !self.is_due(again_at) {
-            return;
-        }
-        self.own.node.writing = Some(role);
-        let metadata = NodeMetadata {
-            id: self.config.id,
-            address: self.config.address.clone(),
-            start: self.session.start(),
-            role,
-        };
+        let modified = self.own.node.begin(role);
+        let metadata = self.metadata(role);
         self.send(Asked::WriteNode, Call::WriteNode { lease, modified, metadata });
     }
 
     fn member_rule(&mut self, lease: LeaseId) {
         let member = self.member_record(lease);
-        let key = &self.own.member;
-        if key.writing.is_some() || key.written.as_ref() == Some(&member) {
+        let Some(again_at) = self.own.member.wants(&member) else { return };
+        if self.is_leaving() || !self.is_due(again_at) {
             return;
         }
-        let (modified, again_at) = (key.modified, key.again_at);
-        if self.session.is_leaving() || !self.is_due(again_at) {
-            return;
-        }
-        self.own.member.writing = Some(member.clone());
+        let modified = self.own.member.begin(member.clone());
         let id = self.config.id;
         self.send(Asked::WriteMember, Call::WriteMember { id, modified, member });
     }
 
     /// T18, for every node: adopts a new tick of the cluster and writes it into the own tick key.
     fn tick_rule(&mut self, lease: LeaseId) {
-        let Some(tick) = self.watched.tick.as_ref().and_then(|stored| stored.value) else {
-            return;
-        };
+        let Some(tick) = self.watched.tick() else { return };
         if self.session.is_listed() && tick != self.own.tick {
             self.own.tick = tick;
             self.out.push(Effect::TickChanged(tick));
         }
         let tick = self.own.tick;
-        let key = &self.own.tick_key;
-        if key.writing.is_some() || key.written == Some(tick) || self.session.is_leaving() {
+        let Some(again_at) = self.own.tick_key.wants(&tick) else { return };
+        if self.is_leaving() || !self.is_due(again_at) {
             return;
         }
-        let (modified, again_at) = (key.modified, key.again_at);
-        if !self.is_due(again_at) {
-            return;
-        }
-        self.own.tick_key.writing = Some(tick);
+        let modified = self.own.tick_key.begin(tick);
         let id = self.config.id;
         self.send(Asked::WriteTickKey, Call::WriteTickKey { lease, id, modified, tick });
     }
@@ -191,38 +161,22 @@ impl Engine {
             }
             return;
         }
-        let id = self.config.id;
+        let id = &self.config.id;
+        let found = match outcome {
+            Outcome::Refused(answer) => answer.view(),
+            _ => ClusterView::default(),
+        };
         match asked {
             Asked::WriteNode => {
-                let found = match outcome {
-                    Outcome::Refused(answer) => Some(
-                        answer.view().nodes.get(&id).map_or(Revision(0), |stored| stored.modified),
-                    ),
-                    _ => None,
-                };
+                let found = found.nodes.get(id).map(|stored| stored.modified);
                 self.own.node.settle(outcome, found, again_at);
             }
             Asked::WriteMember => {
-                let found = match outcome {
-                    Outcome::Refused(answer) => Some(
-                        answer
-                            .view()
-                            .members
-                            .get(&id)
-                            .map_or(Revision(0), |stored| stored.modified),
-                    ),
-                    _ => None,
-                };
+                let found = found.members.get(id).map(|stored| stored.modified);
                 self.own.member.settle(outcome, found, again_at);
             }
             Asked::WriteTickKey => {
-                let found = match outcome {
-                    Outcome::Refused(answer) => {
-                        let found = answer.view();
-                        Some(found.tick_keys.get(&id).map_or(Revision(0), |stored| stored.modified))
-                    }
-                    _ => None,
-                };
+                let found = found.tick_keys.get(id).map(|stored| stored.modified);
                 self.own.tick_key.settle(outcome, found, again_at);
             }
             _ => (),
@@ -232,10 +186,8 @@ impl Engine {
     /// T18, for the leader: switches the cluster's tick if all live nodes offer the same other tick, or if
     /// the tick is absent or malformed.
     fn switch_rule(&mut self) {
-        let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
-            return;
-        };
-        if self.own.switching || !self.session.is_listed() {
+        let Some(office) = self.office() else { return };
+        if self.own.switching.in_flight || !self.session.is_listed() {
             return;
         }
         let stored = self.watched.tick.as_ref();
@@ -249,10 +201,10 @@ impl Engine {
                 _ => return,
             },
         };
-        if !self.is_due(self.own.switch_at) {
+        if !self.may_send(self.own.switching) {
             return;
         }
-        self.own.switching = true;
+        self.own.switching.sent();
         let view = self.watched.revision;
         let office = (office.lease, office.revision);
         self.send(Asked::SwitchTick, Call::SwitchTick { office, modified, view, tick });
@@ -274,14 +226,24 @@ impl Engine {
         agreed.then_some(tick)
     }
 
-    pub(super) fn on_tick_switched(&mut self, _outcome: &Outcome) {
-        self.own.switching = false;
+    pub(super) fn on_tick_switched(&mut self) {
         // The view will show whether the write took effect.
-        self.own.switch_at = self.now + Planning::AGAIN_AFTER;
+        self.own.switching = Try::at(self.now + plans::AGAIN_AFTER);
     }
 }
 
-impl<T> OwnKey<T> {
+impl<T: PartialEq> OwnKey<T> {
+    /// Time when this value is to be written, if it is not yet.
+    fn wants(&self, value: &T) -> Option<BootTime> {
+        (self.writing.is_none() && self.written.as_ref() != Some(value)).then_some(self.again_at)
+    }
+
+    /// Notes that this value is written now. Returns `m(key)`, which the write compares.
+    fn begin(&mut self, value: T) -> Revision {
+        self.writing = Some(value);
+        self.modified
+    }
+
     /// Notes the outcome of the write in flight. `found` = the key's revision, if the compare failed.
     fn settle(&mut self, outcome: &Outcome, found: Option<Revision>, again_at: BootTime) {
         let writing = self.writing.take();

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Engine, unclaimed::Trust};
+use super::{
+    Asked, Authority, Engine, Try,
+    unclaimed::{Trust, Unclaimed},
+};
 use crate::engine::{
     call::{Call, Office, Outcome, WorkEnd},
     cluster_view::is_sound,
@@ -17,27 +20,34 @@ use crate::engine::{
     planner::{self, Worker},
     timing::{CLAIM_WITHIN, PLAN_EVERY, SPAN_MAX},
     types::{BootTime, LeaseId, Revision, ShardEpoch, ShardId, WorkType},
-    view::{Assignment, PlanTable},
+    view::{Assignment, Change, PlanTable},
 };
 
 /// Most owners whose held keys one PLAN compares as proofs.
 const PROOFS_MOST: usize = 100;
 
+/// Time to wait before a request without a definite answer is repeated.
+pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// State of the leader's planning in this incarnation.
+#[derive(Debug, Default)]
+pub(super) struct Plans {
+    works: BTreeMap<WorkType, Planning>,
+    unclaimed: Unclaimed,
+    /// Time when the leader may delete the next malformed held key.
+    junk_at: BootTime,
+}
+
 /// State of the leader's planning of one work type.
 #[derive(Debug, Default)]
-pub(super) struct Planning {
-    asked: bool,
-    not_before: BootTime,
+struct Planning {
+    call: Try,
     /// Revision that the view must have reached before the next plan.
     view_from: Revision,
     /// Revisions of the view and the office of the last planning, if that planning changed nothing.
     settled: Option<(Revision, Revision)>,
     /// Time when planning the same view again may change the plan.
     next_at: Option<BootTime>,
-}
-
-impl Planning {
-    pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(100);
 }
 
 /// Whether the leader may give a shard to a node now.
@@ -56,14 +66,9 @@ enum Freedom {
 
 impl Engine {
     pub(super) fn plan_rules(&mut self) {
-        let Some(authority) = self.authority() else {
-            return;
-        };
-        if authority.until <= self.now || !self.session.is_listed() || self.session.is_leaving() {
-            return;
-        }
-        let office = authority.office;
-        if self.watched.revision < office.revision {
+        let Some(Authority { office, .. }) = self.acting() else { return };
+        let is_seen = self.session.is_listed() && office.revision <= self.watched.revision;
+        if !is_seen || self.is_leaving() {
             return;
         }
         for (work, shards) in self.offered() {
@@ -103,19 +108,18 @@ impl Engine {
 
     fn plan_rule(&mut self, office: Office, work: &WorkType, shards: u32) {
         let revision = self.watched.revision;
-        let planning = self.planning.entry(work.clone()).or_default();
-        if planning.asked || revision < planning.view_from {
+        let &mut Planning { call, view_from, settled, next_at } =
+            self.plans.works.entry(work.clone()).or_default();
+        if call.in_flight || revision < view_from {
             return;
         }
-        let settled = planning.settled == Some((revision, office.revision));
-        let (not_before, next_at) = (planning.not_before, planning.next_at);
-        if settled {
+        if settled == Some((revision, office.revision)) {
             let Some(at) = next_at else { return };
             if !self.is_due(at) {
                 return;
             }
         }
-        if !self.is_due(not_before) {
+        if !self.may_send(call) {
             return;
         }
         let by = (office.lease, office.revision);
@@ -139,7 +143,7 @@ impl Engine {
         let freedoms = self.freedoms(work, &table);
         self.note_claims(work, &table, &freedoms);
         let (new, proofs, next_at) = self.plan(work, &table, &freedoms);
-        if let Some(planning) = self.planning.get_mut(work) {
+        if let Some(planning) = self.plans.works.get_mut(work) {
             planning.next_at = next_at;
             planning.settled = Some((revision, office.revision));
         }
@@ -147,22 +151,18 @@ impl Engine {
             self.wake(at);
         }
         if new != table {
-            let proofs = if self.config.breaks(Mutant::PlanWithoutProof) {
-                Vec::new()
-            } else {
-                let held = &self.watched.held;
-                proofs.into_iter().map(|owner| (owner, held[&owner].bytes.clone())).collect()
-            };
+            let held = &self.watched.held;
+            let proofs = proofs.into_iter().map(|owner| (owner, held[&owner].bytes.clone()));
+            let proofs = proofs.collect();
             let call = Call::Plan { office: by, work: work.clone(), modified, proofs, table: new };
             self.send_plan(work, call);
         }
     }
 
     fn send_plan(&mut self, work: &WorkType, call: Call) {
-        if let Some(planning) = self.planning.get_mut(work) {
-            planning.asked = true;
+        if let Some(planning) = self.plans.works.get_mut(work) {
+            planning.call = Try::sent_until(self.now + PLAN_EVERY);
             planning.settled = None;
-            planning.not_before = self.now + PLAN_EVERY;
         }
         self.send(Asked::Plan(work.clone()), call);
     }
@@ -189,17 +189,17 @@ impl Engine {
                 continue;
             };
             match freedom {
-                Freedom::Held => self.unclaimed.claimed(owner, *since),
+                Freedom::Held => self.plans.unclaimed.claimed(owner, *since),
                 Freedom::Free { proven: true }
                     if *since + CLAIM_WITHIN <= self.now && self.is_worker(owner, work) =>
                 {
-                    self.unclaimed.miss(owner, self.now);
+                    self.plans.unclaimed.miss(owner, self.now);
                 }
                 Freedom::Free { .. } | Freedom::At(_) | Freedom::HeldBy(..) => (),
             }
         }
         let held = &self.watched.held;
-        self.unclaimed.retain(|lease| held.contains_key(&lease));
+        self.plans.unclaimed.retain(|lease| held.contains_key(&lease));
     }
 
     /// Whether that incarnation takes shards of that work type at all.
@@ -236,7 +236,7 @@ impl Engine {
         let mut new = table.clone();
         let since = self.watched.since(work);
         let mut proofs = BTreeSet::new();
-        let mut next_at = self.unclaimed.next_at(self.now);
+        let mut next_at = self.plans.unclaimed.next_at(self.now);
         let viewed = self.watched.revision.0;
         let mut again = |at: BootTime| next_at = Some(next_at.map_or(at, |next| next.min(at)));
         for (shard, (assignment, freedom)) in new.shards.iter_mut().zip(freedoms).enumerate() {
@@ -248,8 +248,6 @@ impl Engine {
                 Freedom::Held => {
                     if want.is_some() && want != assignment.owner {
                         assignment.draining = true;
-                    } else if want.is_some() && self.config.breaks(Mutant::DrainCalledOff) {
-                        assignment.draining = false;
                     }
                 }
                 Freedom::At(at) => again(at),
@@ -327,9 +325,6 @@ impl Engine {
                 Freedom::Free { proven: true }
             };
         }
-        if self.config.breaks(Mutant::VanishedOwnerFreedAtOnce) {
-            return Freedom::Free { proven: false };
-        }
         let Some(vanished) = watched.vanished.get(&owner) else {
             // Every view notes owners without a living held key, so an entry normally exists.
             return self.free_at(since.max(self.now) + self.config.wait(SPAN_MAX));
@@ -400,42 +395,31 @@ impl Engine {
     /// R15: how many new shards a living node may get.
     fn trust(&self, lease: LeaseId, campaigns: bool) -> Trust {
         let heard = !campaigns || self.watched.candidates.contains_key(&lease);
-        if heard { self.unclaimed.trust(lease, self.now) } else { Trust::Paused }
+        if heard { self.plans.unclaimed.trust(lease, self.now) } else { Trust::Paused }
     }
 
     pub(super) fn on_planned(&mut self, work: &WorkType, outcome: &Outcome) {
-        let again_at = self.now + Planning::AGAIN_AFTER;
-        let Some(planning) = self.planning.get_mut(work) else {
-            return;
-        };
-        planning.asked = false;
+        let again_at = self.now + AGAIN_AFTER;
+        let Some(planning) = self.plans.works.get_mut(work) else { return };
+        planning.call.answered();
         match outcome {
-            Outcome::Done(answer) => planning.view_from = planning.view_from.max(answer.revision),
-            Outcome::Refused(answer) => {
+            Outcome::Done(answer) | Outcome::Refused(answer) => {
                 planning.view_from = planning.view_from.max(answer.revision);
                 self.check_office_by(outcome);
             }
-            _ => planning.not_before = planning.not_before.max(again_at),
+            _ => planning.call.again_at = planning.call.again_at.max(again_at),
         }
     }
 
     /// Closes the term if a fenced write (T7) failed because of the office; its else branch shows the
     /// candidate key.
-    fn check_office_by(&mut self, outcome: &Outcome) {
-        let Outcome::Refused(answer) = outcome else {
-            return;
-        };
-        let Some(office) = self.reign.as_ref().map(|reign| reign.office) else {
-            return;
-        };
+    pub(super) fn check_office_by(&mut self, outcome: &Outcome) {
+        let Outcome::Refused(answer) = outcome else { return };
+        let Some(Office { lease, revision, .. }) = self.office() else { return };
+        let is_own = |change: &Change| matches!(change, Change::Candidate(of, _) if *of == lease);
         let found = answer.view();
-        let shows = answer.changes.iter().any(|change| {
-            matches!(change, crate::engine::view::Change::Candidate(lease, _) if *lease == office.lease)
-        });
-        let stands = found
-            .candidate(office.lease)
-            .is_some_and(|candidate| candidate.modified == office.revision);
-        if shows && !stands {
+        let own = found.candidate(lease);
+        if answer.changes.iter().any(is_own) && own.is_none_or(|own| own.modified != revision) {
             self.close_term(WorkEnd::Deposed);
         }
     }
@@ -463,16 +447,12 @@ impl Engine {
             .pending
             .values()
             .any(|pending| matches!(pending.asked, Asked::DeleteHeld(of) if of == lease));
-        if !pending && self.is_due(at.max(self.holding.junk_at)) {
-            self.holding.junk_at = self.now + Planning::AGAIN_AFTER;
+        if !pending && self.is_due(at.max(self.plans.junk_at)) {
+            self.plans.junk_at = self.now + AGAIN_AFTER;
             let office = (office.lease, office.revision);
             let call = Call::DeleteHeld { office, lease, modified, value };
             self.send(Asked::DeleteHeld(lease), call);
         }
-    }
-
-    pub(super) fn on_held_deleted(&mut self, outcome: &Outcome) {
-        self.check_office_by(outcome);
     }
 }
 

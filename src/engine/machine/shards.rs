@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Asked, Engine};
+use super::{Asked, Engine, ShardAuthority, Try};
 use crate::engine::{
     call::{Answer, Call, Effect, Outcome, SessionEnd, ShardEnd},
     mutant::Mutant,
@@ -26,14 +26,14 @@ const AGAIN_AFTER: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Holding {
     /// `m(held)` as last known.
-    pub(super) h: Revision,
+    h: Revision,
     /// Shards in the held key at `h`.
-    pub(super) content: Shards,
+    content: Shards,
     /// End of shard authority.
-    pub(super) until: BootTime,
+    until: BootTime,
     /// R14 (useless ownership): last time that an answer left at least F/4 of shard authority, or no shard
     /// was held.
-    pub(super) sound_at: BootTime,
+    sound_at: BootTime,
     /// Time when `h` became known: reads that were sent before may show an older value.
     known_at: BootTime,
     /// Shards that the held write in flight puts; at most one is in flight.
@@ -44,11 +44,8 @@ pub(super) struct Holding {
     settle: bool,
     /// Nonces of the own writes since `h`.
     nonces: BTreeSet<u64>,
-    checking: bool,
-    check_at: BootTime,
+    checking: Try,
     write_at: BootTime,
-    /// T15 (PLAN): time when the leader may delete the next malformed held key.
-    pub(super) junk_at: BootTime,
     /// T13: highest epoch of each shard that this incarnation has released.
     released: Shards,
     /// Shard work in this process. Outlives the incarnation until it has been joined.
@@ -62,15 +59,21 @@ enum Run {
 }
 
 impl Holding {
-    pub(super) fn forget(&mut self, keep: bool) {
-        let running = std::mem::take(&mut self.running);
-        let content = if keep { std::mem::take(&mut self.content) } else { Shards::new() };
-        let until = if keep { self.until } else { BootTime::default() };
-        *self = Self { content, until, running, ..Self::default() };
+    pub(super) fn forget(&mut self) {
+        *self = Self { running: std::mem::take(&mut self.running), ..Self::default() };
     }
 
     pub(super) fn joined(&mut self, at: Revision) {
         self.h = at;
+    }
+
+    pub(super) fn h(&self) -> Revision {
+        self.h
+    }
+
+    /// R14: does not count a time in which the whole process stood still.
+    pub(super) fn stand_still(&mut self, still: Duration, now: BootTime) {
+        self.sound_at = (self.sound_at + still).min(now);
     }
 
     /// Whether any task of a shard may still run.
@@ -95,8 +98,10 @@ impl Holding {
         self.writing.is_some()
     }
 
-    pub(super) fn note_nonce(&mut self, nonce: u64) {
+    /// Notes that STOP empties the held key with that nonce. Returns h, which STOP compares.
+    pub(super) fn empty_by(&mut self, nonce: u64) -> Revision {
         self.nonces.insert(nonce);
+        self.h
     }
 
     /// Whether this value is of an own write that was sent after the write at `h`.
@@ -113,16 +118,32 @@ impl Holding {
         let Some(held) = stored.value.as_ref().filter(|_| ours) else {
             return false;
         };
-        self.h = stored.modified;
-        self.content.clone_from(&held.shards);
+        self.written(stored.modified, held.shards.clone());
+        true
+    }
+
+    /// Notes that an own write has put these shards at `h`.
+    fn written(&mut self, h: Revision, content: Shards) {
+        self.h = h;
+        self.content = content;
         self.nonces.clear();
         self.unresolved = false;
         self.settle = false;
-        true
     }
 }
 
 impl Engine {
+    /// Authority over the shards that this node holds, if it is joined.
+    pub fn shard_authority(&self) -> Option<ShardAuthority> {
+        let lease = self.joined()?;
+        Some(ShardAuthority { lease, held: self.holding.h, until: self.holding.until })
+    }
+
+    /// Shards that this node holds, by its last settled write.
+    pub fn shards(&self) -> BTreeMap<(WorkType, ShardId), ShardEpoch> {
+        self.holding.content.clone()
+    }
+
     /// Stops all shard work if authority has run out. Runs before any input is processed.
     pub(super) fn lapse_shards(&mut self) {
         if self.holding.until <= self.now {
@@ -131,11 +152,6 @@ impl Engine {
     }
 
     pub(super) fn stop_shards(&mut self, reason: ShardEnd) {
-        let keeps = reason == ShardEnd::SessionLost
-            && self.config.breaks(Mutant::NewIncarnationKeepsShards);
-        if keeps {
-            return;
-        }
         for ((work, shard), run) in &mut self.holding.running {
             if let Run::Running(_) = run {
                 *run = Run::Stopping;
@@ -151,24 +167,10 @@ impl Engine {
         }
     }
 
-    /// Shards that a mutant works on without having claimed them.
-    pub(super) fn unclaimed(&self) -> Shards {
-        if !self.config.breaks(Mutant::ActWithoutClaim) {
-            return Shards::new();
-        }
-        let running = self.holding.running.iter();
-        running
-            .filter_map(|(shard, run)| match run {
-                Run::Running(epoch) => Some((shard.clone(), *epoch)),
-                Run::Stopping => None,
-            })
-            .collect()
-    }
-
     /// R14: gives up an incarnation whose answers come too late to work, so that another node gets its
     /// shards. Needs no view.
     pub(super) fn useless_owner_rule(&mut self) {
-        if self.session.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
+        if self.is_leaving() || self.config.breaks(Mutant::UselessOwnershipKept) {
             return;
         }
         // R14 (useless ownership) needs no view: before the first list, this incarnation has written no claim.
@@ -176,31 +178,12 @@ impl Engine {
         if !self.holding.may_hold() {
             self.holding.sound_at = self.now;
         } else if self.is_due(self.holding.sound_at + 2 * F) {
-            if self.config.breaks(Mutant::UselessOwnerReleases) {
-                self.release_in_incarnation();
-                return;
-            }
             self.give_up_incarnation(SessionEnd::UselessOwner);
         }
     }
 
-    /// The first draft of R14, which the mutant brings back.
-    fn release_in_incarnation(&mut self) {
-        let Some(lease) = self.session.lease() else { return };
-        self.stop_shards(ShardEnd::Lapsed);
-        if self.holding.is_running() {
-            return;
-        }
-        self.holding.sound_at = self.now;
-        let nonce = self.draws.draw();
-        self.holding.nonces.insert(nonce);
-        let content = Held { nonce, shards: Shards::new() };
-        let call = Call::WriteHeld { lease, held: self.holding.h, plans: Vec::new(), content };
-        self.send(Asked::Held(nonce), call);
-    }
-
     pub(super) fn shard_rules(&mut self) {
-        if !self.session.is_listed() || self.session.is_leaving() {
+        if !self.session.is_listed() || self.is_leaving() {
             return;
         }
         let Some(lease) = self.session.lease() else {
@@ -231,9 +214,8 @@ impl Engine {
     }
 
     pub(super) fn check_now(&mut self, lease: LeaseId) {
-        if !self.holding.checking {
-            self.holding.checking = true;
-            self.holding.check_at = self.now + CHECK_EVERY;
+        if !self.holding.checking.in_flight {
+            self.holding.checking = Try::sent_until(self.now + CHECK_EVERY);
             self.send(Asked::Check, Call::Check { lease });
         }
     }
@@ -244,16 +226,16 @@ impl Engine {
         if holding.content.is_empty() && !open {
             return;
         }
-        let at = if open { self.now } else { holding.check_at };
-        if !self.holding.checking && self.is_due(at) {
+        let at = if open { self.now } else { holding.checking.again_at };
+        if !self.holding.checking.in_flight && self.is_due(at) {
             self.check_now(lease);
         }
     }
 
     pub(super) fn on_checked(&mut self, sent: BootTime, outcome: Outcome) {
-        self.holding.checking = false;
+        self.holding.checking.answered();
         let (Outcome::Done(answer) | Outcome::Refused(answer)) = outcome else {
-            self.holding.check_at = self.now + AGAIN_AFTER;
+            self.holding.checking = Try::at(self.now + AGAIN_AFTER);
             return;
         };
         self.judge_held(sent, &answer);
@@ -277,7 +259,6 @@ impl Engine {
             self.lose_session(SessionEnd::StoreReplaced);
             return;
         }
-        let inexact = self.config.breaks(Mutant::InexactCheck) && stored.lease == Some(lease);
         let same = stored.modified == self.holding.h;
         if same && self.holding.unresolved {
             self.holding.settle = true;
@@ -286,11 +267,8 @@ impl Engine {
         if adopted {
             self.holding.known_at = self.now;
         }
-        if same || adopted || inexact {
-            let until = sent + self.config.span(F);
-            if !self.config.breaks(Mutant::ShardAuthorityFromKeepalive) {
-                self.holding.extend(self.now, until);
-            }
+        if same || adopted {
+            self.holding.extend(self.now, sent + self.config.span(F));
             return;
         }
         // A write of ours is known by its nonce and was adopted above: this one is of another client.
@@ -343,10 +321,7 @@ impl Engine {
         for (shard, run) in &self.holding.running {
             let Run::Running(epoch) = run else { continue };
             let held = self.holding.content.get(shard) == Some(epoch);
-            let acts_early = self.config.breaks(Mutant::ActWithoutClaim)
-                && self.says(lease, shard) == Says::Ours(*epoch);
-            let acts_early = acts_early || self.config.breaks(Mutant::NewIncarnationKeepsShards);
-            if (!held && !acts_early) || self.is_leaving_shard(lease, shard, *epoch) {
+            if !held || self.is_leaving_shard(lease, shard, *epoch) {
                 stop.push(shard.clone());
             }
         }
@@ -362,11 +337,10 @@ impl Engine {
         if self.holding.writing.is_some() || (self.holding.unresolved && !self.holding.settle) {
             return;
         }
-        let early = self.config.breaks(Mutant::ReleaseBeforeStopping);
         let mut content = self.holding.content.clone();
         let mut released = Vec::new();
         for (shard, epoch) in &self.holding.content {
-            let joined = early || !self.holding.running.contains_key(shard);
+            let joined = !self.holding.running.contains_key(shard);
             if joined && self.is_leaving_shard(lease, shard, *epoch) {
                 content.remove(shard);
                 released.push((shard.clone(), *epoch));
@@ -423,7 +397,7 @@ impl Engine {
                 content.insert(shard, assignment.epoch);
                 claims = true;
             }
-            if claims && !self.config.breaks(Mutant::ClaimWithoutPlan) {
+            if claims {
                 plans.push((offer.work.clone(), plan.bytes.clone()));
             }
         }
@@ -446,14 +420,11 @@ impl Engine {
                 if answer.revision < self.holding.h {
                     return;
                 }
-                self.holding.h = answer.revision;
-                self.holding.content = content;
-                self.holding.nonces.clear();
-                self.holding.unresolved = false;
-                self.holding.settle = false;
+                self.holding.written(answer.revision, content);
                 self.holding.known_at = self.now;
                 self.holding.extend(self.now, sent + self.config.span(F));
-                self.holding.check_at = self.holding.check_at.max(sent + CHECK_EVERY);
+                let check_at = &mut self.holding.checking.again_at;
+                *check_at = (*check_at).max(sent + CHECK_EVERY);
             }
             Outcome::Refused(answer) => {
                 // The read may show this very write, if a copy of it came first.
@@ -465,10 +436,6 @@ impl Engine {
                 if let Some(lease) = self.session.lease() {
                     self.on_lease_lost(lease);
                 }
-            }
-            Outcome::Unknown if self.config.breaks(Mutant::ClaimNotSettled) => {
-                self.holding.nonces.remove(&nonce);
-                self.holding.write_at = self.now + AGAIN_AFTER;
             }
             Outcome::Unknown => {
                 self.holding.unresolved = true;
@@ -484,18 +451,11 @@ impl Engine {
 
     /// Starts work on held shards while authority lasts.
     fn start_rule(&mut self, lease: LeaseId) {
-        if self.holding.until <= self.now {
+        // An unresolved write may have released or claimed shards: start nothing new.
+        if self.holding.until <= self.now || self.holding.unresolved {
             return;
         }
-        let mut content = self.holding.content.clone();
-        if self.config.breaks(Mutant::ActWithoutClaim) {
-            self.add_claims(lease, &mut content);
-        }
-        // The unresolved write may have released or claimed shards: start nothing new.
-        if self.holding.unresolved {
-            return;
-        }
-        for (shard, epoch) in content {
+        for (shard, epoch) in self.holding.content.clone() {
             let waits = self.holding.running.contains_key(&shard)
                 || self.is_leaving_shard(lease, &shard, epoch);
             if waits {

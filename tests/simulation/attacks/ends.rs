@@ -17,14 +17,14 @@ fn a_waiting_candidate_gets_a_stop_and_marks_a_clean_end() {
         },
         |world| !world.procs[world.cast[1]].alive,
     ];
-    attack(SCRIPT, &[engine(EndedByOutsider)], plain);
+    attack(SCRIPT, &[around(Broken::EndedByOutsider)], plain);
 }
 
 #[test]
 fn a_clean_end_while_a_routine_still_runs() {
     const SCRIPT: &[Move] =
         &[|world| world.opening(|world| world.ask(world.cast[0], Input::Resign)), ANOTHER_LEADS];
-    attack(SCRIPT, &[engine(EndedBeforeJoined)], work_ends_slowly);
+    attack(SCRIPT, &[around(Broken::EndedBeforeJoined)], work_ends_slowly);
 }
 
 #[test]
@@ -39,7 +39,11 @@ fn resigns_answer_is_lost_and_the_node_goes_on() {
         |world| world.keeps(is_resign) && LET_GO(world),
         ANOTHER_LEADS,
     ];
-    attack(SCRIPT, &[engine(ResumeAfterLostResign), engine(DropAfterResigning)], plain);
+    attack(
+        SCRIPT,
+        &[around(Broken::ResumeAfterLostResign), around(Broken::DropAfterResigning)],
+        plain,
+    );
 }
 
 #[test]
@@ -146,5 +150,5 @@ fn a_grant_and_a_join_of_a_dead_child_land_after_the_revoke() {
             world.ghost().is_none() && world.depot.leases().contains(&lease)
         },
     ];
-    attack(SCRIPT, &[engine(NoPatience)], parents_watch);
+    attack(SCRIPT, &[around(Broken::NoPatience)], parents_watch);
 }

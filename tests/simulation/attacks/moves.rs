@@ -33,7 +33,7 @@ impl World {
 
 #[test]
 fn a_plan_is_read_late_and_the_old_owner_starts_after_the_shard_was_given_on() {
-    attack(READ_LATE, &[engine(ActWithoutClaim)], plain);
+    attack(READ_LATE, &[around(Broken::ActWithoutClaim)], plain);
 }
 
 fn is_claim_of_the_second(world: &World, flight: &InFlight) -> bool {
@@ -59,7 +59,7 @@ fn a_claim_lands_after_the_plan_has_given_the_shard_to_another() {
         ANOTHER_ACTS,
         LET_GO,
     ];
-    attack(SCRIPT, &[engine(ClaimWithoutPlan)], plain);
+    attack(SCRIPT, &[around(Broken::ClaimWithoutPlan)], plain);
 }
 
 /// The claim takes effect and its answer is lost: the owner must still find out in time that it owns the shard.
@@ -75,7 +75,7 @@ fn the_answer_of_a_claim_is_lost() {
         |world| world.passed(400 * MILLIS) && LET_GO(world),
         |world| world.acts(world.cast[1]),
     ];
-    attack(SCRIPT, &[engine(ClaimNotSettled)], plain);
+    attack(SCRIPT, &[around(Broken::ClaimNotSettled)], plain);
 }
 
 /// The node holds no other shard for which it would check its held key.
@@ -100,7 +100,7 @@ fn the_answer_of_a_first_claim_is_lost() {
         |world| world.passed(400 * MILLIS) && LET_GO(world),
         |world| world.acts(world.cast[1]),
     ];
-    attack(SCRIPT, &[engine(ClaimNotSettled)], one_shard);
+    attack(SCRIPT, &[around(Broken::ClaimNotSettled)], one_shard);
 }
 
 fn one_shard(scenario: &mut Scenario) {
@@ -146,7 +146,7 @@ fn claim_and_plan_cross() {
         },
         ANOTHER_ACTS,
     ];
-    attack(SCRIPT, &[engine(PlanWithoutProof)], plain);
+    attack(SCRIPT, &[around(Broken::PlanWithoutProof)], plain);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_shard_is_let_go_of_only_after_its_last_task_has_ended() {
         |world| world.opening(|world| world.ask(world.cast[1], Input::Drain(true))),
         ANOTHER_ACTS,
     ];
-    attack(SCRIPT, &[engine(ReleaseBeforeStopping)], work_ends_slowly);
+    attack(SCRIPT, &[around(Broken::ReleaseBeforeStopping)], work_ends_slowly);
 }
 
 /// The second node must release its shards, and its release is delayed.
@@ -217,7 +217,7 @@ fn a_drain_is_called_off_while_the_owner_releases() {
         // The plan assigns the shard again, under a new epoch, to any node.
         |world| !world.drains() && world.shard_problem().is_none(),
     ];
-    attack(SCRIPT, &[engine(DrainCalledOff)], plain);
+    attack(SCRIPT, &[around(Broken::DrainCalledOff)], plain);
 }
 
 /// The plan key is lost during a release, and the new plan, made from the leader's view, names the old owner

@@ -14,14 +14,14 @@ fn the_record_is_deleted_by_hand() {
         },
         ANOTHER_LEADS,
     ];
-    attack(SCRIPT, &[engine(AbsentRecordNotWaitedFor)], plain);
+    attack(SCRIPT, &[around(Broken::AbsentRecordNotWaitedFor)], plain);
 }
 
 #[test]
 fn the_leaders_candidate_key_is_deleted_while_it_is_cut_off() {
     const SCRIPT: &[Move] =
         &[|world| world.opening(|world| world.vanishes(world.cast[0])), ANOTHER_LEADS];
-    attack(SCRIPT, &[engine(NoWaitAfterUncleanEnd)], plain);
+    attack(SCRIPT, &[around(Broken::NoWaitAfterUncleanEnd)], plain);
 }
 
 #[test]
@@ -36,7 +36,8 @@ fn a_lease_is_revoked_early_while_a_deposed_leader_of_the_store_answers_keepaliv
         },
         ANOTHER_ACTS,
     ];
-    let rules = [engine(ShardAuthorityFromKeepalive), engine(VanishedOwnerFreedAtOnce)];
+    let rules =
+        [around(Broken::ShardAuthorityFromKeepalive), around(Broken::VanishedOwnerFreedAtOnce)];
     attack(SCRIPT, &rules, plain);
 }
 
@@ -54,7 +55,7 @@ fn an_operator_overwrites_a_held_key() {
         },
         ANOTHER_ACTS,
     ];
-    attack(SCRIPT, &[engine(InexactCheck)], plain);
+    attack(SCRIPT, &[around(Broken::InexactCheck)], plain);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn d_differs_between_nodes() {
         },
         ANOTHER_LEADS,
     ];
-    attack(SCRIPT, &[engine(OwnDInsteadOfRecords)], first_is_patient);
+    attack(SCRIPT, &[around(Broken::OwnDInsteadOfRecords)], first_is_patient);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn several_unclean_ends_in_a_row() {
         // The wait for the first node's authority is not repeated.
         |world| world.leads(2) && !world.passed(2 * SECONDS),
     ];
-    attack(SCRIPT, &[engine(NoWaitAfterUncleanEnd)], plain);
+    attack(SCRIPT, &[around(Broken::NoWaitAfterUncleanEnd)], plain);
 }
 
 /// The leader leaves. The next candidate lives and renews its lease, but the network holds its TAKEs back.
@@ -83,7 +83,7 @@ fn the_oldest_candidate_lives_but_is_wedged() {
         // The TAKEs of the second node arrive after all.
         LET_GO,
     ];
-    attack(SCRIPT, &[engine(NoPatience)], plain);
+    attack(SCRIPT, &[around(Broken::NoPatience)], plain);
 }
 
 #[test]
