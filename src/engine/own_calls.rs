@@ -28,12 +28,12 @@ pub struct OwnCalls {
     number: u64,
     /// Lease of the present session, under which the keys must be written.
     session: Option<LeaseId>,
-    keys: BTreeMap<String, OwnKey>,
+    keys: BTreeMap<String, KeyState>,
     mutant: Option<Mutant>,
 }
 
 #[derive(Debug, Default)]
-struct OwnKey {
+struct KeyState {
     /// Calls that have not ended, in the order in which they were made. The first call has the turn.
     calls: VecDeque<u64>,
     /// Value after the last call that took effect or may have; `None` = deleted, or never put.
@@ -247,14 +247,14 @@ impl OwnCalls {
         missing.map(|(name, _)| name.clone()).collect()
     }
 
-    fn may_put_back(&self, key: &OwnKey, lease: LeaseId) -> bool {
+    fn may_put_back(&self, key: &KeyState, lease: LeaseId) -> bool {
         let has_turn = key.calls.is_empty() || self.breaks(Mutant::PutBackWithoutTurn);
         has_turn && key.is_missing(lease)
     }
 
     /// Whether no call is under way and no key must be put again in the present session.
     pub fn is_settled(&self) -> bool {
-        let missing = |key: &OwnKey| self.session.is_some_and(|lease| key.is_missing(lease));
+        let missing = |key: &KeyState| self.session.is_some_and(|lease| key.is_missing(lease));
         self.keys.values().all(|key| key.calls.is_empty() && !missing(key))
     }
 
@@ -267,7 +267,7 @@ impl OwnCalls {
     }
 }
 
-impl OwnKey {
+impl KeyState {
     fn is_missing(&self, lease: LeaseId) -> bool {
         self.wanted.is_some() && self.kept != Some(lease)
     }

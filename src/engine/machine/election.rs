@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Asked, Engine, Try, Work};
 use crate::engine::{
-    call::{Answer, Call, HolderClause, Office, Outcome, Take},
+    call::{Answer, Call, HolderClause, Office, Outcome, SessionEnd, Take},
     timing::{RANK_STEP, SPAN_MAX},
     types::{BootTime, LeaseId, NodeId, Revision, Term},
     view::Stored,
@@ -89,9 +89,7 @@ impl Engine {
         if !self.session.is_listed() || self.watched.revision < self.candidacy.view_from {
             return;
         }
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         self.repair_rule(lease);
         self.repeat_resign(lease);
         if self.reign.is_some() || self.resigning.is_some() {
@@ -128,11 +126,7 @@ impl Engine {
         self.candidacy.enrolling.answered();
         match outcome {
             Outcome::Done(answer) | Outcome::Refused(answer) => self.candidacy.await_view(answer),
-            Outcome::LeaseNotFound => {
-                if let Some(lease) = self.session.lease() {
-                    self.on_lease_lost(lease);
-                }
-            }
+            Outcome::LeaseNotFound => self.lose_session(SessionEnd::LeaseLost),
             // The view will show the key, or ENROL is sent again.
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => (),
         }
@@ -256,9 +250,7 @@ impl Engine {
     }
 
     fn take(&mut self, lease: LeaseId, term: Term) {
-        let Some(seen) = &self.watched.record else {
-            return;
-        };
+        let Some(seen) = &self.watched.record else { return };
         let (record_modified, record_value) = (seen.modified, seen.bytes.clone());
         let older: Vec<(LeaseId, Revision)> = self
             .watched
@@ -300,9 +292,7 @@ impl Engine {
 
     pub(super) fn on_taken(&mut self, n: u64, sent: BootTime, outcome: &Outcome) {
         self.candidacy.taking.answered();
-        let Some((term, _)) = self.candidacy.takes.get(&n).copied() else {
-            return;
-        };
+        let Some((term, _)) = self.candidacy.takes.get(&n).copied() else { return };
         match outcome {
             Outcome::Done(answer) => {
                 if let Some(lease) = self.session.lease() {
@@ -312,11 +302,7 @@ impl Engine {
             }
             // R6, last line: no TAKE until the view is at or past the revision of this answer.
             Outcome::Refused(answer) => self.candidacy.await_view(answer),
-            Outcome::LeaseNotFound => {
-                if let Some(lease) = self.session.lease() {
-                    self.on_lease_lost(lease);
-                }
-            }
+            Outcome::LeaseNotFound => self.lose_session(SessionEnd::LeaseLost),
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {
                 self.candidacy.taking = Try::at(self.now + Duration::from_millis(50));
             }

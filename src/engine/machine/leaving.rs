@@ -95,8 +95,7 @@ impl Engine {
                 }
             }
             Outcome::Done(_) | Outcome::LeaseNotFound => {
-                self.come_to_rest();
-                self.out.push(Effect::Left { clean: true });
+                self.come_to_rest(Effect::Left { clean: true });
             }
             Outcome::Refused(answer) => self.on_stop_refused(&answer),
             Outcome::LeaseExists | Outcome::Failed | Outcome::Unknown => {

@@ -394,9 +394,7 @@ impl Engine {
         received_at: BootTime,
         outcome: Outcome,
     ) {
-        let Some(Pending { asked, incarnation }) = self.pending.remove(&id) else {
-            return;
-        };
+        let Some(Pending { asked, incarnation }) = self.pending.remove(&id) else { return };
         if let Outcome::Done(answer) | Outcome::Refused(answer) = &outcome
             && asked.is_linearizable()
             && !self.is_same_store(

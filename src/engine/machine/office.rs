@@ -283,9 +283,7 @@ impl Engine {
         if !self.session.is_listed() {
             return;
         }
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         let candidate = self.watched.candidates.get(&lease).cloned();
         if let Some(reign) = &self.reign {
             let Office { term, revision, .. } = reign.office;
@@ -301,18 +299,12 @@ impl Engine {
             let oldest = self.watched.queue.first_key_value().map(|(created, _)| *created);
             if revision <= self.watched.revision && oldest.is_some_and(|oldest| oldest.0 < term.0) {
                 // R8 (replaced store): TAKE deleted all older keys, so this one is of another history.
-                if !self.config.breaks(Mutant::ReplacedStoreUnnoticed) {
-                    self.lose_session(SessionEnd::StoreReplaced);
-                }
+                self.lose_session(SessionEnd::StoreReplaced);
                 return;
             }
         }
-        let Some(record) = self.watched.sound_record().cloned() else {
-            return;
-        };
-        let (Some(candidate), Some(stored)) = (candidate, &self.watched.record) else {
-            return;
-        };
+        let Some(record) = self.watched.sound_record().cloned() else { return };
+        let (Some(candidate), Some(stored)) = (candidate, &self.watched.record) else { return };
         let written = stored.modified;
         let term = Term(candidate.created.0);
         let ours = record.lease == Some(lease) && record.term == term && !record.ended;

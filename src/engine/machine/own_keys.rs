@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Asked, Engine, Try, plans};
 use crate::engine::{
-    call::{Call, Effect, Join, Outcome},
+    call::{Call, Effect, Join, Outcome, SessionEnd},
     cluster_view::ClusterView,
     types::{BootTime, LeaseId, NodeId, Revision, Role},
     view::Member,
@@ -156,9 +156,7 @@ impl Engine {
     pub(super) fn on_own_key(&mut self, asked: &Asked, outcome: &Outcome) {
         let again_at = self.now + AGAIN_AFTER;
         if *outcome == Outcome::LeaseNotFound {
-            if let Some(lease) = self.session.lease() {
-                self.on_lease_lost(lease);
-            }
+            self.lose_session(SessionEnd::LeaseLost);
             return;
         }
         let id = &self.config.id;

@@ -185,9 +185,7 @@ impl Engine {
         }
         let since = self.watched.since(work);
         for ((assignment, since), freedom) in table.shards.iter().zip(since).zip(freedoms) {
-            let Some(owner) = assignment.owner.filter(|_| !assignment.draining) else {
-                continue;
-            };
+            let Some(owner) = assignment.owner.filter(|_| !assignment.draining) else { continue };
             match freedom {
                 Freedom::Held => self.plans.unclaimed.claimed(owner, *since),
                 Freedom::Free { proven: true }
@@ -355,9 +353,7 @@ impl Engine {
         let mut leader = None;
         let mut doubted = Vec::new();
         for (id, stored) in &self.watched.members {
-            let (Some(member), Some(lease)) = (&stored.value, stored.lease) else {
-                continue;
-            };
+            let (Some(member), Some(lease)) = (&stored.value, stored.lease) else { continue };
             let drained = member.draining || self.watched.drains.contains(id);
             if drained || lease != member.lease || self.watched.sound_held(lease).is_none() {
                 continue;
@@ -431,17 +427,13 @@ impl Engine {
             if is_sound(*lease, stored) {
                 continue;
             }
-            let Some(vanished) = self.watched.vanished.get(lease) else {
-                continue;
-            };
+            let Some(vanished) = self.watched.vanished.get(lease) else { continue };
             let at = vanished.at + self.config.wait(vanished.f);
             if due.is_none_or(|(_, _, first)| at < first) {
                 due = Some((*lease, stored, at));
             }
         }
-        let Some((lease, stored, at)) = due else {
-            return;
-        };
+        let Some((lease, stored, at)) = due else { return };
         let (modified, value) = (stored.modified, stored.bytes.clone());
         let pending = self
             .pending

@@ -228,8 +228,7 @@ impl Engine {
             self.endings.add_dead(lease);
         }
         if self.endings.is_empty() && !self.is_working() {
-            self.come_to_rest();
-            self.out.push(Effect::Left { clean: true });
+            self.come_to_rest(Effect::Left { clean: true });
             return;
         }
         self.session.phase = Phase::Reading { asked: false };
@@ -243,8 +242,7 @@ impl Engine {
         self.close_term(WorkEnd::Stopping);
         self.stop_shards(ShardEnd::Stopping);
         self.abandon_granted();
-        self.come_to_rest();
-        self.out.push(Effect::Left { clean: false });
+        self.come_to_rest(Effect::Left { clean: false });
     }
 
     /// R12, T11: revokes the granted lease without waiting for the answer.
@@ -262,13 +260,15 @@ impl Engine {
         self.endings.retry(self.now);
     }
 
-    pub(super) fn come_to_rest(&mut self) {
+    /// Ends the node's life in this cluster, for the reason that the last effect reports.
+    pub(super) fn come_to_rest(&mut self, last: Effect) {
         self.begin_incarnation();
         self.session.phase = Phase::Rest;
         self.session.granted = None;
         self.leaving = None;
         self.endings.clear();
         self.forget_incarnation();
+        self.out.push(last);
     }
 
     /// Forgets the state that belongs to one incarnation only.
@@ -357,8 +357,7 @@ impl Engine {
                 return;
             }
             self.abandon_granted();
-            self.come_to_rest();
-            self.out.push(Effect::Left { clean: true });
+            self.come_to_rest(Effect::Left { clean: true });
             return;
         }
         if !self.is_due(self.session.not_before) {
@@ -476,8 +475,7 @@ impl Engine {
 
     fn refuse(&mut self, refusal: Refusal) {
         self.abandon_granted();
-        self.come_to_rest();
-        self.out.push(Effect::Refused(refusal));
+        self.come_to_rest(Effect::Refused(refusal));
     }
 
     /// Decides by T2 (JOIN) with which ticks this node joins, from the ticks of the cluster and of the live
@@ -657,9 +655,7 @@ impl Engine {
 
     /// Notes that a list has replaced the view.
     pub(super) fn on_list_of_session(&mut self, sent_at: BootTime) {
-        let Phase::In(incarnation) = &mut self.session.phase else {
-            return;
-        };
+        let Phase::In(incarnation) = &mut self.session.phase else { return };
         if !incarnation.listed && sent_at < incarnation.since {
             // The list was sent before JOIN was answered: it may be older than the own keys.
             if self.watched.revision < incarnation.joined {
@@ -671,9 +667,7 @@ impl Engine {
 
     /// Checks the own keys in the view, by R10 and R9.
     pub(super) fn check_session_in_view(&mut self) {
-        let Some(incarnation) = self.session.incarnation() else {
-            return;
-        };
+        let Some(incarnation) = self.session.incarnation() else { return };
         if !incarnation.listed || self.watched.revision < incarnation.joined {
             return;
         }
@@ -707,9 +701,7 @@ impl Engine {
     }
 
     fn keepalive_rule(&mut self) {
-        let Some(granted) = &mut self.session.granted else {
-            return;
-        };
+        let Some(granted) = &mut self.session.granted else { return };
         let (lease, renew_at) = (granted.lease, granted.renew_at);
         if renew_at <= self.now {
             // The next renewal comes soon if there is no answer; an answer sets it to a third of the TTL.
@@ -762,7 +754,7 @@ impl Engine {
     }
 
     /// Handles a lease that the store does not know.
-    pub(super) fn on_lease_lost(&mut self, lease: LeaseId) {
+    fn on_lease_lost(&mut self, lease: LeaseId) {
         if self.session.lease() == Some(lease) {
             self.lose_session(SessionEnd::LeaseLost);
         } else if self.session.granted() == Some(lease) {

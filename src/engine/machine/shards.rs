@@ -17,8 +17,8 @@ use crate::engine::{
     view::{Held, Stored},
 };
 
-type Shard = (WorkType, ShardId);
-type Shards = BTreeMap<Shard, ShardEpoch>;
+type ShardKey = (WorkType, ShardId);
+type Shards = BTreeMap<ShardKey, ShardEpoch>;
 
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -49,7 +49,7 @@ pub(super) struct Holding {
     /// T13: highest epoch of each shard that this incarnation has released.
     released: Shards,
     /// Shard work in this process. Outlives the incarnation until it has been joined.
-    running: BTreeMap<Shard, Run>,
+    running: BTreeMap<ShardKey, Run>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_shard_ended(&mut self, shard: &Shard) {
+    pub(super) fn on_shard_ended(&mut self, shard: &ShardKey) {
         if self.holding.running.get(shard) == Some(&Run::Stopping) {
             self.holding.running.remove(shard);
         }
@@ -186,9 +186,7 @@ impl Engine {
         if !self.session.is_listed() || self.is_leaving() {
             return;
         }
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         self.check_held_in_view(lease);
         self.check_rule(lease);
         self.stop_rule(lease);
@@ -243,9 +241,7 @@ impl Engine {
 
     /// Judges the own held key by a linearizable read.
     fn judge_held(&mut self, sent: BootTime, answer: &Answer) {
-        let Some(lease) = self.session.lease() else {
-            return;
-        };
+        let Some(lease) = self.session.lease() else { return };
         if sent < self.holding.known_at {
             return;
         }
@@ -280,7 +276,7 @@ impl Engine {
     }
 
     /// Content of the plan about a shard that this node holds or could hold.
-    fn says(&self, lease: LeaseId, shard: &Shard) -> Says {
+    fn says(&self, lease: LeaseId, shard: &ShardKey) -> Says {
         let Some(plan) = self.watched.plans.get(&shard.0) else {
             return Says::Nothing;
         };
@@ -299,7 +295,7 @@ impl Engine {
     }
 
     /// T13: whether this node must release a held shard.
-    fn is_leaving_shard(&self, lease: LeaseId, shard: &Shard, epoch: ShardEpoch) -> bool {
+    fn is_leaving_shard(&self, lease: LeaseId, shard: &ShardKey, epoch: ShardEpoch) -> bool {
         self.is_drained()
             || self.is_released(shard, epoch)
             || match self.says(lease, shard) {
@@ -310,7 +306,7 @@ impl Engine {
     }
 
     /// Whether that epoch of the shard, or a later one, was released. A release is never undone (T13).
-    fn is_released(&self, shard: &Shard, epoch: ShardEpoch) -> bool {
+    fn is_released(&self, shard: &ShardKey, epoch: ShardEpoch) -> bool {
         let last = self.holding.released.get(shard);
         last.is_some_and(|last| epoch <= *last) && !self.config.breaks(Mutant::ReleasedClaimedAgain)
     }
@@ -372,12 +368,8 @@ impl Engine {
             return plans;
         }
         for offer in &self.config.work {
-            let Some(plan) = self.watched.plans.get(&offer.work) else {
-                continue;
-            };
-            let Some(table) = &plan.value else {
-                continue;
-            };
+            let Some(plan) = self.watched.plans.get(&offer.work) else { continue };
+            let Some(table) = &plan.value else { continue };
             if table.shards.len() != offer.shards as usize {
                 continue;
             }
@@ -404,7 +396,7 @@ impl Engine {
         plans
     }
 
-    fn is_held_elsewhere(&self, own: LeaseId, shard: &Shard) -> bool {
+    fn is_held_elsewhere(&self, own: LeaseId, shard: &ShardKey) -> bool {
         self.watched.held.iter().any(|(lease, stored)| {
             *lease != own
                 && stored.value.as_ref().is_some_and(|held| held.shards.contains_key(shard))
@@ -432,11 +424,7 @@ impl Engine {
                 self.holding.nonces.remove(&nonce);
                 self.holding.write_at = self.now + Duration::from_millis(5);
             }
-            Outcome::LeaseNotFound => {
-                if let Some(lease) = self.session.lease() {
-                    self.on_lease_lost(lease);
-                }
-            }
+            Outcome::LeaseNotFound => self.lose_session(SessionEnd::LeaseLost),
             Outcome::Unknown => {
                 self.holding.unresolved = true;
                 self.holding.settle = false;

@@ -144,9 +144,7 @@ impl Watched {
         if self.vanished.contains_key(&lease) {
             return;
         }
-        let Some(before) = self.held.get(&lease) else {
-            return;
-        };
+        let Some(before) = self.held.get(&lease) else { return };
         // The last value of a sound key that was deleted is known. A key that is overwritten with a malformed
         // value, or attached to another lease, counts as gone with an unknown value.
         let last = if now.is_none() { before.value.clone() } else { None };
