@@ -22,6 +22,8 @@ pub enum Mutant {
     UselessByNoAuthority,
     /// R14 (useless ownership): an owner keeps its shards although answers come too late.
     UselessOwnershipKept,
+    /// R14: an owner releases its shards and keeps its incarnation, although a claim may be on the wire.
+    UselessOwnerReleases,
     /// R15 (unclaimed shards): a node that missed a claim gets the shard again at once.
     UnclaimedGivenAgain,
     /// T17 (own keys): calls for one key do not take turns, and the last answer decides which value is noted.

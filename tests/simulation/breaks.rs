@@ -6,7 +6,7 @@ use std::time::Duration;
 use bellwether::{
     engine::{
         Answer, BootTime, Call, Change, Effect, Engine, Held, Input, LeaseId, Outcome, Record,
-        Revision, ShardEnd, Stored, WorkEnd, mutant::Mutant, timing::F,
+        Revision, ShardEnd, Stored, WorkEnd, mutant::Mutant,
     },
     store::{
         Compare, CompareOp, KeyRange, Target, Txn,
@@ -60,9 +60,6 @@ pub enum Broken {
     EndedBeforeJoined,
     /// R10 (lost session): a new incarnation keeps the shards of the old one.
     NewIncarnationKeepsShards,
-    /// R14 (useless ownership): an owner releases its shards and keeps its incarnation, although a claim may be
-    /// on the wire.
-    UselessOwnerReleases,
     /// R16 (renewals without answer): a node keeps a lease whose renewals are not answered.
     UnansweredRenewalsKept,
     /// T12 (CLAIM, of a shard): a node acts on a shard without a committed claim.
@@ -352,22 +349,6 @@ impl World {
                 }
                 _ => (),
             }
-        }
-        if broken == Broken::UselessOwnerReleases {
-            self.release_if_useless(p);
-        }
-    }
-
-    /// Drains a node whose shard authority has been over for long, as long as it holds shards.
-    fn release_if_useless(&mut self, p: ProcId) {
-        let now = self.local(p);
-        let proc = &mut self.procs[p];
-        let holds = !proc.engine.shards().is_empty();
-        let over = proc.engine.shard_authority().is_some_and(|it| it.until + F < now);
-        let drain = if proc.useless { holds } else { holds && over };
-        if drain != proc.useless {
-            proc.useless = drain;
-            proc.steps.push_back(Step::Input(Input::Drain(drain)));
         }
     }
 

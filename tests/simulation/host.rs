@@ -70,8 +70,6 @@ pub struct Proc {
     pub last_n: u64,
     /// Until when [`Broken::DropAfterResigning`] keeps authority.
     pub kept_until: Time,
-    /// Whether [`Broken::UselessOwnerReleases`] drains the node.
-    pub useless: bool,
     /// Tick that the process is configured with, and the tick that it runs at.
     pub offers: Duration,
     pub tick: Duration,
@@ -143,7 +141,6 @@ impl Proc {
             shard_until: 0,
             last_n: 0,
             kept_until: 0,
-            useless: false,
             offers: Duration::ZERO,
             tick: Duration::ZERO,
             unfit: false,

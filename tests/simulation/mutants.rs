@@ -220,7 +220,7 @@ const CASES: &[Case] = &[
     engine(Mutant::UselessOfficeKept, LINKS, bad_link).found_by(7),
     engine(Mutant::UselessByNoAuthority, LINKS, useless_link).found_by(47),
     engine(Mutant::UselessOwnershipKept, LINKS, bad_link).found_by(3390),
-    around(Broken::UselessOwnerReleases, LINKS, bad_link).found_by(3390),
+    engine(Mutant::UselessOwnerReleases, LINKS, bad_link).found_by(2039),
     engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(12),
     engine(Mutant::ReplacedStoreUnnoticed, STORES, drifting).found_by(3366),
     engine(Mutant::OwnAnswersByRevision, RESTORES, restored_calls).found_by(3464),

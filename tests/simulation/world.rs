@@ -9,7 +9,7 @@ use std::{
 use bellwether::{
     engine::{
         BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, TickPolicy,
-        WorkOffer, mutant::Mutant,
+        WorkOffer,
     },
     store::protocol::Request,
 };
@@ -515,9 +515,8 @@ impl World {
             work: offers.collect(),
             campaigns: true,
             own_store: false,
-            mutant: match (self.engine_break, self.broken) {
-                (Some(Break::Engine(mutant)), _) => Some(mutant),
-                (_, Some(Broken::UselessOwnerReleases)) => Some(Mutant::UselessOwnershipKept),
+            mutant: match self.engine_break {
+                Some(Break::Engine(mutant)) => Some(mutant),
                 _ => None,
             },
         }

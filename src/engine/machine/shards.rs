@@ -178,6 +178,13 @@ impl Engine {
         if !self.holding.may_hold() {
             self.holding.sound_at = self.now;
         } else if self.is_due(self.holding.sound_at + 2 * F) {
+            if self.config.breaks(Mutant::UselessOwnerReleases)
+                && !self.holding.is_running()
+                && let Some(lease) = self.session.lease()
+            {
+                self.holding.sound_at = self.now;
+                return self.send_held(lease, Vec::new(), Shards::new());
+            }
             self.give_up_incarnation(SessionEnd::UselessOwner);
         }
     }
@@ -353,10 +360,14 @@ impl Engine {
             let last = self.holding.released.entry(shard).or_default();
             *last = (*last).max(epoch);
         }
+        self.send_held(lease, plans, content);
+    }
+
+    fn send_held(&mut self, lease: LeaseId, plans: Vec<(WorkType, Vec<u8>)>, shards: Shards) {
         let nonce = self.draws.draw();
         self.holding.nonces.insert(nonce);
-        self.holding.writing = Some(content.clone());
-        let held = Held { nonce, shards: content };
+        self.holding.writing = Some(shards.clone());
+        let held = Held { nonce, shards };
         let call = Call::WriteHeld { lease, held: self.holding.h, plans, content: held };
         self.send(Asked::Held(nonce), call);
     }
