@@ -30,6 +30,7 @@ pub mod engine;
 mod hash;
 #[cfg(feature = "kubernetes")]
 pub mod k8s;
+mod metrics;
 pub mod node;
 #[cfg(feature = "uptime")]
 #[doc(hidden)]

@@ -30,13 +30,13 @@ use std::{
 use futures::future::BoxFuture;
 use http::{Extensions, Method, Request, Response};
 use kube::client::{Body, Client};
+use prometheus::IntCounter;
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use tower::{BoxError, Service};
 
-use super::metrics::Refusals;
 use crate::node::{AuthorityLost, LeaderContext, ShardContext};
 
 #[cfg(test)]
@@ -217,7 +217,7 @@ impl GatedClient {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub(crate) fn new(client: &Client, authority: &Authority, refusals: &Refusals) -> Self {
+    pub(crate) fn new(client: &Client, authority: &Authority, refusals: &IntCounter) -> Self {
         let (ended, task) = (CancellationToken::new(), TaskTracker::new());
         let gate = Gate {
             client: client.clone(),
@@ -253,7 +253,7 @@ impl GatedClient {
 struct Gate {
     client: Client,
     authority: Authority,
-    refusals: Refusals,
+    refusals: IntCounter,
     ended: CancellationToken,
     _tracked: TaskTrackerToken,
 }
@@ -277,7 +277,7 @@ impl Service<Request<Body>> for Gate {
             send_held(&client, authority, request).await.map_err(BoxError::from).inspect_err(
                 |error| {
                     if error.downcast_ref().is_some_and(is_refused) {
-                        refusals.count();
+                        refusals.inc();
                     }
                 },
             )

@@ -25,12 +25,12 @@ use self::{
 };
 use super::{
     authority::{Authority, DebugClient, GatedClient},
+    controller::ControllerMetrics,
     crd::election::{Election, ElectionStatus},
     events::{EventType, Events},
     explain::explain,
     fence::{Awaited, ElectionRef, Fence},
     identity::name_of_this_pod,
-    metrics::K8sMetrics,
 };
 use crate::{
     clock,
@@ -75,7 +75,7 @@ pub async fn tell_pod(node: &dyn Node, pod: &str, uid: &str) -> Result<(), State
 pub struct ElectionTask {
     client: DebugClient,
     election: ElectionRef,
-    metrics: K8sMetrics,
+    metrics: ControllerMetrics,
     drawn: Awaited,
     ends: Ends,
     summary: Option<watch::Receiver<Option<String>>>,
@@ -85,7 +85,7 @@ impl ElectionTask {
     pub(crate) fn new(
         client: Client,
         election: ElectionRef,
-        metrics: K8sMetrics,
+        metrics: ControllerMetrics,
         drawn: Awaited,
         ends: Ends,
     ) -> Self {
@@ -106,7 +106,7 @@ impl LeaderTask for ElectionTask {
 
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let authority = Authority::Leader(ctx.clone());
-        let gated = GatedClient::new(&self.client.0, &authority, &self.metrics.draws());
+        let gated = GatedClient::new(&self.client.0, &authority, &self.metrics.refused("election"));
         let client = gated.client().clone();
         let mut drawn = self.drawn.clone();
         self.ends.forget();

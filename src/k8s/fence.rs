@@ -16,14 +16,14 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
 };
-
+use prometheus::IntGauge;
 use tokio::sync::watch;
 
 use super::{
     crd::election::{Election, ElectionSpec},
     explain::explain,
 };
-use crate::engine::Term;
+use crate::{engine::Term, metrics::Build};
 
 /// Annotation with the fence that an object was last written under.
 pub const FENCE_ANNOTATION: &str = "bellwether.dev/fence";
@@ -55,23 +55,39 @@ impl Fence {
 }
 
 /// The fence of the current term, shared between the task that draws it and the tasks that wait for it.
-#[derive(Debug, Default)]
-pub(crate) struct Drawn(watch::Sender<Option<(Term, Fence)>>);
+#[derive(Debug)]
+pub(crate) struct Drawn {
+    fence: watch::Sender<Option<(Term, Fence)>>,
+    shown: IntGauge,
+}
+
+/// Makes the metric that shows the fence.
+pub(crate) fn metric(b: &Build) -> IntGauge {
+    let help = "The fence number of this node's writes to Kubernetes while it leads, else 0.";
+    b.gauge("bellwether_fence", help)
+}
 
 impl Drawn {
+    /// Creates a channel without a fence. The metric `shown` follows the fence.
+    pub(crate) fn new(shown: IntGauge) -> Self {
+        Self { fence: watch::Sender::default(), shown }
+    }
+
     /// Publishes the fence of this term.
     pub(crate) fn tell(&self, term: Term, fence: Fence) {
-        self.0.send_replace(Some((term, fence)));
+        self.fence.send_replace(Some((term, fence)));
+        self.shown.set(fence.number());
     }
 
     /// Withdraws the fence, because the work that it was drawn for has ended.
     pub(crate) fn withdraw(&self) {
-        self.0.send_replace(None);
+        self.shown.set(0);
+        self.fence.send_replace(None);
     }
 
     /// Subscribes to the fence.
     pub(crate) fn awaited(&self) -> Awaited {
-        Awaited(self.0.subscribe())
+        Awaited(self.fence.subscribe())
     }
 }
 
@@ -231,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_fence_of_another_term_is_not_taken_for_this_ones() {
-        let drawn = Drawn::default();
+        let drawn = Drawn::new(metric(&Build::default()));
         let mut awaited = drawn.awaited();
         drawn.tell(Term(3), Fence(7));
         let mut of = Box::pin(awaited.of(Term(4)));

@@ -19,8 +19,6 @@ pub mod fence;
 pub mod finalizer;
 pub mod identity;
 pub mod key;
-#[doc(hidden)]
-pub mod metrics;
 pub mod operator;
 mod owners;
 pub mod prelude;

@@ -7,7 +7,7 @@ mod work;
 use std::{fmt, future::Future, time::Duration};
 
 use kube::Client;
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use tokio::sync::watch;
 
 use self::{
@@ -20,18 +20,28 @@ pub use self::{
 };
 use super::{
     authority::DebugClient,
-    cache::{Cache, CacheSet, Cached, Delta, Scope},
-    controller::{Controller, Prepare, Readable, Setup, Sharded, Share},
+    cache::{Cache, CacheMetrics, CacheSet, Cached, Delta, Scope},
+    controller::{Controller, ControllerMetrics, Prepare, Readable, Setup, Sharded, Share},
     election::{ElectionTask, Ends},
-    fence::{Drawn, ElectionRef},
+    fence::{self, Drawn, ElectionRef},
     identity::PodIdentity,
-    metrics::K8sMetrics,
     queue::QueueMetrics,
 };
 use crate::{
+    metrics::metrics,
     node::{Stopped, WorkerOptions, work::LeaderTask},
-    telemetry::{ServerConfig, metrics},
+    telemetry::{self, ServerConfig},
 };
+
+metrics! { b =>
+    /// Metrics of the caches, the controllers and the fence of an operator.
+    #[doc(hidden)]
+    pub struct OperatorMetrics {
+        caches: CacheMetrics = CacheMetrics::build(b);
+        controllers: ControllerMetrics = ControllerMetrics::build(b);
+        fence: IntGauge = fence::metric(b);
+    }
+}
 
 /// Default limit for leaving the cluster: less than Kubernetes' default grace period of 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -75,7 +85,6 @@ pub struct Operator {
     summary: Option<watch::Receiver<Option<String>>>,
     controllers: Vec<Box<dyn Prepare>>,
     sharded: Vec<(Box<dyn Prepare>, Share)>,
-    metrics: Option<(K8sMetrics, QueueMetrics)>,
     registry: Option<Registry>,
     serve: Option<ServerConfig>,
     caches: CacheSet,
@@ -106,7 +115,6 @@ impl Operator {
             summary: None,
             controllers: Vec::new(),
             sharded: Vec::new(),
-            metrics: None,
             registry: None,
             serve: None,
             caches: CacheSet::new(),
@@ -207,14 +215,6 @@ impl Operator {
         self
     }
 
-    /// Sets the metrics of caches, controllers and queues, if they are not in the
-    /// [`registry`](Self::registry).
-    #[must_use]
-    pub fn metrics(mut self, metrics: K8sMetrics, queues: QueueMetrics) -> Self {
-        self.metrics = Some((metrics, queues));
-        self
-    }
-
     /// Sets the limit for leaving the cluster. Default: 20 s.
     #[must_use]
     pub fn stop_within(mut self, limit: Duration) -> Self {
@@ -237,7 +237,6 @@ impl Operator {
             summary,
             controllers,
             sharded,
-            metrics,
             registry,
             serve,
             mut caches,
@@ -245,31 +244,29 @@ impl Operator {
         } = self;
         let registry = match registry {
             Some(registry) => registry,
-            None => metrics::registry().map_err(OperatorError::Metrics)?,
+            None => telemetry::metrics::registry().map_err(OperatorError::Metrics)?,
         };
         node = node.counted(&registry).map_err(OperatorError::Metrics)?;
-        let (metrics, queues) = match metrics {
-            Some(metrics) => metrics,
-            None => registered(&registry).map_err(OperatorError::Metrics)?,
-        };
+        let metrics = OperatorMetrics::register(&registry).map_err(OperatorError::Metrics)?;
+        let queues = QueueMetrics::register(&registry).map_err(OperatorError::Metrics)?;
         let mut readable = Readable::default();
         let mut setup = Setup {
             caches: &mut caches,
             readable: &mut readable,
-            metrics: &metrics,
+            metrics: &metrics.controllers,
             queues: &queues,
         };
         let loops: Vec<_> = controllers.into_iter().map(|it| it.prepare(&mut setup)).collect();
         let lanes: Vec<_> =
             sharded.into_iter().map(|(it, share)| (it.prepare(&mut setup), share)).collect();
         let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
-        let drawn = Drawn::default();
+        let drawn = Drawn::new(metrics.fence);
         let ends = Ends::default();
         let reports = ends.clone().report(DebugClient(client.clone()), election.clone());
         let herald = ElectionTask::new(
             client.clone(),
             election.clone(),
-            metrics.clone(),
+            metrics.controllers.clone(),
             drawn.awaited(),
             ends.clone(),
         );
@@ -278,7 +275,8 @@ impl Operator {
             None => herald,
         });
         {
-            let (client, readable, metrics) = (client.clone(), readable.clone(), metrics.clone());
+            let (client, readable, metrics) =
+                (client.clone(), readable.clone(), metrics.controllers);
             let work = Reconciling { loops, client, readable, election, metrics, drawn };
             node = node.leader_task(work);
         }
@@ -291,7 +289,7 @@ impl Operator {
         Ok(BuiltOperator {
             node: node.build().map_err(OperatorError::Options)?,
             loops: all,
-            caches: caches.begin(&client, &metrics),
+            caches: caches.begin(&client, &metrics.caches),
             ends: (ends, Box::pin(reports)),
             pod,
             serving: serve.map(|config| Serving { config, registry }),
@@ -317,8 +315,4 @@ impl Operator {
     ) -> Result<Stopped, OperatorError> {
         self.build()?.run(shutdown).await
     }
-}
-
-fn registered(registry: &Registry) -> prometheus::Result<(K8sMetrics, QueueMetrics)> {
-    Ok((K8sMetrics::register(registry)?, QueueMetrics::register(registry)?))
 }

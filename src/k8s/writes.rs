@@ -18,6 +18,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use prometheus::IntCounter;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -27,7 +28,6 @@ use super::{
     controller::Context,
     explain::{Reason, explain, explain_status},
     fence::{FENCE_ANNOTATION, Fence},
-    metrics::Refusals,
 };
 
 /// Reason why a write was not made, or may not have been made.
@@ -118,7 +118,7 @@ pub struct Writer<K: Cached> {
     kind: K::DynamicType,
     manager: String,
     fence: Option<Fence>,
-    stale: Refusals,
+    stale: IntCounter,
 }
 
 impl Context {
@@ -306,7 +306,7 @@ impl<K: Cached + Serialize> Writer<K> {
     fn refuse_stale(&self, observed: &K) -> Result<(), WriteError> {
         match (Fence::read(observed), self.fence) {
             (Some(found), Some(ours)) if ours < found => {
-                self.stale.count();
+                self.stale.inc();
                 Err(WriteError::StaleFence { object: self.called(observed), found, ours })
             }
             _ => Ok(()),

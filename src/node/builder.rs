@@ -122,7 +122,7 @@ impl Options {
             Some(host) => host,
             None => DriverHost::new(&format!("bw-{id}")).map_err(InvalidOption::Thread)?,
         };
-        let metrics = self.metrics.take().unwrap_or_default();
+        let metrics = self.metrics.take().unwrap_or_else(NodeMetrics::unregistered);
         let store = {
             let _inside = host.handle().enter();
             factory(&keys, &metrics).map_err(InvalidOption::Store)?
@@ -349,7 +349,7 @@ impl ClusterNodeBuilder {
     #[must_use]
     pub fn etcd(mut self, config: EtcdConfig) -> Self {
         self.options.store = Some(Box::new(move |keys, metrics| {
-            let config = config.of_node(keys.record(), Arc::new(metrics.store.clone()));
+            let config = config.of_node(keys.record(), metrics.etcd.clone());
             Ok(Arc::new(EtcdStore::new(&config)?))
         }));
         self

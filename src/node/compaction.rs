@@ -34,7 +34,7 @@ pub(super) async fn watch_over(
             look(&env, store::OLD_REVISIONS, &mut said).await;
         }
         // The next leader reports this state from now on.
-        env.metrics.store.uncompacted.set(0);
+        env.metrics.uncompacted.set(0);
     }
 }
 
@@ -53,7 +53,7 @@ async fn look(env: &Env, revisions: u32, said: &mut bool) {
     let held = store::holds_revisions_back(env.store.as_ref(), &key, revisions, env.call_timeout);
     match held.await {
         Ok(held) => {
-            env.metrics.store.uncompacted.set(i64::from(held));
+            env.metrics.uncompacted.set(i64::from(held));
             if held && !*said {
                 tracing::warn!(
                     revisions,

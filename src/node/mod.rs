@@ -104,7 +104,6 @@ mod own_state;
 mod pod_lock;
 mod state;
 mod state_watch;
-mod store_metrics;
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 

@@ -12,7 +12,7 @@ use std::{
     os::fd::AsFd as _,
     str::FromStr,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -20,17 +20,14 @@ use std::{
     time::Duration,
 };
 
-use prometheus::{
-    IntCounter,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt as _,
     registry::LookupSpan, util::SubscriberInitExt as _,
 };
+
+use crate::metrics::Build;
 
 /// Libraries that handle credentials on the wire.
 const CAPPED: [&str; 11] = [
@@ -203,42 +200,22 @@ pub fn init(options: &LogOptions) -> Result<Logs, LogError> {
     Ok(Logs { writer: Some(writer) })
 }
 
-/// Collector of the number of dropped lines.
-pub(super) struct DroppedLines {
-    lines: IntCounter,
-    dropped: fn() -> usize,
-    /// Allows one scrape at a time: the counter is set by a reset and an addition.
-    scrape: Mutex<()>,
+/// Makes the counter of dropped lines.
+pub(super) fn dropped_lines(b: &Build) {
+    computed(b, || {
+        DROPPED.get().map_or(0, ErrorCounter::dropped_lines) + FAILED.load(Ordering::Relaxed)
+    });
 }
 
-impl DroppedLines {
-    /// # Errors
-    ///
-    /// Never with this name; the error type is the registry's.
-    pub(super) fn new() -> prometheus::Result<Self> {
-        Self::counted_by(|| {
-            DROPPED.get().map_or(0, ErrorCounter::dropped_lines) + FAILED.load(Ordering::Relaxed)
-        })
-    }
-
-    fn counted_by(dropped: fn() -> usize) -> prometheus::Result<Self> {
-        let help = "Log lines that were dropped because standard error did not take them in time.";
-        let lines = IntCounter::new(DROPPED_LINES, help)?;
-        Ok(Self { lines, dropped, scrape: Mutex::new(()) })
-    }
-}
-
-impl Collector for DroppedLines {
-    fn desc(&self) -> Vec<&Desc> {
-        self.lines.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
-        self.lines.reset();
-        self.lines.inc_by((self.dropped)() as u64);
-        self.lines.collect()
-    }
+fn computed(b: &Build, dropped: fn() -> usize) {
+    let help = "Log lines that were dropped because standard error did not take them in time.";
+    b.computed(|b| {
+        let lines = b.counter(DROPPED_LINES, help);
+        move || {
+            lines.reset();
+            lines.inc_by(dropped() as u64);
+        }
+    });
 }
 
 /// Subscriber that [`init`] sets up, which writes to `writer`.

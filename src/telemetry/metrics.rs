@@ -1,18 +1,17 @@
 //! The registry, its text form, and the table of its metrics.
 //!
-//! Every module creates its own metrics struct and registers it; this module has the shared parts, and the
-//! metrics of the server itself.
+//! Every module creates its own metrics struct and registers it; this module has the shared parts.
 
 use std::fmt::Write as _;
 
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder as _, GaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     proto::{MetricFamily, MetricType},
 };
 
-use super::{logs::DroppedLines, process::ProcessCollector};
+use super::{logs::dropped_lines, process::process};
+use crate::metrics::Build;
 
 /// Metric that every process exports.
 pub(crate) const BUILD_INFO: &str = "bellwether_build_info";
@@ -28,26 +27,23 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Never with these names; the error type is the registry's.
 pub fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
-    for collector in base_collectors()? {
-        registry.register(collector)?;
-    }
+    Build::register(&registry, base)?;
     Ok(registry)
 }
 
 /// Collectors that [`registry`] registers.
-///
-/// # Errors
-///
-/// As for [`registry`].
 #[doc(hidden)]
-pub fn base_collectors() -> prometheus::Result<Vec<Box<dyn Collector>>> {
-    let build = GaugeVec::new(
-        Opts::new(BUILD_INFO, "Always 1; the labels say what is running."),
-        &["version", "commit"],
-    )?;
+pub fn base_collectors() -> Vec<Box<dyn Collector>> {
+    Build::made_by(base).1
+}
+
+fn base(b: &Build) {
+    let build = Opts::new(BUILD_INFO, "Always 1; the labels say what is running.");
+    let build = b.add(GaugeVec::new(build, &["version", "commit"]));
     let commit = option_env!("BELLWETHER_COMMIT").unwrap_or("unknown");
     build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
-    Ok(vec![Box::new(build), Box::new(DroppedLines::new()?), Box::new(ProcessCollector::new()?)])
+    dropped_lines(b);
+    process(b);
 }
 
 /// Encodes all metrics of the registry in the text format.
@@ -59,84 +55,6 @@ pub fn encode(registry: &Registry) -> prometheus::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(16 * 1024);
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(text)
-}
-
-/// Metrics of the server itself.
-#[derive(Clone, Debug)]
-pub struct ServerMetrics {
-    /// Number of answered requests, by path and status code.
-    pub requests: IntCounterVec,
-    /// Time from the request's head to the answer's head, by path.
-    pub duration: HistogramVec,
-    /// Number of open connections.
-    pub connections: IntGauge,
-    /// Number of connections that were closed to make room for a newer one.
-    pub evicted: IntCounter,
-    /// Number of open event streams.
-    pub streams: IntGauge,
-}
-
-impl ServerMetrics {
-    /// Creates the metrics and registers them.
-    ///
-    /// # Errors
-    ///
-    /// If a metric with one of the names is registered already.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self::new()?;
-        for collector in metrics.collectors() {
-            registry.register(collector)?;
-        }
-        Ok(metrics)
-    }
-
-    /// Creates metrics that are in no registry.
-    ///
-    /// # Errors
-    ///
-    /// Never with these names; the error type is the registry's.
-    pub fn new() -> prometheus::Result<Self> {
-        Ok(Self {
-            requests: IntCounterVec::new(
-                Opts::new(
-                    "bellwether_http_requests_total",
-                    "Requests to the status server, by path and status code.",
-                ),
-                &["path", "code"],
-            )?,
-            duration: HistogramVec::new(
-                HistogramOpts::new(
-                    "bellwether_http_request_duration_seconds",
-                    "From a request to the status server to its answer, by path, in seconds.",
-                )
-                .buckets(vec![0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]),
-                &["path"],
-            )?,
-            connections: IntGauge::new(
-                "bellwether_http_connections",
-                "Open connections to the status server.",
-            )?,
-            evicted: IntCounter::new(
-                "bellwether_http_connections_evicted_total",
-                "Connections to the status server that were closed to make room for newer ones.",
-            )?,
-            streams: IntGauge::new(
-                "bellwether_http_event_streams",
-                "Open event streams: status pages that are looked at.",
-            )?,
-        })
-    }
-
-    /// Collectors that [`Self::register`] registers.
-    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        vec![
-            Box::new(self.requests.clone()),
-            Box::new(self.duration.clone()),
-            Box::new(self.connections.clone()),
-            Box::new(self.evicted.clone()),
-            Box::new(self.streams.clone()),
-        ]
-    }
 }
 
 /// Row of the table of metrics.
@@ -224,6 +142,3 @@ pub fn broken_rules(rows: &[MetricRow]) -> Vec<String> {
     }
     broken
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf};
 use bellwether::{
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
-    telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
+    telemetry::{
+        metrics::{self, MetricRow, describe},
+        server::ServerMetrics,
+    },
 };
 
 pub(crate) fn root() -> PathBuf {
@@ -27,8 +30,8 @@ pub(crate) fn assert_kept(path: &str, wanted: &str) {
 /// All metrics of a process of ours.
 pub(crate) fn catalogue() -> Vec<MetricRow> {
     let mut rows = describe(&NodeMetrics::collectors());
-    rows.extend(describe(&UptimeMetrics::unregistered().collectors()));
-    rows.extend(describe(&ServerMetrics::new().unwrap().collectors()));
-    rows.extend(describe(&metrics::base_collectors().unwrap()));
+    rows.extend(describe(&UptimeMetrics::collectors()));
+    rows.extend(describe(&ServerMetrics::collectors()));
+    rows.extend(describe(&metrics::base_collectors()));
     rows
 }

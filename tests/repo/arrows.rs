@@ -7,7 +7,7 @@ const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "k8s", "operat
 
 /// Modules between the engine and all other layers: they may use the engine's types, and the engine does not
 /// use them.
-const COMMON: &[&str] = &["clock", "hash", "signals", "tasks", "tls"];
+const COMMON: &[&str] = &["clock", "hash", "metrics", "signals", "tasks", "tls"];
 
 /// Crates, each with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[

@@ -66,7 +66,7 @@ fn is(message: &str, named: &str) -> bool {
 fn is_metric(named: &str) -> bool {
     let (name, labels) = named.trim_end_matches('}').split_once('{').unwrap_or((named, ""));
     let mut rows = describe(&NodeMetrics::collectors());
-    rows.extend(describe(&base_collectors().unwrap()));
+    rows.extend(describe(&base_collectors()));
     rows.iter().any(|row| {
         let mut asked = labels.split(',').filter_map(|it| it.split_once('=')).map(|it| it.0);
         row.name == name && asked.all(|label| row.labels.iter().any(|it| it == label))

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether::telemetry::{Server, ServerConfig, metrics};
+use bellwether::telemetry::{Server, ServerConfig, server::ServerMetrics};
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -174,7 +174,7 @@ async fn a_registry_that_has_a_server_already_is_an_error() {
     let served = Served::new(Script::new(empty())).await;
     // A server that answers has registered its metrics.
     client().get(served.url("/livez")).send().await.unwrap();
-    assert!(metrics::ServerMetrics::register(&served.registry).is_err());
+    assert!(ServerMetrics::register(&served.registry).is_err());
     let config = ServerConfig { listen: "127.0.0.1:0".to_owned(), ..ServerConfig::default() };
     let second = Server::bind(config).await.unwrap();
     let source = Arc::new(Script::new(empty()));

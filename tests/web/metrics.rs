@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 
 use bellwether::{
-    k8s::{client::ClientMetrics, metrics::K8sMetrics, queue::QueueMetrics},
+    k8s::{client::ClientMetrics, operator::OperatorMetrics, queue::QueueMetrics},
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
-    telemetry::metrics::{self, MetricRow, ServerMetrics, describe},
+    telemetry::{
+        metrics::{self, MetricRow, describe},
+        server::ServerMetrics,
+    },
 };
 
 use super::{
@@ -60,12 +63,12 @@ async fn promtool_has_nothing_to_say_about_a_live_scrape() {
 fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
     vec![
         ("Node", describe(&NodeMetrics::collectors())),
-        ("Controllers", describe(&K8sMetrics::new().unwrap().collectors())),
-        ("Work queues", describe(&QueueMetrics::unregistered().collectors())),
-        ("Uptime checks", describe(&UptimeMetrics::unregistered().collectors())),
-        ("Kubernetes client", describe(&ClientMetrics::unregistered().collectors())),
-        ("Status server", describe(&ServerMetrics::new().unwrap().collectors())),
-        ("Build and process", describe(&metrics::base_collectors().unwrap())),
+        ("Controllers", describe(&OperatorMetrics::collectors())),
+        ("Work queues", describe(&QueueMetrics::collectors())),
+        ("Uptime checks", describe(&UptimeMetrics::collectors())),
+        ("Kubernetes client", describe(&ClientMetrics::collectors())),
+        ("Status server", describe(&ServerMetrics::collectors())),
+        ("Build and process", describe(&metrics::base_collectors())),
     ]
 }
 

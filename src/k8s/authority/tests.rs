@@ -15,7 +15,7 @@ use crate::{
     engine::BootTime,
     k8s::{
         client::{ClientOptions, connect},
-        metrics::K8sMetrics,
+        controller::ControllerMetrics,
     },
     node::{
         Node as _, StandaloneNode,
@@ -57,8 +57,8 @@ pub(crate) fn alive_tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-fn refusals() -> Refusals {
-    K8sMetrics::new().unwrap().draws()
+fn refusals() -> IntCounter {
+    ControllerMetrics::unregistered().refused("election")
 }
 
 /// How an authority with an hour left ends.

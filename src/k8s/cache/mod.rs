@@ -17,6 +17,7 @@
 mod guard;
 mod held;
 mod link;
+mod metrics;
 mod narrow;
 mod set;
 mod source;
@@ -33,8 +34,9 @@ use tokio::sync::watch;
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
     held::{HeldShards, Wanted},
+    metrics::CacheMetrics,
     set::{IsSynced, Need, Running},
-    source::{Handler, SourceError},
+    source::Handler,
 };
 use super::key::ObjectKey;
 use crate::{clock, engine::BootTime};

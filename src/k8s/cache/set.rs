@@ -18,11 +18,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    Cache, Handler, HeldShards,
+    Cache, CacheMetrics, Handler, HeldShards,
     link::Link,
     source::{ApiOf, Source, UnreadableSet},
 };
-use crate::k8s::metrics::K8sMetrics;
 
 /// Selects the objects of a kind that a cache holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -86,7 +85,7 @@ impl Debug for CacheSet {
 struct Kept {
     /// A boxed `Pending<K>`, whose type `begin` knows.
     pending: Box<dyn Any + Send + Sync>,
-    begin: fn(Box<dyn Any + Send + Sync>, &Client, &K8sMetrics) -> Running,
+    begin: fn(Box<dyn Any + Send + Sync>, &Client, &CacheMetrics) -> Running,
 }
 
 /// Function that returns whether a cache is synced.
@@ -212,7 +211,7 @@ impl CacheSet {
     }
 
     /// Starts all caches of the set.
-    pub(crate) fn begin(self, client: &Client, metrics: &K8sMetrics) -> Vec<Running> {
+    pub(crate) fn begin(self, client: &Client, metrics: &CacheMetrics) -> Vec<Running> {
         let caches = self.caches.into_values();
         caches.map(|kept| (kept.begin)(kept.pending, client, metrics)).collect()
     }
@@ -241,7 +240,7 @@ impl CacheSet {
 fn begin<K: Cached>(
     pending: Box<dyn Any + Send + Sync>,
     client: &Client,
-    metrics: &K8sMetrics,
+    metrics: &CacheMetrics,
 ) -> Running {
     let pending: Box<Pending<K>> = pending.downcast().expect("the type is part of the key");
     let Pending { kind, scope, cache, handlers, needs } = *pending;
@@ -260,7 +259,7 @@ fn begin<K: Cached>(
             K::Scope::api(link.asking(selector), &kind, scope.namespace.as_deref())
         }
     });
-    let metrics = metrics.cache(&name, {
+    let metrics = metrics.of(&name, {
         let cache = cache.clone();
         move || cache.age()
     });

@@ -22,9 +22,10 @@ use serde::de::DeserializeOwned;
 use super::{
     Cache, Delta, HeldShards,
     guard::{Guarded, Unreadable},
+    metrics::OneCache,
     narrow,
 };
-use crate::k8s::{explain::explain, key::ObjectKey, metrics::CacheMetrics};
+use crate::k8s::{explain::explain, key::ObjectKey};
 
 /// Delay between attempts to list or watch: from this,
 const RETRY_LEAST: Duration = Duration::from_millis(200);
@@ -65,7 +66,7 @@ impl Backoff for Retry {
 
 /// Reason why a watch was restarted, as the metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SourceError {
+pub(super) enum SourceError {
     /// The server no longer has the resource version to resume from (410): the objects are listed again.
     Expired,
     /// The server rejected the request (403, 401).
@@ -79,10 +80,10 @@ pub(crate) enum SourceError {
 }
 
 impl SourceError {
-    pub(crate) const ALL: [Self; 5] =
+    pub(super) const ALL: [Self; 5] =
         [Self::Expired, Self::Denied, Self::NoKind, Self::Throttled, Self::Unavailable];
 
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
             Self::Denied => "denied",
@@ -142,7 +143,7 @@ pub(super) struct Source<K> {
     /// Shards whose objects are cached; all objects if `None`.
     pub(super) held: Option<Arc<HeldShards>>,
     pub(super) unreadable: UnreadableSet,
-    pub(super) metrics: CacheMetrics,
+    pub(super) metrics: OneCache,
 }
 
 impl<K> Source<K>
@@ -233,13 +234,13 @@ where
                 self.on_list(std::mem::take(&mut listed.objects));
             }
             Event::Apply(object) => {
-                self.metrics.on_event("apply");
+                self.metrics.applied.inc();
                 if self.keeps(&object) {
                     self.on_apply(object);
                 }
             }
             Event::Delete(object) => {
-                self.metrics.on_event("delete");
+                self.metrics.deleted.inc();
                 let key = ObjectKey::of(&object);
                 self.unreadable.lock().remove(&key);
                 if let Some(old) = self.cache.remove(&key) {

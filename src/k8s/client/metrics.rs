@@ -1,17 +1,16 @@
 //! Metrics of requests to API servers, under client-go's names.
 
 use std::{
-    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{Method, Request, Response, StatusCode, Uri};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, core::Collector};
+use prometheus::{HistogramVec, IntCounterVec};
 use tower::Service;
 
-use crate::{clock, engine::BootTime};
+use crate::{clock, engine::BootTime, metrics::metrics};
 
 /// Bounds of client-go's latency buckets, in seconds.
 const LATENCY: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
@@ -19,79 +18,19 @@ const LATENCY: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0
 /// Label `code` of an attempt that got no answer, as in client-go.
 const NO_ANSWER: &str = "<error>";
 
-/// Counts requests to API servers. Cheap to clone; the label `host` is the configured server.
-#[derive(Clone)]
-pub struct ClientMetrics {
-    requests: IntCounterVec,
-    seconds: HistogramVec,
-    retries: IntCounterVec,
-}
-
-impl fmt::Debug for ClientMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientMetrics").finish_non_exhaustive()
+metrics! { b =>
+    /// Counts requests to API servers. Cheap to clone; the label `host` is the configured server.
+    pub struct ClientMetrics {
+        requests: IntCounterVec = b.counters("rest_client_requests_total", &["code", "method", "host"],
+            "Attempts of requests to the API server, by the code of the answer, or as an error where none came.");
+        seconds: HistogramVec = b.histograms("rest_client_request_duration_seconds", &["verb", "host"], LATENCY,
+            "From when an attempt is sent to when its answer begins.");
+        retries: IntCounterVec = b.counters("rest_client_request_retries_total", &["code", "verb", "host"],
+            "Requests that were retried, by the code that caused the retry.");
     }
 }
 
 impl ClientMetrics {
-    /// Metrics that are in no registry.
-    ///
-    /// # Panics
-    ///
-    /// Never: all names and labels are constants that a test registers.
-    pub fn unregistered() -> Self {
-        Self::build().expect("the names of the metrics are valid")
-    }
-
-    /// Registers the metrics in `registry`.
-    ///
-    /// # Errors
-    ///
-    /// If the registry already has metrics of these names.
-    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self::build()?;
-        for collector in metrics.collectors() {
-            registry.register(collector)?;
-        }
-        Ok(metrics)
-    }
-
-    /// All metrics of the client, for the table in the documentation.
-    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        vec![
-            Box::new(self.requests.clone()),
-            Box::new(self.seconds.clone()),
-            Box::new(self.retries.clone()),
-        ]
-    }
-
-    fn build() -> Result<Self, prometheus::Error> {
-        Ok(Self {
-            requests: IntCounterVec::new(
-                Opts::new(
-                    "rest_client_requests_total",
-                    "Attempts of requests to the API server, by the code of the answer, or as an error where none came.",
-                ),
-                &["code", "method", "host"],
-            )?,
-            seconds: HistogramVec::new(
-                HistogramOpts::new(
-                    "rest_client_request_duration_seconds",
-                    "From when an attempt is sent to when its answer begins.",
-                )
-                .buckets(LATENCY.to_vec()),
-                &["verb", "host"],
-            )?,
-            retries: IntCounterVec::new(
-                Opts::new(
-                    "rest_client_request_retries_total",
-                    "Requests that were retried, by the code that caused the retry.",
-                ),
-                &["code", "verb", "host"],
-            )?,
-        })
-    }
-
     pub(super) fn of_host(self, endpoint: &Uri) -> Arc<HostMetrics> {
         let host = endpoint.authority().map_or(String::new(), |it| {
             // Without the user and password that may precede an @.

@@ -11,6 +11,7 @@ use kube::Client;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::metrics::OneController;
 use crate::{
     engine::Term,
     k8s::{
@@ -20,7 +21,6 @@ use crate::{
         fence::Fence,
         identity::name_of_this_pod,
         key::ObjectKey,
-        metrics::ControllerMetrics,
     },
     node::AuthorityLost,
 };
@@ -67,7 +67,7 @@ struct Inner {
     gated: OnceLock<GatedClient>,
     events: OnceLock<Events>,
     readable: Readable,
-    metrics: ControllerMetrics,
+    metrics: OneController,
 }
 
 impl fmt::Debug for Context {
@@ -90,7 +90,7 @@ impl Context {
         fence: Option<Fence>,
         client: &Client,
         readable: Readable,
-        metrics: ControllerMetrics,
+        metrics: OneController,
     ) -> Self {
         let token = authority.token();
         let inner = Inner {
@@ -128,7 +128,7 @@ impl Context {
         self.token.clone().drop_guard()
     }
 
-    pub(crate) fn metrics(&self) -> &ControllerMetrics {
+    pub(crate) fn metrics(&self) -> &OneController {
         &self.inner.metrics
     }
 

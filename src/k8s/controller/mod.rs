@@ -17,6 +17,7 @@
 mod builder;
 mod context;
 mod grants;
+mod metrics;
 mod reconcile;
 mod trigger;
 mod work;
@@ -31,5 +32,6 @@ pub(crate) use self::{
     builder::{Prepare, Share},
     context::Readable,
     grants::Lane,
+    metrics::ControllerMetrics,
     work::{Loop, Right, Setup},
 };

@@ -20,6 +20,7 @@ use super::{
     Context, Readable, Reconciler,
     builder::Limits,
     grants::{Grant, Grants, Lane},
+    metrics::{ControllerMetrics, OneController},
     reconcile::{Action, ReconcileError},
 };
 use crate::{
@@ -30,7 +31,6 @@ use crate::{
         explain::{Reason, explain},
         fence::Fence,
         key::ObjectKey,
-        metrics::{ControllerMetrics, K8sMetrics, Outcome},
         queue::{Priority, Queue, QueueMetrics, Taken},
         shard::{fnv1a, shard_of_hash},
         writes::WriteError,
@@ -49,7 +49,7 @@ const ADDED_AT_ONCE: usize = 1024;
 pub(crate) struct Setup<'a> {
     pub(crate) caches: &'a mut CacheSet,
     pub(crate) readable: &'a mut Readable,
-    pub(crate) metrics: &'a K8sMetrics,
+    pub(crate) metrics: &'a ControllerMetrics,
     pub(crate) queues: &'a QueueMetrics,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct Desk<K: Cached> {
     /// Grows only during setup.
     needs: Mutex<Vec<Arc<dyn Needed>>>,
     places: Arc<Semaphore>,
-    metrics: ControllerMetrics,
+    metrics: OneController,
     failures: Sparing<Option<Reason>>,
 }
 
@@ -119,7 +119,7 @@ impl<K: Cached> Desk<K> {
         held: Option<Arc<HeldShards>>,
         setup: &Setup<'_>,
     ) -> Self {
-        let metrics = setup.metrics.controller(&name);
+        let metrics = setup.metrics.of(&name);
         let at_once = limits.at_once.get().min(Semaphore::MAX_PERMITS);
         metrics.most_at_once.set(i64::try_from(at_once).unwrap_or(i64::MAX));
         Self {
@@ -227,12 +227,12 @@ impl<K: Cached> Desk<K> {
         match ended {
             Ok(action) => {
                 self.queue.forget(key);
-                self.metrics.on_end(match action.delay() {
-                    None => Outcome::Success,
-                    Some(_) => Outcome::RequeueAfter,
-                });
-                if let Some(delay) = action.delay() {
-                    self.queue.add_after(key.clone(), delay, priority);
+                match action.delay() {
+                    None => self.metrics.success.inc(),
+                    Some(delay) => {
+                        self.metrics.requeue_after.inc();
+                        self.queue.add_after(key.clone(), delay, priority);
+                    }
                 }
             }
             // The authority has ended: its next holder reconciles the object.
@@ -249,7 +249,7 @@ impl<K: Cached> Desk<K> {
             }
             // Another client wrote the object in between, which is common. The cache will have the new version soon.
             Err(error) if is_conflict(&error) => {
-                self.metrics.on_end(Outcome::Requeue);
+                self.metrics.requeue.inc();
                 tracing::debug!(controller, %object, "the object has changed meanwhile: again");
                 self.queue.add_rate_limited(key.clone(), priority);
             }
@@ -335,7 +335,7 @@ impl<K: Cached> Loop for Desk<K> {
     }
 }
 
-struct Active<'a>(&'a ControllerMetrics);
+struct Active<'a>(&'a OneController);
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
@@ -343,7 +343,7 @@ impl Drop for Active<'_> {
     }
 }
 
-struct Gate<'a>(&'a ControllerMetrics);
+struct Gate<'a>(&'a OneController);
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {

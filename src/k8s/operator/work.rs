@@ -11,9 +11,8 @@ use crate::{
     engine::ShardId,
     k8s::{
         authority::{Authority, GatedClient},
-        controller::{Lane, Loop, Readable, Right},
+        controller::{ControllerMetrics, Lane, Loop, Readable, Right},
         fence::{self, Drawn, ElectionRef},
-        metrics::K8sMetrics,
     },
     node::{
         LeaderContext, ShardContext,
@@ -27,7 +26,7 @@ pub(super) struct Reconciling {
     pub(super) client: Client,
     pub(super) readable: Readable,
     pub(super) election: ElectionRef,
-    pub(super) metrics: K8sMetrics,
+    pub(super) metrics: ControllerMetrics,
     pub(super) drawn: Drawn,
 }
 
@@ -40,14 +39,13 @@ impl LeaderTask for Reconciling {
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let token: CancellationToken = ctx.token();
         let authority = Authority::Leader(ctx.clone());
-        let gated = GatedClient::new(&self.client, &authority, &self.metrics.draws());
+        let gated = GatedClient::new(&self.client, &authority, &self.metrics.refused("election"));
         let draw = fence::draw(gated.client(), &self.election, ctx.term());
         let drawn = token.run_until_cancelled(draw).await;
         gated.end().await;
         let Some(drawn) = drawn else { return Ok(()) };
         let fence = drawn?;
         self.drawn.tell(ctx.term(), fence);
-        self.metrics.fence().set(fence.number());
         let _fence = Withdrawn(self);
         tracing::info!(term = ctx.term().0, fence = fence.number(), "controllers begin");
         join_all(self.loops.iter().map(|controller| {
@@ -75,7 +73,6 @@ struct Withdrawn<'a>(&'a Reconciling);
 
 impl Drop for Withdrawn<'_> {
     fn drop(&mut self) {
-        self.0.metrics.fence().set(0);
         self.0.drawn.withdraw();
     }
 }

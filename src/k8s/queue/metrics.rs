@@ -3,19 +3,19 @@
 //! A working queue only updates plain numbers under its lock; a scrape converts them to metrics.
 
 use std::{
-    fmt,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use prometheus::{
-    Opts, Registry,
+    Opts,
     core::{Collector, Desc, Describer},
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
 
 use super::{QueueOptions, Shared, Snapshot, tally::Times};
+use crate::metrics::metrics;
 
 /// Labels of every series; the value of both is the controller's name, as in controller-runtime.
 const LABELS: &[&str] = &["name", "controller"];
@@ -90,9 +90,16 @@ const FAMILIES: [Family; 9] = [
     ),
 ];
 
-/// The metrics of all queues of a process. Cheap to clone.
+metrics! { b =>
+    /// The metrics of all queues of a process. Cheap to clone.
+    pub struct QueueMetrics {
+        queues: Queues = b.add(Queues::new());
+    }
+}
+
+/// The queues that are shown, and the descriptions of their metrics.
 #[derive(Clone)]
-pub struct QueueMetrics {
+struct Queues {
     descs: Arc<[Desc]>,
     shown: Arc<Mutex<Vec<Shown>>>,
 }
@@ -115,48 +122,7 @@ impl<K: Hash + Eq + Clone + Send> Source for Shared<K> {
     }
 }
 
-impl fmt::Debug for QueueMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueueMetrics").finish_non_exhaustive()
-    }
-}
-
 impl QueueMetrics {
-    /// Creates the metrics and registers them.
-    ///
-    /// # Errors
-    ///
-    /// If a metric of the same name is registered already.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self::new()?;
-        registry.register(Box::new(metrics.clone()))?;
-        Ok(metrics)
-    }
-
-    /// Creates metrics without a registry.
-    ///
-    /// # Panics
-    ///
-    /// Never: names and labels are constants.
-    pub fn unregistered() -> Self {
-        Self::new().expect("these names and labels are valid")
-    }
-
-    fn new() -> prometheus::Result<Self> {
-        let desc = |(name, _, help, shape): &Family| {
-            let labels = LABELS.iter().copied().chain(shape.label());
-            let labels = labels.map(str::to_owned).collect();
-            Opts::new(*name, *help).variable_labels(labels).describe()
-        };
-        let descs = FAMILIES.iter().map(desc).collect::<prometheus::Result<Arc<[Desc]>>>()?;
-        Ok(Self { descs, shown: Arc::default() })
-    }
-
-    /// The collectors that [`Self::register`] registers.
-    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        vec![Box::new(self.clone())]
-    }
-
     /// Options of a queue whose metrics appear under its controller's name for as long as the queue lives. Of
     /// two queues with one name only the newer appears.
     pub fn queue(&self, name: &str) -> QueueOptions {
@@ -168,9 +134,21 @@ impl QueueMetrics {
         K: Hash + Eq + Clone + Send + 'static,
     {
         let weak = Arc::downgrade(queue);
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.queues.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.retain(|it| it.name != name && it.queue.strong_count() > 0);
         shown.push(Shown { name, queue: weak });
+    }
+}
+
+impl Queues {
+    fn new() -> prometheus::Result<Self> {
+        let desc = |(name, _, help, shape): &Family| {
+            let labels = LABELS.iter().copied().chain(shape.label());
+            let labels = labels.map(str::to_owned).collect();
+            Opts::new(*name, *help).variable_labels(labels).describe()
+        };
+        let descs = FAMILIES.iter().map(desc).collect::<prometheus::Result<Arc<[Desc]>>>()?;
+        Ok(Self { descs, shown: Arc::default() })
     }
 
     /// A snapshot of each live queue, with its name.
@@ -185,7 +163,7 @@ impl QueueMetrics {
     }
 }
 
-impl Collector for QueueMetrics {
+impl Collector for Queues {
     fn desc(&self) -> Vec<&Desc> {
         self.descs.iter().collect()
     }

@@ -37,7 +37,7 @@ async fn a_store_that_nobody_compacts_is_told_until_somebody_does() {
     let store = MemoryStore::new();
     let env = env(&store);
     write(&env, &store, 20);
-    let (mut said, uncompacted) = (false, &env.metrics.store.uncompacted);
+    let (mut said, uncompacted) = (false, &env.metrics.uncompacted);
     look(&env, 100, &mut said).await;
     assert_eq!((uncompacted.get(), said), (0, false), "it has none that old");
     look(&env, 10, &mut said).await;
@@ -98,7 +98,7 @@ async fn only_a_leader_looks_and_one_that_leads_no_more_says_nothing() {
         seen.fetch_add(u64::from(matches!(call, Seen::Get(_))), Ordering::Relaxed);
         None
     });
-    let uncompacted = env.metrics.store.uncompacted.clone();
+    let uncompacted = env.metrics.uncompacted.clone();
     let membership = watch::Sender::new(Membership::default());
     let looking = crate::tasks::spawn("looking", {
         let (env, membership) = (env.clone(), membership.subscribe());

@@ -50,7 +50,7 @@ impl Rig {
             env: Env {
                 store: Arc::clone(store) as Arc<dyn Store>,
                 keys: Keys::new("C").unwrap(),
-                metrics: NodeMetrics::default(),
+                metrics: NodeMetrics::unregistered(),
                 call_timeout: LONG,
             },
             work,

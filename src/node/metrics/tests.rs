@@ -1,5 +1,7 @@
 //! Values that a scrape shows while they are known, and afterwards.
 
+use prometheus::{Registry, proto::MetricFamily};
+
 use super::*;
 
 /// Values of a scrape, by name.

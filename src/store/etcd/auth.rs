@@ -196,7 +196,7 @@ impl Auth {
             let asking = auth.authenticate(self.user.clone(), password);
             let verdict = match tokio::time::timeout(LOGIN_TIMEOUT, asking).await {
                 Ok(Ok(answer)) => {
-                    pool.metrics().logged_in(true);
+                    pool.metrics().logins.with_label_values(&["accepted"]).inc();
                     pace.answered();
                     return self.accepted(answer.token());
                 }
@@ -217,7 +217,7 @@ impl Auth {
                     return Ended::NotNeeded;
                 }
                 Verdict::Denied(text) | Verdict::Reauthenticate(text) => {
-                    pool.metrics().logged_in(false);
+                    pool.metrics().logins.with_label_values(&["refused"]).inc();
                     pace.answered();
                     self.refused(text);
                     return Ended::Refused;

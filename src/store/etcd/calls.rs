@@ -11,7 +11,6 @@ use super::{
     complaints::Called,
     errors::{Verdict, classify, unanswered, with_context},
     link::Link,
-    metrics::Outcome,
     pool::{Pool, Tried},
 };
 use crate::{clock, engine::types::Revision, store::StoreError};
@@ -73,10 +72,7 @@ pub(super) async fn call<T, F>(
 where
     F: Future<Output = Result<T, etcd_client::Error>>,
 {
-    let began = clock::boot_now();
     let result = by_any_member(pool, call, send).await;
-    let now = clock::boot_now();
-    pool.metrics().called(call.name, Outcome::of(&result), now.since(began));
     let called = Called {
         name: call.name,
         takes_space: call.takes_space,
@@ -84,7 +80,7 @@ where
         silent_for: pool.all_silent_for(),
         error: result.as_ref().err(),
     };
-    pool.complaints().on_call(called, now);
+    pool.complaints().on_call(called, clock::boot_now());
     result
 }
 

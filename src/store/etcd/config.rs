@@ -4,11 +4,10 @@ use std::{
     collections::HashSet,
     fmt::{self, Debug},
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
-use super::metrics::{CallMetrics, Counters};
+use super::metrics::EtcdMetrics;
 
 /// A field of [`EtcdConfig`] that is not usable. Names the field, its value, the problem and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,7 +98,7 @@ pub struct EtcdConfig {
     pub(super) survey_every: Duration,
     pub(super) reload_every: Duration,
     pub(super) probe_key: Option<Vec<u8>>,
-    pub(super) metrics: Option<Arc<dyn CallMetrics>>,
+    pub(super) metrics: Option<EtcdMetrics>,
 }
 
 impl Debug for EtcdConfig {
@@ -198,17 +197,17 @@ impl EtcdConfig {
         self
     }
 
-    /// Sets the receiver of call metrics. Default: the metrics of the node that uses the store, else
-    /// internal counters.
+    /// Sets the metrics of the store. Default: those of the node that uses the store.
+    #[doc(hidden)]
     #[must_use]
-    pub fn metrics(mut self, metrics: Arc<dyn CallMetrics>) -> Self {
+    pub fn metrics(mut self, metrics: EtcdMetrics) -> Self {
         self.metrics = Some(metrics);
         self
     }
 
     /// Sets the defaults of the node that uses the store, for fields that the user did not set: a role that
     /// is limited to the cluster's prefix may read `probe_key`.
-    pub(crate) fn of_node(mut self, probe_key: Vec<u8>, metrics: Arc<dyn CallMetrics>) -> Self {
+    pub(crate) fn of_node(mut self, probe_key: Vec<u8>, metrics: EtcdMetrics) -> Self {
         self.probe_key.get_or_insert(probe_key);
         self.metrics.get_or_insert(metrics);
         self
@@ -216,10 +215,6 @@ impl EtcdConfig {
 
     pub(super) fn key_to_probe(&self) -> Vec<u8> {
         self.probe_key.clone().unwrap_or_else(|| b"bellwether".to_vec())
-    }
-
-    pub(super) fn call_metrics(&self) -> Arc<dyn CallMetrics> {
-        self.metrics.clone().unwrap_or_else(|| Arc::new(Counters::default()))
     }
 
     /// Returns the endpoints as URLs, if all fields are usable. Reads no file.

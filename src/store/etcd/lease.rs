@@ -61,11 +61,6 @@ impl Renewals {
             let renewed = tokio::time::timeout(first, once(&mut session, lease)).await;
             match renewed {
                 Ok(Ok(answer)) => {
-                    pool.metrics().called(
-                        how.name,
-                        super::metrics::Outcome::Answered,
-                        clock::boot_now().since(began),
-                    );
                     self.keep(lease, session, answer);
                     return Ok(answer);
                 }

@@ -1,71 +1,13 @@
-//! Counts of the etcd store, for any metrics exporter. This module depends on no metrics library.
+//! Metrics of the etcd store: the members that it uses, and how often connections, logins and certificates
+//! were renewed. The node counts the calls themselves, by the protocol's kinds.
 
-use std::{
-    fmt::Debug,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use prometheus::{IntCounter, IntCounterVec};
 
-use crate::store::StoreError;
-
-/// Outcome of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// The store answered; "lease not found", "lease exists" and "compacted" are answers.
-    Answered,
-    /// The store refused permanently.
-    Denied,
-    /// The store refused temporarily.
-    Overloaded,
-    /// The call was never sent.
-    Unreachable,
-    /// No answer came in time.
-    Unanswered,
-    /// The call was broken off after it was sent.
-    Interrupted,
-}
-
-impl Outcome {
-    /// All outcomes of a call.
-    pub const ALL: [Self; 6] = [
-        Self::Answered,
-        Self::Denied,
-        Self::Overloaded,
-        Self::Unreachable,
-        Self::Unanswered,
-        Self::Interrupted,
-    ];
-
-    /// Value of the metric label for this outcome.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Denied => "denied",
-            Self::Overloaded => "overloaded",
-            Self::Unreachable => "unreachable",
-            Self::Unanswered => "unanswered",
-            Self::Interrupted => "interrupted",
-        }
-    }
-
-    pub(super) fn of<T>(result: &Result<T, StoreError>) -> Self {
-        match result {
-            Ok(_)
-            | Err(
-                StoreError::LeaseNotFound | StoreError::LeaseExists | StoreError::Compacted { .. },
-            ) => Self::Answered,
-            Err(StoreError::Denied { .. }) => Self::Denied,
-            Err(StoreError::Overloaded { .. }) => Self::Overloaded,
-            Err(StoreError::Unreachable { .. }) => Self::Unreachable,
-            Err(StoreError::Unanswered { .. }) => Self::Unanswered,
-            Err(StoreError::Interrupted { .. } | StoreError::Broken { .. }) => Self::Interrupted,
-        }
-    }
-}
+use crate::metrics::metrics;
 
 /// Reason for the switch to another member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Switch {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Switch {
     /// The old member did not answer while another did.
     Silent,
     /// The old member could not be reached, or cannot serve.
@@ -78,7 +20,7 @@ pub enum Switch {
 
 impl Switch {
     /// Value of the metric label for this reason.
-    pub const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Silent => "silent",
             Self::Failed => "failed",
@@ -88,55 +30,20 @@ impl Switch {
     }
 }
 
-/// Receiver of the store's events. Implementations must be quick: they run before each answer is returned.
-pub trait CallMetrics: Send + Sync + Debug + 'static {
-    /// A call of the [`Store`](crate::store::Store) ended; `call` is `txn`, `get`, `grant`, `revoke`,
-    /// `keep_alive` or `watch`.
-    fn called(&self, call: &'static str, outcome: Outcome, took: Duration);
-
-    /// Calls switch to another member.
-    fn switched(&self, _why: Switch) {}
-
-    /// A new connection to a member replaced the old one.
-    fn reconnected(&self) {}
-
-    /// etcd answered a login.
-    fn logged_in(&self, _accepted: bool) {}
-
-    /// The TLS files have changed; reports whether the new files are usable.
-    fn certificates_changed(&self, _usable: bool) {}
-}
-
-/// Counts in atomics; the default if no other receiver is registered.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Calls that the store answered.
-    pub answered: AtomicU64,
-    /// Calls that failed in any way.
-    pub failed: AtomicU64,
-    /// Switches to another member.
-    pub switches: AtomicU64,
-    /// New connections that replaced old ones.
-    pub reconnects: AtomicU64,
-    /// Logins that were accepted.
-    pub logins: AtomicU64,
-}
-
-impl CallMetrics for Counters {
-    fn called(&self, _: &'static str, outcome: Outcome, _: Duration) {
-        let count = if outcome == Outcome::Answered { &self.answered } else { &self.failed };
-        count.fetch_add(1, Relaxed);
-    }
-
-    fn switched(&self, _: Switch) {
-        self.switches.fetch_add(1, Relaxed);
-    }
-
-    fn reconnected(&self) {
-        self.reconnects.fetch_add(1, Relaxed);
-    }
-
-    fn logged_in(&self, accepted: bool) {
-        self.logins.fetch_add(u64::from(accepted), Relaxed);
+metrics! { b =>
+    /// Metrics of an etcd store.
+    pub struct EtcdMetrics {
+        /// Number of switches to another member, by reason.
+        pub switches: IntCounterVec = b.counters("bellwether_store_switches_total", &["reason"],
+            "How often another member of etcd was asked from then on, by reason.");
+        /// Number of new connections that replaced old ones.
+        pub reconnects: IntCounter = b.counter("bellwether_store_reconnects_total",
+            "Connections to members of etcd that were set up in place of another.");
+        /// Number of logins, by result: `accepted` or `refused`.
+        pub logins: IntCounterVec = b.counters("bellwether_store_logins_total", &["result"],
+            "Logins at etcd, the renewals of tokens among them, by result.");
+        pub(super) certificates: IntCounterVec =
+            b.counters("bellwether_store_certificate_reloads_total", &["result"],
+                "Changes of the TLS files for etcd, by whether they can be used.");
     }
 }

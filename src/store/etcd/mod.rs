@@ -45,11 +45,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{ConfigError, EtcdConfig, Password, Tls};
 #[doc(hidden)]
-pub use self::metrics::{CallMetrics, Counters, Outcome, Switch};
+pub use self::metrics::EtcdMetrics;
 use self::{
     auth::Auth,
     calls::{Call, Repeat, call},
     lease::Renewals,
+    metrics::Switch,
     pool::{MOST_MEMBERS, Pool},
     tls::Watched,
 };
@@ -134,7 +135,7 @@ impl EtcdStore {
             files.as_ref().map(Watched::material),
             auth.clone(),
             config.key_to_probe(),
-            config.call_metrics(),
+            config.metrics.clone().unwrap_or_else(EtcdMetrics::unregistered),
         )?);
         let mut tasks = Tasks::new();
         let failed = CancellationToken::new();

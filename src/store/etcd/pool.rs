@@ -21,7 +21,7 @@ use super::{
     config::ConfigError,
     errors::{Verdict, classify, with_context},
     link::Link,
-    metrics::{CallMetrics, Switch},
+    metrics::{EtcdMetrics, Switch},
     tls::Material,
 };
 use crate::{clock, engine::types::BootTime, store::Health};
@@ -82,7 +82,7 @@ pub(super) struct Pool {
     probe_key: Vec<u8>,
     material: RwLock<Option<Arc<Material>>>,
     auth: Option<Arc<Auth>>,
-    metrics: Arc<dyn CallMetrics>,
+    metrics: EtcdMetrics,
     complaints: Complaints,
     /// Time when the pool was made, by the boot clock in microseconds.
     made: u64,
@@ -104,7 +104,7 @@ impl Pool {
         material: Option<Arc<Material>>,
         auth: Option<Arc<Auth>>,
         probe_key: Vec<u8>,
-        metrics: Arc<dyn CallMetrics>,
+        metrics: EtcdMetrics,
     ) -> Result<Self, ConfigError> {
         let members = endpoints
             .into_iter()
@@ -144,8 +144,8 @@ impl Pool {
         self.members.len()
     }
 
-    pub(super) fn metrics(&self) -> &dyn CallMetrics {
-        self.metrics.as_ref()
+    pub(super) fn metrics(&self) -> &EtcdMetrics {
+        &self.metrics
     }
 
     pub(super) fn complaints(&self) -> &Complaints {
@@ -272,7 +272,7 @@ impl Pool {
         if self.current.compare_exchange(from, to, SeqCst, SeqCst).is_ok() && from != to {
             let (from, to) = (self.endpoint(from), self.endpoint(to));
             tracing::info!(from, to, reason = why.label(), "switched to another etcd member");
-            self.metrics.switched(why);
+            self.metrics.switches.with_label_values(&[why.label()]).inc();
         }
     }
 
@@ -323,7 +323,7 @@ impl Pool {
             Before::Retired => old.retire(),
             Before::Abandoned => old.abandon(),
         }
-        self.metrics.reconnected();
+        self.metrics.reconnects.inc();
     }
 
     /// Sets the certificates for links made from now on.

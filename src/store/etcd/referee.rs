@@ -302,14 +302,14 @@ pub(super) async fn follow_files(
             Ok(None) => complained = false,
             Ok(Some(material)) => {
                 tracing::info!("TLS files changed, reconnecting to etcd");
-                pool.metrics().certificates_changed(true);
+                pool.metrics().certificates.with_label_values(&["used"]).inc();
                 pool.set_material(material);
                 join_all((0..pool.len()).map(|member| reconnect(&pool, member))).await;
                 complained = false;
             }
             Err(error) if complained => tracing::debug!(%error, "TLS files cannot be used"),
             Err(error) => {
-                pool.metrics().certificates_changed(false);
+                pool.metrics().certificates.with_label_values(&["unusable"]).inc();
                 tracing::warn!(%error, "TLS files changed and cannot be used, keeping the old ones");
                 complained = true;
             }

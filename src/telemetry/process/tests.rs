@@ -18,8 +18,8 @@ fn a_command_with_brackets_and_blanks_does_not_shift_the_fields() {
 
 #[test]
 fn this_process_shows_plausible_numbers() {
-    let collector = ProcessCollector::new().unwrap();
-    let families = collector.collect();
+    let (_, collectors) = Build::made_by(process);
+    let families = collectors[0].collect();
     let value = |name: &str| {
         let family = families.iter().find(|family| family.name() == name).unwrap();
         family.get_metric()[0].get_gauge().get_value()

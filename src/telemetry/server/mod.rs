@@ -8,6 +8,7 @@ mod actions;
 mod change;
 mod connections;
 mod events;
+mod metrics;
 mod routes;
 mod thread;
 
@@ -17,9 +18,11 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+#[doc(hidden)]
+pub use self::metrics::ServerMetrics;
 pub use self::thread::{StatusServer, StatusServerError};
 use self::{connections::Connections, events::Events};
-use super::{metrics::ServerMetrics, source::StatusSource};
+use super::source::StatusSource;
 use crate::tasks::Tasks;
 
 /// Configuration of the server.

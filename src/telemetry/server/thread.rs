@@ -7,8 +7,9 @@ use prometheus::Registry;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::ServerMetrics;
 use super::{BindError, Server, ServerConfig};
-use crate::telemetry::{metrics::ServerMetrics, source::StatusSource};
+use crate::telemetry::source::StatusSource;
 
 /// [`Server`] on a thread of its own, which serves until it is closed or dropped.
 pub struct StatusServer {

@@ -35,9 +35,7 @@ use bellwether::{
             Api, Client, CustomResource, CustomResourceExt as _, Resource,
             api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
         },
-        metrics::K8sMetrics,
         operator::{BuiltOperator, CachesSynced, Operator, OperatorError},
-        queue::QueueMetrics,
         schemars::{self, JsonSchema},
     },
     node::{ClusterNode, Stopped},
@@ -71,10 +69,8 @@ impl Under {
         work: impl FnOnce(Operator) -> Operator,
     ) -> Self {
         let registry = Registry::new();
-        let metrics = K8sMetrics::register(&registry).unwrap();
         let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
-        let operator = Operator::new(node, client, cluster.election())
-            .metrics(metrics, QueueMetrics::unregistered());
+        let operator = Operator::new(node, client, cluster.election()).registry(registry.clone());
         let built: BuiltOperator = work(operator).build().unwrap();
         let synced = built.caches_synced();
         let stop = CancellationToken::new();

@@ -17,8 +17,6 @@ use bellwether::{
             Api, ResourceExt as _,
             api::{ApiResource, DynamicObject, PostParams},
         },
-        metrics::K8sMetrics,
-        queue::QueueMetrics,
     },
     telemetry::metrics,
 };
@@ -127,10 +125,8 @@ async fn as_many_at_once_as(
     })
     .scope(Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes"));
     let registry = Registry::new();
-    let shown =
-        (K8sMetrics::register(&registry).unwrap(), QueueMetrics::register(&registry).unwrap());
-    let replica =
-        cluster.replica(0, |it| it.metrics(shown.0, shown.1).controller(limited(controller))).await;
+    let shown = registry.clone();
+    let replica = cluster.replica(0, |it| it.registry(shown).controller(limited(controller))).await;
     for number in 0..OBJECTS {
         let map = config_map(&format!("map-{number}"));
         cluster.maps().create(&PostParams::default(), &map).await.unwrap();

@@ -18,7 +18,6 @@ use bellwether::k8s::{
         Api, Resource as _, ResourceExt as _,
         api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
     },
-    queue::QueueMetrics,
     writes::WriteError,
 };
 use bellwether::telemetry::metrics;
@@ -188,8 +187,6 @@ async fn a_change_of_the_status_is_no_change_of_the_spec() {
 async fn a_run_that_fails_panics_or_hangs_is_tried_again_and_counted() {
     let cluster = Cluster::new("failing").await;
     let registry = metrics::registry().unwrap();
-    let k8s = bellwether::k8s::metrics::K8sMetrics::register(&registry).unwrap();
-    let queues = QueueMetrics::register(&registry).unwrap();
     let runs = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&runs);
     let controller = Controller::<ConfigMap>::new(move |_: Arc<ConfigMap>, _: Context| {
@@ -207,7 +204,8 @@ async fn a_run_that_fails_panics_or_hangs_is_tried_again_and_counted() {
     .named("failing")
     .timeout(Duration::from_millis(50))
     .scope(scope(&cluster));
-    let replica = cluster.replica(0, |it| it.metrics(k8s, queues).controller(controller)).await;
+    let replica =
+        cluster.replica(0, |it| it.registry(registry.clone()).controller(controller)).await;
     cluster.make("a").await;
     let told = async || {
         let text = String::from_utf8(metrics::encode(&registry).unwrap()).unwrap();

@@ -12,9 +12,7 @@ use bellwether::{
         fence::ElectionRef,
         k8s_openapi::api::core::v1::ConfigMap,
         key::ObjectKey,
-        metrics::K8sMetrics,
         operator::Operator,
-        queue::QueueMetrics,
     },
     node::ClusterNode,
     store::memory::MemoryStore,
@@ -70,11 +68,10 @@ async fn while_the_api_server_is_away_for_a_minute_caches_stay_and_afterwards_no
     let ledger = Ledger::default();
     let scope = Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes");
     let registry = Registry::new();
-    let metrics = K8sMetrics::register(&registry).unwrap();
     let mut cache = None;
     let replica = cluster
         .replica(0, |it| {
-            let mut it = it.metrics(metrics, QueueMetrics::unregistered());
+            let mut it = it.registry(registry.clone());
             cache = Some(it.cache::<ConfigMap>(&(), &scope));
             it.controller(noting(&cluster, &ledger))
         })
@@ -142,14 +139,13 @@ async fn a_watch_is_cut_and_what_it_would_resume_from_is_gone(options: Options, 
     let client = connect(client).await.unwrap();
 
     let registry = Registry::new();
-    let metrics = K8sMetrics::register(&registry).unwrap();
     let expired = || restarts(&registry, "expired");
     let ledger = Ledger::default();
     let scope = Scope::namespace(cluster.space.name.clone()).labels("reconciled=yes");
     let mut cache = None;
     let replica = cluster
         .replica_through(client, 0, |it| {
-            let mut it = it.metrics(metrics, QueueMetrics::unregistered());
+            let mut it = it.registry(registry.clone());
             cache = Some(it.cache::<ConfigMap>(&(), &scope));
             it.controller(noting(&cluster, &ledger))
         })

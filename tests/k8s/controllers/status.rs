@@ -13,10 +13,7 @@ use bellwether::{
     },
     node::{ClusterNode, ClusterNodeBuilder, RoutineLimits, Stopped},
     tasks,
-    telemetry::{
-        metrics::{self, ServerMetrics},
-        prometheus::IntCounter,
-    },
+    telemetry::{metrics, prometheus::IntCounter, server::ServerMetrics},
 };
 use http::Request;
 use tokio_util::sync::CancellationToken;

@@ -1,16 +1,12 @@
 //! Users, roles and tokens that expire.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::Ordering::SeqCst},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use bellwether::{
     engine::Revision,
     store::{
         Get, Store, StoreError,
-        etcd::{CallMetrics, Counters, EtcdConfig, EtcdStore},
+        etcd::{EtcdConfig, EtcdMetrics, EtcdStore},
     },
 };
 
@@ -44,10 +40,14 @@ async fn with_jwt(folder: &Path, ttl: Duration) -> Etcd {
     Etcd::options().user(USER, PASSWORD, "/shop/").flag(flag).start().await
 }
 
-async fn counted(config: EtcdConfig) -> (EtcdStore, Arc<Counters>) {
-    let counters = Arc::new(Counters::default());
-    let metrics: Arc<dyn CallMetrics> = counters.clone();
-    (EtcdStore::connect(&config.metrics(metrics)).await.unwrap(), counters)
+/// Number of logins that etcd has accepted.
+fn logins(metrics: &EtcdMetrics) -> u64 {
+    metrics.logins.with_label_values(&["accepted"]).get()
+}
+
+async fn counted(config: EtcdConfig) -> (EtcdStore, EtcdMetrics) {
+    let metrics = EtcdMetrics::unregistered();
+    (EtcdStore::connect(&config.metrics(metrics.clone())).await.unwrap(), metrics)
 }
 
 /// Text of an error with all of its causes.
@@ -118,24 +118,24 @@ async fn credentials_do_no_harm_where_etcd_has_no_users() {
 #[tokio::test]
 async fn a_token_that_etcd_drops_costs_no_call() {
     let etcd = with_user().await;
-    let (store, counters) = counted(as_shop(&etcd)).await;
+    let (store, metrics) = counted(as_shop(&etcd)).await;
     store.grant(lease(4), Duration::from_secs(600), LONG).await.unwrap();
     store.keep_alive(lease(4), LONG).await.unwrap();
-    assert_eq!(counters.logins.load(SeqCst), 1);
+    assert_eq!(logins(&metrics), 1);
     // Setting the same password again ends all tokens of the user.
     etcd.client().await.user_change_password(USER, PASSWORD).await.unwrap();
     put(&store, "/shop/a", "1").await.unwrap();
     assert_eq!(store.keep_alive(lease(4), LONG).await.unwrap().ttl, Duration::from_secs(600));
     watch(&store, "/shop/", Revision(1)).await.unwrap();
     assert_eq!(get(&store, "/shop/a").await.unwrap().kvs[0].version, 1);
-    assert_eq!(counters.logins.load(SeqCst), 2, "one login served all of them");
+    assert_eq!(logins(&metrics), 2, "one login served all of them");
 }
 
 #[tokio::test]
 async fn a_token_that_ran_out_while_nobody_called_costs_no_call() {
     let options = Etcd::options().token_ttl(Duration::from_secs(5));
     let etcd = options.user(USER, PASSWORD, "/shop/").start().await;
-    let (store, counters) = counted(as_shop(&etcd)).await;
+    let (store, metrics) = counted(as_shop(&etcd)).await;
     let mut raw = etcd.client().await;
     // The test must wait until a plain client with the same idle time is refused. Only then the store is
     // called.
@@ -151,15 +151,15 @@ async fn a_token_that_ran_out_while_nobody_called_costs_no_call() {
         }
     }
     put(&store, "/shop/a", "1").await.unwrap();
-    assert_eq!(counters.logins.load(SeqCst), 2);
+    assert_eq!(logins(&metrics), 2);
 }
 
 #[tokio::test]
 async fn a_signed_token_is_renewed_before_it_ends() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = with_jwt(folder.path(), Duration::from_secs(3)).await;
-    let (store, counters) = counted(as_shop(&etcd)).await;
-    let logins = || counters.logins.load(SeqCst);
+    let (store, metrics) = counted(as_shop(&etcd)).await;
+    let logins = || logins(&metrics);
     // The store renews the token without any call, so no call can be refused.
     eventually("three more logins", LONG, async || (logins() >= 4).then_some(())).await;
     put(&store, "/shop/a", "1").await.unwrap();
@@ -169,7 +169,7 @@ async fn a_signed_token_is_renewed_before_it_ends() {
 async fn a_change_of_roles_costs_no_call_and_no_watch() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = with_jwt(folder.path(), Duration::from_secs(3600)).await;
-    let (store, counters) = counted(as_shop(&etcd)).await;
+    let (store, metrics) = counted(as_shop(&etcd)).await;
     let start = put(&store, "/shop/a", "1").await.unwrap().revision;
     let mut watching = watch(&store, "/shop/", Revision(start.0 + 1)).await.unwrap();
     let mut raw = etcd.client().await;
@@ -177,7 +177,7 @@ async fn a_change_of_roles_costs_no_call_and_no_watch() {
     let stale = raw.get("/shop/a", None).await.unwrap_err().to_string();
     assert!(stale.contains("revision of auth store is old"), "{stale}");
     put(&store, "/shop/a", "2").await.unwrap();
-    assert_eq!(counters.logins.load(SeqCst), 2);
+    assert_eq!(logins(&metrics), 2);
     assert_eq!(events(watching.as_mut()).await.1, ["/shop/a=2"]);
     // A role is revoked and granted again.
     etcd.etcdctl(&["user", "revoke-role", USER, USER]);
@@ -196,7 +196,7 @@ async fn a_changed_password_is_read_from_its_file() {
     let config = EtcdConfig::new(etcd.endpoints())
         .user_with_password_file(USER, &file)
         .probe_key("/shop/probe");
-    let (store, counters) = counted(config).await;
+    let (store, metrics) = counted(config).await;
     put(&store, "/shop/a", "1").await.unwrap();
     let mut root = etcd.client().await;
     root.user_change_password(USER, "battery-staple").await.unwrap();
@@ -210,5 +210,5 @@ async fn a_changed_password_is_read_from_its_file() {
     })
     .await;
     put(&store, "/shop/a", "3").await.unwrap();
-    assert!(counters.logins.load(SeqCst) >= 2);
+    assert!(logins(&metrics) >= 2);
 }

@@ -13,7 +13,7 @@ use bellwether::{
     engine::Revision,
     store::{
         Store, StoreError,
-        etcd::{CallMetrics, ConnectError, Counters, EtcdConfig, EtcdStore, Tls},
+        etcd::{ConnectError, EtcdConfig, EtcdMetrics, EtcdStore, Tls},
     },
 };
 
@@ -149,7 +149,7 @@ struct Rotating {
     etcd: Etcd,
     proxy: Proxy,
     folder: tempfile::TempDir,
-    counters: Arc<Counters>,
+    metrics: EtcdMetrics,
     store: Arc<EtcdStore>,
 }
 
@@ -162,14 +162,13 @@ impl Rotating {
         let first = client_files(&etcd);
         copy(&first.cert, &cert);
         copy(&first.key, &key);
-        let counters = Arc::new(Counters::default());
-        let metrics: Arc<dyn CallMetrics> = counters.clone();
+        let metrics = EtcdMetrics::unregistered();
         let config = EtcdConfig::new([format!("https://{}", proxy.address())])
             .tls(Tls::ca(&etcd.pki().ca).client(cert, key))
             .reload_every(Duration::from_millis(50))
-            .metrics(metrics);
+            .metrics(metrics.clone());
         let store = Arc::new(EtcdStore::connect(&config).await.unwrap());
-        Self { etcd, proxy, folder, counters, store }
+        Self { etcd, proxy, folder, metrics, store }
     }
 
     /// Replaces the key first, then the certificate: for a moment the two do not match.
@@ -179,7 +178,7 @@ impl Rotating {
     }
 
     fn reconnects(&self) -> u64 {
-        self.counters.reconnects.load(SeqCst)
+        self.metrics.reconnects.get()
     }
 }
 

@@ -36,7 +36,7 @@ fn desk_of(
     let setup = Setup {
         caches: &mut CacheSet::new(),
         readable: &mut Readable::default(),
-        metrics: &K8sMetrics::new().unwrap(),
+        metrics: &ControllerMetrics::unregistered(),
         queues: &QueueMetrics::unregistered(),
     };
     Desk::new("test".into(), Arc::new(reconciler), cache, limits, None, &setup)

@@ -1,4 +1,4 @@
-use std::sync::{OnceLock, atomic::Ordering::Relaxed};
+use std::sync::OnceLock;
 
 use super::*;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     store::etcd::{
         calls::{self, Call, Repeat},
         fake::{FakeMember, Say},
-        metrics::Counters,
+        metrics::EtcdMetrics,
     },
 };
 
@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 struct Rig {
     pool: Pool,
-    counters: Arc<Counters>,
+    metrics: EtcdMetrics,
     /// Link to the first member, whose connection has the number 1.
     suspect: Arc<Link>,
     _members: Vec<FakeMember>,
@@ -26,15 +26,15 @@ impl Rig {
     /// Connects to the first of the members.
     async fn with(members: Vec<FakeMember>) -> Self {
         let endpoints = members.iter().map(FakeMember::endpoint).collect();
-        let counters = Arc::new(Counters::default());
-        let pool = Pool::new(endpoints, None, None, b"k".to_vec(), counters.clone()).unwrap();
+        let metrics = EtcdMetrics::unregistered();
+        let pool = Pool::new(endpoints, None, None, b"k".to_vec(), metrics.clone()).unwrap();
         pool.switch(pool.current(), 0, Switch::Asked);
-        counters.switches.store(0, Relaxed);
+        metrics.switches.reset();
         let suspect = pool.link(0);
         // Called without the pool, so that the pool does not record the answer.
         let mut kv = suspect.kv();
         tokio::time::timeout(LONG, kv.get("k", None)).await.unwrap().unwrap();
-        Self { pool, counters, suspect, _members: members }
+        Self { pool, metrics, suspect, _members: members }
     }
 
     async fn investigate(&self) {
@@ -45,7 +45,7 @@ impl Rig {
     fn is_made_anew(&self) -> bool {
         let is_other = !Arc::ptr_eq(&self.pool.link(0), &self.suspect);
         assert_eq!(is_other, self.suspect.is_retired(), "its watches end with it");
-        assert_eq!(is_other, self.counters.reconnects.load(Relaxed) == 1);
+        assert_eq!(is_other, self.metrics.reconnects.get() == 1);
         is_other
     }
 }
@@ -101,7 +101,7 @@ async fn a_member_that_answers_nothing_is_left_for_one_that_does_even_if_it_deli
     rig.investigate().await;
     assert!(rig.is_made_anew());
     assert_eq!((rig.pool.current(), rig.pool.is_up(0)), (1, false));
-    assert_eq!(rig.counters.switches.load(Relaxed), 1);
+    assert_eq!(rig.metrics.switches.with_label_values(&["silent"]).get(), 1);
 }
 
 #[tokio::test]
@@ -120,9 +120,9 @@ async fn a_connection_to_a_server_that_is_no_etcd_is_left_for_a_new_one() {
         _ => Say::Well,
     });
     let member = member.await;
-    let counters = Arc::new(Counters::default());
+    let metrics = EtcdMetrics::unregistered();
     let endpoints = vec![member.endpoint()];
-    let pool = Pool::new(endpoints, None, None, b"k".to_vec(), counters.clone()).unwrap();
+    let pool = Pool::new(endpoints, None, None, b"k".to_vec(), metrics.clone()).unwrap();
     let call = Call {
         name: "get",
         repeat: Repeat::Safe,
@@ -139,5 +139,5 @@ async fn a_connection_to_a_server_that_is_no_etcd_is_left_for_a_new_one() {
     let refused = get().await.map(drop).unwrap_err();
     assert!(refused.to_string().contains("no etcd answers there"), "{refused}");
     get().await.unwrap();
-    assert_eq!(counters.reconnects.load(Relaxed), 1);
+    assert_eq!(metrics.reconnects.get(), 1);
 }

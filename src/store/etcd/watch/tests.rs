@@ -8,7 +8,7 @@ use crate::store::{
     etcd::{
         calls::Repeat,
         fake::{FakeMember, Say},
-        metrics::Counters,
+        metrics::EtcdMetrics,
     },
 };
 
@@ -88,8 +88,8 @@ async fn events_show_that_a_connection_delivers_and_progress_does_not() {
     let event = field(2, &[field(1, b"k"), vec![0x18, 7]].concat());
     let answers = vec![created, header.clone(), [header, field(11, &event)].concat()];
     let member = FakeMember::start(move |_| Say::Messages(answers.clone())).await;
-    let counters = Arc::new(Counters::default());
-    let pool = Pool::new(vec![member.endpoint()], None, None, b"k".to_vec(), counters).unwrap();
+    let metrics = EtcdMetrics::unregistered();
+    let pool = Pool::new(vec![member.endpoint()], None, None, b"k".to_vec(), metrics).unwrap();
     let request = WatchRequest { range: KeyRange::prefix("k"), from: Revision(5), previous: false };
     let how = Call {
         name: "watch",

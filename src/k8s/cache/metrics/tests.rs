@@ -2,13 +2,12 @@ use super::*;
 
 #[test]
 fn caches_of_one_kind_add_up() {
-    let metrics = K8sMetrics::new().unwrap();
+    let metrics = CacheMetrics::unregistered();
     let shown = || {
-        let it = &metrics.families;
         let value = |gauge: &IntGaugeVec| gauge.with_label_values(&["Pod"]).get();
-        (value(&it.cache_objects), value(&it.cache_unreadable))
+        (value(&metrics.objects), value(&metrics.unreadable))
     };
-    let (one, other) = (metrics.cache("Pod", || None), metrics.cache("Pod", || None));
+    let (one, other) = (metrics.of("Pod", || None), metrics.of("Pod", || None));
     one.show(3, 1);
     other.show(40, 0);
     assert_eq!(shown(), (43, 1));
