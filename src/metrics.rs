@@ -167,3 +167,20 @@ impl<F: Fn() + Send> Collector for Computed<F> {
         self.metrics.iter().flat_map(|it| it.collect()).collect()
     }
 }
+
+/// Counts in a gauge for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Counted(IntGauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

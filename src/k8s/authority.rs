@@ -219,14 +219,14 @@ impl GatedClient {
     /// Outside of a tokio runtime.
     pub(crate) fn new(client: &Client, authority: &Authority, refusals: &IntCounter) -> Self {
         let (ended, task) = (CancellationToken::new(), TaskTracker::new());
-        let gate = Gate {
+        let service = GatedService {
             client: client.clone(),
             authority: authority.clone(),
             refusals: refusals.clone(),
             ended: ended.clone(),
             _tracked: task.token(),
         };
-        let client = Client::new(gate, client.default_namespace());
+        let client = Client::new(service, client.default_namespace());
         Self { client: DebugClient(client), ended, task }
     }
 
@@ -250,7 +250,7 @@ impl GatedClient {
 }
 
 /// The service of a [`GatedClient`].
-struct Gate {
+struct GatedService {
     client: Client,
     authority: Authority,
     refusals: IntCounter,
@@ -258,7 +258,7 @@ struct Gate {
     _tracked: TaskTrackerToken,
 }
 
-impl Service<Request<Body>> for Gate {
+impl Service<Request<Body>> for GatedService {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;

@@ -1,5 +1,5 @@
 //! Kubernetes: the identity of this pod, the custom resources, and controllers whose reconcile loops run only
-//! under a grant.
+//! under authority.
 //!
 //! No other layer uses `kube`. This layer re-exports the crates, so that an operator uses the same versions:
 //! [`kube`], [`k8s_openapi`], [`schemars`]. The program chooses the version of the Kubernetes API: it enables

@@ -4,10 +4,10 @@ mod life;
 mod node;
 mod work;
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use kube::Client;
-use prometheus::{IntGauge, Registry};
+use prometheus::{IntGauge, Registry, core::Collector};
 use tokio::sync::watch;
 
 use self::{
@@ -21,14 +21,14 @@ pub use self::{
 use super::{
     authority::DebugClient,
     cache::{Cache, CacheMetrics, CacheSet, Cached, Delta, Scope},
-    controller::{Controller, ControllerMetrics, Prepare, Readable, Setup, Sharded, Share},
+    controller::{Controller, ControllerMetrics, Runnable, Sharded, Share},
     election::{ElectionTask, Ends},
     fence::{self, Drawn, ElectionRef},
     identity::PodIdentity,
     queue::QueueMetrics,
 };
 use crate::{
-    metrics::metrics,
+    metrics::{Build, metrics},
     node::{Stopped, WorkerOptions, work::LeaderTask},
     telemetry::{self, ServerConfig},
 };
@@ -83,8 +83,12 @@ pub struct Operator {
     election: ElectionRef,
     pod: Option<PodIdentity>,
     summary: Option<watch::Receiver<Option<String>>>,
-    controllers: Vec<Box<dyn Prepare>>,
-    sharded: Vec<(Box<dyn Prepare>, Share)>,
+    controllers: Vec<Arc<dyn Runnable>>,
+    sharded: Vec<(Arc<dyn Runnable>, Share)>,
+    metrics: OperatorMetrics,
+    queues: QueueMetrics,
+    /// Collectors of the metrics, until they are registered.
+    collectors: Vec<Box<dyn Collector>>,
     registry: Option<Registry>,
     serve: Option<ServerConfig>,
     caches: CacheSet,
@@ -107,6 +111,8 @@ impl fmt::Debug for Operator {
 impl Operator {
     /// Creates an operator from a node, a client, and its cluster's `Election` object.
     pub fn new(node: impl Into<NodeBuilder>, client: Client, election: ElectionRef) -> Self {
+        let ((metrics, queues), collectors) =
+            Build::made_by(|b| (OperatorMetrics::build(b), QueueMetrics::build(b)));
         Self {
             node: node.into(),
             client,
@@ -115,6 +121,9 @@ impl Operator {
             summary: None,
             controllers: Vec::new(),
             sharded: Vec::new(),
+            metrics,
+            queues,
+            collectors,
             registry: None,
             serve: None,
             caches: CacheSet::new(),
@@ -125,7 +134,9 @@ impl Operator {
     /// Adds a controller whose reconciler runs on the leader.
     #[must_use]
     pub fn controller<K: Cached>(mut self, controller: Controller<K>) -> Self {
-        self.controllers.push(Box::new(controller));
+        let controller =
+            controller.prepare(&mut self.caches, &self.metrics.controllers, &self.queues);
+        self.controllers.push(controller);
         self
     }
 
@@ -133,7 +144,9 @@ impl Operator {
     #[must_use]
     pub fn shards<K: Cached>(mut self, sharded: Sharded<K>) -> Self {
         let share = sharded.share.clone();
-        self.sharded.push((Box::new(sharded.into_controller()), share));
+        self = self.controller(sharded.into_controller());
+        let controller = self.controllers.pop().expect("it was added");
+        self.sharded.push((controller, share));
         self
     }
 
@@ -239,27 +252,22 @@ impl Operator {
             sharded,
             registry,
             serve,
-            mut caches,
+            caches,
             stop_within,
+            metrics,
+            collectors,
+            ..
         } = self;
         let registry = match registry {
             Some(registry) => registry,
             None => telemetry::metrics::registry().map_err(OperatorError::Metrics)?,
         };
         node = node.counted(&registry).map_err(OperatorError::Metrics)?;
-        let metrics = OperatorMetrics::register(&registry).map_err(OperatorError::Metrics)?;
-        let queues = QueueMetrics::register(&registry).map_err(OperatorError::Metrics)?;
-        let mut readable = Readable::default();
-        let mut setup = Setup {
-            caches: &mut caches,
-            readable: &mut readable,
-            metrics: &metrics.controllers,
-            queues: &queues,
-        };
-        let loops: Vec<_> = controllers.into_iter().map(|it| it.prepare(&mut setup)).collect();
-        let lanes: Vec<_> =
-            sharded.into_iter().map(|(it, share)| (it.prepare(&mut setup), share)).collect();
-        let all = loops.iter().chain(lanes.iter().map(|(it, _)| it)).cloned().collect();
+        for collector in collectors {
+            registry.register(collector).map_err(OperatorError::Metrics)?;
+        }
+        let all = controllers.iter().chain(sharded.iter().map(|(it, _)| it)).cloned().collect();
+        let readable = caches.readable();
         let drawn = Drawn::new(metrics.fence);
         let ends = Ends::default();
         let reports = ends.clone().report(DebugClient(client.clone()), election.clone());
@@ -277,18 +285,18 @@ impl Operator {
         {
             let (client, readable, metrics) =
                 (client.clone(), readable.clone(), metrics.controllers);
-            let work = Reconciling { loops, client, readable, election, metrics, drawn };
+            let work = Reconciling { controllers, client, readable, election, metrics, drawn };
             node = node.leader_task(work);
         }
-        for (lane, Share { shards, as_leader, .. }) in lanes {
-            let name = lane.name().to_owned();
-            let worker = OfShard { lane, client: client.clone(), readable: readable.clone() };
+        for (controller, Share { shards, as_leader, .. }) in sharded {
+            let name = controller.name().to_owned();
+            let worker = OfShard { controller, client: client.clone(), readable: readable.clone() };
             let worker = WorkerOptions::new(name, worker).shards(shards).as_leader(as_leader);
             node = node.worker(worker);
         }
         Ok(BuiltOperator {
             node: node.build().map_err(OperatorError::Options)?,
-            loops: all,
+            controllers: all,
             caches: caches.begin(&client, &metrics.caches),
             ends: (ends, Box::pin(reports)),
             pod,

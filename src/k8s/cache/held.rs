@@ -2,9 +2,9 @@
 //!
 //! # Invariants
 //!
-//! * A covered shard stays covered for as long as it is wanted: the cache continues to receive its changes.
-//!   So work that starts to want a shard, and finds it covered afterwards, can rely on the cache.
-//! * covered ⊆ watched ⊆ ever wanted.
+//! * A listed shard stays listed for as long as it is held: the cache continues to receive its changes. So work
+//!   that begins to hold a shard, and finds it listed afterwards, can rely on the cache.
+//! * listed ⊆ watched ⊆ ever held.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,12 +44,12 @@ pub(crate) struct HeldShards {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Number of users that want each shard.
-    wanted: BTreeMap<ShardId, usize>,
+    /// Number of guards for each held shard.
+    held: BTreeMap<ShardId, usize>,
     /// Shards whose objects the current watch must cache.
     watched: BTreeSet<ShardId>,
     /// Watched shards that have been listed.
-    covered: BTreeSet<ShardId>,
+    listed: BTreeSet<ShardId>,
     /// The cache holds the objects of all shards, because other controllers read them too.
     is_whole: bool,
 }
@@ -59,22 +59,22 @@ struct State {
 pub(super) enum Call {
     /// No action is required.
     Rest,
-    /// Some wanted shards are not watched: all wanted shards must be listed.
+    /// Some held shards are not watched: all held shards must be listed.
     Gain,
-    /// Some watched shards are no longer wanted.
+    /// Some watched shards are no longer held.
     LetGo,
 }
 
 impl State {
     fn call(&self) -> Call {
         // Waits for the list in progress: otherwise moves that never end would keep every shard from its work.
-        if self.covered != self.watched {
+        if self.listed != self.watched {
             return Call::Rest;
         }
-        if self.wanted.keys().any(|shard| !self.watched.contains(shard)) {
+        if self.held.keys().any(|shard| !self.watched.contains(shard)) {
             return Call::Gain;
         }
-        if self.wanted.len() < self.watched.len() { Call::LetGo } else { Call::Rest }
+        if self.held.len() < self.watched.len() { Call::LetGo } else { Call::Rest }
     }
 }
 
@@ -85,9 +85,9 @@ impl HeldShards {
     }
 
     /// Keeps the objects of a shard in the cache until the returned guard is dropped.
-    pub(crate) fn want(self: &Arc<Self>, shard: ShardId) -> Wanted {
-        self.state.send_modify(|state| *state.wanted.entry(shard).or_default() += 1);
-        Wanted { held: Arc::clone(self), shard }
+    pub(crate) fn hold(self: &Arc<Self>, shard: ShardId) -> HeldShard {
+        self.state.send_modify(|state| *state.held.entry(shard).or_default() += 1);
+        HeldShard { all: Arc::clone(self), shard }
     }
 
     /// Makes the cache hold the objects of all shards.
@@ -111,8 +111,8 @@ impl HeldShards {
     pub(super) fn begin_watch(&self) -> BTreeSet<ShardId> {
         let mut picked = BTreeSet::new();
         self.state.send_modify(|state| {
-            state.watched = state.wanted.keys().copied().collect();
-            state.covered.retain(|shard| state.watched.contains(shard));
+            state.watched = state.held.keys().copied().collect();
+            state.listed.retain(|shard| state.watched.contains(shard));
             picked.clone_from(&state.watched);
         });
         picked
@@ -121,8 +121,8 @@ impl HeldShards {
     /// Notes that the current watch has listed its objects.
     pub(super) fn on_listed(&self) {
         self.state.send_if_modified(|state| {
-            let is_new = state.covered != state.watched;
-            state.covered.clone_from(&state.watched);
+            let is_new = state.listed != state.watched;
+            state.listed.clone_from(&state.watched);
             is_new
         });
     }
@@ -131,9 +131,9 @@ impl HeldShards {
     pub(super) fn let_go(&self) -> bool {
         let mut is_any = false;
         self.state.send_modify(|state| {
-            is_any = !state.wanted.is_empty();
-            state.watched.retain(|shard| state.wanted.contains_key(shard));
-            state.covered.retain(|shard| state.wanted.contains_key(shard));
+            is_any = !state.held.is_empty();
+            state.watched.retain(|shard| state.held.contains_key(shard));
+            state.listed.retain(|shard| state.held.contains_key(shard));
         });
         is_any
     }
@@ -174,31 +174,31 @@ impl HeldShards {
 
 /// A shard whose objects must stay in the cache. When this guard is dropped, they may leave it.
 #[derive(Debug)]
-pub(crate) struct Wanted {
-    held: Arc<HeldShards>,
+pub(crate) struct HeldShard {
+    all: Arc<HeldShards>,
     shard: ShardId,
 }
 
-impl Wanted {
+impl HeldShard {
     /// Resolves when the cache has all objects of the shard and receives every later change of them.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: only waits.
-    pub(crate) async fn covered(&self) {
-        let mut state = self.held.state.subscribe();
+    pub(crate) async fn listed(&self) {
+        let mut state = self.all.state.subscribe();
         // The sender lives as long as this guard.
-        let _ = state.wait_for(|it| it.is_whole || it.covered.contains(&self.shard)).await;
+        let _ = state.wait_for(|it| it.is_whole || it.listed.contains(&self.shard)).await;
     }
 }
 
-impl Drop for Wanted {
+impl Drop for HeldShard {
     fn drop(&mut self) {
-        self.held.state.send_modify(|state| {
-            if let Some(count) = state.wanted.get_mut(&self.shard) {
+        self.all.state.send_modify(|state| {
+            if let Some(count) = state.held.get_mut(&self.shard) {
                 *count -= 1;
                 if *count == 0 {
-                    state.wanted.remove(&self.shard);
+                    state.held.remove(&self.shard);
                 }
             }
         });

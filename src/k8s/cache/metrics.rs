@@ -10,8 +10,37 @@ use std::{
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
-use super::source::SourceError;
 use crate::metrics::{Build, metrics};
+
+/// Reason why a watch was restarted, as the metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restart {
+    /// The server no longer has the resource version to resume from (410): the objects are listed again.
+    Expired,
+    /// The server rejected the request (403, 401).
+    Denied,
+    /// The server has no such kind (404).
+    NoKind,
+    /// The server received too many requests (429).
+    Throttled,
+    /// Any other failure: the server is away, restarts, or closed the stream.
+    Unavailable,
+}
+
+impl Restart {
+    const ALL: [Self; 5] =
+        [Self::Expired, Self::Denied, Self::NoKind, Self::Throttled, Self::Unavailable];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Denied => "denied",
+            Self::NoKind => "no_kind",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
 
 metrics! { b =>
     /// Metrics of all caches of a process.
@@ -35,7 +64,7 @@ impl CacheMetrics {
         kind: &str,
         age: impl Fn() -> Option<Duration> + Send + Sync + 'static,
     ) -> OneCache {
-        for why in SourceError::ALL {
+        for why in Restart::ALL {
             self.restarts.with_label_values(&[kind, why.as_str()]);
         }
         let event = |what| self.events.with_label_values(&[kind, what]);
@@ -72,7 +101,7 @@ impl OneCache {
         self.unreadable.set(unreadable);
     }
 
-    pub(super) fn on_restart(&self, why: SourceError) {
+    pub(super) fn on_restart(&self, why: Restart) {
         self.restarts.with_label_values(&[self.kind(), why.as_str()]).inc();
     }
 }

@@ -33,9 +33,9 @@ use tokio::sync::watch;
 
 pub use self::set::{ApiScope, CacheSet, Cached, Scope};
 pub(crate) use self::{
-    held::{HeldShards, Wanted},
+    held::{HeldShard, HeldShards},
     metrics::CacheMetrics,
-    set::{IsSynced, Need, Running},
+    set::{Need, Readable, Running},
     source::Handler,
 };
 use super::key::ObjectKey;
@@ -95,6 +95,27 @@ impl<K> fmt::Debug for Cache<K> {
     }
 }
 
+/// Shows whether a cache is synced.
+#[derive(Clone, Debug)]
+pub(crate) struct Synced(watch::Receiver<Option<BootTime>>);
+
+impl Synced {
+    pub(crate) fn is_synced(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Resolves when the cache is synced, and never if the cache is dropped before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: only waits.
+    pub(crate) async fn wait(&self) {
+        if self.0.clone().wait_for(Option::is_some).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 struct Shelf<K> {
     objects: RwLock<HashMap<ObjectKey, Arc<K>>>,
     /// When the cache was last known to be up to date; `None` before the first list.
@@ -148,9 +169,12 @@ impl<K> Cache<K> {
     ///
     /// Cancel safe: only waits.
     pub async fn synced(&self) {
-        let mut fresh = self.shelf.fresh.subscribe();
-        // The sender lives as long as this cache.
-        let _ = fresh.wait_for(Option::is_some).await;
+        self.sync().wait().await;
+    }
+
+    /// A handle that shows whether the cache is synced, of a type that does not depend on the kind.
+    pub(crate) fn sync(&self) -> Synced {
+        Synced(self.shelf.fresh.subscribe())
     }
 
     /// Time since the API server last reported on this kind; `None` before the cache is synced.

@@ -18,8 +18,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    Cache, CacheMetrics, Handler, HeldShards,
+    Cache, CacheMetrics, Handler, HeldShards, Synced,
     link::Link,
+    narrow,
     source::{ApiOf, Source, UnreadableSet},
 };
 
@@ -60,19 +61,40 @@ impl Scope {
     }
 }
 
-/// Key of a cache: its Rust type, its kind as the API names it, and its scope.
+/// Key of a kind: its Rust type, and for `DynamicObject` also its name in the API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Which {
+struct Kind {
     rust: TypeId,
     api_version: String,
     plural: String,
-    scope: Scope,
 }
 
-/// The caches of a process, before and while they run.
+impl Kind {
+    fn of<K: Cached>(kind: &K::DynamicType) -> Self {
+        Self {
+            rust: TypeId::of::<K>(),
+            api_version: K::api_version(kind).into_owned(),
+            plural: K::plural(kind).into_owned(),
+        }
+    }
+}
+
+/// The caches that the reconcilers of a process can read: for each kind, one per scope.
+#[derive(Clone, Default)]
+pub(crate) struct Readable(HashMap<Kind, Vec<Arc<dyn Any + Send + Sync>>>);
+
+impl Readable {
+    pub(crate) fn of<K: Cached>(&self, kind: &K::DynamicType) -> impl Iterator<Item = &Cache<K>> {
+        let caches = self.0.get(&Kind::of::<K>(kind)).into_iter().flatten();
+        caches.filter_map(|cache| cache.downcast_ref())
+    }
+}
+
+/// The caches of a process, before they run.
 #[derive(Default)]
 pub struct CacheSet {
-    caches: HashMap<Which, Kept>,
+    caches: HashMap<(Kind, Scope), Box<dyn Begin>>,
+    readable: Readable,
 }
 
 impl Debug for CacheSet {
@@ -81,22 +103,16 @@ impl Debug for CacheSet {
     }
 }
 
-/// A cache with its type erased.
-struct Kept {
-    /// A boxed `Pending<K>`, whose type `begin` knows.
-    pending: Box<dyn Any + Send + Sync>,
-    begin: fn(Box<dyn Any + Send + Sync>, &Client, &CacheMetrics) -> Running,
+/// A [`Pending`] cache with its type erased.
+trait Begin: Any + Send + Sync {
+    fn begin(self: Box<Self>, client: &Client, metrics: &CacheMetrics) -> Running;
 }
-
-/// Function that returns whether a cache is synced.
-pub(crate) type IsSynced = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A cache that is ready to run: the future that feeds it, and the means to wait until it is synced.
 pub(crate) struct Running {
     pub(crate) kind: String,
     pub(crate) run: BoxFuture<'static, Infallible>,
-    pub(crate) synced: BoxFuture<'static, ()>,
-    pub(crate) is_synced: IsSynced,
+    pub(crate) synced: Synced,
 }
 
 /// The part of a cache that a controller needs.
@@ -198,79 +214,87 @@ impl CacheSet {
         pending.cache.clone()
     }
 
+    /// As [`needed`](Self::needed), for a cache that reconcilers read.
+    pub(crate) fn read<K: Cached>(
+        &mut self,
+        kind: &K::DynamicType,
+        scope: &Scope,
+        need: Need,
+    ) -> Cache<K> {
+        let cache = self.needed(kind, scope, need);
+        let readable = self.readable.0.entry(Kind::of::<K>(kind)).or_default();
+        readable.push(Arc::new(cache.clone()));
+        cache
+    }
+
+    /// The caches that reconcilers read.
+    pub(crate) fn readable(&self) -> Readable {
+        self.readable.clone()
+    }
+
     /// Calls the handler for every change of this cache. A handler alone causes no objects to be cached.
     pub(crate) fn handle<K: Cached>(
         &mut self,
         kind: &K::DynamicType,
         scope: &Scope,
         handler: Handler<K>,
-    ) -> Cache<K> {
-        let pending = self.pending(kind, scope);
-        pending.handlers.push(handler);
-        pending.cache.clone()
+    ) {
+        self.pending(kind, scope).handlers.push(handler);
     }
 
     /// Starts all caches of the set.
     pub(crate) fn begin(self, client: &Client, metrics: &CacheMetrics) -> Vec<Running> {
-        let caches = self.caches.into_values();
-        caches.map(|kept| (kept.begin)(kept.pending, client, metrics)).collect()
+        self.caches.into_values().map(|pending| pending.begin(client, metrics)).collect()
     }
 
     fn pending<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> &mut Pending<K> {
-        let which = Which {
-            rust: TypeId::of::<K>(),
-            api_version: K::api_version(kind).into_owned(),
-            plural: K::plural(kind).into_owned(),
-            scope: scope.clone(),
-        };
-        let kept = self.caches.entry(which).or_insert_with(|| {
-            let pending: Pending<K> = Pending {
+        let key = (Kind::of::<K>(kind), scope.clone());
+        let pending = self.caches.entry(key).or_insert_with(|| {
+            Box::new(Pending::<K> {
                 kind: kind.clone(),
                 scope: scope.clone(),
                 cache: Cache::new(),
                 handlers: Vec::new(),
                 needs: Vec::new(),
-            };
-            Kept { pending: Box::new(pending), begin: begin::<K> }
+            })
         });
-        kept.pending.downcast_mut().expect("the type is part of the key")
+        let pending: &mut dyn Any = &mut **pending;
+        pending.downcast_mut().expect("the type is part of the key")
     }
 }
 
-fn begin<K: Cached>(
-    pending: Box<dyn Any + Send + Sync>,
-    client: &Client,
-    metrics: &CacheMetrics,
-) -> Running {
-    let pending: Box<Pending<K>> = pending.downcast().expect("the type is part of the key");
-    let Pending { kind, scope, cache, handlers, needs } = *pending;
-    let held = held_alone(needs);
-    let config = watcher::Config {
-        label_selector: scope.labels,
-        field_selector: scope.fields,
-        ..watcher::Config::default().streaming_lists()
-    };
-    let name = K::kind(&kind).into_owned();
-    let api: ApiOf<K> = Box::new({
-        let (client, cache) = (client.clone(), cache.clone());
-        let link = OnceLock::new();
-        move |selector| {
-            let link = link.get_or_init(|| Link::new(&client, &cache));
-            K::Scope::api(link.asking(selector), &kind, scope.namespace.as_deref())
-        }
-    });
-    let metrics = metrics.of(&name, {
-        let cache = cache.clone();
-        move || cache.age()
-    });
-    let (synced, is_synced) = (cache.clone(), cache.clone());
-    let unreadable = UnreadableSet::default();
-    let source = Source { api, config, cache, handlers, held, unreadable, metrics };
-    Running {
-        kind: name,
-        run: Box::pin(source.run()),
-        synced: Box::pin(async move { synced.synced().await }),
-        is_synced: Arc::new(move || is_synced.is_synced()),
+impl<K: Cached> Begin for Pending<K> {
+    fn begin(self: Box<Self>, client: &Client, metrics: &CacheMetrics) -> Running {
+        let Self { kind, scope, cache, handlers, needs } = *self;
+        let held = held_alone(needs);
+        let config = watcher::Config {
+            label_selector: scope.labels,
+            field_selector: scope.fields,
+            ..watcher::Config::default().streaming_lists()
+        };
+        let name = K::kind(&kind).into_owned();
+        let api: ApiOf<K> = Box::new({
+            let (client, cache) = (client.clone(), cache.clone());
+            let link = OnceLock::new();
+            move |selector| {
+                let link = link.get_or_init(|| Link::new(&client, &cache));
+                K::Scope::api(link.asking(selector), &kind, scope.namespace.as_deref())
+            }
+        });
+        let metrics = metrics.of(&name, {
+            let cache = cache.clone();
+            move || cache.age()
+        });
+        let synced = cache.sync();
+        let unreadable = UnreadableSet::default();
+        let source = Source { api, config, cache, handlers, held, unreadable, metrics };
+        let run = async move {
+            match &source.held {
+                Some(held) => narrow::run(&source, held).await,
+                None => source.run().await,
+            }
+        };
+        Running { kind: name, run: Box::pin(run), synced }
     }
 }
 

@@ -22,8 +22,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Cache, Delta, HeldShards,
     guard::{Guarded, Unreadable},
-    metrics::OneCache,
-    narrow,
+    metrics::{OneCache, Restart},
 };
 use crate::k8s::{explain::explain, key::ObjectKey};
 
@@ -61,57 +60,6 @@ impl Iterator for Retry {
 impl Backoff for Retry {
     fn reset(&mut self) {
         self.0 = RETRY_LEAST;
-    }
-}
-
-/// Reason why a watch was restarted, as the metrics name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SourceError {
-    /// The server no longer has the resource version to resume from (410): the objects are listed again.
-    Expired,
-    /// The server rejected the request (403, 401).
-    Denied,
-    /// The server has no such kind (404).
-    NoKind,
-    /// The server received too many requests (429).
-    Throttled,
-    /// Any other failure: the server is away, restarts, or closed the stream.
-    Unavailable,
-}
-
-impl SourceError {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Expired, Self::Denied, Self::NoKind, Self::Throttled, Self::Unavailable];
-
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Denied => "denied",
-            Self::NoKind => "no_kind",
-            Self::Throttled => "throttled",
-            Self::Unavailable => "unavailable",
-        }
-    }
-
-    fn of(error: &watcher::Error) -> Self {
-        let status = match error {
-            watcher::Error::WatchError(status) => Some(status),
-            watcher::Error::InitialListFailed(error)
-            | watcher::Error::WatchStartFailed(error)
-            | watcher::Error::WatchFailed(error) => match error {
-                kube::Error::Api(status) => Some(status),
-                _ => None,
-            },
-            watcher::Error::NoResourceVersion => None,
-        };
-        let code = status.map_or(0, |status| status.code);
-        match code {
-            410 => Self::Expired,
-            401 | 403 => Self::Denied,
-            404 => Self::NoKind,
-            429 => Self::Throttled,
-            _ => Self::Unavailable,
-        }
     }
 }
 
@@ -155,10 +103,7 @@ where
     /// # Cancel safety
     ///
     /// If the future is dropped, the cache stays as it is.
-    pub(super) async fn run(self) -> Infallible {
-        if let Some(held) = &self.held {
-            return narrow::run(&self, held).await;
-        }
+    pub(super) async fn run(&self) -> Infallible {
         let mut config = self.config.clone();
         loop {
             let falls_back = self.watch((self.api)(None), config.clone()).await;
@@ -198,12 +143,10 @@ where
     }
 
     pub(super) fn on_error(&self, error: &watcher::Error) {
-        let kind = SourceError::of(error);
+        let kind = restart(error);
         self.metrics.on_restart(kind);
         let what = in_words(error);
-        if kind == SourceError::Expired
-            || (kind == SourceError::Unavailable && !self.cache.is_synced())
-        {
+        if kind == Restart::Expired || (kind == Restart::Unavailable && !self.cache.is_synced()) {
             tracing::info!(kind = self.metrics.kind(), error = %what, "restarting the watch");
         } else {
             tracing::warn!(kind = self.metrics.kind(), error = %what, "watch failed, retrying");
@@ -351,6 +294,28 @@ where
 fn is_same<K: Resource>(old: &K, new: &K) -> bool {
     let (old, new) = (old.meta(), new.meta());
     old.uid == new.uid && old.resource_version == new.resource_version
+}
+
+/// The reason of a restart after this error.
+fn restart(error: &watcher::Error) -> Restart {
+    let status = match error {
+        watcher::Error::WatchError(status) => Some(status),
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => Some(status),
+            _ => None,
+        },
+        watcher::Error::NoResourceVersion => None,
+    };
+    let code = status.map_or(0, |status| status.code);
+    match code {
+        410 => Restart::Expired,
+        401 | 403 => Restart::Denied,
+        404 => Restart::NoKind,
+        429 => Restart::Throttled,
+        _ => Restart::Unavailable,
+    }
 }
 
 /// Explanation of a watch error that a person can act on.

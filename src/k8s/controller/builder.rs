@@ -5,14 +5,17 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 use kube::{Resource, ResourceExt as _};
 
 use super::{
+    ControllerMetrics,
+    assignments::Assignments,
+    enqueue::Enqueuer,
+    pool::{Limits, Runnable, WorkerPool},
     reconcile::Reconciler,
     trigger::Trigger,
-    work::{Desk, Loop, Setup},
 };
 use crate::k8s::{
-    cache::{Cache, Cached, Delta, HeldShards, Need, Scope},
+    cache::{CacheSet, Cached, Delta, HeldShards, Need, Scope, Synced},
     key::ObjectKey,
-    queue::Priority,
+    queue::{Priority, Queue, QueueMetrics},
 };
 
 #[cfg(test)]
@@ -42,24 +45,8 @@ pub fn annotations<K: Resource>(old: &K, new: &K) -> bool {
     old.annotations() != new.annotations()
 }
 
-/// Limits of a controller's runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    pub(crate) at_once: NonZeroUsize,
-    pub(crate) timeout: Duration,
-    pub(crate) resync_every: Option<Duration>,
-}
-
 /// Registers one more kind to watch, with its mapping to objects of `K`.
-type Watch<K> = Box<dyn FnOnce(&mut Setup<'_>, &Arc<Desk<K>>) + Send>;
-
-/// A controller that can be set up to run.
-pub(crate) trait Prepare: Send {
-    /// The name of the controller.
-    fn name(&self) -> String;
-    /// Registers the caches of the controller and returns its loop.
-    fn prepare(self: Box<Self>, setup: &mut Setup<'_>) -> Arc<dyn Loop>;
-}
+type Watch<K> = Box<dyn FnOnce(&mut CacheSet, &Arc<Enqueuer<K>>) -> Synced + Send>;
 
 /// A controller of the objects of a kind, whose reconciler runs on the elected leader.
 ///
@@ -187,8 +174,8 @@ impl<K: Cached> Controller<K> {
         scope: Scope,
         map: impl Fn(&W) -> Keys + Send + Sync + 'static,
     ) -> Self {
-        self.watches.push(Box::new(move |setup, desk| {
-            let told = Arc::clone(desk);
+        self.watches.push(Box::new(move |caches, objects| {
+            let objects = Arc::clone(objects);
             let handler = move |delta: &Delta<W>| {
                 // Objects of a first list need no run of their own: the objects that they map to are listed too.
                 let priority = priority_of(delta);
@@ -197,13 +184,11 @@ impl<K: Cached> Controller<K> {
                     Delta::Added { .. } | Delta::Deleted { .. } => None,
                 };
                 for object in old.into_iter().chain([&**delta.object()]) {
-                    map(object).into_iter().for_each(|key| told.on_change(key, None, priority));
+                    map(object).into_iter().for_each(|key| objects.on_change(key, None, priority));
                 }
             };
-            setup.caches.handle(&kind, &scope, Box::new(handler));
-            let cache: Cache<W> = setup.caches.of(&kind, &scope);
-            setup.readable.add(&kind, &cache);
-            desk.needs(&cache);
+            caches.handle(&kind, &scope, Box::new(handler));
+            caches.read::<W>(&kind, &scope, Need::Whole).sync()
         }));
         self
     }
@@ -238,32 +223,27 @@ impl<K: Cached> Controller<K> {
         self.limits.resync_every = period;
         self
     }
-}
 
-impl<K: Cached> Prepare for Controller<K> {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn prepare(self: Box<Self>, setup: &mut Setup<'_>) -> Arc<dyn Loop> {
+    /// Registers the caches of the controller, and returns its workers.
+    pub(crate) fn prepare(
+        self,
+        caches: &mut CacheSet,
+        metrics: &ControllerMetrics,
+        queues: &QueueMetrics,
+    ) -> Arc<dyn Runnable> {
         let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, share } =
-            *self;
-        let held = share.map(|share| (Arc::new(HeldShards::new(share.shards)), share.keeps_all));
-        let need = match &held {
-            Some((held, false)) => Need::Held(Arc::clone(held)),
-            Some((_, true)) | None => Need::Whole,
-        };
-        let held = held.map(|(held, keeps_all)| {
-            if keeps_all {
-                held.keep_whole();
-            }
-            held
-        });
-        let cache = setup.caches.needed::<K>(&kind, &scope, need);
-        setup.readable.add(&kind, &cache);
-        let desk = Arc::new(Desk::new(name.into(), reconciler, cache.clone(), limits, held, setup));
-        desk.needs(&cache);
-        let told = Arc::clone(&desk);
+            self;
+        let held = share.as_ref().map(|share| Arc::new(HeldShards::new(share.shards)));
+        let need = held.clone().map_or(Need::Whole, Need::Held);
+        let cache = caches.read::<K>(&kind, &scope, need);
+        if share.is_some_and(|share| share.keeps_all) {
+            caches.needed::<K>(&kind, &scope, Need::Whole);
+        }
+        let mut needs = vec![cache.sync()];
+        let queue = Queue::new(queues.queue(&name));
+        let objects =
+            Arc::new(Enqueuer { cache, held, queue, assignments: Assignments::default() });
+        let changed = Arc::clone(&objects);
         let handler = move |delta: &Delta<K>| {
             if let Delta::Changed { old, new } = delta
                 && !predicates.iter().all(|holds| holds(old, new))
@@ -271,15 +251,14 @@ impl<K: Cached> Prepare for Controller<K> {
                 return;
             }
             let object = delta.object();
-            told.on_change(ObjectKey::of(&**object), Some(object), priority_of(delta));
+            changed.on_change(ObjectKey::of(&**object), Some(object), priority_of(delta));
         };
-        setup.caches.handle::<K>(&kind, &scope, Box::new(handler));
-        for watch in watches {
-            watch(setup, &desk);
-        }
-        let told = Arc::clone(&desk);
-        trigger.connect(move |key| told.on_change(key, None, Priority::Change));
-        desk
+        caches.handle::<K>(&kind, &scope, Box::new(handler));
+        needs.extend(watches.into_iter().map(|watch| watch(caches, &objects)));
+        let triggered = Arc::clone(&objects);
+        trigger.connect(move |key| triggered.on_change(key, None, Priority::Change));
+        let metrics = metrics.of(&name);
+        Arc::new(WorkerPool::new(name.into(), reconciler, objects, needs, limits, metrics))
     }
 }
 

@@ -1,8 +1,6 @@
 //! The context of a reconciler: its authority, its client, and the caches it can read.
 
 use std::{
-    any::{Any, TypeId},
-    collections::HashMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -16,7 +14,7 @@ use crate::{
     engine::Term,
     k8s::{
         authority::{Authority, GatedClient},
-        cache::{Cache, Cached},
+        cache::{Cache, Cached, Readable},
         events::Events,
         fence::Fence,
         identity::name_of_this_pod,
@@ -24,29 +22,6 @@ use crate::{
     },
     node::AuthorityLost,
 };
-
-/// Key of a kind: its type, and for `DynamicObject` also API version and plural.
-type Kind = (TypeId, String, String);
-
-/// The caches that the reconcilers of a process can read: for each kind, one per scope.
-#[derive(Clone, Default)]
-pub(crate) struct Readable(HashMap<Kind, Vec<Arc<dyn Any + Send + Sync>>>);
-
-impl Readable {
-    pub(crate) fn add<K: Cached>(&mut self, kind: &K::DynamicType, cache: &Cache<K>) {
-        self.0.entry(Self::key::<K>(kind)).or_default().push(Arc::new(cache.clone()));
-    }
-
-    fn of<K: Cached>(&self, kind: &K::DynamicType) -> impl Iterator<Item = &Cache<K>> {
-        let caches = self.0.get(&Self::key::<K>(kind)).into_iter().flatten();
-        caches.filter_map(|cache| cache.downcast_ref())
-    }
-
-    fn key<K: Cached>(kind: &K::DynamicType) -> Kind {
-        let (version, plural) = (K::api_version(kind), K::plural(kind));
-        (TypeId::of::<K>(), version.into_owned(), plural.into_owned())
-    }
-}
 
 /// Context that a reconciler gets. Cheap to clone.
 #[derive(Clone)]

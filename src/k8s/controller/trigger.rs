@@ -21,7 +21,7 @@ impl fmt::Debug for Trigger {
 
 impl Trigger {
     /// Queues the object if this node may work on it. Otherwise this has no effect, because every object is
-    /// queued when the node gets a grant.
+    /// queued when the node gets an assignment.
     pub fn look_at(&self, key: ObjectKey) {
         if let Some(tell) = self.0.get() {
             tell(key);

@@ -6,8 +6,6 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-use super::value::SPAN;
-
 /// Formats that the API server knows; it warns of others.
 const FORMATS: &[&str] = &["int32", "int64", "double", "float", "date-time"];
 
@@ -105,12 +103,4 @@ fn tidy(schema: &mut JSONSchemaProps) {
         Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
         None => {}
     }
-}
-
-/// The rule for a span of time. A schema's `pattern` could not explain the correct form.
-pub(crate) fn of_span() -> Value {
-    rule(
-        &format!("self.matches(r'{SPAN}')"),
-        "is no span of time: write it like `30s` or `1m30s`, in `h`, `m`, `s` and `ms`",
-    )
 }

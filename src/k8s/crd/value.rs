@@ -28,6 +28,14 @@ const LONGEST_SPAN: usize = 4 * 7;
 /// Units with their milliseconds, the longest first.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
+/// The rule for a span of time. A schema's `pattern` could not explain the correct form.
+pub(crate) fn of_span() -> serde_json::Value {
+    schema::rule(
+        &format!("self.matches(r'{SPAN}')"),
+        "is no span of time: write it like `30s` or `1m30s`, in `h`, `m`, `s` and `ms`",
+    )
+}
+
 impl Span {
     /// A span of `secs` seconds.
     pub const fn secs(secs: u64) -> Self {
@@ -101,7 +109,7 @@ impl JsonSchema for Span {
         json_schema!({
             "type": "string",
             "maxLength": LONGEST_SPAN,
-            "x-kubernetes-validations": [schema::of_span()],
+            "x-kubernetes-validations": [of_span()],
             "example": "1m30s",
         })
     }

@@ -3,14 +3,14 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::future::BoxFuture;
 use prometheus::Registry;
 
 use super::OperatorError;
 use crate::{
     k8s::{
-        cache::{IsSynced, Running},
-        controller::Loop,
+        cache::{Running, Synced},
+        controller::Runnable,
         election::{Ends, tell_pod},
         identity::PodIdentity,
     },
@@ -30,7 +30,7 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 /// An operator that has been built.
 pub struct BuiltOperator {
     pub(super) node: Arc<dyn Node>,
-    pub(super) loops: Vec<Arc<dyn Loop>>,
+    pub(super) controllers: Vec<Arc<dyn Runnable>>,
     pub(super) caches: Vec<Running>,
     /// Ends of this node's terms, and the future that reports them.
     pub(super) ends: (Ends, BoxFuture<'static, ()>),
@@ -53,7 +53,7 @@ impl fmt::Debug for BuiltOperator {
 
 /// Handle for readiness probes: the caches that are not synced yet.
 #[derive(Clone)]
-pub struct CachesSynced(Arc<Vec<(String, IsSynced)>>);
+pub struct CachesSynced(Arc<Vec<(String, Synced)>>);
 
 impl fmt::Debug for CachesSynced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,8 +64,14 @@ impl fmt::Debug for CachesSynced {
 impl CachesSynced {
     /// Kinds of the caches that are not synced yet; ready when empty.
     pub fn missing(&self) -> Vec<&str> {
-        let missing = self.0.iter().filter(|(_, is_synced)| !is_synced());
+        let missing = self.0.iter().filter(|(_, synced)| !synced.is_synced());
         missing.map(|(kind, _)| kind.as_str()).collect()
+    }
+
+    async fn all(&self) {
+        for (_, synced) in &*self.0 {
+            synced.wait().await;
+        }
     }
 }
 
@@ -77,11 +83,8 @@ impl BuiltOperator {
 
     /// A handle that shows, at any time, the caches that are not synced yet.
     pub fn caches_synced(&self) -> CachesSynced {
-        let mut all = Vec::new();
-        for cache in &self.caches {
-            all.push((cache.kind.clone(), Arc::clone(&cache.is_synced)));
-        }
-        CachesSynced(Arc::new(all))
+        let all = self.caches.iter().map(|cache| (cache.kind.clone(), cache.synced.clone()));
+        CachesSynced(Arc::new(all.collect()))
     }
 
     /// Starts the caches, and lets the controllers work whenever the node has authority; does not start the
@@ -89,14 +92,12 @@ impl BuiltOperator {
     pub fn begin(self) -> Begun {
         let synced = self.caches_synced();
         let mut tasks = Tasks::new();
-        let waits = FuturesUnordered::new();
-        for Running { run, synced, .. } in self.caches {
-            waits.push(synced);
+        for Running { run, .. } in self.caches {
             tasks.spawn("cache", async move {
                 run.await;
             });
         }
-        for controller in self.loops {
+        for controller in self.controllers {
             tasks.spawn("controller", controller.dispatch());
         }
         if let Some(pod) = self.pod {
@@ -104,7 +105,7 @@ impl BuiltOperator {
         }
         let (ends, reports) = self.ends;
         tasks.spawn("election", reports);
-        Begun { node: self.node, synced, waits, ends, tasks }
+        Begun { node: self.node, synced, ends, tasks }
     }
 
     /// As [`Operator::run`](super::Operator::run).
@@ -175,8 +176,6 @@ impl BuiltOperator {
 pub struct Begun {
     node: Arc<dyn Node>,
     synced: CachesSynced,
-    /// Futures that end when a cache is synced.
-    waits: FuturesUnordered<BoxFuture<'static, ()>>,
     ends: Ends,
     tasks: Tasks,
 }
@@ -222,7 +221,7 @@ impl Begun {
         &mut self,
         life: impl Future<Output = Result<(), E>>,
     ) -> Result<(), E> {
-        let Self { node, synced, waits, tasks, .. } = self;
+        let Self { node, synced, tasks, .. } = self;
         tokio::select! {
             biased;
             // Cancel safe: only waits.
@@ -232,7 +231,7 @@ impl Begun {
             Some(ended) = tasks.join_next() => Err(OperatorError::Task(ended.to_string()).into()),
             // This arm is dropped only with the whole future.
             ended = async {
-                say_until(synced, async { while waits.next().await.is_some() {} }).await;
+                say_until(synced).await;
                 life.await
             } => ended,
         }
@@ -261,12 +260,12 @@ fn source(node: Arc<dyn Node>, synced: CachesSynced) -> NodeSource {
     })
 }
 
-/// Logs at intervals which caches are not synced yet.
-async fn say_until<T>(synced: &CachesSynced, all: impl Future<Output = T>) -> T {
-    let mut all = std::pin::pin!(all);
+/// Waits for the caches, and logs at intervals which caches are not synced yet.
+async fn say_until(synced: &CachesSynced) {
+    let mut all = std::pin::pin!(synced.all());
     loop {
         match tokio::time::timeout(SAID_EVERY, &mut all).await {
-            Ok(done) => return done,
+            Ok(()) => return,
             Err(_) => {
                 tracing::info!(missing = ?synced.missing(), "waiting for caches before joining");
             }
@@ -296,8 +295,13 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use k8s_openapi::api::core::v1::ConfigMap;
+
     use super::*;
-    use crate::node::{ClusterNode, fragile::Fragile};
+    use crate::{
+        k8s::cache::Cache,
+        node::{ClusterNode, fragile::Fragile},
+    };
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -311,12 +315,11 @@ mod tests {
             let never = Running {
                 kind: "never".into(),
                 run: Box::pin(std::future::pending()),
-                synced: Box::pin(std::future::pending()),
-                is_synced: Arc::new(|| false),
+                synced: Cache::<ConfigMap>::new().sync(),
             };
             let operator = BuiltOperator {
                 node: Arc::clone(&node),
-                loops: Vec::new(),
+                controllers: Vec::new(),
                 caches: if joins { Vec::new() } else { vec![never] },
                 ends: (Ends::default(), Box::pin(std::future::pending())),
                 pod: None,

@@ -11,7 +11,8 @@ use crate::{
     engine::ShardId,
     k8s::{
         authority::{Authority, GatedClient},
-        controller::{ControllerMetrics, Lane, Loop, Readable, Right},
+        cache::Readable,
+        controller::{ControllerMetrics, Runnable, Selection},
         fence::{self, Drawn, ElectionRef},
     },
     node::{
@@ -22,7 +23,7 @@ use crate::{
 
 /// The leader task that runs the reconcile loops.
 pub(super) struct Reconciling {
-    pub(super) loops: Vec<Arc<dyn Loop>>,
+    pub(super) controllers: Vec<Arc<dyn Runnable>>,
     pub(super) client: Client,
     pub(super) readable: Readable,
     pub(super) election: ElectionRef,
@@ -48,17 +49,12 @@ impl LeaderTask for Reconciling {
         self.drawn.tell(ctx.term(), fence);
         let _fence = Withdrawn(self);
         tracing::info!(term = ctx.term().0, fence = fence.number(), "controllers begin");
-        join_all(self.loops.iter().map(|controller| {
-            Arc::clone(controller).work(Right {
-                lane: Lane::All,
-                authority: authority.clone(),
-                fence: Some(fence),
-                client: self.client.clone(),
-                readable: self.readable.clone(),
-            })
+        join_all(self.controllers.iter().map(|it| {
+            let context = it.context(authority.clone(), Some(fence), &self.client, &self.readable);
+            Arc::clone(it).work(Selection::All, context)
         }))
         .await;
-        if self.loops.is_empty() {
+        if self.controllers.is_empty() {
             // The fence is the term's, also of an operator whose work is all on shards.
             token.cancelled().await;
         }
@@ -79,7 +75,7 @@ impl Drop for Withdrawn<'_> {
 
 /// The shard worker that runs the reconcile loop of a sharded controller.
 pub(super) struct OfShard {
-    pub(super) lane: Arc<dyn Loop>,
+    pub(super) controller: Arc<dyn Runnable>,
     pub(super) client: Client,
     pub(super) readable: Readable,
 }
@@ -87,14 +83,9 @@ pub(super) struct OfShard {
 #[async_trait]
 impl ShardWorker for OfShard {
     async fn run(&self, shard: ShardId, ctx: ShardContext) -> Result<(), WorkError> {
-        let right = Right {
-            lane: Lane::Shard(shard),
-            authority: Authority::Shard(ctx),
-            fence: None,
-            client: self.client.clone(),
-            readable: self.readable.clone(),
-        };
-        Arc::clone(&self.lane).work(right).await;
+        let authority = Authority::Shard(ctx);
+        let context = self.controller.context(authority, None, &self.client, &self.readable);
+        Arc::clone(&self.controller).work(Selection::Shard(shard), context).await;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use super::{
     Depth, Limits, Priority, ShutDown, Snapshot,
     lanes::Lanes,
     limits::Drawn,
-    slots::{Again, At, Chain, Id, List, Slots, State},
+    slots::{Again, At, Chain, Id, List, Slots, State, nanos},
     tally::Times,
 };
 use crate::engine::BootTime;
@@ -420,10 +420,6 @@ impl<K: Eq + Clone> Core<K> {
 /// Spreads the hash over the 64 bits that the hash table uses.
 const fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-pub(super) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn from_nanos(nanos: u128) -> Duration {

@@ -69,7 +69,7 @@ impl Drawn {
     /// Draws a token, and returns how long to wait until it is available. A drawn token belongs to its
     /// caller, so a wait always ends with a token.
     pub(super) fn draw(&mut self, bucket: Bucket, now: u64) -> Duration {
-        let every = super::core::nanos(bucket.every);
+        let every = super::slots::nanos(bucket.every);
         let full = self.0.max(now);
         let ahead = every.saturating_mul(u64::from(bucket.burst.max(1) - 1));
         self.0 = full.saturating_add(every);

@@ -3,7 +3,10 @@
 //! Entries never move, so an id names one entry for as long as that entry lives. Entries are allocated in
 //! chunks: a queue that grows copies nothing, and an empty queue returns the memory of its peak.
 
-use std::ops::{Index, IndexMut};
+use std::{
+    ops::{Index, IndexMut},
+    time::Duration,
+};
 
 /// Id of an entry: its place.
 pub(super) type Id = u32;
@@ -19,6 +22,10 @@ const KEPT_CHUNKS: usize = 2;
 
 /// Boot time in nanoseconds: half the size of a `BootTime`, because every entry contains one.
 pub(super) type At = u64;
+
+pub(super) fn nanos(time: Duration) -> At {
+    u64::try_from(time.as_nanos()).unwrap_or(At::MAX)
+}
 
 /// State of a key, by what the key waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,6 @@ use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use prometheus::IntGauge;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -33,6 +32,7 @@ use super::{
 };
 use crate::{
     engine::{ShardEpoch, ShardId},
+    metrics::Counted,
     tasks,
 };
 
@@ -444,21 +444,5 @@ async fn to_be_given_back(slot_left: Duration, cancel: &CancellationToken) {
     let in_time = slot_left.saturating_sub(LEFT_FOR_THE_NEXT);
     if tokio::time::timeout(in_time, overstays).await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Increments the gauge while this value lives.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

@@ -8,9 +8,7 @@
 use std::{
     convert::Infallible,
     io::Write as _,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -21,13 +19,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use flate2::{Compression, write::GzEncoder};
-use futures::{Stream, StreamExt as _};
-use prometheus::IntGauge;
+use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::{Notify, broadcast};
 
 use super::{Shared, change, routes};
-use crate::{clock, engine::BootTime};
+use crate::{clock, engine::BootTime, metrics::Counted};
 
 /// Shortest time between two pictures, however fast the node changes.
 const PICTURE_AFTER: Duration = Duration::from_millis(100);
@@ -136,16 +133,19 @@ fn hold_back_checks(picture: &mut Value, sent: &Value) {
 
 /// Handles `GET /events` with a stream.
 pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let Some(place) = Place::take(&shared) else {
+    let streams = &shared.metrics.streams;
+    // Counts first: two streams that begin at the same time cannot both take the last place.
+    let counted = Counted::new(streams);
+    if usize::try_from(streams.get()).unwrap_or(0) > shared.config.max_streams {
         let body = "there are as many event streams as may be: poll /status\n";
         let headers = [(header::RETRY_AFTER, "5"), (header::CONTENT_TYPE, routes::TEXT)];
         return (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response();
-    };
+    }
     // A picture that was taken for an earlier reader may be old: this reader waits for the next one.
     let (_, changes) = shared.events.subscribe();
     shared.events.wanted.notify_one();
     let stop = shared.stop.clone();
-    let reader = Reader { shared: Arc::clone(&shared), changes, begun: false };
+    let reader = Reader { shared: Arc::clone(&shared), changes, begun: false, _counted: counted };
     let events = futures::stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((event, reader))
@@ -159,7 +159,7 @@ pub(super) async fn stream(State(shared): State<Arc<Shared>>, headers: HeaderMap
         };
         Ok::<_, Infallible>(bytes)
     });
-    let body = Body::from_stream(Placed { events: Box::pin(events), _place: place });
+    let body = Body::from_stream(events);
     let mut response = body.into_response();
     let of_response = response.headers_mut();
     of_response.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -188,6 +188,7 @@ struct Reader {
     shared: Arc<Shared>,
     changes: broadcast::Receiver<Bytes>,
     begun: bool,
+    _counted: Counted,
 }
 
 impl Reader {
@@ -219,39 +220,6 @@ impl Packed {
         let packed = self.0.write_all(event).and_then(|()| self.0.flush());
         packed.expect("writing to memory cannot fail");
         std::mem::take(self.0.get_mut()).into()
-    }
-}
-
-/// Place of one event stream under the limit; freed when the stream is dropped.
-struct Place(IntGauge);
-
-impl Place {
-    fn take(shared: &Shared) -> Option<Self> {
-        let streams = &shared.metrics.streams;
-        // Count first: two streams that begin at the same time cannot both take the last place.
-        streams.inc();
-        let place = Self(streams.clone());
-        (usize::try_from(streams.get()).unwrap_or(0) <= shared.config.max_streams).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Stream that owns its place.
-struct Placed<S> {
-    events: Pin<Box<S>>,
-    _place: Place,
-}
-
-impl<S: Stream> Stream for Placed<S> {
-    type Item = S::Item;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        self.events.as_mut().poll_next(cx)
     }
 }
 

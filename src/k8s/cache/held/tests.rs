@@ -21,20 +21,20 @@ fn is_ready(future: impl Future) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_shard_is_covered_once_the_watch_that_was_begun_for_it_has_listed() {
     let held = held();
-    let wanted = held.want(ShardId(3));
-    assert!(!is_ready(wanted.covered()));
+    let wanted = held.hold(ShardId(3));
+    assert!(!is_ready(wanted.listed()));
     assert_eq!(held.called().await, Call::Gain);
     assert_eq!(held.begin_watch(), set([3]));
-    let later = held.want(ShardId(4));
-    assert!(!is_ready(wanted.covered()), "it is being listed");
+    let later = held.hold(ShardId(4));
+    assert!(!is_ready(wanted.listed()), "it is being listed");
     held.on_listed();
-    assert!(is_ready(wanted.covered()));
-    assert!(!is_ready(later.covered()), "the list was begun without it");
+    assert!(is_ready(wanted.listed()));
+    assert!(!is_ready(later.listed()), "the list was begun without it");
     assert_eq!(held.called().await, Call::Gain);
     assert_eq!(held.begin_watch(), set([3, 4]));
-    assert!(is_ready(wanted.covered()), "what was seen goes on being seen");
+    assert!(is_ready(wanted.listed()), "what was seen goes on being seen");
     held.on_listed();
-    assert!(is_ready(later.covered()));
+    assert!(is_ready(later.listed()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -43,7 +43,7 @@ async fn moves_that_come_together_are_one_call_and_endless_ones_do_not_put_it_of
     let mut wanted = Vec::new();
     let moving = async {
         for shard in (0..SHARDS).cycle() {
-            wanted.push(held.want(ShardId(shard)));
+            wanted.push(held.hold(ShardId(shard)));
             tokio::time::sleep(GATHERED_AFTER / 2).await;
         }
     };
@@ -58,9 +58,9 @@ async fn moves_that_come_together_are_one_call_and_endless_ones_do_not_put_it_of
 #[tokio::test(start_paused = true)]
 async fn a_list_under_way_is_not_cut_off_by_a_gain() {
     let held = held();
-    let _wanted = held.want(ShardId(0));
+    let _wanted = held.hold(ShardId(0));
     held.begin_watch();
-    let _another = held.want(ShardId(1));
+    let _another = held.hold(ShardId(1));
     let called = tokio::time::timeout(Duration::from_secs(60), held.called()).await;
     assert_eq!(called.ok(), None);
     held.on_listed();
@@ -70,29 +70,29 @@ async fn a_list_under_way_is_not_cut_off_by_a_gain() {
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_was_let_go_and_comes_back_is_listed_again() {
     let held = held();
-    let _stays = held.want(ShardId(0));
-    let goes = held.want(ShardId(1));
+    let _stays = held.hold(ShardId(0));
+    let goes = held.hold(ShardId(1));
     held.begin_watch();
     held.on_listed();
     drop(goes);
-    let back = held.want(ShardId(1));
-    assert!(is_ready(back.covered()), "nothing has been let go in between");
+    let back = held.hold(ShardId(1));
+    assert!(is_ready(back.listed()), "nothing has been let go in between");
     drop(back);
     assert_eq!(held.called().await, Call::LetGo);
     assert!(held.let_go());
-    let back = held.want(ShardId(1));
-    assert!(!is_ready(back.covered()));
+    let back = held.hold(ShardId(1));
+    assert!(!is_ready(back.listed()));
     assert_eq!(held.called().await, Call::Gain);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_two_want_is_held_until_both_have_let_go() {
     let held = held();
-    let (one, two) = (held.want(ShardId(5)), held.want(ShardId(5)));
+    let (one, two) = (held.hold(ShardId(5)), held.hold(ShardId(5)));
     assert_eq!(held.begin_watch(), set([5]));
     held.on_listed();
     drop(one);
-    assert!(is_ready(two.covered()));
+    assert!(is_ready(two.listed()));
     assert_eq!(held.begin_watch(), set([5]));
     drop(two);
     assert_eq!(held.begin_watch(), set([]));
@@ -105,5 +105,5 @@ async fn a_shard_that_two_want_is_held_until_both_have_let_go() {
 fn a_cache_that_keeps_all_covers_every_shard() {
     let held = held();
     held.keep_whole();
-    assert!(is_ready(held.want(ShardId(7)).covered()));
+    assert!(is_ready(held.hold(ShardId(7)).listed()));
 }

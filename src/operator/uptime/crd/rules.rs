@@ -12,8 +12,8 @@ use super::{
     },
 };
 use crate::k8s::crd::{
-    schema::{of_span as span, rule, rule_on},
-    value::SPAN,
+    schema::{rule, rule_on},
+    value::{SPAN, of_span as span},
 };
 
 /// Rule on a well-formed time span. CEL evaluates each rule separately, so a malformed span passes here.

@@ -2,11 +2,19 @@ use http::{Request, Response};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{api::ObjectMeta, client::Body};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tower::{BoxError, service_fn};
 
-use super::*;
+use super::{
+    super::{ControllerMetrics, assignments::Assignments, enqueue::ADDED_AT_ONCE},
+    *,
+};
 use crate::{
-    k8s::authority::{self, tests::alive_tasks},
+    k8s::{
+        authority::{self, tests::alive_tasks},
+        cache::Cache,
+        queue::{Queue, QueueMetrics},
+    },
     node::{Node as _, StandaloneNode},
     tasks,
 };
@@ -20,36 +28,34 @@ fn limits() -> Limits {
 }
 
 /// A controller whose cache has `objects` objects.
-fn desk(objects: usize) -> Desk<ConfigMap> {
-    desk_of(objects, |_: Arc<ConfigMap>, _: Context| async { Ok(Action::done()) }, limits())
+fn pool(objects: usize) -> WorkerPool<ConfigMap> {
+    pool_of(objects, |_: Arc<ConfigMap>, _: Context| async { Ok(Action::done()) }, limits())
 }
 
-fn desk_of(
+fn pool_of(
     objects: usize,
     reconciler: impl Reconciler<ConfigMap>,
     limits: Limits,
-) -> Desk<ConfigMap> {
+) -> WorkerPool<ConfigMap> {
     let cache = Cache::holding((0..objects).map(|number| ConfigMap {
         metadata: ObjectMeta { name: Some(format!("map-{number}")), ..ObjectMeta::default() },
         ..ConfigMap::default()
     }));
-    let setup = Setup {
-        caches: &mut CacheSet::new(),
-        readable: &mut Readable::default(),
-        metrics: &ControllerMetrics::unregistered(),
-        queues: &QueueMetrics::unregistered(),
-    };
-    Desk::new("test".into(), Arc::new(reconciler), cache, limits, None, &setup)
+    let queue = Queue::new(QueueMetrics::unregistered().queue("test"));
+    let assignments = Assignments::default();
+    let objects = Arc::new(Enqueuer { cache, held: None, queue, assignments });
+    let metrics = ControllerMetrics::unregistered().of("test");
+    WorkerPool::new("test".into(), Arc::new(reconciler), objects, Vec::new(), limits, metrics)
 }
 
 #[tokio::test]
 async fn a_right_that_ends_while_its_objects_are_queued_ends_the_queueing() {
-    let desk = desk(10 * ADDED_AT_ONCE);
+    let objects = pool(10 * ADDED_AT_ONCE).objects;
     let token = CancellationToken::new();
-    tokio::join!(biased; desk.add_all(Lane::All, &token), async { token.cancel() });
-    assert_eq!(desk.queue.len(), ADDED_AT_ONCE);
-    desk.add_all(Lane::All, &CancellationToken::new()).await;
-    assert_eq!(desk.queue.len(), 10 * ADDED_AT_ONCE);
+    tokio::join!(biased; objects.add_all(Selection::All, &token), async { token.cancel() });
+    assert_eq!(objects.queue.len(), ADDED_AT_ONCE);
+    objects.add_all(Selection::All, &CancellationToken::new()).await;
+    assert_eq!(objects.queue.len(), 10 * ADDED_AT_ONCE);
 }
 
 /// A node that leads, and its authority.
@@ -79,11 +85,10 @@ async fn what_a_run_has_spawned_is_told_that_the_run_is_over_also_if_it_took_too
         }
     };
     let limits = Limits { timeout: Duration::from_millis(10), ..limits() };
-    let desk = desk_of(1, hangs, limits);
-    let (name, metrics) = (Arc::clone(&desk.name), desk.metrics.clone());
-    let ctx = Context::new(&name, authority, None, &client(), Readable::default(), metrics);
-    let object = desk.cache.list().pop().unwrap();
-    desk.guarded(object, ctx.child()).await.unwrap_err();
+    let pool = pool_of(1, hangs, limits);
+    let ctx = pool.context(authority, None, &client(), &Readable::default());
+    let object = pool.objects.cache.list().pop().unwrap();
+    pool.guarded(object, ctx.child()).await.unwrap_err();
     let told = tokio::time::timeout(Duration::from_secs(60), ended.recv()).await;
     told.expect("it is told").unwrap();
     assert!(!ctx.is_cancelled(), "the right goes on");
@@ -105,11 +110,11 @@ async fn a_grant_leaves_no_task_behind_and_what_is_kept_of_its_client_is_refused
             Ok(Action::done())
         }
     };
-    let desk = Arc::new(desk_of(1, keeps, limits()));
-    let readable = Readable::default();
-    let right = Right { lane: Lane::All, authority, fence: None, client, readable };
+    let pool = Arc::new(pool_of(1, keeps, limits()));
+    let context = pool.context(authority, None, &client, &Readable::default());
     let before = alive_tasks();
-    let (work, dispatch) = (Arc::clone(&desk).work(right), Arc::clone(&desk).dispatch());
+    let (work, dispatch) =
+        (Arc::clone(&pool).work(Selection::All, context), Arc::clone(&pool).dispatch());
     let keeping = async {
         let kept = lent.recv().await.unwrap();
         token.cancel();
@@ -130,11 +135,10 @@ async fn a_grant_leaves_no_task_behind_and_what_is_kept_of_its_client_is_refused
 #[tokio::test]
 async fn work_that_asks_the_api_server_nothing_has_no_task_of_its_own() {
     let (node, authority) = leading().await;
-    let desk = desk(0);
+    let pool = self::pool(0);
     let client = client();
     let before = alive_tasks();
-    let (name, metrics) = (Arc::clone(&desk.name), desk.metrics.clone());
-    let ctx = Context::new(&name, authority, None, &client, Readable::default(), metrics);
+    let ctx = pool.context(authority, None, &client, &Readable::default());
     assert_eq!(alive_tasks(), before);
     let elsewhere = ctx.child();
     std::thread::spawn(move || drop(elsewhere.client().clone())).join().unwrap();
