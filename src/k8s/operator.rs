@@ -134,8 +134,7 @@ impl Operator {
     /// Adds a controller whose reconciler runs on the leader.
     #[must_use]
     pub fn controller<K: Cached>(mut self, controller: Controller<K>) -> Self {
-        let controller =
-            controller.prepare(&mut self.caches, &self.metrics.controllers, &self.queues);
+        let controller = self.prepared(controller);
         self.controllers.push(controller);
         self
     }
@@ -144,10 +143,13 @@ impl Operator {
     #[must_use]
     pub fn shards<K: Cached>(mut self, sharded: Sharded<K>) -> Self {
         let share = sharded.share.clone();
-        self = self.controller(sharded.into_controller());
-        let controller = self.controllers.pop().expect("it was added");
+        let controller = self.prepared(sharded.into_controller());
         self.sharded.push((controller, share));
         self
+    }
+
+    fn prepared<K: Cached>(&mut self, controller: Controller<K>) -> Arc<dyn Runnable> {
+        controller.prepare(&mut self.caches, &self.metrics.controllers, &self.queues)
     }
 
     /// Adds a task that runs on the leader, beside the controllers.

@@ -111,7 +111,7 @@ impl Synced {
     /// Cancel safe: only waits.
     pub(crate) async fn wait(&self) {
         if self.0.clone().wait_for(Option::is_some).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -25,13 +25,13 @@ pub(super) fn known<M>(
     build: impl FnOnce(&Build) -> M,
 ) -> M {
     let (made, metrics) = Build::made_by(build);
-    b.collect(Known { metrics, is_known, otherwise });
+    b.collect(Known { metrics, condition: is_known, otherwise });
     made
 }
 
 struct Known<F> {
     metrics: Vec<Box<dyn Collector>>,
-    is_known: F,
+    condition: F,
     otherwise: Otherwise,
 }
 
@@ -42,7 +42,7 @@ impl<F: Fn() -> bool + Send + Sync> Collector for Known<F> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families: Vec<_> = self.metrics.iter().flat_map(|it| it.collect()).collect();
-        if (self.is_known)() {
+        if (self.condition)() {
             return families;
         }
         for family in &mut families {

@@ -97,7 +97,7 @@ fn a_bad_filter_and_a_bad_format_are_named() {
 
 #[test]
 fn dropped_lines_are_shown_as_they_are_counted_at_each_scrape() {
-    let (_, dropped) = Build::made_by(|b| computed(b, || 3));
+    let ((), dropped) = Build::made_by(|b| computed(b, || 3));
     for _ in 0..2 {
         let shown = dropped[0].collect()[0].get_metric()[0].get_counter().get_value();
         assert!((shown - 3.0).abs() < f64::EPSILON, "{shown}");
