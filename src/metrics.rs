@@ -73,13 +73,13 @@ pub(crate) use metrics;
 pub(crate) struct Build(RefCell<Vec<Box<dyn Collector>>>);
 
 impl Build {
-    /// What `build` returns, and the collectors of the metrics that it has made.
+    /// The result of `build`, and the collectors of the metrics that it has made.
     pub(crate) fn made_by<T>(build: impl FnOnce(&Self) -> T) -> (T, Vec<Box<dyn Collector>>) {
         let this = Self::default();
         (build(&this), this.0.into_inner())
     }
 
-    /// What `build` returns, with its metrics registered.
+    /// The result of `build`, with its metrics registered.
     ///
     /// # Errors
     ///

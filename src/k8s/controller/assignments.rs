@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! * A run starts only under a current assignment. Its runs are in the set that [`Assigned::close`] returns;
+//! * A run starts only under a current assignment. The set that [`Assigned::close`] returns has all of its runs;
 //!   dropping that set, or the [`Assigned`], aborts them.
 //! * Runs under a later assignment of the same objects start when those of the earlier one have ended, even if
 //!   that one was aborted: code without an await cannot be aborted, and the later assignment waits for it.
