@@ -231,7 +231,7 @@ fn leader(etcd: &Etcd, offices: mpsc::Sender<LeaderContext>) -> ClusterNode {
         .cluster(CLUSTER)
         .id(1)
         .etcd(EtcdConfig::new(etcd.endpoints()))
-        .leader(move |ctx: LeaderContext| {
+        .on_leader_tick(move |ctx: LeaderContext| {
             // The first context is enough.
             let _ = offices.try_send(ctx);
             async { Ok::<(), WorkError>(()) }

@@ -8,10 +8,10 @@
 //! Start the example two or three times with other ids, then stop the leader with Ctrl-C: the next leader
 //! continues the count from the stored value.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
 use bellwether::{
-    node::{ClusterNode, LeaderContext, Node, StandaloneNode, work::WorkError},
+    node::{ClusterNode, LeaderContext, Node, work::WorkError},
     store::etcd::EtcdConfig,
 };
 
@@ -34,20 +34,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let id = args.next().map_or(Ok(1), |id| id.parse())?;
     let tick = Duration::from_secs(1);
-    // The same program runs on etcd or alone: both variants are nodes.
-    let node: Arc<dyn Node> = match args.next() {
-        Some(endpoint) => Arc::new(
-            ClusterNode::builder()
-                .cluster("example")
-                .id(id)
-                .address(format!("node-{id}"))
-                .etcd(EtcdConfig::new([endpoint]))
-                .tick(tick)
-                .leader(count)
-                .build()?,
-        ),
-        None => Arc::new(StandaloneNode::builder().id(id).tick(tick).leader(count).build()?),
+    // The same program runs on etcd or alone.
+    let node = match args.next() {
+        Some(endpoint) => {
+            let node = ClusterNode::builder().cluster("example").etcd(EtcdConfig::new([endpoint]));
+            node.address(format!("node-{id}"))
+        }
+        None => ClusterNode::standalone(),
     };
+    let node = node.id(id).tick(tick).on_leader_tick(count).build()?;
     node.start().await?;
     tokio::signal::ctrl_c().await?;
     // Joins the routine, hands the office over, revokes the lease.

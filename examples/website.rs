@@ -21,7 +21,7 @@ use bellwether::{
         },
         prelude::*,
     },
-    node::{ClusterNode, StandaloneNode},
+    node::{ClusterNode, ClusterNodeBuilder},
     store::etcd::EtcdConfig,
     telemetry::metrics,
 };
@@ -170,7 +170,7 @@ pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, Reconcile
 }
 
 /// Operator for the sites of a namespace, on that node.
-pub fn operator(node: impl Into<NodeBuilder>, client: Client, namespace: &str) -> Operator {
+pub fn operator(node: ClusterNodeBuilder, client: Client, namespace: &str) -> Operator {
     let election = ElectionRef { namespace: namespace.into(), cluster: CLUSTER.into() };
     let here = Scope::namespace(namespace);
     let sites = Controller::<Website>::new(reconcile)
@@ -213,14 +213,14 @@ fn address(site: &Website) -> String {
 
 /// Node on etcd, if `BELLWETHER_ETCD` is set: with this pod's id, or with an id from the environment. Otherwise
 /// a cluster of one, in memory.
-fn node(pod: Option<&PodIdentity>) -> Result<NodeBuilder, Box<dyn Error>> {
+fn node(pod: Option<&PodIdentity>) -> Result<ClusterNodeBuilder, Box<dyn Error>> {
     let Ok(etcd) = env::var("BELLWETHER_ETCD") else {
-        return Ok(StandaloneNode::builder().cluster(CLUSTER).id(0).into());
+        return Ok(ClusterNode::standalone().cluster(CLUSTER).id(0));
     };
     let node = ClusterNode::builder().cluster(CLUSTER).etcd(EtcdConfig::new(etcd.split(',')));
     Ok(match pod {
-        Some(pod) => pod.apply(node).into(),
-        None => node.id(env::var("BELLWETHER_ID")?.parse()?).into(),
+        Some(pod) => pod.apply(node),
+        None => node.id(env::var("BELLWETHER_ID")?.parse()?),
     })
 }
 

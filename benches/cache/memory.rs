@@ -25,7 +25,7 @@ use bellwether::{
         },
         operator::Operator,
     },
-    node::StandaloneNode,
+    node::ClusterNode,
     store::memory::MemoryStore,
 };
 use futures::StreamExt as _;
@@ -60,7 +60,7 @@ pub(crate) async fn measure(what: &str) {
     let before = resident();
     let after = match what {
         "ours" => {
-            let node = StandaloneNode::builder().id(0).cluster("bench");
+            let node = ClusterNode::standalone().id(0).cluster("bench");
             let election = ElectionRef { namespace: "default".into(), cluster: "bench".into() };
             let mut operator = Operator::new(node, client, election);
             let cache = operator.cache::<ConfigMap>(&(), &Scope::all());

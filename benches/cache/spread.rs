@@ -79,7 +79,7 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let count = runs.fetch_add(1, Relaxed).to_string();
                 let namespace = map.namespace().unwrap_or_default();
-                let maps = Api::<ConfigMap>::namespaced(ctx.client().clone(), &namespace);
+                let maps = Api::<ConfigMap>::namespaced(ctx.unfenced_client().clone(), &namespace);
                 // The patch is an event for the replica, which handles the object again.
                 let patch = Patch::Merge(json!({ "data": { "handled": count } }));
                 maps.patch(&map.name_any(), &PatchParams::default(), &patch).await?;
@@ -88,7 +88,7 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
         })
         .named("spread")
         .scope(Scope::namespace(space.name.clone()));
-        let sharded = Sharded::new(controller).as_leader(true);
+        let sharded = Sharded::new(controller).as_leader();
         let client = space.bulk_client();
         started.push(Replica::start(&store, client, id as i64, |it| it.shards(sharded)).await);
     }

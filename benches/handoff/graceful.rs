@@ -128,7 +128,7 @@ pub(crate) fn node(
         .id(node as i64)
         .etcd(etcd)
         .failover(failover)
-        .leader(move |ctx: LeaderContext| {
+        .on_leader_tick(move |ctx: LeaderContext| {
             let at = boot_now();
             ticks.store(at.0.as_nanos() as u64, Ordering::SeqCst);
             let term = ctx.term();

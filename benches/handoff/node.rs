@@ -68,7 +68,7 @@ pub(crate) async fn run() {
         .id(args[0].parse().unwrap())
         .etcd(EtcdConfig::new([args[1].as_str()]))
         .failover(Failover::new(millis(2), millis(3)).unwrap())
-        .leader(say_first_tick())
+        .on_leader_tick(say_first_tick())
         .build()
         .unwrap();
     println!("pid {}", std::process::id());

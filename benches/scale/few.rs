@@ -43,11 +43,11 @@ fn node(id: usize, etcd: &Etcd, leads: &Times, follows: &Times) -> ClusterNode {
         .id(id as i64)
         .etcd(EtcdConfig::new(etcd.endpoints()))
         .tick(TICK)
-        .leader(move |_: LeaderContext| {
+        .on_leader_tick(move |_: LeaderContext| {
             leads.lock().unwrap().push(boot_now());
             async { Ok(()) }
         })
-        .follower(move |_: FollowerContext| {
+        .on_follower_tick(move |_: FollowerContext| {
             follows.lock().unwrap().push(boot_now());
             async { Ok(()) }
         })

@@ -144,14 +144,14 @@ fn node(
         .etcd(EtcdConfig::new([endpoint]))
         .host(host)
         .tick(TICK)
-        .leader(move |ctx: LeaderContext| {
+        .on_leader_tick(move |ctx: LeaderContext| {
             let (at, term) = (boot_now(), ctx.term().0);
             if last.swap(term, Ordering::Relaxed) != term {
                 first_ticks.try_send((id, at)).unwrap();
             }
             async { Ok(()) }
         })
-        .follower(move |_| {
+        .on_follower_tick(move |_| {
             runs.fetch_add(1, Ordering::Relaxed);
             async { Ok(()) }
         })

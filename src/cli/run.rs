@@ -8,9 +8,9 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use bellwether::{
     engine::NodeId,
-    k8s::{identity::PodIdentity, operator::NodeBuilder},
+    k8s::identity::PodIdentity,
     node::{
-        ClusterNode, InvalidOption, Node, NodeError, NodeMetrics, StandaloneNode, StartError,
+        ClusterNode, ClusterNodeBuilder, InvalidOption, Node, NodeError, NodeMetrics, StartError,
         Stopped, broken, keep_joined, supervision,
     },
     operator::uptime::probe::{Prober, denied::Network},
@@ -444,12 +444,12 @@ fn builder(
     args: &RunArgs,
     identity: Identity,
     registry: &Registry,
-) -> Result<(NodeBuilder, Option<Arc<dyn Store>>), Failure> {
+) -> Result<(ClusterNodeBuilder, Option<Arc<dyn Store>>), Failure> {
     let metrics = NodeMetrics::register(registry).map_err(|error| metric_twice(&error))?;
     let Identity { id, address, pod_uid } = identity;
     let it = &args.node;
     if it.standalone {
-        let node = StandaloneNode::builder()
+        let node = ClusterNode::standalone()
             .id(id)
             .address(address)
             .cluster(args.cluster.cluster.cluster())
@@ -457,7 +457,7 @@ fn builder(
             .ttl(it.ttl)
             .failover(it.profile.into())
             .metrics(metrics);
-        return Ok((node.into(), None));
+        return Ok((node, None));
     }
     // The node has a connection of its own, on its own thread. This store only detects wrong flags and an
     // etcd that denies access, and is dropped then.
@@ -472,7 +472,6 @@ fn builder(
         .ttl(it.ttl)
         .failover(it.profile.into())
         .call_timeout(args.cluster.timeout)
-        .campaigns(!it.never_lead)
         .id_wait(it.id_wait())
         .metrics(metrics)
         .etcd(config);
@@ -480,7 +479,8 @@ fn builder(
         Some(uid) => node.pod_uid(uid),
         None => node,
     };
-    Ok((node.into(), Some(store)))
+    let node = if it.never_lead { node.never_lead() } else { node };
+    Ok((node, Some(store)))
 }
 
 fn metric_twice(error: &prometheus::Error) -> Failure {

@@ -2,7 +2,7 @@
 
 use bellwether::{
     engine::{NodeId, Revision},
-    node::{ClusterNode, EventType, KV, Node as _, StateChange, StateError, StateItem, WatchFrom},
+    node::{ChangeKind, ClusterNode, KV, Node as _, StateChange, StateError, StateItem, WatchFrom},
 };
 use clap::Args;
 use serde::Serialize;
@@ -132,9 +132,9 @@ fn present(revision: Revision, (node, kv): (NodeId, KV)) -> Line {
 
 fn of_change(change: StateChange) -> Line {
     let (what, key, value) = match change.kind {
-        EventType::Added => ("added", change.key, Some(change.value)),
-        EventType::Modified => ("modified", change.key, Some(change.value)),
-        EventType::Deleted => ("deleted", change.old_key, None),
+        ChangeKind::Added => ("added", change.key, Some(change.value)),
+        ChangeKind::Modified => ("modified", change.key, Some(change.value)),
+        ChangeKind::Deleted => ("deleted", change.old_key, None),
     };
     Line {
         what,

@@ -18,6 +18,7 @@
 
 use std::{
     future::poll_fn,
+    ops::Deref,
     pin::pin,
     sync::{
         Arc,
@@ -37,7 +38,7 @@ use tokio_util::{
 };
 use tower::{BoxError, Service};
 
-use crate::node::{AuthorityLost, LeaderContext, ShardContext};
+use crate::node::{AuthorityLost, FollowerContext, LeaderContext, ShardContext};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -55,6 +56,17 @@ pub enum Authority {
     Shard(ShardContext),
 }
 
+impl Deref for Authority {
+    type Target = FollowerContext;
+
+    fn deref(&self) -> &FollowerContext {
+        match self {
+            Self::Leader(ctx) => ctx,
+            Self::Shard(ctx) => ctx,
+        }
+    }
+}
+
 impl Authority {
     /// Checks that the authority is held at this moment.
     ///
@@ -65,14 +77,6 @@ impl Authority {
         match self {
             Self::Leader(ctx) => ctx.check(),
             Self::Shard(ctx) => ctx.check(),
-        }
-    }
-
-    /// Token that is cancelled when the work should end.
-    pub fn token(&self) -> CancellationToken {
-        match self {
-            Self::Leader(ctx) => ctx.token(),
-            Self::Shard(ctx) => ctx.token(),
         }
     }
 

@@ -50,6 +50,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// If only the times at which nodes were last seen have changed, the status is written this often.
 const SEEN_EVERY: Duration = Duration::from_secs(30);
 /// A status that was not reported for this long has no leader that updates it: three reports are missing.
+#[doc(hidden)]
 pub const CURRENT_FOR: Duration = Duration::from_secs(90);
 /// A failed report is logged this often.
 const SAID_EVERY: Duration = Duration::from_secs(60);

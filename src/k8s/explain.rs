@@ -155,6 +155,7 @@ pub fn explain(error: &kube::Error) -> Explained {
 }
 
 /// Explains a status of the server, for instance the status that a watch ends with.
+#[doc(hidden)]
 pub fn explain_status(status: &Status) -> Explained {
     rights::explain(status).unwrap_or_else(|| status::explain(status))
 }

@@ -157,6 +157,7 @@ impl fmt::Display for ElectionRef {
 
 /// No fence could be drawn. Without a fence the leader reconciles nothing.
 #[derive(Debug, thiserror::Error)]
+#[doc(hidden)]
 pub enum FenceError {
     /// The API server rejected the request, or did not answer.
     #[error("cannot draw a fence number from election {election}: {why}")]
@@ -197,6 +198,7 @@ pub enum FenceError {
 /// # Cancel safety
 ///
 /// If the future is dropped, a number may have been drawn that no leader uses.
+#[doc(hidden)]
 pub async fn draw(
     client: &Client,
     election: &ElectionRef,

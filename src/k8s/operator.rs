@@ -1,7 +1,7 @@
 //! An operator: a node, caches, controllers on the leader and shard work on the followers, in one process.
 
+mod error;
 mod life;
-mod node;
 mod work;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
@@ -10,13 +10,13 @@ use kube::Client;
 use prometheus::{IntGauge, Registry, core::Collector};
 use tokio::sync::watch;
 
+pub use self::{
+    error::OperatorError,
+    life::{Begun, BuiltOperator, CachesSynced},
+};
 use self::{
     life::Serving,
     work::{OfShard, Reconciling},
-};
-pub use self::{
-    life::{Begun, BuiltOperator, CachesSynced},
-    node::{NodeBuilder, OperatorError},
 };
 use super::{
     authority::DebugClient,
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     metrics::{Build, metrics},
-    node::{Stopped, WorkerOptions, work::LeaderTask},
+    node::{ClusterNodeBuilder, Stopped, WorkerOptions, work::LeaderTask},
     telemetry::{self, ServerConfig},
 };
 
@@ -59,7 +59,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 ///         kube::Client,
 ///         operator::Operator,
 ///     },
-///     node::StandaloneNode,
+///     node::ClusterNode,
 /// };
 ///
 /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -67,7 +67,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 ///     Ok(Action::done())
 /// }
 ///
-/// let node = StandaloneNode::builder().id(0).cluster("shop");
+/// let node = ClusterNode::standalone().id(0).cluster("shop");
 /// let election = ElectionRef { namespace: "shop".into(), cluster: "shop".into() };
 /// Operator::new(node, client, election)
 ///     .controller(Controller::<Deployment>::new(reconcile).owns::<ConfigMap>())
@@ -78,7 +78,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// # }
 /// ```
 pub struct Operator {
-    node: NodeBuilder,
+    node: ClusterNodeBuilder,
     client: Client,
     election: ElectionRef,
     pod: Option<PodIdentity>,
@@ -110,11 +110,11 @@ impl fmt::Debug for Operator {
 
 impl Operator {
     /// Creates an operator from a node, a client, and its cluster's `Election` object.
-    pub fn new(node: impl Into<NodeBuilder>, client: Client, election: ElectionRef) -> Self {
+    pub fn new(node: ClusterNodeBuilder, client: Client, election: ElectionRef) -> Self {
         let ((metrics, queues), collectors) =
             Build::made_by(|b| (OperatorMetrics::build(b), QueueMetrics::build(b)));
         Self {
-            node: node.into(),
+            node,
             client,
             election,
             pod: None,
@@ -293,11 +293,11 @@ impl Operator {
         for (controller, Share { shards, as_leader, .. }) in sharded {
             let name = controller.name().to_owned();
             let worker = OfShard { controller, client: client.clone(), readable: readable.clone() };
-            let worker = WorkerOptions::new(name, worker).shards(shards).as_leader(as_leader);
-            node = node.worker(worker);
+            let worker = WorkerOptions::new(name, worker).shards(shards);
+            node = node.worker(if as_leader { worker.as_leader() } else { worker });
         }
         Ok(BuiltOperator {
-            node: node.build().map_err(OperatorError::Options)?,
+            node: Arc::new(node.build().map_err(OperatorError::Options)?),
             controllers: all,
             caches: caches.begin(&client, &metrics.caches),
             ends: (ends, Box::pin(reports)),

@@ -20,7 +20,7 @@ pub use super::{
     finalizer::Finalize,
     identity::PodIdentity,
     k8s_openapi, kube,
-    operator::{NodeBuilder, Operator},
+    operator::Operator,
     schemars,
     writes::WriteError,
 };

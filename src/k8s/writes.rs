@@ -137,7 +137,7 @@ impl Context {
         namespace: Option<&str>,
     ) -> Writer<K> {
         Writer {
-            api: K::Scope::api(self.client().clone(), &kind, namespace),
+            api: K::Scope::api(self.unfenced_client().clone(), &kind, namespace),
             kind,
             manager: format!("bellwether-{}", self.controller()),
             fence: self.fence(),
@@ -148,7 +148,7 @@ impl Context {
 
 impl<K: Cached + Serialize> Writer<K> {
     /// The API of this writer. Writes through it have no precondition except the authority.
-    pub fn api(&self) -> &Api<K> {
+    pub fn unfenced_api(&self) -> &Api<K> {
         &self.api
     }
 

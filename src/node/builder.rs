@@ -1,17 +1,19 @@
-//! Validated options of a node, and the builders that take them.
+//! Builder of a node, and the validation of its options.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use prometheus::Registry;
 
 use super::{
-    ClusterNode, StandaloneNode,
+    ClusterNode,
     env::Env,
     host::DriverHost,
     metrics::NodeMetrics,
-    options::{InvalidOption, RoutineLimits, Worker, WorkerOptions},
-    work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker, WorkError},
+    options::{InvalidOption, NodeOptions, RoutineLimits, Work, Worker, WorkerOptions},
+    work::{FollowerRoutine, LeaderRoutine, LeaderTask, WorkError},
 };
 use crate::{
-    engine::{self, Failover, NodeId, TickPolicy, WorkOffer, WorkType},
+    engine::{self, Failover, NodeId, TickPolicy, WorkOffer},
     store::{
         Store,
         etcd::{EtcdConfig, EtcdStore},
@@ -26,45 +28,11 @@ const TTL: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const SHARDS_MOST: u32 = 65_536;
 
-/// User work that the node runs.
-#[derive(Clone, Default)]
-pub(crate) struct Work {
-    pub(crate) leader: Option<Arc<dyn LeaderRoutine>>,
-    pub(crate) follower: Option<Arc<dyn FollowerRoutine>>,
-    pub(crate) tasks: Vec<Arc<dyn LeaderTask>>,
-    pub(crate) workers: BTreeMap<WorkType, Arc<dyn ShardWorker>>,
-    pub(crate) also_follow: bool,
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work")
-            .field("leader", &self.leader.is_some())
-            .field("follower", &self.follower.is_some())
-            .field("tasks", &self.tasks.iter().map(|task| task.name()).collect::<Vec<_>>())
-            .field("workers", &self.workers.keys().collect::<Vec<_>>())
-            .field("also_follow", &self.also_follow)
-            .finish()
-    }
-}
-
-/// Validated options of a node.
-#[derive(Clone, Debug)]
-pub struct NodeOptions {
-    pub(crate) engine: engine::Config,
-    pub(crate) env: Env,
-    pub(crate) work: Work,
-    pub(crate) limits: RoutineLimits,
-    /// How long `start` waits for the current holder of the id to end.
-    pub(crate) id_wait: Duration,
-    pub(crate) host: DriverHost,
-}
-
 type StoreFactory =
     Box<dyn FnOnce(&Keys, &NodeMetrics) -> Result<Arc<dyn Store>, WorkError> + Send>;
 
-/// Options that both kinds of nodes are built from.
-struct Options {
+/// Builder of a [`ClusterNode`] from its options.
+pub struct ClusterNodeBuilder {
     id: Option<i64>,
     address: String,
     cluster: Option<String>,
@@ -85,9 +53,19 @@ struct Options {
     host: Option<DriverHost>,
 }
 
-impl Options {
-    fn new() -> Self {
-        Self {
+impl fmt::Debug for ClusterNodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterNodeBuilder")
+            .field("id", &self.id)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClusterNode {
+    /// Builder of a node whose cluster is kept in a shared store.
+    pub fn builder() -> ClusterNodeBuilder {
+        ClusterNodeBuilder {
             id: None,
             address: String::new(),
             cluster: None,
@@ -109,7 +87,220 @@ impl Options {
         }
     }
 
-    fn build(mut self) -> Result<NodeOptions, InvalidOption> {
+    /// Builder of a node that is a cluster of its own, in a memory store: the node runs the leader's and the
+    /// follower's work itself. Default name of the cluster: `standalone`, as in the Go package.
+    pub fn standalone() -> ClusterNodeBuilder {
+        let builder = Self::builder().cluster("standalone").also_follow();
+        builder.stored(true, |_, _| Ok(Arc::new(MemoryStore::new())))
+    }
+}
+
+impl ClusterNodeBuilder {
+    /// Id of the node: not negative, unique among the live nodes of the cluster. Required.
+    #[must_use]
+    pub fn id(mut self, id: i64) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Address at which the node can be reached: stored in its metadata, not interpreted. Default
+    /// empty.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Time between runs of the routines. Default 50 ms; all nodes of a cluster must use the same tick.
+    #[must_use]
+    pub fn tick(mut self, tick: Duration) -> Self {
+        self.tick = tick;
+        self
+    }
+
+    /// How long the lease lives without renewal: whole seconds. Default 5 s. The TTL only cleans up
+    /// after a node; the failover profile sets how fast a leader is replaced.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How fast a silent leader is replaced. Default [`Failover::DEFAULT`].
+    #[must_use]
+    pub fn failover(mut self, failover: Failover) -> Self {
+        self.failover = failover;
+        self
+    }
+
+    /// Routine that runs once per tick while the node is leader.
+    #[must_use]
+    pub fn on_leader_tick(mut self, routine: impl LeaderRoutine) -> Self {
+        self.work.leader = Some(Arc::new(routine));
+        self
+    }
+
+    /// Routine that runs once per tick while the node is follower.
+    #[must_use]
+    pub fn on_follower_tick(mut self, routine: impl FollowerRoutine) -> Self {
+        self.work.follower = Some(Arc::new(routine));
+        self
+    }
+
+    /// Task that runs as long as the node is leader. May be called several times.
+    #[must_use]
+    pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
+        self.work.tasks.push(Arc::new(task));
+        self
+    }
+
+    /// Worker for the shards of a work type. May be called several times, once per work type.
+    #[must_use]
+    pub fn worker(mut self, worker: WorkerOptions) -> Self {
+        self.workers.push(worker.0);
+        self
+    }
+
+    /// How long work may take. See [`RoutineLimits`].
+    #[must_use]
+    pub fn limits(mut self, limits: RoutineLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Deadline of each call of [`Node`](super::Node) that takes none as an argument. Default 5 s.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Metrics that the node updates. By default no registry collects them.
+    #[must_use]
+    pub fn metrics(mut self, metrics: NodeMetrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Registers the node's metrics, unless the builder has metrics already.
+    pub(crate) fn counted(mut self, registry: &Registry) -> prometheus::Result<Self> {
+        if self.metrics.is_none() {
+            self.metrics = Some(NodeMetrics::register(registry)?);
+        }
+        Ok(self)
+    }
+
+    /// Thread that the driver runs on. Default: a thread of its own.
+    #[must_use]
+    pub fn host(mut self, host: DriverHost) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// Name of the cluster, also its prefix in the store. Required.
+    #[must_use]
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = Some(name.into());
+        self
+    }
+
+    /// Store that holds the cluster. Other nodes may share the store. Beats go through it, so its own tasks
+    /// should not run on a busy runtime (connect it through [`store_from`](Self::store_from)).
+    #[must_use]
+    pub fn store(self, store: Arc<dyn Store>) -> Self {
+        self.stored(false, move |_, _| Ok(store))
+    }
+
+    /// Keeps the cluster in an etcd. The client runs on the driver's own runtime and counts in the node's
+    /// metrics.
+    #[must_use]
+    pub fn etcd(self, config: EtcdConfig) -> Self {
+        self.stored(false, move |keys, metrics| {
+            let config = config.of_node(keys.record(), metrics.etcd.clone());
+            Ok(Arc::new(EtcdStore::new(&config)?))
+        })
+    }
+
+    /// Keeps the cluster in a memory store, which the nodes of one process can share. If this process has
+    /// created the store, the first leader of the cluster does not wait.
+    #[must_use]
+    pub fn memory(self, store: &MemoryStore) -> Self {
+        let store = store.clone();
+        self.stored(store.is_own(), |_, _| Ok(Arc::new(store)))
+    }
+
+    /// Store that holds the cluster, created inside the driver's runtime, so that its tasks run there.
+    #[must_use]
+    pub fn store_from(
+        self,
+        factory: impl FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send + 'static,
+    ) -> Self {
+        self.stored(false, |_, _| factory())
+    }
+
+    /// Store that holds the cluster. `is_own`: no other process has ever used the store.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn stored(
+        mut self,
+        is_own: bool,
+        factory: impl FnOnce(&Keys, &NodeMetrics) -> Result<Arc<dyn Store>, WorkError> + Send + 'static,
+    ) -> Self {
+        self.own_store = is_own;
+        self.store = Some(Box::new(factory));
+        self
+    }
+
+    /// Policy for a node whose tick is not the cluster's. Default [`TickPolicy::Strict`].
+    #[must_use]
+    pub fn tick_policy(mut self, policy: TickPolicy) -> Self {
+        self.tick_policy = policy;
+        self
+    }
+
+    /// UID of the node's pod. With a UID the node takes the pod's exclusive lock, so that the next process
+    /// of the same pod can end this node's incarnation at once if this process died.
+    #[must_use]
+    pub fn pod_uid(mut self, uid: impl Into<String>) -> Self {
+        self.pod_uid = Some(uid.into());
+        self
+    }
+
+    /// How long [`start`](super::Node::start) waits for the holder of the node's id to end before `start`
+    /// fails with [`DuplicateId`](super::StartError::DuplicateId). The holder may be an earlier process of
+    /// this node that was killed, and whose lease has not expired yet: a wait of a little more than the TTL
+    /// covers that case. Default zero: fail at once, as the Go package does.
+    #[must_use]
+    pub fn id_wait(mut self, wait: Duration) -> Self {
+        self.id_wait = wait;
+        self
+    }
+
+    /// Keeps the node from campaigning for office. By default every node campaigns.
+    #[must_use]
+    pub fn never_lead(mut self) -> Self {
+        self.campaigns = false;
+        self
+    }
+
+    /// Runs the follower routine also beside the leader's, so that a cluster of one node does all its work.
+    /// By default a leader does not follow, as in the Go package.
+    #[must_use]
+    pub fn also_follow(mut self) -> Self {
+        self.work.also_follow = true;
+        self
+    }
+
+    /// Builds the node, without starting it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`] names the option.
+    pub fn build(self) -> Result<ClusterNode, InvalidOption> {
+        Ok(ClusterNode::from_options(self.validated()?))
+    }
+
+    fn validated(mut self) -> Result<NodeOptions, InvalidOption> {
         let id =
             NodeId::new(self.id.ok_or(InvalidOption::Missing("id"))?).map_err(InvalidOption::Id)?;
         let cluster = self.cluster.take().ok_or(InvalidOption::Missing("cluster"))?;
@@ -202,264 +393,5 @@ impl Options {
             });
         }
         Ok(offers)
-    }
-}
-
-/// Defines the setters that both builders have.
-macro_rules! common_options {
-    () => {
-        /// Id of the node: not negative, unique among the live nodes of the cluster. Required.
-        #[must_use]
-        pub fn id(mut self, id: i64) -> Self {
-            self.options.id = Some(id);
-            self
-        }
-
-        /// Address at which the node can be reached: stored in its metadata, not interpreted. Default
-        /// empty.
-        #[must_use]
-        pub fn address(mut self, address: impl Into<String>) -> Self {
-            self.options.address = address.into();
-            self
-        }
-
-        /// Time between runs of the routines. Default 50 ms; all nodes of a cluster must use the same tick.
-        #[must_use]
-        pub fn tick(mut self, tick: Duration) -> Self {
-            self.options.tick = tick;
-            self
-        }
-
-        /// How long the lease lives without renewal: whole seconds. Default 5 s. The TTL only cleans up
-        /// after a node; the failover profile sets how fast a leader is replaced.
-        #[must_use]
-        pub fn ttl(mut self, ttl: Duration) -> Self {
-            self.options.ttl = ttl;
-            self
-        }
-
-        /// How fast a silent leader is replaced. Default [`Failover::DEFAULT`].
-        #[must_use]
-        pub fn failover(mut self, failover: Failover) -> Self {
-            self.options.failover = failover;
-            self
-        }
-
-        /// Routine that runs once per tick while the node is leader.
-        #[must_use]
-        pub fn leader(mut self, routine: impl LeaderRoutine) -> Self {
-            self.options.work.leader = Some(Arc::new(routine));
-            self
-        }
-
-        /// Routine that runs once per tick while the node is follower.
-        #[must_use]
-        pub fn follower(mut self, routine: impl FollowerRoutine) -> Self {
-            self.options.work.follower = Some(Arc::new(routine));
-            self
-        }
-
-        /// Task that runs as long as the node is leader. May be called several times.
-        #[must_use]
-        pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
-            self.options.work.tasks.push(Arc::new(task));
-            self
-        }
-
-        /// Worker for the shards of a work type. May be called several times, once per work type.
-        #[must_use]
-        pub fn worker(mut self, worker: WorkerOptions) -> Self {
-            self.options.workers.push(worker.0);
-            self
-        }
-
-        /// How long work may take. See [`RoutineLimits`].
-        #[must_use]
-        pub fn limits(mut self, limits: RoutineLimits) -> Self {
-            self.options.limits = limits;
-            self
-        }
-
-        /// Deadline of each call of [`Node`](super::Node) that takes none as an argument. Default 5 s.
-        #[must_use]
-        pub fn call_timeout(mut self, timeout: Duration) -> Self {
-            self.options.call_timeout = timeout;
-            self
-        }
-
-        /// Metrics that the node updates. By default no registry collects them.
-        #[must_use]
-        pub fn metrics(mut self, metrics: NodeMetrics) -> Self {
-            self.options.metrics = Some(metrics);
-            self
-        }
-
-        /// Whether the caller has set metrics.
-        pub(crate) fn counts(&self) -> bool {
-            self.options.metrics.is_some()
-        }
-
-        /// Thread that the driver runs on. Default: a thread of its own.
-        #[must_use]
-        pub fn host(mut self, host: DriverHost) -> Self {
-            self.options.host = Some(host);
-            self
-        }
-    };
-}
-
-/// Builder of a [`ClusterNode`] from its options.
-pub struct ClusterNodeBuilder {
-    options: Options,
-}
-
-impl fmt::Debug for ClusterNodeBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClusterNodeBuilder")
-            .field("id", &self.options.id)
-            .field("cluster", &self.options.cluster)
-            .finish_non_exhaustive()
-    }
-}
-
-impl ClusterNodeBuilder {
-    pub(crate) fn new() -> Self {
-        Self { options: Options::new() }
-    }
-
-    common_options!();
-
-    /// Name of the cluster, also its prefix in the store. Required.
-    #[must_use]
-    pub fn cluster(mut self, name: impl Into<String>) -> Self {
-        self.options.cluster = Some(name.into());
-        self
-    }
-
-    /// Store that holds the cluster. Other nodes may share the store. Beats go through it, so its own tasks
-    /// should not run on a busy runtime (connect it through [`store_from`](Self::store_from)).
-    #[must_use]
-    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
-        self.options.store = Some(Box::new(move |_, _| Ok(store)));
-        self
-    }
-
-    /// Keeps the cluster in an etcd. The client runs on the driver's own runtime and counts in the node's
-    /// metrics.
-    #[must_use]
-    pub fn etcd(mut self, config: EtcdConfig) -> Self {
-        self.options.store = Some(Box::new(move |keys, metrics| {
-            let config = config.of_node(keys.record(), metrics.etcd.clone());
-            Ok(Arc::new(EtcdStore::new(&config)?))
-        }));
-        self
-    }
-
-    /// Keeps the cluster in a memory store, which the nodes of one process can share. If this process has
-    /// created the store, the first leader of the cluster does not wait.
-    #[must_use]
-    pub fn memory(mut self, store: &MemoryStore) -> Self {
-        self.options.own_store = store.is_own();
-        self.store(Arc::new(store.clone()))
-    }
-
-    /// Store that holds the cluster, created inside the driver's runtime, so that its tasks run there.
-    #[must_use]
-    pub fn store_from(
-        mut self,
-        factory: impl FnOnce() -> Result<Arc<dyn Store>, WorkError> + Send + 'static,
-    ) -> Self {
-        self.options.store = Some(Box::new(|_, _| factory()));
-        self
-    }
-
-    /// Policy for a node whose tick is not the cluster's. Default [`TickPolicy::Strict`].
-    #[must_use]
-    pub fn tick_policy(mut self, policy: TickPolicy) -> Self {
-        self.options.tick_policy = policy;
-        self
-    }
-
-    /// UID of the node's pod. With a UID the node takes the pod's exclusive lock, so that the next process
-    /// of the same pod can end this node's incarnation at once if this process died.
-    #[must_use]
-    pub fn pod_uid(mut self, uid: impl Into<String>) -> Self {
-        self.options.pod_uid = Some(uid.into());
-        self
-    }
-
-    /// How long [`start`](super::Node::start) waits for the holder of the node's id to end before `start`
-    /// fails with [`DuplicateId`](super::StartError::DuplicateId). The holder may be an earlier process of
-    /// this node that was killed, and whose lease has not expired yet: a wait of a little more than the TTL
-    /// covers that case. Default zero: fail at once, as the Go package does.
-    #[must_use]
-    pub fn id_wait(mut self, wait: Duration) -> Self {
-        self.options.id_wait = wait;
-        self
-    }
-
-    /// Whether the node campaigns for office. Default yes.
-    #[must_use]
-    pub fn campaigns(mut self, yes: bool) -> Self {
-        self.options.campaigns = yes;
-        self
-    }
-
-    /// Whether the follower routine also runs beside the leader's, so that a cluster of one node does all
-    /// its work. Default no, as in the Go package.
-    #[must_use]
-    pub fn also_follow(mut self, yes: bool) -> Self {
-        self.options.work.also_follow = yes;
-        self
-    }
-
-    /// Builds the node, without starting it.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidOption`] names the option.
-    pub fn build(self) -> Result<ClusterNode, InvalidOption> {
-        Ok(ClusterNode::from_options(self.options.build()?))
-    }
-}
-
-/// Builder of a [`StandaloneNode`] from its options.
-pub struct StandaloneNodeBuilder {
-    options: Options,
-}
-
-impl fmt::Debug for StandaloneNodeBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StandaloneNodeBuilder")
-            .field("id", &self.options.id)
-            .finish_non_exhaustive()
-    }
-}
-
-impl StandaloneNodeBuilder {
-    pub(crate) fn new() -> Self {
-        Self { options: Options::new() }
-    }
-
-    common_options!();
-
-    /// Name of the cluster. Default `standalone`, as in the Go package.
-    #[must_use]
-    pub fn cluster(mut self, name: impl Into<String>) -> Self {
-        self.options.cluster = Some(name.into());
-        self
-    }
-
-    /// Builds the node, without starting it.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidOption`] names the option.
-    pub fn build(mut self) -> Result<StandaloneNode, InvalidOption> {
-        self.options.cluster.get_or_insert_with(|| "standalone".to_owned());
-        self.options.own_store = true;
-        self.options.work.also_follow = true;
-        self.options.store = Some(Box::new(|_, _| Ok(Arc::new(MemoryStore::new()))));
-        Ok(StandaloneNode::from_options(self.options.build()?))
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    core::Session,
     env::Env,
     error::StateError,
     guarded::{self, Attempt, Failed, Marker, Place, Policy, Write},
+    session::Session,
 };
 use crate::{
     engine::{LeaseId, NodeId, Revision},

@@ -1,6 +1,6 @@
 //! Contexts that user work receives: the node it works for, how long it may act, and what it may write.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -36,15 +36,22 @@ pub enum AuthorityLost {
 #[derive(Clone, Debug)]
 pub struct LeaderContext {
     inner: Arc<LeaderInner>,
-    token: CancellationToken,
+    base: FollowerContext,
 }
 
 #[derive(Debug)]
 struct LeaderInner {
     gate: Arc<LeaderGate>,
-    node: Arc<dyn Node>,
     env: Env,
     known: Arc<Known>,
+}
+
+impl Deref for LeaderContext {
+    type Target = FollowerContext;
+
+    fn deref(&self) -> &FollowerContext {
+        &self.base
+    }
 }
 
 impl LeaderContext {
@@ -55,21 +62,21 @@ impl LeaderContext {
         token: CancellationToken,
     ) -> Self {
         let known = Arc::new(Known::new(&env.keys, gate.office().lease));
-        Self { inner: Arc::new(LeaderInner { gate, node, env, known }), token }
+        let base = FollowerContext { node, token };
+        Self { inner: Arc::new(LeaderInner { gate, env, known }), base }
     }
 
     /// Copy of this context with another token. `token` must end with this context's token at the latest.
     pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
-        Self { inner: Arc::clone(&self.inner), token }
+        Self { inner: Arc::clone(&self.inner), base: self.base.with_token(token) }
     }
 
     /// Copy of this context with a gate of its own, which only the test extends.
     #[cfg(test)]
     pub(crate) fn apart(&self) -> (Self, Arc<LeaderGate>) {
-        let LeaderInner { gate, node, env, .. } = &*self.inner;
-        let gate = Arc::new(LeaderGate::new(gate.office()));
-        let (node, env) = (Arc::clone(node), env.clone());
-        (Self::new(Arc::clone(&gate), node, env, self.token.clone()), gate)
+        let gate = Arc::new(LeaderGate::new(self.inner.gate.office()));
+        let (node, env) = (Arc::clone(self.node()), self.inner.env.clone());
+        (Self::new(Arc::clone(&gate), node, env, self.token()), gate)
     }
 
     pub(crate) fn env(&self) -> &Env {
@@ -84,26 +91,6 @@ impl LeaderContext {
     /// outside the store, if the target can compare it.
     pub fn term(&self) -> Term {
         self.inner.gate.office().term
-    }
-
-    /// Node that runs this work.
-    pub fn node(&self) -> &Arc<dyn Node> {
-        &self.inner.node
-    }
-
-    /// Resolves when the work should end.
-    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.token.clone().cancelled_owned()
-    }
-
-    /// Whether the work should end.
-    pub fn is_cancelled(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    /// The token of [`cancelled`](Self::cancelled), for code that takes one.
-    pub fn token(&self) -> CancellationToken {
-        self.token.clone()
     }
 
     /// Whether the node may act as leader at this moment. Call it before every effect that is not
@@ -132,7 +119,9 @@ impl LeaderContext {
     }
 }
 
-/// Context that a follower's routine receives. Cheap to clone.
+/// Context that a follower's routine receives: the node, and when to end. Cheap to clone.
+///
+/// The contexts of other work dereference to this one.
 #[derive(Clone, Debug)]
 pub struct FollowerContext {
     node: Arc<dyn Node>,
@@ -142,6 +131,10 @@ pub struct FollowerContext {
 impl FollowerContext {
     pub(crate) fn new(node: Arc<dyn Node>, token: CancellationToken) -> Self {
         Self { node, token }
+    }
+
+    pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
+        Self { node: Arc::clone(&self.node), token }
     }
 
     /// Node that runs this work.
@@ -169,7 +162,7 @@ impl FollowerContext {
 #[derive(Clone, Debug)]
 pub struct ShardContext {
     inner: Arc<ShardInner>,
-    token: CancellationToken,
+    base: FollowerContext,
 }
 
 #[derive(Debug)]
@@ -178,9 +171,16 @@ struct ShardInner {
     work: WorkType,
     shard: ShardId,
     epoch: ShardEpoch,
-    node: Arc<dyn Node>,
     env: Env,
     known: Arc<Known>,
+}
+
+impl Deref for ShardContext {
+    type Target = FollowerContext;
+
+    fn deref(&self) -> &FollowerContext {
+        &self.base
+    }
 }
 
 impl ShardContext {
@@ -192,12 +192,13 @@ impl ShardContext {
         token: CancellationToken,
     ) -> Self {
         let known = Arc::new(Known::new(&env.keys, gate.held().lease()));
-        Self { inner: Arc::new(ShardInner { gate, work, shard, epoch, node, env, known }), token }
+        let base = FollowerContext { node, token };
+        Self { inner: Arc::new(ShardInner { gate, work, shard, epoch, env, known }), base }
     }
 
     /// Copy of this context with another token. `token` must end with this context's token at the latest.
     pub(crate) fn with_token(&self, token: CancellationToken) -> Self {
-        Self { inner: Arc::clone(&self.inner), token }
+        Self { inner: Arc::clone(&self.inner), base: self.base.with_token(token) }
     }
 
     /// Work type of the shard.
@@ -213,26 +214,6 @@ impl ShardContext {
     /// Epoch of this ownership. The epoch grows from owner to owner of the shard.
     pub fn epoch(&self) -> ShardEpoch {
         self.inner.epoch
-    }
-
-    /// Node that runs this work.
-    pub fn node(&self) -> &Arc<dyn Node> {
-        &self.inner.node
-    }
-
-    /// Resolves when the work should end.
-    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.token.clone().cancelled_owned()
-    }
-
-    /// Whether the work should end.
-    pub fn is_cancelled(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    /// The token of [`cancelled`](Self::cancelled), for code that takes one.
-    pub fn token(&self) -> CancellationToken {
-        self.token.clone()
     }
 
     /// Whether the node may act on the shard at this moment. Call it before every effect that is not

@@ -25,9 +25,8 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// A [`LeaderTask`] that runs a job once per period. Created by [`every`].
-#[derive(Clone, Debug)]
-pub struct Every<F> {
+/// Task of [`every`].
+struct Every<F> {
     name: &'static str,
     period: Duration,
     job: F,
@@ -39,7 +38,7 @@ pub struct Every<F> {
 /// The time of a run is written to the store before the run starts. So a job whose leader dies in the
 /// middle is not repeated before the next period; a job that returns an error is run again after a
 /// back-off.
-pub const fn every<F, Fut>(name: &'static str, period: Duration, job: F) -> Every<F>
+pub const fn every<F, Fut>(name: &'static str, period: Duration, job: F) -> impl LeaderTask
 where
     F: Fn(LeaderContext) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), WorkError>> + Send,

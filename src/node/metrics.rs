@@ -32,6 +32,7 @@ const LATENCY: &[f64] = &[
 
 /// A node's view of its cluster counts as known for this long after the watch last reported; also for
 /// readiness and for `/leader`.
+#[doc(hidden)]
 pub const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 metrics! { b =>

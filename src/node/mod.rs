@@ -1,10 +1,10 @@
-//! A node of a cluster: the trait, its two implementations, and the work they run.
+//! A node of a cluster: the trait, the node that implements it, and the work that the node runs.
 //!
 //! The node runs `engine` against a `store`; only `engine` makes decisions about leadership.
 //!
-//! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)),
-//! [`StandaloneNode`] in a memory store of its own. Both run the same engine and the same driver, so they
-//! give the same guarantees. An application picks one at run time, as `Arc<dyn Node>`:
+//! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)); a
+//! [standalone](ClusterNode::standalone) node keeps its own cluster in memory, and gives the same guarantees.
+//! An application picks one of them at run time, as `Arc<dyn Node>`:
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -20,11 +20,11 @@
 //!         .cluster("shop")
 //!         .id(0)
 //!         .memory(&store) // or .etcd(EtcdConfig::new(["https://etcd:2379"]))
-//!         .leader(|ctx: LeaderContext| async move {
+//!         .on_leader_tick(|ctx: LeaderContext| async move {
 //!             ctx.fenced().put("last-pass", ctx.term().to_string()).await?;
 //!             Ok(())
 //!         })
-//!         .follower(|_: FollowerContext| async move { Ok(()) })
+//!         .on_follower_tick(|_: FollowerContext| async move { Ok(()) })
 //!         .build()?,
 //! );
 //! node.start().await?;
@@ -54,10 +54,10 @@
 //! | `ClusterNodeOptions.Ctx` | – ([`stop`](Node::stop), [`close`](Node::close), or drop the node) |
 //! | `.ID` `.Address` `.Ttl` `.ClusterName` | `id`, `address`, `ttl`, `cluster` of the builder |
 //! | `.EtcdConfig` | [`etcd`](ClusterNodeBuilder::etcd) |
-//! | `.LeaderRoutine` `.FollowerRoutine` `.RoutineTick` | `leader`, `follower`, `tick` |
+//! | `.LeaderRoutine` `.FollowerRoutine` `.RoutineTick` | `on_leader_tick`, `on_follower_tick`, `tick` |
 //! | `.Logger` | – (`tracing`) |
 //! | `ClusterNode.ID`, `.Address`, `.Role`, `.StartTime` | [`id`](Node::id), [`get_self_metadata`](Node::get_self_metadata), [`membership`](Node::membership) |
-//! | `StandaloneNode`, `NewStandaloneNode` | [`StandaloneNode`], [`StandaloneNode::builder`] |
+//! | `StandaloneNode`, `NewStandaloneNode` | [`StandaloneNode`], [`ClusterNode::standalone`] |
 //! | `Start` | [`start`](Node::start): resolves when joined, or returns why the node cannot join |
 //! | `Stop` | [`stop`](Node::stop): has a deadline; the node can be started again |
 //! | `Close` | [`close`](Node::close) |
@@ -65,7 +65,7 @@
 //! | `Get`, `GetAsNode` | [`get`](Node::get), [`get_as_node`](Node::get_as_node): `None` if there is no such key |
 //! | `GetCluster` | [`get_cluster`](Node::get_cluster): the state at one revision; [`KV::key`] is the key as it was put |
 //! | `WatchKeyCluster`, `StateChangeEvent` | [`watch_key_cluster`](Node::watch_key_cluster), [`StateChange`] in a [`StateWatch`] |
-//! | `EventType`, `EventTypeAdded`, `…Modified`, `…Deleted` | [`EventType`] |
+//! | `EventType`, `EventTypeAdded`, `…Modified`, `…Deleted` | [`ChangeKind`] |
 //! | `GetNodes`, `GetNodeMetadata` | [`get_nodes`](Node::get_nodes), [`get_node_metadata`](Node::get_node_metadata) |
 //! | `GetLeader` | [`get_leader`](Node::get_leader): `None` if no node is in office |
 //! | `GetSelfMetadata` | [`get_self_metadata`](Node::get_self_metadata) |
@@ -84,6 +84,7 @@ pub mod work;
 
 mod builder;
 mod claim;
+mod cluster_node;
 mod compaction;
 mod context;
 mod core;
@@ -92,16 +93,15 @@ mod env;
 mod error;
 mod every;
 mod fenced;
-#[cfg(test)]
-pub(crate) mod fragile;
 mod gate;
 mod guarded;
 mod host;
 pub(crate) mod metrics;
-mod nodes;
 mod options;
 mod own_state;
 mod pod_lock;
+mod session;
+mod shown;
 mod state;
 mod state_watch;
 
@@ -118,15 +118,15 @@ pub use crate::engine::{
 pub use crate::store::keys::{ELECTION_PREFIX, NODES_PREFIX, STATE_DATA_PREFIX};
 
 pub use self::{
-    builder::{ClusterNodeBuilder, NodeOptions, StandaloneNodeBuilder},
+    builder::ClusterNodeBuilder,
     claim::{Claim, Claimed},
+    cluster_node::{ClusterNode, StandaloneNode},
     context::{AuthorityLost, FollowerContext, LeaderContext, ShardContext},
     error::{CloseError, NodeError, StartError, StateError},
-    every::{Every, every},
+    every::every,
     fenced::{Fenced, FencedError, FencedTxn, Versioned},
     host::DriverHost,
     metrics::{KNOWN_FOR, NodeMetrics},
-    nodes::{ClusterNode, StandaloneNode},
     options::{InvalidOption, RoutineLimits, WorkerOptions},
     state_watch::{LagCause, StateItem, StateWatch, WatchFrom},
 };
@@ -142,7 +142,7 @@ pub struct KV {
 
 /// Kind of a change to a key of a node's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventType {
+pub enum ChangeKind {
     /// The key did not exist before.
     Added = 0,
     /// The key existed before and has a new value.
@@ -156,7 +156,7 @@ pub enum EventType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateChange {
     /// Kind of the change.
-    pub kind: EventType,
+    pub kind: ChangeKind,
     /// Node whose state changed.
     pub node: NodeId,
     /// Key as the user put it.
@@ -365,6 +365,7 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// # Errors
     ///
     /// As for [`status`](Self::status): a driver that has taken no turn for seconds is unresponsive.
+    #[doc(hidden)]
     async fn vitals(&self) -> Result<status::Vitals, NodeError>;
 
     /// Resigns from office once, after the work has ended; another node takes office. Does nothing if the
@@ -375,12 +376,19 @@ pub trait Node: Send + Sync + Debug + 'static {
     /// [`NodeError::Closed`], [`NodeError::Broken`].
     async fn resign(&self) -> Result<(), NodeError>;
 
-    /// Sets whether the node is draining. A draining node gets no shards and no office.
+    /// Takes shards and office from the node, until [`undrain`](Self::undrain).
     ///
     /// # Errors
     ///
     /// [`NodeError::Closed`], [`NodeError::Broken`].
-    async fn drain(&self, draining: bool) -> Result<(), NodeError>;
+    async fn drain(&self) -> Result<(), NodeError>;
+
+    /// Lets a [drained](Self::drain) node have shards and office again.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Closed`], [`NodeError::Broken`].
+    async fn undrain(&self) -> Result<(), NodeError>;
 }
 
 /// Joins, and joins again whenever the session is lost. Returns the reason once the node cannot join (any

@@ -1,9 +1,16 @@
-//! Options with several fields: limits of user work and shard workers; and the error for an invalid option.
+//! Validated options of a node: user work and its limits; and the error for an invalid option.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
-use super::work::{ShardWorker, WorkError};
-use crate::{engine::NegativeNodeId, store::keys::InvalidName};
+use super::{
+    env::Env,
+    host::DriverHost,
+    work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker, WorkError},
+};
+use crate::{
+    engine::{self, NegativeNodeId, WorkType},
+    store::keys::InvalidName,
+};
 
 /// Default number of shards of a work type.
 const SHARDS: u32 = 256;
@@ -57,6 +64,40 @@ pub enum InvalidOption {
     /// The system could not create the driver's thread.
     #[error("cannot start the driver's thread")]
     Thread(#[source] io::Error),
+}
+
+/// User work that the node runs.
+#[derive(Clone, Default)]
+pub(crate) struct Work {
+    pub(crate) leader: Option<Arc<dyn LeaderRoutine>>,
+    pub(crate) follower: Option<Arc<dyn FollowerRoutine>>,
+    pub(crate) tasks: Vec<Arc<dyn LeaderTask>>,
+    pub(crate) workers: BTreeMap<WorkType, Arc<dyn ShardWorker>>,
+    pub(crate) also_follow: bool,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work")
+            .field("leader", &self.leader.is_some())
+            .field("follower", &self.follower.is_some())
+            .field("tasks", &self.tasks.iter().map(|task| task.name()).collect::<Vec<_>>())
+            .field("workers", &self.workers.keys().collect::<Vec<_>>())
+            .field("also_follow", &self.also_follow)
+            .finish()
+    }
+}
+
+/// Validated options of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeOptions {
+    pub(crate) engine: engine::Config,
+    pub(crate) env: Env,
+    pub(crate) work: Work,
+    pub(crate) limits: RoutineLimits,
+    /// How long `start` waits for the current holder of the id to end.
+    pub(crate) id_wait: Duration,
+    pub(crate) host: DriverHost,
 }
 
 /// Limits of user work, and the consequences if it takes longer or panics.
@@ -151,10 +192,10 @@ impl WorkerOptions {
         self
     }
 
-    /// Whether the node takes shards even while it leads others. A node that is alone always takes them.
+    /// Lets the node take shards even while it leads others. A node that is alone always takes them.
     #[must_use]
-    pub fn as_leader(mut self, yes: bool) -> Self {
-        self.0.as_leader = yes;
+    pub fn as_leader(mut self) -> Self {
+        self.0.as_leader = true;
         self
     }
 }

@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use super::{
-    core::Session,
     env::Env,
     error::StateError,
     guarded::{self, Attempt, Failed, Place, Policy, Write},
+    session::Session,
 };
 use crate::{
     clock,

@@ -5,7 +5,7 @@ use prometheus::IntCounter;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{EventType, KV, StateChange, env::Env, error::StateError, host::DriverHost};
+use super::{ChangeKind, KV, StateChange, env::Env, error::StateError, host::DriverHost};
 use crate::{
     engine::{NodeId, Revision},
     store::{
@@ -124,9 +124,9 @@ impl StateWatch {
     fn change(&self, delta: &Delta) -> Option<StateChange> {
         let (now, before) = (delta.now.as_deref(), delta.before.as_deref());
         let kind = match (now, before) {
-            (Some(_), None) => EventType::Added,
-            (Some(_), Some(_)) => EventType::Modified,
-            (None, Some(_)) => EventType::Deleted,
+            (Some(_), None) => ChangeKind::Added,
+            (Some(_), Some(_)) => ChangeKind::Modified,
+            (None, Some(_)) => ChangeKind::Deleted,
             (None, None) => return None,
         };
         let (node, key) = self.parse(now.or(before)?)?;

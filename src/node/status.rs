@@ -79,6 +79,7 @@ pub struct SelfStatus {
 
 /// Vital signs of a node, which probes request.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[doc(hidden)]
 pub struct Vitals {
     /// Whether the node is registered, with its role and term.
     pub membership: Membership,

@@ -449,6 +449,7 @@ pub enum StoreError {
 
 /// Whether a failed call may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub enum Effected {
     /// The call did not take effect and will not.
     No,
@@ -458,6 +459,7 @@ pub enum Effected {
 
 impl StoreError {
     /// Whether the call may have taken effect.
+    #[doc(hidden)]
     pub fn effected(&self) -> Effected {
         match self {
             Self::Unanswered { .. } | Self::Interrupted { .. } => Effected::Unknown,

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 ///
 /// [`ServerConfig::answer_timeout`]: super::ServerConfig::answer_timeout
 #[async_trait]
+#[doc(hidden)]
 pub trait StatusSource: Send + Sync + 'static {
     /// The JSON of `/status`: an object with the fields of `node::status::Status` and those that the caller
     /// adds (`checks`, `siblings`). The server adds a field `server` to the object.
@@ -55,6 +56,7 @@ pub trait StatusSource: Send + Sync + 'static {
 
 /// The answer of a probe, with the reason as text for the body of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub enum Probe {
     /// The probe passes: status 200.
     Pass(String),
@@ -64,6 +66,7 @@ pub enum Probe {
 
 /// The node in office, as far as a node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Leadership {
     /// Whether this node is in office and has authority now.
     pub here: bool,
@@ -73,6 +76,7 @@ pub struct Leadership {
 
 /// Leader that a node knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[doc(hidden)]
 pub struct Leader {
     /// Node id of the leader.
     pub id: String,
@@ -84,6 +88,7 @@ pub struct Leader {
 
 /// Action that a button on the page requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[doc(hidden)]
 pub enum Action {
     /// The leader ends its term and hands over.
     Resign,
@@ -112,6 +117,7 @@ impl Action {
 /// Reason why an action was not done, or failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[doc(hidden)]
 pub enum ActionError {
     /// The source does not offer the action.
     #[error("this node does not offer {}", .0.name())]

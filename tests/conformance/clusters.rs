@@ -13,7 +13,7 @@ use bellwether::{
     clock,
     engine::{Failover, NodeId, Role, ShardId, TickPolicy},
     node::{
-        EventType, Node, ShardContext, StartError, StateItem, Stopped, WatchFrom, WorkerOptions,
+        ChangeKind, Node, ShardContext, StartError, StateItem, Stopped, WatchFrom, WorkerOptions,
         status::ReignEnd,
     },
     store::{KeyRange, Op, values},
@@ -185,11 +185,11 @@ pub async fn case_2i_a_watch_shows_another_nodes_changes(rig: Rig) {
         (kind, key.to_owned(), value.to_owned(), old_key.to_owned(), old.to_owned())
     };
     let wanted = vec![
-        row(EventType::Added, "test-watch", "a", "", ""),
-        row(EventType::Modified, "test-watch", "b", "test-watch", "a"),
-        row(EventType::Deleted, "", "", "test-watch", "b"),
-        row(EventType::Added, "test-watch", "c", "", ""),
-        row(EventType::Deleted, "", "", "test-watch", "c"),
+        row(ChangeKind::Added, "test-watch", "a", "", ""),
+        row(ChangeKind::Modified, "test-watch", "b", "test-watch", "a"),
+        row(ChangeKind::Deleted, "", "", "test-watch", "b"),
+        row(ChangeKind::Added, "test-watch", "c", "", ""),
+        row(ChangeKind::Deleted, "", "", "test-watch", "c"),
     ];
     assert_eq!(seen, wanted);
     nodes[1].close().await.unwrap();
@@ -397,9 +397,9 @@ pub async fn a_hundred_handovers_are_a_hundred_terms(rig: Rig) {
 pub async fn a_leader_also_follows_if_it_was_built_so(rig: Rig) {
     let followed = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counts = Arc::clone(&followed);
-    let builder = rig.builder(1).tick(Duration::from_millis(20)).also_follow(true);
+    let builder = rig.builder(1).tick(Duration::from_millis(20)).also_follow();
     let node = builder
-        .follower(move |_: bellwether::node::FollowerContext| {
+        .on_follower_tick(move |_: bellwether::node::FollowerContext| {
             let counts = Arc::clone(&counts);
             async move {
                 counts.fetch_add(1, Ordering::Relaxed);
@@ -483,7 +483,7 @@ pub async fn a_drained_node_has_no_shards_and_no_office(rig: Rig) {
     }
     let leader = leader_of(&nodes).await;
     let id = nodes[leader].id().get();
-    nodes[leader].drain(true).await.unwrap();
+    nodes[leader].drain().await.unwrap();
     eventually("another leads", SOON, async || {
         let leads = |index: usize| nodes[index].role() == Role::Leader;
         (0..3).find(|index| *index != leader && leads(*index))
@@ -494,7 +494,7 @@ pub async fn a_drained_node_has_no_shards_and_no_office(rig: Rig) {
         (desk.working.len() == 32 && desk.working.values().all(|of| *of != id)).then_some(())
     })
     .await;
-    nodes[leader].drain(false).await.unwrap();
+    nodes[leader].undrain().await.unwrap();
     eventually("it has shards again", SOON, async || {
         desk.lock().unwrap().working.values().any(|of| *of == id).then_some(())
     })

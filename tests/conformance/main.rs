@@ -3,7 +3,7 @@
 //! [`cases`] and [`watches`] are for both kinds of nodes, [`clusters`] needs several nodes, [`faults`] injects
 //! faults around the nodes, [`bad_links`] checks that one node's bad link does no harm to others, [`histories`]
 //! checks watches when etcd compacts or is restored. Each area runs over a `ClusterNode` on a memory store, a
-//! `ClusterNode` on a real etcd and, where it makes sense, a `StandaloneNode`. The Go package's own cases are
+//! `ClusterNode` on a real etcd and, where it makes sense, a standalone one. The Go package's own cases are
 //! named `case_` with their number; [`defects`] lists for each of its defects the test here, or the reason why
 //! the defect cannot occur.
 

@@ -15,7 +15,7 @@ use bellwether::{
     engine::{Failover, LeaseId, NodeId, Revision, Role},
     node::{
         ClusterNode, ClusterNodeBuilder, FollowerContext, LeaderContext, Membership, Node,
-        NodeMetrics, RoutineLimits, StandaloneNode, WorkerOptions,
+        NodeMetrics, RoutineLimits, WorkerOptions,
         work::{LeaderTask, WorkError},
     },
     store::{
@@ -100,7 +100,7 @@ impl Rig {
         let link = Arc::clone(link);
         if let Some(store) = &self.memory {
             let inner: Arc<dyn Store> = Arc::new(store.clone());
-            return builder.memory(store).store(Arc::new(Linked { inner, link }));
+            return builder.stored(store.is_own(), |_, _| Ok(Arc::new(Linked { inner, link })));
         }
         builder.store_from(move || {
             let inner = Arc::new(EtcdStore::new(&EtcdConfig::new(endpoints))?);
@@ -117,20 +117,18 @@ impl Rig {
         let probe = Arc::new(Probe::default());
         let registry = Registry::new();
         let metrics = NodeMetrics::register(&registry).unwrap();
-        let node: Arc<dyn Node> = match self.kind {
+        let builder = match self.kind {
             Kind::Standalone => {
-                let builder = StandaloneNode::builder().id(spec.id).cluster(&self.cluster);
-                let builder = builder.address(format!("address-of-{}", spec.id)).metrics(metrics);
-                Arc::new(configure!(builder, spec, probe).build().unwrap())
+                let builder = ClusterNode::standalone().id(spec.id).cluster(&self.cluster);
+                builder.address(format!("address-of-{}", spec.id))
             }
             Kind::Memory | Kind::Etcd => {
                 let endpoints = spec.endpoint.clone().map_or(self.endpoints.clone(), |at| vec![at]);
-                let builder = self.linked_by(spec.id, &spec.link, endpoints).metrics(metrics);
-                let builder = builder.failover(spec.failover);
-                Arc::new(configure!(builder, spec, probe).build().unwrap())
+                self.linked_by(spec.id, &spec.link, endpoints).failover(spec.failover)
             }
         };
-        Running { node, probe, registry }
+        let node = configured(builder.metrics(metrics), spec, &probe).build().unwrap();
+        Running { node: Arc::new(node), probe, registry }
     }
 
     /// Starts a node whose routines count their runs.
@@ -178,41 +176,37 @@ impl Rig {
     }
 }
 
-/// Applies the settings that both builders share.
-macro_rules! configure {
-    ($builder:expr, $spec:expr, $probe:expr) => {{
-        let spec = $spec;
-        let mut builder = $builder.tick(spec.tick).limits(spec.limits);
-        let (led, followed) = (Arc::clone(&$probe), Arc::clone(&$probe));
-        let routine = spec.routine;
-        builder = builder.leader(move |ctx: LeaderContext| {
-            let (probe, routine) = (Arc::clone(&led), routine.clone());
-            async move {
-                ctx.check()?;
-                if let Some(routine) = routine {
-                    routine(ctx).await?;
-                }
-                probe.led.fetch_add(1, Ordering::Relaxed);
-                Ok(())
+/// Applies the settings that nodes of all kinds share.
+fn configured(builder: ClusterNodeBuilder, spec: Spec, probe: &Arc<Probe>) -> ClusterNodeBuilder {
+    let mut builder = builder.tick(spec.tick).limits(spec.limits);
+    let (led, followed) = (Arc::clone(probe), Arc::clone(probe));
+    let routine = spec.routine;
+    builder = builder.on_leader_tick(move |ctx: LeaderContext| {
+        let (probe, routine) = (Arc::clone(&led), routine.clone());
+        async move {
+            ctx.check()?;
+            if let Some(routine) = routine {
+                routine(ctx).await?;
             }
-        });
-        builder = builder.follower(move |_: FollowerContext| {
-            let probe = Arc::clone(&followed);
-            async move {
-                probe.followed.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-        });
-        for task in spec.tasks {
-            builder = builder.leader_task(task);
+            probe.led.fetch_add(1, Ordering::Relaxed);
+            Ok(())
         }
-        for worker in spec.workers {
-            builder = builder.worker(worker);
+    });
+    builder = builder.on_follower_tick(move |_: FollowerContext| {
+        let probe = Arc::clone(&followed);
+        async move {
+            probe.followed.fetch_add(1, Ordering::Relaxed);
+            Ok(())
         }
-        builder
-    }};
+    });
+    for task in spec.tasks {
+        builder = builder.leader_task(task);
+    }
+    for worker in spec.workers {
+        builder = builder.worker(worker);
+    }
+    builder
 }
-use configure;
 
 type Routine = Arc<
     dyn Fn(LeaderContext) -> futures::future::BoxFuture<'static, Result<(), WorkError>>

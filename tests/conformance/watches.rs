@@ -1,7 +1,7 @@
 //! Guarantees of a watch on the nodes' state, and the ways in which a watch ends.
 
 use bellwether::node::{
-    EventType, LagCause, StateChange, StateError, StateItem, StateWatch, Stopped, WatchFrom,
+    ChangeKind, LagCause, StateChange, StateError, StateItem, StateWatch, Stopped, WatchFrom,
 };
 use futures::StreamExt as _;
 use tokio::time::timeout;
@@ -32,17 +32,17 @@ pub async fn a_watch_tells_added_modified_and_deleted(rig: Rig) {
     node.put("other", b"o").await.unwrap();
 
     let added = change(&mut watch).await;
-    assert_eq!((added.kind, added.node, added.revision), (EventType::Added, id(), put));
+    assert_eq!((added.kind, added.node, added.revision), (ChangeKind::Added, id(), put));
     assert_eq!((added.key.as_str(), added.value.as_slice()), ("w", b"1".as_slice()));
     assert_eq!((added.old_key.as_str(), added.old_value.as_slice()), ("", b"".as_slice()));
     let modified = change(&mut watch).await;
-    assert_eq!(modified.kind, EventType::Modified);
+    assert_eq!(modified.kind, ChangeKind::Modified);
     assert_eq!((modified.key.as_str(), modified.value.as_slice()), ("w", b"2".as_slice()));
     assert_eq!((modified.old_key.as_str(), modified.old_value.as_slice()), ("w", b"1".as_slice()));
     let below = change(&mut watch).await;
-    assert_eq!((below.kind, below.key.as_str()), (EventType::Added, "w/below"));
+    assert_eq!((below.kind, below.key.as_str()), (ChangeKind::Added, "w/below"));
     let deleted = change(&mut watch).await;
-    assert_eq!(deleted.kind, EventType::Deleted);
+    assert_eq!(deleted.kind, ChangeKind::Deleted);
     assert_eq!((deleted.key.as_str(), deleted.value.as_slice()), ("", b"".as_slice()));
     assert_eq!((deleted.old_key.as_str(), deleted.old_value.as_slice()), ("w", b"2".as_slice()));
     assert_eq!(change(&mut other).await.key, "other");
@@ -61,7 +61,7 @@ pub async fn a_watch_can_begin_with_what_is_there(rig: Rig) {
     }
     node.put("w", b"2").await.unwrap();
     let modified = change(&mut watch).await;
-    assert_eq!((modified.kind, modified.old_value.as_slice()), (EventType::Modified, &b"1"[..]));
+    assert_eq!((modified.kind, modified.old_value.as_slice()), (ChangeKind::Modified, &b"1"[..]));
 }
 
 pub async fn an_undrained_watcher_blocks_nobody_and_is_told_that_it_lags(rig: Rig) {

@@ -93,14 +93,14 @@ impl Replica {
             .address(address.to_string())
             .etcd(EtcdConfig::new(etcd.endpoints()))
             .metrics(NodeMetrics::register(&registry).unwrap())
-            .leader(move |_: LeaderContext| {
+            .on_leader_tick(move |_: LeaderContext| {
                 let run = runs.fetch_add(1, Ordering::Relaxed);
                 async move {
                     // Each fiftieth run fails, so that the queries of failures return a series.
                     if run % 50 == 49 { Err("a test's failure".into()) } else { Ok(()) }
                 }
             })
-            .follower(|_: FollowerContext| async { Ok(()) })
+            .on_follower_tick(|_: FollowerContext| async { Ok(()) })
             .worker(WorkerOptions::new("rounds", until_cancelled).shards(8))
             .build()
             .unwrap();
@@ -237,10 +237,10 @@ async fn every_query_has_an_answer_and_the_right_one_after_a_change_of_leaders()
     .await;
     // The drained node gives up its shards and its office, and its work of both kinds ends.
     let old = replicas.iter().find(|it| it.address == first).unwrap();
-    old.node.drain(true).await.unwrap();
+    old.node.drain().await.unwrap();
     let second = leader_of(&replicas, Some(first)).await;
     prometheus.names(&leader, second).await;
-    old.node.drain(false).await.unwrap();
+    old.node.undrain().await.unwrap();
 
     for (title, query) in &queries {
         if EMPTY_IS_WELL.iter().any(|(word, _)| query.contains(word)) {

@@ -84,7 +84,7 @@ fn a_process_may_be_a_node() {
             .address("frozen")
             .etcd(EtcdConfig::new([env::var("FROZEN_ETCD").unwrap()]))
             .tick(TICK)
-            .leader(move |ctx: LeaderContext| {
+            .on_leader_tick(move |ctx: LeaderContext| {
                 println!("tick {} {}", ctx.term(), boot_now().0.as_nanos());
                 async move {
                     match manner {

@@ -68,7 +68,7 @@ impl Keeper {
     const VALUE: &str = "as it was put";
 
     pub(crate) async fn join(config: EtcdConfig) -> Self {
-        let node = ClusterNode::builder().cluster("shop").id(3).address("host-3").campaigns(false);
+        let node = ClusterNode::builder().cluster("shop").id(3).address("host-3").never_lead();
         let node = node.etcd(config).build().unwrap();
         node.start().await.unwrap();
         node.put("kept", Self::VALUE.as_bytes()).await.unwrap();

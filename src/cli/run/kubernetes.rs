@@ -8,9 +8,9 @@ use bellwether::{
         client::ClientMetrics,
         fence::ElectionRef,
         identity::PodIdentity,
-        operator::{NodeBuilder, Operator, OperatorError},
+        operator::{Operator, OperatorError},
     },
-    node::NodeError,
+    node::{ClusterNodeBuilder, NodeError},
     operator::uptime::{
         CutBy,
         api::{self, ApiChecks},
@@ -111,7 +111,7 @@ pub(super) fn is_wanted(kube: &KubeArgs, work: &WorkArgs) -> bool {
 /// A [`Failure`] if the operator cannot be set up. An API server that does not answer is not an error.
 pub(super) async fn work(
     args: &RunArgs,
-    builder: NodeBuilder,
+    builder: ClusterNodeBuilder,
     pod: Option<PodIdentity>,
     registry: &Registry,
 ) -> Result<Work, Failure> {

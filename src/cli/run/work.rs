@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bellwether::{
-    k8s::operator::{Begun, NodeBuilder},
-    node::Node,
+    k8s::operator::Begun,
+    node::{ClusterNodeBuilder, Node},
     operator::uptime::{self, Uptime},
     tasks::Tasks,
     telemetry::NodeSource,
@@ -32,7 +32,7 @@ impl Work {
     /// Creates the node with checks from a folder, if one is given.
     pub(super) async fn of_folder(
         args: &RunArgs,
-        mut builder: NodeBuilder,
+        mut builder: ClusterNodeBuilder,
         registry: &Registry,
     ) -> Result<Self, Failure> {
         let mut manifests = match &args.work.checks {
@@ -49,7 +49,7 @@ impl Work {
             let worker = uptime::worker_options(uptime);
             builder = builder.worker(worker).leader_task(uptime.leader_task());
         }
-        let node = builder.build().map_err(|error| wrong_node(&error))?;
+        let node: Arc<dyn Node> = Arc::new(builder.build().map_err(|error| wrong_node(&error))?);
         let reading = manifests.as_mut().map(|it| std::mem::take(&mut it.reading));
         let mut beside = reading.unwrap_or_default();
         if let Some(uptime) = &uptime {
@@ -100,13 +100,13 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use bellwether::node::StandaloneNode;
+    use bellwether::node::ClusterNode;
 
     use super::*;
 
     #[tokio::test]
     async fn a_task_that_fails_beside_the_node_ends_its_life_and_is_told() {
-        let node = StandaloneNode::builder().id(1).build().unwrap();
+        let node = ClusterNode::standalone().id(1).build().unwrap();
         let mut beside = Tasks::new();
         beside.spawn("fails", async { panic!("on purpose") });
         let mut work =

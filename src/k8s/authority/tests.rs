@@ -18,7 +18,7 @@ use crate::{
         controller::ControllerMetrics,
     },
     node::{
-        Node as _, StandaloneNode,
+        ClusterNode, Node as _,
         work::{LeaderTask, WorkError},
     },
     tasks,
@@ -44,9 +44,9 @@ impl LeaderTask for Lends {
 }
 
 /// A node that leads, and the context of its work.
-pub(crate) async fn leading() -> (StandaloneNode, LeaderContext) {
+pub(crate) async fn leading() -> (ClusterNode, LeaderContext) {
     let (lends, mut lent) = mpsc::channel(1);
-    let node = StandaloneNode::builder().cluster("test").id(1).leader_task(Lends(lends));
+    let node = ClusterNode::standalone().cluster("test").id(1).leader_task(Lends(lends));
     let node = node.build().unwrap();
     node.start().await.unwrap();
     let ctx = lent.recv().await.unwrap();

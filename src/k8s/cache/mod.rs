@@ -31,11 +31,11 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use self::set::{ApiScope, CacheSet, Cached, Scope};
+pub use self::set::{ApiScope, Cached, Scope};
 pub(crate) use self::{
     held::{HeldShard, HeldShards},
     metrics::CacheMetrics,
-    set::{Need, Readable, Running},
+    set::{CacheSet, Need, Readable, Running},
     source::Handler,
 };
 use super::key::ObjectKey;

@@ -92,7 +92,7 @@ impl Readable {
 
 /// The caches of a process, before they run.
 #[derive(Default)]
-pub struct CacheSet {
+pub(crate) struct CacheSet {
     caches: HashMap<(Kind, Scope), Box<dyn Begin>>,
     readable: Readable,
 }
@@ -156,6 +156,7 @@ impl<K> Cached for K where
 }
 
 /// Whether the objects of a kind are namespaced.
+#[doc(hidden)]
 pub trait ApiScope {
     /// The API of a kind: of one namespace, or of all.
     fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
@@ -192,12 +193,12 @@ impl ApiScope for DynamicResourceScope {
 
 impl CacheSet {
     /// Creates a set without caches.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// The cache of this kind and scope. The cache is filled once the set runs.
-    pub fn of<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
+    pub(crate) fn of<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
         self.needed(kind, scope, Need::Whole)
     }
 

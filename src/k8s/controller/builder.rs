@@ -296,19 +296,18 @@ impl<K: Cached> Sharded<K> {
         self
     }
 
-    /// Sets whether the node works on shards while it leads other nodes. A node that is alone always does.
-    /// Default: no.
+    /// Lets the node work on shards while it leads other nodes. A node that is alone always does.
     #[must_use]
-    pub fn as_leader(mut self, yes: bool) -> Self {
-        self.share.as_leader = yes;
+    pub fn as_leader(mut self) -> Self {
+        self.share.as_leader = true;
         self
     }
 
-    /// Sets whether every node caches the objects of all shards. Work on a shard that moves then begins
-    /// without a list, but each node needs the memory and traffic of all objects. Default: no.
+    /// Lets every node cache the objects of all shards. Work on a shard that moves then begins without a
+    /// list, but each node needs the memory and traffic of all objects.
     #[must_use]
-    pub fn keeps_all(mut self, yes: bool) -> Self {
-        self.share.keeps_all = yes;
+    pub fn keep_all(mut self) -> Self {
+        self.share.keeps_all = true;
         self
     }
 

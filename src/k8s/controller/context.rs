@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{Arc, OnceLock},
 };
 
 use kube::Client;
 use tokio::runtime::Handle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::metrics::OneController;
 use crate::{
@@ -20,14 +21,25 @@ use crate::{
         identity::name_of_this_pod,
         key::ObjectKey,
     },
-    node::AuthorityLost,
+    node::{AuthorityLost, FollowerContext},
 };
 
 /// Context that a reconciler gets. Cheap to clone.
+///
+/// [`cancelled`](FollowerContext::cancelled) resolves when the run should end; in tasks that the run has spawned,
+/// also when the run has ended or was dropped.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
-    token: CancellationToken,
+    base: FollowerContext,
+}
+
+impl Deref for Context {
+    type Target = FollowerContext;
+
+    fn deref(&self) -> &FollowerContext {
+        &self.base
+    }
 }
 
 struct Inner {
@@ -67,7 +79,7 @@ impl Context {
         readable: Readable,
         metrics: OneController,
     ) -> Self {
-        let token = authority.token();
+        let base = FollowerContext::clone(&authority);
         let inner = Inner {
             controller: Arc::clone(controller),
             authority,
@@ -79,7 +91,7 @@ impl Context {
             readable,
             metrics,
         };
-        Self { inner: Arc::new(inner), token }
+        Self { inner: Arc::new(inner), base }
     }
 
     /// Ends the task of the gated client, after all runs have been joined; the client then rejects all requests.
@@ -95,12 +107,13 @@ impl Context {
 
     /// The same context with a child token, which is cancelled with this one's at the latest.
     pub(crate) fn child(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), token: self.token.child_token() }
+        let base = self.with_token(self.token().child_token());
+        Self { inner: Arc::clone(&self.inner), base }
     }
 
     /// A guard that cancels this context's token when it is dropped.
     pub(crate) fn ending(&self) -> DropGuard {
-        self.token.clone().drop_guard()
+        self.token().drop_guard()
     }
 
     pub(crate) fn metrics(&self) -> &OneController {
@@ -109,7 +122,7 @@ impl Context {
 
     /// A client that writes only while the authority is held. Reads always pass. After the work and all its
     /// runs have ended, the client rejects every request.
-    pub fn client(&self) -> &Client {
+    pub fn unfenced_client(&self) -> &Client {
         let Inner { client, authority, metrics, runtime, .. } = &*self.inner;
         let make = || {
             let _entered = runtime.enter();
@@ -120,8 +133,9 @@ impl Context {
 
     /// Publisher of events about objects, for `kubectl describe` and `kubectl get events`.
     pub fn events(&self) -> &Events {
-        let make =
-            || Events::new(self.client().clone(), &self.inner.controller, name_of_this_pod());
+        let make = || {
+            Events::new(self.unfenced_client().clone(), &self.inner.controller, name_of_this_pod())
+        };
         self.inner.events.get_or_init(make)
     }
 
@@ -156,22 +170,6 @@ impl Context {
     /// [`AuthorityLost`] if the authority is not held.
     pub fn check(&self) -> Result<(), AuthorityLost> {
         self.inner.authority.check()
-    }
-
-    /// Resolves when the run should end. In tasks that the run has spawned, also when the run has ended or
-    /// was dropped.
-    pub fn cancelled(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.token.clone().cancelled_owned()
-    }
-
-    /// Whether the work should end.
-    pub fn is_cancelled(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    /// The token behind [`cancelled`](Self::cancelled), for code that takes a token.
-    pub fn token(&self) -> CancellationToken {
-        self.token.clone()
     }
 
     /// The cache of a type that a controller of this process uses; reads of it send no request. `None` if no

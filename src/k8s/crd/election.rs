@@ -14,12 +14,16 @@ use super::{schema, value::UnixMs};
 use crate::store::keys::MAX_CLUSTER_BYTES;
 
 /// Kind of the resource.
+#[doc(hidden)]
 pub const KIND: &str = "Election";
 /// Maximum number of nodes in a status: the first by id. `nodeCount` counts all nodes.
+#[doc(hidden)]
 pub const MOST_NODES: usize = 1000;
 /// Maximum number of kinds of work in a status.
+#[doc(hidden)]
 pub const MOST_WORKS: usize = 64;
 /// Longest summary of the operator's work, in characters.
+#[doc(hidden)]
 pub const MOST_SUMMARY_CHARS: usize = 256;
 /// Longest name and address of a node, in characters.
 pub(crate) const MOST_NAME: usize = 253;

@@ -12,6 +12,7 @@
 
 pub(crate) mod schema;
 
+#[doc(hidden)]
 pub mod condition;
 pub mod election;
 pub mod value;
@@ -87,6 +88,7 @@ fn yaml_document(definition: &CustomResourceDefinition) -> String {
 }
 
 /// The definitions as JSON for `kubectl`: one as itself, several as a list.
+#[doc(hidden)]
 pub fn json(definitions: &[CustomResourceDefinition]) -> Value {
     match definitions {
         [one] => document(one),

@@ -73,6 +73,7 @@ impl fmt::Display for Span {
 #[error(
     "not a span of time: write up to four numbers, each with its unit `h`, `m`, `s` or `ms`, like `1m30s`"
 )]
+#[doc(hidden)]
 pub struct NotASpan;
 
 impl FromStr for Span {

@@ -9,8 +9,9 @@ use crate::{
         authority::tests::leading,
         conditions,
         crd::{condition, election::ElectionRole, value::UnixMs},
-        fence::Drawn,
+        fence::{self, Drawn},
     },
+    metrics::Build,
     node::{
         KV,
         status::{LeaderStatus, NodeStatus, WorkStatus},
@@ -318,8 +319,8 @@ async fn a_leader_writes_no_status_over_a_later_fence() {
         let task = ElectionTask::new(
             client.0.clone(),
             election(),
-            K8sMetrics::new().unwrap(),
-            Drawn::default().awaited(),
+            ControllerMetrics::unregistered(),
+            Drawn::new(fence::metric(&Build::default())).awaited(),
             Ends::default(),
         );
         let mut herald = Herald {

@@ -293,14 +293,13 @@ async fn keep_told(node: Arc<dyn Node>, pod: PodIdentity) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use k8s_openapi::api::core::v1::ConfigMap;
 
     use super::*;
     use crate::{
         k8s::cache::Cache,
-        node::{ClusterNode, fragile::Fragile},
+        node::ClusterNode,
+        store::memory::{MemoryStore, Seen},
     };
 
     const LONG: Duration = Duration::from_secs(60);
@@ -308,8 +307,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn an_operator_whose_nodes_driver_fails_ends_at_once_and_says_so() {
         for joins in [true, false] {
-            let store = Fragile::new();
-            let node = ClusterNode::builder().id(1).cluster("C").store(Arc::clone(&store) as _);
+            let store = MemoryStore::new();
+            let node = ClusterNode::builder().id(1).cluster("C").store(Arc::new(store.clone()));
             let node: Arc<dyn Node> = Arc::new(node.build().unwrap());
             // An operator that waits for its caches has not started to join.
             let never = Running {
@@ -331,7 +330,7 @@ mod tests {
                 if joins {
                     node.membership().wait_for(|it| it.joined).await.unwrap();
                 }
-                store.health.store(true, Ordering::SeqCst);
+                store.faults().break_on(|seen| matches!(seen, Seen::Health));
                 assert!(node.status().await.is_err());
             };
             let both = async { tokio::join!(life, breaking).0 };

@@ -29,7 +29,6 @@ use tokio::{
     time::sleep,
 };
 
-pub(super) use self::report::{Known, Shown};
 use self::{
     calls::Calls,
     picture::{Picture, Shards},
@@ -39,10 +38,12 @@ use self::{
     user_work::{Ended, UserWork, WorkItem},
 };
 use super::{
-    Node, NodeOptions, StartError, Stopped, compaction,
-    core::{Command, Core, Session, abandoned_deadline},
+    Node, StartError, Stopped, compaction,
+    core::{Command, Core, abandoned_deadline},
     gate::HeldGate,
+    options::NodeOptions,
     pod_lock::PodLock,
+    session::Session,
     supervision::{Line, Parent},
 };
 use crate::{
@@ -135,13 +136,14 @@ struct Unfit {
 /// If the engine, the driver, or a task that they need fails: [`Core`] handles the panic.
 pub(super) async fn run(
     core: Arc<Core>,
+    node: Arc<dyn Node>,
     options: NodeOptions,
     mut commands: mpsc::Receiver<Command>,
 ) {
     report::show_zeros(&options);
     let store = Arc::clone(&core.env.store);
     let mut store_failed = pin!(store.failed());
-    let mut driver = Driver::new(core, options);
+    let mut driver = Driver::new(core, node, options);
     while !driver.is_over() {
         select! {
             biased;
@@ -155,7 +157,7 @@ pub(super) async fn run(
 }
 
 impl Driver {
-    fn new(core: Arc<Core>, mut options: NodeOptions) -> Self {
+    fn new(core: Arc<Core>, node: Arc<dyn Node>, mut options: NodeOptions) -> Self {
         let mut proven_dead = Dead::default();
         if let Some(uid) = options.engine.pod_uid.clone() {
             match PodLock::take(options.env.keys.cluster(), &uid) {
@@ -176,7 +178,6 @@ impl Driver {
             let looking = compaction::watch_over(options.env.clone(), membership);
             beside.spawn("compaction", async { match looking.await {} });
         }
-        let node: Arc<dyn Node> = Arc::clone(&core) as Arc<dyn Node>;
         let work = UserWork::new(
             options.env.clone(),
             options.work.clone(),
@@ -441,7 +442,7 @@ impl Driver {
         let core = Arc::clone(&self.core);
         self.putting_back = Some(self.beside.spawn("put-back", async move {
             let now = core.published.session.subscribe();
-            core.own.put_back(&core.env, core.id(), &now, &session).await;
+            core.own.put_back(&core.env, core.id, &now, &session).await;
         }));
         self.knocks_since = None;
         for start in self.starts.drain(..) {

@@ -1,6 +1,7 @@
-//! Reports of a driver about itself: the status, and labels for logs, metrics and errors.
+//! Reports of a driver about itself: what it publishes, and labels for logs, metrics and errors.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -8,96 +9,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Driver, ticks::UnfitBecause};
+use super::{Driver, Unfit};
 use crate::{
     clock,
-    engine::{
-        BootTime, ClusterView, Failover, Leader, LeaseId, Refusal, Role, SessionEnd, WorkEnd,
-        timing,
-    },
-    node::{
-        Membership, NodeOptions, StartError,
-        core::Core,
-        status::{LeaderStatus, NodeStatus, Reign, SelfStatus, Status, StoreStatus, WorkStatus},
-    },
-    store::Health,
+    engine::{Refusal, Role, SessionEnd, WorkEnd},
+    node::{StartError, options::NodeOptions, shown::Known},
 };
-
-/// Parts of a status that only the driver knows. To copy them costs the driver's thread little more than a
-/// reference count for each key of the view; the caller's thread builds the texts of the status.
-#[derive(Debug)]
-pub(crate) struct Known {
-    view: ClusterView,
-    shown: Shown,
-    timeline: Vec<Reign>,
-    heard_unix_ms: u64,
-    lease: Option<LeaseId>,
-    lease_until: BootTime,
-    lease_ttl: Duration,
-    shard_authority_until: Option<BootTime>,
-    tick: Duration,
-    failover: Failover,
-    last_tick: LastTick,
-    health: Health,
-}
-
-/// State that the driver publishes after each of its turns, for readers that must not wait for the driver.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
-    /// When the driver's last turn ended.
-    pub(crate) turned_at: BootTime,
-    /// When the watch last delivered anything; zero if it never did.
-    fresh_at: BootTime,
-    /// When the leader's record, or its absence, was first received.
-    record_at: BootTime,
-    leader: Option<Leader>,
-    leader_address: Option<String>,
-    /// Lease of this node's own office, and the time until which it may act.
-    authority: Option<(LeaseId, BootTime)>,
-    problem: Option<String>,
-    unfit: Option<UnfitBecause>,
-}
-
-impl Shown {
-    /// Time since the watch last delivered anything; zero if it never did.
-    pub(crate) fn view_age(&self, now: BootTime) -> Duration {
-        if self.fresh_at == BootTime::default() { Duration::ZERO } else { now.since(self.fresh_at) }
-    }
-
-    /// Time left of the node's authority as leader.
-    pub(crate) fn authority_left(&self, now: BootTime) -> Option<Duration> {
-        self.authority.map(|(_, until)| until.since(now))
-    }
-
-    /// The node in office, with its address and whether it acts.
-    pub(crate) fn leader(&self, now: BootTime) -> Option<(Leader, Option<&str>)> {
-        let mut leader = self.leader?;
-        leader.suspended = self.is_suspended(&leader);
-        // A leader that is cut off can detect its own suspension only by its clock.
-        if let Some((_, until)) = self.authority.filter(|(own, _)| *own == leader.lease) {
-            leader.suspended = until <= now;
-        }
-        Some((leader, self.leader_address.as_deref()))
-    }
-
-    /// Whether a leader is in office and does not act, as far as the view shows it.
-    pub(crate) fn is_leader_suspended(&self) -> bool {
-        self.leader.is_some_and(|leader| self.is_suspended(&leader))
-    }
-
-    /// Whether a leader does not act. Silence of the leader counts only while the watch delivers other
-    /// changes: a node that is cut off itself cannot detect that the leader is silent.
-    fn is_suspended(&self, leader: &Leader) -> bool {
-        let is_silent = |d| self.record_at + timing::wait(d) < self.fresh_at;
-        leader.suspended || leader.d.is_some_and(is_silent)
-    }
-
-    /// Reason why the node is not joined, or another problem, as text.
-    pub(crate) fn problem(&self) -> Option<String> {
-        let unfit = |why| format!("the leader's work cannot go on here: {why:?}");
-        self.problem.clone().or_else(|| self.unfit.map(unfit))
-    }
-}
 
 /// When the last successful tick of a routine ended, in Unix time. The runners of the ticks write it.
 #[derive(Clone, Debug, Default)]
@@ -120,20 +37,28 @@ impl Driver {
         let leader = view.leader();
         let address = leader.and_then(|leader| view.address_of(leader.id));
         let authority = self.engine.authority().map(|own| (own.office.lease, own.until));
+        let problem = self.problem();
         self.core.published.shown.send_modify(|shown| {
             shown.turned_at = clock::boot_now();
             shown.fresh_at = self.picture.fresh_at;
             shown.record_at = self.engine.record_at();
             shown.leader = leader;
             shown.authority = authority;
-            shown.unfit = self.unfit.map(|unfit| unfit.because);
             if shown.leader_address.as_deref() != address {
                 shown.leader_address = address.map(ToOwned::to_owned);
             }
-            if shown.problem != self.problem {
-                shown.problem.clone_from(&self.problem);
+            if shown.problem.as_deref() != problem.as_deref() {
+                shown.problem = problem.map(Cow::into_owned);
             }
         });
+    }
+
+    /// Reason why the node is not joined, or another problem, as text.
+    fn problem(&self) -> Option<Cow<'_, str>> {
+        let unfit = |unfit: Unfit| {
+            Cow::Owned(format!("the leader's work cannot go on here: {:?}", unfit.because))
+        };
+        self.problem.as_deref().map(Cow::Borrowed).or_else(|| self.unfit.map(unfit))
     }
 
     /// Parts of a status that only the driver knows, as of now.
@@ -150,56 +75,8 @@ impl Driver {
             shard_authority_until: self.engine.shard_authority().map(|shards| shards.until),
             tick: self.work.tick(),
             failover: self.options.engine.failover,
-            last_tick: self.work.last_tick().clone(),
+            last_tick_unix_ms: self.work.last_tick().get(),
             health: self.core.env.store.health(),
-        }
-    }
-}
-
-impl Known {
-    /// Builds the status of the node.
-    pub(crate) fn tell(self, core: &Core) -> Status {
-        let now = clock::boot_now();
-        let metadata = core.published.metadata.borrow().clone();
-        let membership: Membership = *core.published.membership.borrow();
-        let left = |until: BootTime| millis(until.since(now));
-        let leader = self.shown.leader(now).map(|(leader, _)| LeaderStatus {
-            last_beat_unix_ms: leader.d.map(|_| self.heard_unix_ms),
-            ..LeaderStatus::of(&self.view, &leader)
-        });
-        Status {
-            cluster: core.env.keys.cluster().to_owned(),
-            node: SelfStatus {
-                id: metadata.id,
-                address: metadata.address,
-                role: membership.role,
-                joined: membership.joined,
-                term: membership.term,
-                incarnation: self.lease,
-                authority_left_ms: self.shown.authority_left(now).map(millis),
-                shard_authority_left_ms: self.shard_authority_until.map(left),
-                lease_left_ms: self.lease.map(|_| left(self.lease_until)),
-                lease_ttl_ms: millis(self.lease_ttl),
-                tick_ms: self.tick.as_secs_f64() * 1000.0,
-                failover_d_ms: millis(self.failover.d()),
-                failover_h_ms: millis(self.failover.h()),
-                last_tick_unix_ms: self.last_tick.get(),
-                sessions_lost: membership.sessions_lost,
-                problem: self.shown.problem(),
-            },
-            leader,
-            nodes: NodeStatus::all(&self.view),
-            timeline: self.timeline,
-            work: WorkStatus::all(&self.view),
-            store: StoreStatus {
-                kind: core.env.store.kind().to_owned(),
-                endpoint: self.health.endpoint,
-                healthy: self.health.healthy,
-                problem: self.health.problem,
-                revision: self.view.revision(),
-                view_age_ms: millis(self.shown.view_age(now)),
-            },
-            at_unix_ms: clock::unix_ms(),
         }
     }
 }
@@ -216,10 +93,6 @@ pub(super) fn refused(options: &NodeOptions, refusal: &Refusal, waited: Duration
             StartError::TickDisagreement { cluster: *cluster, own: *own }
         }
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Creates the series at zero: an alert cannot use a series that does not exist, and a counter whose first

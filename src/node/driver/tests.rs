@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     engine::{Config, Failover, NodeId, TickPolicy},
     node::{
-        FencedError, FollowerContext, LeaderContext, NodeMetrics, RoutineLimits, builder::Work,
-        env::Env, host::DriverHost,
+        ClusterNode, FencedError, FollowerContext, LeaderContext, NodeMetrics, RoutineLimits,
+        env::Env, host::DriverHost, options::Work,
     },
     store::{Get, Op, Store, Txn, keys::Keys, memory::MemoryStore},
 };
@@ -58,10 +58,11 @@ impl Rig {
             id_wait,
             host: DriverHost::new("at rest").unwrap(),
         };
-        // The core has a driver of its own, which gets no commands.
-        let core = Core::new(options.clone());
+        // The node has a driver of its own, which gets no commands.
+        let node = ClusterNode::from_options(options.clone());
         let (commands, received) = mpsc::channel(8);
-        Self { driver: Driver::new(core, options), commands, received }
+        let driver = Driver::new(Arc::clone(&node.core), Arc::new(node), options);
+        Self { driver, commands, received }
     }
 
     /// Runs one turn. The driver has carried out all that was due: the next turn may end only at the next
@@ -297,21 +298,15 @@ async fn a_process_that_stood_still_is_not_taken_for_a_routine_that_hangs() {
 async fn a_node_that_is_fit_again_still_says_what_else_is_wrong() {
     let (mut rig, _ctx) = leader().await;
     rig.driver.on_unfit(UnfitBecause::Panics, clock::boot_now());
-    assert!(
-        rig.driver
-            .known()
-            .tell(&rig.driver.core)
-            .node
-            .problem
-            .is_some_and(|it| it.contains("Panics"))
-    );
+    let problem = |driver: &Driver| {
+        driver.show();
+        driver.core.published.shown.borrow().problem.clone()
+    };
+    assert!(problem(&rig.driver).is_some_and(|it| it.contains("Panics")));
     rig.driver.problem = Some("the session was lost".into());
     rig.driver.unfit.as_mut().unwrap().until = BootTime::default();
     rig.driver.on_time();
-    assert_eq!(
-        rig.driver.known().tell(&rig.driver.core).node.problem.as_deref(),
-        Some("the session was lost")
-    );
+    assert_eq!(problem(&rig.driver).as_deref(), Some("the session was lost"));
     rig.driver.problem = None;
-    assert_eq!(rig.driver.known().tell(&rig.driver.core).node.problem, None);
+    assert_eq!(problem(&rig.driver), None);
 }

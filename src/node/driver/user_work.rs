@@ -28,9 +28,9 @@ use crate::{
     engine::{BootTime, Office, ShardEnd, ShardEpoch, ShardId, Term, WorkEnd, WorkType},
     node::{
         FollowerContext, LeaderContext, Node, RoutineLimits, ShardContext,
-        builder::Work,
         env::Env,
         gate::{Gate, HeldGate, LeaderGate, ShardGate},
+        options::Work,
     },
     tasks::panic_message,
 };

@@ -3,7 +3,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     eventually::eventually,
-    node::{Node as _, StandaloneNode},
+    node::{ClusterNode, Node as _},
     tasks::Tasks,
 };
 
@@ -26,7 +26,7 @@ impl LeaderTask for Lends {
 #[tokio::test]
 async fn a_period_counts_from_now_on_if_the_last_run_was_noted_by_a_clock_that_was_ahead() {
     let (lends, mut lent) = mpsc::channel(1);
-    let node = StandaloneNode::builder().cluster("test").id(1).leader_task(Lends(lends));
+    let node = ClusterNode::standalone().cluster("test").id(1).leader_task(Lends(lends));
     let node = node.build().unwrap();
     node.start().await.unwrap();
     let ctx = lent.recv().await.unwrap();

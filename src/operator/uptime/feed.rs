@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock,
     engine::NodeId,
-    node::{EventType, KV, Node, StateChange, StateError, StateItem, StateWatch, WatchFrom},
+    node::{ChangeKind, KV, Node, StateChange, StateError, StateItem, StateWatch, WatchFrom},
 };
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ impl Feed {
                 }
             }
             Some(StateItem::Change(StateChange {
-                kind: EventType::Deleted,
+                kind: ChangeKind::Deleted,
                 node,
                 old_key,
                 ..

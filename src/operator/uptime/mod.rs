@@ -67,5 +67,6 @@ pub fn work_type() -> WorkType {
 
 /// Options that make a node run the checks of its shards.
 pub fn worker_options(uptime: &Uptime) -> WorkerOptions {
-    WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards()).as_leader(uptime.as_leader())
+    let worker = WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards());
+    if uptime.as_leader() { worker.as_leader() } else { worker }
 }

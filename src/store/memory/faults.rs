@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     engine::LeaseId,
@@ -50,6 +51,8 @@ pub enum Seen<'a> {
     KeepAlive(LeaseId),
     /// Opening of a watch.
     Watch(&'a WatchRequest),
+    /// Reading of the store's health, which only [`Faults::break_on`] applies to.
+    Health,
 }
 
 type Rule = dyn Fn(&Seen<'_>) -> Option<Fault> + Send + Sync;
@@ -60,6 +63,7 @@ pub struct Faults {
     rule: Mutex<Option<Arc<Rule>>>,
     late: Mutex<Tasks>,
     watches: watch::Sender<Watches>,
+    failed: CancellationToken,
 }
 
 /// Faults of the watches.
@@ -77,6 +81,19 @@ impl Faults {
     /// From now on each call gets the fault that `rule` returns for it.
     pub fn set(&self, rule: impl Fn(&Seen<'_>) -> Option<Fault> + Send + Sync + 'static) {
         *lock(&self.rule) = Some(Arc::new(rule));
+    }
+
+    /// From now on each call that `hit` selects panics, as with a bug of the store.
+    pub fn break_on(&self, hit: impl Fn(&Seen<'_>) -> bool + Send + Sync + 'static) {
+        self.set(move |seen| {
+            assert!(!hit(seen), "broken on purpose");
+            None
+        });
+    }
+
+    /// The store reports that one of its own tasks has failed.
+    pub fn fail(&self) {
+        self.failed.cancel();
     }
 
     /// From now on no call gets a fault.
@@ -103,6 +120,11 @@ impl Faults {
     /// Number of times that the caller has avoided its current member.
     pub fn members_avoided(&self) -> u64 {
         self.watches.borrow().member
+    }
+
+    pub(super) async fn failed(&self) -> String {
+        self.failed.cancelled().await;
+        "broken on purpose".into()
     }
 
     pub(super) fn member_avoided(&self) {

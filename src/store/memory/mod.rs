@@ -1,7 +1,7 @@
 //! A store in this process: a model of etcd, and the [`Store`] over it.
 //!
 //! [`Model`] is pure: time is an argument, and the simulation drives the model directly. [`MemoryStore`]
-//! runs the model on this machine's boot clock, for `StandaloneNode`, the demo and tests; [`Faults`] makes
+//! runs the model on this machine's boot clock, for standalone nodes, the demo and tests; [`Faults`] makes
 //! the store as unreliable as a test needs it.
 
 #[doc(hidden)]
@@ -227,11 +227,16 @@ impl Store for MemoryStore {
     }
 
     fn health(&self) -> Health {
+        self.faults().on(&Seen::Health);
         Health { endpoint: String::new(), healthy: true, problem: None }
     }
 
     fn avoid_current(&self) {
         self.faults().member_avoided();
+    }
+
+    async fn failed(&self) -> String {
+        self.faults().failed().await
     }
 }
 

@@ -1,9 +1,8 @@
-use std::sync::atomic::Ordering;
-
 use super::*;
 use crate::{
     engine::NodeId,
-    node::{ClusterNode, Membership, fragile::Fragile, status::LeaderStatus},
+    node::{ClusterNode, Membership, status::LeaderStatus},
+    store::memory::{MemoryStore, Seen},
 };
 
 fn joined() -> Vitals {
@@ -62,9 +61,9 @@ fn no_leader_is_named_that_does_not_act_or_that_was_heard_of_too_long_ago() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_driver_has_failed_is_not_live_and_one_that_left_is() {
-    let store = Fragile::new();
+    let store = MemoryStore::new();
     let node = |id| {
-        let node = ClusterNode::builder().id(id).cluster("C").store(Arc::clone(&store) as _);
+        let node = ClusterNode::builder().id(id).cluster("C").store(Arc::new(store.clone()));
         Arc::new(node.build().unwrap())
     };
     let left = node(1);
@@ -73,7 +72,7 @@ async fn a_node_whose_driver_has_failed_is_not_live_and_one_that_left_is() {
     let failed = node(2);
     let source = NodeSource::new(Arc::clone(&failed) as _);
     assert!(passes(&source.liveness().await));
-    store.health.store(true, Ordering::SeqCst);
+    store.faults().break_on(|seen| matches!(seen, Seen::Health));
     assert!(failed.status().await.is_err());
     for _ in 0..2 {
         let live = source.liveness().await;

@@ -91,6 +91,7 @@ impl From<SocketAddr> for ServerConfig {
 /// Error if the server cannot listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", self.remedy())]
+#[doc(hidden)]
 pub struct BindError {
     /// Address as it was configured.
     pub address: String,
@@ -121,6 +122,7 @@ impl BindError {
 
 /// Server that listens but does not serve yet.
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,

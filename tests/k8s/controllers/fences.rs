@@ -61,7 +61,7 @@ async fn a_write_after_the_term_is_refused_and_never_reaches_the_server() {
     let ctx = borrowed(&lent, 1).await;
     replica.stop().await;
 
-    let maps: Api<ConfigMap> = Api::namespaced(ctx.client().clone(), &cluster.space.name);
+    let maps: Api<ConfigMap> = Api::namespaced(ctx.unfenced_client().clone(), &cluster.space.name);
     let patch = Patch::Merge(json!({ "data": { "value": "late" } }));
     let error = maps.patch("a", &PatchParams::default(), &patch).await.unwrap_err();
     assert!(is_refused(&error), "{error}");

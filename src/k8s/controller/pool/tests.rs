@@ -15,7 +15,7 @@ use crate::{
         cache::Cache,
         queue::{Queue, QueueMetrics},
     },
-    node::{Node as _, StandaloneNode},
+    node::{ClusterNode, Node as _},
     tasks,
 };
 
@@ -59,7 +59,7 @@ async fn a_right_that_ends_while_its_objects_are_queued_ends_the_queueing() {
 }
 
 /// A node that leads, and its authority.
-async fn leading() -> (StandaloneNode, Authority) {
+async fn leading() -> (ClusterNode, Authority) {
     let (node, ctx) = authority::tests::leading().await;
     (node, Authority::Leader(ctx))
 }
@@ -106,7 +106,7 @@ async fn a_grant_leaves_no_task_behind_and_what_is_kept_of_its_client_is_refused
         let lends = lends.clone();
         async move {
             let _ = ctx.events();
-            lends.send(ctx.client().clone()).await.unwrap();
+            lends.send(ctx.unfenced_client().clone()).await.unwrap();
             Ok(Action::done())
         }
     };
@@ -141,8 +141,8 @@ async fn work_that_asks_the_api_server_nothing_has_no_task_of_its_own() {
     let ctx = pool.context(authority, None, &client, &Readable::default());
     assert_eq!(alive_tasks(), before);
     let elsewhere = ctx.child();
-    std::thread::spawn(move || drop(elsewhere.client().clone())).join().unwrap();
-    let _ = (ctx.events(), ctx.child().client(), ctx.client());
+    std::thread::spawn(move || drop(elsewhere.unfenced_client().clone())).join().unwrap();
+    let _ = (ctx.events(), ctx.child().unfenced_client(), ctx.unfenced_client());
     assert_eq!(alive_tasks(), before + 1, "one for all that it asks");
     ctx.end().await;
     assert_eq!(alive_tasks(), before);

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     engine::{ShardEpoch, ShardId},
     k8s::authority::tests::leading,
-    node::{Node as _, StandaloneNode},
+    node::{ClusterNode, Node as _},
     operator::uptime::{
         Check, Uptime, UptimeOptions,
         probe::Verdict,
@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// A node that leads, with the dependencies of its leader task, and checks that can be changed.
 struct Fixture {
-    node: StandaloneNode,
+    node: ClusterNode,
     ctx: LeaderContext,
     checks: watch::Sender<Arc<Checks>>,
     uptime: Uptime,

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     engine::Holder,
     eventually::eventually,
-    node::{ClusterNode, StandaloneNode, WorkerOptions},
+    node::{ClusterNode, WorkerOptions},
     operator::uptime::{
         Check, CheckKey, WORK,
         probe::{Probed, Verdict},
@@ -422,7 +422,7 @@ async fn a_standalone_node_does_it_all_and_writes_the_status_file() {
         ..UptimeOptions::default()
     };
     let uptime = Uptime::new(checks.subscribe(), options);
-    let node = StandaloneNode::builder()
+    let node = ClusterNode::standalone()
         .id(1)
         .worker(worker_options(&uptime))
         .leader_task(uptime.leader_task())

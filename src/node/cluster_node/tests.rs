@@ -8,22 +8,24 @@ use super::*;
 use crate::{
     engine::{Call, Outcome},
     node::{
-        ClusterNode, ClusterNodeBuilder, FencedError, LeaderContext, ShardContext, WorkerOptions,
-        broken,
-        fragile::Fragile,
-        keep_joined,
+        ClusterNode, ClusterNodeBuilder, FencedError, LeaderContext, Role, ShardContext,
+        WorkerOptions, broken, keep_joined,
         pod_lock::PodLock,
         work::{LeaderTask, WorkError},
     },
-    store::{Get, Store as _, protocol},
+    store::{
+        Get, Op, Store as _,
+        keys::Keys,
+        memory::{MemoryStore, Seen},
+        protocol,
+    },
 };
 
 /// Time limit, so that no test hangs.
 const LONG: Duration = Duration::from_secs(60);
 
-fn builder(store: &Arc<Fragile>) -> ClusterNodeBuilder {
-    let shared = Arc::clone(store) as Arc<dyn crate::store::Store>;
-    ClusterNode::builder().id(1).cluster("C").store(shared)
+fn builder(store: &MemoryStore) -> ClusterNodeBuilder {
+    ClusterNode::builder().id(1).cluster("C").store(Arc::new(store.clone()))
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -33,7 +35,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// Leader with a running tick, task and shard worker, and their contexts.
 struct Leading {
     node: ClusterNode,
-    store: Arc<Fragile>,
+    store: MemoryStore,
     ticks: watch::Receiver<Option<LeaderContext>>,
     tasks: watch::Receiver<Option<LeaderContext>>,
     shards: watch::Receiver<Option<ShardContext>>,
@@ -89,10 +91,10 @@ impl LeaderTask for Task {
 
 impl Leading {
     async fn new(more: impl FnOnce(ClusterNodeBuilder) -> ClusterNodeBuilder) -> Self {
-        let store = Fragile::new();
+        let store = MemoryStore::new();
         // The store belongs to the test: no leader can have been there before.
         let (keys, seed) = (Keys::new("C").unwrap(), Call::Seed { ended: true });
-        let seeded = protocol::send(&*store, &keys, &seed, LONG).await;
+        let seeded = protocol::send(&store, &keys, &seed, LONG).await;
         assert!(matches!(seeded, Outcome::Done(_)), "{seeded:?}");
         let alive = Arc::new(AtomicUsize::new(0));
         let (tick, ticks) = watch::channel(None);
@@ -102,7 +104,7 @@ impl Leading {
         let on_task = endless!(task, alive, LeaderContext);
         let worker = move |_, context: ShardContext| on_shard(context);
         let builder = builder(&store)
-            .leader(endless!(tick, alive, LeaderContext))
+            .on_leader_tick(endless!(tick, alive, LeaderContext))
             .leader_task(Task(Box::new(move |context| on_task(context).boxed())))
             .worker(WorkerOptions::new("w", worker).shards(1));
         let node = more(builder).build().unwrap();
@@ -115,16 +117,14 @@ impl Leading {
     }
 
     fn core(&self) -> &Core {
-        let core: &dyn Node = &self.node;
-        assert_eq!(core.id().get(), 1);
-        self.node.core()
+        &self.node.core
     }
 
     /// Makes the driver panic in its next step.
     async fn break_driver(&self) -> NodeError {
-        self.store.health.store(true, Ordering::SeqCst);
+        self.store.faults().break_on(|seen| matches!(seen, Seen::Health));
         let error = within("an answer", self.node.status()).await.unwrap_err();
-        self.store.health.store(false, Ordering::SeqCst);
+        self.store.faults().clear();
         error
     }
 }
@@ -175,7 +175,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
     assert!(matches!(node.start().await, Err(StartError::Broken)));
     assert_eq!(node.status().await.unwrap_err(), NodeError::Broken);
     assert_eq!(node.resign().await, Err(NodeError::Broken));
-    assert_eq!(node.drain(true).await, Err(NodeError::Broken));
+    assert_eq!(node.drain().await, Err(NodeError::Broken));
     assert_eq!(node.stop(LONG).await, Err(NodeError::Broken));
     assert!(matches!(node.put("k", b"v").await, Err(StateError::Broken)));
     assert!(matches!(node.get("k").await, Err(StateError::Broken)));
@@ -187,7 +187,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
 
     // The term is not ended: without a proof of the leader's death the other nodes wait.
     let keys = &leading.core().env.keys;
-    let record = leading.store.store.get(Get::key(keys.record()), LONG).await.unwrap();
+    let record = leading.store.get(Get::key(keys.record()), LONG).await.unwrap();
     let record = crate::store::values::decode_record(&record.kvs[0].value).unwrap();
     assert!(!record.ended, "{record:?}");
 }
@@ -219,14 +219,14 @@ async fn the_pods_lock_is_held_as_long_as_work_of_a_broken_node_may_act() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_has_failed_ends_its_node() {
     let leading = Leading::new(|builder| builder).await;
-    leading.store.failed.cancel();
+    leading.store.faults().fail();
     assert_eq!(within("the end", broken(&leading.node)).await, NodeError::Broken);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_watch_of_the_store_has_panicked_is_broken() {
-    let store = Fragile::new();
-    store.watch.store(true, Ordering::SeqCst);
+    let store = MemoryStore::new();
+    store.faults().break_on(|seen| matches!(seen, Seen::Watch(_)));
     let node = builder(&store).build().unwrap();
     let started = within("an answer", node.start()).await;
     assert!(matches!(started, Ok(()) | Err(StartError::Broken)), "{started:?}");
@@ -237,8 +237,11 @@ async fn a_node_whose_watch_of_the_store_has_panicked_is_broken() {
 async fn a_node_that_cannot_put_its_state_back_for_a_bug_is_broken() {
     let leading = Leading::new(|builder| builder).await;
     leading.node.put("precious", b"1").await.unwrap();
-    leading.store.precious.store(true, Ordering::SeqCst);
+    leading.store.faults().break_on(|seen| {
+        let precious = |op: &Op| matches!(op, Op::Put { key, .. } if String::from_utf8_lossy(key).contains("precious"));
+        matches!(seen, Seen::Txn(txn) if txn.then.iter().any(precious))
+    });
     let lease = leading.core().published.session.borrow().clone().unwrap().lease;
-    leading.store.store.revoke(lease, LONG).await.unwrap();
+    leading.store.revoke(lease, LONG).await.unwrap();
     assert_eq!(within("the end", broken(&leading.node)).await, NodeError::Broken);
 }
