@@ -25,7 +25,7 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Task of [`every`].
+/// Task that [`every`] returns.
 struct Every<F> {
     name: &'static str,
     period: Duration,

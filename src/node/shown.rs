@@ -1,4 +1,4 @@
-//! What a driver publishes about its node, and what it answers to a request for the status.
+//! State that a driver publishes about its node, and its answer to a request for the status.
 
 use std::time::Duration;
 
