@@ -381,10 +381,10 @@ impl World {
             ) => {
                 self.procs[p].kept_until = 0;
             }
-            (Broken::ActWithoutClaim, Call::WriteHeld { .. }, outcome) => {
-                if !matches!(outcome, Outcome::Done(_)) {
-                    self.end_early_tasks(p);
-                }
+            (Broken::ActWithoutClaim, Call::WriteHeld { .. }, outcome)
+                if !matches!(outcome, Outcome::Done(_)) =>
+            {
+                self.end_early_tasks(p);
             }
             (Broken::InexactCheck, Call::Check { lease }, Outcome::Done(answer)) => {
                 let h = self.procs[p].engine.shard_authority().map(|it| it.held);
@@ -404,13 +404,13 @@ impl World {
     }
 
     /// T14: the answer to a CHECK that was sent as a keepalive. `renewed` is the answer to that keepalive.
-    pub fn checked_by_keepalive(&self, p: ProcId, lease: LeaseId, renewed: Outcome) -> Outcome {
+    pub fn checked_by_keepalive(&self, p: ProcId, lease: LeaseId, renewed: &Outcome) -> Outcome {
         let h = self.procs[p].engine.shard_authority();
         let Some(modified) = h.filter(|h| h.lease == lease).map(|h| h.held) else {
             return Outcome::Unknown;
         };
         match renewed {
-            Outcome::Done(Answer { ttl, .. }) if !ttl.is_zero() => {
+            Outcome::Done(answer) if !answer.ttl.is_zero() => {
                 let held = Stored {
                     created: modified,
                     modified,

@@ -263,7 +263,7 @@ impl World {
             (From::Engine(p, _), Ask::Call(Call::Check { lease })) if by_keepalive => {
                 let renewal = Ask::Call(Call::Renew { lease: *lease });
                 let renewed = self.carry_out_at_store(&InFlight { ask: renewal, ..*flight });
-                self.checked_by_keepalive(p, *lease, renewed)
+                self.checked_by_keepalive(p, *lease, &renewed)
             }
             _ => self.carry_out_at_store(&flight),
         };
