@@ -170,7 +170,7 @@ pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, Reconcile
 }
 
 /// Operator for the sites of a namespace, on that node.
-pub fn operator(node: ClusterNodeBuilder, client: Client, namespace: &str) -> Operator {
+pub fn operator(node: impl Into<Host>, client: Client, namespace: &str) -> Operator {
     let election = ElectionRef { namespace: namespace.into(), cluster: CLUSTER.into() };
     let here = Scope::namespace(namespace);
     let sites = Controller::<Website>::new(reconcile)

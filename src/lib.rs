@@ -8,7 +8,7 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | none of them | nodes: the election, shards and state of nodes, on etcd or in memory, with logs and metrics |
-//! | `status` | the status page, probes and `/metrics` over HTTP |
+//! | `status` | [`host::Host`](host): a program with a node, and its status page, probes and `/metrics` over HTTP |
 //! | `kubernetes`, the default | operators: controllers, caches, fenced writes, the object `Election`; with `status` |
 //! | `p521` | TLS certificates and keys on the curve P-521 |
 //! | `uptime` | the reference work: uptime checks; with `kubernetes` and `p521` |
@@ -28,6 +28,8 @@ pub mod clock;
 #[doc(hidden)]
 pub mod engine;
 mod hash;
+#[cfg(feature = "status")]
+pub mod host;
 #[cfg(feature = "kubernetes")]
 pub mod k8s;
 mod metrics;

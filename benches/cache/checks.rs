@@ -31,7 +31,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     common::etcd_with_cluster,
@@ -97,10 +97,9 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
         }));
         all.create(&PostParams::default(), &check.unwrap()).await.unwrap();
     }
-    let (mut started, mut beside) = (Vec::new(), Vec::new());
+    let mut started = Vec::new();
     for id in 0..replicas {
         let scope = Scope::namespace(space.name.clone());
-        let mut uptime = None;
         let work = |mut operator: Operator| {
             let checks = ApiChecks::of(&mut operator, &scope);
             let options = UptimeOptions {
@@ -109,21 +108,13 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
                 as_leader: true,
                 ..UptimeOptions::default()
             };
-            let uptime = uptime.insert(Uptime::new(checks.checks(), options));
-            beside.push(AbortOnDropHandle::new(tasks::spawn("checks", async {
-                match checks.run().await {}
-            })));
-            api::add(operator, uptime, &scope)
+            let uptime = Uptime::new(checks.checks(), options);
+            api::add(operator, checks, &uptime, &scope)
         };
         let options = ClientOptions::default().kubeconfig(api.bulk_kubeconfig(&space.name));
         let client = connect(options).await.unwrap();
         let node = node(id as i64).etcd(EtcdConfig::new(etcd.endpoints()));
-        let replica = Replica::start_as(node, client, work).await;
-        let (uptime, node) = (uptime.unwrap(), Arc::clone(&replica.node));
-        beside.push(AbortOnDropHandle::new(tasks::spawn("results", async move {
-            uptime.follow(node, CancellationToken::new()).await;
-        })));
-        started.push(replica);
+        started.push(Replica::start_as(node, client, work).await);
     }
     tokio::time::sleep(SETTLED_AFTER).await;
     let (before, used) = (target.answered.load(Relaxed), cpu());

@@ -64,11 +64,13 @@ pub(crate) async fn measure(what: &str) {
             let election = ElectionRef { namespace: "default".into(), cluster: "bench".into() };
             let mut operator = Operator::new(node, client, election);
             let cache = operator.cache::<ConfigMap>(&(), &Scope::all());
-            let begun = operator.build().unwrap().begin();
-            until(|| cache.len()).await;
-            let after = resident();
-            begun.end().await;
-            after
+            // Only the caches run: the node does not join.
+            let operator =
+                operator.with_host(|host| host.before_joining(|_| std::future::pending()));
+            tokio::select! {
+                ended = operator.run(std::future::pending()) => panic!("it ended: {ended:?}"),
+                () = until(|| cache.len()) => resident(),
+            }
         }
         "reflector" => {
             let (store, writer) = reflector::store::<ConfigMap>();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bellwether::{
     engine::Failover,
+    host::HostError,
     k8s::{
         crd,
         fence::ElectionRef,
@@ -12,7 +13,7 @@ use bellwether::{
             Api, Client, ResourceExt as _,
             api::{ListParams, Patch, PatchParams},
         },
-        operator::{Operator, OperatorError},
+        operator::Operator,
     },
     node::{ClusterNode, ClusterNodeBuilder, Node, Stopped},
     operator,
@@ -51,7 +52,7 @@ pub(crate) fn node(id: i64) -> ClusterNodeBuilder {
 pub(crate) struct Replica {
     pub(crate) node: Arc<dyn Node>,
     stop: CancellationToken,
-    running: JoinHandle<Result<Stopped, OperatorError>>,
+    running: JoinHandle<Result<Stopped, HostError>>,
 }
 
 impl Replica {
@@ -72,7 +73,7 @@ impl Replica {
         work: impl FnOnce(Operator) -> Operator,
     ) -> Self {
         let election = ElectionRef { namespace: "default".into(), cluster: "bench".into() };
-        let operator = work(Operator::new(node, client, election)).build().unwrap();
+        let (operator, _) = work(Operator::new(node, client, election)).build().unwrap();
         let node = Arc::clone(operator.node());
         let stop = CancellationToken::new();
         let running =

@@ -65,7 +65,7 @@ fn password(user: &str, value: Option<OsString>) -> Result<String, Failure> {
 }
 
 /// Names the flag that an error of the configuration is about.
-fn wrong_flag(error: &ConfigError) -> Failure {
+pub(crate) fn wrong_flag(error: &ConfigError) -> Failure {
     let flag = match error.field {
         "endpoints" => "--etcd (BELLWETHER_ETCD)",
         "tls.ca_file" => "--etcd-ca-file (BELLWETHER_ETCD_CA_FILE)",

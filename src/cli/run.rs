@@ -2,34 +2,37 @@
 
 mod kubernetes;
 mod timing;
-mod work;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use bellwether::{
     engine::NodeId,
+    host::{Host, HostError},
     k8s::identity::PodIdentity,
-    node::{
-        ClusterNode, ClusterNodeBuilder, InvalidOption, Node, NodeError, NodeMetrics, StartError,
-        Stopped, broken, keep_joined, supervision,
+    node::{ClusterNode, InvalidOption, Node, StartError, StateError, Stopped, supervision},
+    operator::uptime::{
+        self, Checks, CutBy, Uptime, UptimeMetrics, UptimeOptions,
+        probe::{Prober, denied::Network},
+        status_file,
     },
-    operator::uptime::probe::{Prober, denied::Network},
-    store::{Get, Store},
     tasks,
-    telemetry::metrics,
+    telemetry::{StatusServer, metrics},
 };
 use clap::Args;
 use prometheus::Registry;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub(crate) use self::timing::Profile;
-use self::{kubernetes::KubeArgs, timing::Policy, work::Work};
+use self::{kubernetes::KubeArgs, timing::Policy};
 use super::{
     args::{self, ClusterArgs, node_id},
     connect,
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, chain},
     serve,
 };
 
@@ -189,7 +192,7 @@ pub(crate) struct WorkArgs {
 
     /// File that the leader writes every check's status to
     #[arg(long, value_name = "FILE", env = "BELLWETHER_STATUS_FILE", requires = "checks")]
-    pub(crate) status_file: Option<PathBuf>,
+    status_file: Option<PathBuf>,
 
     /// Networks that no check may ask, like 169.254.0.0/16: otherwise a user who may create checks can reach every
     /// address that this node reaches
@@ -199,13 +202,37 @@ pub(crate) struct WorkArgs {
         env = "BELLWETHER_DENY_NETWORKS",
         value_delimiter = ','
     )]
-    pub(crate) deny_networks: Vec<Network>,
+    deny_networks: Vec<Network>,
 }
 
 impl WorkArgs {
-    /// Returns the probe for the targets.
-    pub(crate) fn prober(&self) -> Prober {
-        Prober::new().denying(self.deny_networks.iter().copied())
+    /// Creates the work of this node on checks.
+    fn uptime(
+        &self,
+        checks: watch::Receiver<Arc<Checks>>,
+        cut_by: CutBy,
+        registry: &Registry,
+    ) -> Result<Uptime, Failure> {
+        let status_file = self.status_file.clone();
+        if let Some(file) = &status_file {
+            status_file::check(file).map_err(|error| {
+                Failure::caused(Exit::Usage, "--status-file (BELLWETHER_STATUS_FILE)", &error)
+            })?;
+        }
+        let metrics =
+            UptimeMetrics::register(registry).map_err(|error| serve::metric_twice(&error))?;
+        let probe = Arc::new(Prober::new().denying(self.deny_networks.iter().copied()));
+        let options = UptimeOptions { cut_by, status_file, metrics, probe, ..Default::default() };
+        Ok(Uptime::new(checks, options))
+    }
+
+    /// Adds the checks of the folder to a host, if the flags name a folder.
+    async fn add_to(&self, host: Host, registry: &Registry) -> Result<Host, Failure> {
+        let Some(folder) = &self.checks else { return Ok(host) };
+        let (folder, checks) = serve::manifests(folder).await?;
+        let uptime = self.uptime(checks, CutBy::Names, registry)?;
+        let host = uptime::add(host, &uptime);
+        Ok(host.task("manifests", |_| folder.run(CancellationToken::new())))
     }
 }
 
@@ -239,44 +266,54 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<ExitCode, Failure> {
-    let mut page = serve::bind(&args.node.listen, &args.node.action_hosts).await?;
+    let page = serve::bind(&args.node.listen, &args.node.action_hosts).await?;
     let pod = kubernetes::pod(page.address().port())?;
     let identity = Identity::of(&args, pod.as_ref(), page.address())?;
-    let registry = metrics::registry().map_err(|error| metric_twice(&error))?;
-    let (builder, etcd) = builder(&args, identity, &registry)?;
-    let mut work = if kubernetes::is_wanted(&args.kube, &args.work) {
-        kubernetes::work(&args, builder, pod, &registry).await?
+    let registry = metrics::registry().map_err(|error| serve::metric_twice(&error))?;
+    let host = host(&args, identity, page)?.registry(registry.clone());
+    let asked = asked.cancelled();
+    let ended = if kubernetes::is_wanted(&args.kube, &args.work) {
+        kubernetes::operator(&args, host, pod, &registry).await?.run(asked).await
     } else {
-        Work::of_folder(&args, builder, &registry).await?
+        args.work.add_to(host, &registry).await?.run(asked).await
     };
-    let node = Arc::clone(&work.node);
-    let source = work.source();
-    let source = if args.node.allow_actions { source.may_resign() } else { source };
-    page.serve(Arc::new(source), registry).map_err(|error| metric_twice(&error))?;
+    match ended? {
+        Stopped::Clean => {
+            tracing::info!("left cleanly");
+            Ok(ExitCode::SUCCESS)
+        }
+        Stopped::Unclean => Err(Failure::new(
+            Exit::Failed,
+            format!("did not leave cleanly within {:?}: the lease has to run out", args.node.grace),
+        )
+        .try_this("look above for work that does not end, or for etcd not answering")),
+    }
+}
 
-    let lived = tokio::select! {
-        biased;
-        // Cancel safe: cancellation token.
-        () = asked.cancelled() => Ok(()),
-        // Cancel safe: both only wait.
-        error = broken(&*node) => Err(is_broken(&error)),
-        () = page.ended() => Err(Failure::new(Exit::Failed, "the status server has ended unasked")),
-        // If dropped, started calls go on in the background until the node is stopped below.
-        ended = work.live(live(&*node, &args, etcd)) => ended,
-    };
-    if let Err(failure @ Failure { exit: Exit::Broken, .. }) = lived {
-        // A broken node cannot leave, and a supervisor waits for this process to exit.
-        return Err(failure);
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Options(error) => wrong_node(&error),
+            HostError::Prepare(error) => match error.downcast::<Self>() {
+                Ok(failure) => *failure,
+                Err(error) => Self::caused(Exit::Failed, "preparing to join", &*error),
+            },
+            HostError::Start(error) => not_joined(&error),
+            HostError::NotJoined { ref problem, .. } => {
+                // The problem contains its own remedy, if there is one.
+                let remedy = match problem {
+                    Some(_) => "the log above says more",
+                    None => "see that etcd runs and that --etcd (BELLWETHER_ETCD) names it",
+                };
+                Self::new(Exit::Unreachable, error.to_string()).try_this(remedy)
+            }
+            HostError::Node(error) => Self::caused(Exit::Broken, "running the node", &error).try_this(
+                "this is a bug: keep the log, which has the panic, and start the node again; under \
+                 `bellwether supervise` the others take over at once",
+            ),
+            error => Self::new(Exit::Failed, chain(&error)),
+        }
     }
-    supervision::announce_leaving();
-    let left = leave(&*node, args.node.grace).await;
-    if let Err(failure @ Failure { exit: Exit::Broken, .. }) = left {
-        return Err(failure);
-    }
-    work.end().await;
-    page.close().await;
-    // The reason for the end is more useful than the result of the leave.
-    lived.and(left).map(|()| ExitCode::SUCCESS)
 }
 
 /// Identity of this node: id, address and pod UID.
@@ -343,24 +380,6 @@ fn leave_with_parent(leave: CancellationToken) -> Option<AbortOnDropHandle<()>> 
     Some(AbortOnDropHandle::new(leaving))
 }
 
-/// Joins, and joins again whenever the session is lost; returns when joining fails.
-async fn live(
-    node: &dyn Node,
-    args: &RunArgs,
-    etcd: Option<Arc<dyn Store>>,
-) -> Result<(), Failure> {
-    if let Some(etcd) = etcd {
-        look_at(&*etcd, &args.cluster).await?;
-    }
-    if let Some(within) = args.node.start_within {
-        match tokio::time::timeout(within, node.start()).await {
-            Ok(joined) => joined.map_err(|error| not_joined(&error))?,
-            Err(_) => return Err(not_in_time(node, within).await),
-        }
-    }
-    Err(not_joined(&keep_joined(node).await))
-}
-
 fn not_joined(error: &StartError) -> Failure {
     let failure = |exit| Failure::caused(exit, "joining the cluster", error);
     match error {
@@ -371,24 +390,14 @@ fn not_joined(error: &StartError) -> Failure {
              raise --id-wait (BELLWETHER_ID_WAIT)",
         ),
         StartError::TickDisagreement { .. } => failure(Exit::Refused),
-        StartError::Broken => is_broken(&NodeError::Broken),
         _ => failure(Exit::Failed),
     }
 }
 
-/// Failure of a node whose driver has failed.
-pub(crate) fn is_broken(error: &NodeError) -> Failure {
-    Failure::caused(Exit::Broken, "running the node", error).try_this(
-        "this is a bug: keep the log, which has the panic, and start the node again; under \
-         `bellwether supervise` the others take over at once",
-    )
-}
-
 /// Fails on errors that waiting does not fix. An etcd that does not answer yet only causes a warning.
-async fn look_at(store: &dyn Store, cluster: &ClusterArgs) -> Result<(), Failure> {
-    let get = Get { keys_only: true, ..Get::key(cluster.cluster.record()) };
-    let Err(error) = store.get(get, cluster.timeout).await else { return Ok(()) };
-    let failure = Failure::of_store("looking at etcd", &error);
+async fn look_at_etcd(node: Arc<dyn Node>) -> Result<(), Failure> {
+    let Err(StateError::Store { source, .. }) = node.get_leader().await else { return Ok(()) };
+    let failure = Failure::of_store("looking at etcd", &source);
     if failure.exit == Exit::Denied {
         return Err(failure);
     }
@@ -396,95 +405,56 @@ async fn look_at(store: &dyn Store, cluster: &ClusterArgs) -> Result<(), Failure
     Ok(())
 }
 
-async fn not_in_time(node: &dyn Node, within: Duration) -> Failure {
-    let status = node.status().await.ok();
-    let why = status.and_then(|it| {
-        let of_store = it.store.problem.map(|problem| {
-            // Some problems contain the endpoint already.
-            let named = problem.contains(&it.store.endpoint);
-            if named { problem } else { format!("{}: {problem}", it.store.endpoint) }
-        });
-        it.node.problem.or(of_store)
-    });
-    let what = format!("not joined within {within:?}");
-    match why {
-        // The error contains its own remedy, if there is one.
-        Some(why) => Failure::new(Exit::Unreachable, format!("{what}: {why}"))
-            .try_this("the log above says more"),
-        None => Failure::new(Exit::Unreachable, what)
-            .try_this("see that etcd runs and that --etcd (BELLWETHER_ETCD) names it"),
-    }
-}
-
-async fn leave(node: &dyn Node, grace: Duration) -> Result<(), Failure> {
-    let stopped = node.stop(grace).await;
-    let closed = node.close().await;
-    match stopped {
-        Ok(Stopped::Clean) => {
-            closed.map_err(|error| Failure::caused(Exit::Failed, "closing the node", &error))?;
-            tracing::info!("left cleanly");
-            Ok(())
-        }
-        Ok(Stopped::Unclean) => Err(Failure::new(
-            Exit::Failed,
-            format!("did not leave cleanly within {grace:?}: the lease has to run out"),
-        )
-        .try_this("look above for work that does not end, or for etcd not answering")),
-        Err(error @ NodeError::Broken) => Err(is_broken(&error)),
-        Err(error) => Err(Failure::caused(Exit::Failed, "leaving the cluster", &error)),
-    }
-}
-
 fn wrong_node(error: &InvalidOption) -> Failure {
+    if let InvalidOption::Store(source) = error
+        && let Some(error) = source.downcast_ref()
+    {
+        return connect::wrong_flag(error);
+    }
     Failure::caused(Exit::Usage, "setting up the node", error)
 }
 
-/// Returns the node that the flags describe, and a store to test etcd with, if the node uses etcd.
-fn builder(
-    args: &RunArgs,
-    identity: Identity,
-    registry: &Registry,
-) -> Result<(ClusterNodeBuilder, Option<Arc<dyn Store>>), Failure> {
-    let metrics = NodeMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+/// Returns the host of the node that the flags describe.
+fn host(args: &RunArgs, identity: Identity, page: StatusServer) -> Result<Host, Failure> {
     let Identity { id, address, pod_uid } = identity;
     let it = &args.node;
-    if it.standalone {
+    let host = if it.standalone {
         let node = ClusterNode::standalone()
             .id(id)
             .address(address)
             .cluster(args.cluster.cluster.cluster())
             .tick(it.tick)
             .ttl(it.ttl)
+            .failover(it.profile.into());
+        Host::new(node)
+    } else {
+        let node = ClusterNode::builder()
+            .id(id)
+            .address(address)
+            .cluster(args.cluster.cluster.cluster())
+            .tick(it.tick)
+            .tick_policy(it.tick_policy.into())
+            .ttl(it.ttl)
             .failover(it.profile.into())
-            .metrics(metrics);
-        return Ok((node, None));
-    }
-    // The node has a connection of its own, on its own thread. This store only detects wrong flags and an
-    // etcd that denies access, and is dropped then.
-    let config = connect::etcd_config(&args.cluster)?;
-    let store = connect::store(&args.cluster)?;
-    let node = ClusterNode::builder()
-        .id(id)
-        .address(address)
-        .cluster(args.cluster.cluster.cluster())
-        .tick(it.tick)
-        .tick_policy(it.tick_policy.into())
-        .ttl(it.ttl)
-        .failover(it.profile.into())
-        .call_timeout(args.cluster.timeout)
-        .id_wait(it.id_wait())
-        .metrics(metrics)
-        .etcd(config);
-    let node = match pod_uid {
-        Some(uid) => node.pod_uid(uid),
-        None => node,
+            .call_timeout(args.cluster.timeout)
+            .id_wait(it.id_wait())
+            .etcd(connect::etcd_config(&args.cluster)?);
+        let node = match pod_uid {
+            Some(uid) => node.pod_uid(uid),
+            None => node,
+        };
+        let node = if it.never_lead { node.never_lead() } else { node };
+        Host::new(node).before_joining(|node| async { Ok(look_at_etcd(node).await?) })
     };
-    let node = if it.never_lead { node.never_lead() } else { node };
-    Ok((node, Some(store)))
-}
-
-fn metric_twice(error: &prometheus::Error) -> Failure {
-    Failure::caused(Exit::Failed, "registering metrics", error)
+    let host = match it.start_within {
+        Some(within) => host.start_within(within),
+        None => host,
+    };
+    let allows_actions = it.allow_actions;
+    Ok(host
+        .status(move |page| if allows_actions { page.may_resign() } else { page })
+        .serve_on(page)
+        .stop_within(it.grace))
 }
 
 /// Returns the host's name, with the port of the status server.

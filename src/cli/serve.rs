@@ -1,14 +1,15 @@
 //! Parts that `run` and `demo` share: the status server, signals, the reference work.
 
+use std::{path::Path, sync::Arc};
+
 use bellwether::{
+    operator::uptime::{Checks, Folder},
     signals::Signals,
     telemetry::{BindError, ServerConfig, StatusServer, StatusServerError},
 };
+use tokio::sync::watch;
 
 use crate::cli::exit::{Exit, Failure};
-
-pub(crate) mod cut;
-pub(crate) mod work;
 
 /// Listens for the signals that end the process.
 ///
@@ -59,4 +60,20 @@ fn no_port(error: &BindError) -> Failure {
         ),
     )
     .try_this(error.remedy())
+}
+
+/// Opens the manifests of a folder.
+///
+/// # Errors
+///
+/// A [`Failure`] if the folder cannot be read. Problems inside the folder are logged, and the rest is used.
+pub(crate) async fn manifests(
+    folder: &Path,
+) -> Result<(Folder, watch::Receiver<Arc<Checks>>), Failure> {
+    let opened = Folder::open(folder).await;
+    opened.map_err(|error| Failure::caused(Exit::Usage, "--checks (BELLWETHER_CHECKS)", &error))
+}
+
+pub(crate) fn metric_twice(error: &prometheus::Error) -> Failure {
+    Failure::caused(Exit::Failed, "registering metrics", error)
 }

@@ -26,7 +26,6 @@ pub mod prelude;
 pub mod queue;
 #[doc(hidden)]
 pub mod shard;
-mod signals;
 pub mod writes;
 
 pub use {k8s_openapi, kube, schemars};

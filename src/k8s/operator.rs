@@ -1,6 +1,5 @@
 //! An operator: a node, caches, controllers on the leader and shard work on the followers, in one process.
 
-mod error;
 mod life;
 mod work;
 
@@ -10,14 +9,8 @@ use kube::Client;
 use prometheus::{IntGauge, Registry, core::Collector};
 use tokio::sync::watch;
 
-pub use self::{
-    error::OperatorError,
-    life::{Begun, BuiltOperator, CachesSynced},
-};
-use self::{
-    life::Serving,
-    work::{OfShard, Reconciling},
-};
+pub use self::life::CachesSynced;
+use self::work::{OfShard, Reconciling};
 use super::{
     authority::DebugClient,
     cache::{Cache, CacheMetrics, CacheSet, Cached, Delta, Scope},
@@ -28,9 +21,10 @@ use super::{
     queue::QueueMetrics,
 };
 use crate::{
+    host::{BuiltHost, Host, HostError},
     metrics::{Build, metrics},
-    node::{ClusterNodeBuilder, Stopped, WorkerOptions, work::LeaderTask},
-    telemetry::{self, ServerConfig},
+    node::{Stopped, WorkerOptions, work::LeaderTask},
+    telemetry::ServerConfig,
 };
 
 metrics! { b =>
@@ -43,10 +37,7 @@ metrics! { b =>
     }
 }
 
-/// Default limit for leaving the cluster: less than Kubernetes' default grace period of 30 s.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
-
-/// Builder of an operator.
+/// Operator: a [`Host`] with caches and controllers.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -78,7 +69,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// # }
 /// ```
 pub struct Operator {
-    node: ClusterNodeBuilder,
+    host: Host,
     client: Client,
     election: ElectionRef,
     pod: Option<PodIdentity>,
@@ -89,10 +80,7 @@ pub struct Operator {
     queues: QueueMetrics,
     /// Collectors of the metrics, until they are registered.
     collectors: Vec<Box<dyn Collector>>,
-    registry: Option<Registry>,
-    serve: Option<ServerConfig>,
     caches: CacheSet,
-    stop_within: Duration,
 }
 
 impl fmt::Debug for Operator {
@@ -100,7 +88,7 @@ impl fmt::Debug for Operator {
         let names: Vec<_> = self.controllers.iter().map(|it| it.name()).collect();
         let sharded: Vec<_> = self.sharded.iter().map(|(it, _)| it.name()).collect();
         f.debug_struct("Operator")
-            .field("node", &self.node)
+            .field("host", &self.host)
             .field("election", &self.election)
             .field("controllers", &names)
             .field("sharded", &sharded)
@@ -109,12 +97,13 @@ impl fmt::Debug for Operator {
 }
 
 impl Operator {
-    /// Creates an operator from a node, a client, and its cluster's `Election` object.
-    pub fn new(node: ClusterNodeBuilder, client: Client, election: ElectionRef) -> Self {
+    /// Creates an operator from the builder of its node, or from a whole [`Host`], a client, and its cluster's
+    /// `Election` object.
+    pub fn new(host: impl Into<Host>, client: Client, election: ElectionRef) -> Self {
         let ((metrics, queues), collectors) =
             Build::made_by(|b| (OperatorMetrics::build(b), QueueMetrics::build(b)));
         Self {
-            node,
+            host: host.into(),
             client,
             election,
             pod: None,
@@ -124,10 +113,7 @@ impl Operator {
             metrics,
             queues,
             collectors,
-            registry: None,
-            serve: None,
             caches: CacheSet::new(),
-            stop_within: STOP_WITHIN,
         }
     }
 
@@ -154,15 +140,20 @@ impl Operator {
 
     /// Adds a task that runs on the leader, beside the controllers.
     #[must_use]
-    pub fn leader_task(mut self, task: impl LeaderTask) -> Self {
-        self.node = self.node.leader_task(task);
-        self
+    pub fn leader_task(self, task: impl LeaderTask) -> Self {
+        self.with_host(|host| host.leader_task(task))
     }
 
     /// Adds a worker for shards of another work type.
     #[must_use]
-    pub fn worker(mut self, worker: WorkerOptions) -> Self {
-        self.node = self.node.worker(worker);
+    pub fn worker(self, worker: WorkerOptions) -> Self {
+        self.with_host(|host| host.worker(worker))
+    }
+
+    /// Changes the host of this operator: adds tasks, steps before joining, or fields of `/status`.
+    #[must_use]
+    pub fn with_host(mut self, change: impl FnOnce(Host) -> Host) -> Self {
+        self.host = change(self.host);
         self
     }
 
@@ -204,71 +195,51 @@ impl Operator {
         self.cache(kind, scope)
     }
 
-    /// Sets the registry for the metrics of the node (unless the node has its own), caches, controllers,
-    /// queues and status server. The program may register further metrics there.
-    /// [`telemetry::metrics::registry`] creates one that includes process metrics. Default: a new registry
-    /// that only [`serve`](Self::serve) exposes.
-    ///
-    /// [`telemetry::metrics::registry`]: crate::telemetry::metrics::registry
+    /// As [`Host::registry`]; the metrics of caches, controllers and queues are registered there too.
     #[must_use]
-    pub fn registry(mut self, registry: Registry) -> Self {
-        self.registry = Some(registry);
-        self
+    pub fn registry(self, registry: Registry) -> Self {
+        self.with_host(|host| host.registry(registry))
     }
 
-    /// Lets [`run`](Self::run) serve `/metrics`, the probes `/livez` and `/readyz`, `/leader`, `/status` and
-    /// the status page at this address, or as a whole [`ServerConfig`] specifies. The server runs on its own
-    /// thread from before the node joins until after it has left. A node is ready, leader or not, when it has
-    /// joined and its caches are synced. Default: no server.
-    ///
-    /// A program that calls [`BuiltOperator::begin`] serves [`Begun::source`] with its own [`StatusServer`].
-    ///
-    /// [`StatusServer`]: crate::telemetry::StatusServer
+    /// As [`Host::serve`]. A node is ready, leader or not, when it has joined and its caches are synced.
     #[must_use]
-    pub fn serve(mut self, at: impl Into<ServerConfig>) -> Self {
-        self.serve = Some(at.into());
-        self
+    pub fn serve(self, at: impl Into<ServerConfig>) -> Self {
+        self.with_host(|host| host.serve(at))
     }
 
-    /// Sets the limit for leaving the cluster. Default: 20 s.
+    /// As [`Host::stop_within`].
     #[must_use]
-    pub fn stop_within(mut self, limit: Duration) -> Self {
-        self.stop_within = limit;
-        self
+    pub fn stop_within(self, limit: Duration) -> Self {
+        self.with_host(|host| host.stop_within(limit))
     }
 
-    /// Builds the operator.
+    /// Builds the operator, and a handle that shows the caches that are not synced yet.
     ///
     /// # Errors
     ///
-    /// [`OperatorError::Options`] if the node's options are invalid or contradict each other,
-    /// [`OperatorError::Metrics`] if the registry has metrics of these names already.
-    pub fn build(self) -> Result<BuiltOperator, OperatorError> {
+    /// [`HostError::Options`] if the node's options are invalid or contradict each other,
+    /// [`HostError::Metrics`] if the registry has metrics of these names already.
+    #[doc(hidden)]
+    pub fn build(self) -> Result<(BuiltHost, CachesSynced), HostError> {
         let Self {
-            mut node,
+            mut host,
             client,
             election,
             pod,
             summary,
             controllers,
             sharded,
-            registry,
-            serve,
             caches,
-            stop_within,
             metrics,
             collectors,
             ..
         } = self;
-        let registry = match registry {
-            Some(registry) => registry,
-            None => telemetry::metrics::registry().map_err(OperatorError::Metrics)?,
-        };
-        node = node.counted(&registry).map_err(OperatorError::Metrics)?;
+        let registry = host.own_registry()?;
         for collector in collectors {
-            registry.register(collector).map_err(OperatorError::Metrics)?;
+            registry.register(collector).map_err(HostError::Metrics)?;
         }
-        let all = controllers.iter().chain(sharded.iter().map(|(it, _)| it)).cloned().collect();
+        let all: Vec<_> =
+            controllers.iter().chain(sharded.iter().map(|(it, _)| it)).cloned().collect();
         let readable = caches.readable();
         let drawn = Drawn::new(metrics.fence);
         let ends = Ends::default();
@@ -280,49 +251,63 @@ impl Operator {
             drawn.awaited(),
             ends.clone(),
         );
-        node = node.leader_task(match summary {
+        host = host.leader_task(match summary {
             Some(summary) => herald.summary(summary),
             None => herald,
         });
+        let caches = caches.begin(&client, &metrics.caches);
         {
             let (client, readable, metrics) =
                 (client.clone(), readable.clone(), metrics.controllers);
             let work = Reconciling { controllers, client, readable, election, metrics, drawn };
-            node = node.leader_task(work);
+            host = host.leader_task(work);
         }
         for (controller, Share { shards, as_leader, .. }) in sharded {
             let name = controller.name().to_owned();
             let worker = OfShard { controller, client: client.clone(), readable: readable.clone() };
             let worker = WorkerOptions::new(name, worker).shards(shards);
-            node = node.worker(if as_leader { worker.as_leader() } else { worker });
+            host = host.worker(if as_leader { worker.as_leader() } else { worker });
         }
-        Ok(BuiltOperator {
-            node: Arc::new(node.build().map_err(OperatorError::Options)?),
-            controllers: all,
-            caches: caches.begin(&client, &metrics.caches),
-            ends: (ends, Box::pin(reports)),
-            pod,
-            serving: serve.map(|config| Serving { config, registry }),
-            stop_within,
-        })
+        let (mut host, synced) = life::with_caches(host, caches);
+        for controller in all {
+            host = host.task("controller", move |_| controller.dispatch());
+        }
+        if let Some(pod) = pod {
+            host = host.task("pod", move |node| life::keep_told(node, pod));
+        }
+        let host = host
+            .task("election", move |_| reports)
+            .after_leaving(async move { ends.settled(life::REPORTED_WITHIN).await });
+        Ok((host.build()?, synced))
     }
 
-    /// Builds the operator and runs it: starts the status server, then the caches, the node and the work, and
-    /// stops them in reverse order. When `shutdown` resolves, the operator leaves the cluster: it ends and
-    /// joins all work, and hands over office and shards. A node is ready, leader or not, when it has joined
-    /// and its caches are synced.
+    /// As [`Host::run`]: the caches and controllers are tasks of the host, and the node joins when all caches
+    /// are synced.
     ///
     /// # Errors
     ///
-    /// [`OperatorError`].
+    /// [`HostError`].
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the node continues to leave in the background; work is aborted.
+    /// As [`Host::run`].
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<Stopped, OperatorError> {
-        self.build()?.run(shutdown).await
+    ) -> Result<Stopped, HostError> {
+        self.build()?.0.run(shutdown).await
+    }
+
+    /// As [`Host::run_until_signalled`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::run_until_signalled`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Host::run`].
+    pub async fn run_until_signalled(self) -> Result<Stopped, HostError> {
+        self.build()?.0.run_until_signalled().await
     }
 }

@@ -24,3 +24,5 @@ pub use super::{
     schemars,
     writes::WriteError,
 };
+#[doc(no_inline)]
+pub use crate::host::Host;

@@ -2,7 +2,8 @@
 //!
 //! The status server does not know the modules behind a page: every module creates and registers its own
 //! metrics struct, and the server gets all information about a node through [`StatusSource`].
-//! [`NodeSource`] implements this trait for any node.
+//! [`NodeSource`] implements this trait for any node. A [`Host`](crate::host::Host) does for its node what this
+//! example does.
 //!
 //! ```no_run
 //! # async fn example(node: std::sync::Arc<dyn bellwether::node::Node>) -> Result<(), Box<dyn std::error::Error>> {

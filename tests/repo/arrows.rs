@@ -3,7 +3,7 @@
 use crate::sources::{Sources, is_test};
 
 /// Layers from the bottom up. A module may use its own layer and those below it.
-const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "k8s", "operator", "cli"];
+const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "host", "k8s", "operator", "cli"];
 
 /// Modules between the engine and all other layers: they may use the engine's types, and the engine does not
 /// use them.

@@ -1,6 +1,7 @@
 //! Command `demo`: three nodes in one process, on one memory store: an election to watch without installing
 //! anything. Real engine, real driver, real checks; only the store is in memory.
 
+mod cut;
 mod narrator;
 mod per_node;
 mod stage;
@@ -11,13 +12,7 @@ use bellwether::telemetry::metrics;
 use clap::Args;
 
 use self::stage::Stage;
-use super::{
-    args,
-    exit::{Exit, Failure},
-    output,
-    run::Profile,
-    serve,
-};
+use super::{args, exit::Failure, output, run::Profile, serve};
 
 /// Shows an election: three nodes in this process, and a status page
 #[derive(Args, Debug)]
@@ -82,12 +77,10 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let signals = serve::signals()?;
     let mut page = serve::bind(&args.listen, &[]).await?;
     let address = page.address();
-    let registry = metrics::registry()
-        .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
+    let registry = metrics::registry().map_err(|error| serve::metric_twice(&error))?;
     let (stage, reading) = Stage::set(&args, address, &registry).await?;
     let stage = Arc::new(stage);
-    page.serve(Arc::clone(&stage) as _, registry)
-        .map_err(|error| Failure::caused(Exit::Failed, "registering metrics", &error))?;
+    page.serve(Arc::clone(&stage) as _, registry).map_err(|error| serve::metric_twice(&error))?;
     output::print(&format!(
         "{} nodes in this process, on a store in memory.\n\n  status page   http://{}/\n  resign        \
          bellwether resign --url http://{}\n  end           Ctrl-C\n\n",

@@ -1,15 +1,16 @@
 //! Nodes of the demonstration, and the data and actions of its status page.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bellwether::{
     engine::{Call, Failover, Outcome, Role},
+    host::BuiltHost,
     node::{
-        ClusterNode, Node, NodeError, NodeMetrics, StartError,
+        ClusterNode, Node, NodeError, NodeMetrics,
         status::{Status, Vitals},
     },
-    operator::uptime::{self, Uptime, probe::Prober},
+    operator::uptime::{self, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples},
     store::{Store, keys::Keys, memory::MemoryStore, protocol},
     tasks::Tasks,
     telemetry::{
@@ -19,17 +20,14 @@ use bellwether::{
 };
 use prometheus::Registry;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
+use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
 use crate::cli::{
     exit::{Exit, Failure},
-    run,
-    serve::{
-        cut::CutStore,
-        work::{self, Manifests},
-    },
+    serve,
 };
 
 /// Name of the demonstration's cluster.
@@ -44,7 +42,7 @@ const ID_WAIT: Duration = Duration::from_secs(60);
 /// Life of one node, until it leaves or is killed.
 #[derive(Clone, Debug)]
 struct Actor {
-    node: Arc<ClusterNode>,
+    node: Arc<dyn Node>,
     /// Cancelled when the node is killed.
     dead: CancellationToken,
 }
@@ -65,7 +63,8 @@ pub(super) struct Stage {
     failover: Failover,
     away: Duration,
     places: Vec<Place>,
-    _manifests: Manifests,
+    /// Folder of the bundled manifests, deleted on drop.
+    _samples: Option<TempDir>,
     narrator: Narrator,
     changed: Notify,
 }
@@ -83,26 +82,36 @@ impl Stage {
     ) -> Result<(Self, Tasks), Failure> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         seed(&*store).await;
-        let mut manifests = match &args.checks {
-            Some(folder) => Manifests::of(folder).await?,
-            None => Manifests::samples(&address.to_string()).await?,
+        let samples = match &args.checks {
+            Some(_) => None,
+            None => Some(samples(address).map_err(|error| {
+                let doing = "writing the bundled checks to a temporary folder";
+                Failure::caused(Exit::Local, doing, &error)
+            })?),
         };
-        let twice = |error| Failure::caused(Exit::Failed, "registering metrics", &error);
+        let folder = args.checks.as_deref().or(samples.as_ref().map(TempDir::path));
+        let (folder, checks) = serve::manifests(folder.expect("one of the two")).await?;
+        let twice = |error| serve::metric_twice(&error);
         let place = |id: i64| {
             let own = per_node::registry_of(registry, id).map_err(twice)?;
             let metrics = NodeMetrics::register(&own).map_err(twice)?;
-            let uptime = manifests.work(&own, None, Prober::new())?;
+            let options = UptimeOptions {
+                metrics: UptimeMetrics::register(&own).map_err(twice)?,
+                ..UptimeOptions::default()
+            };
+            let uptime = Uptime::new(checks.clone(), options);
             Ok(Place { id, metrics, uptime, actor: watch::Sender::new(None) })
         };
         let places = (1..=i64::from(args.nodes)).map(place).collect::<Result<_, Failure>>()?;
-        let reading = std::mem::take(&mut manifests.reading);
+        let mut reading = Tasks::new();
+        reading.spawn("manifests", folder.run(CancellationToken::new()));
         let stage = Self {
             store,
             address,
             failover: args.profile.into(),
             away: args.away,
             places,
-            _manifests: manifests,
+            _samples: samples,
             narrator: Narrator::default(),
             changed: Notify::new(),
         };
@@ -133,32 +142,28 @@ impl Stage {
     /// Runs one life of the node after the other.
     async fn lives(&self, place: &Place, leave: &CancellationToken) -> Result<(), Failure> {
         while !leave.is_cancelled() {
-            let actor = self.enter(place)?;
-            let lived = tokio::select! {
+            let (host, actor) = self.enter(place)?;
+            let ended = tokio::select! {
                 biased;
-                // Cancel safe: cancellation tokens.
-                () = leave.cancelled() => Lived::Asked,
-                () = actor.dead.cancelled() => Lived::Killed,
-                // If dropped, started calls go on in the background until the node is stopped below.
-                failure = self.live(place, &actor) => Lived::Failed(failure),
+                // Cancel safe: cancellation token.
+                () = actor.dead.cancelled() => None,
+                // Dropped when the node is killed; the node is stopped below.
+                ended = host.run(leave.cancelled()) => Some(ended),
+                // Only shows the node.
+                never = self.show(place, &actor, leave) => match never {},
             };
-            place.actor.send_replace(None);
-            let grace = if matches!(lived, Lived::Asked) { GRACE } else { Duration::ZERO };
-            let stopped = actor.node.stop(grace).await;
-            let _ = actor.node.close().await;
-            self.changed.notify_waiters();
-            match lived {
-                Lived::Asked => return stopped.map(drop).map_err(|error| run::is_broken(&error)),
-                Lived::Failed(failure) => return Err(failure),
-                Lived::Killed => {
-                    let _ = tokio::time::timeout(self.away, leave.cancelled()).await;
-                }
+            self.hide(place);
+            if let Some(ended) = ended {
+                return ended.map(drop).map_err(Failure::from);
             }
+            let _ = actor.node.stop(Duration::ZERO).await;
+            let _ = actor.node.close().await;
+            let _ = tokio::time::timeout(self.away, leave.cancelled()).await;
         }
         Ok(())
     }
 
-    fn enter(&self, place: &Place) -> Result<Actor, Failure> {
+    fn enter(&self, place: &Place) -> Result<(BuiltHost, Actor), Failure> {
         let dead = CancellationToken::new();
         let store = Arc::new(CutStore::new(Arc::clone(&self.store), dead.clone()));
         let node = ClusterNode::builder()
@@ -169,46 +174,38 @@ impl Stage {
             .id_wait(ID_WAIT)
             .failover(self.failover)
             .metrics(place.metrics.clone())
-            .store(store)
-            .worker(uptime::worker_options(&place.uptime))
-            .leader_task(place.uptime.leader_task())
-            .build()
-            .map_err(|error| Failure::caused(Exit::Failed, "setting up a node", &error))?;
-        Ok(Actor { node: Arc::new(node), dead })
+            .store(store);
+        let host = uptime::add(node.into(), &place.uptime).stop_within(GRACE).build()?;
+        let node = Arc::clone(host.node());
+        Ok((host, Actor { node, dead }))
     }
 
-    /// Joins the cluster, and logs changes of role until the life ends.
-    async fn live(&self, place: &Place, actor: &Actor) -> Failure {
-        if let Err(error) = actor.node.start().await {
-            return match error {
-                StartError::Broken => run::is_broken(&NodeError::Broken),
-                _ => Failure::caused(Exit::Failed, "joining", &error),
-            };
-        }
-        place.actor.send_replace(Some(actor.clone()));
-        let mut following = Tasks::new();
-        work::follow(&place.uptime, Arc::clone(&actor.node) as _, &mut following);
-        self.narrator.joined(place.id);
-        let mut membership = actor.node.membership();
-        loop {
-            let now = *membership.borrow_and_update();
-            self.narrator.stands(place.id, now);
-            self.changed.notify_waiters();
-            if now.broken {
-                return run::is_broken(&NodeError::Broken);
+    /// Shows a node and logs changes of its role, from when it has joined until it is asked to leave.
+    async fn show(&self, place: &Place, actor: &Actor, leave: &CancellationToken) -> Infallible {
+        let shown = async {
+            let mut membership = actor.node.membership();
+            if membership.wait_for(|it| it.joined).await.is_err() {
+                return;
             }
-            tokio::select! {
-                biased;
-                // Cancel safe: an ended task that was not taken is returned by the next call.
-                Some(ended) = following.join_next() => {
-                    return Failure::new(Exit::Failed, ended.to_string());
-                }
-                // Cancel safe: an unseen change is reported by the next call.
-                changed = membership.changed() => if changed.is_err() {
-                    return Failure::new(Exit::Failed, "a node is gone unasked");
+            place.actor.send_replace(Some(actor.clone()));
+            self.narrator.joined(place.id);
+            loop {
+                let now = *membership.borrow_and_update();
+                self.narrator.stands(place.id, now);
+                self.changed.notify_waiters();
+                if membership.changed().await.is_err() {
+                    return;
                 }
             }
-        }
+        };
+        leave.run_until_cancelled(shown).await;
+        self.hide(place);
+        std::future::pending().await
+    }
+
+    fn hide(&self, place: &Place) {
+        place.actor.send_replace(None);
+        self.changed.notify_waiters();
     }
 
     fn actors(&self) -> Vec<Actor> {
@@ -246,11 +243,11 @@ impl Stage {
     }
 }
 
-/// Reason why a life ended.
-enum Lived {
-    Asked,
-    Killed,
-    Failed(Failure),
+/// Writes the bundled manifests, which mainly check the status page at that address.
+fn samples(page: SocketAddr) -> io::Result<TempDir> {
+    let folder = tempfile::Builder::new().prefix("bellwether-checks-").tempdir()?;
+    write_samples(folder.path(), &page.to_string())?;
+    Ok(folder)
 }
 
 fn leads(actor: &Actor) -> bool {
@@ -278,7 +275,7 @@ impl StatusSource for Stage {
         let place = self.places.iter().find(|it| it.id == teller.node.id.get());
         let mut map = picture(Ok(teller));
         if let Some(place) = place {
-            work::show(&place.uptime, &mut map);
+            place.uptime.show_in(&mut map);
         }
         let siblings = serde_json::to_value(&statuses).expect("a status has string keys");
         map.insert("siblings".into(), siblings);

@@ -1,30 +1,26 @@
 //! Node in Kubernetes: the identity of its pod, and uptime checks from the API.
 
-use std::{env, sync::Arc};
+use std::env;
 
 use bellwether::{
+    host::Host,
     k8s::{
-        cache::Scope,
-        client::ClientMetrics,
-        fence::ElectionRef,
-        identity::PodIdentity,
-        operator::{Operator, OperatorError},
+        cache::Scope, client::ClientMetrics, fence::ElectionRef, identity::PodIdentity,
+        operator::Operator,
     },
-    node::{ClusterNodeBuilder, NodeError},
     operator::uptime::{
         CutBy,
         api::{self, ApiChecks},
     },
-    tasks::Tasks,
 };
 use clap::Args;
 use prometheus::Registry;
 
-use super::{RunArgs, WorkArgs, metric_twice, work::Work, wrong_node};
+use super::{RunArgs, WorkArgs};
 use crate::cli::{
     apiserver::{ApiArgs, When},
     exit::{Exit, Failure},
-    serve::work,
+    serve,
 };
 
 /// Variable that the downward API sets in every pod of the chart.
@@ -109,13 +105,13 @@ pub(super) fn is_wanted(kube: &KubeArgs, work: &WorkArgs) -> bool {
 /// # Errors
 ///
 /// A [`Failure`] if the operator cannot be set up. An API server that does not answer is not an error.
-pub(super) async fn work(
+pub(super) async fn operator(
     args: &RunArgs,
-    builder: ClusterNodeBuilder,
+    host: Host,
     pod: Option<PodIdentity>,
     registry: &Registry,
-) -> Result<Work, Failure> {
-    let metrics = ClientMetrics::register(registry).map_err(|error| metric_twice(&error))?;
+) -> Result<Operator, Failure> {
+    let metrics = ClientMetrics::register(registry).map_err(|error| serve::metric_twice(&error))?;
     let (endpoint, client) = args.kube.api.connect(Some(metrics)).await?;
     let namespace = args.kube.api.namespace(&client);
     let scope =
@@ -128,33 +124,11 @@ pub(super) async fn work(
     let election = ElectionRef { namespace, cluster };
     tracing::info!(%endpoint, %election, "working on Kubernetes");
 
-    let mut operator = Operator::new(builder, client, election).registry(registry.clone());
+    let mut operator = Operator::new(host, client, election);
     if let Some(pod) = pod {
         operator = operator.pod(pod);
     }
     let checks = ApiChecks::of(&mut operator, &scope);
-    let status_file = args.work.status_file.clone();
-    let uptime =
-        work::uptime(checks.checks(), CutBy::Uids, registry, status_file, args.work.prober())?;
-    let built = api::add(operator, &uptime, &scope).build().map_err(|error| match error {
-        OperatorError::Options(error) => wrong_node(&error),
-        error => Failure::from(error),
-    })?;
-    let begun = built.begin();
-    let node = Arc::clone(begun.node());
-    let mut beside = Tasks::new();
-    beside.spawn("checks", async move {
-        checks.run().await;
-    });
-    work::follow(&uptime, Arc::clone(&node), &mut beside);
-    Ok(Work { node, uptime: Some(uptime), begun: Some(begun), beside, _manifests: None })
-}
-
-impl From<OperatorError> for Failure {
-    fn from(error: OperatorError) -> Self {
-        match &error {
-            OperatorError::Node(error @ NodeError::Broken) => super::is_broken(error),
-            _ => Self::caused(Exit::Failed, "running the operator", &error),
-        }
-    }
+    let uptime = args.work.uptime(checks.checks(), CutBy::Uids, registry)?;
+    Ok(api::add(operator, checks, &uptime, &scope))
 }

@@ -154,7 +154,7 @@ fn key_of(object: &UptimeCheck) -> CheckKey {
 }
 
 impl ApiChecks {
-    /// The checks in this scope, cached by this operator. [`run`](Self::run) must run beside it.
+    /// The checks in this scope, cached by this operator. [`add`] runs them.
     pub fn of(operator: &mut Operator, scope: &Scope) -> Self {
         let book: Arc<Book> = Arc::default();
         let told = Arc::clone(&book);
@@ -168,11 +168,7 @@ impl ApiChecks {
     }
 
     /// Publishes changes until it is dropped.
-    ///
-    /// # Cancel safety
-    ///
-    /// If dropped, [`checks`](Self::checks) keeps its last snapshot.
-    pub async fn run(self) -> Infallible {
+    async fn run(self) -> Infallible {
         loop {
             self.book.changed.notified().await;
             tokio::time::sleep(SETTLES_WITHIN).await;
@@ -185,10 +181,10 @@ impl ApiChecks {
     }
 }
 
-/// Adds to an operator what these checks need: the work on shards, the aggregation on the leader, and the
+/// Adds to an operator what these checks need: the reading of the objects, the work of [`super::add`], and the
 /// controller that writes the statuses.
 #[must_use]
-pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
+pub fn add(operator: Operator, checks: ApiChecks, uptime: &Uptime, scope: &Scope) -> Operator {
     let writer = StatusWriter {
         statuses: uptime.statuses(),
         cluster: operator.election().to_string(),
@@ -201,8 +197,7 @@ pub fn add(operator: Operator, uptime: &Uptime, scope: &Scope) -> Operator {
         .at_once(AT_ONCE);
     let teller = Teller { statuses: uptime.statuses(), trigger: controller.trigger() };
     operator
-        .worker(super::worker_options(uptime))
-        .leader_task(uptime.leader_task())
+        .with_host(|host| super::add(host, uptime).task("checks", |_| checks.run()))
         .leader_task(teller)
         .summary(uptime.summary())
         .controller(controller)

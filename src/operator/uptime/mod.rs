@@ -55,7 +55,9 @@ pub use node::{CutBy, Uptime, UptimeOptions};
 pub use report::{CheckReport, ChecksReport};
 pub use resource::UptimeCheck;
 
-use crate::{engine::WorkType, node::WorkerOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::{engine::WorkType, host::Host, node::WorkerOptions};
 
 /// Name of the work type whose shards hold the uptime checks.
 pub const WORK: &str = "uptime";
@@ -69,4 +71,17 @@ pub fn work_type() -> WorkType {
 pub fn worker_options(uptime: &Uptime) -> WorkerOptions {
     let worker = WorkerOptions::new(WORK, uptime.worker()).shards(uptime.shards());
     if uptime.as_leader() { worker.as_leader() } else { worker }
+}
+
+/// Adds to a host what the checks need: the work on shards, the aggregation on the leader, and the report, which
+/// `/status` shows.
+#[must_use]
+pub fn add(host: Host, uptime: &Uptime) -> Host {
+    let (follows, shown) = (uptime.clone(), uptime.clone());
+    host.worker(worker_options(uptime))
+        .leader_task(uptime.leader_task())
+        .task("uptime results", |node| async move {
+            follows.follow(node, CancellationToken::new()).await;
+        })
+        .status(|source| source.with(move |status| shown.show_in(status)))
 }

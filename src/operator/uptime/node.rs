@@ -1,22 +1,20 @@
 //! Uptime checks of one node: everything that the node runs for them.
 //!
 //! ```no_run
-//! # use bellwether::{node::{ClusterNode, WorkerOptions}, operator::uptime::{self, Folder, Uptime, UptimeOptions}};
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # use bellwether::{host::Host, operator::uptime::{self, Folder, Uptime, UptimeOptions}};
+//! # use tokio_util::sync::CancellationToken;
+//! # async fn example(host: Host) -> Result<(), Box<dyn std::error::Error>> {
 //! let (folder, checks) = Folder::open("/etc/bellwether/checks").await?;
 //! let uptime = Uptime::new(checks, UptimeOptions::default());
-//! let builder = ClusterNode::builder()
-//!     .worker(WorkerOptions::new(uptime::WORK, uptime.worker()).shards(uptime.shards()))
-//!     .leader_task(uptime.leader_task());
+//! let host = uptime::add(host, &uptime).task("manifests", |_| folder.run(CancellationToken::new()));
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! Beside these, [`Folder::run`](super::Folder::run) and [`Uptime::follow`] must run for as long as the node.
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, getrlimit};
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -185,6 +183,17 @@ impl Uptime {
     /// Receiver of this node's report on all checks: what it stores as leader, or what it sees as follower.
     pub fn report(&self) -> watch::Receiver<Arc<ChecksReport>> {
         self.leader.report.subscribe()
+    }
+
+    /// Adds the report on the checks to the JSON of `/status`.
+    ///
+    /// # Panics
+    ///
+    /// Never: a report has string keys.
+    pub fn show_in(&self, status: &mut Map<String, Value>) {
+        let report = Arc::clone(&self.leader.report.borrow());
+        let report = serde_json::to_value(&*report).expect("a report has string keys");
+        status.insert("checks".into(), report);
     }
 
     /// Follows the results for [`report`](Self::report), and deletes results that are no longer needed from

@@ -23,6 +23,7 @@ use std::{
 
 use bellwether::{
     clock,
+    host::HostError,
     k8s::{
         cache::Scope,
         client::{ClientOptions, connect},
@@ -35,7 +36,7 @@ use bellwether::{
             Api, Client, CustomResource, CustomResourceExt as _, Resource,
             api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
         },
-        operator::{BuiltOperator, CachesSynced, Operator, OperatorError},
+        operator::{CachesSynced, Operator},
         schemars::{self, JsonSchema},
     },
     node::{ClusterNode, Stopped},
@@ -59,7 +60,7 @@ struct Under {
     registry: Registry,
     synced: CachesSynced,
     stop: CancellationToken,
-    running: JoinHandle<Result<Stopped, OperatorError>>,
+    running: JoinHandle<Result<Stopped, HostError>>,
 }
 
 impl Under {
@@ -71,8 +72,7 @@ impl Under {
         let registry = Registry::new();
         let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
         let operator = Operator::new(node, client, cluster.election()).registry(registry.clone());
-        let built: BuiltOperator = work(operator).build().unwrap();
-        let synced = built.caches_synced();
+        let (built, synced) = work(operator).build().unwrap();
         let stop = CancellationToken::new();
         let running =
             bellwether::tasks::spawn("operator", built.run(stop.clone().cancelled_owned()));

@@ -200,8 +200,7 @@ async fn without_rights_nothing_dies_and_work_begins_when_they_are_given() {
     let node = ClusterNode::builder().cluster("test").id(0).memory(&cluster.store);
     let operator =
         Operator::new(node, user.client(), election).controller(noting(&cluster, &ledger));
-    let operator = operator.build().unwrap();
-    let synced = operator.caches_synced();
+    let (operator, synced) = operator.build().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let running =
         bellwether::tasks::spawn("operator", operator.run(stop.clone().cancelled_owned()));

@@ -8,6 +8,7 @@ use std::{
 
 use bellwether::{
     engine::{Failover, Role},
+    host::HostError,
     k8s::{
         crd,
         fence::ElectionRef,
@@ -19,7 +20,7 @@ use bellwether::{
             Api, Client, ResourceExt as _,
             api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
         },
-        operator::{Operator, OperatorError},
+        operator::Operator,
     },
     node::{ClusterNode, Node, Stopped},
     operator,
@@ -146,13 +147,13 @@ pub(super) fn config_map(name: &str) -> ConfigMap {
 pub(crate) struct Replica {
     pub(crate) node: Arc<dyn Node>,
     stop: CancellationToken,
-    running: JoinHandle<Result<Stopped, OperatorError>>,
+    running: JoinHandle<Result<Stopped, HostError>>,
 }
 
 impl Replica {
     /// Starts an operator; returns when it has joined.
     pub(crate) async fn start(operator: Operator) -> Self {
-        let operator = operator.stop_within(SOON).build().unwrap();
+        let (operator, _) = operator.stop_within(SOON).build().unwrap();
         let node = Arc::clone(operator.node());
         let stop = CancellationToken::new();
         let running =

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bellwether::{
     engine::Failover,
+    host::HostError,
     k8s::{
         cache::Scope,
         controller::{Action, Context, Controller},
         k8s_openapi::api::core::v1::ConfigMap,
         kube::{Client, client::Body},
-        operator::{Operator, OperatorError},
+        operator::Operator,
     },
     node::{ClusterNode, ClusterNodeBuilder, RoutineLimits, Stopped},
     tasks,
@@ -131,13 +132,13 @@ async fn a_port_that_is_taken_ends_the_operator_before_its_node_joins() {
     let cluster = Cluster::new("taken").await;
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = cluster.space.client();
-    let operator = Operator::new(node(&cluster), client, cluster.election())
+    let (operator, _) = Operator::new(node(&cluster), client, cluster.election())
         .serve(taken.local_addr().unwrap())
         .build()
         .unwrap();
     let membership = operator.node().membership();
     let ended = tokio::time::timeout(SOON, operator.run(std::future::pending())).await.unwrap();
-    assert!(matches!(ended, Err(OperatorError::Serve(_))), "{ended:?}");
+    assert!(matches!(ended, Err(HostError::Serve(_))), "{ended:?}");
     assert!(!membership.borrow().joined);
 }
 
@@ -150,7 +151,7 @@ async fn two_operators_cannot_count_in_one_registry() {
         Operator::new(node(&cluster), client, cluster.election()).registry(registry.clone())
     };
     operator().build().unwrap();
-    assert!(matches!(operator().build(), Err(OperatorError::Metrics(_))));
+    assert!(matches!(operator().build(), Err(HostError::Metrics(_))));
 
     // An operator does not run without its status server, which probes ask.
     let registry = metrics::registry().unwrap();
@@ -158,26 +159,5 @@ async fn two_operators_cannot_count_in_one_registry() {
     let operator = Operator::new(node(&cluster), cluster.space.client(), cluster.election());
     let running = operator.registry(registry).serve("127.0.0.1:0").run(std::future::pending());
     let ended = tokio::time::timeout(SOON, running).await.unwrap();
-    assert!(matches!(ended, Err(OperatorError::Metrics(_))), "{ended:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_life_that_is_begun_anew_waits_for_the_caches_too() {
-    let cluster = Cluster::new("life").await;
-    let maps = CancellationToken::new();
-    let client = kept_waiting(cluster.space.client(), &maps);
-    let mut operator = Operator::new(node(&cluster), client, cluster.election());
-    operator.cache::<ConfigMap>(&(), &Scope::namespace(cluster.space.name.clone()));
-    let mut begun = operator.build().unwrap().begin();
-    for _ in 0..2 {
-        let life = begun.live(async { Ok::<(), OperatorError>(()) });
-        let polled = futures::poll!(std::pin::pin!(life));
-        assert!(polled.is_pending(), "nothing is listed yet: {polled:?}");
-    }
-    maps.cancel();
-    tokio::time::timeout(SOON, begun.live(async { Ok::<(), OperatorError>(()) }))
-        .await
-        .unwrap()
-        .unwrap();
-    begun.end().await;
+    assert!(matches!(ended, Err(HostError::Metrics(_))), "{ended:?}");
 }
