@@ -370,7 +370,7 @@ impl BuiltHost {
         Ok(stopped)
     }
 
-    /// As [`Host::run_until_signalled`].
+    /// Runs as [`Host::run_until_signalled`] does.
     pub(crate) async fn run_until_signalled(self) -> Result<Stopped, HostError> {
         let signals = Signals::listen().map_err(HostError::Signals)?;
         let life = self.run(signals.leave().clone().cancelled_owned());

@@ -207,7 +207,7 @@ impl Operator {
         self.with_host(|host| host.serve(at))
     }
 
-    /// As [`Host::stop_within`].
+    /// Sets the limit for leaving the cluster, as [`Host::stop_within`].
     #[must_use]
     pub fn stop_within(self, limit: Duration) -> Self {
         self.with_host(|host| host.stop_within(limit))

@@ -1,4 +1,4 @@
-//! What the life of an operator adds to that of its host: the caches, which the node waits for, and its pod.
+//! Caches of an operator, which its node waits for, and the pod of the node.
 
 use std::{fmt, sync::Arc, time::Duration};
 
