@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::crd;
-pub use super::crd::conditions_schema as schema;
+pub use super::crd::schema::conditions as schema;
 use crate::clock;
 
 /// Longest message, in characters, that the schema of every condition accepts.

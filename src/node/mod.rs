@@ -419,6 +419,7 @@ pub async fn keep_joined(node: &dyn Node) -> StartError {
 /// # Cancel safety
 ///
 /// Cancel safe: it only waits.
+#[doc(hidden)]
 pub async fn broken(node: &dyn Node) -> NodeError {
     if node.membership().wait_for(|it| it.broken).await.is_err() {
         // The node was dropped, and its driver did not fail before.

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     election::{Election, ElectionSpec, ElectionStatus},
-    schema::{conditions as conditions_schema, tidied},
+    schema::tidied,
 };
 
 /// The API group of the resources.

@@ -75,6 +75,7 @@ pub struct EtcdStore {
 
 /// Reason why the connection to an etcd failed.
 #[derive(Debug, thiserror::Error)]
+#[doc(hidden)]
 pub enum ConnectError {
     /// The configuration is not usable.
     #[error("the etcd configuration cannot be used")]
@@ -167,6 +168,7 @@ impl EtcdStore {
     ///
     /// [`ConnectError::Config`] for the errors of [`new`](Self::new); [`ConnectError::Store`] if no member
     /// answers within [`EtcdConfig::connect_within`], or if etcd refuses the user or the certificate.
+    #[doc(hidden)]
     pub async fn connect(config: &EtcdConfig) -> Result<Self, ConnectError> {
         let store = Self::new(config).map_err(ConnectError::Config)?;
         referee::first_look(&store.pool).await;
