@@ -45,7 +45,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Number of checks that meet the same obstacle.
 const MANY: u64 = 40;
-/// Number of log lines about one obstacle in a minute, whatever the number of objects.
+/// Number of log lines about one obstacle in a minute, independent of the number of objects.
 const LINES_A_MINUTE: u64 = 5;
 
 /// Name of the definition of uptime checks.
