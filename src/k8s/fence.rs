@@ -179,7 +179,7 @@ pub enum FenceError {
     },
     /// The fence numbers are used up, or another client wrote the largest possible one.
     #[error(
-        "election {election} has the fence {last}, above which there is none: delete the object to begin anew"
+        "election {election} has the fence {last}, above which there is none: delete the object to begin again"
     )]
     UsedUp {
         /// Namespace and name of the `Election`.

@@ -89,7 +89,7 @@ metrics! { b =>
         pub(crate) watch_lag: Histogram = b.histogram(names::WATCH_LAG, LATENCY,
             "From sending an own beat to receiving it by the watch.");
         pub(crate) watch_resyncs: IntCounter = b.counter(names::WATCH_RESYNCS,
-            "How often the view was listed anew after it was first listed.");
+            "How often the view was listed again after it was first listed.");
         pub(crate) store_calls: IntCounterVec = b.counters(names::STORE_CALLS, &["kind", "result"],
             "Calls of the protocol, by kind and result.");
         pub(crate) store_call_seconds: HistogramVec = b.histograms(names::STORE_CALL_SECONDS, &["kind"], LATENCY,

@@ -376,9 +376,9 @@ fn store() -> Vec<Panel> {
         .query("own beat p99", Series::of(WATCH_LAG).quantile(0.99, &[])),
         Panel::new(
             Kind::Lines,
-            "Lists anew",
+            "Lists again",
             Unit::PerSecond,
-            "How often a node's picture had to be listed anew: after a compaction, or for another member \
+            "How often a node's picture had to be listed again: after a compaction, or for another member \
              of etcd.",
         )
         .query("{{instance}}", Series::of(WATCH_RESYNCS).rate().sum_by(&["instance"])),

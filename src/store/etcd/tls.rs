@@ -181,7 +181,7 @@ fn usable(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
     let certificate = match x509_parser::parse_x509_certificate(&own) {
         Ok((_, certificate)) => certificate,
         Err(error) => {
-            return refuse(format!("holds no X.509 certificate ({error})"), "issue it anew");
+            return refuse(format!("holds no X.509 certificate ({error})"), "issue it again");
         }
     };
     let now = clock::wall_now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);

@@ -202,7 +202,7 @@ impl Watch for EtcdWatch {
                 answer = self.answers.message() => answer,
                 // Cancel safe: a retired link stays retired.
                 () = self.stream.link().retired() => {
-                    return Err(self.broken("its member is left for another, or connected anew"));
+                    return Err(self.broken("its member is left for another, or connected again"));
                 }
             };
             match answer {
