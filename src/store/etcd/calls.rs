@@ -117,7 +117,7 @@ where
         let verdict = match attempt.result {
             Some(Ok(value)) => return Ok(value),
             Some(Err(verdict)) => verdict,
-            None => return Err(unanswered(call.name, endpoint, call.timeout)),
+            None => return Err(out_of_time(pool, call, endpoint, last)),
         };
         match verdict {
             Verdict::Reauthenticate(text) => {
@@ -146,6 +146,29 @@ fn give_up(pool: &Pool, call: Call, last: Option<(usize, Verdict)>) -> StoreErro
     match last {
         Some((member, verdict)) => verdict.into_error(call.name, pool.endpoint(member), call.asked),
         None => unanswered(call.name, pool.endpoint(pool.current()), call.timeout),
+    }
+}
+
+/// Error of a call that ran out of time during an attempt, with what an earlier attempt told: the earlier
+/// failure is often the cause, and only chance decides in which attempt the time ends.
+fn out_of_time(
+    pool: &Pool,
+    call: Call,
+    endpoint: &str,
+    last: Option<(usize, Verdict)>,
+) -> StoreError {
+    let Some((before, verdict)) = last else {
+        return unanswered(call.name, endpoint, call.timeout);
+    };
+    StoreError::Interrupted {
+        call: call.name,
+        endpoint: endpoint.to_owned(),
+        message: format!(
+            "no answer within {:?}; before that, {} failed: {}",
+            call.timeout,
+            pool.endpoint(before),
+            verdict.into_text()
+        ),
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bellwether::{
+    clock::boot_now,
     engine::Revision,
     store::{
         Store, StoreError,
@@ -128,6 +129,31 @@ async fn http_and_https_taken_for_each_other_are_told() {
         .connect_within(Duration::from_secs(2));
     let error = EtcdStore::connect(&as_secure).await.unwrap_err();
     let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(said.contains("does it speak TLS there"), "{said}");
+}
+
+#[tokio::test]
+async fn what_an_attempt_told_is_not_lost_when_a_later_one_is_silent() {
+    let etcd = Etcd::options().tls().start().await;
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let _closing = bellwether::tasks::spawn("closes, then is silent", async move {
+        let (mut silent, mut first) = (Vec::new(), None);
+        loop {
+            let (stream, _) = server.accept().await.unwrap();
+            let first = *first.get_or_insert_with(boot_now);
+            // An attempt that begins after this is still under way when the time of the call ends.
+            if boot_now().since(first) > Duration::from_millis(1300) {
+                silent.push(stream);
+            }
+        }
+    });
+    let config = EtcdConfig::new([format!("https://{address}")])
+        .tls(tls_of(&etcd))
+        .connect_within(Duration::from_secs(2));
+    let error = EtcdStore::connect(&config).await.unwrap_err();
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(said.contains("no answer within 2s"), "{said}");
     assert!(said.contains("does it speak TLS there"), "{said}");
 }
 
