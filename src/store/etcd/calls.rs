@@ -149,7 +149,7 @@ fn give_up(pool: &Pool, call: Call, last: Option<(usize, Verdict)>) -> StoreErro
     }
 }
 
-/// Error of a call that ran out of time during an attempt, with what an earlier attempt told: the earlier
+/// Error of a call that ran out of time during an attempt, with what an earlier attempt reported: the earlier
 /// failure is often the cause, and only chance decides in which attempt the time ends.
 fn out_of_time(
     pool: &Pool,
