@@ -25,7 +25,7 @@ pub(crate) struct ApiArgs {
     #[arg(long, value_name = "NAME", env = "BELLWETHER_KUBE_CONTEXT")]
     context: Option<String>,
 
-    /// Namespace of the cluster's Election and of its checks (default: the pod's, or the context's)
+    /// Namespace of the cluster's Lease, Election and checks (default: the pod's, or the context's)
     #[arg(long, value_name = "NAME", env = "BELLWETHER_NAMESPACE")]
     namespace: Option<String>,
 }
@@ -48,25 +48,36 @@ impl ApiArgs {
         &self,
         metrics: Option<ClientMetrics>,
     ) -> Result<(http::Uri, Client), Failure> {
-        let mut options = ClientOptions::default();
+        let mut options = self.options();
         if let Some(metrics) = metrics {
             options = options.metrics(metrics);
-        }
-        if let Some(file) = &self.kubeconfig {
-            options = options.kubeconfig(file);
-        }
-        if let Some(context) = &self.context {
-            options = options.context(context);
         }
         let failed =
             |error| Failure::caused(Exit::Usage, "finding the Kubernetes API server", &error);
         connect_to(options).await.map_err(failed)
     }
 
+    /// Options of a client for the server that the flags name.
+    pub(crate) fn options(&self) -> ClientOptions {
+        let mut options = ClientOptions::default();
+        if let Some(file) = &self.kubeconfig {
+            options = options.kubeconfig(file);
+        }
+        if let Some(context) = &self.context {
+            options = options.context(context);
+        }
+        options
+    }
+
+    /// Namespace of the cluster's objects: from the flag, else of the pod.
+    pub(crate) fn given_namespace(&self) -> Option<String> {
+        let own = env::var("POD_NAMESPACE").ok().filter(|it| !it.is_empty());
+        self.namespace.clone().or(own)
+    }
+
     /// Namespace of the cluster's objects: from the flag, else of the pod, else of the credentials.
     pub(crate) fn namespace(&self, client: &Client) -> String {
-        let own = env::var("POD_NAMESPACE").ok().filter(|it| !it.is_empty());
-        self.namespace.clone().or(own).unwrap_or_else(|| client.default_namespace().to_owned())
+        self.given_namespace().unwrap_or_else(|| client.default_namespace().to_owned())
     }
 
     /// Returns the `Election` of a cluster, and its namespace and name.

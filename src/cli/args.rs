@@ -4,13 +4,26 @@
 use std::{path::PathBuf, time::Duration};
 
 use bellwether::{engine::NodeId, store::keys::Keys};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-/// Cluster of a command, and its etcd.
+use super::apiserver::ApiArgs;
+
+/// Kind of store that a cluster is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoreKind {
+    /// An etcd.
+    Etcd,
+    /// The Kubernetes API: a Lease named after the cluster.
+    Kubernetes,
+    /// This process alone.
+    Memory,
+}
+
+/// Cluster of a command, and its store.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Cluster and etcd")]
+#[command(next_help_heading = "Cluster and store")]
 pub(crate) struct ClusterArgs {
-    /// The cluster's name: its keys lie under /NAME/ in etcd
+    /// The cluster's name: its keys lie under /NAME/ in etcd, or in the Lease NAME in Kubernetes
     #[arg(
         long,
         short = 'c',
@@ -21,14 +34,13 @@ pub(crate) struct ClusterArgs {
     )]
     pub(crate) cluster: Keys,
 
-    /// etcd's client URLs, separated by commas; all members of one etcd cluster
-    #[arg(
-        long = "etcd",
-        value_name = "URL,…",
-        env = "BELLWETHER_ETCD",
-        default_value = "http://127.0.0.1:2379",
-        value_delimiter = ','
-    )]
+    /// Where the cluster is kept (default: etcd if --etcd is given, else kubernetes in a pod, else etcd on this
+    /// machine)
+    #[arg(long, value_name = "KIND", env = "BELLWETHER_STORE", value_enum)]
+    pub(crate) store: Option<StoreKind>,
+
+    /// etcd's client URLs, separated by commas; all members of one etcd cluster (default: http://127.0.0.1:2379)
+    #[arg(long = "etcd", value_name = "URL,…", env = "BELLWETHER_ETCD", value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
 
     /// PEM file with the authority that signed etcd's certificate (default: the public ones)
@@ -70,7 +82,7 @@ pub(crate) struct ClusterArgs {
     )]
     pub(crate) etcd_password_file: Option<PathBuf>,
 
-    /// How long one call to etcd may take
+    /// How long one call to the store may take
     #[arg(
         long = "etcd-timeout",
         value_name = "TIME",
@@ -79,7 +91,28 @@ pub(crate) struct ClusterArgs {
         value_parser = call_timeout
     )]
     pub(crate) timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
 }
+
+impl ClusterArgs {
+    /// Kind of store that the flags and the surroundings choose, and the reason.
+    pub(crate) fn chosen(&self) -> (StoreKind, &'static str) {
+        let in_pod = std::env::var_os(SERVICE_HOST).is_some_and(|value| !value.is_empty());
+        match self.store {
+            Some(kind) => (kind, "--store (BELLWETHER_STORE) says so"),
+            None if !self.endpoints.is_empty() => {
+                (StoreKind::Etcd, "--etcd (BELLWETHER_ETCD) is given")
+            }
+            None if in_pod => (StoreKind::Kubernetes, "this is a pod, and no --etcd is given"),
+            None => (StoreKind::Etcd, "this is no pod"),
+        }
+    }
+}
+
+/// Variable that kubelet sets in every pod.
+pub(crate) const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 
 fn cluster(text: &str) -> Result<Keys, String> {
     Keys::new(text).map_err(|error| error.problem.to_string())

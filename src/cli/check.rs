@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bellwether::{
     engine::{ClusterView, timing},
     store::{
-        Get, OLD_REVISIONS, Store as _, StoreError,
+        Get, OLD_REVISIONS, Store, StoreError,
         etcd::{EtcdStore, MemberStatus},
         holds_revisions_back,
         keys::Keys,
@@ -17,6 +17,7 @@ use serde::Serialize;
 use self::kubernetes::{is_wanted, of_election, of_kubernetes};
 use super::{
     apiserver::When,
+    args::{ClusterArgs, StoreKind},
     connect::{self, NodeClient},
     exit::{Exit, Failure},
     inspect::ReadArgs,
@@ -136,21 +137,23 @@ async fn of_node(node: &NodeClient) -> Result<Vec<Finding>, Failure> {
 
 async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
     let cluster = &args.read.cluster;
-    let store = connect::etcd(cluster)?;
     let keys = &cluster.cluster;
-    let answer = store
-        .get(Get { keys_only: true, ..Get::key(keys.record()) }, cluster.timeout)
-        .await
-        .map_err(|error| Failure::of_store("reading from etcd", &error))?;
-    let mut findings = vec![Finding::new(
-        "etcd",
-        Verdict::Ok,
-        format!("{} answers, revision {}", store.health().endpoint, answer.revision),
-    )];
-    let members = store.members(cluster.timeout).await;
-    findings.extend(of_clusters(&members));
-    findings.extend(members.into_iter().map(of_member));
-    findings.push(compaction(&store, keys, cluster.timeout).await);
+    let (store, mut findings) = match cluster.chosen().0 {
+        StoreKind::Etcd => {
+            let store = connect::etcd(cluster)?;
+            let mut findings = vec![answers(&*store, cluster).await?];
+            let members = store.members(cluster.timeout).await;
+            findings.extend(of_clusters(&members));
+            findings.extend(members.into_iter().map(of_member));
+            findings.push(compaction(&store, keys, cluster.timeout).await);
+            (store as Arc<dyn Store>, findings)
+        }
+        StoreKind::Kubernetes | StoreKind::Memory => {
+            let store = connect::store(cluster)?;
+            let findings = vec![answers(&*store, cluster).await?];
+            (store, findings)
+        }
+    };
     if !args.etcd_only {
         let mut asks_election = is_wanted(args.kubernetes);
         if asks_election {
@@ -171,6 +174,16 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
         findings.extend(of_nodes);
     }
     Ok(findings)
+}
+
+/// Whether the store answers a linearizable read.
+async fn answers(store: &dyn Store, cluster: &ClusterArgs) -> Result<Finding, Failure> {
+    let answer = store
+        .get(Get { keys_only: true, ..Get::key(cluster.cluster.record()) }, cluster.timeout)
+        .await
+        .map_err(|error| Failure::of_store("reading from the store", &error))?;
+    let says = format!("{} answers, revision {}", store.health().endpoint, answer.revision);
+    Ok(Finding::new(store.kind(), Verdict::Ok, says))
 }
 
 /// First fixed versions: older etcd members can answer stale reads after a pause.
@@ -296,7 +309,7 @@ const LEADER: &str = "leader";
 
 /// Watches until the leader's next beat, but not longer than a leader may be silent.
 async fn of_nodes(live: &mut Live) -> Vec<Finding> {
-    let patience = timing::wait(timing::SPAN_MAX);
+    let patience = timing::wait(timing::LARGEST_SPAN);
     let first = live.view.leader();
     let beat = tokio::time::timeout(patience, async {
         while live.last_beat_unix_ms.is_none() || live.view.leader().is_none() {

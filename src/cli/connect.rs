@@ -3,6 +3,7 @@
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use bellwether::{
+    k8s::store::{KubernetesConfig, KubernetesStore},
     node::status::Status,
     store::{
         Store,
@@ -13,12 +14,15 @@ use reqwest::{Response, StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    args::ClusterArgs,
+    args::{ClusterArgs, StoreKind},
     exit::{Exit, Failure},
 };
 
 /// Environment variable of the only secret without a flag: any user of the machine can read a command line.
 const PASSWORD_ENV: &str = "BELLWETHER_ETCD_PASSWORD";
+
+/// etcd that is used if no flag names one.
+const LOCAL_ETCD: &str = "http://127.0.0.1:2379";
 
 /// Builds the configuration of etcd from the flags.
 ///
@@ -26,7 +30,9 @@ const PASSWORD_ENV: &str = "BELLWETHER_ETCD_PASSWORD";
 ///
 /// A [`Failure`] that names the flag.
 pub(crate) fn etcd_config(args: &ClusterArgs) -> Result<EtcdConfig, Failure> {
-    let mut config = EtcdConfig::new(args.endpoints.iter().map(|it| it.trim()))
+    let endpoints =
+        if args.endpoints.is_empty() { &[LOCAL_ETCD.to_owned()] } else { &*args.endpoints };
+    let mut config = EtcdConfig::new(endpoints.iter().map(|it| it.trim()))
         .probe_key(args.cluster.record())
         .connect_within(args.timeout.max(Duration::from_millis(100)));
     let tls = Tls {
@@ -225,13 +231,35 @@ impl NodeClient {
     }
 }
 
-/// Creates a store for these flags. Does not wait for etcd: the first call shows whether etcd answers.
+/// Builds the configuration of the store in Kubernetes from the flags.
+pub(crate) fn kubernetes_config(args: &ClusterArgs) -> KubernetesConfig {
+    let config = KubernetesConfig::new().client(args.api.options());
+    match args.api.given_namespace() {
+        Some(namespace) => config.namespace(namespace),
+        None => config,
+    }
+}
+
+/// Creates a store for these flags. Does not wait for the server: the first call shows whether it answers.
 ///
 /// # Errors
 ///
 /// A [`Failure`] that names the flag.
 pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
-    Ok(etcd(args)?)
+    match args.chosen() {
+        (StoreKind::Etcd, _) => Ok(etcd(args)?),
+        (StoreKind::Kubernetes, _) => {
+            let config = kubernetes_config(args);
+            let store = KubernetesStore::observer(args.cluster.clone(), config)
+                .map_err(|error| Failure::caused(Exit::Usage, "--cluster (BELLWETHER_CLUSTER)", &error))?;
+            Ok(Arc::new(store))
+        }
+        (StoreKind::Memory, _) => Err(Failure::new(
+            Exit::Usage,
+            "--store memory (BELLWETHER_STORE): a store in memory belongs to one `bellwether run` alone",
+        )
+        .try_this("ask that node with --url, or name another store")),
+    }
 }
 
 /// Same as [`store`], with the concrete type of the store.

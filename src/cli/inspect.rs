@@ -17,7 +17,6 @@ use reqwest::Url;
 use tokio::sync::watch;
 
 use super::{
-    apiserver::ApiArgs,
     args::ClusterArgs,
     connect::{self, NodeClient},
     exit::{Exit, Failure},
@@ -58,17 +57,15 @@ pub(crate) struct ReadArgs {
         default_value_t
     )]
     pub(crate) output: Format,
-
-    #[command(flatten)]
-    pub(crate) api: ApiArgs,
 }
 
 /// Source of the state that a read command shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Origin {
-    /// The cluster's keys in etcd.
+    /// The cluster's keys in its store.
     #[default]
-    Etcd,
+    #[value(alias = "etcd")]
+    Store,
     /// A picture of it, where there is only kubectl's access.
     Election,
 }
@@ -90,7 +87,7 @@ impl ReadArgs {
         match (&self.url, self.from) {
             (Some(url), _) => Ok(Source::Node(NodeClient::new(url, self.cluster.timeout)?)),
             (None, Origin::Election) => Ok(Source::Election),
-            (None, Origin::Etcd) => Ok(Source::Store(connect::store(&self.cluster)?)),
+            (None, Origin::Store) => Ok(Source::Store(connect::store(&self.cluster)?)),
         }
     }
 
@@ -103,7 +100,8 @@ impl ReadArgs {
         match self.source()? {
             Source::Node(node) => Ok(Report::of_status(node.status().await?)),
             Source::Election => {
-                let (election, place) = self.api.election(self.cluster.cluster.cluster()).await?;
+                let (election, place) =
+                    self.cluster.api.election(self.cluster.cluster.cluster()).await?;
                 Ok(Report::of_election(&place, election, clock::unix_ms()))
             }
             Source::Store(store) => {

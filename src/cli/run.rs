@@ -1,4 +1,4 @@
-//! Command `run`: one node, on etcd or standalone, with the reference work; in Kubernetes as an operator.
+//! Command `run`: one node, on etcd, on Kubernetes or standalone, with the reference work; in Kubernetes as an operator.
 
 mod kubernetes;
 mod timing;
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub(crate) use self::timing::Profile;
 use self::{kubernetes::KubeArgs, timing::Policy};
 use super::{
-    args::{self, ClusterArgs, node_id},
+    args::{self, ClusterArgs, StoreKind, node_id},
     connect,
     exit::{Exit, Failure, chain},
     serve,
@@ -40,15 +40,15 @@ use super::{
 /// least 2 s, and renews all leases when its leader changes.
 const ID_WAIT_BEYOND_TTL: Duration = Duration::from_secs(2);
 
-/// Runs a node: on etcd, or alone
+/// Runs a node: on etcd, on the Kubernetes API, or alone
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 The node joins, campaigns, and works: as follower it runs the uptime checks of its shards, as leader it \
-gathers what all of them found. While etcd cannot be reached it keeps trying, and says so in the log and \
+gathers what all of them found. While the store cannot be reached it keeps trying, and says so in the log and \
 on /readyz. SIGTERM, SIGINT (Ctrl-C) and SIGHUP end its work, hand office and shards over, and leave; a second \
 SIGTERM or SIGINT ends at once. Copies of one request within a second are one request.
 
-A restart while an earlier life of the same id is still in etcd waits for its end: see --id-wait.
+A restart while an earlier life of the same id is still in the store waits for its end: see --id-wait.
 
 Under a parent that ends a dead node's incarnation a crash fails over in milliseconds:
   bellwether supervise -- bellwether run --id 1")]
@@ -77,7 +77,7 @@ pub(crate) struct NodeArgs {
     )]
     id: Option<NodeId>,
 
-    /// A cluster of one, in memory: no etcd
+    /// A cluster of one, in memory: the same as --store memory
     #[arg(long, env = "BELLWETHER_STANDALONE")]
     standalone: bool,
 
@@ -94,7 +94,8 @@ pub(crate) struct NodeArgs {
     )]
     listen: String,
 
-    /// How fast a silent leader is replaced: fast 0.44 s, default 1.1 s, stable 3.3 s
+    /// How fast a silent leader is replaced. On etcd: fast 0.44 s, default 1.1 s, stable 3.3 s. On Kubernetes:
+    /// fast 2.2 s, default 5.5 s, calm 16.5 s (a choice of all nodes)
     #[arg(
         long,
         value_name = "PROFILE",
@@ -124,15 +125,10 @@ pub(crate) struct NodeArgs {
     )]
     tick_policy: Policy,
 
-    /// How long the node's keys outlive it after a crash without a proof of death; whole seconds
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "BELLWETHER_TTL",
-        default_value = "5s",
-        value_parser = ttl
-    )]
-    ttl: Duration,
+    /// How long the node's keys outlive it after a crash without a proof of death; whole seconds (default: 5s on
+    /// etcd, 10s on Kubernetes, 30s with the profile calm)
+    #[arg(long, value_name = "TIME", env = "BELLWETHER_TTL", value_parser = ttl)]
+    ttl: Option<Duration>,
 
     /// How long leaving may take
     #[arg(
@@ -237,8 +233,8 @@ impl WorkArgs {
 }
 
 impl NodeArgs {
-    fn id_wait(&self) -> Duration {
-        self.id_wait.unwrap_or(self.ttl + ID_WAIT_BEYOND_TTL)
+    fn id_wait(&self, ttl: Duration) -> Duration {
+        self.id_wait.unwrap_or(ttl + ID_WAIT_BEYOND_TTL)
     }
 }
 
@@ -249,7 +245,7 @@ fn tick(text: &str) -> Result<Duration, String> {
 fn ttl(text: &str) -> Result<Duration, String> {
     let ttl = args::duration(text)?;
     if ttl.subsec_nanos() != 0 {
-        return Err("is not whole seconds: etcd counts leases in seconds".into());
+        return Err("is not whole seconds: leases are counted in seconds".into());
     }
     args::bounded(ttl, Duration::from_secs(1), Duration::from_secs(3600))
 }
@@ -286,7 +282,7 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
             Exit::Failed,
             format!("did not leave cleanly within {:?}: the lease has to run out", args.node.grace),
         )
-        .try_this("look above for work that does not end, or for etcd not answering")),
+        .try_this("look above for work that does not end, or for a store that does not answer")),
     }
 }
 
@@ -303,7 +299,7 @@ impl From<HostError> for Failure {
                 // The problem contains its own remedy, if there is one.
                 let remedy = match problem {
                     Some(_) => "the log above says more",
-                    None => "see that etcd runs and that --etcd (BELLWETHER_ETCD) names it",
+                    None => "see that the store runs and that --etcd (BELLWETHER_ETCD), or the kubeconfig, names it",
                 };
                 Self::new(Exit::Unreachable, error.to_string()).try_this(remedy)
             }
@@ -321,6 +317,7 @@ struct Identity {
     id: i64,
     address: String,
     pod_uid: Option<String>,
+    pod_name: Option<String>,
 }
 
 impl Identity {
@@ -330,7 +327,7 @@ impl Identity {
         let given = flags.id.map(NodeId::get).or_else(|| pod.map(PodIdentity::id));
         let id = match given {
             Some(id) => id,
-            None if flags.standalone => 0,
+            None if flags.standalone || args.cluster.store == Some(StoreKind::Memory) => 0,
             None => {
                 return Err(Failure::new(Exit::Usage, "the node has no id").try_this(
                     "give it one with --id (BELLWETHER_ID), or run it in a pod with the downward API's \
@@ -343,6 +340,7 @@ impl Identity {
             id,
             address: address.unwrap_or_else(|| own_address(listen)),
             pod_uid: flags.pod_uid.clone().or_else(|| pod.map(|pod| pod.uid().to_owned())),
+            pod_name: pod.map(|pod| pod.name().to_owned()),
         })
     }
 }
@@ -394,14 +392,14 @@ fn not_joined(error: &StartError) -> Failure {
     }
 }
 
-/// Fails on errors that waiting does not fix. An etcd that does not answer yet only causes a warning.
-async fn look_at_etcd(node: Arc<dyn Node>) -> Result<(), Failure> {
+/// Fails on errors that waiting does not fix. A store that does not answer yet only causes a warning.
+async fn look_at_store(node: Arc<dyn Node>) -> Result<(), Failure> {
     let Err(StateError::Store { source, .. }) = node.get_leader().await else { return Ok(()) };
-    let failure = Failure::of_store("looking at etcd", &source);
+    let failure = Failure::of_store("looking at the store", &source);
     if failure.exit == Exit::Denied {
         return Err(failure);
     }
-    tracing::warn!(error = %failure.what, "etcd does not answer; waiting for it");
+    tracing::warn!(error = %failure.what, "the store does not answer; waiting for it");
     Ok(())
 }
 
@@ -416,16 +414,24 @@ fn wrong_node(error: &InvalidOption) -> Failure {
 
 /// Returns the host of the node that the flags describe.
 fn host(args: &RunArgs, identity: Identity, page: StatusServer) -> Result<Host, Failure> {
-    let Identity { id, address, pod_uid } = identity;
+    let Identity { id, address, pod_uid, pod_name } = identity;
     let it = &args.node;
-    let host = if it.standalone {
+    let (kind, reason) = if it.standalone {
+        (StoreKind::Memory, "--standalone (BELLWETHER_STANDALONE) says so")
+    } else {
+        args.cluster.chosen()
+    };
+    tracing::info!(store = ?kind, reason, "keeping the cluster");
+    let timing = it.profile.timing(kind)?;
+    let ttl = it.ttl.unwrap_or(timing.ttl);
+    let host = if kind == StoreKind::Memory {
         let node = ClusterNode::standalone()
             .id(id)
             .address(address)
             .cluster(args.cluster.cluster.cluster())
             .tick(it.tick)
-            .ttl(it.ttl)
-            .failover(it.profile.into());
+            .ttl(ttl)
+            .failover(timing.failover);
         Host::new(node)
     } else {
         let node = ClusterNode::builder()
@@ -434,17 +440,28 @@ fn host(args: &RunArgs, identity: Identity, page: StatusServer) -> Result<Host, 
             .cluster(args.cluster.cluster.cluster())
             .tick(it.tick)
             .tick_policy(it.tick_policy.into())
-            .ttl(it.ttl)
-            .failover(it.profile.into())
+            .ttl(ttl)
+            .failover(timing.failover)
             .call_timeout(args.cluster.timeout)
-            .id_wait(it.id_wait())
-            .etcd(connect::etcd_config(&args.cluster)?);
+            .id_wait(it.id_wait(ttl));
+        let node = if kind == StoreKind::Kubernetes {
+            let mut config = connect::kubernetes_config(&args.cluster);
+            if it.profile == Profile::Calm {
+                config = config.calm();
+            }
+            if let Some(name) = pod_name {
+                config = config.identity(name);
+            }
+            node.kubernetes(config)
+        } else {
+            node.etcd(connect::etcd_config(&args.cluster)?)
+        };
         let node = match pod_uid {
             Some(uid) => node.pod_uid(uid),
             None => node,
         };
         let node = if it.never_lead { node.never_lead() } else { node };
-        Host::new(node).before_joining(|node| async { Ok(look_at_etcd(node).await?) })
+        Host::new(node).before_joining(|node| async { Ok(look_at_store(node).await?) })
     };
     let host = match it.start_within {
         Some(within) => host.start_within(within),

@@ -16,15 +16,26 @@ use std::{
 };
 
 use super::{
-    timing::SPAN_MAX,
+    timing::LARGEST_SPAN,
     types::{LeaseId, NodeId, NodeMetadata, Revision, ShardId, Term, WorkType},
     view::{Change, Held, Member, PlanTable, Record, Stored},
 };
+
+/// SPAN_MAX of the cluster's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SpanMax(Duration);
+
+impl Default for SpanMax {
+    fn default() -> Self {
+        Self(LARGEST_SPAN)
+    }
+}
 
 /// A cluster at one revision. A clone shares the values: it costs a reference count for each key, and
 /// copies no text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterView {
+    span_max: SpanMax,
     pub(super) revision: Revision,
     pub(super) record: Option<Stored<Record>>,
     pub(super) candidates: BTreeMap<LeaseId, Stored<NodeId>>,
@@ -92,6 +103,16 @@ pub struct Shard {
 }
 
 impl ClusterView {
+    /// An empty view of a cluster whose store has that SPAN_MAX. Other views accept that of any store.
+    pub fn within(span_max: Duration) -> Self {
+        Self { span_max: SpanMax(span_max), ..Self::default() }
+    }
+
+    /// SPAN_MAX of the cluster's store.
+    pub(super) fn span_max(&self) -> Duration {
+        self.span_max.0
+    }
+
     /// Builds the view at `revision` from the keys that a list returned.
     pub fn of(revision: Revision, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut view = Self { revision, ..Self::default() };
@@ -175,9 +196,9 @@ impl ClusterView {
         self.record.as_ref()?.value.as_ref()
     }
 
-    /// The record if it is sound: readable, with a D of at most `SPAN_MAX` (R3).
+    /// The record if it is sound: readable, with a D of at most SPAN_MAX (R3).
     pub fn sound_record(&self) -> Option<&Record> {
-        self.record().filter(|record| record.d <= SPAN_MAX)
+        self.record().filter(|record| record.d <= self.span_max.0)
     }
 
     /// The term and the lease in office by the record, while the candidate key of that term exists.

@@ -23,7 +23,7 @@ pub use call::{
 pub use cluster_view::{ClusterView, Holder, Leader, Shard};
 pub use machine::{Authority, Config, Engine, ShardAuthority};
 pub use own_calls::{Next, OwnCall, OwnCalls, OwnEffect, OwnWrite, Turn};
-pub use timing::{Failover, InvalidFailover};
+pub use timing::{Failover, InvalidFailover, StoreTiming};
 pub use types::{
     BootTime, CallId, LeaseId, NegativeNodeId, NodeId, NodeMetadata, Revision, Role, ShardEpoch,
     ShardId, Term, WorkType,

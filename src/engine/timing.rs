@@ -8,13 +8,16 @@ use std::time::Duration;
 /// ρ: largest rate error of a boot clock. Linux lets a time daemon slew by 10 % (`adjtimex`).
 pub const RHO: f64 = 0.10;
 
-/// Largest D or F that is accepted, from options or from the store.
+/// Largest D or F that is accepted on etcd and in memory. See [`StoreTiming`].
 pub const SPAN_MAX: Duration = Duration::from_secs(3);
 
-/// F: duration of the shard authority that a linearizable read of the own held key gives.
+/// Largest SPAN_MAX of any store: the bound for a reader that does not know which store it reads.
+pub const LARGEST_SPAN: Duration = Duration::from_secs(15);
+
+/// F on etcd and in memory: duration of the shard authority that a linearizable read of the own held key gives.
 pub const F: Duration = Duration::from_secs(3);
 
-/// Interval between CHECKs of the own held key.
+/// Interval between CHECKs of the own held key, on etcd and in memory.
 pub const CHECK_EVERY: Duration = Duration::from_millis(750);
 
 /// Delay between two candidates of neighbouring rank that would depose the same leader.
@@ -43,6 +46,56 @@ pub fn wait(x: Duration) -> Duration {
     x + x / 10
 }
 
+/// Durations that depend on the store: what a request costs there decides how often nodes may send one. All
+/// nodes of a cluster use the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreTiming {
+    /// SPAN_MAX: largest D or F that is accepted, from options or from the store.
+    pub span_max: Duration,
+    /// F: duration of the shard authority that a linearizable read of the own held key gives.
+    pub f: Duration,
+    /// Interval between CHECKs of the own held key.
+    pub check_every: Duration,
+    /// Failover profile of a node that chooses none.
+    pub failover: Failover,
+    /// TTL of a node that chooses none.
+    pub ttl: Duration,
+}
+
+impl StoreTiming {
+    /// Timing on etcd and in memory.
+    pub const ETCD: Self = Self {
+        span_max: SPAN_MAX,
+        f: F,
+        check_every: CHECK_EVERY,
+        failover: Failover::DEFAULT,
+        ttl: Duration::from_secs(5),
+    };
+    /// Timing on the Kubernetes API: D 5 s, H 1 s. A leader acts for 4.45 s, and is deposed after 5.5 s.
+    pub const KUBERNETES: Self = Self {
+        span_max: Duration::from_secs(5),
+        f: Duration::from_secs(5),
+        check_every: Duration::from_millis(1250),
+        failover: Failover { d: Duration::from_secs(5), h: Duration::from_secs(1) },
+        ttl: Duration::from_secs(10),
+    };
+    /// Timing on the Kubernetes API with few requests: D 15 s, H 3 s. A leader acts for 13.35 s, and is deposed
+    /// after 16.5 s.
+    pub const KUBERNETES_CALM: Self = Self {
+        span_max: LARGEST_SPAN,
+        f: LARGEST_SPAN,
+        check_every: Duration::from_millis(3750),
+        failover: Failover { d: LARGEST_SPAN, h: Duration::from_secs(3) },
+        ttl: Duration::from_secs(30),
+    };
+}
+
+impl Default for StoreTiming {
+    fn default() -> Self {
+        Self::ETCD
+    }
+}
+
 /// Failover profile: D sets how soon a silent leader is deposed, H how often a leader writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failover {
@@ -53,8 +106,8 @@ pub struct Failover {
 /// A failover profile that breaks one of the protocol's bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFailover {
-    /// D is above [`SPAN_MAX`] or leaves no span.
-    #[error("failover D {0:?} is out of bounds: choose 100 ms to 3 s")]
+    /// D is above [`LARGEST_SPAN`] or leaves no span.
+    #[error("failover D {0:?} is out of bounds: choose 100 ms to 15 s, and at most 3 s on etcd")]
     D(Duration),
     /// H is zero or above a quarter of `span(D)`.
     #[error(
@@ -82,9 +135,10 @@ impl Failover {
     ///
     /// # Errors
     ///
-    /// [`InvalidFailover`] unless 100 ms ≤ D ≤ [`SPAN_MAX`] and 0 < H ≤ span(D)/4.
+    /// [`InvalidFailover`] unless 100 ms ≤ D ≤ [`LARGEST_SPAN`] and 0 < H ≤ span(D)/4. A node is refused if D is above
+    /// the [`span_max`](StoreTiming::span_max) of its store.
     pub fn new(d: Duration, h: Duration) -> Result<Self, InvalidFailover> {
-        if d < Duration::from_millis(100) || SPAN_MAX < d {
+        if d < Duration::from_millis(100) || LARGEST_SPAN < d {
             return Err(InvalidFailover::D(d));
         }
         let most = span(d) / 4;

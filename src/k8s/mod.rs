@@ -26,6 +26,7 @@ pub mod prelude;
 pub mod queue;
 #[doc(hidden)]
 pub mod shard;
+pub mod store;
 pub mod writes;
 
 pub use {k8s_openapi, kube, schemars};

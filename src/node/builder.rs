@@ -24,7 +24,6 @@ use crate::{
 
 /// Default tick, the same as in the Go package.
 const TICK: Duration = Duration::from_millis(50);
-const TTL: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const SHARDS_MOST: u32 = 65_536;
 
@@ -36,8 +35,8 @@ pub struct ClusterNodeBuilder {
     id: Option<i64>,
     address: String,
     cluster: Option<String>,
-    ttl: Duration,
-    failover: Failover,
+    ttl: Option<Duration>,
+    failover: Option<Failover>,
     tick: Duration,
     tick_policy: TickPolicy,
     pod_uid: Option<String>,
@@ -69,8 +68,8 @@ impl ClusterNode {
             id: None,
             address: String::new(),
             cluster: None,
-            ttl: TTL,
-            failover: Failover::DEFAULT,
+            ttl: None,
+            failover: None,
             tick: TICK,
             tick_policy: TickPolicy::Strict,
             pod_uid: None,
@@ -118,18 +117,19 @@ impl ClusterNodeBuilder {
         self
     }
 
-    /// How long the lease lives without renewal: whole seconds. Default 5 s. The TTL only cleans up
+    /// How long the lease lives without renewal: whole seconds. Default: that of the store, 5 s on etcd and 10 s on
+    /// the Kubernetes API. The TTL only cleans up
     /// after a node; the failover profile sets how fast a leader is replaced.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        self.ttl = Some(ttl);
         self
     }
 
-    /// How fast a silent leader is replaced. Default [`Failover::DEFAULT`].
+    /// How fast a silent leader is replaced. Default: that of the store, [`Failover::DEFAULT`] on etcd.
     #[must_use]
     pub fn failover(mut self, failover: Failover) -> Self {
-        self.failover = failover;
+        self.failover = Some(failover);
         self
     }
 
@@ -306,7 +306,6 @@ impl ClusterNodeBuilder {
         let cluster = self.cluster.take().ok_or(InvalidOption::Missing("cluster"))?;
         let keys = Keys::new(&cluster)
             .map_err(|source| InvalidOption::Name { option: "cluster", source })?;
-        self.check_durations()?;
         let work = self.offers()?;
         let factory = self.store.take().ok_or(InvalidOption::Missing("store"))?;
         let host = match self.host.take() {
@@ -318,12 +317,20 @@ impl ClusterNodeBuilder {
             let _inside = host.handle().enter();
             factory(&keys, &metrics).map_err(InvalidOption::Store)?
         };
+        let timing = store.timing();
+        let failover = self.failover.unwrap_or(timing.failover);
+        let ttl = self.ttl.unwrap_or(timing.ttl);
+        self.check_durations(ttl)?;
+        if timing.span_max < failover.d() {
+            return Err(InvalidOption::Failover { d: failover.d(), most: timing.span_max });
+        }
         Ok(NodeOptions {
             engine: engine::Config {
                 id,
                 address: self.address,
-                ttl: self.ttl,
-                failover: self.failover,
+                ttl,
+                timing,
+                failover,
                 tick: self.tick,
                 tick_policy: self.tick_policy,
                 pod_uid: self.pod_uid,
@@ -340,11 +347,10 @@ impl ClusterNodeBuilder {
         })
     }
 
-    fn check_durations(&self) -> Result<(), InvalidOption> {
+    fn check_durations(&self, ttl: Duration) -> Result<(), InvalidOption> {
         let check = |option, value: Duration, ok, bounds| {
             if ok { Ok(()) } else { Err(InvalidOption::Duration { option, value, bounds }) }
         };
-        let ttl = self.ttl;
         let whole = ttl.subsec_nanos() == 0 && (1..=3600).contains(&ttl.as_secs());
         check("ttl", ttl, whole, "whole seconds, 1 s to 1 h")?;
         let most = Duration::from_nanos(i64::MAX as u64);

@@ -43,6 +43,16 @@ pub enum InvalidOption {
         /// Values that are allowed.
         bounds: &'static str,
     },
+    /// A failover profile that is slower than the store allows.
+    #[error(
+        "option `failover` has D {d:?}: choose a profile with a D of at most {most:?} on this store"
+    )]
+    Failover {
+        /// D of the profile.
+        d: Duration,
+        /// Largest D on the store.
+        most: Duration,
+    },
     /// A number outside its bounds.
     #[error("option `{option}` of work type {work} is {value}: choose {bounds}")]
     Work {

@@ -30,7 +30,10 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::engine::types::{LeaseId, Revision};
+use crate::engine::{
+    timing::StoreTiming,
+    types::{LeaseId, Revision},
+};
 
 /// A key with its value, as the store holds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -307,8 +310,13 @@ pub trait Watch: Send {
 /// may have taken effect.
 #[async_trait]
 pub trait Store: Send + Sync + Debug + 'static {
-    /// Kind of store, `"etcd"` or `"memory"`, for the status page and the metrics.
+    /// Kind of store, `"etcd"`, `"kubernetes"` or `"memory"`, for the status page and the metrics.
     fn kind(&self) -> &'static str;
+
+    /// Durations that the protocol uses on this store.
+    fn timing(&self) -> StoreTiming {
+        StoreTiming::ETCD
+    }
 
     /// Carries out a transaction, linearizable.
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError>;

@@ -27,7 +27,7 @@ mod tests;
 
 /// Time without a leader after which the election counts as stuck: twice what the slowest election takes.
 fn stuck_after() -> Duration {
-    2 * timing::wait(timing::SPAN_MAX)
+    2 * timing::wait(timing::LARGEST_SPAN)
 }
 
 /// Adds fields to the JSON of `/status` that the node itself does not know.

@@ -222,7 +222,7 @@ impl Broken {
     /// Removes the rule from a call of an engine.
     fn alter_call(self, engine: &Engine, call: &mut Call) {
         match (self, call) {
-            (Self::AbsentRecordNotWaitedFor, Call::Seed { ended }) => *ended = true,
+            (Self::AbsentRecordNotWaitedFor, Call::Seed { ended, .. }) => *ended = true,
             (Self::DChangedInTerm, Call::Beat { record, .. }) if record.n.is_multiple_of(4) => {
                 record.d /= 4;
             }

@@ -317,7 +317,7 @@ impl World {
                 self.taken.insert((lease, revision.0));
             }
             Call::Beat { .. } => history.ended = false,
-            Call::Seed { ended } => history.ended = *ended,
+            Call::Seed { ended, .. } => history.ended = *ended,
             Call::Resign { record, .. } => self.on_ended(record.term),
             Call::Stop { lease, office, .. } => {
                 if let Some((_, record)) = office {

@@ -8,8 +8,8 @@ use std::{
 
 use bellwether::{
     engine::{
-        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, TickPolicy,
-        WorkOffer,
+        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, StoreTiming,
+        TickPolicy, WorkOffer,
     },
     store::protocol::Request,
 };
@@ -508,6 +508,7 @@ impl World {
             id: NodeId::new(slot as i64).expect("not negative"),
             address: format!("10.0.0.{slot}:80"),
             ttl: Duration::from_secs(self.scenario.ttl),
+            timing: StoreTiming::ETCD,
             failover: self.scenario.nodes[slot],
             tick: self.offered_tick(),
             tick_policy: self.scenario.new_tick.map_or(TickPolicy::Strict, |_| TickPolicy::Adopt),

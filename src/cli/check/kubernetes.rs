@@ -30,7 +30,7 @@ pub(super) fn is_wanted(when: When) -> bool {
 
 /// Checks that the API server answers and has our kinds.
 pub(super) async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failure> {
-    let (endpoint, client) = read.api.connect(None).await?;
+    let (endpoint, client) = read.cluster.api.connect(None).await?;
     let missing = apiserver::missing_kinds(&client).await?;
     let says = format!("{endpoint} answers");
     let mut findings = vec![Finding::new("apiserver", Verdict::Ok, says)];
@@ -59,7 +59,7 @@ pub(super) async fn of_election(
 ) -> Result<Finding, Failure> {
     let until = clock::boot_now() + REPORTED_WITHIN;
     loop {
-        let finding = match read.api.election(read.cluster.cluster.cluster()).await {
+        let finding = match read.cluster.api.election(read.cluster.cluster.cluster()).await {
             Ok((election, place)) => {
                 let status = election.status.unwrap_or_default();
                 compared(&place, &status, leader, clock::unix_ms())

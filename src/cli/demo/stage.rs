@@ -4,7 +4,7 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bellwether::{
-    engine::{Call, Failover, Outcome, Role},
+    engine::{Call, Failover, Outcome, Role, StoreTiming},
     host::BuiltHost,
     node::{
         ClusterNode, Node, NodeError, NodeMetrics,
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
 use crate::cli::{
+    args::StoreKind,
     exit::{Exit, Failure},
     serve,
 };
@@ -108,7 +109,7 @@ impl Stage {
         let stage = Self {
             store,
             address,
-            failover: args.profile.into(),
+            failover: args.profile.timing(StoreKind::Memory)?.failover,
             away: args.away,
             places,
             _samples: samples,
@@ -258,7 +259,7 @@ fn leads(actor: &Actor) -> bool {
 /// leader need not wait (T3, the record is seeded as ended).
 async fn seed(store: &dyn Store) {
     let keys = Keys::new(CLUSTER).expect("the name is good");
-    let call = Call::Seed { ended: true };
+    let call = Call::Seed { d: StoreTiming::ETCD.span_max, ended: true };
     let seeded = protocol::send(store, &keys, &call, Duration::from_secs(1)).await;
     assert!(matches!(seeded, Outcome::Done(_)), "a new memory store takes the seed: {seeded:?}");
 }

@@ -18,15 +18,14 @@ use prometheus::Registry;
 
 use super::{RunArgs, WorkArgs};
 use crate::cli::{
-    apiserver::{ApiArgs, When},
+    apiserver::When,
+    args::SERVICE_HOST,
     exit::{Exit, Failure},
     serve,
 };
 
 /// Variable that the downward API sets in every pod of the chart.
 const POD_NAME: &str = "POD_NAME";
-/// Variable that kubelet sets in every pod.
-const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
 
 /// API server of a node, and the objects that it takes.
 #[derive(Args, Clone, Debug)]
@@ -42,9 +41,6 @@ pub(crate) struct KubeArgs {
         default_value_t = When::Auto
     )]
     kubernetes: When,
-
-    #[command(flatten)]
-    api: ApiArgs,
 
     /// Take the checks of all namespaces; needs a `ClusterRole`
     #[arg(long, env = "BELLWETHER_ALL_NAMESPACES")]
@@ -112,8 +108,8 @@ pub(super) async fn operator(
     registry: &Registry,
 ) -> Result<Operator, Failure> {
     let metrics = ClientMetrics::register(registry).map_err(|error| serve::metric_twice(&error))?;
-    let (endpoint, client) = args.kube.api.connect(Some(metrics)).await?;
-    let namespace = args.kube.api.namespace(&client);
+    let (endpoint, client) = args.cluster.api.connect(Some(metrics)).await?;
+    let namespace = args.cluster.api.namespace(&client);
     let scope =
         if args.kube.all_namespaces { Scope::all() } else { Scope::namespace(namespace.clone()) };
     let scope = match &args.kube.check_selector {

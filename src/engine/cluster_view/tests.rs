@@ -118,7 +118,7 @@ fn a_record_whose_candidate_key_is_gone_or_of_another_term_names_no_leader() {
 #[test]
 fn a_record_with_a_span_that_no_node_writes_names_no_leader() {
     let mut view = two_nodes();
-    set_record(&mut view, Record { d: SPAN_MAX + Duration::from_millis(1), ..record(false) });
+    set_record(&mut view, Record { d: LARGEST_SPAN + Duration::from_millis(1), ..record(false) });
     assert_eq!((view.leader(), view.sound_record()), (None, None));
     assert!(view.record().is_some());
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Asked, Engine, Try, Work};
 use crate::engine::{
     call::{Answer, Call, HolderClause, Office, Outcome, SessionEnd, Take},
-    timing::{RANK_STEP, SPAN_MAX},
+    timing::RANK_STEP,
     types::{BootTime, LeaseId, NodeId, Revision, Term},
     view::Stored,
 };
@@ -199,7 +199,7 @@ impl Engine {
         match self.watched.sound_record() {
             Some(record) if record.ended => Duration::ZERO,
             Some(record) => self.config.wait(record.d),
-            None => self.config.wait(SPAN_MAX),
+            None => self.config.wait(self.config.timing.span_max),
         }
     }
 
@@ -231,7 +231,7 @@ impl Engine {
             return Some(w + step);
         }
         let since = watched.oldest.map_or(self.now, |(_, _, since)| since);
-        let d = watched.sound_record().map_or(SPAN_MAX, |record| record.d);
+        let d = watched.sound_record().map_or(self.config.timing.span_max, |record| record.d);
         let patience = self.config.wait(d.max(watched.d_of(*oldest)));
         // A step more for the oldest candidate, which may have to wait as long: so the oldest goes first.
         Some(w.max(since + patience + step + RANK_STEP))
@@ -241,7 +241,8 @@ impl Engine {
     fn seed_rule(&mut self) {
         if self.may_send(self.candidacy.seeding) {
             self.candidacy.seeding = Try::sent_until(self.now + AGAIN_AFTER);
-            self.send(Asked::Seed, Call::Seed { ended: self.config.own_store });
+            let (d, ended) = (self.config.timing.span_max, self.config.own_store);
+            self.send(Asked::Seed, Call::Seed { d, ended });
         }
     }
 

@@ -41,7 +41,7 @@ use super::{
     call::{Call, Effect, Input, Office, Outcome, SessionEnd, Standing, WorkEnd},
     cluster_view::ClusterView,
     mutant::Mutant,
-    timing::{self, Failover},
+    timing::{self, Failover, StoreTiming},
     types::{BootTime, CallId, LeaseId, NodeId, Revision, Role},
     view::{Change, TickPolicy, WorkOffer},
 };
@@ -55,6 +55,8 @@ pub struct Config {
     pub address: String,
     /// TTL to ask the store for; whole seconds.
     pub ttl: Duration,
+    /// Durations that the store sets.
+    pub timing: StoreTiming,
     /// Failover profile: D and H.
     pub failover: Failover,
     /// Tick that the node is configured with.
@@ -215,7 +217,7 @@ impl Engine {
             next_call: 0,
             pending: BTreeMap::new(),
             incarnation: 0,
-            watched: Watched::default(),
+            watched: Watched::new(config.timing.span_max),
             headers: Headers::default(),
             health: Health::default(),
             session: Session::default(),

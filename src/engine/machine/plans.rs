@@ -18,7 +18,7 @@ use crate::engine::{
     cluster_view::is_sound,
     mutant::Mutant,
     planner::{self, Worker},
-    timing::{CLAIM_WITHIN, PLAN_EVERY, SPAN_MAX},
+    timing::{CLAIM_WITHIN, PLAN_EVERY},
     types::{BootTime, LeaseId, Revision, ShardEpoch, ShardId, WorkType},
     view::{Assignment, Change, PlanTable},
 };
@@ -313,7 +313,7 @@ impl Engine {
             if self.config.breaks(Mutant::NobodyFreedAtOnce) {
                 return Freedom::Free { proven: false };
             }
-            return self.free_at(since + self.config.wait(SPAN_MAX));
+            return self.free_at(since + self.config.wait(self.config.timing.span_max));
         };
         if let Some((_, held)) = watched.sound_held(owner) {
             let given = assignment.draining && self.config.breaks(Mutant::DrainingFreedAtOnce);
@@ -325,7 +325,8 @@ impl Engine {
         }
         let Some(vanished) = watched.vanished.get(&owner) else {
             // Every view notes owners without a living held key, so an entry normally exists.
-            return self.free_at(since.max(self.now) + self.config.wait(SPAN_MAX));
+            return self
+                .free_at(since.max(self.now) + self.config.wait(self.config.timing.span_max));
         };
         let lacked = vanished
             .last

@@ -19,7 +19,7 @@ use crate::engine::{
         Answer, Call, Dead, Effect, Join, JoinTick, Outcome, Refusal, SessionEnd, ShardEnd, WorkEnd,
     },
     cluster_view::ClusterView,
-    timing::{F, RHO, margin},
+    timing::{RHO, margin},
     types::{BootTime, LeaseId, NodeMetadata, Revision, Role},
     view::{Member, TickPolicy},
 };
@@ -289,7 +289,7 @@ impl Engine {
     /// Ends the incarnation. With `blind` (its h), its keys are given back without waiting for answers.
     fn end_incarnation(&mut self, reason: SessionEnd, blind: Option<Revision>) {
         if reason == SessionEnd::StoreReplaced {
-            self.watched = super::Watched::default();
+            self.watched = super::Watched::new(self.config.timing.span_max);
             self.headers.forget(self.now);
             self.out.push(Effect::StoreReplaced);
         }
@@ -579,7 +579,7 @@ impl Engine {
         Member {
             lease,
             d: self.config.failover.d(),
-            f: F,
+            f: self.config.timing.f,
             tick: self.config.tick,
             policy: self.config.tick_policy,
             pod_uid: self.config.pod_uid.clone(),

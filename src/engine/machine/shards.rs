@@ -12,7 +12,6 @@ use super::{Asked, Engine, ShardAuthority, Try};
 use crate::engine::{
     call::{Answer, Call, Effect, Outcome, SessionEnd, ShardEnd},
     mutant::Mutant,
-    timing::{CHECK_EVERY, F},
     types::{BootTime, LeaseId, Revision, ShardEpoch, ShardId, WorkType},
     view::{Held, Stored},
 };
@@ -86,10 +85,10 @@ impl Holding {
         !self.content.is_empty() || self.unresolved || self.writing.is_some()
     }
 
-    /// Extends shard authority to `until`, which an own held write or a CHECK gives.
-    fn extend(&mut self, now: BootTime, until: BootTime) {
+    /// Extends shard authority to `until`, which an own held write or a CHECK with that F gives.
+    fn extend(&mut self, now: BootTime, until: BootTime, f: Duration) {
         self.until = self.until.max(until);
-        if now + F / 4 <= until {
+        if now + f / 4 <= until {
             self.sound_at = now;
         }
     }
@@ -177,7 +176,7 @@ impl Engine {
         debug_assert!(self.session.is_listed() || !self.holding.may_hold());
         if !self.holding.may_hold() {
             self.holding.sound_at = self.now;
-        } else if self.is_due(self.holding.sound_at + 2 * F) {
+        } else if self.is_due(self.holding.sound_at + self.config.timing.f * 2) {
             if self.config.breaks(Mutant::UselessOwnerReleases)
                 && !self.holding.is_running()
                 && let Some(lease) = self.session.lease()
@@ -220,7 +219,7 @@ impl Engine {
 
     pub(super) fn check_now(&mut self, lease: LeaseId) {
         if !self.holding.checking.in_flight {
-            self.holding.checking = Try::sent_until(self.now + CHECK_EVERY);
+            self.holding.checking = Try::sent_until(self.now + self.config.timing.check_every);
             self.send(Asked::Check, Call::Check { lease });
         }
     }
@@ -271,7 +270,8 @@ impl Engine {
             self.holding.known_at = self.now;
         }
         if same || adopted {
-            self.holding.extend(self.now, sent + self.config.span(F));
+            let f = self.config.timing.f;
+            self.holding.extend(self.now, sent + self.config.span(f), f);
             return;
         }
         // A write of ours is known by its nonce and was adopted above: this one is of another client.
@@ -425,9 +425,10 @@ impl Engine {
                 }
                 self.holding.written(answer.revision, content);
                 self.holding.known_at = self.now;
-                self.holding.extend(self.now, sent + self.config.span(F));
+                let f = self.config.timing.f;
+                self.holding.extend(self.now, sent + self.config.span(f), f);
                 let check_at = &mut self.holding.checking.again_at;
-                *check_at = (*check_at).max(sent + CHECK_EVERY);
+                *check_at = (*check_at).max(sent + self.config.timing.check_every);
             }
             Outcome::Refused(answer) => {
                 // The read may show this very write, if a copy of it came first.

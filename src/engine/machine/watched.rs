@@ -11,7 +11,6 @@ use std::{
 
 use crate::engine::{
     cluster_view::{ClusterView, is_sound},
-    timing::SPAN_MAX,
     types::{BootTime, LeaseId, Revision, ShardId, WorkType},
     view::{Change, Held, Member, PlanTable, Stored},
 };
@@ -65,9 +64,15 @@ pub(super) struct Vanished {
 }
 
 impl Watched {
+    /// What a node knows before the first list, in a cluster with that SPAN_MAX.
+    pub(super) fn new(span_max: Duration) -> Self {
+        Self { view: ClusterView::within(span_max), ..Self::default() }
+    }
+
     /// Replaces the view with the keys of a list.
     pub(super) fn replace(&mut self, at: BootTime, revision: Revision, changes: Vec<Change>) {
-        let mut before = std::mem::take(self);
+        let empty = Self::new(self.view.span_max());
+        let mut before = std::mem::replace(self, empty);
         self.listed = true;
         self.view.advance(revision);
         self.record_at = at;
@@ -289,11 +294,11 @@ impl Watched {
     fn forget_vanished(&mut self, now: BootTime) {
         let assignments = self.view.plans().flat_map(|(_, table)| &table.shards);
         let named: BTreeSet<_> = assignments.filter_map(|a| a.owner).collect();
-        let held = &self.view.held;
+        let (held, span_max) = (&self.view.held, self.view.span_max());
         self.vanished.retain(|lease, vanished| {
             named.contains(lease)
                 || held.contains_key(lease)
-                || now.since(vanished.at) < SPAN_MAX * 2
+                || now.since(vanished.at) < span_max * 2
         });
     }
 
@@ -315,7 +320,7 @@ impl Watched {
     fn span_of(&self, lease: LeaseId, span: impl Fn(&Member) -> Duration) -> Duration {
         let member = self.node_of(lease).and_then(|id| self.members.get(&id));
         let span = member.and_then(|stored| stored.value.as_ref()).map(span);
-        span.filter(|span| *span <= SPAN_MAX).unwrap_or(SPAN_MAX)
+        span.filter(|span| *span <= self.view.span_max()).unwrap_or(self.view.span_max())
     }
 }
 

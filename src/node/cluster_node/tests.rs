@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::{
-    engine::{Call, Outcome},
+    engine::{Call, Outcome, timing::SPAN_MAX},
     node::{
         ClusterNode, ClusterNodeBuilder, FencedError, LeaderContext, Role, ShardContext,
         WorkerOptions, broken, keep_joined,
@@ -93,7 +93,7 @@ impl Leading {
     async fn new(more: impl FnOnce(ClusterNodeBuilder) -> ClusterNodeBuilder) -> Self {
         let store = MemoryStore::new();
         // The store belongs to the test: no leader can have been there before.
-        let (keys, seed) = (Keys::new("C").unwrap(), Call::Seed { ended: true });
+        let (keys, seed) = (Keys::new("C").unwrap(), Call::Seed { d: SPAN_MAX, ended: true });
         let seeded = protocol::send(&store, &keys, &seed, LONG).await;
         assert!(matches!(seeded, Outcome::Done(_)), "{seeded:?}");
         let alive = Arc::new(AtomicUsize::new(0));

@@ -10,10 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     clock,
-    engine::{
-        BootTime, Call, CallId, Change, Config, Input, LeaseId, Outcome,
-        timing::{CHECK_EVERY, span},
-    },
+    engine::{BootTime, Call, CallId, Change, Config, Input, LeaseId, Outcome, timing::span},
     node::env::Env,
     store::protocol,
     tasks::panic_message,
@@ -38,6 +35,7 @@ struct Answered {
 pub(super) struct Calls {
     env: Env,
     d: Duration,
+    check_every: Duration,
     ttl: Duration,
     granted: Duration,
     /// Until when the lease lives at least, by its last renewal.
@@ -51,7 +49,8 @@ impl Calls {
         let (d, ttl) = (config.failover.d(), config.ttl);
         let (on_the_way, echoes) = (JoinSet::new(), VecDeque::new());
         let (granted, lease_until) = (Duration::ZERO, BootTime::default());
-        Self { env, d, ttl, granted, lease_until, on_the_way, echoes }
+        let check_every = config.timing.check_every;
+        Self { env, d, check_every, ttl, granted, lease_until, on_the_way, echoes }
     }
 
     /// TTL that the store granted last.
@@ -69,7 +68,7 @@ impl Calls {
         match call {
             Call::Beat { .. } | Call::Take(_) => self.d,
             Call::Renew { .. } => (self.ttl / 4).max(Duration::from_millis(500)),
-            Call::Check { .. } => CHECK_EVERY,
+            Call::Check { .. } => self.check_every,
             _ => TIMEOUT,
         }
     }

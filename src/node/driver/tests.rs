@@ -4,7 +4,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    engine::{Config, Failover, NodeId, TickPolicy},
+    engine::{Config, Failover, NodeId, StoreTiming, TickPolicy},
     node::{
         ClusterNode, FencedError, FollowerContext, LeaderContext, NodeMetrics, RoutineLimits,
         env::Env, host::DriverHost, options::Work,
@@ -38,6 +38,7 @@ impl Rig {
                 id: NodeId::new(1).unwrap(),
                 address: "me:1".into(),
                 ttl: Duration::from_secs(5),
+                timing: StoreTiming::ETCD,
                 failover: Failover::DEFAULT,
                 tick: Duration::from_millis(50),
                 tick_policy: TickPolicy::Strict,

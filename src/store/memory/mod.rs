@@ -29,7 +29,7 @@ use crate::{
 #[doc(hidden)]
 pub use faults::{Fault, Faults, Seen};
 #[doc(hidden)]
-pub use model::{Deposed, Model, ModelConfig, Revisions, WithPrevious};
+pub use model::{Between, Contents, Deposed, Model, ModelConfig, Revisions, WithPrevious};
 
 /// Smallest number of newest revisions that are kept. A watch that lags further ends with the error that
 /// its revisions are compacted.

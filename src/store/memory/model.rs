@@ -13,6 +13,7 @@
 //! Each revision above the compacted one is one entry of the history, with at least one event. A live key
 //! is in the key set of the lease it hangs on, and of no other lease.
 
+mod contents;
 mod form;
 mod leases;
 
@@ -28,6 +29,7 @@ use crate::{
     store::{Compare, Event, Get, GetAnswer, KeyRange, KeyValue, Op, StoreError, Txn, TxnAnswer},
 };
 
+pub use contents::{Between, Contents};
 pub use leases::Deposed;
 
 /// Configuration of the properties in which etcd installations differ.

@@ -241,7 +241,7 @@ fn t2_join_clears_an_operators_keys_away_only_as_they_were_seen() {
 fn t3_seed_creates_the_record_of_nobody_with_the_longest_wait() {
     let seed = r#"{"v":1,"term":0,"n":0,"d_ns":3000000000,"ended":false}"#;
     assert_eq!(
-        txn(&Call::Seed { ended: false }),
+        txn(&Call::Seed { d: SPAN_MAX, ended: false }),
         Txn {
             compares: vec![on(RECORD, Created, Equal, 0)],
             then: vec![puts(RECORD, seed, None)],
@@ -249,7 +249,7 @@ fn t3_seed_creates_the_record_of_nobody_with_the_longest_wait() {
         }
     );
     let own = r#"{"v":1,"term":0,"n":0,"d_ns":3000000000,"ended":true}"#;
-    assert_eq!(txn(&Call::Seed { ended: true }).then, [puts(RECORD, own, None)]);
+    assert_eq!(txn(&Call::Seed { d: SPAN_MAX, ended: true }).then, [puts(RECORD, own, None)]);
 }
 
 #[test]
@@ -581,7 +581,7 @@ async fn a_call_done_or_refused_shows_what_was_read_and_what_is_absent() {
             vec![Change::Tick(None), Change::Node(id(), None), Change::Member(id(), None)]
         ))
     );
-    let seed = Call::Seed { ended: true };
+    let seed = Call::Seed { d: SPAN_MAX, ended: true };
     assert_eq!(send(seed.clone()).await, Outcome::Done(answer(2, vec![])));
     let seeded = Record {
         term: Term(0),
@@ -623,7 +623,7 @@ async fn junk_in_an_else_branch_shows_as_a_key_without_a_value() {
     let junk = Txn { then: vec![puts(RECORD, "junk", None)], ..Txn::default() };
     store.txn(junk, SECOND).await.unwrap();
     let Outcome::Refused(answer) =
-        send(&store, &keys(), &Call::Seed { ended: false }, SECOND).await
+        send(&store, &keys(), &Call::Seed { d: SPAN_MAX, ended: false }, SECOND).await
     else {
         panic!("the record exists");
     };
@@ -640,7 +640,7 @@ async fn junk_in_an_else_branch_shows_as_a_key_without_a_value() {
 #[tokio::test]
 async fn an_unanswered_call_is_unknown_and_a_refused_one_failed() {
     let store = MemoryStore::new();
-    let seed = Call::Seed { ended: false };
+    let seed = Call::Seed { d: SPAN_MAX, ended: false };
     for (fault, expected) in [
         (Fault::LostRequest, Outcome::Unknown),
         (Fault::LostAnswer, Outcome::Unknown),

@@ -8,7 +8,6 @@ use super::{Request, name};
 use crate::{
     engine::{
         Call, Held, HolderClause, Join, JoinTick, LeaseId, NodeId, Record, Revision, Take, Term,
-        timing::SPAN_MAX,
     },
     store::{Compare, CompareOp, Get, KeyRange, Op, Target, Txn, keys::Keys, values},
 };
@@ -36,7 +35,7 @@ pub fn transaction(keys: &Keys, call: &Call) -> Request {
         ]),
         Call::ReadEnd { lease } => read([Get::key(keys.record()), Get::key(keys.held(*lease))]),
         Call::Join(join) => t2_join(keys, join),
-        Call::Seed { ended } => t3_seed(keys, *ended),
+        Call::Seed { d, ended } => t3_seed(keys, *d, *ended),
         Call::Enrol { .. } | Call::Withdraw { .. } => t4(keys, call),
         Call::Take(take) => t5_take(keys, take),
         Call::Beat { office, record } => t6_beat(keys, *office, record),
@@ -118,16 +117,8 @@ fn t2_squatter(keys: &Keys, id: NodeId, node: Revision, member: Revision) -> Txn
     }
 }
 
-fn t3_seed(keys: &Keys, ended: bool) -> Txn {
-    let seed = Record {
-        term: Term(0),
-        lease: None,
-        node: None,
-        n: 0,
-        d: SPAN_MAX,
-        ended,
-        suspended: false,
-    };
+fn t3_seed(keys: &Keys, d: Duration, ended: bool) -> Txn {
+    let seed = Record { term: Term(0), lease: None, node: None, n: 0, d, ended, suspended: false };
     Txn {
         compares: vec![absent(&keys.record())],
         then: vec![put(keys.record(), values::encode_record(&seed), None)],

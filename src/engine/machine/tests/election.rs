@@ -33,7 +33,7 @@ fn r3_an_absent_record_is_seeded_first_and_then_waited_out() {
     let mut rig = Rig::joined(config(), Vec::new());
     assert!(rig.asks(is_seed));
     assert!(!rig.asks(is_take));
-    let Call::Seed { ended } = rig.done(is_seed) else { unreachable!() };
+    let Call::Seed { ended, .. } = rig.done(is_seed) else { unreachable!() };
     assert!(!ended);
     rig.see(vec![seed(102)]);
     rig.wait(timing::wait(timing::SPAN_MAX).saturating_sub(ms(1)));
@@ -47,7 +47,7 @@ fn t3_a_store_of_this_process_is_seeded_as_ended() {
     let mut own = config();
     own.own_store = true;
     let mut rig = Rig::joined(own, Vec::new());
-    assert_eq!(rig.done(is_seed), Call::Seed { ended: true });
+    assert_eq!(rig.done(is_seed), Call::Seed { d: timing::SPAN_MAX, ended: true });
 }
 
 #[test]

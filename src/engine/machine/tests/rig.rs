@@ -8,7 +8,7 @@ use std::{
 use crate::engine::{
     Answer, Assignment, BootTime, Call, CallId, Change, Config, Dead, Effect, Engine, Failover,
     Held, Input, LeaseId, Member, NodeId, NodeMetadata, Outcome, PlanTable, Record, Revision, Role,
-    ShardEpoch, ShardId, Stored, Term, TickPolicy, WorkOffer, WorkType, timing,
+    ShardEpoch, ShardId, StoreTiming, Stored, Term, TickPolicy, WorkOffer, WorkType, timing,
 };
 
 pub(super) const ME: NodeId = match NodeId::new(1) {
@@ -29,6 +29,7 @@ pub(super) fn config() -> Config {
         id: ME,
         address: "me:1".into(),
         ttl: Duration::from_secs(5),
+        timing: StoreTiming::ETCD,
         failover: Failover::DEFAULT,
         tick: ms(50),
         tick_policy: TickPolicy::Strict,

@@ -1,0 +1,261 @@
+//! The Leases of incarnations, and the end of those that are not renewed.
+//!
+//! Every node watches these Leases and notes by its own boot clock when each last changed. A Lease that has not
+//! changed for `wait(TTL)` and a random time is deleted **on the condition that it is still the version that was
+//! seen**, and then the lease is revoked in the state. So one compare by the API server decides an expiry: it may
+//! come late, but it never hits a lease that was renewed. Neither the API server's time nor the time in a Lease
+//! matters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::core::WatchEvent;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Caller,
+    api::{Api, Failure},
+    task::Seen,
+};
+use crate::{
+    clock,
+    engine::{BootTime, LeaseId, timing},
+    store::{StoreError, protocol::Request},
+};
+
+/// Interval of the search for leases that were not renewed.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Time that a lease may stand in the state before its Lease is seen: the two are watched apart.
+const UNSEEN_FOR: Duration = Duration::from_secs(2);
+
+/// Deadline of the write that takes an expired lease out of the state.
+const REVOKE_WITHIN: Duration = Duration::from_secs(5);
+
+/// TTL of a Lease that names none.
+const DEFAULT_TTL: Duration = Duration::from_secs(10);
+
+/// Pause before the Leases are listed again; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A Lease, and when this process saw its last change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Noted {
+    version: String,
+    expires: BootTime,
+}
+
+/// Something to do about a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Due {
+    /// Delete the Lease of that version, then revoke the lease.
+    Expire { lease: LeaseId, version: String },
+    /// Revoke the lease if it has no Lease.
+    Unseen { lease: LeaseId },
+}
+
+/// Notes about all Leases of a cluster. Pure.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Whether the Leases have been listed.
+    listed: bool,
+    leases: BTreeMap<LeaseId, Noted>,
+    /// Leases of the state that were not seen, with the time since when.
+    unseen: BTreeMap<LeaseId, BootTime>,
+}
+
+impl Notes {
+    /// A Lease as it was seen now. `draw` is random, in 0..1: not all nodes come at once.
+    fn saw(&mut self, lease: LeaseId, version: String, ttl: Duration, now: BootTime, draw: f64) {
+        self.unseen.remove(&lease);
+        if self.leases.get(&lease).is_some_and(|noted| noted.version == version) {
+            return;
+        }
+        let expires = now + timing::wait(ttl) + ttl.mul_f64(draw / 10.0);
+        self.leases.insert(lease, Noted { version, expires });
+    }
+
+    fn is_gone(&mut self, lease: LeaseId) {
+        self.leases.remove(&lease);
+    }
+
+    /// All Leases were listed, and these are all that exist.
+    fn listed(&mut self, all: &BTreeSet<LeaseId>) {
+        self.leases.retain(|lease, _| all.contains(lease));
+        self.listed = true;
+    }
+
+    /// What is due now, for the leases that stand in the state.
+    fn due(&mut self, in_state: &BTreeSet<LeaseId>, now: BootTime) -> Vec<Due> {
+        if !self.listed {
+            return Vec::new();
+        }
+        let expired = self.leases.iter().filter(|(_, noted)| noted.expires <= now);
+        let mut due: Vec<_> = expired
+            .map(|(lease, noted)| Due::Expire { lease: *lease, version: noted.version.clone() })
+            .collect();
+        self.unseen.retain(|lease, _| in_state.contains(lease));
+        for lease in in_state.iter().filter(|lease| !self.leases.contains_key(lease)) {
+            let since = *self.unseen.entry(*lease).or_insert(now);
+            if now.since(since) >= UNSEEN_FOR {
+                due.push(Due::Unseen { lease: *lease });
+            }
+        }
+        due
+    }
+
+    /// Another attempt at this lease comes later.
+    fn postpone(&mut self, lease: LeaseId, now: BootTime) {
+        if let Some(noted) = self.leases.get_mut(&lease) {
+            noted.expires = now + UNSEEN_FOR;
+        }
+        if let Some(since) = self.unseen.get_mut(&lease) {
+            *since = now;
+        }
+    }
+}
+
+/// Change of a Lease.
+enum Change {
+    Saw(Box<Lease>),
+    Gone(Box<Lease>),
+    Listed(BTreeSet<LeaseId>),
+}
+
+/// Ends the leases of the cluster that are not renewed, for ever.
+pub(super) async fn expire(api: Arc<Api>, caller: Caller, seen: watch::Receiver<Seen>) {
+    let (sender, mut changes) = mpsc::unbounded_channel();
+    let mut following = std::pin::pin!(follow(&api, sender));
+    let mut notes = Notes::default();
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            // What has happened comes before what is concluded from silence.
+            biased;
+            () = &mut following => {}
+            Some(change) = changes.recv() => note(&api, &mut notes, change),
+            _ = ticks.tick() => {
+                let model = Arc::clone(&seen.borrow().model);
+                let in_state = model.leases().collect();
+                for due in notes.due(&in_state, clock::boot_now()) {
+                    let lease = match due {
+                        Due::Expire { lease, .. } | Due::Unseen { lease } => lease,
+                    };
+                    notes.postpone(lease, clock::boot_now());
+                    if let Err(failure) = end(&api, &caller, due).await {
+                        tracing::debug!(%lease, ?failure, "an expired lease is not ended yet");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn note(api: &Api, notes: &mut Notes, change: Change) {
+    let name = |lease: &Lease| lease.metadata.name.as_deref().and_then(|name| api.lease_of(name));
+    match change {
+        Change::Saw(lease) => {
+            let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+            let ttl = seconds.and_then(|it| u64::try_from(it).ok()).map(Duration::from_secs);
+            let version = lease.metadata.resource_version.clone().unwrap_or_default();
+            if let Some(id) = name(&lease) {
+                let (ttl, now) = (ttl.unwrap_or(DEFAULT_TTL), clock::boot_now());
+                notes.saw(id, version, ttl, now, rand::random());
+            }
+        }
+        Change::Gone(lease) => {
+            if let Some(id) = name(&lease) {
+                notes.is_gone(id);
+            }
+        }
+        Change::Listed(all) => notes.listed(&all),
+    }
+}
+
+/// Ends a lease.
+async fn end(api: &Api, caller: &Caller, due: Due) -> Result<(), Failure> {
+    let lease = match due {
+        Due::Expire { lease, version } => match api.delete(lease, Some(version)).await {
+            Ok(()) | Err(Failure::Missing(_)) => lease,
+            // Renewed meanwhile: the watch will tell.
+            Err(Failure::Conflict) => return Ok(()),
+            Err(other) => return Err(other),
+        },
+        Due::Unseen { lease } => {
+            if api.exists(lease).await? {
+                return Ok(());
+            }
+            lease
+        }
+    };
+    match caller.call("revoke", Request::Revoke(lease), REVOKE_WITHIN).await {
+        Ok(_) => {
+            tracing::info!(%lease, "a lease that was not renewed was ended");
+            Ok(())
+        }
+        Err(StoreError::LeaseNotFound) => Ok(()),
+        Err(error) => Err(Failure::Lost(error)),
+    }
+}
+
+/// Lists and watches the Leases, for ever.
+async fn follow(api: &Api, changes: mpsc::UnboundedSender<Change>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match api.list().await {
+            Ok((leases, version)) => {
+                pause = FIRST_PAUSE;
+                let names = leases.iter().filter_map(|it| it.metadata.name.as_deref());
+                let all = names.filter_map(|name| api.lease_of(name)).collect();
+                for lease in leases {
+                    let _ = changes.send(Change::Saw(Box::new(lease)));
+                }
+                let _ = changes.send(Change::Listed(all));
+                deliver(api, version, &changes).await;
+            }
+            Err(failure) => {
+                tracing::debug!(?failure, "the Leases of the nodes cannot be listed");
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Passes the events of watches on, until a list is needed.
+async fn deliver(api: &Api, mut version: String, changes: &mpsc::UnboundedSender<Change>) {
+    loop {
+        let Ok(stream) = api.watch_incarnations(&version).await else { return };
+        let mut stream = std::pin::pin!(stream);
+        let began = version.clone();
+        while let Some(event) = stream.next().await {
+            let change = match event {
+                Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease)) => {
+                    version = lease.metadata.resource_version.clone().unwrap_or_default();
+                    Change::Saw(Box::new(lease))
+                }
+                Ok(WatchEvent::Deleted(lease)) => {
+                    version = lease.metadata.resource_version.clone().unwrap_or_default();
+                    Change::Gone(Box::new(lease))
+                }
+                Ok(WatchEvent::Bookmark(bookmark)) => {
+                    version = bookmark.metadata.resource_version;
+                    continue;
+                }
+                Ok(WatchEvent::Error(_)) | Err(_) => return,
+            };
+            let _ = changes.send(change);
+        }
+        // A watch that delivers nothing and ends at once must not turn into a busy loop.
+        if version == began {
+            return;
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! The store over the Kubernetes API: high availability with nothing but an API server.
+//!
+//! Two kinds of objects, both `coordination.k8s.io/v1` Leases in one namespace:
+//!
+//! - **The Lease of the cluster**, named after it. The spec says who leads, in the fields that every tool knows
+//!   from client-go. The annotation `bellwether.dev/state` holds all keys and leases of the store ([`state`]).
+//! - **A Lease for each incarnation** of a node, named `CLUSTER-LEASE`. Its existence and its renewals stand for
+//!   a lease of etcd ([`incarnations`]).
+//!
+//! Each write of the cluster's Lease names the resource version that it replaces, so that the API server carries
+//! out one of two writes that compete. [`replica`] decides what is sent and what an answer means; it does no I/O.
+//! [`task`] sends, [`api`] spells the requests.
+//!
+//! # Guarantees
+//!
+//! Those of [`Store`]: transactions and reads are linearizable, each change is a revision, watches deliver
+//! revisions whole and in order, and a request that may have taken effect is never sent again. The answers are
+//! those of etcd, because the same model computes them ([`Model`]).
+//!
+//! # Bounds
+//!
+//! All keys together must stay below 240 KiB, because the API server accepts 256 KiB of annotations. Each change
+//! costs a write of the whole state: some ten to a hundred a second.
+
+mod api;
+mod incarnations;
+mod object;
+mod replica;
+mod state;
+mod task;
+mod watch;
+
+use std::{
+    fmt::{self, Debug},
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::{
+    api::{Api, Failure},
+    object::Author,
+    replica::{Replica, Ticket},
+    state::Writer,
+    task::{Ask, Seen},
+    watch::ModelWatch,
+};
+use crate::{
+    engine::{LeaseId, Revision, timing::StoreTiming},
+    k8s::client::ClientOptions,
+    node::ClusterNodeBuilder,
+    store::{
+        Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch,
+        WatchRequest,
+        keys::Keys,
+        protocol::{Request, Response},
+    },
+    tasks::{self, Tasks},
+};
+
+/// Longest name of a cluster: the name of an incarnation's Lease adds 17 characters, and it is a label's value.
+const MAX_CLUSTER: usize = 46;
+
+/// Name of the store in errors, where the address of the API server is not known.
+const ENDPOINT: &str = "kubernetes";
+
+/// Options of a cluster that is kept in the Kubernetes API.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    namespace: Option<String>,
+    client: ClientOptions,
+    identity: Option<String>,
+    timing: StoreTiming,
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            client: ClientOptions::default(),
+            identity: None,
+            timing: StoreTiming::KUBERNETES,
+        }
+    }
+}
+
+impl KubernetesConfig {
+    /// The API server that [`ClientOptions`] finds by itself, and the namespace of its credentials.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Namespace of the Leases. Default: the pod's, or that of the kubeconfig's context.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// API server and credentials. The store makes its own connections, and sets the deadlines and retries.
+    #[must_use]
+    pub fn client(mut self, client: ClientOptions) -> Self {
+        self.client = client;
+        self
+    }
+
+    /// Name of this process as the holder of the Lease: the pod's name. Default: `ID@ADDRESS` of the node.
+    #[must_use]
+    pub fn identity(mut self, name: impl Into<String>) -> Self {
+        self.identity = Some(name.into());
+        self
+    }
+
+    /// Longer durations, for fewer requests: a leader that falls silent is replaced after 16.5 s instead of
+    /// 5.5 s. All nodes of the cluster must choose the same.
+    #[must_use]
+    pub fn calm(mut self) -> Self {
+        self.timing = StoreTiming::KUBERNETES_CALM;
+        self
+    }
+}
+
+/// A name of a cluster that Kubernetes does not accept as a Lease's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cluster name {0:?} cannot be a Lease's name: use lower-case letters, digits and `-`, begin and end with a \
+     letter or digit, at most {MAX_CLUSTER} characters"
+)]
+pub struct InvalidCluster(String);
+
+fn check_cluster(name: &str) -> Result<(), InvalidCluster> {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let sound = name.len() <= MAX_CLUSTER
+        && name.bytes().all(|c| inner(c) || c == b'-')
+        && name.bytes().next().is_some_and(inner)
+        && name.bytes().last().is_some_and(inner);
+    if sound { Ok(()) } else { Err(InvalidCluster(name.to_owned())) }
+}
+
+impl ClusterNodeBuilder {
+    /// Keeps the cluster in the Kubernetes API, in a Lease named after the cluster. The connections run on the
+    /// driver's own runtime. Sets the node's defaults for failover and TTL to those of this store.
+    #[must_use]
+    pub fn kubernetes(self, config: KubernetesConfig) -> Self {
+        self.stored(false, move |keys, _| {
+            Ok(Arc::new(KubernetesStore::of_node(keys.clone(), config)?))
+        })
+    }
+}
+
+/// The store. Closes its connections when dropped. See the module's docs.
+pub struct KubernetesStore {
+    api: Arc<Api>,
+    timing: StoreTiming,
+    caller: Caller,
+    seen: tokio::sync::watch::Receiver<Seen>,
+    health: Arc<Mutex<Health>>,
+    holder: String,
+    runtime: Handle,
+    /// Cancelled when one of the tasks has ended.
+    failed: CancellationToken,
+    _tasks: Tasks,
+}
+
+impl Debug for KubernetesStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesStore")
+            .field("endpoint", &self.api.endpoint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a process does with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// A node: creates the object, agrees on the durations, ends leases that are not renewed.
+    Node,
+    /// An observer, such as a command: only carries out calls.
+    Observer,
+}
+
+impl KubernetesStore {
+    /// Creates a store for a process that is not a node, such as a command; nothing is sent yet. Call it in
+    /// the runtime that is to do the I/O: later calls may come from any other runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCluster`] if the cluster's name cannot be the name of a Lease.
+    #[doc(hidden)]
+    pub fn observer(keys: Keys, config: KubernetesConfig) -> Result<Self, InvalidCluster> {
+        Self::new(keys, config, Part::Observer)
+    }
+
+    fn of_node(keys: Keys, config: KubernetesConfig) -> Result<Self, InvalidCluster> {
+        Self::new(keys, config, Part::Node)
+    }
+
+    fn new(keys: Keys, config: KubernetesConfig, part: Part) -> Result<Self, InvalidCluster> {
+        check_cluster(keys.cluster())?;
+        let KubernetesConfig { namespace, client, identity, timing } = config;
+        let cluster = keys.cluster().to_owned();
+        // Several attempts fit the time in which a leader may act on its last beat.
+        let limit = timing.span_max * 3 / 10;
+        let api = Arc::new(Api::new(cluster, namespace, client, limit));
+        let holder = identity.clone().unwrap_or_default();
+        let span_max = (part == Part::Node).then_some(timing.span_max);
+        let author = Author { keys, identity };
+        let replica = Replica::new(author, Writer(rand::random()), span_max);
+        let (asks, asked) = mpsc::unbounded_channel();
+        let caller = Caller { asks };
+        let (shown, seen) = tokio::sync::watch::channel(Seen::default());
+        let health =
+            Arc::new(Mutex::new(Health { endpoint: api.endpoint(), healthy: true, problem: None }));
+        let failed = CancellationToken::new();
+        let mut tasks = Tasks::new();
+        let running = task::run(Arc::clone(&api), replica, asked, shown, Arc::clone(&health));
+        tasks.spawn("kubernetes store", ends(failed.clone(), running));
+        if part == Part::Node {
+            let expiring = incarnations::expire(Arc::clone(&api), caller.clone(), seen.clone());
+            tasks.spawn("kubernetes leases", ends(failed.clone(), expiring));
+        }
+        Ok(Self {
+            api,
+            timing,
+            caller,
+            seen,
+            health,
+            holder,
+            runtime: Handle::current(),
+            failed,
+            _tasks: tasks,
+        })
+    }
+
+    /// Runs a future on the store's own runtime, where its connections live.
+    async fn at_home<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        timeout: Duration,
+        doing: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let endpoint = self.api.endpoint();
+        let doing = {
+            let _inside = self.runtime.enter();
+            AbortOnDropHandle::new(tasks::spawn("kubernetes lease", doing))
+        };
+        match tokio::time::timeout(timeout, doing).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(StoreError::Interrupted {
+                call,
+                endpoint,
+                message: "the store is closed".to_owned(),
+            }),
+            Err(_) => Err(StoreError::Unanswered { call, endpoint, timeout }),
+        }
+    }
+}
+
+/// Sends calls to the task that owns the replica.
+#[derive(Clone)]
+struct Caller {
+    asks: mpsc::UnboundedSender<Ask>,
+}
+
+impl Caller {
+    async fn call(
+        &self,
+        call: &'static str,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Response, StoreError> {
+        let closed = || StoreError::Interrupted {
+            call,
+            endpoint: ENDPOINT.to_owned(),
+            message: "the store is closed".to_owned(),
+        };
+        let (reply, answered) = oneshot::channel();
+        let ticket = Ticket(rand::random());
+        self.asks.send(Ask::Call { ticket, request, reply }).map_err(|_| closed())?;
+        // A call that is no longer waited for is not sent any more.
+        let mut forget = Forget { ticket, asks: Some(self.asks.clone()) };
+        let Ok(result) = tokio::time::timeout(timeout, answered).await else {
+            let endpoint = ENDPOINT.to_owned();
+            return Err(StoreError::Unanswered { call, endpoint, timeout });
+        };
+        forget.asks = None;
+        result.map_err(|_| closed())?
+    }
+}
+
+/// Tells the task that a caller no longer waits.
+struct Forget {
+    ticket: Ticket,
+    asks: Option<mpsc::UnboundedSender<Ask>>,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        if let Some(asks) = &self.asks {
+            let _ = asks.send(Ask::Forget(self.ticket));
+        }
+    }
+}
+
+/// Ends only if the future does, which is a bug: the store then counts as failed.
+async fn ends(failed: CancellationToken, running: impl Future<Output = ()>) {
+    let _failed = failed.drop_guard();
+    running.await;
+}
+
+#[async_trait]
+impl Store for KubernetesStore {
+    fn kind(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn timing(&self) -> StoreTiming {
+        self.timing
+    }
+
+    async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
+        match self.caller.call("txn", Request::Txn(txn), timeout).await? {
+            Response::Txn(answer) => Ok(answer),
+            other => unreachable!("a transaction was answered with {other:?}"),
+        }
+    }
+
+    async fn get(&self, get: Get, timeout: Duration) -> Result<GetAnswer, StoreError> {
+        match self.caller.call("get", Request::Get(get), timeout).await? {
+            Response::Get(answer) => Ok(answer),
+            other => unreachable!("a read was answered with {other:?}"),
+        }
+    }
+
+    async fn grant(
+        &self,
+        lease: LeaseId,
+        ttl: Duration,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let (api, caller, seen) = (Arc::clone(&self.api), self.caller.clone(), self.seen.clone());
+        let holder = self.holder.clone();
+        self.at_home("grant", timeout, async move {
+            // Makes sure that the object exists, which owns the Lease.
+            caller.call("grant", look(), timeout).await?;
+            let owner = seen.borrow().uid.clone().ok_or_else(|| StoreError::Interrupted {
+                call: "grant",
+                endpoint: ENDPOINT.to_owned(),
+                message: "the Lease of the cluster was deleted meanwhile".to_owned(),
+            })?;
+            match api.create(lease, ttl, &holder, &owner).await {
+                Ok(()) => {}
+                Err(Failure::Conflict) => return Err(StoreError::LeaseExists),
+                Err(other) => return Err(other.into_error("grant")),
+            }
+            // A Lease that does not get into the state is deleted by any node after its time.
+            lease_answer(caller.call("grant", Request::Grant { lease, ttl }, timeout).await?)
+        })
+        .await
+    }
+
+    async fn revoke(&self, lease: LeaseId, timeout: Duration) -> Result<LeaseAnswer, StoreError> {
+        let (api, caller) = (Arc::clone(&self.api), self.caller.clone());
+        self.at_home("revoke", timeout, async move {
+            let answer =
+                lease_answer(caller.call("revoke", Request::Revoke(lease), timeout).await?)?;
+            // The lease is gone; what is left of it is deleted by any node after its time.
+            if let Err(failure) = api.delete(lease, None).await
+                && !matches!(failure, Failure::Missing(_))
+            {
+                tracing::debug!(%lease, ?failure, "the Lease of an ended incarnation is left");
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    async fn keep_alive(
+        &self,
+        lease: LeaseId,
+        timeout: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        let (api, mut seen) = (Arc::clone(&self.api), self.seen.clone());
+        self.at_home("keep_alive", timeout, async move {
+            let renewed = match api.renew(lease).await {
+                Ok(()) => true,
+                Err(Failure::Missing(_)) => false,
+                Err(other) => return Err(other.into_error("keep_alive")),
+            };
+            let model = Arc::clone(&seen.borrow_and_update().model);
+            let ttl = model.ttls().find(|(id, _)| *id == lease).map(|(_, ttl)| ttl);
+            let ttl = ttl.filter(|_| renewed).unwrap_or_default();
+            Ok(LeaseAnswer { ttl, revision: Revision(0), cluster: model.cluster() })
+        })
+        .await
+    }
+
+    async fn watch(
+        &self,
+        request: WatchRequest,
+        timeout: Duration,
+    ) -> Result<Box<dyn Watch>, StoreError> {
+        // The watch begins with what this process knows; a first read makes sure that it knows something.
+        self.caller.call("watch", look(), timeout).await?;
+        Ok(Box::new(ModelWatch::open(self.seen.clone(), request)))
+    }
+
+    fn health(&self) -> Health {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn failed(&self) -> String {
+        self.failed.cancelled().await;
+        "a task of the Kubernetes store ended, see the log above".to_owned()
+    }
+}
+
+/// A read of a key that no cluster has: only confirms what is known.
+fn look() -> Request {
+    Request::Get(Get::key("look"))
+}
+
+fn lease_answer(response: Response) -> Result<LeaseAnswer, StoreError> {
+    match response {
+        Response::Lease(answer) => Ok(answer),
+        other => unreachable!("a call on a lease was answered with {other:?}"),
+    }
+}

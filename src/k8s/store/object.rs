@@ -1,0 +1,214 @@
+//! The Lease of a cluster: its state, and the spec that other tools read.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::state::{MAX_BYTES, Malformed, State};
+use crate::{
+    engine::{Record, Revision, timing},
+    hash::fnv1a,
+    store::{
+        keys::Keys,
+        memory::Contents,
+        values::{decode_metadata, decode_record},
+    },
+};
+
+/// Annotation that holds the state.
+pub(super) const ANNOTATION: &str = "bellwether.dev/state";
+
+/// The object as the API server holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Object {
+    /// Everything, for the next write: fields of others stay.
+    raw: Map<String, Value>,
+    pub(super) uid: String,
+    pub(super) version: String,
+    /// State in the annotation; `None` if the object has no annotation.
+    pub(super) state: Option<State>,
+}
+
+/// Reason why an object cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("the answer is no Lease: it has no uid or no resourceVersion")]
+    NoLease,
+    #[error(
+        "the annotation {ANNOTATION} of the Lease is not readable: {0}. Restore it, or remove it to begin the \
+         cluster anew: kubectl annotate lease NAME {ANNOTATION}-"
+    )]
+    State(#[from] Malformed),
+}
+
+impl Object {
+    /// Reads an answer of the API server.
+    pub(super) fn read(raw: Value) -> Result<Self, Unreadable> {
+        let Value::Object(raw) = raw else { return Err(Unreadable::NoLease) };
+        let meta = |name: &str| raw.get("metadata").and_then(|it| it.get(name));
+        let text = |name: &str| meta(name).and_then(Value::as_str).map(str::to_owned);
+        let (Some(uid), Some(version)) = (text("uid"), text("resourceVersion")) else {
+            return Err(Unreadable::NoLease);
+        };
+        let object = Self { uid, version, state: None, raw };
+        let state = object.annotation().map(State::decode).transpose()?;
+        Ok(Self { state, ..object })
+    }
+
+    /// Text of the state.
+    pub(super) fn annotation(&self) -> Option<&str> {
+        self.raw.get("metadata")?.get("annotations")?.get(ANNOTATION)?.as_str()
+    }
+
+    /// Id of the cluster: of the object, and of the moment at which it got a state. Never zero.
+    pub(super) fn cluster(&self) -> u64 {
+        let salt = self.state.as_ref().map_or(&self.version, |state| &state.salt);
+        fnv1a(format!("{}/{salt}", self.uid).as_bytes()).max(1)
+    }
+
+    /// Holder in the spec.
+    pub(super) fn holder(&self) -> Option<&str> {
+        let holder = self.raw.get("spec")?.get("holderIdentity")?.as_str()?;
+        Some(holder).filter(|it| !it.is_empty())
+    }
+
+    /// Whether this object is a later one than `other`, as far as the two can tell. Resource versions of one
+    /// object can be compared as numbers (Kubernetes enhancement 5504).
+    pub(super) fn is_after(&self, other: &Self) -> bool {
+        let order = |it: &Self| {
+            let writes = it.state.as_ref().map_or(0, |state| state.writes);
+            (writes, it.version.parse::<u64>().unwrap_or(0))
+        };
+        self.uid == other.uid && order(self) > order(other)
+    }
+}
+
+/// Writes the object of one cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Author {
+    pub(super) keys: Keys,
+    /// Name of this process as a holder, if it has one.
+    pub(super) identity: Option<String>,
+}
+
+impl Author {
+    /// Body of the write that replaces `base` (`None`: creates the object) by this state.
+    /// `Err`: the state is too large or a key is not UTF-8, in words.
+    pub(super) fn body(
+        &self,
+        base: Option<&Object>,
+        mut state: State,
+        now: Timestamp,
+    ) -> Result<Value, String> {
+        let before = base.and_then(|it| it.state.as_ref()).and_then(|it| self.record(&it.contents));
+        let after = self.record(&state.contents);
+        let mut raw = base.map_or_else(|| self.skeleton(), |base| base.raw.clone());
+        let spec = part(&mut raw, "spec");
+        let holder = after.as_ref().filter(|it| !it.ended && it.node.is_some());
+        match holder {
+            None => {
+                if state.holder.take().is_some() {
+                    spec.remove("holderIdentity");
+                    spec.insert("leaseDurationSeconds".to_owned(), json!(1));
+                    spec.insert("renewTime".to_owned(), json!(micro_time(now)));
+                }
+            }
+            Some(record) => {
+                let is_new = before.as_ref().is_none_or(|it| it.term != record.term);
+                if is_new || state.holder.is_none() {
+                    let name = self.name_of(record, &state.contents);
+                    let before = spec.get("leaseTransitions").and_then(Value::as_i64);
+                    let transitions =
+                        before.map_or(0, |it| it.saturating_add(1).min(i32::MAX.into()));
+                    spec.insert("leaseTransitions".to_owned(), json!(transitions));
+                    spec.insert("acquireTime".to_owned(), json!(micro_time(now)));
+                    spec.insert("holderIdentity".to_owned(), json!(name));
+                    state.holder = Some(name);
+                }
+                if is_new || before.is_some_and(|it| it.n != record.n) {
+                    let wait = timing::wait(record.d).as_millis().div_ceil(1000).max(1);
+                    spec.insert("leaseDurationSeconds".to_owned(), json!(wait));
+                    spec.insert("renewTime".to_owned(), json!(micro_time(now)));
+                }
+            }
+        }
+        let Some(text) = state.encode() else {
+            return Err("a key is not UTF-8: this store keeps text keys only".to_owned());
+        };
+        let size_before = base.and_then(Object::annotation).map_or(0, str::len);
+        if text.len() > MAX_BYTES.max(size_before) {
+            return Err(too_large(text.len(), &state.contents));
+        }
+        let metadata = part(&mut raw, "metadata");
+        metadata.remove("managedFields");
+        part(metadata, "annotations").insert(ANNOTATION.to_owned(), Value::String(text));
+        Ok(Value::Object(raw))
+    }
+
+    fn skeleton(&self) -> Map<String, Value> {
+        let skeleton = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": self.keys.cluster(),
+                "labels": { "app.kubernetes.io/managed-by": "bellwether" },
+            },
+        });
+        let Value::Object(skeleton) = skeleton else { unreachable!("written as an object") };
+        skeleton
+    }
+
+    fn record(&self, contents: &Contents) -> Option<Record> {
+        decode_record(&contents.keys.get(self.keys.record().as_slice())?.value)
+    }
+
+    /// Only the node in office itself writes its record, so that the name is of this process.
+    fn name_of(&self, record: &Record, contents: &Contents) -> String {
+        if let Some(identity) = &self.identity {
+            return identity.clone();
+        }
+        let Some(id) = record.node else { return "unknown".to_owned() };
+        let metadata = contents.keys.get(self.keys.node(id).as_slice());
+        let metadata = metadata.and_then(|kv| decode_metadata(&kv.value));
+        format!("{id}@{}", metadata.map(|it| it.address).unwrap_or_default())
+    }
+}
+
+/// Says what takes the space: the keys by their first two segments, the largest first.
+fn too_large(bytes: usize, contents: &Contents) -> String {
+    let mut sizes = BTreeMap::<String, usize>::new();
+    for kv in contents.keys.values() {
+        let key = String::from_utf8_lossy(&kv.key);
+        let kind = key.split('/').take(4).collect::<Vec<_>>().join("/");
+        *sizes.entry(kind).or_default() += kv.key.len() + kv.value.len();
+    }
+    let mut sizes: Vec<_> = sizes.into_iter().collect();
+    sizes.sort_by_key(|(_, size)| Reverse(*size));
+    let largest: Vec<_> =
+        sizes.iter().take(3).map(|(kind, size)| format!("{kind} {size} bytes")).collect();
+    format!(
+        "the state would be {bytes} bytes, and at most {MAX_BYTES} fit the Lease; the largest parts are {}: \
+         delete some of it, or keep this cluster in an etcd",
+        largest.join(", ")
+    )
+}
+
+/// First revision of a new state: the time in milliseconds. Another object of the same name continues above
+/// the revisions and terms of the earlier one, so that fencing tokens only grow.
+pub(super) fn first_revision(now: Timestamp) -> Revision {
+    Revision(now.as_millisecond().max(1))
+}
+
+/// Time in the form of Kubernetes' `MicroTime`, which has exactly six digits.
+pub(super) fn micro_time(now: Timestamp) -> String {
+    format!("{now:.6}")
+}
+
+fn part<'a>(of: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<String, Value> {
+    let value = of.entry(name).or_insert_with(|| Value::Object(Map::new()));
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut().expect("made an object above")
+}

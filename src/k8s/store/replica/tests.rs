@@ -1,0 +1,389 @@
+//! Random programs of several replicas over a model of the API server that loses answers, carries writes out
+//! late and twice, and shows old states to watches.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    engine::LeaseId,
+    store::{
+        Compare, CompareOp, Effected, Get, KeyRange, KeyValue, Target, Txn, keys::Keys,
+        memory::WithPrevious,
+    },
+};
+
+const SEEDS: u64 = 2_000;
+const STEPS: usize = 150;
+const REPLICAS: usize = 3;
+
+/// The API server: one object, with all its states so far.
+#[derive(Default)]
+struct Server {
+    version: u64,
+    uid: u64,
+    object: Option<Value>,
+    /// Every state so far, with the number of the object.
+    states: Vec<Value>,
+}
+
+impl Server {
+    fn carry_out(&mut self, io: &Io) -> Reply {
+        match (io, &self.object) {
+            (Io::Read, Some(object)) => Reply::Object(Box::new(Object::read(object.clone()))),
+            (Io::Read | Io::Replace(_), None) => Reply::Missing,
+            (Io::Create(_), Some(_)) => Reply::Conflict,
+            (Io::Create(body), None) => {
+                self.uid += 1;
+                self.put(body.clone())
+            }
+            (Io::Replace(body), Some(object)) => {
+                if body["metadata"]["resourceVersion"] == object["metadata"]["resourceVersion"]
+                    && body["metadata"]["uid"] == object["metadata"]["uid"]
+                {
+                    self.put(body.clone())
+                } else {
+                    Reply::Conflict
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, mut body: Value) -> Reply {
+        self.version += 1;
+        body["metadata"]["uid"] = json!(format!("uid-{}", self.uid));
+        body["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.states.push(body.clone());
+        self.object = Some(body.clone());
+        Reply::Object(Box::new(Object::read(body)))
+    }
+
+    /// A neighbour writes the spec, and keeps the annotation.
+    fn touch(&mut self) {
+        if let Some(mut object) = self.object.clone() {
+            object["spec"]["renewTime"] = json!(format!("touched at {}", self.version));
+            self.put(object);
+        }
+    }
+
+    fn contents(&self) -> Option<(u64, Contents)> {
+        self.object.as_ref().map(contents_of)
+    }
+}
+
+fn contents_of(object: &Value) -> (u64, Contents) {
+    let object = Object::read(object.clone()).unwrap();
+    (object.cluster(), object.state.map(|it| it.contents).unwrap_or_default())
+}
+
+/// A call and what it did.
+struct Asked {
+    replica: usize,
+    /// Key that only this call writes, if it writes.
+    mark: Option<Vec<u8>>,
+    /// Cluster and revision of the server when the call came in.
+    at_least: Option<(u64, Revision)>,
+}
+
+struct World {
+    random: StdRng,
+    now: Timestamp,
+    server: Server,
+    replicas: Vec<Replica>,
+    /// Requests that were sent, by replica, and copies that may arrive late.
+    in_flight: Vec<Option<Io>>,
+    late: Vec<Io>,
+    watched: Vec<usize>,
+    asked: BTreeMap<Ticket, Asked>,
+    /// Marks that must be there, by cluster, and marks that must never appear.
+    acknowledged: BTreeSet<(u64, Vec<u8>)>,
+    refused: BTreeSet<Vec<u8>>,
+    /// What a watcher of each replica has put together.
+    watchers: Vec<Watcher>,
+    answered: usize,
+    told: usize,
+}
+
+#[derive(Default)]
+struct Watcher {
+    replacements: u64,
+    next: Revision,
+    keys: BTreeMap<Vec<u8>, KeyValue>,
+}
+
+fn all() -> KeyRange {
+    KeyRange { from: vec![0], to: vec![0xff] }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let replica = |n: usize| {
+            let author = Author { keys: Keys::new("shop").unwrap(), identity: None };
+            let span = Some(StoreTiming::KUBERNETES.span_max).filter(|_| n != 0);
+            Replica::new(author, Writer(n as u64 + 1), span)
+        };
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            now: Timestamp::from_second(1_800_000_000).unwrap(),
+            server: Server::default(),
+            replicas: (0..REPLICAS).map(replica).collect(),
+            in_flight: (0..REPLICAS).map(|_| None).collect(),
+            late: Vec::new(),
+            watched: vec![0; REPLICAS],
+            asked: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            watchers: (0..REPLICAS).map(|_| Watcher::default()).collect(),
+            answered: 0,
+            told: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        let replica = self.random.random_range(0..REPLICAS);
+        self.now += jiff::SignedDuration::from_millis(7);
+        match self.random.random_range(0..100) {
+            0..30 => self.ask(replica),
+            30..70 => self.exchange(replica),
+            70..75 => self.lose(replica),
+            75..80 => self.arrive_late(),
+            80..93 => self.watch(replica),
+            93..97 => self.server.touch(),
+            97 if self.random.random_bool(0.3) => self.server.object = None,
+            _ => {
+                let ticket = self.asked.keys().next_back().copied();
+                if let Some(ticket) = ticket {
+                    let asked = &self.asked[&ticket];
+                    self.replicas[asked.replica].forget(ticket);
+                }
+            }
+        }
+        for replica in 0..REPLICAS {
+            self.collect(replica);
+            self.follow(replica);
+        }
+        self.check();
+    }
+
+    fn ask(&mut self, replica: usize) {
+        let ticket = Ticket(self.asked.len() as u64 + 1);
+        let at_least = self.server.contents().map(|(cluster, it)| (cluster, it.revision));
+        let mark = format!("mark/{}", ticket.0).into_bytes();
+        let counter = format!("counter/{}", self.random.random_range(0..3)).into_bytes();
+        let model = self.replicas[replica].model();
+        let seen = model.peek(&Get::key(counter.clone()));
+        let put = |key: &[u8], value: &[u8], lease| Op::Put {
+            key: key.to_vec(),
+            value: value.to_vec(),
+            lease,
+        };
+        let lease = LeaseId(self.random.random_range(1..4));
+        let (request, mark) = match self.random.random_range(0..10) {
+            0..4 => {
+                let modified = seen.first().map_or(Revision(0), |kv| kv.modified);
+                let compare = Compare {
+                    range: KeyRange::key(counter.clone()),
+                    op: CompareOp::Equal,
+                    target: Target::Modified(modified),
+                };
+                let then = vec![put(&mark, b"x", None), put(&counter, &[0xff, 0xfe], None)];
+                let otherwise = vec![Op::Get(Get::key(counter))];
+                (Request::Txn(Txn { compares: vec![compare], then, otherwise }), Some(mark))
+            }
+            4 => {
+                let then = vec![put(&mark, b"y", None), Op::Delete(KeyRange::key(counter))];
+                (Request::Txn(Txn { then, ..Txn::default() }), Some(mark))
+            }
+            5 => (Request::Grant { lease, ttl: Duration::from_secs(10) }, None),
+            6 => (Request::Revoke(lease), None),
+            7 => {
+                let then = vec![put(&counter, b"leased", Some(lease))];
+                (Request::Txn(Txn { then, ..Txn::default() }), None)
+            }
+            _ => (Request::Get(Get::range(all())), None),
+        };
+        self.asked.insert(ticket, Asked { replica, mark, at_least });
+        self.replicas[replica].ask(ticket, request);
+    }
+
+    fn send(&mut self, replica: usize) {
+        if self.in_flight[replica].is_none() {
+            self.in_flight[replica] = self.replicas[replica].next_io(self.now);
+            self.collect(replica);
+        }
+    }
+
+    /// A request and its answer, perhaps with a second copy of the request.
+    fn exchange(&mut self, replica: usize) {
+        self.send(replica);
+        let Some(io) = self.in_flight[replica].take() else { return };
+        let first = self.server.carry_out(&io);
+        let is_put = matches!(io, Io::Replace(_));
+        let reply = match self.random.random_range(0..10) {
+            0 if is_put => self.server.carry_out(&io),
+            1 if is_put => {
+                self.late.push(io);
+                first
+            }
+            _ => first,
+        };
+        self.replicas[replica].replied(reply);
+    }
+
+    /// A request whose answer is lost: carried out, carried out later, or never.
+    fn lose(&mut self, replica: usize) {
+        self.send(replica);
+        let Some(io) = self.in_flight[replica].take() else { return };
+        match self.random.random_range(0..3) {
+            0 => drop(self.server.carry_out(&io)),
+            1 => self.late.push(io),
+            _ => {}
+        }
+        self.replicas[replica].replied(Reply::Lost(interrupted("lost".to_owned())));
+    }
+
+    fn arrive_late(&mut self) {
+        if !self.late.is_empty() {
+            let at = self.random.random_range(0..self.late.len());
+            let io = self.late.swap_remove(at);
+            // A late copy of the creation of an object is a creation.
+            self.server.carry_out(&io);
+        }
+    }
+
+    /// The watch delivers the next state, or skips some after it was opened again.
+    fn watch(&mut self, replica: usize) {
+        let skipped = if self.random.random_bool(0.1) { 3 } else { 0 };
+        let at = self.watched[replica] + skipped;
+        if let Some(state) = self.server.states.get(at) {
+            self.watched[replica] = at + 1;
+            self.replicas[replica].observe(Object::read(state.clone()));
+        }
+    }
+
+    fn collect(&mut self, replica: usize) {
+        for (ticket, result) in self.replicas[replica].take_answers() {
+            let asked = self.asked.get_mut(&ticket).expect("asked once");
+            let mark = asked.mark.take();
+            self.answered += 1;
+            match result {
+                Ok(Response::Txn(answer)) => match (mark, answer.succeeded) {
+                    (Some(mark), true) => drop(self.acknowledged.insert((answer.cluster, mark))),
+                    (Some(mark), false) => drop(self.refused.insert(mark)),
+                    (None, _) => {}
+                },
+                Ok(Response::Get(answer)) => {
+                    if let Some((cluster, revision)) = asked.at_least
+                        && cluster == answer.cluster
+                    {
+                        assert!(answer.revision >= revision, "{ticket:?} read what was old");
+                    }
+                    let known = self.server.states.iter().map(contents_of).any(|(cluster, it)| {
+                        cluster == answer.cluster
+                            && it.revision == answer.revision
+                            && it.keys.values().eq(&answer.kvs)
+                    });
+                    assert!(known || answer.kvs.is_empty(), "{ticket:?} read what never was");
+                }
+                Ok(Response::Lease(_)) => {}
+                Err(error) => {
+                    if error.effected() == Effected::No
+                        && let Some(mark) = mark
+                    {
+                        self.refused.insert(mark);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A reader of the replica's history puts the store together from events.
+    fn follow(&mut self, replica: usize) {
+        let model = self.replicas[replica].model();
+        let watcher = &mut self.watchers[replica];
+        let relist = |watcher: &mut Watcher| {
+            watcher.replacements = model.replacements();
+            watcher.next = Revision(model.revision().0 + 1);
+            watcher.keys = model.entries().map(|kv| (kv.key.clone(), kv.clone())).collect();
+        };
+        if watcher.replacements != model.replacements() {
+            relist(watcher);
+        }
+        loop {
+            match model.next_events(&all(), watcher.next, WithPrevious::Yes) {
+                Err(_) => {
+                    relist(watcher);
+                    break;
+                }
+                Ok(None) => break,
+                Ok(Some((revision, events))) => {
+                    self.told += 1;
+                    for event in events {
+                        assert_eq!(event.kv.modified, revision);
+                        if event.deleted {
+                            assert!(watcher.keys.remove(&event.kv.key).is_some());
+                        } else {
+                            watcher.keys.insert(event.kv.key.clone(), event.kv);
+                        }
+                    }
+                    watcher.next = Revision(revision.0 + 1);
+                    let known = self
+                        .server
+                        .states
+                        .iter()
+                        .map(contents_of)
+                        .any(|(_, it)| it.revision >= revision);
+                    assert!(known, "told before it was written");
+                }
+            }
+        }
+        assert!(
+            watcher.keys.values().eq(model.entries()),
+            "the events of replica {replica} do not add up to its state"
+        );
+    }
+
+    fn check(&self) {
+        let Some(state) = self.server.states.last() else { return };
+        let (cluster, contents) = contents_of(state);
+        for (key, kv) in &contents.keys {
+            assert!(!self.refused.contains(key), "{} was refused", String::from_utf8_lossy(key));
+            if key.starts_with(b"mark/") {
+                assert_eq!(kv.version, 1, "{} was written twice", String::from_utf8_lossy(key));
+            }
+            assert!(kv.lease.is_none_or(|lease| contents.leases.contains_key(&lease)));
+        }
+        for (of, mark) in &self.acknowledged {
+            assert!(
+                *of != cluster || contents.keys.contains_key(mark),
+                "{} was acknowledged and is not there",
+                String::from_utf8_lossy(mark)
+            );
+        }
+    }
+}
+
+#[test]
+fn whatever_the_network_does_the_answers_are_those_of_one_store() {
+    let (mut answered, mut told) = (0, 0);
+    for seed in 0..SEEDS {
+        let result = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            for _ in 0..STEPS {
+                world.step();
+            }
+            (world.answered, world.told)
+        });
+        match result {
+            Ok((a, t)) => (answered, told) = (answered + a, told + t),
+            Err(panic) => {
+                eprintln!("seed {seed}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    // The programs must reach what they are about.
+    assert!(answered as u64 > SEEDS * 15 && told as u64 > SEEDS * 10, "{answered} {told}");
+}
