@@ -1,6 +1,6 @@
 //! Command `check`: reports whether a cluster or a node is healthy. For probes, `helm test` and people.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bellwether::{
     engine::{ClusterView, timing},

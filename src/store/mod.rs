@@ -255,7 +255,7 @@ pub enum WatchItem {
     Events {
         /// Revision of these events.
         revision: Revision,
-        /// Events in the order of the store.
+        /// Events of different keys, in any order: the stores differ in it.
         events: Vec<Event>,
     },
     /// The watch delivered everything up to this revision.

@@ -12,15 +12,20 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 use bellwether::{
     clock,
     engine::{LeaseId, Revision},
+    k8s::{
+        client::ClientOptions,
+        store::{KubernetesConfig, KubernetesStore},
+    },
     store::{
         Get, KeyRange, LeaseAnswer, Op, Store, StoreError, Txn, Watch, WatchItem, WatchRequest,
         etcd::{EtcdConfig, EtcdStore},
-        memory::MemoryStore,
+        keys::Keys,
+        memory::{Contents, MemoryStore, Model},
     },
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 
-use crate::support::etcd::Etcd;
+use crate::{kube::ApiServer, support::etcd::Etcd};
 use broken::{Broken, Flaw};
 use program::{Program, Step};
 
@@ -58,11 +63,15 @@ struct Side {
     compactor: Compactor,
     /// Open watches, with the first revision that each was opened from.
     watches: BTreeMap<u64, (Revision, Box<dyn Watch>)>,
+    /// The order of the events of one revision does not count.
+    sorted: bool,
 }
 
 enum Compactor {
     Memory(MemoryStore),
     Etcd(Box<etcd_client::Client>),
+    /// The store has no compaction that a caller could ask for.
+    None,
 }
 
 /// Result of a step: the same text on both sides, or a difference.
@@ -74,7 +83,7 @@ fn shown(what: &impl Debug) -> Shown {
 
 impl Side {
     fn new(store: Arc<dyn Store>, compactor: Compactor) -> Self {
-        Self { store, compactor, watches: BTreeMap::new() }
+        Self { store, compactor, watches: BTreeMap::new(), sorted: false }
     }
 
     /// Runs a step; returns its result, with the values that `Debug` of the store would hide.
@@ -116,6 +125,7 @@ impl Side {
     async fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         match &mut self.compactor {
             Compactor::Memory(store) => store.compact(revision),
+            Compactor::None => Ok(()),
             Compactor::Etcd(client) => {
                 let error = match client.compact(revision.0, None).await {
                     Ok(_) => return Ok(()),
@@ -155,7 +165,10 @@ impl Side {
                 Err(_) => {}
                 Ok(Ok(WatchItem::Progress { revision })) if revision < to => {}
                 Ok(Ok(WatchItem::Progress { .. })) => return (shown(&seen), None),
-                Ok(Ok(WatchItem::Events { revision, events })) => {
+                Ok(Ok(WatchItem::Events { revision, mut events })) => {
+                    if self.sorted {
+                        events.sort_by(|a, b| a.kv.key.cmp(&b.kv.key));
+                    }
                     let values: Vec<_> = events
                         .iter()
                         .map(|event| {
@@ -217,9 +230,18 @@ struct Seen {
 async fn run(seed: u64, steps: usize, left: Side, right: Side) -> Result<Seen, String> {
     let (mut left, mut right) = (left, right);
     let mut program = Program::new(StdRng::seed_from_u64(seed));
+    let compacts = !matches!(right.compactor, Compactor::None);
+    if !compacts {
+        let got = left.store.get(Get::key("x"), LONG).await.map_err(|error| error.to_string())?;
+        program = program.text(got.revision);
+        (left.sorted, right.sorted) = (true, true);
+    }
     let mut seen = Seen::default();
     for at in 0..steps {
         for step in program.next_steps() {
+            if !compacts && matches!(step, Step::Compact(_)) {
+                continue;
+            }
             let (l, failure) = left.step(&step).await;
             let (r, _) = right.step(&step).await;
             if l != r {
@@ -281,6 +303,32 @@ async fn the_memory_store_answers_as_etcd_does_over_random_programs() {
         assert!(!seen.failures.contains_key(&Failure::Other), "seed {seed}: {seen:?}");
     }
     println!("{seen:#?}");
+}
+
+#[tokio::test]
+async fn the_store_on_kubernetes_answers_as_the_memory_store_does() {
+    let api = ApiServer::shared().await;
+    let space = api.namespace("differential").await;
+    let client = ClientOptions::default().kubeconfig(api.kubeconfig(&space.name, None));
+    for seed in 0..4 {
+        let config = KubernetesConfig::new().client(client.clone());
+        let keys = Keys::new(&format!("program-{seed}")).unwrap();
+        let store = KubernetesStore::observer(keys, config).unwrap();
+        // The first write makes the Lease, with the first revision.
+        let then = vec![Op::Put { key: b"x".to_vec(), value: Vec::new(), lease: None }];
+        store.txn(Txn { then, ..Txn::default() }, LONG).await.unwrap();
+        let first = store.get(Get::key("x"), LONG).await.unwrap();
+        let keys = first.kvs.iter().map(|kv| (kv.key.clone(), kv.clone())).collect();
+        let contents = Contents { revision: first.revision, keys, ..Contents::default() };
+        let model = Model::from_contents(first.cluster, contents);
+        let memory = MemoryStore::from_model(model);
+        let right = Side::new(Arc::new(store), Compactor::None);
+        let left = Side::new(Arc::new(memory.clone()), Compactor::Memory(memory));
+        match run(seed, 300, left, right).await {
+            Ok(seen) => assert!(seen.succeeded > 30 && seen.events > 50, "{seen:?}"),
+            Err(difference) => panic!("memory (left) is not as Kubernetes (right): {difference}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, unreachable_pub, reason = "shared with other test binaries")]
+#[path = "../support/kube.rs"]
+mod kube;
+
 mod differential;
 mod etcd;
 mod servers;

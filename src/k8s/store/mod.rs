@@ -53,13 +53,14 @@ use self::{
     watch::ModelWatch,
 };
 use crate::{
-    engine::{LeaseId, Revision, timing::StoreTiming},
+    engine::{BootTime, LeaseId, timing::StoreTiming},
     k8s::client::ClientOptions,
     node::ClusterNodeBuilder,
     store::{
-        Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch,
+        Effected, Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch,
         WatchRequest,
         keys::Keys,
+        memory::Model,
         protocol::{Request, Response},
     },
     tasks::{self, Tasks},
@@ -350,7 +351,10 @@ impl Store for KubernetesStore {
         self.at_home("grant", timeout, async move {
             // Makes sure that the object exists, which owns the Lease.
             caller.call("grant", look(), timeout).await?;
-            let owner = seen.borrow().uid.clone().ok_or_else(|| StoreError::Interrupted {
+            let Seen { model, uid } = seen.borrow().clone();
+            // What the state would refuse gets no Lease.
+            Model::clone(&model).grant(BootTime::default(), lease, ttl)?;
+            let owner = uid.ok_or_else(|| StoreError::Interrupted {
                 call: "grant",
                 endpoint: ENDPOINT.to_owned(),
                 message: "the Lease of the cluster was deleted meanwhile".to_owned(),
@@ -360,8 +364,14 @@ impl Store for KubernetesStore {
                 Err(Failure::Conflict) => return Err(StoreError::LeaseExists),
                 Err(other) => return Err(other.into_error("grant")),
             }
-            // A Lease that does not get into the state is deleted by any node after its time.
-            lease_answer(caller.call("grant", Request::Grant { lease, ttl }, timeout).await?)
+            let granted = caller.call("grant", Request::Grant { lease, ttl }, timeout).await;
+            if granted.as_ref().is_err_and(|error| error.effected() == Effected::No)
+                && let Err(failure) = api.delete(lease, None).await
+            {
+                // Any node deletes a Lease that did not get into the state, after its time.
+                tracing::debug!(%lease, ?failure, "the Lease of a refused grant is left");
+            }
+            lease_answer(granted?)
         })
         .await
     }
@@ -397,7 +407,7 @@ impl Store for KubernetesStore {
             let model = Arc::clone(&seen.borrow_and_update().model);
             let ttl = model.ttls().find(|(id, _)| *id == lease).map(|(_, ttl)| ttl);
             let ttl = ttl.filter(|_| renewed).unwrap_or_default();
-            Ok(LeaseAnswer { ttl, revision: Revision(0), cluster: model.cluster() })
+            Ok(LeaseAnswer { ttl, revision: model.revision(), cluster: model.cluster() })
         })
         .await
     }

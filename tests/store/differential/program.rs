@@ -36,9 +36,11 @@ pub(super) struct Program {
     watches: Vec<u64>,
     named: u64,
     puts: u64,
+    keys: [&'static [u8]; 9],
 }
 
 const KEYS: [&[u8]; 9] = [b"a", b"a\0", b"a/1", b"a/2", b"aa", b"b", b"b/\xff", b"c", b"\xff"];
+const TEXT: [&[u8]; 9] = [b"a", b"a\0", b"a/1", b"a/2", b"aa", b"b", b"b/~", b"c", b"~"];
 
 impl Program {
     pub(super) fn new(rng: StdRng) -> Self {
@@ -50,7 +52,13 @@ impl Program {
             watches: Vec::new(),
             named: 0,
             puts: 0,
+            keys: KEYS,
         }
+    }
+
+    /// Only keys that are text, and revisions from this one on.
+    pub(super) fn text(self, revision: Revision) -> Self {
+        Self { keys: TEXT, revision, compacted: revision, ..self }
     }
 
     /// Sets the present content of the store.
@@ -138,7 +146,7 @@ impl Program {
         if self.rng.random_range(0..60) == 0 {
             return Vec::new();
         }
-        KEYS.choose(&mut self.rng).unwrap().to_vec()
+        self.keys.choose(&mut self.rng).unwrap().to_vec()
     }
 
     fn range(&mut self) -> KeyRange {
@@ -148,7 +156,7 @@ impl Program {
             4 => KeyRange::prefix("a"),
             // Empty or inverted now and then.
             _ => {
-                let (from, to) = (KEYS.choose(&mut self.rng), KEYS.choose(&mut self.rng));
+                let (from, to) = (self.keys.choose(&mut self.rng), self.keys.choose(&mut self.rng));
                 KeyRange { from: from.unwrap().to_vec(), to: to.unwrap().to_vec() }
             }
         }
@@ -195,7 +203,7 @@ impl Program {
         // Zero would mean "from now on".
         let from = Revision(self.some_revision().0.max(1));
         let range = match self.rng.random_range(0..4) {
-            0 => KeyRange::key(KEYS.choose(&mut self.rng).unwrap().to_vec()),
+            0 => KeyRange::key(self.keys.choose(&mut self.rng).unwrap().to_vec()),
             1 => KeyRange::prefix("a"),
             _ => KeyRange { from: b"a".to_vec(), to: vec![0xff; 2] },
         };
