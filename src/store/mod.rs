@@ -314,9 +314,7 @@ pub trait Store: Send + Sync + Debug + 'static {
     fn kind(&self) -> &'static str;
 
     /// Durations that the protocol uses on this store.
-    fn timing(&self) -> StoreTiming {
-        StoreTiming::ETCD
-    }
+    fn timing(&self) -> StoreTiming;
 
     /// Carries out a transaction, linearizable.
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError>;

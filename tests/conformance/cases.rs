@@ -403,7 +403,9 @@ pub async fn of_many_claims_one_wins(rig: Rig) {
     let node = rig.start(ID).await;
     let others: Vec<Running> = match rig.kind {
         Kind::Standalone => Vec::new(),
-        Kind::Memory | Kind::Etcd => vec![rig.start(8).await, rig.start(9).await],
+        Kind::Memory | Kind::Etcd | Kind::Kubernetes => {
+            vec![rig.start(8).await, rig.start(9).await]
+        }
     };
     let all: Vec<&Running> = others.iter().chain([&node]).collect();
     let claims = futures::future::join_all(all.iter().map(|node| node.claim("job/1"))).await;

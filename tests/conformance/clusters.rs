@@ -665,7 +665,7 @@ pub async fn start_is_kept_over_sessions_and_roles_are_rewritten_at_each_change(
 
 pub async fn clusters_in_one_store_are_strangers(rig: Rig) {
     // A name with the first name as its prefix, and a name below the first one.
-    let others = ["b", "/b"].map(|more| rig.neighbour(format!("{}{more}", rig.cluster)));
+    let others = ["b", "/b"].map(|more| rig.neighbour(more));
     let rigs: Vec<&Rig> = std::iter::once(&rig).chain(&others).collect();
     let mut nodes = Vec::new();
     for rig in &rigs {

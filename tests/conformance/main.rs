@@ -10,6 +10,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as the tests do")]
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
 
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../support/kube.rs"]
+mod kube;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -140,6 +143,11 @@ mod on_etcd {
         an_owner_that_hears_no_answers_makes_room,
         a_fast_owner_that_hears_no_answers_makes_room,
     );
+}
+
+mod on_kubernetes {
+    cases_of_all!(Kubernetes);
+    cases_of_clusters!(Kubernetes);
 }
 
 mod standalone {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Debug},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 use bellwether::{
-    engine::{Failover, LeaseId, NodeId, Revision, Role},
+    engine::{Call, Failover, LeaseId, NodeId, Revision, Role, StoreTiming},
+    k8s::{
+        client::ClientOptions,
+        store::{KubernetesConfig, KubernetesStore},
+    },
     node::{
         ClusterNode, ClusterNodeBuilder, FollowerContext, LeaderContext, Membership, Node,
         NodeMetrics, RoutineLimits, WorkerOptions,
@@ -24,12 +29,16 @@ use bellwether::{
         etcd::{EtcdConfig, EtcdStore},
         keys::Keys,
         memory::MemoryStore,
+        protocol,
     },
 };
 use prometheus::Registry;
 use tokio::sync::{OnceCell, watch};
 
-use crate::support::{etcd::Etcd, eventually, proxy::Proxy};
+use crate::{
+    kube::ApiServer,
+    support::{etcd::Etcd, eventually, proxy::Proxy},
+};
 
 /// A limit against hanging, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -39,6 +48,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 pub enum Kind {
     Memory,
     Etcd,
+    Kubernetes,
     Standalone,
 }
 
@@ -51,13 +61,27 @@ pub struct Rig {
     pub cluster: String,
     memory: Option<MemoryStore>,
     endpoints: Vec<String>,
+    kubernetes: Option<KubernetesConfig>,
     raw: Option<Arc<dyn Store>>,
 }
+
+/// Access to the namespace of all tests on Kubernetes: a cluster is a Lease there.
+static KUBECONFIG: OnceCell<PathBuf> = OnceCell::const_new();
+
+/// Clusters so far: the names of the tests are not names of Leases.
+static CLUSTERS: AtomicU64 = AtomicU64::new(0);
 
 impl Rig {
     pub async fn new(kind: Kind, name: &str) -> Self {
         let cluster = format!("{name}-{kind:?}");
-        let mut rig = Self { kind, cluster, memory: None, endpoints: Vec::new(), raw: None };
+        let mut rig = Self {
+            kind,
+            cluster,
+            memory: None,
+            endpoints: Vec::new(),
+            kubernetes: None,
+            raw: None,
+        };
         match kind {
             Kind::Memory => {
                 let store = MemoryStore::new();
@@ -67,6 +91,22 @@ impl Rig {
             Kind::Etcd => {
                 rig.endpoints = ETCD.get_or_init(Etcd::start).await.endpoints();
                 let store = EtcdStore::new(&EtcdConfig::new(&rig.endpoints)).unwrap();
+                rig.raw = Some(Arc::new(store));
+            }
+            Kind::Kubernetes => {
+                let api = ApiServer::shared().await;
+                let kubeconfig = KUBECONFIG.get_or_init(async || {
+                    api.bulk_kubeconfig(&api.namespace("conformance").await.name)
+                });
+                let client = ClientOptions::default().kubeconfig(kubeconfig.await);
+                let config = KubernetesConfig::new().client(client);
+                rig.cluster = format!("cluster-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed));
+                let store = KubernetesStore::observer(rig.keys(), config.clone()).unwrap();
+                // No node has led before: the first one need not wait.
+                let seed = Call::Seed { d: store.timing().span_max, ended: true };
+                let seed = protocol::transaction(&rig.keys(), &seed);
+                protocol::request(&store, seed, SOON).await.unwrap();
+                rig.kubernetes = Some(config);
                 rig.raw = Some(Arc::new(store));
             }
             Kind::Standalone => (),
@@ -79,10 +119,15 @@ impl Rig {
         Proxy::to(self.endpoints[0].trim_start_matches("http://").parse().unwrap()).await
     }
 
-    /// Another cluster in the same store.
-    pub fn neighbour(&self, cluster: String) -> Self {
+    /// Another cluster in the same store, whose name begins with this one's.
+    pub fn neighbour(&self, more: &str) -> Self {
+        // The name of a Lease has no slashes.
+        let more =
+            if self.kind == Kind::Kubernetes { more.replace('/', "-") } else { more.to_owned() };
+        let cluster = format!("{}{more}", self.cluster);
         let (memory, raw) = (self.memory.clone(), self.raw.clone());
-        Self { kind: self.kind, cluster, memory, endpoints: self.endpoints.clone(), raw }
+        let (kubernetes, endpoints) = (self.kubernetes.clone(), self.endpoints.clone());
+        Self { kind: self.kind, cluster, memory, endpoints, kubernetes, raw }
     }
 
     pub fn keys(&self) -> Keys {
@@ -101,6 +146,12 @@ impl Rig {
         if let Some(store) = &self.memory {
             let inner: Arc<dyn Store> = Arc::new(store.clone());
             return builder.stored(store.is_own(), |_, _| Ok(Arc::new(Linked { inner, link })));
+        }
+        if let Some(config) = self.kubernetes.clone() {
+            return builder.stored(false, move |keys, _| {
+                let inner = Arc::new(KubernetesStore::of_node(keys.clone(), config)?);
+                Ok(Arc::new(Linked { inner, link }))
+            });
         }
         builder.store_from(move || {
             let inner = Arc::new(EtcdStore::new(&EtcdConfig::new(endpoints))?);
@@ -122,7 +173,7 @@ impl Rig {
                 let builder = ClusterNode::standalone().id(spec.id).cluster(&self.cluster);
                 builder.address(format!("address-of-{}", spec.id))
             }
-            Kind::Memory | Kind::Etcd => {
+            Kind::Memory | Kind::Etcd | Kind::Kubernetes => {
                 let endpoints = spec.endpoint.clone().map_or(self.endpoints.clone(), |at| vec![at]);
                 self.linked_by(spec.id, &spec.link, endpoints).failover(spec.failover)
             }
@@ -476,6 +527,10 @@ impl Debug for Linked {
 impl Store for Linked {
     fn kind(&self) -> &'static str {
         self.inner.kind()
+    }
+
+    fn timing(&self) -> StoreTiming {
+        self.inner.timing()
     }
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {

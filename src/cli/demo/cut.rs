@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bellwether::{
-    engine::LeaseId,
+    engine::{LeaseId, StoreTiming},
     store::{
         Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch, WatchItem,
         WatchRequest,
@@ -49,6 +49,10 @@ impl CutStore {
 impl Store for CutStore {
     fn kind(&self) -> &'static str {
         self.store.kind()
+    }
+
+    fn timing(&self) -> StoreTiming {
+        self.store.timing()
     }
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {

@@ -199,7 +199,13 @@ impl KubernetesStore {
         Self::new(keys, config, Part::Observer)
     }
 
-    fn of_node(keys: Keys, config: KubernetesConfig) -> Result<Self, InvalidCluster> {
+    /// Creates the store of a node. See [`observer`](Self::observer).
+    ///
+    /// # Errors
+    ///
+    /// As [`observer`](Self::observer).
+    #[doc(hidden)]
+    pub fn of_node(keys: Keys, config: KubernetesConfig) -> Result<Self, InvalidCluster> {
         Self::new(keys, config, Part::Node)
     }
 

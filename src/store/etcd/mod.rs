@@ -55,7 +55,10 @@ use self::{
     tls::Watched,
 };
 use crate::{
-    engine::types::{LeaseId, Revision},
+    engine::{
+        StoreTiming,
+        types::{LeaseId, Revision},
+    },
     store::{
         Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch, WatchRequest,
     },
@@ -254,6 +257,10 @@ fn whole_seconds(ttl: Duration) -> i64 {
 impl Store for EtcdStore {
     fn kind(&self) -> &'static str {
         "etcd"
+    }
+
+    fn timing(&self) -> StoreTiming {
+        StoreTiming::ETCD
     }
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    engine::{Change, Input, LeaseId, NodeId},
+    engine::{Change, Input, LeaseId, NodeId, StoreTiming},
     store::{
         GetAnswer, Health, LeaseAnswer, Op, Txn, TxnAnswer, Watch,
         keys::Keys,
@@ -406,6 +406,10 @@ impl Watch for OddWatch {
 impl Store for Odd {
     fn kind(&self) -> &'static str {
         "odd"
+    }
+
+    fn timing(&self) -> StoreTiming {
+        StoreTiming::ETCD
     }
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use crate::{
     clock,
-    engine::{BootTime, LeaseId, Revision},
+    engine::{BootTime, LeaseId, Revision, StoreTiming},
     store::{
         Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch, WatchRequest,
     },
@@ -174,6 +174,10 @@ impl Shared {
 impl Store for MemoryStore {
     fn kind(&self) -> &'static str {
         "memory"
+    }
+
+    fn timing(&self) -> StoreTiming {
+        StoreTiming::ETCD
     }
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {

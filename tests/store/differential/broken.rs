@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bellwether::{
-    engine::{LeaseId, Revision},
+    engine::{LeaseId, Revision, StoreTiming},
     store::{
         Get, GetAnswer, Health, LeaseAnswer, Op, Store, StoreError, Txn, TxnAnswer, Watch,
         WatchRequest, memory::MemoryStore,
@@ -141,6 +141,10 @@ impl Broken {
 impl Store for Broken {
     fn kind(&self) -> &'static str {
         "broken"
+    }
+
+    fn timing(&self) -> StoreTiming {
+        StoreTiming::ETCD
     }
 
     async fn txn(&self, txn: Txn, timeout: Duration) -> Result<TxnAnswer, StoreError> {
