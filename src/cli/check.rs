@@ -33,7 +33,7 @@ mod kubernetes;
 #[command(after_long_help = "\
 Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \
 whether every shard is held; in a pod or with --kubernetes on also whether the API server answers, knows \
-our kinds, and whether the Election names the leader that etcd does. Exit code 8 if something is wrong, 4 or 5 if etcd cannot be asked; what is \
+our kinds, and whether the Election names the leader that the store does. Exit code 8 if something is wrong, 4 or 5 if the store cannot be asked; what is \
 only a warning does not fail. With --url: whether that node's /livez and /readyz pass, for a container's \
 probe without curl.")]
 pub(crate) struct CheckArgs {
@@ -350,7 +350,7 @@ async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     let view = &live.view;
     let nodes = match view.nodes().len() {
         0 => Finding::new("nodes", Verdict::Failed, "none").try_this(
-            "start one, and see that it has the same --cluster and --etcd as this command",
+            "start one, and see that it has the same --cluster and the same store as this command",
         ),
         count => {
             let go = count - view.members().len().min(count);

@@ -3,6 +3,7 @@
 use std::{fmt, process::ExitCode};
 
 use bellwether::{
+    k8s::store::ENDPOINT,
     signals::Aborted,
     store::{Effected, StoreError},
 };
@@ -14,8 +15,8 @@ Exit codes:
   1    failed, for a reason that is none of these
   2    a flag, an argument or an environment variable is wrong
   3    not there: no leader, no such node, no such key
-  4    etcd (or the node, or the API server) cannot be reached or does not answer
-  5    etcd (or the API server) refuses: credentials, permissions, certificates
+  4    the store (or the node, or the API server) cannot be reached or does not answer
+  5    the store (or the API server) refuses: credentials, permissions, certificates
   6    the cluster refuses: the id is taken, the ticks differ, somebody else's write came first
   7    a port or a file of this machine cannot be had
   8    reached, but not healthy (check), or the node in office does not act (leader)
@@ -79,6 +80,10 @@ impl Failure {
     pub(crate) fn of_store(doing: &str, error: &StoreError) -> Self {
         let failure = |exit| Self::caused(exit, doing, error);
         match error {
+            // The store on Kubernetes explains its errors itself.
+            StoreError::Denied { endpoint, .. } if endpoint.starts_with(ENDPOINT) => {
+                failure(Exit::Denied)
+            }
             _ if says_tls(error) => failure(Exit::Denied).try_this(
                 "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
                  presents and asks for, and that it serves TLS at all",
@@ -91,6 +96,17 @@ impl Failure {
             }
             StoreError::Denied { .. } => failure(Exit::Denied)
                 .try_this("check --etcd-user and its password, and whether etcd asks for one"),
+            StoreError::Unreachable { endpoint, .. }
+            | StoreError::Unanswered { endpoint, .. }
+            | StoreError::Interrupted { endpoint, .. }
+            | StoreError::Broken { endpoint, .. }
+                if endpoint.starts_with(ENDPOINT) =>
+            {
+                failure(Exit::Unreachable).try_this(
+                    "see that the API server answers (kubectl get --raw /readyz), and that the kubeconfig \
+                     or the pod's service account leads to it",
+                )
+            }
             StoreError::Unreachable { .. }
             | StoreError::Unanswered { .. }
             | StoreError::Interrupted { .. }

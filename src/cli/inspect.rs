@@ -325,7 +325,7 @@ pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
     }
     if let Some(why) = report.not_known {
         return Err(Failure::new(Exit::Unhealthy, format!("not known which node leads: {why}"))
-            .try_this("without --from election etcd itself is asked; the nodes' logs say what they wait for"));
+            .try_this("without --from election the store itself is asked; the nodes' logs say what they wait for"));
     }
     match (report.leader, report.not_acting) {
         (Some(_), _) => Ok(()),

@@ -265,7 +265,7 @@ fn value(given: Option<&str>) -> Result<Vec<u8>, Failure> {
     if value.len() as u64 > MOST_BYTES {
         let what = format!("the value has more than {MOST_BYTES} bytes");
         return Err(Failure::new(Exit::Usage, what)
-            .try_this("keep it elsewhere and put its place here: etcd is for small values"));
+            .try_this("keep it elsewhere and put its place here: a store is for small values"));
     }
     Ok(value)
 }

@@ -20,7 +20,7 @@ use super::{
 #[command(after_long_help = "\
 First what is there, then each change: one line (with -o json: one document a line) each. Survives \
 reconnects, with nothing lost or repeated. Where changes had to be left out, a line `lagged` says why \
-(slow-reader, cut-off: etcd has compacted them, store-replaced: etcd was restored or wiped), and what is \
+(slow-reader, cut-off: the store has forgotten them, store-replaced: the store was restored or wiped), and what is \
 there follows as `present`: it replaces all lines before.")]
 pub(crate) struct WatchArgs {
     #[command(flatten)]

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::{
     binary::{Process, Ran, bellwether, ended},
-    controllers::SOON,
+    controllers::{SOON, server},
     kube::Space,
     processes::Pods,
     support::{eventually, tools},
@@ -133,14 +133,63 @@ async fn helm_test_looks_at_kubernetes_with_rights_that_are_gone_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_to_another_store_is_refused_while_pods_of_the_present_one_run() {
+    let space = server().await.namespace("helm-store").await;
+    let own = ["bw", "charts/bellwether", "--set", "crds.enabled=false"];
+    let helm = |command: &str, values: &[&str]| {
+        let values = values.iter().flat_map(|it| ["--set", it]);
+        let args: Vec<&str> = [command].into_iter().chain(own).chain(values).collect();
+        ended(helm(&space, &args))
+    };
+    let replicas = || {
+        let path = "jsonpath={.spec.replicas}";
+        space.kubectl(&["get", "statefulset", "bw-bellwether", "-o", path])
+    };
+    let etcd = "etcd.endpoints={http://etcd:2379}";
+    let delete = format!(
+        "kubectl delete statefulset bw-bellwether --namespace {} --cascade=foreground",
+        space.name
+    );
+    assert_eq!(helm("install", &[etcd]).code, 0);
+    let refused = helm("upgrade", &[]);
+    assert_ne!(refused.code, 0, "{}", refused.out);
+    let words = "keep the cluster in etcd, and are to keep it in kubernetes";
+    assert!(refused.err.contains(words) && refused.err.contains(&delete), "{}", refused.err);
+    assert_eq!(helm("upgrade", &[etcd, "node.profile=fast"]).code, 0, "the store stays");
+
+    // No controller runs here that would count the pods of a StatefulSet: none are counted.
+    space.kubectl(&["delete", "statefulset", "bw-bellwether"]);
+    let moved = helm("upgrade", &[]);
+    assert_eq!(moved.code, 0, "{}", moved.err);
+    assert_eq!(replicas(), "3");
+    assert!(moved.out.contains("kept in Kubernetes"), "{}", moved.out);
+    let refused = helm("upgrade", &[etcd]);
+    let words = "keep the cluster in kubernetes, and are to keep it in etcd";
+    assert!(refused.code != 0 && refused.err.contains(words), "{}", refused.err);
+
+    // All nodes of a cluster in Kubernetes are calm, or none.
+    let refused = helm("upgrade", &["node.profile=calm"]);
+    let words = "run with the profile default, and are to run with calm";
+    assert!(refused.code != 0 && refused.err.contains(words), "{}", refused.err);
+    assert!(refused.err.contains(&delete), "{}", refused.err);
+    assert_eq!(helm("upgrade", &["node.profile=fast"]).code, 0, "of the same kind");
+
+    // After a release is scaled to zero, no pods run that could be mixed.
+    assert_eq!(helm("upgrade", &["node.profile=fast", "replicaCount=0"]).code, 0);
+    assert_eq!(replicas(), "0");
+    let back = helm("upgrade", &[etcd]);
+    assert_eq!(back.code, 0, "{}", back.err);
+    assert_eq!(replicas(), "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_chart_is_installed_after_kubectl_beside_another_release_and_after_one_of_another_name()
 {
     // This test needs a server of its own: definitions exist once per server.
     let api = crate::kube::ApiServer::options().start().await;
     let space = api.namespace("shop").await;
     let install = |name: &str, more: &[&str]| {
-        let values = ["--set", "etcd.endpoints={http://etcd:2379}"];
-        ended(helm(&space, &[&["install", name, "charts/bellwether"], &values[..], more].concat()))
+        ended(helm(&space, &[&["install", name, "charts/bellwether"], more].concat()))
     };
     let crds = ended(bellwether(["crds"])).out;
     space.kubectl_apply(&crds);

@@ -101,7 +101,7 @@ pub(super) fn compared(
             Finding::new(ELECTION, verdict, says)
         }
         (Some((node, term)), _) => {
-            let says = format!("{says}, but etcd says that node {node} leads in term {term}");
+            let says = format!("{says}, but the store says that node {node} leads in term {term}");
             Finding::new(ELECTION, Verdict::Failed, says).try_this(
                 "what kubectl shows is not current: see what the log of the leader's pod says of the Election",
             )

@@ -68,7 +68,7 @@ Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags
 reaps orphans, and passes on the exit status (128+n if signal n ended the program). The program's node \
 tells it its lease through an inherited pipe (BELLWETHER_SUPERVISOR_FD). When the program is dead, \
 whatever it started is killed too, and only then its incarnation is ended in etcd: the successor takes \
-office at once. Flags for etcd are best given by environment, which the program then shares.")]
+office at once. Flags for the store are best given by environment, which the program then shares.")]
 pub(crate) struct SuperviseArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -239,17 +239,17 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
         let get = Get { keys_only: true, ..Get::key(args.cluster.record()) };
         match (store.get(get, args.timeout).await, link) {
             (Ok(_), Link::Lost) => {
-                tracing::info!("etcd answers again, a crash is ended by this process");
+                tracing::info!("the store answers again, a crash is ended by this process");
                 link = Link::Warm;
             }
             (Ok(_), _) => link = Link::Warm,
             // An etcd that starts at the same time needs a moment.
             (Err(error), Link::New) => {
-                tracing::debug!(%error, "etcd does not answer yet");
+                tracing::debug!(%error, "the store does not answer yet");
                 link = Link::Failed;
             }
             (Err(error), Link::Warm | Link::Failed) => {
-                tracing::warn!(%error, "etcd does not answer: until it does, a crash is not ended by this process");
+                tracing::warn!(%error, "the store does not answer: until it does, a crash is not ended by this process");
                 link = Link::Lost;
             }
             // Logged already when the link was lost.

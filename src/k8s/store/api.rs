@@ -110,11 +110,8 @@ impl Api {
             let options = self.options.clone().connect_timeout(self.limit);
             let (uri, reads) = connect_to(options.clone().calls(calls(6))).await?;
             let (_, writes) = connect_to(options.calls(calls(1))).await?;
-            Ok(Clients {
-                endpoint: uri.to_string().trim_end_matches('/').to_owned(),
-                reads,
-                writes,
-            })
+            let endpoint = format!("{ENDPOINT} at {}", uri.to_string().trim_end_matches('/'));
+            Ok(Clients { endpoint, reads, writes })
         });
         connecting.await.map_err(|error: crate::k8s::client::ConnectError| {
             Failure::Refused(StoreError::Denied {

@@ -24,6 +24,7 @@
 
 mod api;
 mod incarnations;
+mod neighbour;
 mod object;
 mod replica;
 mod state;
@@ -69,8 +70,9 @@ use crate::{
 /// Longest name of a cluster: the name of an incarnation's Lease adds 17 characters, and it is a label's value.
 const MAX_CLUSTER: usize = 46;
 
-/// Name of the store in errors, where the address of the API server is not known.
-const ENDPOINT: &str = "kubernetes";
+/// Beginning of the name of the store in its errors; the address of the API server follows, if it is known.
+#[doc(hidden)]
+pub const ENDPOINT: &str = "the API server";
 
 /// Options of a cluster that is kept in the Kubernetes API.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The Lease of a cluster: its state, and the spec that other tools read.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -67,10 +67,12 @@ impl Object {
         fnv1a(format!("{}/{salt}", self.uid).as_bytes()).max(1)
     }
 
-    /// Holder in the spec.
-    pub(super) fn holder(&self) -> Option<&str> {
-        let holder = self.raw.get("spec")?.get("holderIdentity")?.as_str()?;
-        Some(holder).filter(|it| !it.is_empty())
+    /// Holder in the spec that this project has not written, with the spec.
+    pub(super) fn neighbour(&self) -> Option<(&str, &Map<String, Value>)> {
+        let spec = self.raw.get("spec")?.as_object()?;
+        let holder = spec.get("holderIdentity")?.as_str().filter(|it| !it.is_empty())?;
+        let ours = self.state.as_ref().and_then(|state| state.holder.as_deref());
+        (ours != Some(holder)).then_some((holder, spec))
     }
 
     /// Whether this object is a later one than `other`, as far as the two can tell. Resource versions of one
@@ -94,29 +96,27 @@ pub(super) struct Author {
 
 impl Author {
     /// Body of the write that replaces `base` (`None`: creates the object) by this state.
-    /// `Err`: the state is too large or a key is not UTF-8, in words.
+    /// With a `neighbour` that holds the Lease, the spec stays as it is. `Err`: the state is too large or a key is
+    /// not UTF-8, in words.
     pub(super) fn body(
         &self,
         base: Option<&Object>,
         mut state: State,
+        neighbour: Option<&str>,
         now: Timestamp,
     ) -> Result<Value, String> {
         let before = base.and_then(|it| it.state.as_ref()).and_then(|it| self.record(&it.contents));
         let after = self.record(&state.contents);
         let mut raw = base.map_or_else(|| self.skeleton(), |base| base.raw.clone());
         let spec = part(&mut raw, "spec");
-        let holder = after.as_ref().filter(|it| !it.ended && it.node.is_some());
-        match holder {
-            None => {
-                if state.holder.take().is_some() {
-                    spec.remove("holderIdentity");
-                    spec.insert("leaseDurationSeconds".to_owned(), json!(1));
-                    spec.insert("renewTime".to_owned(), json!(micro_time(now)));
-                }
-            }
-            Some(record) => {
-                let is_new = before.as_ref().is_none_or(|it| it.term != record.term);
-                if is_new || state.holder.is_none() {
+        let in_office = after.as_ref().filter(|it| !it.ended && it.node.is_some());
+        let is_new =
+            in_office.is_some_and(|it| before.as_ref().is_none_or(|was| was.term != it.term));
+        let beats = in_office.is_some_and(|it| before.as_ref().is_none_or(|was| was.n != it.n));
+        let was_neighbours = base.is_some_and(|it| it.neighbour().is_some());
+        if neighbour.is_none() {
+            match in_office {
+                Some(record) if is_new || (beats && state.holder.is_none()) => {
                     let name = self.name_of(record, &state.contents);
                     let before = spec.get("leaseTransitions").and_then(Value::as_i64);
                     let transitions =
@@ -124,13 +124,20 @@ impl Author {
                     spec.insert("leaseTransitions".to_owned(), json!(transitions));
                     spec.insert("acquireTime".to_owned(), json!(micro_time(now)));
                     spec.insert("holderIdentity".to_owned(), json!(name));
+                    renew(spec, timing::wait(record.d), now);
                     state.holder = Some(name);
                 }
-                if is_new || before.is_some_and(|it| it.n != record.n) {
-                    let wait = timing::wait(record.d).as_millis().div_ceil(1000).max(1);
-                    spec.insert("leaseDurationSeconds".to_owned(), json!(wait));
-                    spec.insert("renewTime".to_owned(), json!(micro_time(now)));
+                Some(record) if !was_neighbours => {
+                    if beats {
+                        renew(spec, timing::wait(record.d), now);
+                    }
                 }
+                // As client-go releases a Lease: nobody need wait.
+                _ if state.holder.take().is_some() || was_neighbours => {
+                    spec.remove("holderIdentity");
+                    renew(spec, Duration::from_secs(1), now);
+                }
+                _ => {}
             }
         }
         let Some(text) = state.encode() else {
@@ -173,6 +180,12 @@ impl Author {
         let metadata = metadata.and_then(|kv| decode_metadata(&kv.value));
         format!("{id}@{}", metadata.map(|it| it.address).unwrap_or_default())
     }
+}
+
+/// Writes the time of a renewal, and for how long others wait after it, in whole seconds.
+fn renew(spec: &mut Map<String, Value>, wait: Duration, now: Timestamp) {
+    spec.insert("leaseDurationSeconds".to_owned(), json!(wait.as_millis().div_ceil(1000).max(1)));
+    spec.insert("renewTime".to_owned(), json!(micro_time(now)));
 }
 
 /// Says what takes the space: the keys by their first two segments, the largest first.

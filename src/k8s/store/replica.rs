@@ -27,6 +27,7 @@ use serde_json::Value;
 
 use super::{
     ENDPOINT,
+    neighbour::{self, Neighbour},
     object::{Author, Object, Unreadable, first_revision},
     state::{State, Writer},
 };
@@ -34,6 +35,7 @@ use crate::{
     engine::{BootTime, Revision, timing::StoreTiming},
     store::{
         Op, StoreError,
+        keys::{Key, Keys},
         memory::{Between, Contents, Model},
         protocol::{Request, Response},
     },
@@ -41,6 +43,10 @@ use crate::{
 
 /// Newest revisions that are kept for watches and for lists that take several pages.
 const KEPT_REVISIONS: i64 = 1000;
+
+/// How long a write of users' data waits for others, so that many small writes become one: each write is one of
+/// the whole state.
+const GATHER_FOR: Duration = Duration::from_millis(200);
 
 /// All calls are evaluated at this time: leases end by the Leases of the incarnations, never by the model.
 const NO_TIME: BootTime = BootTime(Duration::ZERO);
@@ -89,6 +95,8 @@ struct Waiting {
     request: Request,
     /// The replica was confirmed since the call came in.
     confirmed: bool,
+    /// Time until which the call may wait for others to be written with.
+    gathers_until: BootTime,
 }
 
 /// A write that was sent, and what it means for its calls.
@@ -122,6 +130,9 @@ pub(super) struct Replica {
     model: Model,
     /// How often `known` was learned.
     learned: u64,
+    now: BootTime,
+    /// Candidate of client-go that holds the Lease.
+    neighbour: Neighbour,
     /// A read is due, although no call may need it.
     look: bool,
     waiting: VecDeque<Waiting>,
@@ -143,6 +154,8 @@ impl Replica {
             known: Known::Nothing,
             model: Model::from_contents(0, Contents::default()),
             learned: 0,
+            now: BootTime::default(),
+            neighbour: Neighbour::default(),
             look: true,
             waiting: VecDeque::new(),
             sent_before: BTreeSet::new(),
@@ -175,8 +188,10 @@ impl Replica {
     }
 
     /// Takes in a call.
-    pub(super) fn ask(&mut self, ticket: Ticket, request: Request) {
-        self.waiting.push_back(Waiting { ticket, request, confirmed: false });
+    pub(super) fn ask(&mut self, ticket: Ticket, request: Request, now: BootTime) {
+        let gathers = is_of_users(&request, &self.author.keys);
+        let gathers_until = if gathers { now + GATHER_FOR } else { now };
+        self.waiting.push_back(Waiting { ticket, request, confirmed: false, gathers_until });
     }
 
     /// The caller no longer waits: the call is not sent any more, if it was not sent yet.
@@ -187,6 +202,29 @@ impl Replica {
     /// Asks for a read, for instance because a watch has ended or has seen the object go.
     pub(super) fn look_again(&mut self) {
         self.look = true;
+    }
+
+    /// Lets time pass. Returns when [`next_io`](Self::next_io) may have something to send that it has not now.
+    pub(super) fn advance(&mut self, now: BootTime) -> Option<BootTime> {
+        self.now = self.now.max(now);
+        let gathered = self.waiting.iter().map(|call| call.gathers_until).min();
+        let neighbour = self.note_neighbour(now);
+        neighbour.into_iter().chain(gathered.filter(|at| now < *at)).min()
+    }
+
+    /// Lets time pass for a neighbour that holds the Lease. Returns when its time is over.
+    fn note_neighbour(&mut self, now: BootTime) -> Option<BootTime> {
+        let spec = match &self.known {
+            Known::Object(object) => object.neighbour().map(|(_, spec)| spec),
+            Known::Nothing | Known::Missing => None,
+        };
+        self.neighbour.note(spec.filter(|_| self.is_node()), now)
+    }
+
+    /// Holder of the Lease that is a neighbour and lives.
+    fn neighbour_of<'a>(&self, object: Option<&'a Object>) -> Option<&'a str> {
+        let (holder, spec) = object?.neighbour()?;
+        (!self.neighbour.is_gone(spec)).then_some(holder)
     }
 
     /// Answers since the last time.
@@ -207,7 +245,13 @@ impl Replica {
         if let Some(io) = self.write(now) {
             return Some(io);
         }
-        (!self.waiting.is_empty() && self.flight.is_none()).then(|| self.read())
+        // What gathers changes something, as far as is known: it need not be confirmed.
+        let must_read = self.waiting.iter().any(|call| !self.gathers(call));
+        (must_read && self.flight.is_none()).then(|| self.read())
+    }
+
+    fn gathers(&self, call: &Waiting) -> bool {
+        self.now < call.gathers_until
     }
 
     fn read(&mut self) -> Io {
@@ -223,7 +267,7 @@ impl Replica {
 
     /// Answers what the confirmed replica can answer.
     fn settle(&mut self) {
-        if matches!(self.known, Known::Nothing) || (self.must_create() && !self.exists()) {
+        if matches!(self.known, Known::Nothing) || (self.is_node() && !self.exists()) {
             return;
         }
         let mut left = VecDeque::with_capacity(self.waiting.len());
@@ -245,9 +289,9 @@ impl Replica {
         self.waiting = left;
     }
 
-    /// A node creates the object before anything is read from it, so that it never meets a cluster without
-    /// an id.
-    fn must_create(&self) -> bool {
+    /// Whether this process is a node. A node creates the object before anything is read from it, so that it never
+    /// meets a cluster without an id, and it keeps the neighbour's candidate key.
+    fn is_node(&self) -> bool {
         self.span_max.is_some()
     }
 
@@ -275,21 +319,39 @@ impl Replica {
             return None;
         }
         let base = match &self.known {
-            Known::Object(object) => Some(object.as_ref().clone()),
+            Known::Object(object) => {
+                let neighbour = self.neighbour_of(Some(object));
+                if self.waiting.is_empty()
+                    && neighbour::is_settled(&self.model, &self.author.keys, neighbour)
+                {
+                    return None;
+                }
+                Some(object.as_ref().clone())
+            }
             Known::Missing => None,
             Known::Nothing => return None,
         };
         let mut most = usize::MAX;
         loop {
-            let (batch, after) = self.batch(now, base.as_ref(), most);
-            let creates = base.is_none() && self.must_create();
-            if batch.is_empty() && !creates {
+            let neighbour = self.neighbour_of(base.as_ref());
+            let mut after = self.store_at(base.as_ref(), now);
+            // The neighbour's key comes first, by a write of its own: it deletes.
+            let settles = neighbour::settle(&mut after, &self.author.keys, neighbour);
+            let batch = if settles { Vec::new() } else { self.batch(&mut after, most) };
+            let is_due = (base.is_none() || settles) && self.is_node();
+            let gathers = |ticket: &Ticket| {
+                self.waiting.iter().any(|call| call.ticket == *ticket && self.gathers(call))
+            };
+            if !is_due && !settles && batch.iter().all(|(ticket, _)| gathers(ticket)) {
+                return None;
+            }
+            if batch.is_empty() && !is_due && !(settles && self.changes_something(&after)) {
                 return None;
             }
             let n = self.written + 1;
             let state =
                 self.state_before(base.as_ref(), now).written(self.writer, n, after.contents());
-            match self.author.body(base.as_ref(), state, now) {
+            match self.author.body(base.as_ref(), state, neighbour, now) {
                 Ok(body) => {
                     self.written = n;
                     self.mark_sent();
@@ -306,7 +368,7 @@ impl Replica {
                         let refusal = StoreError::Denied { call: "txn", endpoint, message };
                         self.answers.push((call.ticket, Err(refusal)));
                     }
-                    if creates {
+                    if is_due || settles {
                         return None;
                     }
                 }
@@ -333,18 +395,25 @@ impl Replica {
         }
     }
 
-    /// Calls that go into the next write, with their answers, and the store after them.
-    fn batch(
-        &self,
-        now: Timestamp,
-        base: Option<&Object>,
-        most: usize,
-    ) -> (Vec<(Ticket, Response)>, Model) {
-        let mut after = match base {
+    /// The store that the next write begins with.
+    fn store_at(&self, base: Option<&Object>, now: Timestamp) -> Model {
+        match base {
             Some(Object { state: Some(_), .. }) => self.model.clone(),
             Some(object) => empty(object.cluster(), first_revision(now)),
             None => empty(0, first_revision(now)),
-        };
+        }
+    }
+
+    /// Whether any call that waits would change this store.
+    fn changes_something(&self, store: &Model) -> bool {
+        self.waiting.iter().any(|call| {
+            let mut after = store.clone();
+            evaluate(&call.request, &mut after).is_ok() && differ(store, &after)
+        })
+    }
+
+    /// Calls that go into the next write, with their answers. Carries them out on `after`.
+    fn batch(&self, after: &mut Model, most: usize) -> Vec<(Ticket, Response)> {
         let mut batch = Vec::new();
         let mut written = BTreeSet::new();
         for call in &self.waiting {
@@ -353,7 +422,7 @@ impl Replica {
             }
             let mut next = after.clone();
             let Ok(response) = evaluate(&call.request, &mut next) else { continue };
-            if !differ(&after, &next) {
+            if !differ(after, &next) {
                 continue;
             }
             let puts = puts_only(&call.request, &response);
@@ -365,13 +434,13 @@ impl Replica {
                 break;
             }
             batch.push((call.ticket, response));
-            after = next;
+            *after = next;
             match puts {
                 Some(keys) => written.extend(keys),
                 None => break,
             }
         }
-        (batch, after)
+        batch
     }
 
     fn take(&mut self, batch: Vec<(Ticket, Response)>) -> Vec<(Waiting, Response)> {
@@ -617,6 +686,18 @@ fn evaluate(request: &Request, model: &mut Model) -> Result<Response, StoreError
         Request::Revoke(lease) => model.revoke(NO_TIME, *lease).map(Response::Lease),
         Request::KeepAlive(lease) => Ok(Response::Lease(model.keep_alive(NO_TIME, *lease))),
     }
+}
+
+/// Whether a call only writes data of users, which no rule of the protocol waits for.
+fn is_of_users(request: &Request, keys: &Keys) -> bool {
+    let Request::Txn(txn) = request else { return false };
+    let mut written = txn.then.iter().chain(&txn.otherwise).filter_map(|op| match op {
+        Op::Put { key, .. } => Some(key),
+        Op::Delete(range) => Some(&range.from),
+        Op::Get(_) => None,
+    });
+    let is_data = |key: &Vec<u8>| matches!(keys.parse(key), Some(Key::State { .. } | Key::Data(_)));
+    txn.then.iter().any(|op| !matches!(op, Op::Get(_))) && written.all(is_data)
 }
 
 /// Whether a call has changed the model: each change raises the revision or changes the set of leases.

@@ -22,6 +22,7 @@ use crate::store::{
     memory::{Contents, Model},
     protocol::{Request, Response},
 };
+use crate::{clock, engine::BootTime};
 
 /// Pause before a watch that ended is opened again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +70,7 @@ pub(super) async fn run(
     let (sender, mut events) = mpsc::unbounded_channel();
     let mut following = std::pin::pin!(follow(&api, sender));
     loop {
+        let wake_at = replica.advance(clock::boot_now());
         if flight.is_none()
             && let Some(io) = replica.next_io(Timestamp::now())
         {
@@ -90,7 +92,7 @@ pub(super) async fn run(
             ask = asked.recv() => match ask {
                 Some(Ask::Call { ticket, request, reply }) => {
                     callers.insert(ticket, reply);
-                    replica.ask(ticket, request);
+                    replica.ask(ticket, request, clock::boot_now());
                 }
                 Some(Ask::Forget(ticket)) => {
                     callers.remove(&ticket);
@@ -114,7 +116,15 @@ pub(super) async fn run(
                 Event::Look => replica.look_again(),
             },
             () = &mut following => {}
+            () = until(wake_at) => {}
         }
+    }
+}
+
+async fn until(at: Option<BootTime>) {
+    match at {
+        Some(at) => tokio::time::sleep(at.since(clock::boot_now())).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_000;
 const STEPS: usize = 150;
 const REPLICAS: usize = 3;
 
@@ -60,10 +60,14 @@ impl Server {
         Reply::Object(Box::new(Object::read(body)))
     }
 
-    /// A neighbour writes the spec, and keeps the annotation.
-    fn touch(&mut self) {
+    /// A candidate of client-go writes the spec, and keeps the annotation.
+    fn touch(&mut self, holder: Option<&str>) {
         if let Some(mut object) = self.object.clone() {
             object["spec"]["renewTime"] = json!(format!("touched at {}", self.version));
+            if let Some(holder) = holder {
+                object["spec"]["holderIdentity"] = json!(holder);
+                object["spec"]["leaseDurationSeconds"] = json!(1);
+            }
             self.put(object);
         }
     }
@@ -143,14 +147,18 @@ impl World {
 
     fn step(&mut self) {
         let replica = self.random.random_range(0..REPLICAS);
-        self.now += jiff::SignedDuration::from_millis(7);
+        self.now += jiff::SignedDuration::from_millis(70);
         match self.random.random_range(0..100) {
             0..30 => self.ask(replica),
             30..70 => self.exchange(replica),
             70..75 => self.lose(replica),
             75..80 => self.arrive_late(),
             80..93 => self.watch(replica),
-            93..97 => self.server.touch(),
+            93..96 => self.server.touch(None),
+            96 => {
+                let holder = ["", "go-1", "go-2"][self.random.random_range(0..3)];
+                self.server.touch(Some(holder));
+            }
             97 if self.random.random_bool(0.3) => self.server.object = None,
             _ => {
                 let ticket = self.asked.keys().next_back().copied();
@@ -160,7 +168,9 @@ impl World {
                 }
             }
         }
+        let boot = BootTime(Duration::from_millis(self.now.as_millisecond().unsigned_abs()));
         for replica in 0..REPLICAS {
+            self.replicas[replica].advance(boot);
             self.collect(replica);
             self.follow(replica);
         }
@@ -205,7 +215,7 @@ impl World {
             _ => (Request::Get(Get::range(all())), None),
         };
         self.asked.insert(ticket, Asked { replica, mark, at_least });
-        self.replicas[replica].ask(ticket, request);
+        self.replicas[replica].ask(ticket, request, BootTime::default());
     }
 
     fn send(&mut self, replica: usize) {
