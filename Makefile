@@ -11,7 +11,7 @@ SHELL := /bin/bash
 export BELLWETHER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bellwether
 NEED := tests/tools/need.sh
 # Recursive on purpose: built when a target first asks for it.
-TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd gonode helm kubernetes prometheus)"; export BELLWETHER_TOOLS
+TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd gonode helm kubernetes neighbour prometheus)"; export BELLWETHER_TOOLS
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -22,7 +22,7 @@ run: ## three nodes in one process: an election to look at (bellwether demo)
 
 tools: ## test servers and tools (etcd, kube-apiserver, promtool, …), into the cache
 	@$(NEED) protoc cc chromium
-	@tests/tools/build.sh etcd gonode helm kubernetes prometheus
+	@tests/tools/build.sh etcd gonode helm kubernetes neighbour prometheus
 
 # More tests at once than cores: most of them wait for leases and timers most of the time.
 test: ## every test

@@ -11,11 +11,11 @@ use super::apiserver::ApiArgs;
 /// Kind of store that a cluster is kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StoreKind {
-    /// An etcd.
+    /// An etcd cluster, named by its client URLs.
     Etcd,
     /// The Kubernetes API: a Lease named after the cluster.
     Kubernetes,
-    /// This process alone.
+    /// The memory of this process, for a cluster of one node.
     Memory,
 }
 

@@ -28,7 +28,7 @@ use super::{
 
 mod kubernetes;
 
-/// Says whether a cluster and its etcd are well
+/// Says whether a cluster and its store are well
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \

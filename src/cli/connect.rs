@@ -3,7 +3,10 @@
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use bellwether::{
-    k8s::store::{KubernetesConfig, KubernetesStore},
+    k8s::{
+        client::ClientMetrics,
+        store::{KubernetesConfig, KubernetesStore},
+    },
     node::status::Status,
     store::{
         Store,
@@ -183,7 +186,7 @@ impl NodeClient {
             StatusCode::OK => Ok(words),
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
                 Err(Failure::new(Exit::Denied, format!("{} refuses: {words}", self.shown()))
-                    .try_this("leave --url out, to ask through etcd"))
+                    .try_this("leave --url out, to ask through the store"))
             }
             StatusCode::CONFLICT => Err(Failure::new(Exit::NotThere, words)),
             _ => Err(Failure::new(Exit::Failed, words)),
@@ -232,8 +235,15 @@ impl NodeClient {
 }
 
 /// Builds the configuration of the store in Kubernetes from the flags.
-pub(crate) fn kubernetes_config(args: &ClusterArgs) -> KubernetesConfig {
-    let config = KubernetesConfig::new().client(args.api.options());
+pub(crate) fn kubernetes_config(
+    args: &ClusterArgs,
+    requests: Option<ClientMetrics>,
+) -> KubernetesConfig {
+    let options = match requests {
+        Some(requests) => args.api.options().metrics(requests),
+        None => args.api.options(),
+    };
+    let config = KubernetesConfig::new().client(options);
     match args.api.given_namespace() {
         Some(namespace) => config.namespace(namespace),
         None => config,
@@ -249,7 +259,7 @@ pub(crate) fn store(args: &ClusterArgs) -> Result<Arc<dyn Store>, Failure> {
     match args.chosen() {
         (StoreKind::Etcd, _) => Ok(etcd(args)?),
         (StoreKind::Kubernetes, _) => {
-            let config = kubernetes_config(args);
+            let config = kubernetes_config(args, None);
             let store = KubernetesStore::observer(args.cluster.clone(), config)
                 .map_err(|error| Failure::caused(Exit::Usage, "--cluster (BELLWETHER_CLUSTER)", &error))?;
             Ok(Arc::new(store))

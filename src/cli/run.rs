@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 use bellwether::{
     engine::NodeId,
     host::{Host, HostError},
-    k8s::identity::PodIdentity,
+    k8s::{client::ClientMetrics, identity::PodIdentity},
     node::{ClusterNode, InvalidOption, Node, StartError, StateError, Stopped, supervision},
     operator::uptime::{
         self, Checks, CutBy, Uptime, UptimeMetrics, UptimeOptions,
@@ -36,8 +36,8 @@ use super::{
     serve,
 };
 
-/// Added to the TTL by the default of `--id-wait`: etcd checks for expired leases twice a second, grants at
-/// least 2 s, and renews all leases when its leader changes.
+/// Added to the wait for a TTL by the default of `--id-wait`: etcd checks for expired leases twice a second, grants at
+/// least 2 s, and renews all leases when its leader changes. On Kubernetes, nodes wait up to a tenth of the TTL more.
 const ID_WAIT_BEYOND_TTL: Duration = Duration::from_secs(2);
 
 /// Runs a node: on etcd, on the Kubernetes API, or alone
@@ -145,7 +145,7 @@ pub(crate) struct NodeArgs {
     start_within: Option<Duration>,
 
     /// How long to wait for the holder of --id to end, before exit code 6: it may be an earlier life that was
-    /// killed and whose lease has yet to expire; 0 fails at once (default: --ttl and 2 s)
+    /// killed and whose lease has yet to expire; 0 fails at once (default: 1.2 times --ttl and 2 s)
     #[arg(
         long,
         value_name = "TIME",
@@ -234,7 +234,7 @@ impl WorkArgs {
 
 impl NodeArgs {
     fn id_wait(&self, ttl: Duration) -> Duration {
-        self.id_wait.unwrap_or(ttl + ID_WAIT_BEYOND_TTL)
+        self.id_wait.unwrap_or(ttl + ttl / 5 + ID_WAIT_BEYOND_TTL)
     }
 }
 
@@ -266,10 +266,17 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
     let pod = kubernetes::pod(page.address().port())?;
     let identity = Identity::of(&args, pod.as_ref(), page.address())?;
     let registry = metrics::registry().map_err(|error| serve::metric_twice(&error))?;
-    let host = host(&args, identity, page)?.registry(registry.clone());
+    let is_operator = kubernetes::is_wanted(&args.kube, &args.work);
+    // The store and the caches count their requests together.
+    let requests = if is_operator || args.cluster.chosen().0 == StoreKind::Kubernetes {
+        Some(ClientMetrics::register(&registry).map_err(|error| serve::metric_twice(&error))?)
+    } else {
+        None
+    };
+    let host = host(&args, identity, page, requests.clone())?.registry(registry.clone());
     let asked = asked.cancelled();
-    let ended = if kubernetes::is_wanted(&args.kube, &args.work) {
-        kubernetes::operator(&args, host, pod, &registry).await?.run(asked).await
+    let ended = if is_operator {
+        kubernetes::operator(&args, host, pod, requests, &registry).await?.run(asked).await
     } else {
         args.work.add_to(host, &registry).await?.run(asked).await
     };
@@ -413,7 +420,12 @@ fn wrong_node(error: &InvalidOption) -> Failure {
 }
 
 /// Returns the host of the node that the flags describe.
-fn host(args: &RunArgs, identity: Identity, page: StatusServer) -> Result<Host, Failure> {
+fn host(
+    args: &RunArgs,
+    identity: Identity,
+    page: StatusServer,
+    requests: Option<ClientMetrics>,
+) -> Result<Host, Failure> {
     let Identity { id, address, pod_uid, pod_name } = identity;
     let it = &args.node;
     let (kind, reason) = if it.standalone {
@@ -445,10 +457,12 @@ fn host(args: &RunArgs, identity: Identity, page: StatusServer) -> Result<Host, 
             .call_timeout(args.cluster.timeout)
             .id_wait(it.id_wait(ttl));
         let node = if kind == StoreKind::Kubernetes {
-            let mut config = connect::kubernetes_config(&args.cluster);
-            if it.profile == Profile::Calm {
-                config = config.calm();
-            }
+            let mut config = connect::kubernetes_config(&args.cluster, requests);
+            config = match it.profile {
+                Profile::Fast => config.fast(),
+                Profile::Calm => config.calm(),
+                Profile::Default | Profile::Stable => config,
+            };
             if let Some(name) = pod_name {
                 config = config.identity(name);
             }

@@ -21,7 +21,7 @@ use crate::{
     clock,
     engine::BootTime,
     metrics::{Build, metrics},
-    store::etcd::EtcdMetrics,
+    store::{StateMetrics, etcd::EtcdMetrics},
 };
 
 /// Buckets for round trips and routines, from a tenth of a millisecond to ten seconds.
@@ -116,6 +116,7 @@ metrics! { b =>
         pub(crate) uncompacted: IntGauge = b.gauge("bellwether_store_uncompacted",
             "1 if the store still has revisions so old that nobody can be compacting it; told by the leader.");
         pub(crate) etcd: EtcdMetrics = EtcdMetrics::build(b);
+        pub(crate) state: StateMetrics = StateMetrics::build(b);
     }
 }
 

@@ -12,11 +12,14 @@ pub mod keys;
 #[doc(hidden)]
 pub mod list_watch;
 pub mod memory;
+mod metrics;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
 pub mod values;
 
+#[doc(hidden)]
+pub use self::metrics::StateMetrics;
 #[doc(hidden)]
 pub use self::{
     compaction::{OLD_REVISIONS, holds_revisions_back},

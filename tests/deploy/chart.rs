@@ -24,24 +24,19 @@ use serde_json::{Value, json};
 use crate::{files::root, support::tools};
 
 const CHART: &str = "charts/bellwether";
-/// Smallest set of values that a release needs.
+/// The value that makes etcd the store of a release. Without any value the store is Kubernetes.
 pub(crate) const ETCD: &str = "etcd.endpoints={http://etcd:2379}";
-const EVALUATION: &str = "etcd.evaluation.enabled=true";
 
 /// Values of a release, as arguments of `--set`.
 pub(crate) type Values = &'static [&'static str];
 
 /// Values that people set, one at a time and together.
 pub(crate) const MATRIX: &[(&str, Values)] = &[
-    ("the least", &[ETCD]),
-    ("evaluation", &[EVALUATION]),
+    ("no value at all", &[]),
+    ("etcd", &[ETCD]),
     (
-        "evaluation with a claim",
-        &[
-            EVALUATION,
-            "etcd.evaluation.persistence.enabled=true",
-            "etcd.evaluation.persistence.storageClassName=fast",
-        ],
+        "Kubernetes by name, calm",
+        &["store=kubernetes", "clusterName=shop", "node.profile=calm", "node.ttl=40s"],
     ),
     (
         "TLS and a user",
@@ -57,7 +52,7 @@ pub(crate) const MATRIX: &[(&str, Values)] = &[
         "TLS without a client certificate",
         &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=etcd-client", "etcd.tls.certKey="],
     ),
-    ("all namespaces", &[ETCD, "watch.allNamespaces=true"]),
+    ("all namespaces", &["watch.allNamespaces=true"]),
     (
         "nothing of ours in RBAC",
         &[ETCD, "rbac.create=false", "serviceAccount.create=false", "serviceAccount.name=mine"],
@@ -79,11 +74,10 @@ pub(crate) const MATRIX: &[(&str, Values)] = &[
             "metrics.dashboards.annotations.folder=Controllers",
         ],
     ),
-    ("a network policy", &[ETCD, "networkPolicy.enabled=true"]),
+    ("a network policy, and etcd", &[ETCD, "networkPolicy.enabled=true"]),
     (
-        "a network policy around the evaluation etcd",
+        "a network policy, and Kubernetes",
         &[
-            EVALUATION,
             "networkPolicy.enabled=true",
             "networkPolicy.ingressFrom[0].podSelector.matchLabels.app=prometheus",
             "networkPolicy.egress[0].ports[0].port=8443",
@@ -92,7 +86,6 @@ pub(crate) const MATRIX: &[(&str, Values)] = &[
     (
         "every extra",
         &[
-            ETCD,
             "extraArgs={--never-lead}",
             "extraEnv[0].name=A,extraEnv[0].value=b",
             "extraEnvFrom[0].configMapRef.name=more",
@@ -118,9 +111,10 @@ pub(crate) const MATRIX: &[(&str, Values)] = &[
     ),
     (
         "a name that is too long",
-        &[EVALUATION, "fullnameOverride=a-name-that-goes-on-and-on-and-on-until-it-is-too-long"],
+        &["fullnameOverride=a-name-that-goes-on-and-on-and-on-until-it-is-too-long"],
     ),
-    ("one node, no budget", &[EVALUATION, "replicaCount=1", "podDisruptionBudget.enabled=false"]),
+    ("one node, no budget", &["replicaCount=1", "podDisruptionBudget.enabled=false"]),
+    ("all namespaces, and etcd", &[ETCD, "watch.allNamespaces=true"]),
 ];
 
 /// Runs helm on the chart: whether it succeeds, its output, and its error output.
@@ -372,8 +366,7 @@ fn selectors_find_their_pods_and_never_carry_a_version() {
 
 #[test]
 fn two_releases_in_one_namespace_share_no_object_no_pod_and_no_cluster() {
-    let [one, other] =
-        ["one", "other"].map(|it| release(it, &[], &[EVALUATION, "watch.allNamespaces=true"]));
+    let [one, other] = ["one", "other"].map(|it| release(it, &[], &["watch.allNamespaces=true"]));
     let named = |objects: &[Value]| -> BTreeSet<String> {
         let own = objects.iter().filter(|it| it["kind"] != "CustomResourceDefinition");
         own.map(|it| format!("{}/{}", text(it, "/kind"), text(it, "/metadata/name"))).collect()
@@ -404,11 +397,17 @@ fn two_releases_in_one_namespace_share_no_object_no_pod_and_no_cluster() {
 #[test]
 fn bad_values_are_refused_with_a_sentence_that_names_them() {
     for (values, sentence) in [
-        (&[][..], "no etcd is named. Set etcd.endpoints"),
-        (&[ETCD, EVALUATION], "choose one, a cluster has one etcd"),
+        (&["store=etcd"][..], "no etcd is named: set etcd.endpoints"),
+        (&[ETCD, "store=kubernetes"], "choose one, a cluster has one store"),
+        (&["etcd.tls.existingSecret=x"], "set etcd.endpoints to use etcd, or leave them out"),
+        (&["etcd.auth.user=x"], "set etcd.endpoints to use etcd, or leave them out"),
+        (&["node.profile=stable"], "in Kubernetes choose fast, default or calm"),
+        (&[ETCD, "node.profile=calm"], "in etcd choose fast, default or stable"),
+        (&["clusterName=Shop"], "the cluster \"Shop\" is kept in a Lease of that name"),
+        (&["clusterName=shop-"], "begin and end with a letter or digit"),
+        (&["clusterName=forty-seven-letters-and-dashes-are-one-too-many"], "at most 46 characters"),
         (&["etcd.endpoints={http://a:2379,https://b:2379}"], "all http:// or all https://"),
         (&[ETCD, "etcd.tls.existingSecret=x"], "write https:// to use the certificates"),
-        (&[EVALUATION, "etcd.tls.existingSecret=x"], "the evaluation etcd has no TLS"),
         (
             &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=x", "etcd.tls.keyKey="],
             "needs its key",
@@ -430,6 +429,8 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
         (&[ETCD, "node.tik=50ms"], "additional properties 'tik' not allowed"),
         (&["etcd.endpoints={etcd:2379}"], "/etcd/endpoints/0"),
         (&["etcd.endpoints=http://etcd:2379"], "/etcd/endpoints"),
+        (&["store=memory"], "/store"),
+        (&["etcd.evaluation.enabled=true"], "additional properties 'evaluation' not allowed"),
         (&[ETCD, "node.profile=quick"], "/node/profile"),
         (&[ETCD, "node.tick=50"], "/node/tick"),
         (&[ETCD, "node.ttl=500ms"], "/node/ttl"),
@@ -457,7 +458,7 @@ fn the_pods_know_who_they_are_and_only_flags_that_exist() {
     assert!(run.contains("BELLWETHER_ETCD") && check.contains("BELLWETHER_ETCD"), "{run:?}");
     for (name, values) in MATRIX {
         let objects = rendered(values);
-        for (pod, spec) in pod_specs(&objects).iter().filter(|(pod, _)| !pod.ends_with("-etcd")) {
+        for (pod, spec) in &pod_specs(&objects) {
             let known = if pod.ends_with("-check") { &check } else { &run };
             for variable in variables(spec).keys().filter(|it| it.starts_with("BELLWETHER_")) {
                 assert!(
@@ -506,16 +507,22 @@ fn secrets_come_as_files_and_never_as_variables() {
 
 #[test]
 fn roles_are_no_wider_than_what_is_watched() {
-    let of_one = rendered(&[ETCD]);
-    assert!(of_kind(&of_one, "ClusterRole").is_empty(), "one namespace needs no ClusterRole");
-    let of_all = rendered(&[ETCD, "watch.allNamespaces=true"]);
-    let wide = object(&of_all, "ClusterRole", "sales-shop-bellwether");
-    assert!(!wide.to_string().contains("pods"), "the pods are the release's own");
-    for objects in [&of_one, &of_all] {
-        for role in [of_kind(objects, "Role"), of_kind(objects, "ClusterRole")].concat() {
-            let rules = role["rules"].to_string();
-            for wide in ["*", "secrets", "delete", "update", "escalate", "bind", "impersonate"] {
-                assert!(!rules.contains(&format!("\"{wide}\"")), "{wide} in {rules}");
+    for store in [&[][..], &[ETCD]] {
+        let of_one = rendered(store);
+        assert!(of_kind(&of_one, "ClusterRole").is_empty(), "one namespace needs no ClusterRole");
+        let of_all = rendered(&[store, &["watch.allNamespaces=true"]].concat());
+        let wide = object(&of_all, "ClusterRole", "sales-shop-bellwether").to_string();
+        assert!(!wide.contains("pods") && !wide.contains("leases"), "they are the release's own");
+        for objects in [&of_one, &of_all] {
+            for role in [of_kind(objects, "Role"), of_kind(objects, "ClusterRole")].concat() {
+                let mut rules = role["rules"].as_array().unwrap().clone();
+                // Another test compares the rules about Leases, word by word.
+                rules.retain(|it| it["resources"] != json!(["leases"]));
+                let rules = json!(rules).to_string();
+                for wide in ["*", "secrets", "delete", "update", "escalate", "bind", "impersonate"]
+                {
+                    assert!(!rules.contains(&format!("\"{wide}\"")), "{wide} in {rules}");
+                }
             }
         }
     }
@@ -601,39 +608,81 @@ fn every_container_says_why_it_ended() {
 }
 
 #[test]
-fn the_evaluation_etcd_lets_in_nodes_and_test_only_and_outlives_the_nodes() {
-    let objects = rendered(&[EVALUATION]);
-    let policy = object(&objects, "NetworkPolicy", "shop-bellwether-evaluation-etcd");
-    assert_eq!(of_kind(&objects, "NetworkPolicy").len(), 1, "the nodes' own is an option");
-    let label = |it: &str| format!("app.kubernetes.io/{it}");
-    let of = |component: &str| {
-        let labels = [("name", "bellwether"), ("instance", "shop"), ("component", component)];
-        labels.map(|(name, value)| (label(name), json!(value))).into_iter().collect::<Value>()
+fn the_store_is_kubernetes_unless_etcd_is_named() {
+    let of = |values: &[&str], name: &str| -> BTreeMap<String, String> {
+        let objects = rendered(values);
+        let specs = pod_specs(&objects);
+        let (_, spec) = specs.iter().find(|(pod, _)| pod == name).unwrap();
+        let all = variables(spec).into_iter();
+        all.map(|(name, it)| (name, text(&it, "/value").to_owned())).collect()
     };
-    let may = json!([
-        { "key": label("instance"), "operator": "In", "values": ["shop"] },
-        { "key": label("component"), "operator": "In", "values": ["node", "test"] },
-    ]);
-    let wanted = json!({
-        "podSelector": { "matchLabels": of("evaluation-etcd") },
-        // No egress is listed, and none is allowed.
-        "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{
-            "ports": [{ "protocol": "TCP", "port": "client" }],
-            "from": [{ "podSelector": { "matchExpressions": may } }],
-        }],
-    });
-    assert_eq!(policy["spec"], wanted);
-    // Servers before 1.30 refuse a pod that is to sleep.
-    for (server, stays) in
-        [("1.29.9", Value::Null), ("1.30.0", json!({ "preStop": { "sleep": { "seconds": 5 } } }))]
-    {
-        let objects = release("shop", &["--kube-version", server], &[EVALUATION]);
-        let etcd = object(&objects, "StatefulSet", "shop-bellwether-evaluation-etcd");
-        let lifecycle = &etcd["spec"]["template"]["spec"]["containers"][0]["lifecycle"];
-        assert_eq!(*lifecycle, stays, "{server}");
+    for pod in ["shop-bellwether", "shop-bellwether-check"] {
+        for values in [&[][..], &["store=kubernetes"]] {
+            let variables = of(values, pod);
+            assert_eq!(variables["BELLWETHER_STORE"], "kubernetes", "{pod}");
+            assert_eq!(variables["BELLWETHER_CLUSTER"], "shop-bellwether", "{pod}");
+            let of_etcd = variables.keys().find(|it| it.starts_with("BELLWETHER_ETCD"));
+            assert_eq!(of_etcd, None, "{pod}");
+        }
+        for values in [&[ETCD][..], &[ETCD, "store=etcd"]] {
+            let variables = of(values, pod);
+            assert_eq!(variables["BELLWETHER_STORE"], "etcd", "{pod}");
+            assert_eq!(variables["BELLWETHER_ETCD"], "http://etcd:2379", "{pod}");
+        }
     }
-    assert!(of_kind(&rendered(&[ETCD]), "NetworkPolicy").is_empty());
+    let ttl = |values: &[&str]| of(values, "shop-bellwether").get("BELLWETHER_TTL").cloned();
+    assert_eq!(ttl(&[]), None, "each store has a default of its own");
+    assert_eq!(ttl(&["node.ttl=20s"]).as_deref(), Some("20s"));
+    let calm = of(&["node.profile=calm"], "shop-bellwether");
+    assert_eq!(calm["BELLWETHER_PROFILE"], "calm");
+}
+
+/// Rules about Leases in a Role of the release.
+fn about_leases(values: &[&str], role: &str) -> Value {
+    let objects = rendered(values);
+    let rules = object(&objects, "Role", role)["rules"].as_array().unwrap().clone();
+    rules.into_iter().filter(|it| it["resources"] == json!(["leases"])).collect()
+}
+
+#[test]
+fn only_the_lease_of_the_cluster_is_replaced_and_none_is_touched_if_etcd_is_the_store() {
+    let (group, kind) = (json!(["coordination.k8s.io"]), json!(["leases"]));
+    let of_nodes = json!([
+        { "apiGroups": group, "resources": kind, "resourceNames": ["shop"], "verbs": ["update"] },
+        {
+            "apiGroups": group,
+            "resources": kind,
+            "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+        },
+    ]);
+    let of_test = json!([{
+        "apiGroups": group,
+        "resources": kind,
+        "resourceNames": ["shop"],
+        "verbs": ["get", "watch"],
+    }]);
+    let named = ["clusterName=shop"];
+    assert_eq!(about_leases(&named, "shop-bellwether"), of_nodes);
+    assert_eq!(about_leases(&named, "shop-bellwether-check"), of_test);
+    for role in ["shop-bellwether", "shop-bellwether-check"] {
+        assert_eq!(about_leases(&[ETCD], role), json!([]), "{role}");
+    }
+}
+
+#[test]
+fn the_network_policy_lets_out_to_dns_the_api_server_and_the_store() {
+    let out = |values: &[&str]| -> Vec<Vec<u64>> {
+        let objects = rendered(&[values, &["networkPolicy.enabled=true"]].concat());
+        let rules = &object(&objects, "NetworkPolicy", "shop-bellwether")["spec"]["egress"];
+        let ports = |rule: &Value| -> Vec<u64> {
+            let ports = rule["ports"].as_array().unwrap().iter();
+            ports.map(|it| it["port"].as_u64().unwrap()).collect()
+        };
+        rules.as_array().unwrap().iter().map(ports).collect()
+    };
+    assert_eq!(out(&[]), [vec![53, 53], vec![443, 6443]]);
+    assert_eq!(out(&[ETCD]), [vec![53, 53], vec![443, 6443], vec![2379]]);
+    assert_eq!(of_kind(&rendered(&[]), "NetworkPolicy"), Vec::<&Value>::new(), "an option");
 }
 
 #[test]
@@ -763,15 +812,20 @@ fn every_value_is_explained() {
 }
 
 #[test]
-fn the_notes_warn_of_what_is_only_for_a_look() {
+fn the_notes_name_the_store_how_to_ask_for_the_leader_and_what_one_node_means() {
     let notes = |values: &[&str]| {
         let command = ["install", "shop", CHART, "--dry-run=client", "--namespace", "sales"];
         let (fine, out, err) = helm(&command, values);
         assert!(fine, "{err}");
         out.split_once("NOTES:").map(|(_, notes)| notes.to_owned()).expect("there are notes")
     };
-    let said = notes(&[EVALUATION, "replicaCount=1"]);
-    assert!(said.contains("WARNING") && said.contains("lost with the pod"), "{said}");
-    assert!(said.contains("nobody to take over"), "{said}");
-    assert!(!notes(&[ETCD]).contains("WARNING"));
+    let of_kubernetes = notes(&["clusterName=till"]);
+    assert!(of_kubernetes.contains("3 nodes of the cluster till,"), "{of_kubernetes}");
+    assert!(of_kubernetes.contains("kept in Kubernetes"), "{of_kubernetes}");
+    assert!(of_kubernetes.contains("kubectl get lease till -n sales"), "{of_kubernetes}");
+    assert!(!of_kubernetes.contains("nobody to take over"), "{of_kubernetes}");
+    let of_etcd = notes(&[ETCD, "replicaCount=1"]);
+    assert!(of_etcd.contains("kept in etcd: http://etcd:2379."), "{of_etcd}");
+    assert!(!of_etcd.contains("get lease"), "{of_etcd}");
+    assert!(of_etcd.contains("nobody to take over"), "{of_etcd}");
 }

@@ -19,7 +19,7 @@ fi
 # Largest allowed size of the image archive: every machine that runs a pod pulls the image.
 most_mib=25
 namespace=shop release=bw full=bw-bellwether
-image=localhost/bellwether:e2e etcd_image=localhost/etcd:e2e
+image=localhost/bellwether:e2e
 
 scratch=$(mktemp -d)
 started=$SECONDS step='setting up'
@@ -49,6 +49,7 @@ finish() {
   elif [ -n "${up:-}" ]; then
     "$kit/cluster" down || true
   fi
+  [ -z "${etcd_pid:-}" ] || kill "$etcd_pid" || true
   rm -rf "$scratch"
   exit "$code"
 }
@@ -92,6 +93,10 @@ node_of() {
     fi
   done
 }
+nodes() { # process of each pod's node
+  for pod in 0 1 2; do node_of "$full-$pod"; done
+}
+since() { echo $((($(date +%s%N) - $1) / 1000000)); } # since NANOSECONDS: milliseconds from then to now
 uid() { in_shop get pod "$1" --output 'jsonpath={.metadata.uid}' 2> /dev/null || true; }
 restarts() { in_shop get pod "$1" --output 'jsonpath={.status.containerStatuses[0].restartCount}'; }
 
@@ -105,36 +110,41 @@ archive=${E2E_IMAGE:-$scratch/image.tar}
 # The program itself, for commands that people run outside of the cluster.
 program=$scratch/program
 install -D "${E2E_PROGRAM:-target/image/bellwether}" "$program/bellwether"
-# etcd's image, as if pulled: the program has the same path as in the published image.
-install -D "$tools/etcd" "$scratch/etcd/usr/local/bin/etcd"
-"$kit/cluster" image "$scratch/etcd" "$etcd_image" /usr/local/bin/etcd > "$scratch/etcd.tar"
 
 begin 'the cluster'
 up=1
 kubeconfig=$("$kit/cluster" up)
-for tar in "$archive" "$scratch/etcd.tar"; do "$kit/cluster" load "$tar" > /dev/null; done
+"$kit/cluster" load "$archive" > /dev/null
 
-begin 'a namespace that takes restricted pods only, and the chart'
+begin 'a namespace that takes restricted pods only, and the chart without any value of its own'
 kubectl create namespace "$namespace" > /dev/null
 kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted > /dev/null
-install=(--set "image.repository=${image%:*}" --set "image.tag=${image##*:}"
-  --set etcd.evaluation.enabled=true --set "etcd.evaluation.image.repository=${etcd_image%:*}"
-  --set "etcd.evaluation.image.tag=${etcd_image##*:}")
+install=(--set "image.repository=${image%:*}" --set "image.tag=${image##*:}")
+at=$(date +%s%N)
 helm install "$release" charts/bellwether "${install[@]}" > "$scratch/notes"
-grep -q 'WARNING: etcd.evaluation.enabled' "$scratch/notes" || fail 'the notes do not warn of the evaluation etcd'
-eventually 180 'three pods Ready' ready
-eventually 30 'a leader' leads_other nobody
+grep -q 'kept in Kubernetes' "$scratch/notes" || fail "the notes do not say where the cluster is kept: $(cat "$scratch/notes")"
+eventually 60 'a leader' leads_other nobody
 first=$(leader)
-echo "   $first leads"
+echo "   $first leads, seen after $(since "$at") ms"
+eventually 180 'three pods Ready' ready
+echo "   three pods Ready, seen after $(since "$at") ms"
+
+begin 'kubectl get leases'
+holds() { [ -n "$(leader)" ] && [ "$(in_shop get lease "$full" --output 'jsonpath={.spec.holderIdentity}')" = "$(leader)" ]; }
+eventually 60 'the Lease names the leader' holds
+incarnations() { in_shop get leases --selector "bellwether.dev/cluster=$full" --output 'jsonpath={range .items[*]}{.spec.holderIdentity}{"\n"}{end}' | sort | tr '\n' ' '; }
+of_each() { [ "$(incarnations)" = "$full-0 $full-1 $full-2 " ]; }
+eventually 60 'each pod has the Lease of its incarnation' of_each
+in_shop get leases
 
 begin 'kubectl get elections'
 named() { [ -n "$(leader)" ] && in_shop get elections --output 'jsonpath={.items[0].status.leader.name}' | grep -qx "$(leader)"; }
 labelled() { [ "$(in_shop get pods --selector bellwether.dev/role=leader --output name)" = "pod/$(leader)" ]; }
-eventually 30 'the Election names the leader' named
-eventually 30 "the leader's pod is labelled" labelled
+eventually 60 'the Election names the leader' named
+eventually 60 "the leader's pod is labelled" labelled
 in_shop get elections
 selected() { [ "$(in_shop get endpointslices --selector "kubernetes.io/service-name=$full-leader" --output 'jsonpath={.items[*].endpoints[*].targetRef.name}')" = "$(leader)" ]; }
-eventually 30 "the leader's Service selects its pod" selected
+eventually 60 "the leader's Service selects its pod" selected
 
 begin 'uptime checks from the API: run by followers, told by the leader'
 checks() { # state in each check's status, by name
@@ -166,7 +176,7 @@ latest() { in_shop get uptimecheck page --output 'jsonpath={.status.lastRun}'; }
 
 begin 'helm test'
 helm test "$release" --timeout 60s --logs > "$scratch/check" || fail "bellwether check found something: $(cat "$scratch/check")"
-for what in etcd apiserver crds election leader nodes; do
+for what in kubernetes apiserver crds election leader nodes; do
   grep -Eq "^$what +ok " "$scratch/check" || fail "bellwether check does not say that $what is well: $(cat "$scratch/check")"
 done
 
@@ -179,8 +189,8 @@ begin "the leader's process is killed: another node leads, the container is rest
 before=$(restarts "$first")
 at=$(date +%s%N)
 kill -9 "$(node_of "$first")"
-eventually 30 'another leader' leads_other "$first"
-echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
+eventually 60 'another leader' leads_other "$first"
+echo "   $(leader) leads, seen after $(since "$at") ms"
 restarted() { [ "$(restarts "$first")" -gt "$before" ]; }
 eventually 60 'the container is restarted' restarted
 eventually 60 'three pods Ready' ready
@@ -190,8 +200,8 @@ second=$(leader)
 was=$(uid "$second")
 at=$(date +%s%N)
 in_shop delete pod "$second" --wait=false > /dev/null
-eventually 30 'another leader' leads_other "$second"
-echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
+eventually 60 'another leader' leads_other "$second"
+echo "   $(leader) leads, seen after $(since "$at") ms"
 replaced() { [ "$(uid "$second")" != "$was" ]; }
 eventually 60 'the pod is replaced' replaced
 eventually 60 'three pods Ready' ready
@@ -202,22 +212,28 @@ inside=$(node_of "$third")
 cut() { nsenter --target "$inside" --net iptables "$1" OUTPUT ! --out-interface lo --jump DROP; }
 at=$(date +%s%N)
 cut --insert
-eventually 30 'another leader' leads_other "$third"
-echo "   $(leader) leads, seen after $((($(date +%s%N) - at) / 1000000)) ms"
-eventually 30 'the Election names the new leader' named
-eventually 30 "the new leader's pod alone is labelled" labelled
+eventually 60 'another leader' leads_other "$third"
+echo "   $(leader) leads, seen after $(since "$at") ms"
+eventually 60 'the Election names the new leader' named
+eventually 60 "the new leader's pod alone is labelled" labelled
+eventually 60 'the Lease names the new leader' holds
 cut --delete
-eventually 60 'three pods Ready' ready
+eventually 90 'three pods Ready' ready
+eventually 60 'each pod has the Lease of its incarnation' of_each
 
 begin 'the API server is killed and comes back: nobody restarts, and what was changed meanwhile is seen'
 pids=${BELLWETHER_CLUSTER:-/run/bellwether-cluster}/pid
 counts() { in_shop get pods --output 'jsonpath={.items[*].status.containerStatuses[*].restartCount}'; }
 restarted_before=$(counts)
 mapfile -d '' -t server < "/proc/$(cat "$pids/apiserver")/cmdline"
+start_apiserver() {
+  setsid nohup "${server[@]}" > "$scratch/apiserver.log" 2>&1 < /dev/null &
+  echo $! > "$pids/apiserver"
+  disown # Bash reports no end of a process that it does not own.
+}
 kill -9 "$(cat "$pids/apiserver")"
 sleep 5
-setsid nohup "${server[@]}" > "$scratch/apiserver.log" 2>&1 < /dev/null &
-echo $! > "$pids/apiserver"
+start_apiserver
 answers() { kubectl get --raw /readyz > /dev/null 2>&1; }
 eventually 60 'the API server answers' answers
 in_shop patch uptimecheck nobody --type merge --patch "{\"spec\": {\"target\": {\"tcp\": {\"port\": 8080}}}}" > /dev/null
@@ -226,9 +242,8 @@ eventually 90 'a check that was changed is up' all_up
 eventually 60 'three pods Ready' ready
 [ "$(counts)" = "$restarted_before" ] || fail "containers were restarted: $(counts), before: $restarted_before"
 
-begin 'etcd is killed and comes back in its container, with its data: somebody leads and nothing is lost'
-etcd_pod=$full-evaluation-etcd-0
-term() { # term that the leader reads from etcd; the Election may still show an older one
+begin 'the API server is away for a minute: nobody restarts, and what was known goes on'
+term() { # term that the leader reads from the store; the Election may still show an older one
   in_shop exec "$(leader)" --container bellwether -- bellwether leader --output json | python3 -c 'import json, sys; print(json.load(sys.stdin)["term"])'
 }
 told_term() { in_shop get elections --output 'jsonpath={.items[0].status.term}'; }
@@ -236,46 +251,67 @@ fence() { in_shop get elections --output 'jsonpath={.items[0].status.fence}'; }
 changes() { # state of each check, and the time of its last change
   in_shop get uptimechecks --output 'jsonpath={range .items[*]}{.metadata.name}={.status.state} since {.status.lastChange}, {end}'
 }
-lives() { # number of restarts of each node's container
-  for pod in 0 1 2; do restarts "$full-$pod"; echo; done
-}
 eventually 60 'all checks have their state' all_up
-eventually 30 'the Election names the leader' named
-term_before=$(term) fence_before=$(fence) changes_before=$(changes) restarted_before=$(lives)
-# In an empty etcd, terms begin with single digits.
-[ "$term_before" -gt 20 ] || fail "the term is $term_before: it would not show that data were lost"
-was=$(uid "$etcd_pod") before=$(restarts "$etcd_pod")
-kill -9 "$(pgrep --full '^etcd --name=evaluation ')"
-etcd_ready() { [ "$(restarts "$etcd_pod")" -gt "$before" ] && [ "$(in_shop get pod "$etcd_pod" --output 'jsonpath={.status.containerStatuses[0].ready}')" = true ]; }
-eventually 60 'etcd runs again' etcd_ready
+eventually 60 'the Election names the leader' named
+term_before=$(term) fence_before=$(fence) changes_before=$(changes) restarted_before=$(counts)
+processes_before=$(nodes)
+kill -9 "$(cat "$pids/apiserver")"
+sleep 60
+at=$(date +%s%N)
+start_apiserver
+eventually 60 'the API server answers' answers
+eventually 60 'a leader' leads_other nobody
+echo "   $(leader) leads, seen $(since "$at") ms after the API server was started"
 seen=$(latest)
 again() { [ "$(latest)" != "$seen" ] && all_up; }
 eventually 90 'checks are run and told again' again
-eventually 60 'three pods Ready' ready
-eventually 30 'the Election names the leader' named
-[ "$(uid "$etcd_pod")" = "$was" ] || fail "the pod $etcd_pod was replaced"
+eventually 120 'three pods Ready' ready
+eventually 60 'the Election names the leader' named
 same_term() { [ "$(told_term)" = "$(term)" ]; }
-eventually 30 "the Election tells the leader's term" same_term
+eventually 60 "the Election tells the leader's term" same_term
 [ "$(term)" -ge "$term_before" ] || fail "the term went back from $term_before to $(term)"
 [ "$(fence)" -ge "$fence_before" ] || fail "the fence went back from $fence_before to $(fence)"
 [ "$(changes)" = "$changes_before" ] || fail "checks have changed: $(changes) before: $changes_before"
-[ "$(lives)" = "$restarted_before" ] || fail "nodes were restarted: $(lives), before: $restarted_before"
+[ "$(counts)" = "$restarted_before" ] || fail "containers were restarted: $(counts), before: $restarted_before"
+[ "$(nodes)" = "$processes_before" ] || fail "nodes were restarted: $(nodes), before: $processes_before"
 echo "   $(leader) leads, term $(term), before: $term_before"
 
-begin 'etcd is restarted and has lost everything: the nodes begin anew by themselves'
-fence_before=$(fence)
-in_shop delete pod "$etcd_pod" > /dev/null
-eventually 60 'three pods Ready' ready
-eventually 60 'a leader' leads_other nobody
-grown() { [ "$(fence)" -gt "$fence_before" ]; }
-eventually 60 'the fence has grown, although terms begin anew' grown
-seen=$(latest)
-eventually 90 'checks are run and told again' again
-
 begin 'an upgrade goes through pod by pod'
-helm upgrade "$release" charts/bellwether "${install[@]}" --set node.profile=stable > /dev/null
+helm upgrade "$release" charts/bellwether "${install[@]}" --set node.profile=fast > /dev/null
 in_shop rollout status "statefulset/$full" --timeout 180s > /dev/null
-eventually 30 'a leader' leads_other nobody
+eventually 60 'a leader' leads_other nobody
+
+begin 'from Kubernetes to an etcd and back: refused while the pods run, and done without them'
+# An etcd of this machine, which the pods reach through the bridge.
+etcd_url=http://10.88.7.1:23795
+"$tools/etcd" --data-dir "$scratch/etcd" --log-level warn --listen-client-urls "$etcd_url" --advertise-client-urls "$etcd_url" \
+  --listen-peer-urls http://127.0.0.1:23805 --initial-advertise-peer-urls http://127.0.0.1:23805 \
+  --initial-cluster default=http://127.0.0.1:23805 --unsafe-no-fsync > "$scratch/etcd.log" 2>&1 < /dev/null &
+etcd_pid=$!
+fence_before=$(fence)
+grown() { [ "$(fence)" -gt "$fence_before" ]; }
+move() { # move STORE VALUES...: what the refusal says to do
+  if helm upgrade "$release" charts/bellwether "${install[@]}" "${@:2}" > "$scratch/refused" 2>&1; then
+    fail "an upgrade to $1 was not refused"
+  fi
+  delete=$(grep '^  kubectl delete statefulset ' "$scratch/refused") || fail "the refusal names no command: $(cat "$scratch/refused")"
+  # shellcheck disable=SC2086 # The command is a line of words.
+  command kubectl --kubeconfig "$kubeconfig" ${delete#  kubectl } > /dev/null
+  [ -z "$(in_shop get pods --output name)" ] || fail "pods are left: $(in_shop get pods)"
+  helm upgrade "$release" charts/bellwether "${install[@]}" "${@:2}" > "$scratch/notes"
+  eventually 120 'three pods Ready' ready
+  eventually 60 'a leader' leads_other nobody
+  eventually 60 'the fence has grown, although the store is another one' grown
+  fence_before=$(fence) seen=$(latest)
+  eventually 90 'checks are run and told again' again
+}
+move etcd --set "etcd.endpoints={$etcd_url}"
+helm test "$release" --timeout 60s --logs > "$scratch/check" || fail "bellwether check found something: $(cat "$scratch/check")"
+grep -Eq '^etcd +ok ' "$scratch/check" || fail "bellwether check does not ask etcd: $(cat "$scratch/check")"
+move kubernetes
+eventually 60 'the Lease names the leader' holds
+kill "$etcd_pid"
+etcd_pid=
 
 begin 'the image'
 size=$(($(tar -xOf "$archive" --wildcards 'blobs/sha256/*' 2> /dev/null | wc -c) / 1048576))

@@ -25,6 +25,7 @@ mod processes;
 mod rbac;
 mod reads;
 mod rig;
+mod store;
 mod tour;
 mod turned_away;
 mod two_clusters;

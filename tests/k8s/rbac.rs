@@ -115,7 +115,8 @@ fn the_charts_roles_are_the_documented_permissions() {
         assert_eq!(charted("ClusterRole", store), BTreeSet::new());
 
         let wide = of_resources(&all, &["uptimechecks", "uptimechecks/status", "events"]);
-        let own = of_resources(&all, &["elections", "elections/status", "pods", "events", "leases"]);
+        let own =
+            of_resources(&all, &["elections", "elections/status", "pods", "events", "leases"]);
         let values = [store, &["watch.allNamespaces=true"]].concat();
         assert_eq!(charted("ClusterRole", &values), wide);
         assert_eq!(charted("Role", &values), own);
@@ -141,7 +142,8 @@ async fn the_store_in_kubernetes_asks_for_the_documented_permissions_and_for_not
     let user = space.user("bellwether", rules).await;
     let mut first = node_in_kubernetes(&space, &user, "1");
     let holder = |not: &str| {
-        let holder = space.kubectl(&["get", "lease", "shop", "-o", "jsonpath={.spec.holderIdentity}"]);
+        let holder =
+            space.kubectl(&["get", "lease", "shop", "-o", "jsonpath={.spec.holderIdentity}"]);
         (!holder.is_empty() && holder != not).then_some(holder)
     };
     eventually("the Lease of the cluster exists", LONG, async || {

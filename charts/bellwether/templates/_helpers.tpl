@@ -4,8 +4,8 @@
 {{- end -}}
 
 {{/*
-The release's full name. Cut so that the longest suffix, the one of an etcd pod ("-evaluation-etcd-0"), still
-fits into a label of DNS.
+The release's full name. Cut so that the longest suffix ("-dashboards", a pod's revision) still fits into a label of
+DNS, and the name is short enough for a cluster in Kubernetes (46).
 */}}
 {{- define "bellwether.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
@@ -24,12 +24,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: node
 {{- end -}}
 
-{{- define "bellwether.etcdSelector" -}}
-app.kubernetes.io/name: {{ include "bellwether.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: evaluation-etcd
-{{- end -}}
-
 {{/* Labels of every object, beside a component's own. */}}
 {{- define "bellwether.common" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
@@ -41,11 +35,6 @@ app.kubernetes.io/part-of: bellwether
 {{- define "bellwether.labels" -}}
 {{ include "bellwether.common" . }}
 {{ include "bellwether.selector" . }}
-{{- end -}}
-
-{{- define "bellwether.etcdLabels" -}}
-{{ include "bellwether.common" . }}
-{{ include "bellwether.etcdSelector" . }}
 {{- end -}}
 
 {{- define "bellwether.testLabels" -}}
@@ -97,22 +86,43 @@ are left as they are. Nothing where no cluster is asked (`helm template`).
 {{- end -}}
 {{- end -}}
 
-{{- define "bellwether.etcdName" -}}
-{{ include "bellwether.fullname" . }}-evaluation-etcd
+{{/*
+Store and profile of the pods of this release that run. Nothing if no pods run, and where no cluster is asked
+(`helm template`). Pods of charts that knew only etcd do not name their store.
+*/}}
+{{- define "bellwether.running" -}}
+{{- $set := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "bellwether.fullname" .) -}}
+{{- if $set -}}
+{{- $found := dict "store" "etcd" "profile" "default" -}}
+{{- range $set.spec.template.spec.containers -}}
+{{- range .env -}}
+{{- if eq .name "BELLWETHER_STORE" -}}{{- $_ := set $found "store" (default "" .value) -}}{{- end -}}
+{{- if eq .name "BELLWETHER_PROFILE" -}}{{- $_ := set $found "profile" (default "" .value) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $pods := add (dig "replicas" 1 $set.spec | int) (dig "replicas" 0 (default dict $set.status) | int) -}}
+{{- if gt $pods 0 -}}{{- toYaml $found -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 
-{{- define "bellwether.etcdEndpoints" -}}
-{{- if .Values.etcd.evaluation.enabled -}}
-http://{{ include "bellwether.etcdName" . }}:2379
-{{- else -}}
-{{ join "," .Values.etcd.endpoints }}
-{{- end -}}
+{{/* What to type before a change that pods must not go through one by one. */}}
+{{- define "bellwether.endFirst" -}}
+End those that run, which waits until their pods are gone, and repeat this command:
+
+  kubectl delete statefulset {{ include "bellwether.fullname" . }} --namespace {{ .Release.Namespace }} --cascade=foreground
 {{- end -}}
 
-{{/* What every program of ours needs to know of the cluster and its etcd. */}}
+{{/* Where the cluster is kept: etcd or kubernetes. */}}
+{{- define "bellwether.store" -}}
+{{- default (ternary "etcd" "kubernetes" (not (empty .Values.etcd.endpoints))) .Values.store -}}
+{{- end -}}
+
+{{/* What every program of ours needs to know of the cluster and its store. */}}
 {{- define "bellwether.clusterEnv" -}}
 - {name: BELLWETHER_CLUSTER, value: {{ include "bellwether.clusterName" . | quote }}}
-- {name: BELLWETHER_ETCD, value: {{ include "bellwether.etcdEndpoints" . | quote }}}
+- {name: BELLWETHER_STORE, value: {{ include "bellwether.store" . | quote }}}
+{{- if eq (include "bellwether.store" .) "etcd" }}
+- {name: BELLWETHER_ETCD, value: {{ join "," .Values.etcd.endpoints | quote }}}
 - {name: BELLWETHER_ETCD_TIMEOUT, value: {{ .Values.etcd.timeout | quote }}}
 {{- with .Values.etcd.tls }}
 {{- if .existingSecret }}
@@ -132,6 +142,7 @@ http://{{ include "bellwether.etcdName" . }}:2379
 {{- if .user }}
 - {name: BELLWETHER_ETCD_USER, value: {{ .user | quote }}}
 - {name: BELLWETHER_ETCD_PASSWORD_FILE, value: {{ printf "/etc/bellwether/etcd-auth/%s" .passwordKey | quote }}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}

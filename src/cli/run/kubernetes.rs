@@ -21,7 +21,6 @@ use crate::cli::{
     apiserver::When,
     args::SERVICE_HOST,
     exit::{Exit, Failure},
-    serve,
 };
 
 /// Variable that the downward API sets in every pod of the chart.
@@ -105,10 +104,10 @@ pub(super) async fn operator(
     args: &RunArgs,
     host: Host,
     pod: Option<PodIdentity>,
+    requests: Option<ClientMetrics>,
     registry: &Registry,
 ) -> Result<Operator, Failure> {
-    let metrics = ClientMetrics::register(registry).map_err(|error| serve::metric_twice(&error))?;
-    let (endpoint, client) = args.cluster.api.connect(Some(metrics)).await?;
+    let (endpoint, client) = args.cluster.api.connect(requests).await?;
     let namespace = args.cluster.api.namespace(&client);
     let scope =
         if args.kube.all_namespaces { Scope::all() } else { Scope::namespace(namespace.clone()) };

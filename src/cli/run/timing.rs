@@ -1,7 +1,5 @@
 //! Flags about time: how fast a silent leader is replaced, and the policy if the cluster's tick differs.
 
-use std::time::Duration;
-
 use bellwether::engine::{Failover, StoreTiming, TickPolicy};
 use clap::ValueEnum;
 
@@ -30,11 +28,7 @@ impl Profile {
         match (kind, self) {
             (StoreKind::Kubernetes, Self::Default) => Ok(StoreTiming::KUBERNETES),
             (StoreKind::Kubernetes, Self::Calm) => Ok(StoreTiming::KUBERNETES_CALM),
-            (StoreKind::Kubernetes, Self::Fast) => {
-                let failover = Failover::new(Duration::from_secs(2), Duration::from_millis(400));
-                let failover = failover.expect("within the bounds");
-                Ok(StoreTiming { failover, ..StoreTiming::KUBERNETES })
-            }
+            (StoreKind::Kubernetes, Self::Fast) => Ok(StoreTiming::KUBERNETES_FAST),
             (StoreKind::Etcd | StoreKind::Memory, Self::Fast) => etcd(Failover::FAST),
             (StoreKind::Etcd | StoreKind::Memory, Self::Default) => etcd(Failover::DEFAULT),
             (StoreKind::Etcd | StoreKind::Memory, Self::Stable) => etcd(Failover::STABLE),

@@ -67,7 +67,7 @@ Meant as PID 1 of a container: bellwether supervise -- my-controller --its flags
 (not the copy of a request that the program follows already), \
 reaps orphans, and passes on the exit status (128+n if signal n ended the program). The program's node \
 tells it its lease through an inherited pipe (BELLWETHER_SUPERVISOR_FD). When the program is dead, \
-whatever it started is killed too, and only then its incarnation is ended in etcd: the successor takes \
+whatever it started is killed too, and only then its incarnation is ended in the store: the successor takes \
 office at once. Flags for the store are best given by environment, which the program then shares.")]
 pub(crate) struct SuperviseArgs {
     #[command(flatten)]

@@ -288,7 +288,7 @@ impl Api {
             .map_err(|error| Failure::Refused(self.bad_answer(call, &error)))?;
         let reads = &self.clients().await?.reads;
         match self.within(call, reads.request_text(request)).await {
-            // A read changes nothing, whatever became of it.
+            // A read changes nothing, also if its answer is lost.
             Err(Failure::Lost(error)) => Err(Failure::Refused(error)),
             Err(other) => Err(other),
             Ok(text) => serde_json::from_str(&text)

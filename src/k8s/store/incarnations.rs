@@ -91,7 +91,7 @@ impl Notes {
         self.listed = true;
     }
 
-    /// What is due now, for the leases that stand in the state.
+    /// Actions that are due now, for the leases that are in the state.
     fn due(&mut self, in_state: &BTreeSet<LeaseId>, now: BootTime) -> Vec<Due> {
         if !self.listed {
             return Vec::new();
@@ -137,7 +137,7 @@ pub(super) async fn expire(api: Arc<Api>, caller: Caller, seen: watch::Receiver<
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // What has happened comes before what is concluded from silence.
+            // Changes are read before any conclusion is drawn from silence.
             biased;
             () = &mut following => {}
             Some(change) = changes.recv() => note(&api, &mut notes, change),
@@ -179,12 +179,12 @@ fn note(api: &Api, notes: &mut Notes, change: Change) {
     }
 }
 
-/// Ends a lease.
+/// Ends a lease: first its Lease, then its entry in the state.
 async fn end(api: &Api, caller: &Caller, due: Due) -> Result<(), Failure> {
     let lease = match due {
         Due::Expire { lease, version } => match api.delete(lease, Some(version)).await {
             Ok(()) | Err(Failure::Missing(_)) => lease,
-            // Renewed meanwhile: the watch will tell.
+            // The Lease was renewed meanwhile: the watch will report it.
             Err(Failure::Conflict) => return Ok(()),
             Err(other) => return Err(other),
         },

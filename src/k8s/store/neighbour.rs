@@ -2,7 +2,7 @@
 //!
 //! Such a candidate holds the Lease if the spec names a holder that this project has not written. The state then
 //! has a candidate key for it that is older than all others: our nodes see a candidate of the Go package, which is
-//! never deposed. It is gone when the spec names nobody, or when the spec has not changed for
+//! never deposed. The neighbour is gone when the spec names no holder, or when the spec has not changed for
 //! `wait(leaseDurationSeconds)` as observed here, by the boot clock.
 //!
 //! The write that enters the key also deletes the candidate key of our node in office, whose term is over with that,
@@ -37,7 +37,7 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// Notes the spec of a Lease that a neighbour holds, `None` if nobody or one of ours holds it. Returns when
+    /// Notes the spec of a Lease that a neighbour holds, `None` if the Lease has no holder or one of ours. Returns when
     /// to note again.
     pub(super) fn note(
         &mut self,

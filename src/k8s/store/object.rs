@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::state::{MAX_BYTES, Malformed, State};
+use super::state::{Malformed, State};
 use crate::{
     engine::{Record, Revision, timing},
     hash::fnv1a,
@@ -75,7 +75,7 @@ impl Object {
         (ours != Some(holder)).then_some((holder, spec))
     }
 
-    /// Whether this object is a later one than `other`, as far as the two can tell. Resource versions of one
+    /// Whether this object is a later one than `other`, as far as their versions show. Resource versions of one
     /// object can be compared as numbers (Kubernetes enhancement 5504).
     pub(super) fn is_after(&self, other: &Self) -> bool {
         let order = |it: &Self| {
@@ -103,6 +103,7 @@ impl Author {
         base: Option<&Object>,
         mut state: State,
         neighbour: Option<&str>,
+        bound: usize,
         now: Timestamp,
     ) -> Result<Value, String> {
         let before = base.and_then(|it| it.state.as_ref()).and_then(|it| self.record(&it.contents));
@@ -132,7 +133,7 @@ impl Author {
                         renew(spec, timing::wait(record.d), now);
                     }
                 }
-                // As client-go releases a Lease: nobody need wait.
+                // As client-go releases a Lease, so that no candidate has to wait.
                 _ if state.holder.take().is_some() || was_neighbours => {
                     spec.remove("holderIdentity");
                     renew(spec, Duration::from_secs(1), now);
@@ -144,8 +145,8 @@ impl Author {
             return Err("a key is not UTF-8: this store keeps text keys only".to_owned());
         };
         let size_before = base.and_then(Object::annotation).map_or(0, str::len);
-        if text.len() > MAX_BYTES.max(size_before) {
-            return Err(too_large(text.len(), &state.contents));
+        if text.len() > bound.max(size_before) {
+            return Err(too_large(text.len(), bound, &state.contents));
         }
         let metadata = part(&mut raw, "metadata");
         metadata.remove("managedFields");
@@ -189,7 +190,7 @@ fn renew(spec: &mut Map<String, Value>, wait: Duration, now: Timestamp) {
 }
 
 /// Says what takes the space: the keys by their first two segments, the largest first.
-fn too_large(bytes: usize, contents: &Contents) -> String {
+fn too_large(bytes: usize, bound: usize, contents: &Contents) -> String {
     let mut sizes = BTreeMap::<String, usize>::new();
     for kv in contents.keys.values() {
         let key = String::from_utf8_lossy(&kv.key);
@@ -201,7 +202,7 @@ fn too_large(bytes: usize, contents: &Contents) -> String {
     let largest: Vec<_> =
         sizes.iter().take(3).map(|(kind, size)| format!("{kind} {size} bytes")).collect();
     format!(
-        "the state would be {bytes} bytes, and at most {MAX_BYTES} fit the Lease; the largest parts are {}: \
+        "the state would be {bytes} bytes, and at most {bound} fit the Lease; the largest parts are {}: \
          delete some of it, or keep this cluster in an etcd",
         largest.join(", ")
     )

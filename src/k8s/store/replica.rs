@@ -1,41 +1,44 @@
 //! The replica of a cluster's state in one process, and the calls that wait for it. Pure: no I/O and no clock.
 //!
-//! One request to the API server is in flight at a time. A call that changes something is carried out by a
-//! write that holds only if nobody has written since the replica was read. A call that changes nothing is
+//! At most one request to the API server is in flight. A call that changes something is carried out by a
+//! write that takes effect only if no process has written since the replica was read. A call that changes nothing is
 //! answered from the replica, but only after a read or a write that was sent after the call came in has
 //! confirmed the replica (linearizability).
 //!
 //! # Writes that arrive twice
 //!
-//! PUT counts as idempotent, so a proxy may repeat it on a broken connection. The second copy is refused as a
-//! conflict although the first took effect. So the state holds the number of each writer's last write: after
-//! a conflict, a read **that is sent after the conflict came in** decides whether the write took effect.
+//! PUT counts as idempotent, so a proxy may repeat it on a broken connection. The second copy is refused, as a
+//! conflict or with credentials that have expired, although the first took effect. So the state holds the number of
+//! each writer's last write: after a refusal, a read **that is sent after the refusal came in** decides whether the
+//! write took effect.
 //! Nothing here is sent twice: after a lost answer the call ends as one that may have taken effect.
 //!
 //! # Batches
 //!
 //! Calls that wait together go into one write, each as a revision of its own, if none deletes and no key is
-//! written twice: then a reader can tell the revisions apart by the keys ([`Between::OneWrite`]).
+//! written twice: then a reader can separate the revisions by the keys ([`Between::OneWrite`]).
+
+mod calls;
+mod sending;
 
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
-use jiff::Timestamp;
 use serde_json::Value;
 
+use self::calls::{is_of_users, of_cluster};
 use super::{
     ENDPOINT,
-    neighbour::{self, Neighbour},
-    object::{Author, Object, Unreadable, first_revision},
-    state::{State, Writer},
+    neighbour::Neighbour,
+    object::{Author, Object, Unreadable},
+    state::Writer,
 };
 use crate::{
-    engine::{BootTime, Revision, timing::StoreTiming},
+    engine::{BootTime, Revision},
     store::{
-        Op, StoreError,
-        keys::{Key, Keys},
+        StoreError,
         memory::{Between, Contents, Model},
         protocol::{Request, Response},
     },
@@ -47,9 +50,6 @@ const KEPT_REVISIONS: i64 = 1000;
 /// How long a write of users' data waits for others, so that many small writes become one: each write is one of
 /// the whole state.
 const GATHER_FOR: Duration = Duration::from_millis(200);
-
-/// All calls are evaluated at this time: leases end by the Leases of the incarnations, never by the model.
-const NO_TIME: BootTime = BootTime(Duration::ZERO);
 
 /// Number of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +73,7 @@ pub(super) enum Reply {
     Object(Box<Result<Object, Unreadable>>),
     /// There is no such object.
     Missing,
-    /// Somebody has written since, or (for POST) the object exists.
+    /// Another process has written since, or (for POST) the object exists.
     Conflict,
     /// The request did not take effect, and will not.
     Refused(StoreError),
@@ -95,6 +95,8 @@ struct Waiting {
     request: Request,
     /// The replica was confirmed since the call came in.
     confirmed: bool,
+    /// Whether the call only writes data of users.
+    is_users: bool,
     /// Time until which the call may wait for others to be written with.
     gathers_until: BootTime,
 }
@@ -106,6 +108,14 @@ struct Write {
     n: u64,
     calls: Vec<(Waiting, Response)>,
     after: Model,
+}
+
+/// A write that was refused.
+#[derive(Debug)]
+struct Doubted {
+    write: Write,
+    /// Error of its calls if it did not take effect; `None`: they are carried out again.
+    refusal: Option<StoreError>,
 }
 
 #[derive(Debug)]
@@ -131,6 +141,8 @@ pub(super) struct Replica {
     /// How often `known` was learned.
     learned: u64,
     now: BootTime,
+    /// Number of the last write, and since when there was none, while another SPAN_MAX stands in the state.
+    quiet: Option<(u64, BootTime)>,
     /// Candidate of client-go that holds the Lease.
     neighbour: Neighbour,
     /// A read is due, although no call may need it.
@@ -139,8 +151,8 @@ pub(super) struct Replica {
     /// Calls that were waiting when the request in flight was sent.
     sent_before: BTreeSet<Ticket>,
     flight: Option<Flight>,
-    /// Write that was refused as a conflict; the read that comes next decides.
-    doubted: Option<Write>,
+    /// Write that was refused; the read that comes next decides whether it took effect all the same.
+    doubted: Option<Doubted>,
     answers: Vec<(Ticket, Result<Response, StoreError>)>,
 }
 
@@ -155,6 +167,7 @@ impl Replica {
             model: Model::from_contents(0, Contents::default()),
             learned: 0,
             now: BootTime::default(),
+            quiet: None,
             neighbour: Neighbour::default(),
             look: true,
             waiting: VecDeque::new(),
@@ -179,6 +192,14 @@ impl Replica {
         self.learned
     }
 
+    /// Bytes of the state, if there is one.
+    pub(super) fn bytes(&self) -> Option<usize> {
+        match &self.known {
+            Known::Object(object) => object.annotation().map(str::len),
+            Known::Nothing | Known::Missing => None,
+        }
+    }
+
     /// UID of the object, if it exists.
     pub(super) fn uid(&self) -> Option<&str> {
         match &self.known {
@@ -189,9 +210,15 @@ impl Replica {
 
     /// Takes in a call.
     pub(super) fn ask(&mut self, ticket: Ticket, request: Request, now: BootTime) {
-        let gathers = is_of_users(&request, &self.author.keys);
-        let gathers_until = if gathers { now + GATHER_FOR } else { now };
-        self.waiting.push_back(Waiting { ticket, request, confirmed: false, gathers_until });
+        let is_users = is_of_users(&request, &self.author.keys);
+        let gathers_until = if is_users { now + GATHER_FOR } else { now };
+        self.waiting.push_back(Waiting {
+            ticket,
+            request,
+            confirmed: false,
+            is_users,
+            gathers_until,
+        });
     }
 
     /// The caller no longer waits: the call is not sent any more, if it was not sent yet.
@@ -209,7 +236,8 @@ impl Replica {
         self.now = self.now.max(now);
         let gathered = self.waiting.iter().map(|call| call.gathers_until).min();
         let neighbour = self.note_neighbour(now);
-        neighbour.into_iter().chain(gathered.filter(|at| now < *at)).min()
+        let quiet = self.note_quiet(now);
+        neighbour.into_iter().chain(quiet).chain(gathered.filter(|at| now < *at)).min()
     }
 
     /// Lets time pass for a neighbour that holds the Lease. Returns when its time is over.
@@ -230,225 +258,6 @@ impl Replica {
     /// Answers since the last time.
     pub(super) fn take_answers(&mut self) -> Vec<(Ticket, Result<Response, StoreError>)> {
         std::mem::take(&mut self.answers)
-    }
-
-    /// Next request to send; `None` if one is in flight or none is needed.
-    pub(super) fn next_io(&mut self, now: Timestamp) -> Option<Io> {
-        if self.flight.is_some() {
-            return None;
-        }
-        self.settle();
-        if self.look || self.doubted.is_some() || matches!(self.known, Known::Nothing) {
-            let due = self.look || self.doubted.is_some() || !self.waiting.is_empty();
-            return due.then(|| self.read());
-        }
-        if let Some(io) = self.write(now) {
-            return Some(io);
-        }
-        // What gathers changes something, as far as is known: it need not be confirmed.
-        let must_read = self.waiting.iter().any(|call| !self.gathers(call));
-        (must_read && self.flight.is_none()).then(|| self.read())
-    }
-
-    fn gathers(&self, call: &Waiting) -> bool {
-        self.now < call.gathers_until
-    }
-
-    fn read(&mut self) -> Io {
-        self.look = false;
-        self.mark_sent();
-        self.flight = Some(Flight::Read { learned: self.learned });
-        Io::Read
-    }
-
-    fn mark_sent(&mut self) {
-        self.sent_before = self.waiting.iter().map(|it| it.ticket).collect();
-    }
-
-    /// Answers what the confirmed replica can answer.
-    fn settle(&mut self) {
-        if matches!(self.known, Known::Nothing) || (self.is_node() && !self.exists()) {
-            return;
-        }
-        let mut left = VecDeque::with_capacity(self.waiting.len());
-        for call in std::mem::take(&mut self.waiting) {
-            if call.confirmed {
-                if let Some(refusal) = self.wrong_span() {
-                    self.answers.push((call.ticket, Err(refusal)));
-                    continue;
-                }
-                let mut model = self.model.clone();
-                let result = evaluate(&call.request, &mut model);
-                if !differ(&self.model, &model) {
-                    self.answers.push((call.ticket, result));
-                    continue;
-                }
-            }
-            left.push_back(call);
-        }
-        self.waiting = left;
-    }
-
-    /// Whether this process is a node. A node creates the object before anything is read from it, so that it never
-    /// meets a cluster without an id, and it keeps the neighbour's candidate key.
-    fn is_node(&self) -> bool {
-        self.span_max.is_some()
-    }
-
-    /// Refusal if living nodes of the cluster have agreed on another SPAN_MAX.
-    fn wrong_span(&self) -> Option<StoreError> {
-        let (Known::Object(object), Some(own)) = (&self.known, self.span_max) else {
-            return None;
-        };
-        let state = object.state.as_ref()?;
-        let agreed = state.span_max == own || state.contents.leases.is_empty();
-        (!agreed).then(|| StoreError::Denied {
-            call: "txn",
-            endpoint: ENDPOINT.to_owned(),
-            message: format!(
-                "the nodes of this cluster have agreed on a longest failover D of {:?}, and this node is \
-                 configured with {own:?}: give all nodes the same profile; to change it, stop all nodes first",
-                state.span_max
-            ),
-        })
-    }
-
-    /// Builds a write of the calls that wait and change something.
-    fn write(&mut self, now: Timestamp) -> Option<Io> {
-        if self.wrong_span().is_some() {
-            return None;
-        }
-        let base = match &self.known {
-            Known::Object(object) => {
-                let neighbour = self.neighbour_of(Some(object));
-                if self.waiting.is_empty()
-                    && neighbour::is_settled(&self.model, &self.author.keys, neighbour)
-                {
-                    return None;
-                }
-                Some(object.as_ref().clone())
-            }
-            Known::Missing => None,
-            Known::Nothing => return None,
-        };
-        let mut most = usize::MAX;
-        loop {
-            let neighbour = self.neighbour_of(base.as_ref());
-            let mut after = self.store_at(base.as_ref(), now);
-            // The neighbour's key comes first, by a write of its own: it deletes.
-            let settles = neighbour::settle(&mut after, &self.author.keys, neighbour);
-            let batch = if settles { Vec::new() } else { self.batch(&mut after, most) };
-            let is_due = (base.is_none() || settles) && self.is_node();
-            let gathers = |ticket: &Ticket| {
-                self.waiting.iter().any(|call| call.ticket == *ticket && self.gathers(call))
-            };
-            if !is_due && !settles && batch.iter().all(|(ticket, _)| gathers(ticket)) {
-                return None;
-            }
-            if batch.is_empty() && !is_due && !(settles && self.changes_something(&after)) {
-                return None;
-            }
-            let n = self.written + 1;
-            let state =
-                self.state_before(base.as_ref(), now).written(self.writer, n, after.contents());
-            match self.author.body(base.as_ref(), state, neighbour, now) {
-                Ok(body) => {
-                    self.written = n;
-                    self.mark_sent();
-                    let calls = self.take(batch);
-                    let creates = base.is_none();
-                    self.flight = Some(Flight::Write(Write { creates, n, calls, after }));
-                    return Some(if creates { Io::Create(body) } else { Io::Replace(body) });
-                }
-                Err(_) if batch.len() > 1 => most = 1,
-                Err(message) => {
-                    for (call, _) in self.take(batch) {
-                        let endpoint = ENDPOINT.to_owned();
-                        let message = message.clone();
-                        let refusal = StoreError::Denied { call: "txn", endpoint, message };
-                        self.answers.push((call.ticket, Err(refusal)));
-                    }
-                    if is_due || settles {
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-
-    fn state_before(&self, base: Option<&Object>, now: Timestamp) -> State {
-        let span_max = self.span_max;
-        match base {
-            Some(Object { state: Some(state), .. }) => State {
-                // Only while no node lives: `wrong_span` refuses otherwise.
-                span_max: span_max.unwrap_or(state.span_max),
-                ..state.clone()
-            },
-            Some(Object { version, .. }) => {
-                let span_max = span_max.unwrap_or(StoreTiming::KUBERNETES.span_max);
-                State::new(version.clone(), span_max, first_revision(now))
-            }
-            None => {
-                let span_max = span_max.unwrap_or(StoreTiming::KUBERNETES.span_max);
-                State::new(String::new(), span_max, first_revision(now))
-            }
-        }
-    }
-
-    /// The store that the next write begins with.
-    fn store_at(&self, base: Option<&Object>, now: Timestamp) -> Model {
-        match base {
-            Some(Object { state: Some(_), .. }) => self.model.clone(),
-            Some(object) => empty(object.cluster(), first_revision(now)),
-            None => empty(0, first_revision(now)),
-        }
-    }
-
-    /// Whether any call that waits would change this store.
-    fn changes_something(&self, store: &Model) -> bool {
-        self.waiting.iter().any(|call| {
-            let mut after = store.clone();
-            evaluate(&call.request, &mut after).is_ok() && differ(store, &after)
-        })
-    }
-
-    /// Calls that go into the next write, with their answers. Carries them out on `after`.
-    fn batch(&self, after: &mut Model, most: usize) -> Vec<(Ticket, Response)> {
-        let mut batch = Vec::new();
-        let mut written = BTreeSet::new();
-        for call in &self.waiting {
-            if batch.len() == most {
-                break;
-            }
-            let mut next = after.clone();
-            let Ok(response) = evaluate(&call.request, &mut next) else { continue };
-            if !differ(after, &next) {
-                continue;
-            }
-            let puts = puts_only(&call.request, &response);
-            let joins = match &puts {
-                Some(keys) => keys.iter().all(|key| !written.contains(key)),
-                None => false,
-            };
-            if !batch.is_empty() && !joins {
-                break;
-            }
-            batch.push((call.ticket, response));
-            *after = next;
-            match puts {
-                Some(keys) => written.extend(keys),
-                None => break,
-            }
-        }
-        batch
-    }
-
-    fn take(&mut self, batch: Vec<(Ticket, Response)>) -> Vec<(Waiting, Response)> {
-        let taken = batch.into_iter().filter_map(|(ticket, response)| {
-            let at = self.waiting.iter().position(|it| it.ticket == ticket)?;
-            Some((self.waiting.remove(at)?, response))
-        });
-        taken.collect()
     }
 
     /// Takes in the result of the request in flight.
@@ -495,23 +304,31 @@ impl Replica {
             self.confirm(sent_before);
             return;
         };
-        if let Some(write) = self.doubted.take() {
-            let message = format!("it may have been written twice, and reading failed: {error}");
-            for (call, _) in write.calls {
-                self.answers.push((call.ticket, Err(interrupted(message.clone()))));
-            }
+        if let Some(Doubted { write, refusal }) = self.doubted.take() {
+            let cause = refusal.as_ref().unwrap_or(&error);
+            let message = format!("it may have been written twice, and reading failed: {cause}");
+            self.fail(write.calls, &interrupted(message));
         }
         self.fail_waiting(sent_before, &error);
     }
 
-    /// A read that was sent after a conflict: whether the doubted write took effect all the same.
+    /// A read that was sent after a refusal: whether the doubted write took effect all the same.
     fn decide(&mut self, object: Option<&Object>) {
-        let Some(write) = self.doubted.take() else { return };
+        let Some(Doubted { write, refusal }) = self.doubted.take() else { return };
         let state = object.and_then(|it| it.state.as_ref());
         if let Some(object) = object
             && state.and_then(|it| it.last_of(self.writer)) == Some(write.n)
         {
             self.answer(write.calls, object.cluster());
+            return;
+        }
+        if let Some(refusal) = refusal {
+            if write.creates && object.is_none() {
+                // Calls that only read wait for the object as well.
+                let all = self.waiting.iter().map(|call| call.ticket).collect();
+                self.fail_waiting(&all, &refusal);
+            }
+            self.fail(write.calls, &refusal);
             return;
         }
         for (call, _) in write.calls.into_iter().rev() {
@@ -557,20 +374,15 @@ impl Replica {
                     self.fail(write.calls, &interrupted(unreadable.to_string()));
                 }
             },
-            Reply::Conflict => self.doubted = Some(write),
+            Reply::Conflict => self.doubted = Some(Doubted { write, refusal: None }),
             Reply::Missing => {
                 // The object went away. Nothing was written, unless this is the answer to a second copy.
                 self.look = true;
                 let message = "the Lease of the cluster was deleted meanwhile".to_owned();
                 self.fail(write.calls, &interrupted(message));
             }
-            Reply::Refused(error) => {
-                self.fail(write.calls, &error);
-                // Calls that only read wait for the object as well.
-                if write.creates {
-                    self.fail_waiting(sent_before, &error);
-                }
-            }
+            // The refusal may be the answer to a second copy.
+            Reply::Refused(error) => self.doubted = Some(Doubted { write, refusal: Some(error) }),
             Reply::Lost(error) => {
                 self.look = true;
                 self.fail(write.calls, &error);
@@ -671,65 +483,6 @@ impl Replica {
 
 fn interrupted(message: String) -> StoreError {
     StoreError::Interrupted { call: "txn", endpoint: ENDPOINT.to_owned(), message }
-}
-
-fn empty(cluster: u64, revision: Revision) -> Model {
-    Model::from_contents(cluster, Contents { revision, ..Contents::default() })
-}
-
-/// Carries out a call on a model.
-fn evaluate(request: &Request, model: &mut Model) -> Result<Response, StoreError> {
-    match request {
-        Request::Txn(txn) => model.txn(NO_TIME, txn).map(Response::Txn),
-        Request::Get(get) => model.get(NO_TIME, get).map(Response::Get),
-        Request::Grant { lease, ttl } => model.grant(NO_TIME, *lease, *ttl).map(Response::Lease),
-        Request::Revoke(lease) => model.revoke(NO_TIME, *lease).map(Response::Lease),
-        Request::KeepAlive(lease) => Ok(Response::Lease(model.keep_alive(NO_TIME, *lease))),
-    }
-}
-
-/// Whether a call only writes data of users, which no rule of the protocol waits for.
-fn is_of_users(request: &Request, keys: &Keys) -> bool {
-    let Request::Txn(txn) = request else { return false };
-    let mut written = txn.then.iter().chain(&txn.otherwise).filter_map(|op| match op {
-        Op::Put { key, .. } => Some(key),
-        Op::Delete(range) => Some(&range.from),
-        Op::Get(_) => None,
-    });
-    let is_data = |key: &Vec<u8>| matches!(keys.parse(key), Some(Key::State { .. } | Key::Data(_)));
-    txn.then.iter().any(|op| !matches!(op, Op::Get(_))) && written.all(is_data)
-}
-
-/// Whether a call has changed the model: each change raises the revision or changes the set of leases.
-fn differ(before: &Model, after: &Model) -> bool {
-    before.revision() != after.revision() || !before.leases().eq(after.leases())
-}
-
-/// Keys that a call put; `None` if the call may have deleted something.
-fn puts_only(request: &Request, response: &Response) -> Option<BTreeSet<Vec<u8>>> {
-    match (request, response) {
-        (Request::Txn(txn), Response::Txn(answer)) => {
-            let ops = if answer.succeeded { &txn.then } else { &txn.otherwise };
-            let puts = ops.iter().map(|op| match op {
-                Op::Put { key, .. } => Some(Some(key.clone())),
-                Op::Get(_) => Some(None),
-                Op::Delete(_) => None,
-            });
-            puts.collect::<Option<Vec<_>>>().map(|keys| keys.into_iter().flatten().collect())
-        }
-        (Request::Grant { .. }, _) => Some(BTreeSet::new()),
-        _ => None,
-    }
-}
-
-/// The answer with the id of the cluster, which is known only after the object was created.
-fn of_cluster(mut response: Response, cluster: u64) -> Response {
-    match &mut response {
-        Response::Txn(answer) => answer.cluster = cluster,
-        Response::Get(answer) => answer.cluster = cluster,
-        Response::Lease(answer) => answer.cluster = cluster,
-    }
-    response
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const FORMAT: u32 = 1;
 
 /// Writers that the state remembers, newest last: a write that arrives twice is recognised as long as fewer
 /// writes of others came in between.
-const WRITERS: usize = 32;
+const WRITERS: usize = 128;
 
 /// Largest state, in bytes. The API server accepts 256 KiB of annotations in all; the rest is for those of
 /// others.
@@ -39,7 +39,7 @@ pub(super) struct State {
     pub(super) holder: Option<String>,
     /// Number of the last write of each recent writer, newest last.
     pub(super) writers: Vec<(Writer, u64)>,
-    /// Keys and leases.
+    /// Keys and leases of the cluster, with its revision.
     pub(super) contents: Contents,
 }
 
@@ -88,13 +88,13 @@ struct Entry {
 }
 
 impl State {
-    /// The state of a cluster that nobody has written yet.
+    /// The state of a cluster before its first write.
     pub(super) fn new(salt: String, span_max: Duration, revision: Revision) -> Self {
         let contents = Contents { revision, ..Contents::default() };
         Self { writes: 0, salt, span_max, holder: None, writers: Vec::new(), contents }
     }
 
-    /// Reads an annotation.
+    /// Decodes the text of the annotation.
     pub(super) fn decode(text: &str) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Version {

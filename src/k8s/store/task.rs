@@ -16,9 +16,10 @@ use super::{
     api::Api,
     object::{Object, Unreadable},
     replica::{Replica, Reply, Ticket},
+    state::MAX_BYTES,
 };
 use crate::store::{
-    Health, StoreError,
+    Health, StateMetrics, StoreError,
     memory::{Contents, Model},
     protocol::{Request, Response},
 };
@@ -28,7 +29,10 @@ use crate::{clock, engine::BootTime};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What a store's handle asks of the task.
+/// Kind of the store, in metrics.
+pub(super) const KIND: &str = "kubernetes";
+
+/// Request of a store's handle to the task.
 pub(super) enum Ask {
     /// Carry out a call.
     Call { ticket: Ticket, request: Request, reply: oneshot::Sender<Result<Response, StoreError>> },
@@ -63,6 +67,7 @@ pub(super) async fn run(
     mut asked: mpsc::UnboundedReceiver<Ask>,
     shown: watch::Sender<Seen>,
     health: Arc<Mutex<Health>>,
+    metrics: StateMetrics,
 ) {
     let mut callers = HashMap::<Ticket, oneshot::Sender<_>>::new();
     let mut flight: Option<BoxFuture<'_, Reply>> = None;
@@ -81,6 +86,10 @@ pub(super) async fn run(
         if learned != Some(replica.learned()) {
             learned = Some(replica.learned());
             let uid = replica.uid().map(str::to_owned);
+            if let Some(bytes) = replica.bytes() {
+                metrics.bytes.with_label_values(&[KIND]).set(bytes as i64);
+                metrics.bound.with_label_values(&[KIND]).set(MAX_BYTES as i64);
+            }
             shown.send_replace(Seen { model: Arc::new(replica.model().clone()), uid });
         }
         for (ticket, result) in replica.take_answers() {
@@ -108,6 +117,9 @@ pub(super) async fn run(
                 }
             } => {
                 flight = None;
+                if matches!(reply, Reply::Conflict) {
+                    metrics.conflicts.inc();
+                }
                 note(&health, &api, &reply);
                 replica.replied(reply);
             }

@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    engine::LeaseId,
+    engine::{LeaseId, timing::StoreTiming},
     store::{
-        Compare, CompareOp, Effected, Get, KeyRange, KeyValue, Target, Txn, keys::Keys,
+        Compare, CompareOp, Effected, Get, KeyRange, KeyValue, Op, Target, Txn, keys::Keys,
         memory::WithPrevious,
     },
 };
@@ -104,7 +105,7 @@ struct World {
     /// Marks that must be there, by cluster, and marks that must never appear.
     acknowledged: BTreeSet<(u64, Vec<u8>)>,
     refused: BTreeSet<Vec<u8>>,
-    /// What a watcher of each replica has put together.
+    /// Contents that a watcher of each replica has put together.
     watchers: Vec<Watcher>,
     answered: usize,
     told: usize,

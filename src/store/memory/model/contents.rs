@@ -18,7 +18,7 @@ use crate::{
 pub struct Contents {
     /// Revision of the contents.
     pub revision: Revision,
-    /// Entries, by key.
+    /// Entries that exist, by their key.
     pub keys: BTreeMap<Vec<u8>, KeyValue>,
     /// Leases with their time to live.
     pub leases: BTreeMap<LeaseId, Duration>,
@@ -27,15 +27,14 @@ pub struct Contents {
 /// Number of writes between two contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Between {
-    /// One write, which may hold several revisions. A write of several revisions deletes nothing, and puts
-    /// each key once.
+    /// A single write, perhaps of several revisions. Such a write deletes nothing, and puts each key once.
     OneWrite,
     /// Several writes, or an unknown number.
     Several,
 }
 
 impl Model {
-    /// Creates a model with these contents. Its history begins after them. A lease ends only if it is
+    /// Creates a model with these contents, whose history begins after them. A lease ends only if it is
     /// revoked, as long as no call is made at a later time than zero.
     pub fn from_contents(cluster: u64, contents: Contents) -> Self {
         let config = ModelConfig { cluster, ..ModelConfig::default() };
@@ -67,7 +66,7 @@ impl Model {
         self.leases.iter().map(|(id, lease)| (*id, lease.ttl))
     }
 
-    /// Changes to later contents of the same store. If the changes cannot be told apart by revision, the
+    /// Changes to later contents of the same store. If the changes cannot be separated by revision, the
     /// history up to the new revision counts as compacted.
     pub fn follow(&mut self, next: Contents, between: Between) {
         let steps = next.revision.0 - self.revision.0;
