@@ -39,7 +39,8 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "KIND", env = "BELLWETHER_STORE", value_enum)]
     pub(crate) store: Option<StoreKind>,
 
-    /// etcd's client URLs, separated by commas; all members of one etcd cluster (default: http://127.0.0.1:2379)
+    /// etcd's client URLs, separated by commas; all members of one etcd cluster (default: port 2379 of this
+    /// machine)
     #[arg(long = "etcd", value_name = "URL,…", env = "BELLWETHER_ETCD", value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
 

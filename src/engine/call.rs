@@ -46,7 +46,7 @@ pub enum Call {
     Join(Box<Join>),
     /// T3 (SEED): creates the record of a cluster that has none.
     Seed {
-        /// SPAN_MAX of the store: a node that still acts by an earlier record acts no longer than that.
+        /// `SPAN_MAX` of the store: a node that still acts by an earlier record acts no longer than that.
         d: Duration,
         /// Whether the seed is marked ended: only for a store that this process has just created.
         ended: bool,

@@ -21,7 +21,7 @@ use super::{
     view::{Change, Held, Member, PlanTable, Record, Stored},
 };
 
-/// SPAN_MAX of the cluster's store.
+/// `SPAN_MAX` of the cluster's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SpanMax(Duration);
 
@@ -103,12 +103,12 @@ pub struct Shard {
 }
 
 impl ClusterView {
-    /// An empty view of a cluster whose store has that SPAN_MAX. Other views accept that of any store.
+    /// An empty view of a cluster whose store has that `SPAN_MAX`. Other views accept that of any store.
     pub fn within(span_max: Duration) -> Self {
         Self { span_max: SpanMax(span_max), ..Self::default() }
     }
 
-    /// SPAN_MAX of the cluster's store.
+    /// `SPAN_MAX` of the cluster's store.
     pub(super) fn span_max(&self) -> Duration {
         self.span_max.0
     }
@@ -196,7 +196,7 @@ impl ClusterView {
         self.record.as_ref()?.value.as_ref()
     }
 
-    /// The record if it is sound: readable, with a D of at most SPAN_MAX (R3).
+    /// The record if it is sound: readable, with a D of at most `SPAN_MAX` (R3).
     pub fn sound_record(&self) -> Option<&Record> {
         self.record().filter(|record| record.d <= self.span_max.0)
     }

@@ -11,7 +11,7 @@ pub const RHO: f64 = 0.10;
 /// Largest D or F that is accepted on etcd and in memory. See [`StoreTiming`].
 pub const SPAN_MAX: Duration = Duration::from_secs(3);
 
-/// Largest SPAN_MAX of any store: the bound for a reader that does not know which store it reads.
+/// Largest `SPAN_MAX` of any store: the bound for a reader that does not know which store it reads.
 pub const LARGEST_SPAN: Duration = Duration::from_secs(15);
 
 /// F on etcd and in memory: duration of the shard authority that a linearizable read of the own held key gives.
@@ -50,7 +50,7 @@ pub fn wait(x: Duration) -> Duration {
 /// nodes of a cluster use the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreTiming {
-    /// SPAN_MAX: largest D or F that is accepted, from options or from the store.
+    /// `SPAN_MAX`: largest D or F that is accepted, from options or from the store.
     pub span_max: Duration,
     /// F: duration of the shard authority that a linearizable read of the own held key gives.
     pub f: Duration,

@@ -64,7 +64,7 @@ pub(super) struct Vanished {
 }
 
 impl Watched {
-    /// State before the first list, in a cluster with that SPAN_MAX.
+    /// State before the first list, in a cluster with that `SPAN_MAX`.
     pub(super) fn new(span_max: Duration) -> Self {
         Self { view: ClusterView::within(span_max), ..Self::default() }
     }

@@ -37,6 +37,9 @@ const UNSEEN_FOR: Duration = Duration::from_secs(2);
 /// Deadline of the write that takes an expired lease out of the state.
 const REVOKE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Changes that wait to be noted; they are noted at once.
+const CHANGES: usize = 64;
+
 /// TTL of a Lease that names none.
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
 
@@ -130,7 +133,7 @@ enum Change {
 
 /// Ends the leases of the cluster that are not renewed, for ever.
 pub(super) async fn expire(api: Arc<Api>, caller: Caller, seen: watch::Receiver<Seen>) {
-    let (sender, mut changes) = mpsc::unbounded_channel();
+    let (sender, mut changes) = mpsc::channel(CHANGES);
     let mut following = std::pin::pin!(follow(&api, sender));
     let mut notes = Notes::default();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -206,7 +209,7 @@ async fn end(api: &Api, caller: &Caller, due: Due) -> Result<(), Failure> {
 }
 
 /// Lists and watches the Leases, for ever.
-async fn follow(api: &Api, changes: mpsc::UnboundedSender<Change>) {
+async fn follow(api: &Api, changes: mpsc::Sender<Change>) {
     let mut pause = FIRST_PAUSE;
     loop {
         match api.list().await {
@@ -215,9 +218,9 @@ async fn follow(api: &Api, changes: mpsc::UnboundedSender<Change>) {
                 let names = leases.iter().filter_map(|it| it.metadata.name.as_deref());
                 let all = names.filter_map(|name| api.lease_of(name)).collect();
                 for lease in leases {
-                    let _ = changes.send(Change::Saw(Box::new(lease)));
+                    let _ = changes.send(Change::Saw(Box::new(lease))).await;
                 }
-                let _ = changes.send(Change::Listed(all));
+                let _ = changes.send(Change::Listed(all)).await;
                 deliver(api, version, &changes).await;
             }
             Err(failure) => {
@@ -230,7 +233,7 @@ async fn follow(api: &Api, changes: mpsc::UnboundedSender<Change>) {
 }
 
 /// Passes the events of watches on, until a list is needed.
-async fn deliver(api: &Api, mut version: String, changes: &mpsc::UnboundedSender<Change>) {
+async fn deliver(api: &Api, mut version: String, changes: &mpsc::Sender<Change>) {
     loop {
         let Ok(stream) = api.watch_incarnations(&version).await else { return };
         let mut stream = std::pin::pin!(stream);
@@ -251,7 +254,7 @@ async fn deliver(api: &Api, mut version: String, changes: &mpsc::UnboundedSender
                 }
                 Ok(WatchEvent::Error(_)) | Err(_) => return,
             };
-            let _ = changes.send(change);
+            let _ = changes.send(change).await;
         }
         // A watch that delivers nothing and ends at once must not turn into a busy loop.
         if version == began {

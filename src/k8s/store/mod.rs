@@ -70,6 +70,9 @@ use crate::{
 /// Longest name of a cluster: the name of an incarnation's Lease adds 17 characters, and it is a label's value.
 const MAX_CLUSTER: usize = 46;
 
+/// Calls that wait for the task to take them; it takes them at once.
+const ASKS: usize = 64;
+
 /// Beginning of the name of the store in its errors; the address of the API server follows, if it is known.
 #[doc(hidden)]
 pub const ENDPOINT: &str = "the API server";
@@ -235,7 +238,7 @@ impl KubernetesStore {
         let span_max = (part == Part::Node).then_some(timing.span_max);
         let author = Author { keys, identity };
         let replica = Replica::new(author, Writer(rand::random()), span_max);
-        let (asks, asked) = mpsc::unbounded_channel();
+        let (asks, asked) = mpsc::channel(ASKS);
         let caller = Caller { asks };
         let (shown, seen) = tokio::sync::watch::channel(Seen::default());
         let health =
@@ -295,7 +298,7 @@ impl KubernetesStore {
 /// Sends calls to the task that owns the replica.
 #[derive(Clone)]
 struct Caller {
-    asks: mpsc::UnboundedSender<Ask>,
+    asks: mpsc::Sender<Ask>,
 }
 
 impl Caller {
@@ -312,29 +315,14 @@ impl Caller {
         };
         let (reply, answered) = oneshot::channel();
         let ticket = Ticket(rand::random());
-        self.asks.send(Ask::Call { ticket, request, reply }).map_err(|_| closed())?;
-        // A call that is no longer waited for is not sent any more.
-        let mut forget = Forget { ticket, asks: Some(self.asks.clone()) };
-        let Ok(result) = tokio::time::timeout(timeout, answered).await else {
-            let endpoint = ENDPOINT.to_owned();
-            return Err(StoreError::Unanswered { call, endpoint, timeout });
+        let asking = async {
+            let ask = Ask { ticket, request, reply };
+            self.asks.send(ask).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| closed())?
         };
-        forget.asks = None;
-        result.map_err(|_| closed())?
-    }
-}
-
-/// Informs the task that a caller no longer waits.
-struct Forget {
-    ticket: Ticket,
-    asks: Option<mpsc::UnboundedSender<Ask>>,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        if let Some(asks) = &self.asks {
-            let _ = asks.send(Ask::Forget(self.ticket));
-        }
+        let unanswered =
+            |_| StoreError::Unanswered { call, endpoint: ENDPOINT.to_owned(), timeout };
+        tokio::time::timeout(timeout, asking).await.map_err(unanswered)?
     }
 }
 
@@ -399,7 +387,7 @@ impl Store for KubernetesStore {
                 // Any node deletes a Lease that did not get into the state, after its time.
                 tracing::debug!(%lease, ?failure, "the Lease of a refused grant is left");
             }
-            lease_answer(granted?)
+            granted.map(lease_answer)
         })
         .await
     }
@@ -408,7 +396,7 @@ impl Store for KubernetesStore {
         let (api, caller) = (Arc::clone(&self.api), self.caller.clone());
         self.at_home("revoke", timeout, async move {
             let answer =
-                lease_answer(caller.call("revoke", Request::Revoke(lease), timeout).await?)?;
+                lease_answer(caller.call("revoke", Request::Revoke(lease), timeout).await?);
             // The lease is gone; what is left of it is deleted by any node after its time.
             if let Err(failure) = api.delete(lease, None).await
                 && !matches!(failure, Failure::Missing(_))
@@ -465,9 +453,9 @@ fn look() -> Request {
     Request::Get(Get::key("look"))
 }
 
-fn lease_answer(response: Response) -> Result<LeaseAnswer, StoreError> {
+fn lease_answer(response: Response) -> LeaseAnswer {
     match response {
-        Response::Lease(answer) => Ok(answer),
+        Response::Lease(answer) => answer,
         other => unreachable!("a call on a lease was answered with {other:?}"),
     }
 }

@@ -128,11 +128,10 @@ impl Author {
                     renew(spec, timing::wait(record.d), now);
                     state.holder = Some(name);
                 }
-                Some(record) if !was_neighbours => {
-                    if beats {
-                        renew(spec, timing::wait(record.d), now);
-                    }
+                Some(record) if beats && !was_neighbours => {
+                    renew(spec, timing::wait(record.d), now);
                 }
+                Some(_) if !was_neighbours => {}
                 // As client-go releases a Lease, so that no candidate has to wait.
                 _ if state.holder.take().is_some() || was_neighbours => {
                     spec.remove("holderIdentity");

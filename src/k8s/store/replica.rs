@@ -124,7 +124,7 @@ enum Flight {
     Read {
         learned: u64,
     },
-    Write(Write),
+    Write(Box<Write>),
 }
 
 /// See the module's docs.
@@ -132,7 +132,7 @@ enum Flight {
 pub(super) struct Replica {
     author: Author,
     writer: Writer,
-    /// SPAN_MAX of this process as a node; `None` for a process that is not a node, which takes any.
+    /// `SPAN_MAX` of this process as a node; `None` for a process that is not a node, which takes any.
     span_max: Option<Duration>,
     /// Number of this process's last write.
     written: u64,
@@ -141,7 +141,7 @@ pub(super) struct Replica {
     /// How often `known` was learned.
     learned: u64,
     now: BootTime,
-    /// Number of the last write, and since when there was none, while another SPAN_MAX stands in the state.
+    /// Number of the last write, and since when there was none, while another `SPAN_MAX` stands in the state.
     quiet: Option<(u64, BootTime)>,
     /// Candidate of client-go that holds the Lease.
     neighbour: Neighbour,
@@ -266,7 +266,7 @@ impl Replica {
         match self.flight.take() {
             None => {}
             Some(Flight::Read { learned }) => self.on_read(learned, reply, &sent_before),
-            Some(Flight::Write(write)) => self.on_written(write, reply, &sent_before),
+            Some(Flight::Write(write)) => self.on_written(*write, reply, &sent_before),
         }
     }
 

@@ -29,15 +29,18 @@ use crate::{clock, engine::BootTime};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Events that wait for the replica: each is a whole state, and the task takes them at once.
+const EVENTS: usize = 16;
+
 /// Kind of the store, in metrics.
 pub(super) const KIND: &str = "kubernetes";
 
-/// Request of a store's handle to the task.
-pub(super) enum Ask {
-    /// Carry out a call.
-    Call { ticket: Ticket, request: Request, reply: oneshot::Sender<Result<Response, StoreError>> },
-    /// The caller no longer waits.
-    Forget(Ticket),
+/// Call of a store's handle, for the task to carry out.
+pub(super) struct Ask {
+    pub(super) ticket: Ticket,
+    pub(super) request: Request,
+    /// A call whose answer is no longer waited for is not sent any more.
+    pub(super) reply: oneshot::Sender<Result<Response, StoreError>>,
 }
 
 /// The replica as the rest of the store sees it.
@@ -64,7 +67,7 @@ enum Event {
 pub(super) async fn run(
     api: Arc<Api>,
     mut replica: Replica,
-    mut asked: mpsc::UnboundedReceiver<Ask>,
+    mut asked: mpsc::Receiver<Ask>,
     shown: watch::Sender<Seen>,
     health: Arc<Mutex<Health>>,
     metrics: StateMetrics,
@@ -72,10 +75,16 @@ pub(super) async fn run(
     let mut callers = HashMap::<Ticket, oneshot::Sender<_>>::new();
     let mut flight: Option<BoxFuture<'_, Reply>> = None;
     let mut learned = None;
-    let (sender, mut events) = mpsc::unbounded_channel();
+    let (sender, mut events) = mpsc::channel(EVENTS);
     let mut following = std::pin::pin!(follow(&api, sender));
     loop {
         let wake_at = replica.advance(clock::boot_now());
+        callers.retain(|ticket, reply: &mut oneshot::Sender<_>| {
+            if reply.is_closed() {
+                replica.forget(*ticket);
+            }
+            !reply.is_closed()
+        });
         if flight.is_none()
             && let Some(io) = replica.next_io(Timestamp::now())
         {
@@ -99,13 +108,9 @@ pub(super) async fn run(
         }
         tokio::select! {
             ask = asked.recv() => match ask {
-                Some(Ask::Call { ticket, request, reply }) => {
+                Some(Ask { ticket, request, reply }) => {
                     callers.insert(ticket, reply);
                     replica.ask(ticket, request, clock::boot_now());
-                }
-                Some(Ask::Forget(ticket)) => {
-                    callers.remove(&ticket);
-                    replica.forget(ticket);
                 }
                 // All handles are gone.
                 None => std::future::pending().await,
@@ -158,7 +163,7 @@ fn note(health: &Mutex<Health>, api: &Api, reply: &Reply) {
 }
 
 /// Follows the object: a watch that ends is opened again, from where it ended if the API server still has that.
-async fn follow(api: &Api, events: mpsc::UnboundedSender<Event>) {
+async fn follow(api: &Api, events: mpsc::Sender<Event>) {
     let mut version = None;
     let mut pause = Duration::ZERO;
     loop {
@@ -172,7 +177,7 @@ async fn follow(api: &Api, events: mpsc::UnboundedSender<Event>) {
         }
         // Without a place to continue from, something may have been missed.
         if version.is_none() {
-            let _ = events.send(Event::Look);
+            let _ = events.send(Event::Look).await;
         }
         pause = if version == began {
             (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
@@ -187,7 +192,7 @@ async fn follow(api: &Api, events: mpsc::UnboundedSender<Event>) {
 async fn deliver(
     stream: impl Stream<Item = Result<WatchEvent<Value>, kube::Error>>,
     version: &mut Option<String>,
-    events: &mpsc::UnboundedSender<Event>,
+    events: &mpsc::Sender<Event>,
 ) {
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
@@ -214,6 +219,6 @@ async fn deliver(
                 return;
             }
         };
-        let _ = events.send(event);
+        let _ = events.send(event).await;
     }
 }

@@ -93,7 +93,7 @@ impl Replica {
         self.span_max.is_some()
     }
 
-    /// Refusal if the nodes of the cluster have agreed on another SPAN_MAX. A node may change it when none lives, and
+    /// Refusal if the nodes of the cluster have agreed on another `SPAN_MAX`. A node may change it when none lives, and
     /// no process has written for as long as the authority of a node that is gone may last.
     fn wrong_span(&self) -> Option<StoreError> {
         let (Known::Object(object), Some(own)) = (&self.known, self.span_max) else {
@@ -122,7 +122,7 @@ impl Replica {
         })
     }
 
-    /// Notes since when no process has written, while another SPAN_MAX stands in the state.
+    /// Notes since when no process has written, while another `SPAN_MAX` stands in the state.
     pub(super) fn note_quiet(&mut self, now: BootTime) -> Option<BootTime> {
         let state = match &self.known {
             Known::Object(object) => object.state.as_ref(),
@@ -186,7 +186,7 @@ impl Replica {
                     self.mark_sent();
                     let calls = self.take(batch);
                     let creates = base.is_none();
-                    self.flight = Some(Flight::Write(Write { creates, n, calls, after }));
+                    self.flight = Some(Flight::Write(Box::new(Write { creates, n, calls, after })));
                     return Some(if creates { Io::Create(body) } else { Io::Replace(body) });
                 }
                 Err(_) if batch.len() > 1 => most = 1,

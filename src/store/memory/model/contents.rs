@@ -80,12 +80,11 @@ impl Model {
         self.revision = next.revision;
         self.keys = next.keys.into_iter().map(|(key, kv)| (key, Arc::new(kv))).collect();
         self.set_leases(&next.leases);
-        match told {
-            Some(told) => self.history.extend(told.into_values().map(Into::into)),
-            None => {
-                self.history.clear();
-                self.compacted = self.revision;
-            }
+        if let Some(told) = told {
+            self.history.extend(told.into_values().map(Into::into));
+        } else {
+            self.history.clear();
+            self.compacted = self.revision;
         }
     }
 
