@@ -85,6 +85,7 @@ pub struct KubernetesConfig {
     identity: Option<String>,
     timing: StoreTiming,
     metrics: Option<StateMetrics>,
+    gathers: bool,
 }
 
 impl Default for KubernetesConfig {
@@ -95,6 +96,7 @@ impl Default for KubernetesConfig {
             identity: None,
             timing: StoreTiming::KUBERNETES,
             metrics: None,
+            gathers: true,
         }
     }
 }
@@ -123,6 +125,14 @@ impl KubernetesConfig {
     #[must_use]
     pub fn identity(mut self, name: impl Into<String>) -> Self {
         self.identity = Some(name.into());
+        self
+    }
+
+    /// Writes users' data at once, however often it comes, for tests that write a lot one after another.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn never_gather(mut self) -> Self {
+        self.gathers = false;
         self
     }
 
@@ -229,7 +239,7 @@ impl KubernetesStore {
 
     fn new(keys: Keys, config: KubernetesConfig, part: Part) -> Result<Self, InvalidCluster> {
         check_cluster(keys.cluster())?;
-        let KubernetesConfig { namespace, client, identity, timing, metrics } = config;
+        let KubernetesConfig { namespace, client, identity, timing, metrics, gathers } = config;
         let cluster = keys.cluster().to_owned();
         // Several attempts fit the time in which a leader may act on its last beat.
         let limit = timing.failover.d() * 3 / 10;
@@ -237,7 +247,10 @@ impl KubernetesStore {
         let holder = identity.clone().unwrap_or_default();
         let span_max = (part == Part::Node).then_some(timing.span_max);
         let author = Author { keys, identity };
-        let replica = Replica::new(author, Writer(rand::random()), span_max);
+        let mut replica = Replica::new(author, Writer(rand::random()), span_max);
+        if !gathers {
+            replica = replica.gather_for(Duration::ZERO);
+        }
         let (asks, asked) = mpsc::channel(ASKS);
         let caller = Caller { asks };
         let (shown, seen) = tokio::sync::watch::channel(Seen::default());

@@ -47,8 +47,8 @@ use crate::{
 /// Newest revisions that are kept for watches and for lists that take several pages.
 const KEPT_REVISIONS: i64 = 1000;
 
-/// How long a write of users' data waits for others, so that many small writes become one: each write is one of
-/// the whole state.
+/// Least time between two writes of users' data alone. Calls that come sooner wait and are written together: each
+/// write is one of the whole state.
 const GATHER_FOR: Duration = Duration::from_millis(200);
 
 /// Number of a call.
@@ -97,8 +97,6 @@ struct Waiting {
     confirmed: bool,
     /// Whether the call only writes data of users.
     is_users: bool,
-    /// Time until which the call may wait for others to be written with.
-    gathers_until: BootTime,
 }
 
 /// A write that was sent, and what it means for its calls.
@@ -141,6 +139,10 @@ pub(super) struct Replica {
     /// How often `known` was learned.
     learned: u64,
     now: BootTime,
+    /// Least time between two writes of users' data alone.
+    gather_for: Duration,
+    /// Until when users' data waits to be written together.
+    gathers_until: BootTime,
     /// Number of the last write, and since when there was none, while another `SPAN_MAX` stands in the state.
     quiet: Option<(u64, BootTime)>,
     /// Candidate of client-go that holds the Lease.
@@ -167,6 +169,8 @@ impl Replica {
             model: Model::from_contents(0, Contents::default()),
             learned: 0,
             now: BootTime::default(),
+            gather_for: GATHER_FOR,
+            gathers_until: BootTime::default(),
             quiet: None,
             neighbour: Neighbour::default(),
             look: true,
@@ -176,6 +180,12 @@ impl Replica {
             doubted: None,
             answers: Vec::new(),
         }
+    }
+
+    /// Sets the least time between two writes of users' data alone.
+    pub(super) fn gather_for(mut self, time: Duration) -> Self {
+        self.gather_for = time;
+        self
     }
 
     /// The store as far as this process knows it.
@@ -209,16 +219,9 @@ impl Replica {
     }
 
     /// Takes in a call.
-    pub(super) fn ask(&mut self, ticket: Ticket, request: Request, now: BootTime) {
+    pub(super) fn ask(&mut self, ticket: Ticket, request: Request) {
         let is_users = is_of_users(&request, &self.author.keys);
-        let gathers_until = if is_users { now + GATHER_FOR } else { now };
-        self.waiting.push_back(Waiting {
-            ticket,
-            request,
-            confirmed: false,
-            is_users,
-            gathers_until,
-        });
+        self.waiting.push_back(Waiting { ticket, request, confirmed: false, is_users });
     }
 
     /// The caller no longer waits: the call is not sent any more, if it was not sent yet.
@@ -234,7 +237,8 @@ impl Replica {
     /// Lets time pass. Returns when [`next_io`](Self::next_io) may have something to send that it has not now.
     pub(super) fn advance(&mut self, now: BootTime) -> Option<BootTime> {
         self.now = self.now.max(now);
-        let gathered = self.waiting.iter().map(|call| call.gathers_until).min();
+        let gathers = self.waiting.iter().any(|call| call.is_users);
+        let gathered = gathers.then_some(self.gathers_until);
         let neighbour = self.note_neighbour(now);
         let quiet = self.note_quiet(now);
         neighbour.into_iter().chain(quiet).chain(gathered.filter(|at| now < *at)).min()

@@ -110,7 +110,7 @@ pub(super) async fn run(
             ask = asked.recv() => match ask {
                 Some(Ask { ticket, request, reply }) => {
                     callers.insert(ticket, reply);
-                    replica.ask(ticket, request, clock::boot_now());
+                    replica.ask(ticket, request);
                 }
                 // All handles are gone.
                 None => std::future::pending().await,

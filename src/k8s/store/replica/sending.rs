@@ -49,7 +49,7 @@ impl Replica {
     }
 
     fn gathers(&self, call: &Waiting) -> bool {
-        self.now < call.gathers_until
+        call.is_users && self.now < self.gathers_until
     }
 
     fn read(&mut self) -> Io {
@@ -185,6 +185,9 @@ impl Replica {
                     self.written = n;
                     self.mark_sent();
                     let calls = self.take(batch);
+                    if calls.iter().any(|(call, _)| call.is_users) {
+                        self.gathers_until = self.now + self.gather_for;
+                    }
                     let creates = base.is_none();
                     self.flight = Some(Flight::Write(Box::new(Write { creates, n, calls, after })));
                     return Some(if creates { Io::Create(body) } else { Io::Replace(body) });

@@ -216,7 +216,7 @@ impl World {
             _ => (Request::Get(Get::range(all())), None),
         };
         self.asked.insert(ticket, Asked { replica, mark, at_least });
-        self.replicas[replica].ask(ticket, request, BootTime::default());
+        self.replicas[replica].ask(ticket, request);
     }
 
     fn send(&mut self, replica: usize) {
@@ -397,4 +397,45 @@ fn whatever_the_network_does_the_answers_are_those_of_one_store() {
     }
     // The programs must reach what they are about.
     assert!(answered as u64 > SEEDS * 15 && told as u64 > SEEDS * 10, "{answered} {told}");
+}
+
+fn replica_with(user: &[u8]) -> Replica {
+    let author = Author { keys: Keys::new("shop").unwrap(), identity: None };
+    let mut replica = Replica::new(author, Writer(1), None);
+    let mut server = Server::default();
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let put = |key: &[u8]| {
+        let put = Op::Put { key: key.to_vec(), value: b"1".to_vec(), lease: None };
+        Request::Txn(Txn { then: vec![put], ..Txn::default() })
+    };
+    replica.advance(BootTime(Duration::from_secs(100)));
+    replica.ask(Ticket(1), put(user));
+    while let Some(io) = replica.next_io(now) {
+        let reply = server.carry_out(&io);
+        replica.replied(reply);
+    }
+    assert_eq!(replica.take_answers().len(), 1, "the first write is made at once");
+    for ticket in 2..12 {
+        replica.ask(Ticket(ticket), put(format!("/shop/state-data/k{ticket}/1").as_bytes()));
+    }
+    replica
+}
+
+#[test]
+fn data_of_users_is_gathered_into_few_writes() {
+    let now = Timestamp::from_second(1_800_000_001).unwrap();
+    let mut replica = replica_with(b"/shop/state-data/k/1");
+    assert_eq!(replica.next_io(now), None, "it waits");
+    let due = replica.advance(BootTime(Duration::from_secs(100))).unwrap();
+    assert_eq!(due, BootTime(Duration::from_secs(100) + GATHER_FOR));
+    replica.advance(due);
+    assert!(matches!(replica.next_io(now), Some(Io::Replace(_))));
+    assert!(replica.waiting.is_empty(), "all ten are in one write");
+
+    // A write of the protocol takes them along.
+    let mut replica = replica_with(b"/shop/state-data/k/1");
+    let put = Op::Put { key: b"/shop/bellwether/tick".to_vec(), value: b"1".to_vec(), lease: None };
+    replica.ask(Ticket(20), Request::Txn(Txn { then: vec![put], ..Txn::default() }));
+    assert!(matches!(replica.next_io(now), Some(Io::Replace(_))));
+    assert!(replica.waiting.is_empty(), "all eleven are in one write");
 }
