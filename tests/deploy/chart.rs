@@ -404,7 +404,7 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
         (&["node.profile=stable"], "in Kubernetes choose fast, default or calm"),
         (&[ETCD, "node.profile=calm"], "in etcd choose fast, default or stable"),
         (&["clusterName=Shop"], "the cluster \"Shop\" is kept in a Lease of that name"),
-        (&["clusterName=shop-"], "begin and end with a letter or digit"),
+        (&["clusterName=shop-"], "begin and end each part with a letter or digit"),
         (&["clusterName=forty-seven-letters-and-dashes-are-one-too-many"], "at most 46 characters"),
         (&["etcd.endpoints={http://a:2379,https://b:2379}"], "all http:// or all https://"),
         (&[ETCD, "etcd.tls.existingSecret=x"], "write https:// to use the certificates"),
