@@ -240,6 +240,7 @@ impl Node for ClusterNode {
         let now = clock::boot_now();
         let shown = self.core.published.shown.borrow();
         Ok(Vitals {
+            span_max: self.core.env.store.timing().span_max,
             membership: *self.core.published.membership.borrow(),
             problem: shown.problem.clone(),
             authority_left: shown.authority_left(now),

@@ -81,6 +81,8 @@ pub struct SelfStatus {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[doc(hidden)]
 pub struct Vitals {
+    /// Longest D that a node of the cluster may use: an election takes a little longer at most.
+    pub span_max: Duration,
     /// Whether the node is registered, with its role and term.
     pub membership: Membership,
     /// Reason why the node is not joined, or another problem, as text.

@@ -26,8 +26,8 @@ use crate::{
 mod tests;
 
 /// Time without a leader after which the election counts as stuck: twice what the slowest election takes.
-fn stuck_after() -> Duration {
-    2 * timing::wait(timing::LARGEST_SPAN)
+fn stuck_after(span_max: Duration) -> Duration {
+    2 * timing::wait(span_max)
 }
 
 /// Adds fields to the JSON of `/status` that the node itself does not know.
@@ -130,7 +130,7 @@ pub fn readiness(vitals: &Vitals, leaderless: Duration) -> Probe {
     if age > KNOWN_FOR {
         return Probe::Fail(format!("not synced: the store was last heard {} ago", seconds(age)));
     }
-    if leaderless > stuck_after() {
+    if leaderless > stuck_after(vitals.span_max) {
         return Probe::Fail(format!("no leader for {}", seconds(leaderless)));
     }
     Probe::Pass(format!("joined as {}, synced", vitals.membership.role))

@@ -314,7 +314,7 @@ async fn nodes_outlive_an_api_server_that_is_away_and_a_lease_that_is_deleted() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_cluster_of_three_writes_twice_a_second() {
+async fn an_idle_cluster_only_beats_and_renews() {
     let space = ApiServer::shared().await.namespace("idle").await;
     let mut nodes = Vec::new();
     for id in 1..=3 {
@@ -338,7 +338,13 @@ async fn an_idle_cluster_of_three_writes_twice_a_second() {
     }
     let rate = f64::from(writes.values().sum::<u32>()) / took;
     println!("{rate:.2} writes a second: {writes:?}");
-    assert!(rate <= 2.2, "{rate:.2} writes a second: {writes:?}");
+    let of = |verb: &str| -> f64 {
+        writes.iter().filter(|((of, ..), _)| of == verb).map(|(_, n)| f64::from(*n)).sum()
+    };
+    // A beat each second, and renewals a sixth of the TTL apart at least, also when answers are late.
+    assert!(of("update") <= took + 3.0, "{writes:?} in {took} s");
+    assert!(of("patch") <= 3.0 * (took / (10.0 / 6.0) + 1.0), "{writes:?} in {took} s");
+    assert!(of("create") + of("delete") < 1.0, "{writes:?}");
     for node in nodes {
         node.close().await.unwrap();
     }

@@ -48,7 +48,7 @@ fn an_election_that_names_another_leader_than_etcd_fails() {
     for (other, now) in [(leader(id(1), 9), 101_000), (leader(id(2), 7), 101_000)] {
         let finding = of(Some(other), now);
         assert_eq!(finding.verdict, Verdict::Failed);
-        assert!(finding.says.contains("but etcd says that node"), "{finding:?}");
+        assert!(finding.says.contains("but the store says that node"), "{finding:?}");
     }
     // The same leader, but the `Election` was last written long ago.
     assert_eq!(of(Some(leader(id(1), 7)), 300_000).verdict, Verdict::Failed);

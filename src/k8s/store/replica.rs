@@ -19,6 +19,8 @@
 //! written twice: then a reader can separate the revisions by the keys ([`Between::OneWrite`]).
 
 mod calls;
+mod flaw;
+mod io;
 mod sending;
 
 use std::{
@@ -26,9 +28,11 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-
-use self::calls::{is_of_users, of_cluster};
+pub(super) use self::io::{Io, Reply};
+use self::{
+    calls::{is_of_users, of_cluster},
+    flaw::Flaw,
+};
 use super::{
     ENDPOINT,
     neighbour::Neighbour,
@@ -54,32 +58,6 @@ const GATHER_FOR: Duration = Duration::from_millis(200);
 /// Number of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Ticket(pub(super) u64);
-
-/// Request to the API server, about the object of the cluster.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Io {
-    /// GET without a resource version: a quorum read.
-    Read,
-    /// POST: the object does not exist.
-    Create(Value),
-    /// PUT; the body holds the resource version that must still be the newest.
-    Replace(Value),
-}
-
-/// Result of a request to the API server.
-#[derive(Debug)]
-pub(super) enum Reply {
-    /// The object, as it is after the request.
-    Object(Box<Result<Object, Unreadable>>),
-    /// There is no such object.
-    Missing,
-    /// Another process has written since, or (for POST) the object exists.
-    Conflict,
-    /// The request did not take effect, and will not.
-    Refused(StoreError),
-    /// The request may have taken effect, or may still.
-    Lost(StoreError),
-}
 
 /// Last known state of the object.
 #[derive(Clone, Debug)]
@@ -128,6 +106,8 @@ enum Flight {
 /// See the module's docs.
 #[derive(Debug)]
 pub(super) struct Replica {
+    /// Rule that is left out; none outside of tests.
+    flaw: Option<Flaw>,
     author: Author,
     writer: Writer,
     /// `SPAN_MAX` of this process as a node; `None` for a process that is not a node, which takes any.
@@ -161,6 +141,7 @@ pub(super) struct Replica {
 impl Replica {
     pub(super) fn new(author: Author, writer: Writer, span_max: Option<Duration>) -> Self {
         Self {
+            flaw: None,
             author,
             writer,
             span_max,
@@ -186,6 +167,11 @@ impl Replica {
     pub(super) fn gather_for(mut self, time: Duration) -> Self {
         self.gather_for = time;
         self
+    }
+
+    /// Whether a test leaves this rule out.
+    fn breaks(&self, flaw: Flaw) -> bool {
+        cfg!(test) && self.flaw == Some(flaw)
     }
 
     /// The store as far as this process knows it.
@@ -322,6 +308,7 @@ impl Replica {
         let state = object.and_then(|it| it.state.as_ref());
         if let Some(object) = object
             && state.and_then(|it| it.last_of(self.writer)) == Some(write.n)
+            && !self.breaks(Flaw::RefusalIsFinal)
         {
             self.answer(write.calls, object.cluster());
             return;
@@ -387,6 +374,10 @@ impl Replica {
             }
             // The refusal may be the answer to a second copy.
             Reply::Refused(error) => self.doubted = Some(Doubted { write, refusal: Some(error) }),
+            Reply::Lost(_) if self.breaks(Flaw::SentAgain) => {
+                self.look = true;
+                self.waiting.extend(write.calls.into_iter().map(|(call, _)| call));
+            }
             Reply::Lost(error) => {
                 self.look = true;
                 self.fail(write.calls, &error);

@@ -7,6 +7,7 @@ use crate::{
 
 fn joined() -> Vitals {
     Vitals {
+        span_max: Duration::from_secs(3),
         membership: Membership { joined: true, role: Role::Follower, ..Membership::default() },
         leader: Some(LeaderStatus { id: NodeId::new(1).unwrap(), ..LeaderStatus::default() }),
         ..Vitals::default()

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use jiff::Timestamp;
 
 use super::{
-    Flight, Io, Known, Replica, Ticket, Waiting, Write,
+    Flaw, Flight, Io, Known, Replica, Ticket, Waiting, Write,
     calls::{differ, evaluate, puts_only},
 };
 use crate::{
@@ -70,7 +70,7 @@ impl Replica {
         }
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for call in std::mem::take(&mut self.waiting) {
-            if call.confirmed {
+            if call.confirmed || self.breaks(Flaw::AnswersUnconfirmed) {
                 if let Some(refusal) = self.wrong_span() {
                     self.answers.push((call.ticket, Err(refusal)));
                     continue;
@@ -181,7 +181,10 @@ impl Replica {
             let bound =
                 if batch.iter().any(is_users) { MAX_BYTES - RESERVED_BYTES } else { MAX_BYTES };
             match self.author.body(base.as_ref(), state, neighbour, bound, now) {
-                Ok(body) => {
+                Ok(mut body) => {
+                    if self.breaks(Flaw::Unconditional) {
+                        body["metadata"]["resourceVersion"] = serde_json::Value::Null;
+                    }
                     self.written = n;
                     self.mark_sent();
                     let calls = self.take(batch);

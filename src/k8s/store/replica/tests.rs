@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
@@ -41,9 +41,10 @@ impl Server {
                 self.put(body.clone())
             }
             (Io::Replace(body), Some(object)) => {
-                if body["metadata"]["resourceVersion"] == object["metadata"]["resourceVersion"]
-                    && body["metadata"]["uid"] == object["metadata"]["uid"]
-                {
+                let version = &body["metadata"]["resourceVersion"];
+                let is_newest =
+                    version.is_null() || *version == object["metadata"]["resourceVersion"];
+                if is_newest && body["metadata"]["uid"] == object["metadata"]["uid"] {
                     self.put(body.clone())
                 } else {
                     Reply::Conflict
@@ -123,11 +124,11 @@ fn all() -> KeyRange {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, flaw: Option<Flaw>) -> Self {
         let replica = |n: usize| {
             let author = Author { keys: Keys::new("shop").unwrap(), identity: None };
             let span = Some(StoreTiming::KUBERNETES.span_max).filter(|_| n != 0);
-            Replica::new(author, Writer(n as u64 + 1), span)
+            Replica { flaw, ..Replica::new(author, Writer(n as u64 + 1), span) }
         };
         Self {
             random: StdRng::seed_from_u64(seed),
@@ -376,18 +377,22 @@ impl World {
     }
 }
 
+/// Runs a program. Returns how many calls were answered, and how many revisions a watch delivered.
+fn run(seed: u64, flaw: Option<Flaw>) -> std::thread::Result<(usize, usize)> {
+    std::panic::catch_unwind(|| {
+        let mut world = World::new(seed, flaw);
+        for _ in 0..STEPS {
+            world.step();
+        }
+        (world.answered, world.told)
+    })
+}
+
 #[test]
 fn whatever_the_network_does_the_answers_are_those_of_one_store() {
     let (mut answered, mut told) = (0, 0);
     for seed in 0..SEEDS {
-        let result = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            for _ in 0..STEPS {
-                world.step();
-            }
-            (world.answered, world.told)
-        });
-        match result {
+        match run(seed, None) {
             Ok((a, t)) => (answered, told) = (answered + a, told + t),
             Err(panic) => {
                 eprintln!("seed {seed}");
@@ -397,6 +402,17 @@ fn whatever_the_network_does_the_answers_are_those_of_one_store() {
     }
     // The programs must reach what they are about.
     assert!(answered as u64 > SEEDS * 15 && told as u64 > SEEDS * 10, "{answered} {told}");
+}
+
+#[test]
+fn a_replica_without_one_of_its_rules_is_found_out() {
+    for flaw in
+        [Flaw::AnswersUnconfirmed, Flaw::RefusalIsFinal, Flaw::SentAgain, Flaw::Unconditional]
+    {
+        let found = (0..SEEDS).find(|seed| run(*seed, Some(flaw)).is_err());
+        println!("{flaw:?}: found with seed {found:?}");
+        assert!(found.is_some(), "{flaw:?} goes unnoticed");
+    }
 }
 
 fn replica_with(user: &[u8]) -> Replica {
