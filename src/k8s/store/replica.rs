@@ -121,6 +121,8 @@ pub(super) struct Replica {
     now: BootTime,
     /// Least time between two writes of users' data alone.
     gather_for: Duration,
+    /// No write that no call waits for is sent before this time.
+    own_write_at: BootTime,
     /// Until when users' data waits to be written together.
     gathers_until: BootTime,
     /// Number of the last write, and since when there was none, while another `SPAN_MAX` stands in the state.
@@ -151,6 +153,7 @@ impl Replica {
             learned: 0,
             now: BootTime::default(),
             gather_for: GATHER_FOR,
+            own_write_at: BootTime::default(),
             gathers_until: BootTime::default(),
             quiet: None,
             neighbour: Neighbour::default(),
@@ -227,7 +230,9 @@ impl Replica {
         let gathered = gathers.then_some(self.gathers_until);
         let neighbour = self.note_neighbour(now);
         let quiet = self.note_quiet(now);
-        neighbour.into_iter().chain(quiet).chain(gathered.filter(|at| now < *at)).min()
+        let own_write = Some(self.own_write_at);
+        let due = [gathered, own_write].into_iter().flatten().filter(|at| now < *at);
+        neighbour.into_iter().chain(quiet).chain(due).min()
     }
 
     /// Lets time pass for a neighbour that holds the Lease. Returns when its time is over.
@@ -314,8 +319,8 @@ impl Replica {
             return;
         }
         if let Some(refusal) = refusal {
-            if write.creates && object.is_none() {
-                // Calls that only read wait for the object as well.
+            if write.calls.is_empty() || (write.creates && object.is_none()) {
+                // The other calls wait for this write as well.
                 let all = self.waiting.iter().map(|call| call.ticket).collect();
                 self.fail_waiting(&all, &refusal);
             }

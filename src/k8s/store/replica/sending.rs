@@ -1,6 +1,9 @@
 //! The next request of the replica: a read that confirms, or a write of the calls that change something.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -28,6 +31,9 @@ use crate::{
 /// Part of the state that is kept free for the protocol's own keys: users' data that fills the rest must not stop the
 /// leader from writing.
 const RESERVED_BYTES: usize = 16 * 1024;
+
+/// Least time between two writes that no call waits for: a write that is refused must not become a busy loop.
+const OWN_WRITE_EVERY: Duration = Duration::from_secs(1);
 
 impl Replica {
     /// Next request to send; `None` if one is in flight or none is needed.
@@ -162,7 +168,8 @@ impl Replica {
             // The neighbour's key comes first, by a write of its own: it deletes.
             let settles = neighbour::settle(&mut after, &self.author.keys, neighbour);
             let batch = if settles { Vec::new() } else { self.batch(&mut after, most) };
-            let is_due = (base.is_none() || settles) && self.is_node();
+            let may_write = self.own_write_at <= self.now || !self.waiting.is_empty();
+            let is_due = (base.is_none() || settles) && self.is_node() && may_write;
             let gathers = |ticket: &Ticket| {
                 self.waiting.iter().any(|call| call.ticket == *ticket && self.gathers(call))
             };
@@ -187,6 +194,9 @@ impl Replica {
                     }
                     self.written = n;
                     self.mark_sent();
+                    if batch.is_empty() {
+                        self.own_write_at = self.now + OWN_WRITE_EVERY;
+                    }
                     let calls = self.take(batch);
                     if calls.iter().any(|(call, _)| call.is_users) {
                         self.gathers_until = self.now + self.gather_for;

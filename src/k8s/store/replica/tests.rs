@@ -455,3 +455,33 @@ fn data_of_users_is_gathered_into_few_writes() {
     assert!(matches!(replica.next_io(now), Some(Io::Replace(_))));
     assert!(replica.waiting.is_empty(), "all eleven are in one write");
 }
+
+#[test]
+fn a_node_that_may_not_write_asks_seldom() {
+    let author = Author { keys: Keys::new("shop").unwrap(), identity: None };
+    let mut replica = Replica::new(author, Writer(1), Some(StoreTiming::KUBERNETES.span_max));
+    let denied = || StoreError::Denied {
+        call: "txn",
+        endpoint: ENDPOINT.to_owned(),
+        message: "no".to_owned(),
+    };
+    let (mut requests, mut now) = (0, Timestamp::from_second(1_800_000_000).unwrap());
+    for millisecond in 0..10_000 {
+        now += jiff::SignedDuration::from_millis(1);
+        replica.advance(BootTime(Duration::from_millis(millisecond)));
+        if let Some(io) = replica.next_io(now) {
+            requests += 1;
+            let missing = io == Io::Read;
+            replica.replied(if missing { Reply::Missing } else { Reply::Refused(denied()) });
+        }
+    }
+    assert!((2..=25).contains(&requests), "{requests} requests in ten seconds");
+    // A call is answered at once all the same.
+    replica.ask(Ticket(1), Request::Get(Get::key("a")));
+    while let Some(io) = replica.next_io(now) {
+        let missing = io == Io::Read;
+        replica.replied(if missing { Reply::Missing } else { Reply::Refused(denied()) });
+    }
+    let answers = replica.take_answers();
+    assert!(matches!(&answers[..], [(Ticket(1), Err(StoreError::Denied { .. }))]), "{answers:?}");
+}
