@@ -250,7 +250,7 @@ fn of_tls(whom: &str, error: &rustls::Error) -> Explained {
 }
 
 /// The first error of a type in the chain of causes.
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut causes = std::iter::successors(Some(error), |it| next(*it));
     causes.find_map(|it| it.downcast_ref::<E>())
 }
@@ -264,7 +264,7 @@ fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static
 }
 
 /// Texts of the error and its causes, from the outside in, without repetitions.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     for cause in std::iter::successors(Some(error), |it| next(*it)) {
         let words = cause.to_string();

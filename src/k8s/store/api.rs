@@ -3,6 +3,7 @@
 use std::{error::Error, future::Future, time::Duration};
 
 use futures::Stream;
+use hyper_util::client::legacy::Error as Legacy;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
@@ -26,7 +27,7 @@ use crate::{
     engine::LeaseId,
     k8s::{
         client::{CallOptions, ClientOptions, connect_to},
-        explain::explain,
+        explain::{chain, explain, find},
     },
     store::StoreError,
 };
@@ -357,23 +358,6 @@ fn classify(call: &'static str, endpoint: String, error: &kube::Error) -> Failur
 }
 
 /// Whether the connection was never made, so that nothing was sent.
-fn never_sent(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(client) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return client.is_connect();
-        }
-        cause = error.source();
-    }
-    false
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+fn never_sent(error: &kube::Error) -> bool {
+    find::<Legacy>(error).is_some_and(Legacy::is_connect)
 }

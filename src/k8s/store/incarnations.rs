@@ -262,3 +262,47 @@ async fn deliver(api: &Api, mut version: String, changes: &mpsc::Sender<Change>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: BootTime = BootTime(Duration::from_secs(1000));
+    const TTL: Duration = Duration::from_secs(10);
+    const LEASE: LeaseId = LeaseId(7);
+
+    fn later(seconds: f64) -> BootTime {
+        NOW + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_lease_expires_by_the_version_that_was_not_renewed() {
+        let mut notes = Notes::default();
+        let in_state = BTreeSet::from([LEASE]);
+        notes.saw(LEASE, "1".to_owned(), TTL, NOW, 0.0);
+        notes.listed(&in_state);
+        assert_eq!(notes.due(&in_state, later(10.9)), []);
+        // Seen again unchanged, as by a list: that is no renewal.
+        notes.saw(LEASE, "1".to_owned(), TTL, later(10.9), 0.0);
+        let due = [Due::Expire { lease: LEASE, version: "1".to_owned() }];
+        assert_eq!(notes.due(&in_state, later(11.0)), due);
+        notes.saw(LEASE, "2".to_owned(), TTL, later(10.9), 0.0);
+        assert_eq!(notes.due(&in_state, later(21.8)), []);
+        // A Lease that never got into the state is deleted as well.
+        let due = [Due::Expire { lease: LEASE, version: "2".to_owned() }];
+        assert_eq!(notes.due(&BTreeSet::new(), later(21.9)), due);
+    }
+
+    #[test]
+    fn a_lease_of_the_state_that_is_not_seen_is_looked_at_after_a_while() {
+        let mut notes = Notes::default();
+        let in_state = BTreeSet::from([LEASE]);
+        assert_eq!(notes.due(&in_state, NOW), [], "nothing is known before a list");
+        notes.listed(&BTreeSet::new());
+        assert_eq!(notes.due(&in_state, NOW), []);
+        assert_eq!(notes.due(&in_state, later(1.9)), []);
+        assert_eq!(notes.due(&in_state, later(2.0)), [Due::Unseen { lease: LEASE }]);
+        notes.postpone(LEASE, later(2.0));
+        assert_eq!(notes.due(&in_state, later(3.9)), []);
+    }
+}

@@ -29,12 +29,9 @@ const LEASE: LeaseId = LeaseId(i64::MAX);
 /// client-go's default, for a Lease that names no duration.
 const DEFAULT_DURATION: Duration = Duration::from_secs(15);
 
-/// A neighbour that holds the Lease, and since when its spec is as it is.
+/// Spec of a Lease that a neighbour holds, and when its time is over if the spec stays as it is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Neighbour {
-    seen: Option<(Map<String, Value>, BootTime)>,
-    is_gone: bool,
-}
+pub(super) struct Neighbour(Option<(Map<String, Value>, BootTime)>);
 
 impl Neighbour {
     /// Notes the spec of a Lease that a neighbour holds, `None` if the Lease has no holder or one of ours. Returns when
@@ -44,26 +41,19 @@ impl Neighbour {
         spec: Option<&Map<String, Value>>,
         now: BootTime,
     ) -> Option<BootTime> {
-        let Some(spec) = spec else {
-            *self = Self::default();
-            return None;
-        };
-        let since = match &self.seen {
-            Some((seen, since)) if seen == spec => *since,
-            _ => {
-                *self = Self { seen: Some((spec.clone(), now)), is_gone: false };
-                now
-            }
-        };
-        let seconds = spec.get("leaseDurationSeconds").and_then(Value::as_u64);
-        let over_at = since + timing::wait(seconds.map_or(DEFAULT_DURATION, Duration::from_secs));
-        self.is_gone = over_at <= now;
-        Some(over_at).filter(|_| !self.is_gone)
+        if self.0.as_ref().map(|(seen, _)| seen) != spec {
+            self.0 = spec.map(|spec| {
+                let seconds = spec.get("leaseDurationSeconds").and_then(Value::as_u64);
+                let lasts = seconds.map_or(DEFAULT_DURATION, Duration::from_secs);
+                (spec.clone(), now + timing::wait(lasts))
+            });
+        }
+        self.0.as_ref().map(|(_, over_at)| *over_at).filter(|over_at| now < *over_at)
     }
 
     /// Whether the neighbour with that spec has let its time run out.
-    pub(super) fn is_gone(&self, spec: &Map<String, Value>) -> bool {
-        self.is_gone && self.seen.as_ref().is_some_and(|(seen, _)| seen == spec)
+    pub(super) fn is_gone(&self, spec: &Map<String, Value>, now: BootTime) -> bool {
+        self.0.as_ref().is_some_and(|(seen, over_at)| seen == spec && *over_at <= now)
     }
 }
 
@@ -112,4 +102,80 @@ pub(super) fn settle(model: &mut Model, keys: &Keys, holder: Option<&str>) -> bo
     }
     model.follow(contents, Between::OneWrite);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        engine::{Record, Term},
+        store::{memory::Contents, values::encode_record},
+    };
+
+    const NOW: BootTime = BootTime(Duration::from_secs(1000));
+
+    fn kv(key: Vec<u8>, value: Vec<u8>) -> (Vec<u8>, KeyValue) {
+        let (created, modified) = (Revision(10), Revision(10));
+        (key.clone(), KeyValue { key, value, created, modified, version: 1, lease: None })
+    }
+
+    #[test]
+    fn a_neighbour_ends_our_term_and_the_takes_that_were_decided() {
+        let keys = Keys::new("shop").unwrap();
+        let record = Record {
+            term: Term(10),
+            lease: Some(LeaseId(7)),
+            node: NodeId::new(1).ok(),
+            n: 1,
+            d: Duration::from_secs(5),
+            ended: false,
+            suspended: false,
+        };
+        let entries = [
+            kv(keys.record(), encode_record(&record)),
+            kv(keys.candidate(LeaseId(7)), b"1".to_vec()),
+            kv(keys.candidate(LeaseId(8)), b"2".to_vec()),
+        ];
+        let contents = Contents {
+            revision: Revision(10),
+            keys: entries.into_iter().collect(),
+            ..Contents::default()
+        };
+        let mut model = Model::from_contents(1, contents);
+        assert!(settle(&mut model, &keys, Some("theirs")));
+        let at = |model: &Model, key: Vec<u8>| model.peek(&Get::key(key)).into_iter().next();
+        let theirs = at(&model, keys.candidate(LEASE)).unwrap();
+        assert!(theirs.created < Revision(10), "older than all of ours");
+        assert_eq!(at(&model, keys.candidate(LeaseId(7))), None, "our term is over");
+        assert!(at(&model, keys.candidate(LeaseId(8))).is_some(), "who waits goes on waiting");
+        let record = at(&model, keys.record()).unwrap();
+        assert_eq!(record.modified, Revision(11), "a TAKE compares it");
+        assert!(!settle(&mut model, &keys, Some("theirs")), "nothing is left to do");
+        assert!(settle(&mut model, &keys, None));
+        assert_eq!(at(&model, keys.candidate(LEASE)), None);
+    }
+
+    #[test]
+    fn a_neighbour_is_gone_when_its_spec_has_not_changed_for_its_time() {
+        let spec = |renewed: u32| {
+            let spec =
+                json!({"holderIdentity": "a", "leaseDurationSeconds": 10, "renewTime": renewed});
+            spec.as_object().unwrap().clone()
+        };
+        let mut neighbour = Neighbour::default();
+        let over_at = neighbour.note(Some(&spec(1)), NOW).unwrap();
+        assert_eq!(over_at, NOW + Duration::from_secs(11));
+        let before = over_at - Duration::from_millis(1);
+        assert_eq!(neighbour.note(Some(&spec(1)), before), Some(over_at));
+        assert!(!neighbour.is_gone(&spec(1), before));
+        assert!(neighbour.is_gone(&spec(1), over_at));
+        assert!(
+            !neighbour.is_gone(&spec(2), over_at),
+            "it was renewed, and that was not noted yet"
+        );
+        assert!(neighbour.note(Some(&spec(2)), over_at).is_some());
+        assert!(!neighbour.is_gone(&spec(2), over_at));
+    }
 }

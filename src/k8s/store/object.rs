@@ -36,8 +36,8 @@ pub(super) enum Unreadable {
     #[error("the answer is no Lease: it has no uid or no resourceVersion")]
     NoLease,
     #[error(
-        "the annotation {ANNOTATION} of the Lease is not readable: {0}. Restore it, or remove it to begin the \
-         cluster anew: kubectl annotate lease NAME {ANNOTATION}-"
+        "the annotation {ANNOTATION} of the Lease is not readable: {0}. Restore it, or remove it to start the \
+         cluster with an empty state: kubectl annotate lease NAME {ANNOTATION}-"
     )]
     State(#[from] Malformed),
 }
@@ -133,7 +133,8 @@ impl Author {
                 }
                 Some(_) if !was_neighbours => {}
                 // As client-go releases a Lease, so that no candidate has to wait.
-                _ if state.holder.take().is_some() || was_neighbours => {
+                _ if state.holder.is_some() || was_neighbours => {
+                    state.holder = None;
                     spec.remove("holderIdentity");
                     renew(spec, Duration::from_secs(1), now);
                 }

@@ -182,8 +182,17 @@ impl Replica {
         &self.model
     }
 
-    fn exists(&self) -> bool {
-        matches!(self.known, Known::Object(_))
+    /// The object as it was last known, if it exists.
+    fn object(&self) -> Option<&Object> {
+        match &self.known {
+            Known::Object(object) => Some(object),
+            Known::Nothing | Known::Missing => None,
+        }
+    }
+
+    /// Whether an object is later than what is known, as far as their versions show.
+    fn is_news(&self, object: &Object) -> bool {
+        self.object().is_none_or(|known| object.is_after(known))
     }
 
     /// How often the replica was learned: changes with each change.
@@ -193,18 +202,12 @@ impl Replica {
 
     /// Bytes of the state, if there is one.
     pub(super) fn bytes(&self) -> Option<usize> {
-        match &self.known {
-            Known::Object(object) => object.annotation().map(str::len),
-            Known::Nothing | Known::Missing => None,
-        }
+        self.object()?.annotation().map(str::len)
     }
 
     /// UID of the object, if it exists.
     pub(super) fn uid(&self) -> Option<&str> {
-        match &self.known {
-            Known::Object(object) => Some(&object.uid),
-            Known::Nothing | Known::Missing => None,
-        }
+        Some(&self.object()?.uid)
     }
 
     /// Takes in a call.
@@ -237,17 +240,18 @@ impl Replica {
 
     /// Lets time pass for a neighbour that holds the Lease. Returns when its time is over.
     fn note_neighbour(&mut self, now: BootTime) -> Option<BootTime> {
+        // Not by `object`: only this field is borrowed beside the neighbour.
         let spec = match &self.known {
             Known::Object(object) => object.neighbour().map(|(_, spec)| spec),
             Known::Nothing | Known::Missing => None,
         };
-        self.neighbour.note(spec.filter(|_| self.is_node()), now)
+        self.neighbour.note(spec.filter(|_| self.span_max.is_some()), now)
     }
 
     /// Holder of the Lease that is a neighbour and lives.
     fn neighbour_of<'a>(&self, object: Option<&'a Object>) -> Option<&'a str> {
         let (holder, spec) = object?.neighbour()?;
-        (!self.neighbour.is_gone(spec)).then_some(holder)
+        (!self.neighbour.is_gone(spec, self.now)).then_some(holder)
     }
 
     /// Answers since the last time.
@@ -339,11 +343,7 @@ impl Replica {
     }
 
     fn learn_from_read(&mut self, learned: u64, object: Object) {
-        let newer = match &self.known {
-            Known::Object(known) => object.is_after(known),
-            Known::Nothing | Known::Missing => true,
-        };
-        if learned == self.learned || newer {
+        if learned == self.learned || self.is_news(&object) {
             self.learn(object);
         } else if self.uid() != Some(&object.uid) {
             // A watch and the read disagree about which object there is.
@@ -355,12 +355,8 @@ impl Replica {
         match reply {
             Reply::Object(written) => match *written {
                 Ok(object) => {
-                    let newer = match &self.known {
-                        Known::Object(known) => object.is_after(known),
-                        Known::Nothing | Known::Missing => true,
-                    };
                     self.answer(write.calls, object.cluster());
-                    if newer {
+                    if self.is_news(&object) {
                         self.learn_own(object, write.after);
                     }
                     self.confirm(sent_before);
@@ -418,35 +414,26 @@ impl Replica {
             self.look = true;
             return;
         };
-        match &self.known {
-            Known::Object(known) if known.uid == object.uid => {
-                if object.is_after(known) {
-                    self.learn(object);
-                }
-            }
-            _ => self.look = true,
+        if self.uid() != Some(&object.uid) {
+            self.look = true;
+        } else if self.is_news(&object) {
+            self.learn(object);
         }
     }
 
     fn learn(&mut self, object: Object) {
         let cluster = object.cluster();
-        let known = match &self.known {
-            Known::Object(known) => Some(known.as_ref()),
-            Known::Nothing | Known::Missing => None,
-        };
         let writes = |it: &Object| it.state.as_ref().map_or(0, |state| state.writes);
         let contents = object.state.as_ref().map(|it| it.contents.clone()).unwrap_or_default();
-        match known {
-            Some(known)
-                if known.cluster() == cluster && contents.revision >= self.model.revision() =>
-            {
-                if known.state != object.state {
-                    let one = writes(&object) == writes(known) + 1;
-                    let between = if one { Between::OneWrite } else { Between::Several };
-                    self.model.follow(contents, between);
-                }
+        let known = self.object().filter(|it| it.cluster() == cluster);
+        match known.filter(|_| contents.revision >= self.model.revision()) {
+            Some(known) if known.state == object.state => {}
+            Some(known) => {
+                let one = writes(&object) == writes(known) + 1;
+                let between = if one { Between::OneWrite } else { Between::Several };
+                self.model.follow(contents, between);
             }
-            _ => self.model.replace(cluster, contents),
+            None => self.model.replace(cluster, contents),
         }
         self.known_is(Known::Object(Box::new(object)));
     }

@@ -44,7 +44,7 @@ impl ModelWatch {
     /// The next item, if there is one.
     fn poll(&mut self, model: &Model) -> Result<Option<WatchItem>, StoreError> {
         if model.replacements() != self.replacements {
-            return Err(broken("the Lease of the cluster was deleted, restored or made anew"));
+            return Err(broken("the Lease of the cluster was deleted, restored or created again"));
         }
         let found = model.next_events(&self.range, self.from, self.previous)?;
         if let Some((revision, events)) = found {

@@ -71,7 +71,7 @@ impl Replica {
 
     /// Answers what the confirmed replica can answer.
     fn settle(&mut self) {
-        if matches!(self.known, Known::Nothing) || (self.is_node() && !self.exists()) {
+        if matches!(self.known, Known::Nothing) || (self.is_node() && self.object().is_none()) {
             return;
         }
         let mut left = VecDeque::with_capacity(self.waiting.len());
@@ -102,10 +102,8 @@ impl Replica {
     /// Refusal if the nodes of the cluster have agreed on another `SPAN_MAX`. A node may change it when none lives, and
     /// no process has written for as long as the authority of a node that is gone may last.
     fn wrong_span(&self) -> Option<StoreError> {
-        let (Known::Object(object), Some(own)) = (&self.known, self.span_max) else {
-            return None;
-        };
-        let state = object.state.as_ref().filter(|state| state.span_max != own)?;
+        let own = self.span_max?;
+        let state = self.object()?.state.as_ref().filter(|state| state.span_max != own)?;
         let (call, endpoint) = ("txn", ENDPOINT.to_owned());
         let agreed = state.span_max;
         if !state.contents.leases.is_empty() {
@@ -115,8 +113,9 @@ impl Replica {
             );
             return Some(StoreError::Denied { call, endpoint, message });
         }
-        let (writes, since) = self.quiet?;
-        let quiet = writes == state.writes && self.now.since(since) >= timing::wait(agreed);
+        let quiet = self.quiet.is_some_and(|(writes, since)| {
+            writes == state.writes && self.now.since(since) >= timing::wait(agreed)
+        });
         (!quiet).then(|| StoreError::Overloaded {
             call,
             endpoint,
@@ -130,17 +129,15 @@ impl Replica {
 
     /// Notes since when no process has written, while another `SPAN_MAX` stands in the state.
     pub(super) fn note_quiet(&mut self, now: BootTime) -> Option<BootTime> {
-        let state = match &self.known {
-            Known::Object(object) => object.state.as_ref(),
-            Known::Nothing | Known::Missing => None,
-        };
+        let state = self.object().and_then(|object| object.state.as_ref());
         let state = state.filter(|state| self.span_max.is_some_and(|own| own != state.span_max));
-        self.quiet = state.map(|state| match self.quiet {
+        let noted = state.map(|state| match self.quiet {
             Some((writes, since)) if writes == state.writes => (writes, since),
             _ => (state.writes, now),
         });
-        let (_, since) = self.quiet?;
-        Some(since + timing::wait(state?.span_max)).filter(|at| now < *at)
+        let wait = state.map(|state| timing::wait(state.span_max));
+        self.quiet = noted;
+        Some(noted?.1 + wait?).filter(|at| now < *at)
     }
 
     /// Builds a write of the calls that wait and change something.
@@ -229,14 +226,11 @@ impl Replica {
                 span_max: span_max.unwrap_or(state.span_max),
                 ..state.clone()
             },
-            Some(Object { version, .. }) => {
-                let span_max = span_max.unwrap_or(StoreTiming::KUBERNETES.span_max);
-                State::new(version.clone(), span_max, first_revision(now))
-            }
-            None => {
-                let span_max = span_max.unwrap_or(StoreTiming::KUBERNETES.span_max);
-                State::new(String::new(), span_max, first_revision(now))
-            }
+            _ => State::new(
+                base.map(|object| object.version.clone()).unwrap_or_default(),
+                span_max.unwrap_or(StoreTiming::KUBERNETES.span_max),
+                first_revision(now),
+            ),
         }
     }
 

@@ -485,3 +485,37 @@ fn a_node_that_may_not_write_asks_seldom() {
     let answers = replica.take_answers();
     assert!(matches!(&answers[..], [(Ticket(1), Err(StoreError::Denied { .. }))]), "{answers:?}");
 }
+
+#[test]
+fn another_span_max_is_taken_on_when_nobody_lives_and_its_time_is_over() {
+    let mut server = Server::default();
+    let start = Timestamp::from_second(1_800_000_000).unwrap();
+    let replica = |writer, timing: StoreTiming| {
+        let author = Author { keys: Keys::new("shop").unwrap(), identity: None };
+        Replica::new(author, Writer(writer), Some(timing.span_max))
+    };
+    let mut ask = |replica: &mut Replica, at: u64, request: Request| {
+        replica.advance(BootTime(Duration::from_secs(at)));
+        replica.ask(Ticket(at), request);
+        loop {
+            replica.advance(BootTime(Duration::from_secs(at)));
+            let Some(io) = replica.next_io(start) else { break };
+            let reply = server.carry_out(&io);
+            replica.replied(reply);
+        }
+        replica.take_answers().pop().expect("one call, one answer").1
+    };
+    let get = || Request::Get(Get::key("a"));
+    let lease = LeaseId(1);
+    let mut calm = replica(1, StoreTiming::KUBERNETES_CALM);
+    ask(&mut calm, 1, Request::Grant { lease, ttl: Duration::from_secs(30) }).unwrap();
+    let mut other = replica(2, StoreTiming::KUBERNETES);
+    assert!(matches!(ask(&mut other, 2, get()), Err(StoreError::Denied { .. })));
+    ask(&mut calm, 3, Request::Revoke(lease)).unwrap();
+    // 16.5 s from when the last write was seen.
+    assert!(matches!(ask(&mut other, 4, get()), Err(StoreError::Overloaded { .. })));
+    assert!(matches!(ask(&mut other, 20, get()), Err(StoreError::Overloaded { .. })));
+    ask(&mut other, 21, get()).unwrap();
+    ask(&mut other, 22, Request::Grant { lease, ttl: Duration::from_secs(10) }).unwrap();
+    assert!(matches!(ask(&mut calm, 23, get()), Err(StoreError::Denied { .. })));
+}
