@@ -208,9 +208,9 @@ pub struct WorkStatus {
 /// The store as a node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// Kind of the store: `etcd` or `memory`.
+    /// Kind of the store: `etcd`, `kubernetes` or `memory`.
     pub kind: String,
-    /// The etcd member that receives the requests.
+    /// Address that receives the requests: of the etcd member, or of the API server.
     pub endpoint: String,
     /// Whether the store answers requests.
     pub healthy: bool,

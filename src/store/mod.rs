@@ -1,8 +1,8 @@
-//! The store of a cluster: the trait [`Store`] and the types that its two implementations share.
+//! The store of a cluster: the trait [`Store`] and the types that its implementations share.
 //!
 //! [`Store`] is etcd's data model and no more: revisions, transactions, leases, watches. `etcd` speaks to a
-//! real etcd and is the only module that names `etcd_client`; `memory` is a model of etcd in this process.
-//! Both give the same answers. `keys` defines what the keys mean, `protocol` the protocol's transactions.
+//! real etcd and is the only module that names `etcd_client`; `memory` is a model of etcd in this process; the
+//! store over the Kubernetes API, in `k8s`, keeps that model in a Lease. All give the same answers. `keys` defines what the keys mean, `protocol` the protocol's transactions.
 
 mod compaction;
 mod compare;
@@ -436,6 +436,17 @@ pub enum StoreError {
         /// Error message, with a remedy if one is known.
         message: String,
     },
+    /// The nodes of the cluster agreed on other durations than this node is configured with. Nothing changed.
+    #[error(
+        "the nodes of this cluster agreed on a longest failover D of {agreed:?}, and this node is configured with \
+         {own:?}: give all nodes the same profile; to change the profile, stop all nodes first"
+    )]
+    SpanDisagreement {
+        /// Longest D that the cluster's state allows.
+        agreed: Duration,
+        /// Longest D that this node is configured with.
+        own: Duration,
+    },
     /// The store refused temporarily: no space, too many requests. Nothing changed.
     #[error("{endpoint} is overloaded and refused {call}: {message}")]
     Overloaded {
@@ -477,6 +488,7 @@ impl StoreError {
             | Self::Compacted { .. }
             | Self::Unreachable { .. }
             | Self::Denied { .. }
+            | Self::SpanDisagreement { .. }
             | Self::Overloaded { .. }
             | Self::Broken { .. } => Effected::No,
         }
@@ -493,7 +505,8 @@ impl StoreError {
             Self::LeaseNotFound
             | Self::LeaseExists
             | Self::Compacted { .. }
-            | Self::Denied { .. } => false,
+            | Self::Denied { .. }
+            | Self::SpanDisagreement { .. } => false,
         }
     }
 }

@@ -74,8 +74,7 @@ const MAX_CLUSTER: usize = 46;
 const ASKS: usize = 64;
 
 /// Beginning of the name of the store in its errors; the address of the API server follows, if it is known.
-#[doc(hidden)]
-pub const ENDPOINT: &str = "the API server";
+const ENDPOINT: &str = "the API server";
 
 /// Options of a cluster that is kept in the Kubernetes API.
 #[derive(Clone, Debug)]
