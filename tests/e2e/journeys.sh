@@ -49,6 +49,8 @@ events_after=$(in_shop get events --field-selector involvedObject.kind=UptimeChe
 begin 'no node is left: the Election says that none leads, and names the next one'
 in_shop scale statefulset "$full" --replicas 0 > /dev/null
 eventually 60 'the Election says that no node leads' says "$full" 'False '
+nodes_told=$(in_shop get election "$full" --output 'jsonpath={.status.nodeCount}')
+[ "${nodes_told:-0}" = 0 ] || fail "the Election still tells of $nodes_told nodes"
 in_shop get elections
 in_shop scale statefulset "$full" --replicas 3 > /dev/null
 eventually 120 'three pods Ready' ready
