@@ -287,9 +287,9 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
         }
         Stopped::Unclean => Err(Failure::new(
             Exit::Failed,
-            format!("did not leave cleanly within {:?}: the lease has to run out", args.node.grace),
+            "did not leave cleanly: the lease has to run out",
         )
-        .try_this("look above for work that does not end, or for a store that does not answer")),
+        .try_this("look above for work that does not end, or for a store that does not answer or denies it")),
     }
 }
 

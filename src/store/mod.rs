@@ -375,6 +375,8 @@ pub struct Health {
     pub healthy: bool,
     /// Error of the last failed call, if any call failed since the last answer.
     pub problem: Option<String>,
+    /// Whether the store denies calls permanently, for want of credentials or rights.
+    pub denied: bool,
 }
 
 /// Error of a call to the store, with the information whether anything may have changed.

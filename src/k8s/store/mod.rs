@@ -254,7 +254,7 @@ impl KubernetesStore {
         let caller = Caller { asks };
         let (shown, seen) = tokio::sync::watch::channel(Seen::default());
         let health =
-            Arc::new(Mutex::new(Health { endpoint: api.endpoint(), healthy: true, problem: None }));
+            Arc::new(Mutex::new(Health { endpoint: api.endpoint(), healthy: true, ..Health::default() }));
         let failed = CancellationToken::new();
         let mut tasks = Tasks::new();
         let running = task::run(

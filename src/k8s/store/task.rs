@@ -159,7 +159,8 @@ fn note(health: &Mutex<Health>, api: &Api, reply: &Reply) {
     if problem.is_none() && !health.healthy {
         tracing::info!("the API server serves the store again");
     }
-    *health = Health { endpoint: api.endpoint(), healthy: problem.is_none(), problem };
+    let denied = matches!(reply, Reply::Refused(StoreError::Denied { .. }));
+    *health = Health { endpoint: api.endpoint(), healthy: problem.is_none(), problem, denied };
 }
 
 /// Follows the object: a watch that ends is opened again, from where it ended if the API server still has that.
