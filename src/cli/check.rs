@@ -321,11 +321,13 @@ async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     })
     .await;
     let leader = match (live.view.leader(), beat) {
-        (Some(it), Ok(())) if it.d.is_none() => Finding::new(
-            LEADER,
-            Verdict::Warning,
-            format!("node {} of the Go package leads: it has no beat to look for", it.id),
-        ),
+        (Some(it), Ok(())) if it.d.is_none() => {
+            let who = match live.leader_name() {
+                Some(name) => format!("{name}, a candidate of client-go, leads"),
+                None => format!("node {} of the Go package leads", it.id),
+            };
+            Finding::new(LEADER, Verdict::Warning, format!("{who}: it has no beat to look for"))
+        }
         (Some(it), Ok(())) if it.suspended => Finding::new(
             LEADER,
             Verdict::Failed,

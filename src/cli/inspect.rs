@@ -108,7 +108,8 @@ impl ReadArgs {
                 let (keys, kind) = (&self.cluster.cluster, self.cluster.kind());
                 let view =
                     live::read(&*store, keys, self.cluster.timeout).await.map_err(reading(kind))?;
-                Ok(Report::of_view(keys.cluster(), &view, None, None))
+                let name = view.leader().and_then(|it| store.name_of(it.lease));
+                Ok(Report::of_view(keys.cluster(), &view, None, None).naming(name))
             }
         }
     }
@@ -125,7 +126,8 @@ impl ReadArgs {
         let name = keys.cluster().to_owned();
         let mut live = Live::open(store, keys, self.cluster.timeout).await.map_err(reading(kind))?;
         let silence = live.silence_of_the_leader().await.map_err(reading(kind))?;
-        Ok(Report::of_view(&name, &live.view, live.last_beat_unix_ms, silence))
+        let report = Report::of_view(&name, &live.view, live.last_beat_unix_ms, silence);
+        Ok(report.naming(live.leader_name()))
     }
 }
 
@@ -177,6 +179,7 @@ struct Seen {
     /// Time of the leader's last beat, or when this command began to listen.
     heard_at: BootTime,
     problem: Option<String>,
+    leader_name: Option<String>,
     /// Number of changes other than beats.
     changes: u64,
 }
@@ -188,6 +191,7 @@ impl Seen {
             view: live.view.clone(),
             last_beat_unix_ms: live.last_beat_unix_ms,
             problem: live.problem.clone(),
+            leader_name: live.leader_name(),
             changes,
         })
     }
@@ -231,6 +235,7 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
         let not_current = seen.problem.clone();
         let showing = (seen.changes, silence.is_some(), not_current.is_some());
         let report = Report { not_current, ..Report::of_view(&name, &seen.view, beat, silence) };
+        let report = report.naming(seen.leader_name.clone());
         screen.show(&report, showing != shown)?;
         shown = showing;
     }

@@ -174,6 +174,14 @@ impl Report {
         .judged(silence.map(ms))
     }
 
+    /// The report with the name of a leader that is no node.
+    pub(crate) fn naming(mut self, name: Option<String>) -> Self {
+        if let (Some(leader), Some(name)) = (&mut self.leader, name) {
+            leader.address = Some(name);
+        }
+        self
+    }
+
     /// The report with its leader moved to `not_acting` if the leader is suspended or has been silent.
     fn judged(mut self, silent_ms: Option<u64>) -> Self {
         let is_suspended = |it: &mut LeaderStatus| it.suspended || silent_ms.is_some();

@@ -100,7 +100,8 @@ pub struct Vitals {
 pub struct LeaderStatus {
     /// Id of the node in office.
     pub id: NodeId,
-    /// Address of the leader, if its metadata is known.
+    /// Address of the leader, if its metadata is known. Of a candidate of client-go: the name by which it holds the
+    /// Lease.
     pub address: Option<String>,
     /// Term of the leader, which its record names.
     pub term: Term,

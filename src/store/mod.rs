@@ -6,6 +6,7 @@
 
 mod compaction;
 mod compare;
+mod error;
 pub mod etcd;
 #[doc(hidden)]
 pub mod keys;
@@ -24,7 +25,9 @@ pub use self::metrics::StateMetrics;
 pub use self::{
     compaction::{OLD_REVISIONS, holds_revisions_back},
     compare::{Compare, CompareOp, Target},
+    error::Effected,
 };
+pub use self::error::StoreError;
 
 use std::{
     fmt::{self, Debug},
@@ -354,6 +357,13 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Member that serves the calls now, and its state, for the status page and for messages.
     fn health(&self) -> Health;
 
+    /// Name of a candidate that is no node, by the lease in the name of its key: on the Kubernetes API a candidate of
+    /// client-go holds the cluster's Lease under its own name.
+    fn name_of(&self, lease: LeaseId) -> Option<String> {
+        let _ = lease;
+        None
+    }
+
     /// Asks the store to prefer another member for later calls (because a watch lags, for example). Only a
     /// hint.
     fn avoid_current(&self) {}
@@ -377,138 +387,4 @@ pub struct Health {
     pub problem: Option<String>,
     /// Whether the store denies calls permanently, for want of credentials or rights.
     pub denied: bool,
-}
-
-/// Error of a call to the store, with the information whether anything may have changed.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The lease is not in the store. Nothing changed.
-    #[error("the lease is not in the store")]
-    LeaseNotFound,
-    /// A lease of that id exists. Nothing changed.
-    #[error("a lease of that id exists")]
-    LeaseExists,
-    /// The requested revision is compacted. Nothing changed.
-    #[error("revision {asked} is compacted; the oldest one left is {oldest}")]
-    Compacted {
-        /// Revision that the call asked for.
-        asked: Revision,
-        /// Oldest revision left; zero if the store did not report it.
-        oldest: Revision,
-    },
-    /// The store did not answer in time. The call may or may not have taken effect, now or later.
-    #[error("{endpoint} did not answer {call} within {timeout:?}")]
-    Unanswered {
-        /// Name of the call, as in the metrics.
-        call: &'static str,
-        /// Member that the call was sent to.
-        endpoint: String,
-        /// Time that the caller waited.
-        timeout: Duration,
-    },
-    /// The call failed after it was sent. The call may or may not have taken effect.
-    #[error("{endpoint} broke off {call}: {message}")]
-    Interrupted {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that the call was sent to.
-        endpoint: String,
-        /// Error message of the member or of the connection.
-        message: String,
-    },
-    /// Nothing was sent, because no member was reachable. Nothing changed.
-    #[error("{endpoint} cannot be reached for {call}: {message}")]
-    Unreachable {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that was tried last.
-        endpoint: String,
-        /// Reason of the failure.
-        message: String,
-    },
-    /// The store refused permanently: wrong credentials, no permission, an invalid request. Nothing
-    /// changed.
-    #[error("{endpoint} refused {call}: {message}")]
-    Denied {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that refused the call.
-        endpoint: String,
-        /// Error message, with a remedy if one is known.
-        message: String,
-    },
-    /// The nodes of the cluster agreed on other durations than this node is configured with. Nothing changed.
-    #[error(
-        "the nodes of this cluster agreed on a longest failover D of {agreed:?}, and this node is configured with \
-         {own:?}: give all nodes the same profile; to change the profile, stop all nodes first"
-    )]
-    SpanDisagreement {
-        /// Longest D that the cluster's state allows.
-        agreed: Duration,
-        /// Longest D that this node is configured with.
-        own: Duration,
-    },
-    /// The store refused temporarily: no space, too many requests. Nothing changed.
-    #[error("{endpoint} is overloaded and refused {call}: {message}")]
-    Overloaded {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that refused the call.
-        endpoint: String,
-        /// Error message, with a remedy if one is known.
-        message: String,
-    },
-    /// The stream of a watch ended.
-    #[error("the watch on {endpoint} ended: {message}")]
-    Broken {
-        /// Member that served the watch.
-        endpoint: String,
-        /// Reason of the end.
-        message: String,
-    },
-}
-
-/// Whether a failed call may have taken effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Effected {
-    /// The call did not take effect and will not.
-    No,
-    /// The call may have taken effect, or may still do so.
-    Unknown,
-}
-
-impl StoreError {
-    /// Whether the call may have taken effect.
-    #[doc(hidden)]
-    pub fn effected(&self) -> Effected {
-        match self {
-            Self::Unanswered { .. } | Self::Interrupted { .. } => Effected::Unknown,
-            Self::LeaseNotFound
-            | Self::LeaseExists
-            | Self::Compacted { .. }
-            | Self::Unreachable { .. }
-            | Self::Denied { .. }
-            | Self::SpanDisagreement { .. }
-            | Self::Overloaded { .. }
-            | Self::Broken { .. } => Effected::No,
-        }
-    }
-
-    /// Whether the same call may succeed later without any intervention.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Unanswered { .. }
-            | Self::Interrupted { .. }
-            | Self::Unreachable { .. }
-            | Self::Overloaded { .. }
-            | Self::Broken { .. } => true,
-            Self::LeaseNotFound
-            | Self::LeaseExists
-            | Self::Compacted { .. }
-            | Self::Denied { .. }
-            | Self::SpanDisagreement { .. } => false,
-        }
-    }
 }

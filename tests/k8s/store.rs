@@ -28,6 +28,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::{
+    binary::{bellwether, ended},
     kube::{ApiServer, Space, named, rule},
     support::{eventually, tools},
 };
@@ -135,6 +136,19 @@ async fn client_go_and_controller_runtime_share_the_lease_with_ours() {
         assert_eq!(ours.membership().borrow().role, Role::Follower);
         let leader = ours.get_leader().await.unwrap().expect("the neighbour is shown");
         assert_ne!(leader.get(), 1);
+        let holder = spec(&space, &cluster).await.holder_identity.unwrap();
+        let shown = ours.status().await.unwrap().leader.unwrap();
+        assert_eq!((shown.id, shown.address.as_ref()), (leader, Some(&holder)));
+        for (command, line) in [
+            ("leader", format!("leader {leader} at {holder}, term ")),
+            ("check", format!("{holder}, a candidate of client-go, leads")),
+        ] {
+            let kubeconfig = space.api.kubeconfig(&space.name, None);
+            let mut asking = bellwether([command, "--store", "kubernetes", "--cluster", &cluster]);
+            asking.arg("--kubeconfig").arg(kubeconfig);
+            let ran = ended(asking);
+            assert!(ran.out.contains(&line), "{ran:?}");
+        }
         // The neighbour leaves, and our node leads.
         theirs.signal(Signal::TERM);
         theirs.until("stopped").await;

@@ -379,7 +379,7 @@ impl Store for KubernetesStore {
         self.at_home("grant", timeout, async move {
             // Makes sure that the object exists, which owns the Lease.
             caller.call("grant", look(), timeout).await?;
-            let Seen { model, uid } = seen.borrow().clone();
+            let Seen { model, uid, .. } = seen.borrow().clone();
             // A grant that the state would refuse creates no Lease.
             Model::clone(&model).grant(BootTime::default(), lease, ttl)?;
             let owner = uid.ok_or_else(|| StoreError::Interrupted {
@@ -452,6 +452,10 @@ impl Store for KubernetesStore {
 
     fn health(&self) -> Health {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn name_of(&self, lease: LeaseId) -> Option<String> {
+        self.seen.borrow().neighbour.clone().filter(|_| lease == neighbour::LEASE)
     }
 
     async fn failed(&self) -> String {

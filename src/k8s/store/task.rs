@@ -49,11 +49,14 @@ pub(super) struct Seen {
     pub(super) model: Arc<Model>,
     /// UID of the object, if it exists.
     pub(super) uid: Option<String>,
+    /// Candidate of client-go that holds the Lease, by its own name.
+    pub(super) neighbour: Option<String>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { model: Arc::new(Model::from_contents(0, Contents::default())), uid: None }
+        let model = Arc::new(Model::from_contents(0, Contents::default()));
+        Self { model, uid: None, neighbour: None }
     }
 }
 
@@ -99,7 +102,8 @@ pub(super) async fn run(
                 metrics.bytes.with_label_values(&[KIND]).set(bytes as i64);
                 metrics.bound.with_label_values(&[KIND]).set(MAX_BYTES as i64);
             }
-            shown.send_replace(Seen { model: Arc::new(replica.model().clone()), uid });
+            let neighbour = replica.foreign_holder().map(str::to_owned);
+            shown.send_replace(Seen { model: Arc::new(replica.model().clone()), uid, neighbour });
         }
         for (ticket, result) in replica.take_answers() {
             if let Some(reply) = callers.remove(&ticket) {
