@@ -86,7 +86,8 @@ impl Failure {
             StoreError::SpanDisagreement { .. } => failure(Exit::Refused),
             // The store on Kubernetes explains its errors itself.
             StoreError::Denied { .. } if in_kubernetes => failure(Exit::Denied),
-            _ if !in_kubernetes && says_tls(error) => failure(Exit::Denied).try_this(
+            _ if in_kubernetes && says_tls(error) => failure(Exit::Denied),
+            _ if says_tls(error) => failure(Exit::Denied).try_this(
                 "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
                  presents and asks for, and that it serves TLS at all",
             ),

@@ -124,7 +124,8 @@ impl ReadArgs {
         let Source::Store(store) = self.source()? else { return self.report().await };
         let (keys, kind) = (self.cluster.cluster.clone(), self.cluster.kind());
         let name = keys.cluster().to_owned();
-        let mut live = Live::open(store, keys, self.cluster.timeout).await.map_err(reading(kind))?;
+        let mut live =
+            Live::open(store, keys, self.cluster.timeout).await.map_err(reading(kind))?;
         let silence = live.silence_of_the_leader().await.map_err(reading(kind))?;
         let report = Report::of_view(&name, &live.view, live.last_beat_unix_ms, silence);
         Ok(report.naming(live.leader_name()))
@@ -333,11 +334,13 @@ pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
     }
     match (report.leader, report.not_acting) {
         (Some(_), _) => Ok(()),
-        (None, Some(it)) => {
-            Err(Failure::new(Exit::Unhealthy, format!("nobody acts: {}", it.says())).try_this(
-                "`bellwether check` looks at the store; the log of that node says what it waits for",
-            ))
-        }
+        (None, Some(it)) => Err(Failure::new(
+            Exit::Unhealthy,
+            format!("nobody acts: {}", it.says()),
+        )
+        .try_this(
+            "`bellwether check` looks at the store; the log of that node says what it waits for",
+        )),
         (None, None) => Err(Failure::new(Exit::NotThere, "no node leads now")
             .try_this("`bellwether status --watch` shows whether an election is under way")),
     }

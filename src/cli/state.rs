@@ -218,7 +218,8 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
         Err(StoreError::LeaseNotFound) => {
             return Err(Failure::new(Exit::NotThere, format!("node {} has just ended", args.node)));
         }
-        other => other.map_err(|error| Failure::of_write(at.cluster.kind(), "writing the key", &error))?,
+        other => other
+            .map_err(|error| Failure::of_write(at.cluster.kind(), "writing the key", &error))?,
     };
     if !answer.succeeded {
         return Err(changed(&args.key, args.node, seen));

@@ -176,12 +176,9 @@ impl Request {
     ) -> Result<Self, Failure> {
         let keys = &cluster.cluster;
         let lease = LeaseId(rand::random_range(1..=i64::MAX));
-        store
-            .grant(lease, REQUEST_TTL, cluster.timeout)
-            .await
-            .map_err(|error| {
-                Failure::of_store(cluster.kind(), "granting a lease for the request", &error)
-            })?;
+        store.grant(lease, REQUEST_TTL, cluster.timeout).await.map_err(|error| {
+            Failure::of_store(cluster.kind(), "granting a lease for the request", &error)
+        })?;
         let request = Self { lease };
         let txn = Txn {
             // Writes the request only while this term lasts.

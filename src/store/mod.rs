@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is etcd's data model and no more: revisions, transactions, leases, watches. `etcd` speaks to a
 //! real etcd and is the only module that names `etcd_client`; `memory` is a model of etcd in this process; the
-//! store over the Kubernetes API, in `k8s`, keeps that model in a Lease. All give the same answers. `keys` defines what the keys mean, `protocol` the protocol's transactions.
+//! store over the Kubernetes API, in `k8s`, keeps that model in a Lease. All give the same answers. `keys` defines
+//! what the keys mean, `protocol` the protocol's transactions.
 
 mod compaction;
 mod compare;
@@ -19,6 +20,7 @@ pub mod protocol;
 #[doc(hidden)]
 pub mod values;
 
+pub use self::error::StoreError;
 #[doc(hidden)]
 pub use self::metrics::StateMetrics;
 #[doc(hidden)]
@@ -27,7 +29,6 @@ pub use self::{
     compare::{Compare, CompareOp, Target},
     error::Effected,
 };
-pub use self::error::StoreError;
 
 use std::{
     fmt::{self, Debug},

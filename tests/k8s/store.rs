@@ -34,11 +34,11 @@ use crate::{
 };
 
 /// A limit against hanging, on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 const TTL: Duration = Duration::from_secs(60);
 
-fn access(space: &Space<'_>, user: Option<&str>) -> KubernetesConfig {
+pub(crate) fn access(space: &Space<'_>, user: Option<&str>) -> KubernetesConfig {
     let kubeconfig = space.api.kubeconfig(&space.name, user);
     KubernetesConfig::new().client(ClientOptions::default().kubeconfig(kubeconfig))
 }
@@ -47,23 +47,23 @@ fn observer(space: &Space<'_>, cluster: &str) -> KubernetesStore {
     KubernetesStore::observer(Keys::new(cluster).unwrap(), access(space, None)).unwrap()
 }
 
-async fn node(space: &Space<'_>, cluster: &str, id: i64) -> ClusterNode {
+pub(crate) async fn node(space: &Space<'_>, cluster: &str, id: i64) -> ClusterNode {
     let config = access(space, None).identity(format!("pod-{id}"));
     let node = ClusterNode::builder().cluster(cluster).id(id).kubernetes(config).build().unwrap();
     node.start().await.unwrap();
     node
 }
 
-async fn until_role(node: &ClusterNode, role: Role) {
+pub(crate) async fn until_role(node: &ClusterNode, role: Role) {
     eventually("the role", LONG, async || (node.membership().borrow().role == role).then_some(()))
         .await;
 }
 
-fn leases(space: &Space<'_>) -> Api<Lease> {
+pub(crate) fn leases(space: &Space<'_>) -> Api<Lease> {
     Api::default_namespaced(space.client())
 }
 
-async fn spec(space: &Space<'_>, cluster: &str) -> LeaseSpec {
+pub(crate) async fn spec(space: &Space<'_>, cluster: &str) -> LeaseSpec {
     leases(space).get(cluster).await.unwrap().spec.unwrap_or_default()
 }
 
@@ -180,7 +180,7 @@ async fn client_go_and_controller_runtime_share_the_lease_with_ours() {
 }
 
 /// Everything that a node needs. The chart gives no more, see `tests/k8s/rbac.rs`.
-const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+pub(crate) const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
 
 #[tokio::test]
 async fn each_missing_right_is_named_in_a_sentence() {

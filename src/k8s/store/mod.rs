@@ -253,8 +253,11 @@ impl KubernetesStore {
         let (asks, asked) = mpsc::channel(ASKS);
         let caller = Caller { asks };
         let (shown, seen) = tokio::sync::watch::channel(Seen::default());
-        let health =
-            Arc::new(Mutex::new(Health { endpoint: api.endpoint(), healthy: true, ..Health::default() }));
+        let health = Arc::new(Mutex::new(Health {
+            endpoint: api.endpoint(),
+            healthy: true,
+            ..Health::default()
+        }));
         let failed = CancellationToken::new();
         let mut tasks = Tasks::new();
         let running = task::run(
@@ -451,7 +454,12 @@ impl Store for KubernetesStore {
     }
 
     fn health(&self) -> Health {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if health.healthy {
+            health.problem = self.api.refusal();
+            health.healthy = health.problem.is_none();
+        }
+        health
     }
 
     fn name_of(&self, lease: LeaseId) -> Option<String> {

@@ -61,7 +61,10 @@ impl Driver {
         *denied_since = if is_denied { denied_since.or(Some(now)) } else { None };
         let gives_up = denied_since.is_some_and(|since| DENIED_FOR <= now.since(since));
         if gives_up {
-            tracing::warn!(node = self.node.id().get(), "the store denies what a node writes to leave: its lease has to run out");
+            tracing::warn!(
+                node = self.node.id().get(),
+                "the store denies what a node writes to leave: its lease has to run out"
+            );
         }
         if (*stop_now_at <= now || gives_up) && !*told {
             *told = true;
