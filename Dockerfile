@@ -35,7 +35,7 @@ FROM ${RUNTIME_BASE}
 ARG VERSION=0.1.0
 ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="bellwether" \
-      org.opencontainers.image.description="Highly available Kubernetes controllers: fenced leader election over etcd, shard work on the followers" \
+      org.opencontainers.image.description="Highly available Kubernetes controllers: fenced leader election over the Kubernetes API or etcd, shard work on the followers" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${COMMIT}"

@@ -1,5 +1,5 @@
-//! Highly available Kubernetes controllers: fenced leader election over etcd, shard work on the
-//! followers.
+//! Highly available Kubernetes controllers: fenced leader election over the Kubernetes API or etcd, shard work
+//! on the followers.
 //!
 //! The crate runs on Linux only: it reads `CLOCK_BOOTTIME`, `/proc` and abstract sockets.
 //!
@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | none of them | nodes: the election, shards and state of nodes, on etcd or in memory, with logs and metrics |
 //! | `status` | [`host::Host`](host): a program with a node, and its status page, probes and `/metrics` over HTTP |
-//! | `kubernetes`, the default | operators: controllers, caches, fenced writes, the object `Election`; with `status` |
+//! | `kubernetes`, the default | the store over the Kubernetes API; operators: controllers, caches, fenced writes, the object `Election`; with `status` |
 //! | `p521` | TLS certificates and keys on the curve P-521 |
 //! | `uptime` | the reference work: uptime checks; with `kubernetes` and `p521` |
 //! | `cli` | the command `bellwether`, with everything; it chooses the newest version of the Kubernetes API |

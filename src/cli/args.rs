@@ -98,6 +98,11 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// Kind of store that the flags and the surroundings choose.
+    pub(crate) fn kind(&self) -> StoreKind {
+        self.chosen().0
+    }
+
     /// Kind of store that the flags and the surroundings choose, and the reason.
     pub(crate) fn chosen(&self) -> (StoreKind, &'static str) {
         let in_pod = std::env::var_os(SERVICE_HOST).is_some_and(|value| !value.is_empty());

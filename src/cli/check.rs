@@ -31,8 +31,8 @@ mod kubernetes;
 /// Says whether a cluster and its store are well
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Reaches etcd, looks whether somebody compacts it, whether one node leads and its beats arrive, and \
-whether every shard is held; in a pod or with --kubernetes on also whether the API server answers, knows \
+Reaches the store (of an etcd also its members, and whether somebody compacts it), looks whether one node leads and its \
+beats arrive, and whether every shard is held; in a pod or with --kubernetes on also whether the API server answers, knows \
 our kinds, and whether the Election names the leader that the store does. Exit code 8 if something is wrong, 4 or 5 if the store cannot be asked; what is \
 only a warning does not fail. With --url: whether that node's /livez and /readyz pass, for a container's \
 probe without curl.")]
@@ -50,9 +50,9 @@ pub(crate) struct CheckArgs {
     )]
     kubernetes: When,
 
-    /// Only etcd itself: for before the first node runs
-    #[arg(long, env = "BELLWETHER_ETCD_ONLY")]
-    etcd_only: bool,
+    /// Only the store itself: for before the first node runs
+    #[arg(long, alias = "etcd-only", env = "BELLWETHER_STORE_ONLY")]
+    store_only: bool,
 }
 
 /// Verdict of one finding.
@@ -154,7 +154,7 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
             (store, findings)
         }
     };
-    if !args.etcd_only {
+    if !args.store_only {
         let mut asks_election = is_wanted(args.kubernetes);
         if asks_election {
             let told = of_kubernetes(&args.read).await?;
@@ -163,7 +163,7 @@ async fn of_cluster(args: &CheckArgs) -> Result<Vec<Finding>, Failure> {
         }
         let mut live = Live::open(store, keys.clone(), cluster.timeout)
             .await
-            .map_err(|error| Failure::of_store("reading the cluster", &error))?;
+            .map_err(|error| Failure::of_store(cluster.kind(), "reading the cluster", &error))?;
         let of_nodes = of_nodes(&mut live).await;
         if asks_election {
             let leads =
@@ -181,7 +181,7 @@ async fn answers(store: &dyn Store, cluster: &ClusterArgs) -> Result<Finding, Fa
     let answer = store
         .get(Get { keys_only: true, ..Get::key(cluster.cluster.record()) }, cluster.timeout)
         .await
-        .map_err(|error| Failure::of_store("reading from the store", &error))?;
+        .map_err(|error| Failure::of_store(cluster.kind(), "reading from the store", &error))?;
     let says = format!("{} answers, revision {}", store.health().endpoint, answer.revision);
     Ok(Finding::new(store.kind(), Verdict::Ok, says))
 }
@@ -321,17 +321,19 @@ async fn of_nodes(live: &mut Live) -> Vec<Finding> {
     })
     .await;
     let leader = match (live.view.leader(), beat) {
-        (Some(it), Ok(())) if it.d.is_none() => Finding::new(
-            LEADER,
-            Verdict::Warning,
-            format!("node {} of the Go package leads: it has no beat to look for", it.id),
-        ),
+        (Some(it), Ok(())) if it.d.is_none() => {
+            let who = match live.leader_name() {
+                Some(name) => format!("{name}, a candidate of client-go, leads"),
+                None => format!("node {} of the Go package leads", it.id),
+            };
+            Finding::new(LEADER, Verdict::Warning, format!("{who}: it has no beat to look for"))
+        }
         (Some(it), Ok(())) if it.suspended => Finding::new(
             LEADER,
             Verdict::Failed,
             format!("node {} is in office and suspended: its beats come too late for it to act", it.id),
         )
-        .try_this("look at that node's log and at its link to etcd; another node takes over within seconds"),
+        .try_this("look at that node's log and at its link to the store; another node takes over within seconds"),
         (Some(it), Ok(())) => {
             Finding::new(LEADER, Verdict::Ok, format!("node {} leads, term {}", it.id, it.term))
         }

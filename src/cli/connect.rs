@@ -1,4 +1,4 @@
-//! Connections of the commands: to etcd, or to the status server of one node.
+//! Connections of the commands: to the store, or to the status server of one node.
 
 use std::{ffi::OsString, sync::Arc, time::Duration};
 

@@ -3,10 +3,11 @@
 use std::{fmt, process::ExitCode};
 
 use bellwether::{
-    k8s::store::ENDPOINT,
     signals::Aborted,
     store::{Effected, StoreError},
 };
+
+use super::args::StoreKind;
 
 /// Table at the end of `--help`, and of `docs/cli.md`.
 pub(crate) const TABLE: &str = "\
@@ -17,7 +18,7 @@ Exit codes:
   3    not there: no leader, no such node, no such key
   4    the store (or the node, or the API server) cannot be reached or does not answer
   5    the store (or the API server) refuses: credentials, permissions, certificates
-  6    the cluster refuses: the id is taken, the ticks differ, somebody else's write came first
+  6    the cluster refuses: the id is taken, the ticks or profiles differ, somebody else's write came first
   7    a port or a file of this machine cannot be had
   8    reached, but not healthy (check), or the node in office does not act (leader)
   9    sent, but nobody knows whether it took effect: look before repeating
@@ -76,14 +77,16 @@ impl Failure {
         Self::new(exit, format!("{doing}: {}", chain(error)))
     }
 
-    /// A failure of a call to the store while the command was `doing` something.
-    pub(crate) fn of_store(doing: &str, error: &StoreError) -> Self {
+    /// A failure of a call to a store of that kind while the command was `doing` something.
+    pub(crate) fn of_store(kind: StoreKind, doing: &str, error: &StoreError) -> Self {
         let failure = |exit| Self::caused(exit, doing, error);
+        let in_kubernetes = kind == StoreKind::Kubernetes;
         match error {
+            // The error names both values and the remedy.
+            StoreError::SpanDisagreement { .. } => failure(Exit::Refused),
             // The store on Kubernetes explains its errors itself.
-            StoreError::Denied { endpoint, .. } if endpoint.starts_with(ENDPOINT) => {
-                failure(Exit::Denied)
-            }
+            StoreError::Denied { .. } if in_kubernetes => failure(Exit::Denied),
+            _ if in_kubernetes && says_tls(error) => failure(Exit::Denied),
             _ if says_tls(error) => failure(Exit::Denied).try_this(
                 "check --etcd-ca-file, --etcd-cert-file and --etcd-key-file against what the server \
                  presents and asks for, and that it serves TLS at all",
@@ -96,11 +99,11 @@ impl Failure {
             }
             StoreError::Denied { .. } => failure(Exit::Denied)
                 .try_this("check --etcd-user and its password, and whether etcd asks for one"),
-            StoreError::Unreachable { endpoint, .. }
-            | StoreError::Unanswered { endpoint, .. }
-            | StoreError::Interrupted { endpoint, .. }
-            | StoreError::Broken { endpoint, .. }
-                if endpoint.starts_with(ENDPOINT) =>
+            StoreError::Unreachable { .. }
+            | StoreError::Unanswered { .. }
+            | StoreError::Interrupted { .. }
+            | StoreError::Broken { .. }
+                if in_kubernetes =>
             {
                 failure(Exit::Unreachable).try_this(
                     "see that the API server answers (kubectl get --raw /readyz), and that the kubeconfig \
@@ -120,8 +123,8 @@ impl Failure {
     }
 
     /// Same as [`of_store`](Self::of_store), for a write: the outcome of a write may be unknown.
-    pub(crate) fn of_write(doing: &str, error: &StoreError) -> Self {
-        let failure = Self::of_store(doing, error);
+    pub(crate) fn of_write(kind: StoreKind, doing: &str, error: &StoreError) -> Self {
+        let failure = Self::of_store(kind, doing, error);
         if error.effected() == Effected::Unknown {
             return Self { exit: Exit::Unknown, ..failure }
                 .try_this("it may have taken effect, now or later: look before repeating it");

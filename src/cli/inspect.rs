@@ -17,7 +17,7 @@ use reqwest::Url;
 use tokio::sync::watch;
 
 use super::{
-    args::ClusterArgs,
+    args::{ClusterArgs, StoreKind},
     connect::{self, NodeClient},
     exit::{Exit, Failure},
     live::{self, Live, Moved, patience},
@@ -31,11 +31,11 @@ pub(crate) struct ReadArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 
-    /// Ask this node's status server instead of etcd
+    /// Ask this node's status server instead of the store
     #[arg(long, value_name = "URL", env = "BELLWETHER_URL", value_parser = connect::node_url)]
     pub(crate) url: Option<Url>,
 
-    /// Whom to ask: etcd, or the Kubernetes API server, where the leader keeps a picture of the cluster in
+    /// Whom to ask: the store, or the Kubernetes API server, where the leader keeps a picture of the cluster in
     /// its Election
     #[arg(
         long,
@@ -105,10 +105,11 @@ impl ReadArgs {
                 Ok(Report::of_election(&place, election, clock::unix_ms()))
             }
             Source::Store(store) => {
-                let keys = &self.cluster.cluster;
+                let (keys, kind) = (&self.cluster.cluster, self.cluster.kind());
                 let view =
-                    live::read(&*store, keys, self.cluster.timeout).await.map_err(reading)?;
-                Ok(Report::of_view(keys.cluster(), &view, None, None))
+                    live::read(&*store, keys, self.cluster.timeout).await.map_err(reading(kind))?;
+                let name = view.leader().and_then(|it| store.name_of(it.lease));
+                Ok(Report::of_view(keys.cluster(), &view, None, None).naming(name))
             }
         }
     }
@@ -121,17 +122,18 @@ impl ReadArgs {
     /// A [`Failure`] if the source does not answer.
     async fn judged_report(&self) -> Result<Report, Failure> {
         let Source::Store(store) = self.source()? else { return self.report().await };
-        let keys = self.cluster.cluster.clone();
+        let (keys, kind) = (self.cluster.cluster.clone(), self.cluster.kind());
         let name = keys.cluster().to_owned();
-        let mut live = Live::open(store, keys, self.cluster.timeout).await.map_err(reading)?;
-        let silence = live.silence_of_the_leader().await.map_err(reading)?;
-        Ok(Report::of_view(&name, &live.view, live.last_beat_unix_ms, silence))
+        let mut live =
+            Live::open(store, keys, self.cluster.timeout).await.map_err(reading(kind))?;
+        let silence = live.silence_of_the_leader().await.map_err(reading(kind))?;
+        let report = Report::of_view(&name, &live.view, live.last_beat_unix_ms, silence);
+        Ok(report.naming(live.leader_name()))
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
-fn reading(error: StoreError) -> Failure {
-    Failure::of_store("reading the cluster", &error)
+fn reading(kind: StoreKind) -> impl Fn(StoreError) -> Failure {
+    move |error| Failure::of_store(kind, "reading the cluster", &error)
 }
 
 /// Shows a cluster: its leader, nodes and work
@@ -178,6 +180,7 @@ struct Seen {
     /// Time of the leader's last beat, or when this command began to listen.
     heard_at: BootTime,
     problem: Option<String>,
+    leader_name: Option<String>,
     /// Number of changes other than beats.
     changes: u64,
 }
@@ -189,6 +192,7 @@ impl Seen {
             view: live.view.clone(),
             last_beat_unix_ms: live.last_beat_unix_ms,
             problem: live.problem.clone(),
+            leader_name: live.leader_name(),
             changes,
         })
     }
@@ -199,7 +203,7 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
     let name = keys.cluster().to_owned();
     let mut live = Live::open(store, keys, read.cluster.timeout)
         .await
-        .map_err(|error| Failure::of_store("reading the cluster", &error))?;
+        .map_err(reading(read.cluster.kind()))?;
     let (seen, now) = watch::channel(Seen::of(&live, 1));
     // A task of its own, because each redraw would cancel and restart the read.
     let mut following = Tasks::new();
@@ -232,6 +236,7 @@ async fn follow_store(read: &ReadArgs, store: Arc<dyn Store>) -> Result<(), Fail
         let not_current = seen.problem.clone();
         let showing = (seen.changes, silence.is_some(), not_current.is_some());
         let report = Report { not_current, ..Report::of_view(&name, &seen.view, beat, silence) };
+        let report = report.naming(seen.leader_name.clone());
         screen.show(&report, showing != shown)?;
         shown = showing;
     }
@@ -329,11 +334,13 @@ pub(crate) async fn leader(read: ReadArgs) -> Result<(), Failure> {
     }
     match (report.leader, report.not_acting) {
         (Some(_), _) => Ok(()),
-        (None, Some(it)) => {
-            Err(Failure::new(Exit::Unhealthy, format!("nobody acts: {}", it.says())).try_this(
-                "`bellwether check` looks at etcd; the log of that node says what it waits for",
-            ))
-        }
+        (None, Some(it)) => Err(Failure::new(
+            Exit::Unhealthy,
+            format!("nobody acts: {}", it.says()),
+        )
+        .try_this(
+            "`bellwether check` looks at the store; the log of that node says what it waits for",
+        )),
         (None, None) => Err(Failure::new(Exit::NotThere, "no node leads now")
             .try_this("`bellwether status --watch` shows whether an election is under way")),
     }
@@ -361,7 +368,7 @@ pub(crate) async fn shards(args: ShardsArgs) -> Result<(), Failure> {
         if report.election.is_some() {
             return Err(Failure::new(Exit::NotThere, "an Election does not tell of single shards")
                 .try_this(
-                    "leave --from election out, to ask etcd, or name no work, for their numbers",
+                    "leave --from election out, to ask the store, or name no work, for their numbers",
                 ));
         }
         let known: Vec<String> = report.work.iter().map(|it| it.work.clone()).collect();

@@ -90,6 +90,11 @@ impl Live {
         Ok(Self { store, keys, timeout, feed, failure, view, last_beat_unix_ms, heard_at, problem })
     }
 
+    /// Name of the leader if it is no node.
+    pub(crate) fn leader_name(&self) -> Option<String> {
+        self.store.name_of(self.view.leader()?.lease)
+    }
+
     /// Waits for a beat of the leader, at most for its [`patience`]. Returns `None` if the leader acts, as far as the
     /// store shows, or no node is in office; else the time that passed without a beat.
     ///

@@ -1,5 +1,5 @@
-//! The report that `status`, `nodes`, `leader` and `shards` print, in one shape for all sources: etcd, a node's status
-//! server, or an `Election`.
+//! The report that `status`, `nodes`, `leader` and `shards` print, in one shape for all sources: the store, a node's
+//! status server, or an `Election`.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl NotActing {
         let at = node.address.as_deref().map(|it| format!(" at {}", printable(it)));
         let why = match silent_ms {
             Some(silent_ms) => format!("silent for {}", span(*silent_ms)),
-            None => "its beats reach etcd, and their answers come too late".into(),
+            None => "its beats reach the store, and their answers come too late".into(),
         };
         format!(
             "node {}{} is in office for term {} and suspended: {why}",
@@ -140,7 +140,7 @@ pub(crate) fn not_known(status: &ElectionStatus, now_unix_ms: u64) -> Option<Str
 }
 
 impl Report {
-    /// Report from etcd. `last_beat_unix_ms` is known only after a watch, and `silence` only after a wait without a
+    /// Report from the store. `last_beat_unix_ms` is known only after a watch, and `silence` only after a wait without a
     /// beat, see [`Live::silence_of_the_leader`](super::live::Live::silence_of_the_leader).
     pub(crate) fn of_view(
         cluster: &str,
@@ -172,6 +172,14 @@ impl Report {
             work_counts: Vec::new(),
         }
         .judged(silence.map(ms))
+    }
+
+    /// The report with the name of a leader that is no node.
+    pub(crate) fn naming(mut self, name: Option<String>) -> Self {
+        if let (Some(leader), Some(name)) = (&mut self.leader, name) {
+            leader.address = Some(name);
+        }
+        self
     }
 
     /// The report with its leader moved to `not_acting` if the leader is suspended or has been silent.

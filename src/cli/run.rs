@@ -287,9 +287,9 @@ async fn live_and_leave(args: RunArgs, asked: &CancellationToken) -> Result<Exit
         }
         Stopped::Unclean => Err(Failure::new(
             Exit::Failed,
-            format!("did not leave cleanly within {:?}: the lease has to run out", args.node.grace),
+            "did not leave cleanly: the lease has to run out",
         )
-        .try_this("look above for work that does not end, or for a store that does not answer")),
+        .try_this("look above for work that does not end, or for a store that does not answer or denies it")),
     }
 }
 
@@ -400,10 +400,10 @@ fn not_joined(error: &StartError) -> Failure {
 }
 
 /// Fails on errors that waiting does not fix. A store that does not answer yet only causes a warning.
-async fn look_at_store(node: Arc<dyn Node>) -> Result<(), Failure> {
+async fn look_at_store(kind: StoreKind, node: Arc<dyn Node>) -> Result<(), Failure> {
     let Err(StateError::Store { source, .. }) = node.get_leader().await else { return Ok(()) };
-    let failure = Failure::of_store("looking at the store", &source);
-    if failure.exit == Exit::Denied {
+    let failure = Failure::of_store(kind, "looking at the store", &source);
+    if matches!(failure.exit, Exit::Denied | Exit::Refused) {
         return Err(failure);
     }
     tracing::warn!(error = %failure.what, "the store does not answer; waiting for it");
@@ -475,7 +475,8 @@ fn host(
             None => node,
         };
         let node = if it.never_lead { node.never_lead() } else { node };
-        Host::new(node).before_joining(|node| async { Ok(look_at_store(node).await?) })
+        Host::new(node)
+            .before_joining(move |node| async move { Ok(look_at_store(kind, node).await?) })
     };
     let host = match it.start_within {
         Some(within) => host.start_within(within),

@@ -152,7 +152,7 @@ impl Entry {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if etcd does not answer, or the key does not exist.
+/// A [`Failure`] if the store does not answer, or the key does not exist.
 pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
     let store = connect::store(&args.state.cluster)?;
     let at = Place { store, cluster: &args.state.cluster };
@@ -185,7 +185,7 @@ pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the node is not live, the comparison fails, or etcd does not answer.
+/// A [`Failure`] if the node is not live, the comparison fails, or the store does not answer.
 pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     let value = value(args.value.as_deref())?;
     let store = connect::store(&args.state.cluster)?;
@@ -218,7 +218,8 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
         Err(StoreError::LeaseNotFound) => {
             return Err(Failure::new(Exit::NotThere, format!("node {} has just ended", args.node)));
         }
-        other => other.map_err(|error| Failure::of_write("writing the key", &error))?,
+        other => other
+            .map_err(|error| Failure::of_write(at.cluster.kind(), "writing the key", &error))?,
     };
     if !answer.succeeded {
         return Err(changed(&args.key, args.node, seen));
@@ -230,7 +231,7 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the key does not exist, the comparison fails, or etcd does not answer.
+/// A [`Failure`] if the key does not exist, the comparison fails, or the store does not answer.
 pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let store = connect::store(&args.state.cluster)?;
     let at = Place { store, cluster: &args.state.cluster };
@@ -242,7 +243,7 @@ pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
         .store
         .txn(protocol::delete_own_key(key, seen), at.cluster.timeout)
         .await
-        .map_err(|error| Failure::of_write("deleting the key", &error))?;
+        .map_err(|error| Failure::of_write(at.cluster.kind(), "deleting the key", &error))?;
     if !answer.succeeded {
         return Err(changed(&args.key, args.node, seen));
     }
@@ -318,7 +319,8 @@ impl Place<'_> {
 
     async fn read(&self, get: Get) -> Result<Vec<KeyValue>, Failure> {
         let answer = self.store.get(get, self.cluster.timeout).await;
-        answer.map(|it| it.kvs).map_err(|error| Failure::of_store("reading", &error))
+        let kind = self.cluster.kind();
+        answer.map(|it| it.kvs).map_err(|error| Failure::of_store(kind, "reading", &error))
     }
 
     async fn key(&self, key: &str, node: NodeId) -> Result<Option<KeyValue>, Failure> {

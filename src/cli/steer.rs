@@ -98,7 +98,7 @@ pub(crate) async fn resign(args: ResignArgs) -> Result<(), Failure> {
             Exit::Usage,
             "--from election: an Election can only be looked at",
         )
-        .try_this("ask etcd, or the leader's status server with --url"));
+        .try_this("ask the store, or the leader's status server with --url"));
     }
     if let Some(url) = &args.read.url {
         let done = NodeClient::new(url, cluster.timeout.max(args.wait))?.act("resign").await?;
@@ -176,10 +176,9 @@ impl Request {
     ) -> Result<Self, Failure> {
         let keys = &cluster.cluster;
         let lease = LeaseId(rand::random_range(1..=i64::MAX));
-        store
-            .grant(lease, REQUEST_TTL, cluster.timeout)
-            .await
-            .map_err(|error| Failure::of_store("granting a lease for the request", &error))?;
+        store.grant(lease, REQUEST_TTL, cluster.timeout).await.map_err(|error| {
+            Failure::of_store(cluster.kind(), "granting a lease for the request", &error)
+        })?;
         let request = Self { lease };
         let txn = Txn {
             // Writes the request only while this term lasts.
@@ -212,7 +211,7 @@ impl Request {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the node is not live, etcd does not answer, or the node does not release its shards
+/// A [`Failure`] if the node is not live, the store does not answer, or the node does not release its shards
 /// and office in time.
 pub(crate) async fn drain(args: DrainArgs) -> Result<(), Failure> {
     let store = connect::store(&args.cluster)?;
@@ -272,7 +271,7 @@ async fn holds_nothing(live: &mut Live, id: NodeId) {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the node has no drain request, or etcd does not answer.
+/// A [`Failure`] if the node has no drain request, or the store does not answer.
 pub(crate) async fn undrain(args: UndrainArgs) -> Result<(), Failure> {
     let store = connect::store(&args.cluster)?;
     let key = args.cluster.cluster.drain_request(args.id);
@@ -287,7 +286,7 @@ pub(crate) async fn undrain(args: UndrainArgs) -> Result<(), Failure> {
 async fn open(store: &Arc<dyn Store>, cluster: &ClusterArgs) -> Result<Live, Failure> {
     Live::open(Arc::clone(store), cluster.cluster.clone(), cluster.timeout)
         .await
-        .map_err(|error| Failure::of_store("reading the cluster", &error))
+        .map_err(|error| Failure::of_store(cluster.kind(), "reading the cluster", &error))
 }
 
 async fn send(
@@ -296,8 +295,10 @@ async fn send(
     txn: Txn,
     doing: &str,
 ) -> Result<TxnAnswer, Failure> {
-    let answer =
-        store.txn(txn, cluster.timeout).await.map_err(|error| Failure::of_write(doing, &error))?;
+    let answer = store
+        .txn(txn, cluster.timeout)
+        .await
+        .map_err(|error| Failure::of_write(cluster.kind(), doing, &error))?;
     if answer.succeeded {
         return Ok(answer);
     }

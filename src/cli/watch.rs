@@ -69,7 +69,7 @@ struct Line {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the key is invalid, or etcd refuses the watch or does not answer.
+/// A [`Failure`] if the key is invalid, or the store refuses the watch or does not answer.
 pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     // A node that is never started can still read.
     let reader = ClusterNode::builder()
@@ -83,7 +83,9 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     let mut changes =
         reader.watch_key_cluster(&args.key, from).await.map_err(|error| match error {
             StateError::Key { source, .. } => wrong_key(&source),
-            StateError::Store { source, .. } => Failure::of_store("watching", &source),
+            StateError::Store { source, .. } => {
+                Failure::of_store(args.cluster.kind(), "watching", &source)
+            }
             other => Failure::caused(Exit::Failed, "watching", &other),
         })?;
     while let Some(item) = changes.recv().await {

@@ -1,8 +1,8 @@
 //! Fence numbers, which let Kubernetes writes of a later leader be distinguished from those of an earlier one.
 //!
-//! The API server cannot compare a value in etcd. So each leader draws a number from the cluster's `Election`
+//! The API server cannot compare a value of the store. So each leader draws a number from the cluster's `Election`
 //! object when it takes office: `max(term, last + 1)`, by a write that compares the object's resource
-//! version. The number grows from leader to leader, even if etcd was wiped and terms restarted at 1, because
+//! version. The number grows from leader to leader, even if the store was wiped and terms restarted at 1, because
 //! Kubernetes' own store holds it.
 //!
 //! # Late draws are harmless
@@ -127,7 +127,7 @@ impl fmt::Display for Fence {
 pub struct ElectionRef {
     /// Namespace of the cluster's pods.
     pub namespace: String,
-    /// Name of the cluster in etcd.
+    /// Name of the cluster in its store.
     pub cluster: String,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The node runs `engine` against a `store`; only `engine` makes decisions about leadership.
 //!
-//! [`ClusterNode`] keeps its cluster in etcd (or in any other [`Store`](crate::store::Store)); a
+//! [`ClusterNode`] keeps its cluster in a [`Store`](crate::store::Store): the Kubernetes API, or an etcd; a
 //! [standalone](ClusterNode::standalone) node keeps its own cluster in memory, and gives the same guarantees.
 //! An application picks one of them at run time, as `Arc<dyn Node>`:
 //!

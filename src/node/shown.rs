@@ -89,9 +89,13 @@ impl Known {
         let now = clock::boot_now();
         let view_age_ms = millis(self.shown.view_age(now));
         let left = |until: BootTime| millis(until.since(now));
-        let leader = self.shown.leader(now).map(|(leader, _)| LeaderStatus {
-            last_beat_unix_ms: leader.d.map(|_| self.heard_unix_ms),
-            ..LeaderStatus::of(&self.view, &leader)
+        let leader = self.shown.leader(now).map(|(leader, _)| {
+            let known = LeaderStatus::of(&self.view, &leader);
+            LeaderStatus {
+                last_beat_unix_ms: leader.d.map(|_| self.heard_unix_ms),
+                address: env.store.name_of(leader.lease).or(known.address),
+                ..known
+            }
         });
         Status {
             cluster: env.keys.cluster().to_owned(),

@@ -100,7 +100,8 @@ pub struct Vitals {
 pub struct LeaderStatus {
     /// Id of the node in office.
     pub id: NodeId,
-    /// Address of the leader, if its metadata is known.
+    /// Address of the leader, if its metadata is known. Of a candidate of client-go: the name by which it holds the
+    /// Lease.
     pub address: Option<String>,
     /// Term of the leader, which its record names.
     pub term: Term,
@@ -208,9 +209,9 @@ pub struct WorkStatus {
 /// The store as a node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// Kind of the store: `etcd` or `memory`.
+    /// Kind of the store: `etcd`, `kubernetes` or `memory`.
     pub kind: String,
-    /// The etcd member that receives the requests.
+    /// Address that receives the requests: of the etcd member, or of the API server.
     pub endpoint: String,
     /// Whether the store answers requests.
     pub healthy: bool,

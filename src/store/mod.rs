@@ -1,11 +1,13 @@
-//! The store of a cluster: the trait [`Store`] and the types that its two implementations share.
+//! The store of a cluster: the trait [`Store`] and the types that its implementations share.
 //!
 //! [`Store`] is etcd's data model and no more: revisions, transactions, leases, watches. `etcd` speaks to a
-//! real etcd and is the only module that names `etcd_client`; `memory` is a model of etcd in this process.
-//! Both give the same answers. `keys` defines what the keys mean, `protocol` the protocol's transactions.
+//! real etcd and is the only module that names `etcd_client`; `memory` is a model of etcd in this process; the
+//! store over the Kubernetes API, in `k8s`, keeps that model in a Lease. All give the same answers. `keys` defines
+//! what the keys mean, `protocol` the protocol's transactions.
 
 mod compaction;
 mod compare;
+mod error;
 pub mod etcd;
 #[doc(hidden)]
 pub mod keys;
@@ -18,12 +20,14 @@ pub mod protocol;
 #[doc(hidden)]
 pub mod values;
 
+pub use self::error::StoreError;
 #[doc(hidden)]
 pub use self::metrics::StateMetrics;
 #[doc(hidden)]
 pub use self::{
     compaction::{OLD_REVISIONS, holds_revisions_back},
     compare::{Compare, CompareOp, Target},
+    error::Effected,
 };
 
 use std::{
@@ -354,6 +358,13 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Member that serves the calls now, and its state, for the status page and for messages.
     fn health(&self) -> Health;
 
+    /// Name of a candidate that is no node, by the lease in the name of its key: on the Kubernetes API a candidate of
+    /// client-go holds the cluster's Lease under its own name.
+    fn name_of(&self, lease: LeaseId) -> Option<String> {
+        let _ = lease;
+        None
+    }
+
     /// Asks the store to prefer another member for later calls (because a watch lags, for example). Only a
     /// hint.
     fn avoid_current(&self) {}
@@ -375,125 +386,6 @@ pub struct Health {
     pub healthy: bool,
     /// Error of the last failed call, if any call failed since the last answer.
     pub problem: Option<String>,
-}
-
-/// Error of a call to the store, with the information whether anything may have changed.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The lease is not in the store. Nothing changed.
-    #[error("the lease is not in the store")]
-    LeaseNotFound,
-    /// A lease of that id exists. Nothing changed.
-    #[error("a lease of that id exists")]
-    LeaseExists,
-    /// The requested revision is compacted. Nothing changed.
-    #[error("revision {asked} is compacted; the oldest one left is {oldest}")]
-    Compacted {
-        /// Revision that the call asked for.
-        asked: Revision,
-        /// Oldest revision left; zero if the store did not report it.
-        oldest: Revision,
-    },
-    /// The store did not answer in time. The call may or may not have taken effect, now or later.
-    #[error("{endpoint} did not answer {call} within {timeout:?}")]
-    Unanswered {
-        /// Name of the call, as in the metrics.
-        call: &'static str,
-        /// Member that the call was sent to.
-        endpoint: String,
-        /// Time that the caller waited.
-        timeout: Duration,
-    },
-    /// The call failed after it was sent. The call may or may not have taken effect.
-    #[error("{endpoint} broke off {call}: {message}")]
-    Interrupted {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that the call was sent to.
-        endpoint: String,
-        /// Error message of the member or of the connection.
-        message: String,
-    },
-    /// Nothing was sent, because no member was reachable. Nothing changed.
-    #[error("{endpoint} cannot be reached for {call}: {message}")]
-    Unreachable {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that was tried last.
-        endpoint: String,
-        /// Reason of the failure.
-        message: String,
-    },
-    /// The store refused permanently: wrong credentials, no permission, an invalid request. Nothing
-    /// changed.
-    #[error("{endpoint} refused {call}: {message}")]
-    Denied {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that refused the call.
-        endpoint: String,
-        /// Error message, with a remedy if one is known.
-        message: String,
-    },
-    /// The store refused temporarily: no space, too many requests. Nothing changed.
-    #[error("{endpoint} is overloaded and refused {call}: {message}")]
-    Overloaded {
-        /// Name of the call.
-        call: &'static str,
-        /// Member that refused the call.
-        endpoint: String,
-        /// Error message, with a remedy if one is known.
-        message: String,
-    },
-    /// The stream of a watch ended.
-    #[error("the watch on {endpoint} ended: {message}")]
-    Broken {
-        /// Member that served the watch.
-        endpoint: String,
-        /// Reason of the end.
-        message: String,
-    },
-}
-
-/// Whether a failed call may have taken effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[doc(hidden)]
-pub enum Effected {
-    /// The call did not take effect and will not.
-    No,
-    /// The call may have taken effect, or may still do so.
-    Unknown,
-}
-
-impl StoreError {
-    /// Whether the call may have taken effect.
-    #[doc(hidden)]
-    pub fn effected(&self) -> Effected {
-        match self {
-            Self::Unanswered { .. } | Self::Interrupted { .. } => Effected::Unknown,
-            Self::LeaseNotFound
-            | Self::LeaseExists
-            | Self::Compacted { .. }
-            | Self::Unreachable { .. }
-            | Self::Denied { .. }
-            | Self::Overloaded { .. }
-            | Self::Broken { .. } => Effected::No,
-        }
-    }
-
-    /// Whether the same call may succeed later without any intervention.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Unanswered { .. }
-            | Self::Interrupted { .. }
-            | Self::Unreachable { .. }
-            | Self::Overloaded { .. }
-            | Self::Broken { .. } => true,
-            Self::LeaseNotFound
-            | Self::LeaseExists
-            | Self::Compacted { .. }
-            | Self::Denied { .. } => false,
-        }
-    }
+    /// Whether the store denies calls permanently, for want of credentials or rights.
+    pub denied: bool,
 }

@@ -824,6 +824,13 @@ fn the_notes_name_the_store_how_to_ask_for_the_leader_and_what_one_node_means() 
     assert!(of_kubernetes.contains("kept in Kubernetes"), "{of_kubernetes}");
     assert!(of_kubernetes.contains("kubectl get lease till -n sales"), "{of_kubernetes}");
     assert!(!of_kubernetes.contains("nobody to take over"), "{of_kubernetes}");
+    // The end-to-end test runs these two lines.
+    for line in [
+        "  kubectl delete statefulset shop-bellwether -n sales --cascade=foreground",
+        "  kubectl delete lease till -n sales",
+    ] {
+        assert!(of_kubernetes.lines().any(|it| it == line), "{of_kubernetes}");
+    }
     let of_etcd = notes(&[ETCD, "replicaCount=1"]);
     assert!(of_etcd.contains("kept in etcd: http://etcd:2379."), "{of_etcd}");
     assert!(!of_etcd.contains("get lease"), "{of_etcd}");

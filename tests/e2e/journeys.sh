@@ -49,32 +49,47 @@ events_after=$(in_shop get events --field-selector involvedObject.kind=UptimeChe
 begin 'no node is left: the Election says that none leads, and names the next one'
 in_shop scale statefulset "$full" --replicas 0 > /dev/null
 eventually 60 'the Election says that no node leads' says "$full" 'False '
+nodes_told=$(in_shop get election "$full" --output 'jsonpath={.status.nodeCount}')
+[ "${nodes_told:-0}" = 0 ] || fail "the Election still tells of $nodes_told nodes"
 in_shop get elections
 in_shop scale statefulset "$full" --replicas 3 > /dev/null
 eventually 120 'three pods Ready' ready
 eventually 60 'the Election names the leader' named
 
-begin 'removal'
+leases() { # leases CLUSTER: names of its Lease, and of those of its incarnations
+  in_shop get leases --output 'jsonpath={range .items[*]}{.metadata.name}{"\n"}{end}' | grep "^$1" || true
+}
+
+begin 'removal as the notes say: the nodes leave, and the Lease of the cluster alone stays'
+delete=$(grep '^  kubectl delete statefulset ' "$scratch/notes") || fail "the notes name no command: $(cat "$scratch/notes")"
+# shellcheck disable=SC2086 # The command is a line of words.
+command kubectl --kubeconfig "$kubeconfig" ${delete#  kubectl } > /dev/null
+[ -z "$(in_shop get pods --output name)" ] || fail "pods are left: $(in_shop get pods)"
+[ "$(leases "$full")" = "$full" ] || fail "these Leases are left: $(leases "$full")"
 helm uninstall "$release" > /dev/null
 gone() { [ -z "$(in_shop get statefulsets,services,roles,rolebindings,serviceaccounts --selector "app.kubernetes.io/instance=$release" --output name)" ]; }
 eventually 60 'everything of the release is gone' gone
-# Helm takes the nodes' permissions away together with their pods: they leave as well as they can.
-at=$(date +%s%N)
-eventually 90 'no pod is left' no_pods
-echo "   the last pod is gone $(since "$at") ms later"
-leases() { in_shop get leases --output name | grep "/$full" || true; }
-[ -n "$(leases)" ] || fail 'the Lease of the cluster is gone'
-in_shop delete lease "$full" > /dev/null
-no_leases() { [ -z "$(leases)" ]; }
-eventually 60 'the Leases of the incarnations go with that of the cluster' no_leases
 
 begin 'installed again under another name: the definitions of the first release stay as they are'
 helm install other charts/bellwether "${install[@]}" > "$scratch/notes"
 grep -q 'uptimechecks.bellwether.dev was there before' "$scratch/notes" || fail "the notes say nothing of the definitions: $(cat "$scratch/notes")"
 eventually 180 'three nodes and a leader' runs other 3
 eventually 60 'the checks are run by it' is_in page "up $namespace/other-bellwether"
+
+begin 'removal by Helm alone: the nodes have no rights any more, and do not wait out their grace'
+# Helm takes the nodes' permissions away together with their pods.
 helm uninstall other > /dev/null
+at=$(date +%s%N)
 eventually 90 'no pod is left' no_pods
+took=$(since "$at")
+echo "   the last pod is gone $took ms later"
+[ "$took" -lt 18000 ] || fail "the nodes waited for their grace: $took ms"
+[ -n "$(leases other-bellwether)" ] || fail 'the Lease of the cluster is gone'
+delete=$(grep '^  kubectl delete lease ' "$scratch/notes") || fail "the notes name no command: $(cat "$scratch/notes")"
+# shellcheck disable=SC2086 # The command is a line of words.
+command kubectl --kubeconfig "$kubeconfig" ${delete#  kubectl } > /dev/null
+no_leases() { [ -z "$(leases other-bellwether)" ]; }
+eventually 60 'the Leases of the incarnations go with that of the cluster' no_leases
 
 begin 'two releases that see one namespace, parted by a selector'
 in_shop label uptimecheck name team=a > /dev/null

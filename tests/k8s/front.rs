@@ -6,7 +6,10 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,9 @@ struct Ward {
     /// Current fault, and the number of requests that still get it.
     illness: watch::Sender<Option<(Illness, usize)>>,
     given: Mutex<Vec<Given>>,
+    received: AtomicUsize,
+    /// Whether watches get no events for now, as from a server that is behind.
+    held: watch::Sender<bool>,
 }
 
 /// The running proxy; ends when dropped.
@@ -71,7 +77,8 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let illness = watch::Sender::new(None);
-        let ward = Arc::new(Ward { client, illness, given: Mutex::default() });
+        let (received, held) = (AtomicUsize::new(0), watch::Sender::new(false));
+        let ward = Arc::new(Ward { client, illness, given: Mutex::default(), received, held });
         let accepting = tasks::spawn("front", accept(listener, Arc::clone(&ward)));
         Self { address, ward, accepting }
     }
@@ -111,6 +118,16 @@ impl Front {
         self.ward.illness.send_replace(None);
     }
 
+    /// Holds the events of all watches back, or delivers those that were held back. Other requests pass.
+    pub(crate) fn holds_watches(&self, held: bool) {
+        self.ward.held.send_replace(held);
+    }
+
+    /// Number of requests so far.
+    pub(crate) fn received(&self) -> usize {
+        self.ward.received.load(SeqCst)
+    }
+
     /// Answers that the proxy gave in the server's place since [`falls_ill`](Self::falls_ill).
     pub(crate) fn given(&self) -> Vec<Given> {
         self.ward.given.lock().unwrap().clone()
@@ -146,6 +163,7 @@ fn whole(text: String) -> Pieces {
 
 impl Ward {
     async fn answer(&self, request: Request<Incoming>) -> Response<Pieces> {
+        self.received.fetch_add(1, SeqCst);
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let mut illness = self.illness.subscribe();
         let path = uri.path().to_owned();
@@ -179,12 +197,18 @@ impl Ward {
                     }
                     let _ = illness.wait_for(|it| is_meant(it).is_some()).await;
                 };
-                StreamBody::new(
-                    BodyStream::new(body)
-                        .map(|it| it.map_err(BoxError::from))
-                        .take_until(until)
-                        .boxed(),
-                )
+                let held = self.held.subscribe();
+                let pieces = BodyStream::new(body).map(|it| it.map_err(BoxError::from));
+                let in_time = pieces.then(move |piece| {
+                    let mut held = held.clone();
+                    async move {
+                        if is_watch {
+                            let _ = held.wait_for(|held| !held).await;
+                        }
+                        piece
+                    }
+                });
+                StreamBody::new(in_time.take_until(until).boxed())
             }),
             Err(error) => Response::builder().status(502).body(whole(error.to_string())).unwrap(),
         }

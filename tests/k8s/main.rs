@@ -26,6 +26,7 @@ mod rbac;
 mod reads;
 mod rig;
 mod store;
+mod store_edges;
 mod tour;
 mod turned_away;
 mod two_clusters;

@@ -29,16 +29,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
+    binary::{bellwether, ended},
     kube::{ApiServer, Space, named, rule},
     support::{eventually, tools},
 };
 
 /// A limit against hanging, on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 const TTL: Duration = Duration::from_secs(60);
 
-fn access(space: &Space<'_>, user: Option<&str>) -> KubernetesConfig {
+pub(crate) fn access(space: &Space<'_>, user: Option<&str>) -> KubernetesConfig {
     let kubeconfig = space.api.kubeconfig(&space.name, user);
     KubernetesConfig::new().client(ClientOptions::default().kubeconfig(kubeconfig))
 }
@@ -47,7 +48,7 @@ fn observer(space: &Space<'_>, cluster: &str) -> KubernetesStore {
     KubernetesStore::observer(Keys::new(cluster).unwrap(), access(space, None)).unwrap()
 }
 
-async fn node(space: &Space<'_>, cluster: &str, id: i64) -> ClusterNode {
+pub(crate) async fn node(space: &Space<'_>, cluster: &str, id: i64) -> ClusterNode {
     let config = access(space, None).identity(format!("pod-{id}"));
     let node = ClusterNode::builder().cluster(cluster).id(id).kubernetes(config).build().unwrap();
     node.start().await.unwrap();
@@ -64,16 +65,16 @@ async fn beat_and_rest(space: &Space<'_>, cluster: &str) -> (Timestamp, Value) {
     (lease.spec.unwrap().renew_time.unwrap().0, json!([state["keys"], state["leases"]]))
 }
 
-async fn until_role(node: &ClusterNode, role: Role) {
+pub(crate) async fn until_role(node: &ClusterNode, role: Role) {
     eventually("the role", LONG, async || (node.membership().borrow().role == role).then_some(()))
         .await;
 }
 
-fn leases(space: &Space<'_>) -> Api<Lease> {
+pub(crate) fn leases(space: &Space<'_>) -> Api<Lease> {
     Api::default_namespaced(space.client())
 }
 
-async fn spec(space: &Space<'_>, cluster: &str) -> LeaseSpec {
+pub(crate) async fn spec(space: &Space<'_>, cluster: &str) -> LeaseSpec {
     leases(space).get(cluster).await.unwrap().spec.unwrap_or_default()
 }
 
@@ -146,6 +147,19 @@ async fn client_go_and_controller_runtime_share_the_lease_with_ours() {
         assert_eq!(ours.membership().borrow().role, Role::Follower);
         let leader = ours.get_leader().await.unwrap().expect("the neighbour is shown");
         assert_ne!(leader.get(), 1);
+        let holder = spec(&space, &cluster).await.holder_identity.unwrap();
+        let shown = ours.status().await.unwrap().leader.unwrap();
+        assert_eq!((shown.id, shown.address.as_ref()), (leader, Some(&holder)));
+        for (command, line) in [
+            ("leader", format!("leader {leader} at {holder}, term ")),
+            ("check", format!("{holder}, a candidate of client-go, leads")),
+        ] {
+            let kubeconfig = space.api.kubeconfig(&space.name, None);
+            let mut asking = bellwether([command, "--store", "kubernetes", "--cluster", &cluster]);
+            asking.arg("--kubeconfig").arg(kubeconfig);
+            let ran = ended(asking);
+            assert!(ran.out.contains(&line), "{ran:?}");
+        }
         // The neighbour leaves, and our node leads.
         theirs.signal(Signal::TERM);
         theirs.until("stopped").await;
@@ -177,7 +191,7 @@ async fn client_go_and_controller_runtime_share_the_lease_with_ours() {
 }
 
 /// Everything that a node needs. The chart gives no more, see `tests/k8s/rbac.rs`.
-const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+pub(crate) const VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
 
 #[tokio::test]
 async fn each_missing_right_is_named_in_a_sentence() {

@@ -242,7 +242,7 @@ async fn the_commands_read_and_write_a_cluster_and_answer_with_their_exit_codes(
     assert_eq!(shop.ask(&["leader"]).code, 3, "nobody leads yet");
     assert_eq!(shop.ask(&["put", "k", "v", "-n1"]).code, 3, "no such node yet");
     assert_eq!(shop.ask(&["check"]).code, 8, "no nodes");
-    assert_eq!(shop.ask(&["check", "--etcd-only"]).code, 0);
+    assert_eq!(shop.ask(&["check", "--store-only"]).code, 0);
     let _one = shop.node("1", &[]);
     let _two = shop.node("2", &[]);
     let (first, _) = shop.leader(2, None).await;

@@ -6,6 +6,7 @@ use bellwether::{
     engine::{NodeId, Term},
     k8s::{authority::Refused, client::CallError},
     node::{AuthorityLost, CloseError, NodeError, NodeMetrics, StartError, StateError},
+    store::StoreError,
     telemetry::metrics::{base_collectors, describe},
 };
 use http::Method;
@@ -27,6 +28,11 @@ fn messages() -> Vec<String> {
         StartError::TickDisagreement {
             cluster: Duration::from_millis(50),
             own: Duration::from_millis(100),
+        }
+        .to_string(),
+        StoreError::SpanDisagreement {
+            agreed: Duration::from_secs(15),
+            own: Duration::from_secs(5),
         }
         .to_string(),
         NodeError::Broken.to_string(),

@@ -646,6 +646,13 @@ impl Space<'_> {
         all.into_iter().map(|it| (it.group, it.resource, it.verb)).collect()
     }
 
+    /// Requests of a user with rules of its own, reads among them, in the order of the answers.
+    pub fn asked(&self, user: &User) -> Vec<Written> {
+        let mut all = self.api.requests();
+        all.retain(|it| it.user == user.name);
+        all
+    }
+
     /// Rights of the requests of a user that the server refused.
     pub fn refused(&self, user: &User) -> BTreeSet<Right> {
         let mut all = self.api.requests();

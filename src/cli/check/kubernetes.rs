@@ -1,5 +1,5 @@
 //! Findings of `check` about Kubernetes: the API server must answer and have our kinds, and the `Election`
-//! must agree with etcd.
+//! must agree with the store.
 
 use std::time::Duration;
 
@@ -48,10 +48,10 @@ pub(super) async fn of_kubernetes(read: &ReadArgs) -> Result<Vec<Finding>, Failu
 
 /// Time within which the leader writes changes into the `Election`, even if the API server is slow.
 const REPORTED_WITHIN: Duration = Duration::from_secs(5);
-/// Time between two reads of an `Election` that does not agree with etcd.
+/// Time between two reads of an `Election` that does not agree with the store.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Checks that the `Election` agrees with etcd, which has named the `leader`. The `Election` is read
+/// Checks that the `Election` agrees with the store, which has named the `leader`. The `Election` is read
 /// repeatedly until it agrees, because hand-overs reach it a moment later.
 pub(super) async fn of_election(
     read: &ReadArgs,
@@ -80,7 +80,7 @@ pub(super) async fn of_election(
 
 const ELECTION: &str = "election";
 
-/// Compares the status of an `Election` with the leader in etcd.
+/// Compares the status of an `Election` with the leader in the store.
 pub(super) fn compared(
     place: &ElectionRef,
     status: &ElectionStatus,

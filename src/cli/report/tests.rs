@@ -133,7 +133,7 @@ fn a_suspended_leader_is_not_named_as_leader() {
     assert_eq!(
         report.render_leader(0),
         "leader: nobody acts, node 1 at host-1:80 is in office for term 10 and suspended: its beats \
-         reach etcd, and their answers come too late\n"
+         reach the store, and their answers come too late\n"
     );
     let status = Status {
         leader: Some(LeaderStatus { suspended: true, ..LeaderStatus::default() }),

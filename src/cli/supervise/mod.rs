@@ -57,7 +57,7 @@ const IGNORED: [SignalKind; 5] = [
     SignalKind::from_raw(Signal::PROF.as_raw()),
 ];
 
-/// Time between two reads that keep the connection to etcd open and its token valid.
+/// Time between two reads that keep the connection to the store open and its token valid.
 const WARM_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs a program, and ends its node's incarnation the moment it is dead
@@ -243,7 +243,7 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
                 link = Link::Warm;
             }
             (Ok(_), _) => link = Link::Warm,
-            // An etcd that starts at the same time needs a moment.
+            // A store that starts at the same time needs a moment.
             (Err(error), Link::New) => {
                 tracing::debug!(%error, "the store does not answer yet");
                 link = Link::Failed;
@@ -259,7 +259,7 @@ async fn keep_warm(store: Arc<dyn Store>, args: ClusterArgs) {
     }
 }
 
-/// Last known state of the link to etcd.
+/// Last known state of the link to the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Link {
     /// No call has ended yet.

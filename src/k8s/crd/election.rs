@@ -40,7 +40,7 @@ pub(crate) const MOST_NAME: usize = 253;
     shortname = "el",
     category = "bellwether",
     doc = "Who leads a bellwether cluster, which nodes it has and how its work is shared. One per cluster, in the \
-           namespace of its pods, written by the leader. It informs; the election itself is held in etcd.",
+           namespace of its pods, written by the leader. It informs; the election itself is held in the store.",
     printcolumn(
         name = "Leader",
         type_ = "string",

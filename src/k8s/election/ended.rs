@@ -252,24 +252,26 @@ fn unfenced(status: &ElectionStatus) -> ElectionStatus {
 
 /// The status of a cluster whose term has ended. Unknown fields are left out.
 pub(super) fn status_of(ended: &Ended, now_ms: u64) -> ElectionStatus {
-    let Ended { term, name, manner, others, .. } = ended;
-    let (judged, nodes) = match manner {
+    let Ended { term, name, manner, others, may_be_succeeded, .. } = ended;
+    let judged = match manner {
         Manner::Clean => {
             let message =
                 format!("{name} left office of term {term}, and no node has taken it since");
-            ((picture::Known::NoLeader, message), others.clone())
+            (picture::Known::NoLeader, message)
         }
         Manner::Lost => {
             let message = format!(
                 "{name} lost its authority in term {term}, and no successor has reported since"
             );
-            ((picture::Known::No, message), Vec::new())
+            (picture::Known::No, message)
         }
     };
+    // A successor that was expected and has not come may have left too, as when all nodes are stopped at once.
+    let nodes = (*manner == Manner::Clean && !may_be_succeeded).then(|| others.clone());
     let mut status = ElectionStatus {
         term: Some(term.0),
-        node_count: (*manner == Manner::Clean).then(|| picture::count_of(nodes.len())),
-        nodes,
+        node_count: nodes.as_ref().map(|nodes| picture::count_of(nodes.len())),
+        nodes: nodes.unwrap_or_default(),
         reported_at: Some(picture::second(now_ms)),
         ..ElectionStatus::default()
     };

@@ -180,6 +180,15 @@ fn of_a_term_that_ended_without_a_successor_it_is_said_that_no_node_leads() {
 }
 
 #[test]
+fn of_nodes_that_did_not_take_the_office_it_is_not_said_that_they_are_there() {
+    // All nodes are stopped at once: the other nodes were candidates when the leader last looked.
+    let ended = Ended { may_be_succeeded: true, ..ended(Manner::Clean) };
+    let told = ended::status_of(&ended, 3 * HOUR_MS);
+    assert_eq!((told.node_count, told.nodes.len()), (None, 0));
+    assert_eq!(holds(&told, condition::READY), "False");
+}
+
+#[test]
 fn of_a_leader_that_lost_its_authority_it_is_said_that_it_is_not_known_who_leads() {
     let told = ended::status_of(&ended(Manner::Lost), 3 * HOUR_MS);
     assert_eq!((&told.leader, told.term, told.node_count), (&None, Some(7), None));

@@ -1,6 +1,12 @@
 //! Requests about the Leases of one namespace, and what their answers mean.
 
-use std::{error::Error, future::Future, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::Stream;
 use hyper_util::client::legacy::Error as Legacy;
@@ -72,6 +78,36 @@ struct Clients {
     writes: Client,
 }
 
+/// Refusals of requests that no answer of the replica shows, by call: those about the Leases of incarnations, and the
+/// watches.
+#[derive(Default)]
+struct Refusals(Mutex<BTreeMap<&'static str, String>>);
+
+impl Refusals {
+    /// Notes the result of a request. A refusal is logged once, until the request succeeds or is refused in other words.
+    fn note<T>(&self, call: &'static str, result: &kube::Result<T>) {
+        // The task of the store reports these two.
+        if matches!(call, "get" | "txn") {
+            return;
+        }
+        let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Err(error @ kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
+                let problem = explain(error).to_string();
+                if refusals.get(call) != Some(&problem) {
+                    tracing::warn!(call, problem, "the API server refuses a request of the store");
+                    refusals.insert(call, problem);
+                }
+            }
+            Ok(_) | Err(kube::Error::Api(_)) => {
+                refusals.remove(call);
+            }
+            // Not answered.
+            Err(_) => {}
+        }
+    }
+}
+
 /// The Leases of one cluster.
 pub(super) struct Api {
     cluster: String,
@@ -81,6 +117,7 @@ pub(super) struct Api {
     /// Time limit of each request.
     limit: Duration,
     clients: OnceCell<Clients>,
+    refusals: Refusals,
 }
 
 impl Api {
@@ -90,7 +127,14 @@ impl Api {
         options: ClientOptions,
         limit: Duration,
     ) -> Self {
-        Self { cluster, given, options, limit, clients: OnceCell::new() }
+        let (clients, refusals) = (OnceCell::new(), Refusals::default());
+        Self { cluster, given, options, limit, clients, refusals }
+    }
+
+    /// A request that is refused although the state can be read and written.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let refusals = self.refusals.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.values().next().cloned()
     }
 
     /// Address of the API server, for messages.
@@ -314,13 +358,12 @@ impl Api {
         sending: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Failure> {
         let endpoint = self.endpoint();
-        match tokio::time::timeout(self.limit, sending).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(classify(call, endpoint, &error)),
-            Err(_) => {
-                Err(Failure::Lost(StoreError::Unanswered { call, endpoint, timeout: self.limit }))
-            }
-        }
+        let Ok(answered) = tokio::time::timeout(self.limit, sending).await else {
+            let timeout = self.limit;
+            return Err(Failure::Lost(StoreError::Unanswered { call, endpoint, timeout }));
+        };
+        self.refusals.note(call, &answered);
+        answered.map_err(|error| classify(call, endpoint, &error))
     }
 
     fn bad_answer(&self, call: &'static str, error: &dyn Error) -> StoreError {

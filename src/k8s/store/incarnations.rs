@@ -212,30 +212,32 @@ async fn end(api: &Api, caller: &Caller, due: Due) -> Result<(), Failure> {
 async fn follow(api: &Api, changes: mpsc::Sender<Change>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match api.list().await {
+        let is_watched = match api.list().await {
             Ok((leases, version)) => {
-                pause = FIRST_PAUSE;
                 let names = leases.iter().filter_map(|it| it.metadata.name.as_deref());
                 let all = names.filter_map(|name| api.lease_of(name)).collect();
                 for lease in leases {
                     let _ = changes.send(Change::Saw(Box::new(lease))).await;
                 }
                 let _ = changes.send(Change::Listed(all)).await;
-                deliver(api, version, &changes).await;
+                deliver(api, version, &changes).await
             }
             Err(failure) => {
                 tracing::debug!(?failure, "the Leases of the nodes cannot be listed");
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                false
             }
-        }
+        };
+        // A watch that is refused must not turn the lists into a busy loop.
+        pause = if is_watched { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Passes the events of watches on, until a list is needed.
-async fn deliver(api: &Api, mut version: String, changes: &mpsc::Sender<Change>) {
+/// Passes the events of watches on, until a list is needed. Returns whether there were any.
+async fn deliver(api: &Api, mut version: String, changes: &mpsc::Sender<Change>) -> bool {
+    let mut is_watched = false;
     loop {
-        let Ok(stream) = api.watch_incarnations(&version).await else { return };
+        let Ok(stream) = api.watch_incarnations(&version).await else { return is_watched };
         let mut stream = std::pin::pin!(stream);
         let began = version.clone();
         while let Some(event) = stream.next().await {
@@ -252,13 +254,14 @@ async fn deliver(api: &Api, mut version: String, changes: &mpsc::Sender<Change>)
                     version = bookmark.metadata.resource_version;
                     continue;
                 }
-                Ok(WatchEvent::Error(_)) | Err(_) => return,
+                Ok(WatchEvent::Error(_)) | Err(_) => return is_watched,
             };
+            is_watched = true;
             let _ = changes.send(change).await;
         }
         // A watch that delivers nothing and ends at once must not turn into a busy loop.
         if version == began {
-            return;
+            return is_watched;
         }
     }
 }

@@ -74,8 +74,7 @@ const MAX_CLUSTER: usize = 46;
 const ASKS: usize = 64;
 
 /// Beginning of the name of the store in its errors; the address of the API server follows, if it is known.
-#[doc(hidden)]
-pub const ENDPOINT: &str = "the API server";
+const ENDPOINT: &str = "the API server";
 
 /// Options of a cluster that is kept in the Kubernetes API.
 #[derive(Clone, Debug)]
@@ -254,8 +253,11 @@ impl KubernetesStore {
         let (asks, asked) = mpsc::channel(ASKS);
         let caller = Caller { asks };
         let (shown, seen) = tokio::sync::watch::channel(Seen::default());
-        let health =
-            Arc::new(Mutex::new(Health { endpoint: api.endpoint(), healthy: true, problem: None }));
+        let health = Arc::new(Mutex::new(Health {
+            endpoint: api.endpoint(),
+            healthy: true,
+            ..Health::default()
+        }));
         let failed = CancellationToken::new();
         let mut tasks = Tasks::new();
         let running = task::run(
@@ -380,7 +382,7 @@ impl Store for KubernetesStore {
         self.at_home("grant", timeout, async move {
             // Makes sure that the object exists, which owns the Lease.
             caller.call("grant", look(), timeout).await?;
-            let Seen { model, uid } = seen.borrow().clone();
+            let Seen { model, uid, .. } = seen.borrow().clone();
             // A grant that the state would refuse creates no Lease.
             Model::clone(&model).grant(BootTime::default(), lease, ttl)?;
             let owner = uid.ok_or_else(|| StoreError::Interrupted {
@@ -452,7 +454,16 @@ impl Store for KubernetesStore {
     }
 
     fn health(&self) -> Health {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if health.healthy {
+            health.problem = self.api.refusal();
+            health.healthy = health.problem.is_none();
+        }
+        health
+    }
+
+    fn name_of(&self, lease: LeaseId) -> Option<String> {
+        self.seen.borrow().neighbour.clone().filter(|_| lease == neighbour::LEASE)
     }
 
     async fn failed(&self) -> String {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Lease in the name of the neighbour's candidate key. No node draws it.
-const LEASE: LeaseId = LeaseId(i64::MAX);
+pub(super) const LEASE: LeaseId = LeaseId(i64::MAX);
 
 /// client-go's default, for a Lease that names no duration.
 const DEFAULT_DURATION: Duration = Duration::from_secs(15);
@@ -63,7 +63,7 @@ pub(super) fn is_settled(model: &Model, keys: &Keys, holder: Option<&str>) -> bo
     found.first().map(|kv| &kv.value) == holder.map(value_of).as_ref()
 }
 
-/// Value of the neighbour's candidate key: an id, by which the views name it.
+/// Value of the neighbour's candidate key: an id. [`Store::name_of`](crate::store::Store::name_of) returns the name.
 fn value_of(holder: &str) -> Vec<u8> {
     let id = i64::try_from(fnv1a(holder.as_bytes()) >> 1).expect("63 bits");
     encode_id(NodeId::new(id).expect("not negative"))

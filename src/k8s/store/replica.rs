@@ -210,6 +210,11 @@ impl Replica {
         Some(&self.object()?.uid)
     }
 
+    /// Candidate of client-go that holds the Lease, by its own name.
+    pub(super) fn foreign_holder(&self) -> Option<&str> {
+        Some(self.object()?.neighbour()?.0)
+    }
+
     /// Takes in a call.
     pub(super) fn ask(&mut self, ticket: Ticket, request: Request) {
         let is_users = is_of_users(&request, &self.author.keys);

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     api::Api,
     object::{Object, Unreadable},
-    replica::{Replica, Reply, Ticket},
+    replica::{Io, Replica, Reply, Ticket},
     state::MAX_BYTES,
 };
 use crate::store::{
@@ -31,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Events that wait for the replica: each is a whole state, and the task takes them at once.
 const EVENTS: usize = 16;
+
+/// For this long after a write was denied, a read that is answered does not show that writes are allowed.
+const DENIAL_LASTS: Duration = Duration::from_secs(10);
 
 /// Kind of the store, in metrics.
 pub(super) const KIND: &str = "kubernetes";
@@ -49,11 +52,14 @@ pub(super) struct Seen {
     pub(super) model: Arc<Model>,
     /// UID of the object, if it exists.
     pub(super) uid: Option<String>,
+    /// Candidate of client-go that holds the Lease, by its own name.
+    pub(super) neighbour: Option<String>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { model: Arc::new(Model::from_contents(0, Contents::default())), uid: None }
+        let model = Arc::new(Model::from_contents(0, Contents::default()));
+        Self { model, uid: None, neighbour: None }
     }
 }
 
@@ -74,6 +80,8 @@ pub(super) async fn run(
 ) {
     let mut callers = HashMap::<Ticket, oneshot::Sender<_>>::new();
     let mut flight: Option<BoxFuture<'_, Reply>> = None;
+    let mut is_write = false;
+    let mut denied_at = None;
     let mut learned = None;
     let (sender, mut events) = mpsc::channel(EVENTS);
     let mut following = std::pin::pin!(follow(&api, sender));
@@ -89,6 +97,7 @@ pub(super) async fn run(
             && let Some(io) = replica.next_io(Timestamp::now())
         {
             let api = &api;
+            is_write = io != Io::Read;
             flight = Some(Box::pin(async move { api.send(io).await }));
         }
         // The replica is shown before its answers: who has an answer finds it there.
@@ -99,7 +108,8 @@ pub(super) async fn run(
                 metrics.bytes.with_label_values(&[KIND]).set(bytes as i64);
                 metrics.bound.with_label_values(&[KIND]).set(MAX_BYTES as i64);
             }
-            shown.send_replace(Seen { model: Arc::new(replica.model().clone()), uid });
+            let neighbour = replica.foreign_holder().map(str::to_owned);
+            shown.send_replace(Seen { model: Arc::new(replica.model().clone()), uid, neighbour });
         }
         for (ticket, result) in replica.take_answers() {
             if let Some(reply) = callers.remove(&ticket) {
@@ -125,7 +135,13 @@ pub(super) async fn run(
                 if matches!(reply, Reply::Conflict) {
                     metrics.conflicts.inc();
                 }
-                note(&health, &api, &reply);
+                let now = clock::boot_now();
+                if is_write {
+                    denied_at = is_denial(&reply).then_some(now);
+                }
+                if is_write || denied_at.is_none_or(|at| DENIAL_LASTS <= now.since(at)) {
+                    note(&health, &api, &reply);
+                }
                 replica.replied(reply);
             }
             Some(event) = events.recv() => match event {
@@ -145,6 +161,10 @@ async fn until(at: Option<BootTime>) {
     }
 }
 
+fn is_denial(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(StoreError::Denied { .. }))
+}
+
 fn note(health: &Mutex<Health>, api: &Api, reply: &Reply) {
     let problem = match reply {
         Reply::Object(_) | Reply::Missing | Reply::Conflict => None,
@@ -159,7 +179,8 @@ fn note(health: &Mutex<Health>, api: &Api, reply: &Reply) {
     if problem.is_none() && !health.healthy {
         tracing::info!("the API server serves the store again");
     }
-    *health = Health { endpoint: api.endpoint(), healthy: problem.is_none(), problem };
+    let denied = is_denial(reply);
+    *health = Health { endpoint: api.endpoint(), healthy: problem.is_none(), problem, denied };
 }
 
 /// Follows the object: a watch that ends is opened again, from where it ended if the API server still has that.

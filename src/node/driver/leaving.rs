@@ -1,4 +1,7 @@
-//! Leaving: a node ends its work first, then its office and its lease, at the latest by the deadline.
+//! Leaving: a node ends its work first, then its office and its lease, at the latest by the deadline. A node whose
+//! store denies that, as after its rights were removed, does not wait for the deadline.
+
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -9,6 +12,10 @@ use crate::{
     node::{StartError, Stopped, supervision::Line},
     store::list_watch::Stats,
 };
+
+/// How long the store must deny a node that leaves before the node gives up: a role that is replaced is no
+/// reason.
+const DENIED_FOR: Duration = Duration::from_secs(2);
 
 impl Driver {
     pub(super) fn on_stop(&mut self, deadline: BootTime, reply: oneshot::Sender<Stopped>) {
@@ -35,11 +42,44 @@ impl Driver {
             }
             Phase::Active => {
                 let part = deadline.since(now) / STOP_NOW_PART;
-                self.phase = Phase::Leaving { stop_now_at: deadline - part, told: false, deadline };
+                let stop_now_at = deadline - part;
+                self.phase =
+                    Phase::Leaving { stop_now_at, told: false, deadline, denied_since: None };
             }
         }
         self.follow(now);
         self.inputs.push_back(Input::Stop);
+    }
+
+    /// Ends the leaving when its time is over, or when the store has denied it for [`DENIED_FOR`].
+    pub(super) fn leave_in_time(&mut self, now: BootTime) {
+        let is_idle = self.work.is_idle();
+        let Phase::Leaving { stop_now_at, told, deadline, denied_since } = &mut self.phase else {
+            return;
+        };
+        let is_denied = !*told && is_idle && self.core.env.store.health().denied;
+        *denied_since = if is_denied { denied_since.or(Some(now)) } else { None };
+        let gives_up = denied_since.is_some_and(|since| DENIED_FOR <= now.since(since));
+        if gives_up {
+            tracing::warn!(
+                node = self.node.id().get(),
+                "the store denies what a node writes to leave: its lease has to run out"
+            );
+        }
+        if (*stop_now_at <= now || gives_up) && !*told {
+            *told = true;
+            self.inputs.push_back(Input::StopNow);
+            self.work.cut_all(now);
+        }
+        if *deadline <= now {
+            for stop in self.stops.drain(..) {
+                let _ = stop.send(Stopped::Unclean);
+            }
+            if self.closing {
+                self.phase = Phase::Rest;
+                self.left = None;
+            }
+        }
     }
 
     pub(super) fn on_left(&mut self, clean: bool) {

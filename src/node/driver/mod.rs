@@ -79,6 +79,8 @@ enum Phase {
         stop_now_at: BootTime,
         told: bool,
         deadline: BootTime,
+        /// Since when all work has ended and the store denies what the node still has to write.
+        denied_since: Option<BootTime>,
     },
 }
 
@@ -260,7 +262,7 @@ impl Driver {
     /// Time until the driver must act if no event comes.
     fn wait(&self) -> Duration {
         let leaving = match self.phase {
-            Phase::Leaving { stop_now_at, told, deadline } => {
+            Phase::Leaving { stop_now_at, told, deadline, .. } => {
                 Some(if told { deadline } else { stop_now_at })
             }
             Phase::Rest | Phase::Active => None,
@@ -627,22 +629,7 @@ impl Driver {
         if self.rejoin_at.is_some_and(|at| at <= now) {
             self.begin();
         }
-        if let Phase::Leaving { stop_now_at, told, deadline } = &mut self.phase {
-            if *stop_now_at <= now && !*told {
-                *told = true;
-                self.inputs.push_back(Input::StopNow);
-                self.work.cut_all(now);
-            }
-            if *deadline <= now {
-                for stop in self.stops.drain(..) {
-                    let _ = stop.send(Stopped::Unclean);
-                }
-                if self.closing {
-                    self.phase = Phase::Rest;
-                    self.left = None;
-                }
-            }
-        }
+        self.leave_in_time(now);
     }
 
     /// Ends all tasks and work that still run, for a node that is closed.

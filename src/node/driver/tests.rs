@@ -9,7 +9,11 @@ use crate::{
         ClusterNode, FencedError, FollowerContext, LeaderContext, NodeMetrics, RoutineLimits,
         env::Env, host::DriverHost, options::Work,
     },
-    store::{Get, Op, Store, Txn, keys::Keys, memory::MemoryStore},
+    store::{
+        Get, Op, Store, Txn,
+        keys::Keys,
+        memory::{Fault, MemoryStore},
+    },
 };
 
 /// Time limit, so that no test hangs.
@@ -147,6 +151,35 @@ async fn a_stop_is_answered_in_the_turn_that_joins_the_last_work_and_not_before(
         assert!(stopped.try_recv().is_err(), "its work still runs");
     }
     release.notify_one();
+    assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Clean);
+}
+
+#[tokio::test]
+async fn a_stop_that_the_store_denies_is_answered_long_before_its_deadline() {
+    let store = Arc::new(MemoryStore::new());
+    let mut rig = Rig::over(&store, true, Work::default());
+    let mut started = rig.start();
+    rig.turns_until(&mut started).await.unwrap();
+    store.faults().set(|_| Some(Fault::Denied));
+    // The deadline of the stop is ten times the time limit of this test.
+    let mut stopped = rig.stop();
+    assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Unclean);
+    assert_eq!(rig.driver.phase, Phase::Rest);
+}
+
+#[tokio::test]
+async fn a_stop_that_the_store_denies_for_a_moment_is_clean() {
+    let store = Arc::new(MemoryStore::new());
+    let mut rig = Rig::over(&store, true, Work::default());
+    let mut started = rig.start();
+    rig.turns_until(&mut started).await.unwrap();
+    store.faults().set(|_| Some(Fault::Denied));
+    let mut stopped = rig.stop();
+    let is_denied = |driver: &Driver| {
+        matches!(driver.phase, Phase::Leaving { denied_since: Some(_), .. }).then_some(())
+    };
+    rig.turns_until_some(is_denied).await;
+    store.faults().clear();
     assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Clean);
 }
 

@@ -406,12 +406,14 @@ impl Pool {
     pub(super) fn health(&self) -> Health {
         let state = &self.members[self.current()];
         // A lasting condition is more useful than the error of the latest call.
-        let refused = || self.auth.as_ref()?.refused_at(self.auth.as_ref()?.version());
-        let lasting = self.complaints.current().or_else(refused);
+        let refused = self.auth.as_ref().and_then(|auth| auth.refused_at(auth.version()));
+        let denied = refused.is_some();
+        let lasting = self.complaints.current().or(refused);
         Health {
             endpoint: state.endpoint.clone(),
             healthy: state.up.load(SeqCst) && !state.has_problem.load(SeqCst) && lasting.is_none(),
             problem: lasting.or_else(|| lock(&state.problem).clone()),
+            denied,
         }
     }
 }

@@ -51,7 +51,7 @@ pub enum Seen<'a> {
     KeepAlive(LeaseId),
     /// Opening of a watch.
     Watch(&'a WatchRequest),
-    /// Reading of the store's health, which only [`Faults::break_on`] applies to.
+    /// Reading of the store's health, which only [`Faults::break_on`] and [`Fault::Denied`] apply to.
     Health,
 }
 

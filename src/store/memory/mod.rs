@@ -231,8 +231,8 @@ impl Store for MemoryStore {
     }
 
     fn health(&self) -> Health {
-        self.faults().on(&Seen::Health);
-        Health { endpoint: String::new(), healthy: true, problem: None }
+        let denied = self.faults().on(&Seen::Health) == Some(Fault::Denied);
+        Health { healthy: true, denied, ..Health::default() }
     }
 
     fn avoid_current(&self) {

@@ -104,21 +104,16 @@ impl Replica {
     fn wrong_span(&self) -> Option<StoreError> {
         let own = self.span_max?;
         let state = self.object()?.state.as_ref().filter(|state| state.span_max != own)?;
-        let (call, endpoint) = ("txn", ENDPOINT.to_owned());
         let agreed = state.span_max;
         if !state.contents.leases.is_empty() {
-            let message = format!(
-                "the nodes of this cluster have agreed on a longest failover D of {agreed:?}, and this node is \
-                 configured with {own:?}: give all nodes the same profile; to change it, stop all nodes first"
-            );
-            return Some(StoreError::Denied { call, endpoint, message });
+            return Some(StoreError::SpanDisagreement { agreed, own });
         }
         let quiet = self.quiet.is_some_and(|(writes, since)| {
             writes == state.writes && self.now.since(since) >= timing::wait(agreed)
         });
         (!quiet).then(|| StoreError::Overloaded {
-            call,
-            endpoint,
+            call: "txn",
+            endpoint: ENDPOINT.to_owned(),
             message: format!(
                 "the longest failover D of this cluster was {agreed:?}: it can become {own:?} {:?} after the \
                  last write",

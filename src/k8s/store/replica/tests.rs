@@ -510,12 +510,12 @@ fn another_span_max_is_taken_on_when_nobody_lives_and_its_time_is_over() {
     let mut calm = replica(1, StoreTiming::KUBERNETES_CALM);
     ask(&mut calm, 1, Request::Grant { lease, ttl: Duration::from_secs(30) }).unwrap();
     let mut other = replica(2, StoreTiming::KUBERNETES);
-    assert!(matches!(ask(&mut other, 2, get()), Err(StoreError::Denied { .. })));
+    assert!(matches!(ask(&mut other, 2, get()), Err(StoreError::SpanDisagreement { .. })));
     ask(&mut calm, 3, Request::Revoke(lease)).unwrap();
     // 16.5 s from when the last write was seen.
     assert!(matches!(ask(&mut other, 4, get()), Err(StoreError::Overloaded { .. })));
     assert!(matches!(ask(&mut other, 20, get()), Err(StoreError::Overloaded { .. })));
     ask(&mut other, 21, get()).unwrap();
     ask(&mut other, 22, Request::Grant { lease, ttl: Duration::from_secs(10) }).unwrap();
-    assert!(matches!(ask(&mut calm, 23, get()), Err(StoreError::Denied { .. })));
+    assert!(matches!(ask(&mut calm, 23, get()), Err(StoreError::SpanDisagreement { .. })));
 }
