@@ -17,6 +17,7 @@ use bellwether::{
 
 use crate::{
     host::{ProcId, Shard, ShardWork, Step},
+    kube::KubeBreak,
     wire::Ask,
     world::World,
 };
@@ -28,6 +29,8 @@ pub enum Break {
     Engine(Mutant),
     /// A rule of the code around the engine.
     Harness(Broken),
+    /// A rule of the store on Kubernetes.
+    Kube(KubeBreak),
 }
 
 /// A rule that is left out around the engine.

@@ -7,7 +7,7 @@ use bellwether::{
     store::{
         Get, KeyRange, KeyValue, Op, StoreError, Txn,
         keys::Keys,
-        memory::{Model, ModelConfig, WithPrevious},
+        memory::{Between, Contents, Model, ModelConfig, WithPrevious},
         protocol::{Decoded, Request, Response},
         values,
     },
@@ -18,6 +18,9 @@ use crate::{
     rules::History,
     scenario::Fault,
 };
+
+/// Everything that a backup holds.
+pub type Image = (Model, History, Vec<Batch>);
 
 /// The events of a revision, decoded once for all watches.
 pub type Batch = (i64, Rc<Vec<Change>>);
@@ -42,9 +45,11 @@ pub struct Depot {
     pub replacement: Option<Fault>,
     /// Number of times that the store was replaced.
     pub replaced: u32,
-    backups: VecDeque<(Model, History, Vec<Batch>)>,
+    backups: VecDeque<Image>,
     /// Whether the only backup has been made, after which no other is made.
     backed_up: bool,
+    /// Whether leases end by time; in the Kubernetes API, nodes end them.
+    timed: bool,
 }
 
 impl Depot {
@@ -63,6 +68,7 @@ impl Depot {
             replaced: 0,
             backups: VecDeque::new(),
             backed_up: false,
+            timed: true,
         }
     }
 
@@ -86,7 +92,7 @@ impl Depot {
     /// Carries out a request.
     pub fn serve(&mut self, now: Time, request: &Request) -> Result<Response, StoreError> {
         self.expire(now);
-        let at = BootTime(Duration::from_nanos(now));
+        let at = BootTime(Duration::from_nanos(if self.timed { now } else { 0 }));
         let response = match request {
             Request::Txn(txn) => self.model.txn(at, txn).map(Response::Txn),
             Request::Get(get) => self.model.get(at, get).map(Response::Get),
@@ -102,7 +108,7 @@ impl Depot {
 
     /// Ends the leases that have expired.
     pub fn expire(&mut self, now: Time) {
-        if now < self.stalled_until.max(self.down_until) {
+        if !self.timed || now < self.stalled_until.max(self.down_until) {
             return;
         }
         self.model.advance(BootTime(Duration::from_nanos(now)));
@@ -191,6 +197,44 @@ impl Depot {
         self.collect();
     }
 
+    /// Leases end only when they are revoked.
+    pub fn untimed(&mut self) {
+        self.timed = false;
+    }
+
+    pub fn contents(&self) -> Contents {
+        self.model.contents()
+    }
+
+    /// Begins anew, empty, as this cluster at this revision.
+    pub fn begin(&mut self, now: Time, cluster: u64, revision: Revision) {
+        let contents = Contents { revision, ..Contents::default() };
+        self.become_image(
+            now,
+            (Model::from_contents(cluster, contents), History::default(), Vec::new()),
+        );
+        self.replaced -= 1;
+    }
+
+    /// Takes in contents that another program than the protocol has written.
+    pub fn follow(&mut self, contents: Contents) {
+        self.model.follow(contents, Between::OneWrite);
+        self.collect();
+    }
+
+    pub fn image(&self) -> Image {
+        (self.model.clone(), self.history.clone(), self.log.clone())
+    }
+
+    /// The store is replaced by this one.
+    pub fn become_image(&mut self, now: Time, (model, history, log): Image) {
+        self.replaced += 1;
+        self.back_at = now;
+        self.seen = model.revision();
+        self.published = log.len();
+        (self.model, self.history, self.log) = (model, history, log);
+    }
+
     /// Makes the only backup, which every later restore uses.
     pub fn only_backup(&mut self) {
         self.backups.clear();
@@ -202,7 +246,7 @@ impl Depot {
         if self.backed_up {
             return;
         }
-        self.backups.push_back((self.model.clone(), self.history.clone(), self.log.clone()));
+        self.backups.push_back(self.image());
         if 8 < self.backups.len() {
             self.backups.pop_front();
         }

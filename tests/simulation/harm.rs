@@ -51,6 +51,9 @@ impl World {
         note!(self, "FAULT {fault:?} (node {}, if one is meant)", self.procs[p].id);
         self.mark(fault.index() as u64, p as u64);
         self.stats.fault(fault);
+        if self.inject_on_kubernetes(fault, p) {
+            return;
+        }
         match fault {
             Fault::Freeze | Fault::Starve => self.freeze(p, fault),
             Fault::CutUp | Fault::CutDown | Fault::CutBoth => self.cut(p, fault),
@@ -263,8 +266,7 @@ impl World {
         let leases = self.depot.leases();
         if let Some(lease) = self.chance.pick(&leases).copied() {
             note!(self, "somebody revokes {lease}");
-            let _ = self.depot.serve(self.now, &Request::Revoke(lease));
-            self.publish();
+            self.operate(&Request::Revoke(lease));
         }
     }
 
@@ -301,16 +303,12 @@ impl World {
         };
         note!(self, "an operator: {op:?}, before: {kv:?}");
         self.depot.history.meddled();
-        let txn = Txn { then: vec![op], ..Txn::default() };
-        let _ = self.depot.serve(self.now, &Request::Txn(txn));
-        self.publish();
+        self.operate(&Request::Txn(Txn { then: vec![op], ..Txn::default() }));
     }
 
     pub fn delete_key(&mut self, key: &[u8]) {
         let op = Op::Delete(bellwether::store::KeyRange::key(key));
-        let txn = Txn { then: vec![op], ..Txn::default() };
-        let _ = self.depot.serve(self.now, &Request::Txn(txn));
-        self.publish();
+        self.operate(&Request::Txn(Txn { then: vec![op], ..Txn::default() }));
     }
 
     /// Stops the store; it comes back empty or from a backup.
@@ -336,6 +334,9 @@ impl World {
     /// The store comes back.
     pub fn on_store(&mut self) {
         let Some(fault) = self.depot.replacement.take() else { return };
+        if self.kube.is_some() {
+            return self.restored();
+        }
         let bumped = self.chance.percent(40);
         let bumped = self.restored_bumped.unwrap_or(bumped);
         let drawn = self.chance.bits();
@@ -407,10 +408,8 @@ impl World {
             value: values::encode_term(record.term),
             lease: Some(lease),
         };
-        let _ = self.depot.serve(self.now, &Request::Grant { lease, ttl });
-        let _ =
-            self.depot.serve(self.now, &Request::Txn(Txn { then: vec![put], ..Txn::default() }));
-        self.publish();
+        self.operate(&Request::Grant { lease, ttl });
+        self.operate(&Request::Txn(Txn { then: vec![put], ..Txn::default() }));
     }
 
     fn request_drain(&mut self, p: ProcId) {
@@ -418,9 +417,7 @@ impl World {
         let request = DrainRequest { since_unix_ms: self.now / MILLIS, why: "sim".into() };
         let value = values::encode_drain_request(&request);
         let put = Op::Put { key: key.clone(), value, lease: None };
-        let _ =
-            self.depot.serve(self.now, &Request::Txn(Txn { then: vec![put], ..Txn::default() }));
-        self.publish();
+        self.operate(&Request::Txn(Txn { then: vec![put], ..Txn::default() }));
         let after: Time = self.chance.between(100, 4_000) * MILLIS;
         self.at(self.now + after, Event::DeleteKey(key));
     }

@@ -47,6 +47,8 @@ pub struct Proc {
     /// Time for which the engine has set its alarm.
     alarm: Option<Time>,
     pub watch: Watch,
+    /// Its side of the store, in a cluster in the Kubernetes API.
+    pub side: Option<usize>,
     /// The leader's work, from start to the end of its last task.
     pub work: Option<Work>,
     /// The shards' work, from start to the end of the last task of each.
@@ -129,6 +131,7 @@ impl Proc {
             steps: VecDeque::new(),
             alarm: None,
             watch: Watch::default(),
+            side: None,
             work: None,
             shards: BTreeMap::new(),
             leases: Vec::new(),

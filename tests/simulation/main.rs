@@ -17,6 +17,7 @@ mod chance;
 mod depot;
 mod harm;
 mod host;
+mod kube;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod own;
@@ -117,6 +118,27 @@ fn the_invariants_hold_over_all_seeds() {
             stats.print();
             if 2_000 <= count {
                 assert_something_happened(&stats);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_invariants_hold_in_the_kubernetes_api() {
+    let from = env("BELLWETHER_SIM_FROM", 0);
+    let count = env("BELLWETHER_SIM_SEEDS", 20_000) / 10;
+    let begun = bellwether::clock::boot_now();
+    let scenario = |seed| Scenario::of(seed).on_kubernetes();
+    match search(from..from + count.max(1), None, scenario) {
+        Err(found) => panic!("{}", tell(found.0, scenario(found.0), None)),
+        Ok(stats) => {
+            println!("{count} seeds in {:?}", bellwether::clock::boot_now().since(begun));
+            stats.print();
+            assert!(stats.runs < stats.terms && stats.runs < stats.moves);
+            assert!(stats.runs < stats.fenced && stats.runs < stats.views_compared);
+            if 500 <= count {
+                assert!(0 < stats.kube_conflicts && 0 < stats.kube_gaps && 0 < stats.throttled);
+                assert!(0 < stats.kube_expired && 0 < stats.kube_neighbours);
             }
         }
     }

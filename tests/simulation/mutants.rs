@@ -4,12 +4,16 @@
 //! mutant, `BELLWETHER_MUTANT` selects a single mutant. Each case holds the seed that found the mutant last,
 //! and tries it first; the same seed must pass with all rules in place.
 
-use bellwether::engine::{Failover, mutant::Mutant};
+use bellwether::{
+    engine::{Failover, mutant::Mutant},
+    k8s::store::pure::Flaw,
+};
 
 use crate::{
     breaks::{Break, Broken},
     chance::{MILLIS, SECONDS},
     env,
+    kube::KubeBreak,
     scenario::{BadLink, Fault, Scenario},
     search, tell,
     world::{Trace, run},
@@ -30,6 +34,10 @@ const fn engine(mutant: Mutant, faults: &'static [(Fault, u32)], tune: fn(&mut S
 
 const fn around(broken: Broken, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
     Case { broken: Break::Harness(broken), faults, tune, seed: 0 }
+}
+
+const fn kube(broken: KubeBreak, faults: &'static [(Fault, u32)], tune: fn(&mut Scenario)) -> Case {
+    Case { broken: Break::Kube(broken), faults, tune, seed: 0 }
 }
 
 impl Case {
@@ -103,7 +111,35 @@ const UNPLANNED: &[(Fault, u32)] = &[(Fault::Overwrite, 6), (Fault::Delete, 2), 
 /// Leases are revoked while shards move.
 const REVOKED: &[(Fault, u32)] = &[(Fault::Drain, 8), (Fault::Revoke, 6), (Fault::CutUp, 2)];
 
+/// Faults of the API server and of what people and neighbours do to its objects.
+const API_SERVER: &[(Fault, u32)] = &[
+    (Fault::Failover, 3),
+    (Fault::WatchStall, 3),
+    (Fault::WatchBreak, 3),
+    (Fault::Freeze, 2),
+    (Fault::CutBoth, 2),
+    (Fault::Kill, 2),
+];
+const NEIGHBOURS: &[(Fault, u32)] = &[(Fault::GoJoin, 4), (Fault::GoLeave, 4), (Fault::Kill, 2)];
+const WIPES: &[(Fault, u32)] =
+    &[(Fault::Wipe, 4), (Fault::CutBoth, 3), (Fault::Freeze, 3), (Fault::WatchStall, 3)];
+
 fn plain(_: &mut Scenario) {}
+
+/// In the Kubernetes API, with answers that are lost and requests that arrive late and twice.
+fn api(scenario: &mut Scenario) {
+    very_lossy(scenario);
+    scenario.duplicate_ppm = 100_000;
+    *scenario = scenario.clone().on_kubernetes();
+}
+
+/// In the Kubernetes API, with wall clocks that are a minute apart.
+fn skewed(scenario: &mut Scenario) {
+    api(scenario);
+    if let Some(kube) = &mut scenario.kube {
+        kube.skew_ms = 60_000;
+    }
+}
 
 fn drifting(scenario: &mut Scenario) {
     scenario.drift_ppm = 100_000;
@@ -230,6 +266,17 @@ const CASES: &[Case] = &[
     engine(Mutant::OwnAnswerAfterLeaving, SESSIONS, own_calls),
     engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls).found_by(3),
     engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls).found_by(3),
+    kube(KubeBreak::Replica(Flaw::AnswersUnconfirmed), API_SERVER, api),
+    kube(KubeBreak::Replica(Flaw::RefusalIsFinal), API_SERVER, api),
+    kube(KubeBreak::Replica(Flaw::SentAgain), API_SERVER, api),
+    kube(KubeBreak::Replica(Flaw::Unconditional), API_SERVER, api),
+    kube(KubeBreak::Replica(Flaw::UsersInTurn), API_SERVER, api).found_by(895),
+    kube(KubeBreak::Replica(Flaw::NeighbourIgnored), NEIGHBOURS, api),
+    kube(KubeBreak::Replica(Flaw::SameClusterByName), WIPES, api),
+    kube(KubeBreak::ExpiryWithoutPrecondition, API_SERVER, api),
+    kube(KubeBreak::ExpiryByWallClock, API_SERVER, skewed),
+    kube(KubeBreak::EntryKept, API_SERVER, api),
+    kube(KubeBreak::GapNotTold, API_SERVER, api),
 ];
 
 /// Mutants that a random search does not find within thousands of seeds, since each takes three rare events at
@@ -269,6 +316,7 @@ fn every_mutant_is_caught() {
         let name = match case.broken {
             Break::Engine(mutant) => format!("{mutant:?}"),
             Break::Harness(broken) => format!("{broken:?}"),
+            Break::Kube(broken) => format!("{broken:?}"),
         };
         if only.as_ref().is_some_and(|only| *only != name && !(is_hard && only == "hard")) {
             continue;

@@ -15,7 +15,7 @@ use bellwether::{
 
 use crate::{
     breaks::Broken,
-    chance::{MILLIS, Time},
+    chance::Time,
     host::{ProcId, Shard, ShardWork, Work},
     wire::Ask,
     world::World,
@@ -41,6 +41,8 @@ pub enum Rule {
     I7,
     /// While one node's link stays bad, the other nodes lead and work, and the lease of that node ends.
     I8,
+    /// The store on Kubernetes: each write is what its calls make of the newest state, and no lease is ended early.
+    Store,
     /// The engine keeps its contract with the driver.
     Contract,
     /// The engine panicked during a step.
@@ -123,6 +125,7 @@ impl World {
         proc.authority_until = authority;
         proc.shard_until = shards;
         if gains_office {
+            self.check_neighbours(p);
             self.check_single_leader(p);
         }
         if gains_shards {
@@ -442,9 +445,15 @@ impl World {
         match kv.and_then(|kv| values::decode_held(&kv.value)) {
             Some(held) => !held.shards.contains_key(shard),
             None => self.gone.get(&owner).is_none_or(|(since, held)| {
-                !held.shards.contains_key(shard) || since + 2_900 * MILLIS < self.now
+                !held.shards.contains_key(shard) || since + self.freed_after() < self.now
             }),
         }
+    }
+
+    /// True time after which the shards of a held key that is gone are free, at least.
+    fn freed_after(&self) -> Time {
+        let f = self.timing().f;
+        (f - f / 30).as_nanos() as Time
     }
 
     /// Records the last content of held keys that are gone.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bellwether::engine::{Failover, WorkType};
+use bellwether::engine::{Failover, WorkType, timing::StoreTiming};
 
 use crate::{
     chance::{Chance, MILLIS, SECONDS, Time},
@@ -137,6 +137,16 @@ impl BadLink {
     }
 }
 
+/// Parameters of a cluster in the Kubernetes API.
+#[derive(Clone, Copy, Debug)]
+pub struct KubeScenario {
+    pub timing: StoreTiming,
+    /// Largest error of a node's wall clock, in ms.
+    pub skew_ms: u64,
+    /// Requests that the API server answers with 429, in millionths.
+    pub throttle_ppm: u32,
+}
+
 /// Parameters of one run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -186,6 +196,8 @@ pub struct Scenario {
     pub bad_for_good: Option<(usize, BadLink)>,
     /// Whether users put and delete own state at any time, also during other calls (I5, own state).
     pub own_calls: bool,
+    /// How the cluster is kept in the Kubernetes API, if it is.
+    pub kube: Option<KubeScenario>,
     /// Moves of a scripted attack, in order.
     pub script: &'static [Move],
 }
@@ -260,6 +272,7 @@ impl Scenario {
                 .then(|| (Duration::from_millis(80), chance.between(500, 4_000) * MILLIS)),
             bad_for_good: None,
             own_calls: false,
+            kube: None,
             script: &[],
         }
     }
@@ -281,6 +294,38 @@ impl Scenario {
         self.own_calls = true;
         self.weights[Fault::Delete.index()] = 0;
         self.weights[Fault::Overwrite.index()] = 0;
+        self
+    }
+
+    /// The same scenario, in the Kubernetes API. A fault of an etcd stands for one of the API server, and a node of
+    /// the Go package for a candidate of client-go.
+    pub fn on_kubernetes(mut self) -> Self {
+        let chance = &mut Chance::new(self.seed ^ 0x6b75_6265_0000);
+        let calm = chance.percent(4);
+        let timing = if calm { StoreTiming::KUBERNETES_CALM } else { StoreTiming::KUBERNETES };
+        let profiles = [
+            StoreTiming::KUBERNETES.failover,
+            StoreTiming::KUBERNETES_FAST.failover,
+            Failover::DEFAULT,
+        ];
+        let same = *chance.pick(&profiles).expect("there are some");
+        let mixed = chance.percent(30);
+        for node in &mut self.nodes {
+            *node = match (calm, mixed) {
+                (true, _) => timing.failover,
+                (false, true) => *chance.pick(&profiles).expect("there are some"),
+                (false, false) => same,
+            };
+        }
+        self.nodes.truncate(12);
+        self.ttl = chance.between(4, 10);
+        self.faults_for += chance.between(0, 8) * SECONDS;
+        self.call_timeout = Duration::from_millis(chance.between(500, 3_000));
+        self.kube = Some(KubeScenario {
+            timing,
+            skew_ms: [0, 500, 60_000][chance.below(3) as usize],
+            throttle_ppm: some(chance, 30, 100, 50_000),
+        });
         self
     }
 

@@ -75,6 +75,7 @@ stats! {
     own_calls, own_put_back, own_checked,
     shard_starts, shard_acts, shard_writes, claims, releases, moves,
     pauses, slow_joins, slow_messages, lost_requests, late_requests, cut_requests,
+    kube_writes, kube_conflicts, kube_gaps, kube_expired, kube_neighbours, throttled,
     stale_renewals, duplicates, big_runs, views_compared, lists, compacted_watches, late_watches, ends_by_parents,
 }
 

@@ -80,7 +80,9 @@ impl World {
             if Some(proc.slot) == bad {
                 continue;
             }
-            let has_all = proc.watch.open && proc.watch.under_way.is_empty();
+            let has_all = proc.watch.open
+                && proc.watch.under_way.is_empty()
+                && self.replica_revision(p).is_none_or(|it| it == self.depot.revision());
             if !proc.alive || !has_all || !proc.steps.is_empty() {
                 continue;
             }

@@ -52,6 +52,10 @@ pub struct Watch {
     pub open: bool,
     /// Until when the watch delivers nothing.
     pub stalled_until: Time,
+    /// Number of times that the replica's store was replaced when the watch was opened.
+    pub replacements: u64,
+    /// The next revision that the replica tells the watch.
+    pub told: i64,
     /// Items on their way, in order, with the time of arrival.
     pub under_way: VecDeque<(Time, Item)>,
 }
@@ -150,6 +154,9 @@ impl World {
             self.held.push(flight);
             return;
         }
+        if self.kube.is_some() {
+            return self.ask_store(flight);
+        }
         let slot = &self.slots[flight.slot];
         let mut arrives = self.now;
         let cut = slot.up_cut_until;
@@ -197,12 +204,12 @@ impl World {
     }
 
     /// Without an answer, the caller gives up at its deadline.
-    fn give_up(&mut self, flight: InFlight) {
+    pub fn give_up(&mut self, flight: InFlight) {
         let at = flight.deadline.max(self.now);
         self.answer_in(flight, Outcome::Unknown, at);
     }
 
-    fn answer_in(&mut self, flight: InFlight, outcome: Outcome, at: Time) {
+    pub fn answer_in(&mut self, flight: InFlight, outcome: Outcome, at: Time) {
         if flight.given_up {
             return;
         }
@@ -230,12 +237,12 @@ impl World {
         ordinary
     }
 
-    fn slow_up(&self, slot: usize) -> Time {
+    pub fn slow_up(&self, slot: usize) -> Time {
         let links = &self.slots[slot];
         if self.now < links.slow_until { links.slow_up } else { 0 }
     }
 
-    fn slow_down(&self, slot: usize) -> Time {
+    pub fn slow_down(&self, slot: usize) -> Time {
         let links = &self.slots[slot];
         if self.now < links.slow_until { links.slow_down } else { 0 }
     }
@@ -334,7 +341,8 @@ impl World {
         outcome
     }
 
-    fn execute_raw(&mut self, ask: &Ask) -> Outcome {
+    /// Transaction of a request of the work.
+    pub fn raw_txn(&self, ask: &Ask) -> Txn {
         let keys = &self.depot.keys;
         let mut txn = match ask {
             Ask::Fenced(office) => Txn {
@@ -361,6 +369,11 @@ impl World {
         if let Some(broken) = self.broken {
             broken.alter_raw(&self.depot.keys, ask, &mut txn);
         }
+        txn
+    }
+
+    fn execute_raw(&mut self, ask: &Ask) -> Outcome {
+        let txn = self.raw_txn(ask);
         let existed = match ask {
             Ask::Own(ask) => self.depot.get(&ask.key(&self.depot.keys)).is_some(),
             _ => false,
@@ -410,6 +423,9 @@ impl World {
     pub fn publish(&mut self) {
         while let Some((revision, changes)) = self.depot.next_batch() {
             self.note_gone(&changes);
+            if self.kube.is_some() {
+                continue;
+            }
             for p in 0..self.procs.len() {
                 if self.procs[p].alive && self.procs[p].watch.open {
                     let number = self.procs[p].watch.number;
@@ -469,6 +485,9 @@ impl World {
             return self.at(until, Event::SendList(p, number));
         }
         self.stats.lists += 1;
+        if self.kube.is_some() {
+            return self.list_by_replica(p, number);
+        }
         let sent_at = self.local(p);
         let cut = self.now < self.slots[proc.slot].up_cut_until;
         if cut || self.chance.ppm(self.lose_request_ppm()) {
@@ -513,6 +532,13 @@ impl World {
         let proc = &self.procs[p];
         if !proc.alive || proc.watch.number != number || proc.watch.open {
             return;
+        }
+        if self.kube.is_some() {
+            if LIST_COUNTS_FOR < self.local(p).since(proc.watch.listed_at) {
+                self.stats.late_watches += 1;
+                return self.list(p);
+            }
+            return self.open_on_replica(p, number);
         }
         let links = &self.slots[proc.slot];
         let until = links.up_cut_until.max(links.down_cut_until).max(links.minority_until);
@@ -559,6 +585,10 @@ impl World {
         let revision = self.depot.revision();
         for p in 0..self.procs.len() {
             if self.procs[p].alive && self.procs[p].watch.open {
+                if self.kube.is_some() {
+                    self.progress_of_replica(p);
+                    continue;
+                }
                 let number = self.procs[p].watch.number;
                 self.push_watch(p, Item::Progress { number, revision });
             }
@@ -568,7 +598,7 @@ impl World {
     }
 }
 
-fn raw_outcome(result: Result<Response, StoreError>) -> Outcome {
+pub fn raw_outcome(result: Result<Response, StoreError>) -> Outcome {
     match result {
         Ok(Response::Txn(answer)) => {
             // The first read is the key, and the next one is the marker.

@@ -8,8 +8,8 @@ use std::{
 
 use bellwether::{
     engine::{
-        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, StoreTiming,
-        TickPolicy, WorkOffer,
+        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, TickPolicy,
+        WorkOffer, timing,
     },
     store::protocol::Request,
 };
@@ -20,6 +20,7 @@ use crate::{
     depot::Depot,
     harm::GoNode,
     host::{Proc, ProcId, Shard},
+    kube::{Kube, KubeBreak, KubeEvent, is_delayed},
     own::Own,
     parent::Parent,
     rules::{Rule, Violation},
@@ -75,6 +76,7 @@ pub enum Event {
     Leases,
     Store,
     Go(usize),
+    Kube(Box<KubeEvent>),
     Snapshot,
     Trouble,
     Heal,
@@ -106,6 +108,8 @@ pub struct Slot {
     /// The process that runs now.
     pub proc: Option<ProcId>,
     pub parent: Parent,
+    /// The parent's side of the store, in a cluster in the Kubernetes API.
+    pub parents_side: Option<usize>,
     /// Number of changes of the node's own state.
     pub state: u64,
 }
@@ -142,6 +146,9 @@ pub struct World {
     pub slots: Vec<Slot>,
     pub procs: Vec<Proc>,
     pub go: Vec<GoNode>,
+    /// The API server, if the cluster is kept there.
+    pub kube: Option<Kube>,
+    pub kube_break: Option<KubeBreak>,
     /// The process that drew each lease.
     pub owners: BTreeMap<LeaseId, ProcId>,
     /// Every office that was ever taken, in any history: lease, and m(cand) as its TAKE wrote it.
@@ -247,10 +254,15 @@ impl World {
                     minority_until: 0,
                     proc: None,
                     parent: Parent::default(),
+                    parents_side: None,
                     state: 0,
                 }
             })
             .collect();
+        let kube_break = match broken {
+            Some(Break::Kube(broken)) => Some(broken),
+            _ => None,
+        };
         let (broken, engine_break) = match broken {
             Some(Break::Harness(broken)) => (Some(broken), None),
             other => (None, other),
@@ -263,6 +275,8 @@ impl World {
             slots,
             procs: Vec::new(),
             go: Vec::new(),
+            kube: None,
+            kube_break,
             owners: BTreeMap::new(),
             taken: BTreeSet::new(),
             runners: BTreeMap::new(),
@@ -367,7 +381,8 @@ impl World {
             self.now = entry.at;
             self.handle(entry.event);
             self.play_script();
-            if MOST_EVENTS < self.entries {
+            let most = if self.kube.is_some() { 3 * MOST_EVENTS } else { MOST_EVENTS };
+            if most < self.entries {
                 let what = format!("{} events, and no end", self.entries);
                 self.violate(Rule::Contract, what);
             }
@@ -389,7 +404,8 @@ impl World {
     }
 
     fn set_up(&mut self) {
-        if self.scenario.used_before {
+        self.set_up_kubernetes();
+        if self.scenario.used_before && self.kube.is_none() {
             self.depot.seed_ended(self.now);
         }
         for slot in 0..self.slots.len() {
@@ -454,8 +470,13 @@ impl World {
             }
             Event::Store => self.on_store(),
             Event::Go(n) => self.on_go(n),
+            Event::Kube(event) => self.on_kube(*event),
             Event::Snapshot => {
-                self.depot.snapshot();
+                if let Some(kube) = &mut self.kube {
+                    kube.server.back_up(self.depot.image());
+                } else {
+                    self.depot.snapshot();
+                }
                 self.at(self.now + 700 * MILLIS, Event::Snapshot);
             }
             Event::Trouble => self.trouble(),
@@ -491,6 +512,9 @@ impl World {
         self.procs.push(Proc::new(slot, config, seed));
         self.stats.lives += 1;
         let p = self.procs.len() - 1;
+        if self.kube.is_some() {
+            self.procs[p].side = Some(self.new_side(slot, Some(p)));
+        }
         self.procs[p].offers = self.offered_tick();
         self.procs[p].own_floor = self.slots[slot].state;
         p
@@ -508,7 +532,7 @@ impl World {
             id: NodeId::new(slot as i64).expect("not negative"),
             address: format!("10.0.0.{slot}:80"),
             ttl: Duration::from_secs(self.scenario.ttl),
-            timing: StoreTiming::ETCD,
+            timing: self.timing(),
             failover: self.scenario.nodes[slot],
             tick: self.offered_tick(),
             tick_policy: self.scenario.new_tick.map_or(TickPolicy::Strict, |_| TickPolicy::Adopt),
@@ -583,7 +607,7 @@ impl World {
         let entries = std::mem::take(&mut self.queue).into_vec();
         for Reverse(mut entry) in entries {
             if late < entry.at
-                && matches!(
+                && (matches!(
                     entry.event,
                     Event::Arrive(_)
                         | Event::Item(..)
@@ -591,12 +615,13 @@ impl World {
                         | Event::WatchOpen(..)
                         | Event::WorkJoined(..)
                         | Event::ShardJoined(..)
-                )
+                ) || matches!(&entry.event, Event::Kube(event) if is_delayed(event)))
             {
                 entry.at = late;
             }
             self.queue.push(Reverse(entry));
         }
+        self.heal_kubernetes();
         // At least one node that can lead runs.
         let first_well = usize::from(self.scenario.bad_for_good.is_some_and(|(bad, _)| bad == 0));
         for slot in 0..self.slots.len() {
@@ -613,8 +638,15 @@ impl World {
         let since = self.now - self.scenario.faults_for.max(self.depot.back_at);
         let ttl = self.scenario.ttl * SECONDS;
         let slack = 2_500 * MILLIS + 40 * MILLIS * self.slots.len() as u64;
-        let to_lead = (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
-        let to_own = to_lead + (ttl + SECONDS / 2 + 3_300 * MILLIS) * 112 / 100 + slack;
+        // In the Kubernetes API, nodes end leases: after wait(TTL), a random time, and perhaps a second attempt.
+        let (ttl, slack) = if self.kube.is_some() {
+            (ttl * 12 / 10 + 6 * SECONDS, slack + 3 * SECONDS)
+        } else {
+            (ttl + SECONDS / 2, slack)
+        };
+        let wait = timing::wait(self.timing().span_max).as_nanos() as Time;
+        let to_lead = (ttl + wait) * 112 / 100 + slack;
+        let to_own = to_lead + (ttl + wait) * 112 / 100 + slack;
         let (extra_lead, extra_own) = self.bad_link_bounds();
         let (to_lead, to_own) = (to_lead + extra_lead, to_own + extra_lead + extra_own);
         let (leader, shards) = (self.leader_problem(), self.shard_problem());

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Interval of the search for leases that were not renewed.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Time that a lease may stand in the state before its Lease is seen: the two are watched apart.
 const UNSEEN_FOR: Duration = Duration::from_secs(2);
@@ -56,16 +56,24 @@ struct Noted {
 
 /// Something to do about a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Due {
+pub enum Due {
     /// Delete the Lease of that version, then revoke the lease.
-    Expire { lease: LeaseId, version: String },
+    Expire {
+        /// The lease.
+        lease: LeaseId,
+        /// Version that the Lease must still have.
+        version: String,
+    },
     /// Revoke the lease if it has no Lease.
-    Unseen { lease: LeaseId },
+    Unseen {
+        /// The lease.
+        lease: LeaseId,
+    },
 }
 
 /// Notes about all Leases of a cluster. Pure.
 #[derive(Debug, Default)]
-struct Notes {
+pub struct Notes {
     /// Whether the Leases have been listed.
     listed: bool,
     leases: BTreeMap<LeaseId, Noted>,
@@ -75,7 +83,14 @@ struct Notes {
 
 impl Notes {
     /// A Lease as it was seen now. `draw` is random, in 0..1: not all nodes come at once.
-    fn saw(&mut self, lease: LeaseId, version: String, ttl: Duration, now: BootTime, draw: f64) {
+    pub fn saw(
+        &mut self,
+        lease: LeaseId,
+        version: String,
+        ttl: Duration,
+        now: BootTime,
+        draw: f64,
+    ) {
         self.unseen.remove(&lease);
         if self.leases.get(&lease).is_some_and(|noted| noted.version == version) {
             return;
@@ -84,18 +99,19 @@ impl Notes {
         self.leases.insert(lease, Noted { version, expires });
     }
 
-    fn is_gone(&mut self, lease: LeaseId) {
+    /// A Lease was deleted.
+    pub fn is_gone(&mut self, lease: LeaseId) {
         self.leases.remove(&lease);
     }
 
     /// All Leases were listed, and these are all that exist.
-    fn listed(&mut self, all: &BTreeSet<LeaseId>) {
+    pub fn listed(&mut self, all: &BTreeSet<LeaseId>) {
         self.leases.retain(|lease, _| all.contains(lease));
         self.listed = true;
     }
 
     /// Actions that are due now, for the leases that are in the state.
-    fn due(&mut self, in_state: &BTreeSet<LeaseId>, now: BootTime) -> Vec<Due> {
+    pub fn due(&mut self, in_state: &BTreeSet<LeaseId>, now: BootTime) -> Vec<Due> {
         if !self.listed {
             return Vec::new();
         }
@@ -114,7 +130,7 @@ impl Notes {
     }
 
     /// Another attempt at this lease comes later.
-    fn postpone(&mut self, lease: LeaseId, now: BootTime) {
+    pub fn postpone(&mut self, lease: LeaseId, now: BootTime) {
         if let Some(noted) = self.leases.get_mut(&lease) {
             noted.expires = now + UNSEEN_FOR;
         }

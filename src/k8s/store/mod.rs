@@ -67,6 +67,17 @@ use crate::{
     tasks::{self, Tasks},
 };
 
+/// Pure parts of the store, for the simulation.
+#[doc(hidden)]
+pub mod pure {
+    pub use super::{
+        incarnations::{Due, LOOK_EVERY, Notes},
+        object::{ANNOTATION, Author, Object, Unreadable},
+        replica::{Flaw, Io, Replica, Reply, Ticket},
+        state::{Malformed, State, Writer},
+    };
+}
+
 /// Longest name of a cluster: the name of an incarnation's Lease adds 17 characters, and it is a label's value.
 const MAX_CLUSTER: usize = 46;
 

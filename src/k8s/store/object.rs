@@ -17,24 +17,28 @@ use crate::{
 };
 
 /// Annotation that holds the state.
-pub(super) const ANNOTATION: &str = "bellwether.dev/state";
+pub const ANNOTATION: &str = "bellwether.dev/state";
 
 /// The object as the API server holds it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Object {
+pub struct Object {
     /// Everything, for the next write: fields of others stay.
     raw: Map<String, Value>,
-    pub(super) uid: String,
-    pub(super) version: String,
+    /// Identity of the object: another one of the same name has another.
+    pub uid: String,
+    /// Resource version.
+    pub version: String,
     /// State in the annotation; `None` if the object has no annotation.
-    pub(super) state: Option<State>,
+    pub state: Option<State>,
 }
 
 /// Reason why an object cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It lacks what every object has.
     #[error("the answer is no Lease: it has no uid or no resourceVersion")]
     NoLease,
+    /// Its annotation is not a state.
     #[error(
         "the annotation {ANNOTATION} of the Lease is not readable: {0}. Restore it, or remove it to start the \
          cluster with an empty state: kubectl annotate lease NAME {ANNOTATION}-"
@@ -44,7 +48,7 @@ pub(super) enum Unreadable {
 
 impl Object {
     /// Reads an answer of the API server.
-    pub(super) fn read(raw: Value) -> Result<Self, Unreadable> {
+    pub fn read(raw: Value) -> Result<Self, Unreadable> {
         let Value::Object(raw) = raw else { return Err(Unreadable::NoLease) };
         let meta = |name: &str| raw.get("metadata").and_then(|it| it.get(name));
         let text = |name: &str| meta(name).and_then(Value::as_str).map(str::to_owned);
@@ -62,7 +66,7 @@ impl Object {
     }
 
     /// Id of the cluster: of the object, and of the moment at which it got a state. Never zero.
-    pub(super) fn cluster(&self) -> u64 {
+    pub fn cluster(&self) -> u64 {
         let salt = self.state.as_ref().map_or(&self.version, |state| &state.salt);
         fnv1a(format!("{}/{salt}", self.uid).as_bytes()).max(1)
     }
@@ -88,10 +92,11 @@ impl Object {
 
 /// Writes the object of one cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Author {
-    pub(super) keys: Keys,
+pub struct Author {
+    /// Keys of the cluster.
+    pub keys: Keys,
     /// Name of this process as a holder, if it has one.
-    pub(super) identity: Option<String>,
+    pub identity: Option<String>,
 }
 
 impl Author {

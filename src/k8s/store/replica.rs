@@ -28,10 +28,10 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::io::{Io, Reply};
-use self::{
-    calls::{is_of_users, of_cluster},
+use self::calls::{is_of_users, of_cluster};
+pub use self::{
     flaw::Flaw,
+    io::{Io, Reply},
 };
 use super::{
     ENDPOINT,
@@ -57,7 +57,7 @@ const GATHER_FOR: Duration = Duration::from_millis(200);
 
 /// Number of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Ticket(pub(super) u64);
+pub struct Ticket(pub u64);
 
 /// Last known state of the object.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ enum Flight {
 
 /// See the module's docs.
 #[derive(Debug)]
-pub(super) struct Replica {
+pub struct Replica {
     /// Rule that is left out; none outside of tests.
     flaw: Option<Flaw>,
     author: Author,
@@ -141,7 +141,8 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    pub(super) fn new(author: Author, writer: Writer, span_max: Option<Duration>) -> Self {
+    /// The replica of a process that knows nothing yet; `span_max` as in the field.
+    pub fn new(author: Author, writer: Writer, span_max: Option<Duration>) -> Self {
         Self {
             flaw: None,
             author,
@@ -167,18 +168,25 @@ impl Replica {
     }
 
     /// Sets the least time between two writes of users' data alone.
-    pub(super) fn gather_for(mut self, time: Duration) -> Self {
+    #[must_use]
+    pub fn gather_for(mut self, time: Duration) -> Self {
         self.gather_for = time;
         self
     }
 
+    /// Leaves a rule out, for the simulation.
+    #[cfg(feature = "mutants")]
+    pub fn leave_out(&mut self, flaw: Flaw) {
+        self.flaw = Some(flaw);
+    }
+
     /// Whether a test leaves this rule out.
     fn breaks(&self, flaw: Flaw) -> bool {
-        cfg!(test) && self.flaw == Some(flaw)
+        cfg!(any(test, feature = "mutants")) && self.flaw == Some(flaw)
     }
 
     /// The store as far as this process knows it.
-    pub(super) fn model(&self) -> &Model {
+    pub fn model(&self) -> &Model {
         &self.model
     }
 
@@ -190,23 +198,28 @@ impl Replica {
         }
     }
 
+    /// Id of the cluster that the object holds.
+    fn cluster_of(&self, object: &Object) -> u64 {
+        if self.breaks(Flaw::SameClusterByName) { 1 } else { object.cluster() }
+    }
+
     /// Whether an object is later than what is known, as far as their versions show.
     fn is_news(&self, object: &Object) -> bool {
         self.object().is_none_or(|known| object.is_after(known))
     }
 
     /// How often the replica was learned: changes with each change.
-    pub(super) fn learned(&self) -> u64 {
+    pub fn learned(&self) -> u64 {
         self.learned
     }
 
     /// Bytes of the state, if there is one.
-    pub(super) fn bytes(&self) -> Option<usize> {
+    pub fn bytes(&self) -> Option<usize> {
         self.object()?.annotation().map(str::len)
     }
 
     /// UID of the object, if it exists.
-    pub(super) fn uid(&self) -> Option<&str> {
+    pub fn uid(&self) -> Option<&str> {
         Some(&self.object()?.uid)
     }
 
@@ -216,23 +229,23 @@ impl Replica {
     }
 
     /// Takes in a call.
-    pub(super) fn ask(&mut self, ticket: Ticket, request: Request) {
+    pub fn ask(&mut self, ticket: Ticket, request: Request) {
         let is_users = is_of_users(&request, &self.author.keys);
         self.waiting.push_back(Waiting { ticket, request, confirmed: false, is_users });
     }
 
     /// The caller no longer waits: the call is not sent any more, if it was not sent yet.
-    pub(super) fn forget(&mut self, ticket: Ticket) {
+    pub fn forget(&mut self, ticket: Ticket) {
         self.waiting.retain(|it| it.ticket != ticket);
     }
 
     /// Asks for a read, for instance because a watch has ended or has seen the object go.
-    pub(super) fn look_again(&mut self) {
+    pub fn look_again(&mut self) {
         self.look = true;
     }
 
     /// Lets time pass. Returns when [`next_io`](Self::next_io) may have something to send that it has not now.
-    pub(super) fn advance(&mut self, now: BootTime) -> Option<BootTime> {
+    pub fn advance(&mut self, now: BootTime) -> Option<BootTime> {
         self.now = self.now.max(now);
         let gathers = self.waiting.iter().any(|call| call.is_users);
         let gathered = gathers.then_some(self.gathers_until);
@@ -255,17 +268,27 @@ impl Replica {
 
     /// Holder of the Lease that is a neighbour and lives.
     fn neighbour_of<'a>(&self, object: Option<&'a Object>) -> Option<&'a str> {
-        let (holder, spec) = object?.neighbour()?;
+        let (holder, spec) =
+            object?.neighbour().filter(|_| !self.breaks(Flaw::NeighbourIgnored))?;
         (!self.neighbour.is_gone(spec, self.now)).then_some(holder)
     }
 
     /// Answers since the last time.
-    pub(super) fn take_answers(&mut self) -> Vec<(Ticket, Result<Response, StoreError>)> {
+    pub fn take_answers(&mut self) -> Vec<(Ticket, Result<Response, StoreError>)> {
         std::mem::take(&mut self.answers)
     }
 
+    /// Calls that the write in flight carries out, in order.
+    pub fn writing(&self) -> impl Iterator<Item = Ticket> + '_ {
+        let write = match &self.flight {
+            Some(Flight::Write(write)) => Some(write),
+            Some(Flight::Read { .. }) | None => None,
+        };
+        write.into_iter().flat_map(|write| &write.calls).map(|(call, _)| call.ticket)
+    }
+
     /// Takes in the result of the request in flight.
-    pub(super) fn replied(&mut self, reply: Reply) {
+    pub fn replied(&mut self, reply: Reply) {
         let sent_before = std::mem::take(&mut self.sent_before);
         match self.flight.take() {
             None => {}
@@ -324,7 +347,7 @@ impl Replica {
             && state.and_then(|it| it.last_of(self.writer)) == Some(write.n)
             && !self.breaks(Flaw::RefusalIsFinal)
         {
-            self.answer(write.calls, object.cluster());
+            self.answer(write.calls, self.cluster_of(object));
             return;
         }
         if let Some(refusal) = refusal {
@@ -360,7 +383,7 @@ impl Replica {
         match reply {
             Reply::Object(written) => match *written {
                 Ok(object) => {
-                    self.answer(write.calls, object.cluster());
+                    self.answer(write.calls, self.cluster_of(&object));
                     if self.is_news(&object) {
                         self.learn_own(object, write.after);
                     }
@@ -414,7 +437,7 @@ impl Replica {
     }
 
     /// Takes in an event of the watch.
-    pub(super) fn observe(&mut self, seen: Result<Object, Unreadable>) {
+    pub fn observe(&mut self, seen: Result<Object, Unreadable>) {
         let Ok(object) = seen else {
             self.look = true;
             return;
@@ -427,10 +450,10 @@ impl Replica {
     }
 
     fn learn(&mut self, object: Object) {
-        let cluster = object.cluster();
+        let cluster = self.cluster_of(&object);
         let writes = |it: &Object| it.state.as_ref().map_or(0, |state| state.writes);
         let contents = object.state.as_ref().map(|it| it.contents.clone()).unwrap_or_default();
-        let known = self.object().filter(|it| it.cluster() == cluster);
+        let known = self.object().filter(|it| self.cluster_of(it) == cluster);
         match known.filter(|_| contents.revision >= self.model.revision()) {
             Some(known) if known.state == object.state => {}
             Some(known) => {
@@ -446,7 +469,7 @@ impl Replica {
     fn learn_own(&mut self, object: Object, after: Model) {
         let kept = object.state.as_ref().is_some_and(|state| state.contents == after.contents());
         let continues = after.replacements() == self.model.replacements()
-            && after.cluster() == object.cluster();
+            && after.cluster() == self.cluster_of(&object);
         if kept && continues {
             self.model = after;
             self.known_is(Known::Object(Box::new(object)));

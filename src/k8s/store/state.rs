@@ -23,35 +23,39 @@ pub(super) const MAX_BYTES: usize = 240 * 1024;
 
 /// Identity of one process as a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Writer(pub(super) u64);
+pub struct Writer(pub u64);
 
 /// The state of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct State {
+pub struct State {
     /// Number of writes so far.
-    pub(super) writes: u64,
+    pub writes: u64,
     /// Part of the cluster's id beside the object's UID: the resource version of the object that the state
     /// was added to, empty if the object was created with the state.
-    pub(super) salt: String,
+    pub salt: String,
     /// Longest D that the nodes of the cluster may use.
-    pub(super) span_max: Duration,
+    pub span_max: Duration,
     /// Holder that the last write put into the Lease's spec: another holder is not of this project.
-    pub(super) holder: Option<String>,
+    pub holder: Option<String>,
     /// Number of the last write of each recent writer, newest last.
-    pub(super) writers: Vec<(Writer, u64)>,
+    pub writers: Vec<(Writer, u64)>,
     /// Keys and leases of the cluster, with its revision.
-    pub(super) contents: Contents,
+    pub contents: Contents,
 }
 
 /// Reason why an annotation is not a state.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON, or without a field.
     #[error("it is not the expected JSON: {0}")]
     Json(String),
+    /// Another format.
     #[error("it has format {0}, and this version reads format {FORMAT} only")]
     Format(u32),
+    /// Not a lease id.
     #[error("{0} is not a lease id in hex")]
     Lease(String),
+    /// A key that contradicts the rest.
     #[error("key {0} hangs on a lease that is not in it, or has a revision that cannot be")]
     Key(String),
 }
@@ -89,13 +93,13 @@ struct Entry {
 
 impl State {
     /// The state of a cluster before its first write.
-    pub(super) fn new(salt: String, span_max: Duration, revision: Revision) -> Self {
+    pub fn new(salt: String, span_max: Duration, revision: Revision) -> Self {
         let contents = Contents { revision, ..Contents::default() };
         Self { writes: 0, salt, span_max, holder: None, writers: Vec::new(), contents }
     }
 
     /// Decodes the text of the annotation.
-    pub(super) fn decode(text: &str) -> Result<Self, Malformed> {
+    pub fn decode(text: &str) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,
@@ -147,7 +151,7 @@ impl State {
     }
 
     /// Text of the annotation; `None` if a key is not UTF-8.
-    pub(super) fn encode(&self) -> Option<String> {
+    pub fn encode(&self) -> Option<String> {
         let entry = |kv: &KeyValue| {
             let (value, base64) = match String::from_utf8(kv.value.clone()) {
                 Ok(text) => (Some(text), None),
@@ -178,12 +182,12 @@ impl State {
     }
 
     /// Number of the last write of a writer, if the state remembers it.
-    pub(super) fn last_of(&self, writer: Writer) -> Option<u64> {
+    pub fn last_of(&self, writer: Writer) -> Option<u64> {
         self.writers.iter().find(|(it, _)| *it == writer).map(|(_, n)| *n)
     }
 
     /// The state after a write with these contents.
-    pub(super) fn written(&self, writer: Writer, n: u64, contents: Contents) -> Self {
+    pub fn written(&self, writer: Writer, n: u64, contents: Contents) -> Self {
         let mut writers = self.writers.clone();
         writers.retain(|(it, _)| *it != writer);
         writers.push((writer, n));

@@ -9,7 +9,7 @@ use crate::{
 
 /// Request to the API server, about the object of the cluster.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::k8s::store) enum Io {
+pub enum Io {
     /// GET without a resource version: a quorum read.
     Read,
     /// POST: the object does not exist.
@@ -20,7 +20,7 @@ pub(in crate::k8s::store) enum Io {
 
 /// Result of a request to the API server.
 #[derive(Debug)]
-pub(in crate::k8s::store) enum Reply {
+pub enum Reply {
     /// The object, as it is after the request.
     Object(Box<Result<Object, Unreadable>>),
     /// There is no such object.

@@ -37,7 +37,7 @@ const OWN_WRITE_EVERY: Duration = Duration::from_secs(1);
 
 impl Replica {
     /// Next request to send; `None` if one is in flight or none is needed.
-    pub(in crate::k8s::store) fn next_io(&mut self, now: Timestamp) -> Option<Io> {
+    pub fn next_io(&mut self, now: Timestamp) -> Option<Io> {
         if self.flight.is_some() {
             return None;
         }
@@ -233,7 +233,7 @@ impl Replica {
     fn store_at(&self, base: Option<&Object>, now: Timestamp) -> Model {
         match base {
             Some(Object { state: Some(_), .. }) => self.model.clone(),
-            Some(object) => empty(object.cluster(), first_revision(now)),
+            Some(object) => empty(self.cluster_of(object), first_revision(now)),
             None => empty(0, first_revision(now)),
         }
     }
@@ -246,11 +246,17 @@ impl Replica {
         })
     }
 
-    /// Calls that go into the next write, with their answers. Carries them out on `after`.
+    /// Calls that go into the next write, with their answers. Carries them out on `after`. Those of the protocol come
+    /// before users' data: a leader that writes much data of its own must not hold up its own beats.
     fn batch(&self, after: &mut Model, most: usize) -> Vec<(Ticket, Response)> {
         let mut batch = Vec::new();
         let mut written = BTreeSet::new();
-        for call in &self.waiting {
+        let in_turn = self.breaks(Flaw::UsersInTurn);
+        let mut calls: Vec<_> = self.waiting.iter().collect();
+        if !in_turn {
+            calls.sort_by_key(|call| call.is_users);
+        }
+        for call in calls {
             if batch.len() == most {
                 break;
             }
@@ -265,7 +271,10 @@ impl Replica {
                 None => false,
             };
             if !batch.is_empty() && !joins {
-                break;
+                if in_turn {
+                    break;
+                }
+                continue;
             }
             batch.push((call.ticket, response));
             *after = next;
