@@ -14,6 +14,7 @@ use bellwether::{
 };
 
 use crate::{
+    STATE_BYTES,
     common::{Bench, CLUSTER, LONG},
     kube::{ApiServer, Space},
     support::eventually,
@@ -84,7 +85,7 @@ pub(crate) async fn measure(bench: &mut Bench, span: Duration) {
     let joined = Usage::of(api).await;
     bench.value("all shards have owners after", boot_now().since(began).as_secs_f64(), "s", None);
     joined.show_since(&without, bench, "joining");
-    State::of(&space).await.show(bench);
+    State::of(&space).await.show(bench, Some(STATE_BYTES));
 
     let before = Usage::of(api).await;
     tokio::time::sleep(span).await;
@@ -107,7 +108,7 @@ pub(crate) async fn measure(bench: &mut Bench, span: Duration) {
     spread(&held, NODES - 1).await;
     bench.value("a node joined, spread again", boot_now().since(began).as_secs_f64(), "s", None);
     Usage::of(api).await.show_since(&before, bench, "a node joins");
-    State::of(&space).await.show(bench);
+    State::of(&space).await.show(bench, Some(STATE_BYTES));
     for node in &nodes {
         node.close().await.unwrap();
     }
