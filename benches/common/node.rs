@@ -17,7 +17,7 @@ use std::{
 
 use bellwether::{
     clock::boot_now,
-    engine::{BootTime, Failover, Role, Term},
+    engine::{BootTime, Failover, Role, StoreTiming, Term},
     k8s::{client::ClientOptions, store::KubernetesConfig},
     node::{ClusterNode, ClusterNodeBuilder, LeaderContext, Node, Stopped},
     store::etcd::EtcdConfig,
@@ -44,6 +44,38 @@ pub(crate) enum Place {
 pub(crate) enum Profile {
     Default,
     Fast,
+    Calm,
+}
+
+impl Profile {
+    const ALL: [Self; 3] = [Self::Default, Self::Fast, Self::Calm];
+
+    /// Name of the profile, as the command line has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Fast => "fast",
+            Self::Calm => "calm",
+        }
+    }
+
+    /// D of the profile.
+    pub(crate) const fn d(self) -> Duration {
+        self.timing().failover.d()
+    }
+
+    /// H of the profile.
+    pub(crate) const fn h(self) -> Duration {
+        self.timing().failover.h()
+    }
+
+    const fn timing(self) -> StoreTiming {
+        match self {
+            Self::Default => StoreTiming::KUBERNETES,
+            Self::Fast => StoreTiming::KUBERNETES_FAST,
+            Self::Calm => StoreTiming::KUBERNETES_CALM,
+        }
+    }
 }
 
 impl Place {
@@ -66,11 +98,8 @@ impl Place {
                 ["etcd".into(), endpoint.clone(), millis(failover.d()), millis(failover.h())].into()
             }
             Self::Kubernetes { kubeconfig, profile } => {
-                let kind = match profile {
-                    Profile::Default => "kubernetes",
-                    Profile::Fast => "kubernetes-fast",
-                };
-                vec![kind.to_owned(), kubeconfig.display().to_string()]
+                let kubeconfig = kubeconfig.display().to_string();
+                vec!["kubernetes".to_owned(), kubeconfig, profile.name().to_owned()]
             }
         };
         [COMMAND.to_owned(), id.to_string()].into_iter().chain(rest).collect()
@@ -79,15 +108,15 @@ impl Place {
     /// Reads what [`args`](Self::args) has written behind the id.
     fn of(args: &[String]) -> Self {
         let millis = |text: &String| Duration::from_millis(text.parse().unwrap());
-        let kubernetes =
-            |file: &String, profile| Self::Kubernetes { kubeconfig: PathBuf::from(file), profile };
         match args {
             [kind, endpoint, d, h] if kind == "etcd" => {
                 let failover = Failover::new(millis(d), millis(h)).unwrap();
                 Self::Etcd { endpoint: endpoint.clone(), failover }
             }
-            [kind, file] if kind == "kubernetes" => kubernetes(file, Profile::Default),
-            [kind, file] if kind == "kubernetes-fast" => kubernetes(file, Profile::Fast),
+            [kind, file, name] if kind == "kubernetes" => {
+                let profile = Profile::ALL.into_iter().find(|it| it.name() == name).unwrap();
+                Self::Kubernetes { kubeconfig: PathBuf::from(file), profile }
+            }
             _ => panic!("not the arguments of a node: {args:?}"),
         }
     }
@@ -103,6 +132,7 @@ impl Place {
                 node.kubernetes(match profile {
                     Profile::Default => config,
                     Profile::Fast => config.fast(),
+                    Profile::Calm => config.calm(),
                 })
             }
         }

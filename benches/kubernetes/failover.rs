@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bellwether::engine::timing::StoreTiming;
+use bellwether::engine::timing::wait;
 
 use crate::{
     common::{self, Aim, Bench, Samples},
@@ -92,35 +92,37 @@ pub(crate) async fn crashes(bench: &mut Bench) {
     let crashed = ended_by(&mut supervised, Process::kill, pause, crashes).await;
     drop(supervised);
     let [client_go, runtime] = NEIGHBOURS;
-    let silent = async |profile| {
-        let timing = match profile {
-            Profile::Default => StoreTiming::KUBERNETES,
-            Profile::Fast => StoreTiming::KUBERNETES_FAST,
-        };
+    let silent = async |profile: Profile| {
         let mut nodes = ours(Candidate::Alone, profile).await;
-        ended_by(&mut nodes, Process::kill, timing.failover.h() * 2, silences).await
+        ended_by(&mut nodes, Process::kill, profile.h() * 2, silences).await
     };
     let killed = async |kind| {
         let mut cluster = neighbours(kind).await;
         ended_by(&mut cluster, Process::kill, RETRY, silences).await
     };
     // All of these mostly wait, so that they do not disturb each other.
-    let (default, fast, client_go, runtime) = tokio::join!(
+    let (default, fast, calm, client_go, runtime) = tokio::join!(
         silent(Profile::Default),
         silent(Profile::Fast),
+        silent(Profile::Calm),
         killed(client_go),
         killed(runtime)
     );
     Bench::times_beside("client-go");
     let beside = Some(client_go.clone());
-    bench.row(
-        "kill -9 → leads, ours under `supervise`",
-        crashed,
-        beside.clone(),
-        &[Aim::P50(50.0)],
-    );
-    bench.row("kill -9 → leads, ours with `fast`", fast, beside, &[Aim::P99(2300.0)]);
-    report(bench, "kill -9 → leads", default, [client_go, runtime], &[Aim::P99(5600.0)]);
+    let aims = [Aim::P50(50.0)];
+    bench.row("kill -9 → leads, ours under `supervise`", crashed, beside.clone(), &aims);
+    for (profile, samples) in [(Profile::Fast, fast), (Profile::Calm, calm)] {
+        let what = format!("kill -9 → leads, ours with `{}`", profile.name());
+        bench.row(&what, samples, beside.clone(), &[deposed_within(profile)]);
+    }
+    let aims = [deposed_within(Profile::Default)];
+    report(bench, "kill -9 → leads", default, [client_go, runtime], &aims);
+}
+
+/// Aim for a leader that falls silent: `wait(D)`, and 100 ms for the take-over.
+fn deposed_within(profile: Profile) -> Aim {
+    Aim::P99((wait(profile.d()) + Duration::from_millis(100)).as_secs_f64() * 1e3)
 }
 
 pub(crate) async fn thaws(bench: &mut Bench) {
@@ -143,7 +145,7 @@ pub(crate) async fn thaws(bench: &mut Bench) {
     );
     Bench::times_beside("client-go");
     let silent = [client_go.0, runtime.0];
-    report(bench, "SIGSTOP → the next leads", ours.0, silent, &[Aim::P99(5600.0)]);
+    report(bench, "SIGSTOP → the next leads", ours.0, silent, &[deposed_within(Profile::Default)]);
     let both = [client_go.1, runtime.1];
     report(bench, "SIGCONT → two lead no more", ours.1, both, &[Aim::P99(0.0)]);
 }

@@ -72,6 +72,7 @@ pub(crate) async fn measure(bench: &mut Bench, span: Duration) {
     let mut kinds = [
         ("ours", ours(Profile::Default).await, Some(2.0)),
         ("ours, `fast`", ours(Profile::Fast).await, None),
+        ("ours, `calm`", ours(Profile::Calm).await, Some(0.7)),
         (client_go, neighbours(client_go).await, None),
         (runtime, neighbours(runtime).await, None),
     ];
