@@ -66,7 +66,7 @@ async fn main() -> ExitCode {
         load::measure(&mut bench, span).await;
     }
     // The last ones are more than fit the state.
-    for (count, interval) in [(50, 30), (200, 30), (200, 10), (200, 1), (1000, 60)] {
+    for (count, interval) in [(50, 30), (100, 30), (100, 10), (100, 1), (1000, 60)] {
         let name = format!("kubernetes, checks: {count} every {interval} s, three nodes");
         if bench.section(&name) {
             checks::measure(&mut bench, count, Duration::from_secs(interval)).await;
