@@ -1,6 +1,6 @@
 //! Work of an API server: requests for Leases by its own metrics, and CPU time.
 //!
-//! The metrics cover the whole server. It writes a Lease of its own every 10 s.
+//! The metrics cover the whole server, which writes a Lease of its own every 10 s.
 
 use std::{collections::BTreeMap, time::Duration};
 
