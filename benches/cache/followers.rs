@@ -28,7 +28,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     OBJECTS as ALL,
-    common::{Bench, LONG},
+    common::{Bench, LONG, counted},
     kube::named,
     replicas::{Replica, server},
     scripted::Objects,
@@ -91,14 +91,6 @@ fn cpu_of(name: &str) -> f64 {
 /// Number of changes that the replica's cache has received.
 fn taken_in(registry: &Registry) -> u64 {
     counted(registry, "bellwether_watch_events_total")
-}
-
-/// Sum of the counters of this name.
-fn counted(registry: &Registry, name: &str) -> u64 {
-    let families = registry.gather();
-    let family = families.iter().find(|it| it.name() == name);
-    family
-        .map_or(0, |it| it.get_metric().iter().map(|it| it.get_counter().get_value() as u64).sum())
 }
 
 pub(crate) async fn measure(span: Duration) -> Cpu {

@@ -24,7 +24,7 @@ use bellwether::{
 use serde_json::json;
 
 use crate::{
-    common::Bench,
+    common::{Bench, cpu_time_of},
     kube::named,
     replicas::{Replica, server},
 };
@@ -55,10 +55,7 @@ impl Spread {
 
 /// Seconds of CPU that this process has used.
 pub(crate) fn cpu() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    ticks / rustix::param::clock_ticks_per_second() as f64
+    cpu_time_of(std::process::id()).as_secs_f64()
 }
 
 pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {

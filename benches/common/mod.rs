@@ -21,6 +21,8 @@ use bellwether::{
     store::{keys::Keys, values},
 };
 
+use prometheus::Registry;
+
 use crate::support::{
     self,
     etcd::{Etcd, Medium},
@@ -39,6 +41,10 @@ pub struct Samples(Vec<Duration>);
 impl Samples {
     pub fn push(&mut self, took: Duration) {
         self.0.push(took);
+    }
+
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     pub fn len(&self) -> usize {
@@ -97,9 +103,16 @@ impl Bench {
         if self.quick { quick } else { full }
     }
 
-    /// Prints the heading of a table of times.
+    /// Prints the heading of a table of times, beside those of the plain client.
     pub fn times() {
-        println!("| ms | n | p50 | p99 | max | plain p50 | plain p99 | ratio of p50 | aim | met |");
+        Self::times_beside("plain");
+    }
+
+    /// Prints the heading of a table of times, beside those of `other`.
+    pub fn times_beside(other: &str) {
+        println!(
+            "| ms | n | p50 | p99 | max | {other} p50 | {other} p99 | ratio of p50 | aim | met |"
+        );
         println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |");
     }
 
@@ -123,7 +136,7 @@ impl Bench {
         let plain = plain
             .take()
             .map_or("– | –".to_owned(), |[p50, p99]| format!("{p50:.3} | {p99:.3}"));
-        let ratio = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+        let ratio = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
         let n = ours.len();
         let verdict = self.verdict(what, met, aims.is_empty());
         println!(
@@ -203,6 +216,24 @@ pub async fn etcd_with_cluster(medium: Medium) -> Etcd {
     let key = Keys::new(CLUSTER).unwrap().record();
     etcd.client().await.put(key, values::encode_record(&record), None).await.unwrap();
     etcd
+}
+
+/// CPU time that a process has used.
+pub fn cpu_time_of(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The fields follow the name, which may contain any character.
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let ticks = rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+    // Linux counts CPU time in hundredths of a second, independent of its timer frequency.
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+/// Sum of the counters of this name.
+pub fn counted(registry: &Registry, name: &str) -> u64 {
+    let families = registry.gather();
+    let family = families.iter().find(|it| it.name() == name);
+    family
+        .map_or(0, |it| it.get_metric().iter().map(|it| it.get_counter().get_value() as u64).sum())
 }
 
 /// Waits a random time up to `most`, so that rounds are not in step with other timers.

@@ -18,8 +18,11 @@
 mod blackhole;
 #[path = "../common/mod.rs"]
 mod common;
+mod ends;
 mod graceful;
+#[path = "../common/node.rs"]
 mod node;
+#[path = "../common/processes.rs"]
 mod processes;
 mod stages;
 #[path = "../../tests/support/mod.rs"]
@@ -50,7 +53,7 @@ async fn main() -> ExitCode {
         let name = format!("SIGTERM under `bellwether supervise`, {}", common::named(medium));
         if bench.section(&name) {
             let rounds = bench.rounds(60, 10);
-            let (ours, plain) = processes::ends(medium, rounds).await;
+            let (ours, plain) = ends::ends(medium, rounds).await;
             Bench::times();
             let aims = [Aim::P50(p50), Aim::P99(15.0)];
             bench.row("SIGTERM → first tick", ours, Some(plain), &aims);
@@ -58,7 +61,7 @@ async fn main() -> ExitCode {
     }
     if bench.section("crash: kill -9 under `bellwether supervise`") {
         let rounds = bench.rounds(60, 10);
-        let (ours, plain) = processes::crashes(rounds).await;
+        let (ours, plain) = ends::crashes(rounds).await;
         Bench::times();
         bench.row("SIGKILL → first tick", ours, Some(plain), &[Aim::P50(20.0)]);
     }
@@ -67,7 +70,7 @@ async fn main() -> ExitCode {
     if bench.section("silence: SIGSTOP of supervisor and node") {
         Bench::times();
         for (profile, failover, most) in profiles {
-            let ours = processes::silences(profile, failover, rounds).await;
+            let ours = ends::silences(failover, rounds).await;
             bench.row(&format!("SIGSTOP → first tick, `{profile}`"), ours, None, &[Aim::P50(most)]);
         }
     }

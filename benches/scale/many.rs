@@ -23,10 +23,10 @@ use futures::{StreamExt as _, stream};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    common::{self, Bench, CLUSTER},
+    common::{self, Bench, CLUSTER, cpu_time_of},
     few::cpu_time,
     support::{
-        etcd::{Etcd, Medium},
+        etcd::Medium,
         eventually,
         proxy::{Fault, Proxy},
     },
@@ -76,13 +76,13 @@ pub(crate) async fn measure(bench: &mut Bench, count: usize) {
     let each = (resident() - before) / 1024.0 / count as f64;
     assert_one_leads(&nodes, leader);
 
-    let (began, ours, theirs) = (boot_now(), cpu_time(), cpu_time_of(&etcd));
+    let (began, ours, theirs) = (boot_now(), cpu_time(), cpu_time_of(etcd.pid(0)));
     tokio::time::sleep(IDLE).await;
     let span = boot_now().since(began);
     let part = |now: Duration, before| {
         100.0 * now.saturating_sub(before).as_secs_f64() / span.as_secs_f64()
     };
-    let (ours, theirs) = (part(cpu_time(), ours), part(cpu_time_of(&etcd), theirs));
+    let (ours, theirs) = (part(cpu_time(), ours), part(cpu_time_of(etcd.pid(0)), theirs));
 
     assert_eq!(leader, 0, "the first one leads");
     let cut_at = boot_now();
@@ -180,16 +180,6 @@ fn assert_one_leads(nodes: &[ClusterNode], leader: usize) {
         .filter(|id| nodes[*id].membership().borrow().role == Role::Leader)
         .collect();
     assert_eq!(leaders, [leader]);
-}
-
-/// CPU time that the first member of an etcd has used.
-fn cpu_time_of(etcd: &Etcd) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", etcd.pid(0))).unwrap();
-    // The fields follow the name, which may contain any character.
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    let ticks = rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
-    // Linux counts CPU time in hundredths of a second, independent of its timer frequency.
-    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// Resident memory of this process in KiB.

@@ -160,6 +160,11 @@ impl ApiServer {
         Options::default()
     }
 
+    /// Process id of the server.
+    pub fn pid(&self) -> u32 {
+        self.process().as_ref().expect("the server runs").id()
+    }
+
     /// Address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -318,7 +323,7 @@ impl ApiServer {
     /// Freezes the server (SIGSTOP): its connections stay open and silent.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
-        until_stopped(self.process().as_ref().expect("the server runs").id());
+        until_stopped(self.pid());
     }
 
     /// Continues the frozen server (SIGCONT).
@@ -327,8 +332,7 @@ impl ApiServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = self.process().as_ref().expect("the server runs").id();
-        let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not zero");
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid")).expect("not zero");
         kill_process(pid, signal).expect("the server runs");
     }
 
@@ -634,6 +638,13 @@ impl Space<'_> {
     /// All writes in this namespace, in the order of the answers.
     pub fn writes(&self) -> Vec<Written> {
         let mut all = self.api.writes();
+        all.retain(|it| it.namespace == self.name);
+        all
+    }
+
+    /// All writes in this namespace and the reads of users with their own rules, in the order of the answers.
+    pub fn requests(&self) -> Vec<Written> {
+        let mut all = self.api.requests();
         all.retain(|it| it.namespace == self.name);
         all
     }
