@@ -453,7 +453,7 @@ impl World {
     /// True time after which the shards of a held key that is gone are free, at least.
     fn freed_after(&self) -> Time {
         let f = self.timing().f;
-        (f - f / 30).as_nanos() as Time
+        (f.as_nanos() * 29 / 30) as Time
     }
 
     /// Records the last content of held keys that are gone.

@@ -187,6 +187,7 @@ impl State {
     }
 
     /// The state after a write with these contents.
+    #[must_use]
     pub fn written(&self, writer: Writer, n: u64, contents: Contents) -> Self {
         let mut writers = self.writers.clone();
         writers.retain(|(it, _)| *it != writer);

@@ -119,7 +119,7 @@ impl World {
         match pending {
             Pending::Call { flight } => self.call_answered(s, flight, result),
             Pending::Grant { flight, lease, ttl } => {
-                self.grant_looked(s, flight, lease, ttl, result)
+                self.grant_looked(s, flight, lease, ttl, result);
             }
             Pending::List { number, sent_at } => {
                 let p = self.side(s).proc.expect("only processes list");

@@ -168,18 +168,17 @@ impl World {
         let gap = self.chance.percent(30);
         let watched = self.side(s).watched.filter(|_| !gap);
         let since = watched.and_then(|number| self.kube_ref().server.since(number));
-        let versions = match since {
-            Some(versions) => versions,
-            None => {
-                self.stats.kube_gaps += 1;
-                self.push_object(s, Shown::Look);
-                // A watch without a place to continue from may begin with an older state.
-                let older = self.chance.below(4);
-                let object = self.kube_ref().server.object.clone();
-                let newest = object.as_ref().map_or(0, |it| it.number);
-                let since = self.kube_ref().server.since(newest.saturating_sub(older + 1));
-                since.unwrap_or_else(|| object.into_iter().collect())
-            }
+        let versions = if let Some(versions) = since {
+            versions
+        } else {
+            self.stats.kube_gaps += 1;
+            self.push_object(s, Shown::Look);
+            // A watch without a place to continue from may begin with an older state.
+            let older = self.chance.below(4);
+            let object = self.kube_ref().server.object.clone();
+            let newest = object.as_ref().map_or(0, |it| it.number);
+            let since = self.kube_ref().server.since(newest.saturating_sub(older + 1));
+            since.unwrap_or_else(|| object.into_iter().collect())
         };
         for version in versions {
             self.push_object(s, Shown::Object(version));
