@@ -3,6 +3,8 @@
 //!
 //! SIGTERM stops the node. The process ends when its standard input closes, so that no node outlives the bench.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
 use std::{
     io::Read as _,
     path::PathBuf,

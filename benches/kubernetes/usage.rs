@@ -71,7 +71,7 @@ impl Usage {
         rate("GETs", self.gets, before.gets);
         rate("conflicts", self.conflicts, before.conflicts);
         let mut part = |what: &str, now: Duration, before: Duration| {
-            let share = (now - before).as_secs_f64() / seconds * 100.0;
+            let share = now.saturating_sub(before).as_secs_f64() / seconds * 100.0;
             bench.value(&format!("{when}: CPU of {what}, of one core"), share, "%", None);
         };
         part("kube-apiserver", self.cpu, before.cpu);
