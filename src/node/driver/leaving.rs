@@ -13,7 +13,7 @@ use crate::{
     store::list_watch::Stats,
 };
 
-/// How long the store must deny a node that leaves before the node gives up: a role that is written anew is no
+/// How long the store must deny a node that leaves before the node gives up: a role that is replaced is no
 /// reason.
 const DENIED_FOR: Duration = Duration::from_secs(2);
 

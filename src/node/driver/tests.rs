@@ -161,7 +161,7 @@ async fn a_stop_that_the_store_denies_is_answered_long_before_its_deadline() {
     let mut started = rig.start();
     rig.turns_until(&mut started).await.unwrap();
     store.faults().set(|_| Some(Fault::Denied));
-    // Its deadline is ten times the time limit of this test.
+    // The deadline of the stop is ten times the time limit of this test.
     let mut stopped = rig.stop();
     assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Unclean);
     assert_eq!(rig.driver.phase, Phase::Rest);
