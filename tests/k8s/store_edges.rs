@@ -225,7 +225,7 @@ async fn a_namespace_that_is_being_deleted_takes_no_new_node_and_ends_the_others
     first.put("before", b"v").await.unwrap();
     let all = Api::<Namespace>::all(space.api.client());
     all.delete(&space.name, &DeleteParams::default()).await.unwrap();
-    // What is there can be written.
+    // Objects that exist can be written.
     first.put("during", b"v").await.unwrap();
     let acknowledged = ["before", "during"].map(str::to_owned);
     assert_all_there(&first, &acknowledged).await;
@@ -304,7 +304,7 @@ async fn a_node_without_a_right_names_it_and_neither_spins_nor_harms_the_others(
         match *missing {
             // No use in waiting.
             "get" => assert_eq!(codes(process).await, Some(5)),
-            // Its Lease is left, for another node.
+            // The Lease of the node is left for another node.
             "delete" => assert_eq!(codes(process).await, Some(0)),
             _ => {}
         }
