@@ -40,7 +40,7 @@ bench: ## the numbers, beside the raw limits of the same run (ARGS=--quick; ARGS
 sim: ## the simulation: SEEDS=100000 FROM=0; a failing seed prints how to replay it
 	@$(NEED) protoc cc
 	BELLWETHER_SIM_SEEDS=$(or $(SEEDS),100000) BELLWETHER_SIM_FROM=$(or $(FROM),0) \
-	  cargo test --locked --release --features mutants --test simulation -- --nocapture hold_over
+	  cargo test --locked --release --features mutants --test simulation -- --nocapture hold_over hold_in
 
 mutants: ## breaks each rule of the protocol on purpose, and sees the simulation find it
 	@$(NEED) protoc cc

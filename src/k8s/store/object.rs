@@ -115,6 +115,7 @@ impl Author {
         let after = self.record(&state.contents);
         let mut raw = base.map_or_else(|| self.skeleton(), |base| base.raw.clone());
         let spec = part(&mut raw, "spec");
+        let is_ended = after.as_ref().is_some_and(|it| it.ended);
         let in_office = after.as_ref().filter(|it| !it.ended && it.node.is_some());
         let is_new =
             in_office.is_some_and(|it| before.as_ref().is_none_or(|was| was.term != it.term));
@@ -137,8 +138,9 @@ impl Author {
                     renew(spec, timing::wait(record.d), now);
                 }
                 Some(_) if !was_neighbours => {}
-                // As client-go releases a Lease, so that no candidate has to wait.
-                _ if state.holder.is_some() || was_neighbours => {
+                // As client-go releases a Lease, so that no candidate has to wait. A record that is gone or not
+                // readable is no clean end: who was in office may still act.
+                _ if was_neighbours || (state.holder.is_some() && is_ended) => {
                     state.holder = None;
                     spec.remove("holderIdentity");
                     renew(spec, Duration::from_secs(1), now);

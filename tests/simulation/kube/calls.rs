@@ -111,7 +111,7 @@ impl World {
             Ok(_) => false,
             Err(error) => error.effected() == Effected::No,
         };
-        if called.took.get() && no_effect {
+        if called.took.get() == Some(self.depot.replaced) && no_effect {
             let what = format!("{:?} took effect, and is answered {result:?}", called.request);
             return self.violate(Rule::Store, what);
         }

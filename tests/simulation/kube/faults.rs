@@ -152,6 +152,11 @@ impl World {
             candidate.leads_until = candidate.leads_until.min(now);
         }
         note!(self, "the API server is back at revision {}", self.depot.revision());
+        if self.healed {
+            for key in self.depot.drain_requests() {
+                self.at(self.now, Event::DeleteKey(key));
+            }
+        }
         self.break_all_feeds();
     }
 

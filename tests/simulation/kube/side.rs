@@ -47,8 +47,8 @@ pub struct Called {
     pub request: Request,
     /// Time at which the caller gives up.
     pub deadline: Time,
-    /// Whether it has taken effect.
-    pub took: Cell<bool>,
+    /// Number of the store, counted by replacements, in which it has taken effect.
+    pub took: Cell<Option<u32>>,
 }
 
 /// Who waits for the answer to a request to the API server.
@@ -192,7 +192,7 @@ impl Side {
         };
         self.known.insert(
             ticket,
-            Rc::new(Called { ask, request: request.clone(), deadline, took: Cell::new(false) }),
+            Rc::new(Called { ask, request: request.clone(), deadline, took: Cell::new(None) }),
         );
         self.calls.insert(ticket, pending);
         self.replica.ask(ticket, request);
