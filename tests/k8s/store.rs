@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// A limit against hanging, on a busy machine.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 const TTL: Duration = Duration::from_secs(60);
 

@@ -206,7 +206,7 @@ impl Depot {
         self.model.contents()
     }
 
-    /// Begins anew, empty, as this cluster at this revision.
+    /// Starts an empty store with this cluster id and this revision.
     pub fn begin(&mut self, now: Time, cluster: u64, revision: Revision) {
         let contents = Contents { revision, ..Contents::default() };
         self.become_image(

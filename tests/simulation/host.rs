@@ -47,7 +47,7 @@ pub struct Proc {
     /// Time for which the engine has set its alarm.
     alarm: Option<Time>,
     pub watch: Watch,
-    /// Its side of the store, in a cluster in the Kubernetes API.
+    /// Side of the store that the process has, in a cluster in the Kubernetes API.
     pub side: Option<usize>,
     /// The leader's work, from start to the end of its last task.
     pub work: Option<Work>,

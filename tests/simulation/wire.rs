@@ -54,7 +54,7 @@ pub struct Watch {
     pub stalled_until: Time,
     /// Number of times that the replica's store was replaced when the watch was opened.
     pub replacements: u64,
-    /// The next revision that the replica tells the watch.
+    /// The next revision that the replica shows to the watch.
     pub told: i64,
     /// Items on their way, in order, with the time of arrival.
     pub under_way: VecDeque<(Time, Item)>,

@@ -59,14 +59,14 @@ struct Noted {
 pub enum Due {
     /// Delete the Lease of that version, then revoke the lease.
     Expire {
-        /// The lease.
+        /// Lease that was not renewed.
         lease: LeaseId,
         /// Version that the Lease must still have.
         version: String,
     },
     /// Revoke the lease if it has no Lease.
     Unseen {
-        /// The lease.
+        /// Lease of the state whose Lease was not seen.
         lease: LeaseId,
     },
 }

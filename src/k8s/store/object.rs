@@ -26,7 +26,7 @@ pub struct Object {
     raw: Map<String, Value>,
     /// Identity of the object: another one of the same name has another.
     pub uid: String,
-    /// Resource version.
+    /// Resource version: another one after each write.
     pub version: String,
     /// State in the annotation; `None` if the object has no annotation.
     pub state: Option<State>,
@@ -35,10 +35,10 @@ pub struct Object {
 /// Reason why an object cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It lacks what every object has.
+    /// The answer has no UID or no resource version.
     #[error("the answer is no Lease: it has no uid or no resourceVersion")]
     NoLease,
-    /// Its annotation is not a state.
+    /// The annotation of the object is not a state.
     #[error(
         "the annotation {ANNOTATION} of the Lease is not readable: {0}. Restore it, or remove it to start the \
          cluster with an empty state: kubectl annotate lease NAME {ANNOTATION}-"

@@ -174,17 +174,6 @@ impl Replica {
         self
     }
 
-    /// Leaves a rule out, for the simulation.
-    #[cfg(feature = "mutants")]
-    pub fn leave_out(&mut self, flaw: Flaw) {
-        self.flaw = Some(flaw);
-    }
-
-    /// Whether a test leaves this rule out.
-    fn breaks(&self, flaw: Flaw) -> bool {
-        cfg!(any(test, feature = "mutants")) && self.flaw == Some(flaw)
-    }
-
     /// The store as far as this process knows it.
     pub fn model(&self) -> &Model {
         &self.model

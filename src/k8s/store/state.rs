@@ -49,7 +49,7 @@ pub enum Malformed {
     /// Not JSON, or without a field.
     #[error("it is not the expected JSON: {0}")]
     Json(String),
-    /// Another format.
+    /// The state has a format that this version does not read.
     #[error("it has format {0}, and this version reads format {FORMAT} only")]
     Format(u32),
     /// Not a lease id.

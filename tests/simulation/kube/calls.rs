@@ -1,4 +1,4 @@
-//! The calls of a process or a parent: what its side of the store does with them, and what its watch is told.
+//! The calls of a process or a parent: what its side of the store does with them, and which events its watch delivers.
 
 use std::{rc::Rc, time::Duration};
 
@@ -172,7 +172,7 @@ impl World {
         self.answer_in(flight, outcome, self.now);
     }
 
-    /// Deletes the Lease of an incarnation that is over; nobody waits for it.
+    /// Deletes the Lease of an incarnation that is over; no caller waits for the answer.
     pub fn tidy(&mut self, s: SideId, lease: LeaseId) {
         let want = Want::Delete { lease, version: None, expires: false };
         let deadline = self.now + self.limit(s);
@@ -285,7 +285,7 @@ impl World {
         self.at(self.now, Event::WatchArrive(p));
     }
 
-    /// A progress notice for a watch that has been told everything.
+    /// Sends a progress notice to a watch that has delivered all events.
     pub fn progress_of_replica(&mut self, p: ProcId) {
         let s = self.procs[p].side.expect("it has one");
         let revision = self.side(s).revision().0;

@@ -108,7 +108,7 @@ impl World {
         self.kube_at(self.now + after, KubeEvent::Repair(text));
     }
 
-    /// Whoever made the annotation junk puts the text back, if nobody has removed it meanwhile.
+    /// The operator who made the annotation unreadable puts the text back, unless it was removed meanwhile.
     pub fn repair_annotation(&mut self, text: String) {
         let is_junk = self.kube_ref().server.object.as_ref().is_some_and(|it| it.read.is_err());
         if is_junk && let Some(version) = self.kube_mut().server.put_annotation(Some(text)) {
@@ -124,7 +124,7 @@ impl World {
         self.object_changed(&version);
     }
 
-    /// The API server's etcd is restored from a backup, while it serves nobody.
+    /// The API server's etcd is restored from a backup, while it serves no client.
     fn restore_etcd(&mut self) {
         if self.now < self.depot.down_until || self.kube_ref().server.backups() == 0 {
             return;
@@ -175,7 +175,7 @@ impl World {
         for side in &mut self.kube_mut().sides {
             side.objects.stalled_until = side.objects.stalled_until.min(now);
             side.leases.stalled_until = side.leases.stalled_until.min(now);
-            // What was delayed arrives now, still in order.
+            // Delayed items arrive now, still in order.
             for (at, _) in &mut side.objects.under_way {
                 *at = (*at).min(now);
             }

@@ -45,7 +45,7 @@ use crate::{
 pub enum KubeBreak {
     /// A rule of the replica.
     Replica(Flaw),
-    /// The Lease of an incarnation is deleted whatever its version.
+    /// The Lease of an incarnation is deleted at any version.
     ExpiryWithoutPrecondition,
     /// Leases end by the time of the wall in them.
     ExpiryByWallClock,
@@ -120,13 +120,13 @@ impl World {
     pub fn new_side(&mut self, slot: usize, proc: Option<ProcId>) -> SideId {
         let span_max = proc.map(|_| self.timing().span_max);
         let writer = self.chance.bits() >> 1;
-        let mut side = Side::new(slot, proc, writer.max(1), span_max);
-        if let Some(KubeBreak::Replica(flaw)) = self.kube_break {
-            side.leave_out(flaw);
-        }
         let kube = self.kube_mut();
-        kube.sides.push(side);
+        kube.sides.push(Side::new(slot, proc, writer.max(1), span_max));
         let s = kube.sides.len() - 1;
+        #[cfg(feature = "mutants")]
+        if let Some(KubeBreak::Replica(flaw)) = self.kube_break {
+            self.side(s).replica.leave_out(flaw);
+        }
         self.soon(KubeEvent::OpenObjects(s));
         if proc.is_some() {
             self.soon(KubeEvent::OpenLeases(s));
@@ -234,7 +234,7 @@ impl World {
         }
     }
 
-    /// An object that was made anew is another cluster: what a replica knows has another id.
+    /// An object that was created again is another cluster: the replicas that know it report another id.
     fn check_id(&mut self, s: SideId) {
         let replica = &self.kube_ref().sides[s].replica;
         let (id, uid) = (replica.model().cluster(), replica.uid().map(str::to_owned));

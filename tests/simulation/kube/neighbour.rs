@@ -14,7 +14,7 @@ use crate::{
 const LEASE_DURATION: u64 = 6;
 /// `RenewDeadline`: a leader that could not renew for so long gives up.
 const RENEW_DEADLINE: Time = 3_500 * MILLIS;
-/// `RetryPeriod`.
+/// `RetryPeriod`: time between two attempts.
 const RETRY_PERIOD: Time = SECONDS / 2;
 
 /// A candidate of client-go.

@@ -50,12 +50,12 @@ struct Backup {
 
 /// Result of a write.
 pub enum Written {
-    /// It took effect; the object as it is now.
+    /// The write took effect; holds the object after it.
     Accepted(Rc<Version>),
     Refused(Reply),
 }
 
-/// The API server.
+/// Objects of the API server, with their history.
 #[derive(Default)]
 pub struct Server {
     /// Number of the last write of any object.
@@ -105,7 +105,7 @@ impl Server {
         }
     }
 
-    /// Creates the object.
+    /// Creates the object, with a new UID.
     pub fn create(&mut self, mut body: Value) -> Rc<Version> {
         self.objects += 1;
         body["metadata"]["uid"] = json!(format!("uid-{}", self.objects));

@@ -1,5 +1,5 @@
-//! One process's side of the store: the real replica and the real notes, the calls that wait for them, and the
-//! watches that feed them.
+//! A side is one process's view of the store: the real replica and the real notes, the calls that wait for them,
+//! and the watches that feed them.
 
 use std::{
     cell::Cell,
@@ -10,7 +10,7 @@ use std::{
 
 use bellwether::{
     engine::{BootTime, LeaseId, Revision},
-    k8s::store::pure::{Author, Due, Flaw, Notes, Replica, Ticket, Writer},
+    k8s::store::pure::{Author, Due, Notes, Replica, Ticket, Writer},
     store::{keys::Keys, protocol::Request},
 };
 
@@ -51,7 +51,7 @@ pub struct Called {
     pub took: Cell<Option<u32>>,
 }
 
-/// Who waits for the answer to a request to the API server.
+/// Receiver of the answer to a request to the API server.
 #[derive(Debug)]
 pub enum Purpose {
     Replica,
@@ -72,11 +72,11 @@ pub enum Purpose {
     Unseen {
         lease: LeaseId,
     },
-    /// Nobody: the Lease of an incarnation that ended.
+    /// The Lease of an incarnation that ended is deleted; no caller waits for the answer.
     Tidy,
 }
 
-/// What a watch of the object delivers.
+/// Item of a watch of the object.
 #[derive(Clone, Debug)]
 pub enum Shown {
     Object(Rc<Version>),
@@ -84,7 +84,7 @@ pub enum Shown {
     Look,
 }
 
-/// What a watch of the incarnations' Leases delivers.
+/// Item of a watch of the incarnations' Leases.
 #[derive(Clone, Debug)]
 pub enum LeaseShown {
     Listed(Vec<LeaseSeen>),
@@ -172,16 +172,6 @@ impl Side {
         }
     }
 
-    /// Leaves a rule of the replica out.
-    #[cfg_attr(
-        not(feature = "mutants"),
-        expect(unused_variables, reason = "no rule can be left out")
-    )]
-    pub fn leave_out(&mut self, flaw: Flaw) {
-        #[cfg(feature = "mutants")]
-        self.replica.leave_out(flaw);
-    }
-
     /// Hands a call to the replica.
     pub fn ask(&mut self, request: Request, pending: Pending) -> Ticket {
         self.tickets += 1;
@@ -199,7 +189,7 @@ impl Side {
         ticket
     }
 
-    /// Notes that somebody waits for the answer to a request, and returns its number.
+    /// Records the receiver of an answer, and returns the number of the request.
     pub fn wait_for(&mut self, purpose: Purpose) -> u64 {
         self.requests += 1;
         self.open.insert(self.requests, purpose);

@@ -32,7 +32,7 @@ pub enum KubeEvent {
     Pump(SideId),
     /// A request arrives at the API server.
     Arrive(Sent),
-    /// An answer arrives.
+    /// The answer to a request of this number arrives.
     Got(SideId, u64, Got),
     /// A caller waits no longer.
     GiveUp(SideId, Ticket),
@@ -47,7 +47,7 @@ pub enum KubeEvent {
     /// A candidate of client-go does its next step.
     Neighbour(usize),
     NeighbourWrites(usize, Box<Decided>),
-    /// Whoever edited the annotation to junk repairs it.
+    /// The operator who made the annotation unreadable puts this text back.
     Repair(String),
 }
 

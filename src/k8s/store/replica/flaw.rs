@@ -1,5 +1,7 @@
 //! Rules of the replica that a test leaves out on purpose.
 
+use super::Replica;
+
 /// Rule that a test leaves out on purpose, to see that its programs notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flaw {
@@ -15,6 +17,19 @@ pub enum Flaw {
     UsersInTurn,
     /// A candidate of client-go that holds the Lease is not seen.
     NeighbourIgnored,
-    /// An object that was made anew counts as the same store.
+    /// An object that was created again counts as the same store.
     SameClusterByName,
+}
+
+impl Replica {
+    /// Leaves a rule out, for the simulation.
+    #[cfg(feature = "mutants")]
+    pub fn leave_out(&mut self, flaw: Flaw) {
+        self.flaw = Some(flaw);
+    }
+
+    /// Whether a test leaves this rule out.
+    pub(super) fn breaks(&self, flaw: Flaw) -> bool {
+        cfg!(any(test, feature = "mutants")) && self.flaw == Some(flaw)
+    }
 }

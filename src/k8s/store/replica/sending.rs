@@ -246,8 +246,8 @@ impl Replica {
         })
     }
 
-    /// Calls that go into the next write, with their answers. Carries them out on `after`. Those of the protocol come
-    /// before users' data: a leader that writes much data of its own must not hold up its own beats.
+    /// Calls that go into the next write, with their answers. Carries them out on `after`. Calls of the
+    /// protocol come before users' data: a leader that writes much data of its own must not hold up its own beats.
     fn batch(&self, after: &mut Model, most: usize) -> Vec<(Ticket, Response)> {
         let mut batch = Vec::new();
         let mut written = BTreeSet::new();
