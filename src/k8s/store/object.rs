@@ -79,12 +79,17 @@ impl Object {
         (ours != Some(holder)).then_some((holder, spec))
     }
 
-    /// Whether this object is a later one than `other`, as far as their versions show. Resource versions of one
-    /// object can be compared as numbers (Kubernetes enhancement 5504).
+    /// Resource version as a number: those of one object can be compared (Kubernetes enhancement 5504).
+    pub(super) fn number(&self) -> u64 {
+        self.version.parse().unwrap_or(0)
+    }
+
+    /// Whether this object is a later one than `other`, as far as their versions show. The number of writes decides only
+    /// where resource versions are no numbers: a state that was removed and created again counts from zero.
     pub(super) fn is_after(&self, other: &Self) -> bool {
         let order = |it: &Self| {
             let writes = it.state.as_ref().map_or(0, |state| state.writes);
-            (writes, it.version.parse::<u64>().unwrap_or(0))
+            (it.number(), writes)
         };
         self.uid == other.uid && order(self) > order(other)
     }

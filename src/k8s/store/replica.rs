@@ -287,14 +287,13 @@ impl Replica {
     }
 
     fn on_read(&mut self, learned: u64, reply: Reply, sent_before: &BTreeSet<Ticket>) {
-        let failed = match reply {
+        let read = match reply {
             Reply::Object(read) => match *read {
                 Ok(object) => {
                     self.decide(Some(&object));
-                    self.learn_from_read(learned, object);
-                    None
+                    Ok(self.learn_from_read(learned, object))
                 }
-                Err(unreadable) => Some(StoreError::Denied {
+                Err(unreadable) => Err(StoreError::Denied {
                     call: "get",
                     endpoint: ENDPOINT.to_owned(),
                     message: unreadable.to_string().replace("NAME", self.author.keys.cluster()),
@@ -302,23 +301,24 @@ impl Replica {
             },
             Reply::Missing => {
                 self.decide(None);
-                if learned == self.learned {
+                let is_newest = learned == self.learned;
+                if is_newest {
                     self.learn_missing();
-                } else {
-                    self.look = true;
                 }
-                None
+                Ok(is_newest)
             }
-            Reply::Conflict => Some(StoreError::Interrupted {
+            Reply::Conflict => Err(StoreError::Interrupted {
                 call: "get",
                 endpoint: ENDPOINT.to_owned(),
                 message: "the API server answers a read with a conflict".to_owned(),
             }),
-            Reply::Refused(error) | Reply::Lost(error) => Some(error),
+            Reply::Refused(error) | Reply::Lost(error) => Err(error),
         };
-        let Some(error) = failed else {
-            self.confirm(sent_before);
-            return;
+        let error = match read {
+            Ok(true) => return self.confirm(sent_before),
+            // A watch and the read disagree about which object there is.
+            Ok(false) => return self.look_again(),
+            Err(error) => error,
         };
         if let Some(Doubted { write, refusal }) = self.doubted.take() {
             let cause = refusal.as_ref().unwrap_or(&error);
@@ -359,13 +359,13 @@ impl Replica {
         }
     }
 
-    fn learn_from_read(&mut self, learned: u64, object: Object) {
+    /// Takes in the object that a read has found. Returns whether the replica is at least as new as that object.
+    fn learn_from_read(&mut self, learned: u64, object: Object) -> bool {
         if learned == self.learned || self.is_news(&object) {
             self.learn(object);
-        } else if self.uid() != Some(&object.uid) {
-            // A watch and the read disagree about which object there is.
-            self.look = true;
+            return true;
         }
+        self.object().is_some_and(|it| it.uid == object.uid && object.number() <= it.number())
     }
 
     fn on_written(&mut self, write: Write, reply: Reply, sent_before: &BTreeSet<Ticket>) {

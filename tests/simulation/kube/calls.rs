@@ -52,12 +52,20 @@ impl World {
                 return self.send_api(s, Want::Renew { lease, renew_time }, purpose, deadline);
             }
             Request::Grant { lease, ttl } => {
-                self.side(s).ask(look(), Pending::Grant { flight, lease, ttl })
+                self.ask_replica(s, look(), Pending::Grant { flight, lease, ttl })
             }
-            request => self.side(s).ask(request, Pending::Call { flight }),
+            request => self.ask_replica(s, request, Pending::Call { flight }),
         };
         self.kube_at(deadline, KubeEvent::GiveUp(s, ticket));
         self.soon(KubeEvent::Pump(s));
+    }
+
+    /// Hands a call to the replica of a side.
+    pub fn ask_replica(&mut self, s: SideId, request: Request, pending: Pending) -> Ticket {
+        // Without a state, the revision is no number of the store's.
+        let revision = self.depot.revision();
+        let asked = (self.depot.replaced, Revision(if revision == 1 { 0 } else { revision }));
+        self.side(s).ask(request, pending, asked)
     }
 
     pub fn on_give_up(&mut self, s: SideId, ticket: Ticket) {
@@ -113,6 +121,16 @@ impl World {
         };
         if called.took.get() == Some(self.depot.replaced) && no_effect {
             let what = format!("{:?} took effect, and is answered {result:?}", called.request);
+            return self.violate(Rule::Store, what);
+        }
+        let read_at = match &result {
+            Ok(Response::Txn(answer)) => Some(answer.revision),
+            Ok(Response::Get(answer)) => Some(answer.revision),
+            Ok(Response::Lease(_)) | Err(_) => None,
+        };
+        let (store, revision) = called.asked;
+        if store == self.depot.replaced && read_at.is_some_and(|it| it < revision) {
+            let what = format!("asked at {revision}, {:?} is answered {result:?}", called.request);
             return self.violate(Rule::Store, what);
         }
         let Some(pending) = self.side(s).calls.remove(&ticket) else { return };
@@ -211,7 +229,7 @@ impl World {
         let s = self.procs[p].side.expect("it has one");
         let sent_at = self.local(p);
         let request = Request::Get(Get::range(self.depot.keys.watched()));
-        let ticket = self.side(s).ask(request, Pending::List { number, sent_at });
+        let ticket = self.ask_replica(s, request, Pending::List { number, sent_at });
         let deadline = self.now + self.scenario.call_timeout.as_nanos() as Time;
         self.kube_at(deadline, KubeEvent::GiveUp(s, ticket));
         self.soon(KubeEvent::Pump(s));
@@ -229,7 +247,7 @@ impl World {
     /// Opens the watch of a process on its replica, which is looked at first.
     pub fn open_on_replica(&mut self, p: ProcId, number: u64) {
         let s = self.procs[p].side.expect("it has one");
-        let ticket = self.side(s).ask(look(), Pending::Open { number });
+        let ticket = self.ask_replica(s, look(), Pending::Open { number });
         let deadline = self.now + self.scenario.call_timeout.as_nanos() as Time;
         self.kube_at(deadline, KubeEvent::GiveUp(s, ticket));
         self.soon(KubeEvent::Pump(s));

@@ -25,7 +25,7 @@ impl World {
         if self.kube_breaks(KubeBreak::EntryKept) {
             return self.end_next(s);
         }
-        let ticket = self.side(s).ask(Request::Revoke(lease), Pending::Expire { lease });
+        let ticket = self.ask_replica(s, Request::Revoke(lease), Pending::Expire { lease });
         self.kube_at(self.now + REVOKE_WITHIN, KubeEvent::GiveUp(s, ticket));
         self.pump(s);
     }

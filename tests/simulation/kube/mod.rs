@@ -193,7 +193,7 @@ impl World {
 
     /// Carries out a call on the central store, and checks the rules at its commit.
     fn judge_call(&mut self, called: &Called) {
-        let Called { ask, request, deadline, took } = called;
+        let Called { ask, request, deadline, took, .. } = called;
         if took.replace(Some(self.depot.replaced)) == Some(self.depot.replaced) {
             return self.violate(Rule::Store, format!("{request:?} is carried out twice"));
         }

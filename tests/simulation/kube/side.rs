@@ -47,7 +47,9 @@ pub struct Called {
     pub request: Request,
     /// Time at which the caller gives up.
     pub deadline: Time,
-    /// Number of the store, counted by replacements, in which it has taken effect.
+    /// Number of the store, counted by replacements, when it was asked, and the revision of the store then.
+    pub asked: (u32, Revision),
+    /// Number of the store in which it has taken effect.
     pub took: Cell<Option<u32>>,
 }
 
@@ -173,7 +175,7 @@ impl Side {
     }
 
     /// Hands a call to the replica.
-    pub fn ask(&mut self, request: Request, pending: Pending) -> Ticket {
+    pub fn ask(&mut self, request: Request, pending: Pending, asked: (u32, Revision)) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let (ask, deadline) = match &pending {
@@ -182,7 +184,13 @@ impl Side {
         };
         self.known.insert(
             ticket,
-            Rc::new(Called { ask, request: request.clone(), deadline, took: Cell::new(None) }),
+            Rc::new(Called {
+                ask,
+                request: request.clone(),
+                deadline,
+                asked,
+                took: Cell::new(None),
+            }),
         );
         self.calls.insert(ticket, pending);
         self.replica.ask(ticket, request);

@@ -344,7 +344,7 @@ impl World {
                 Got::Done => {
                     let deadline = flight.deadline;
                     let request = Request::Grant { lease, ttl };
-                    let ticket = self.side(s).ask(request, Pending::Call { flight });
+                    let ticket = self.ask_replica(s, request, Pending::Call { flight });
                     self.kube_at(deadline, KubeEvent::GiveUp(s, ticket));
                     self.pump(s);
                 }
