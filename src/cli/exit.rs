@@ -18,7 +18,7 @@ Exit codes:
   3    not there: no leader, no such node, no such key
   4    the store (or the node, or the API server) cannot be reached or does not answer
   5    the store (or the API server) refuses: credentials, permissions, certificates
-  6    the cluster refuses: the id is taken, the ticks or profiles differ, somebody else's write came first
+  6    the cluster refuses: the id is taken, the ticks or profiles differ, another write came first
   7    a port or a file of this machine cannot be had
   8    reached, but not healthy (check), or the node in office does not act (leader)
   9    sent, but nobody knows whether it took effect: look before repeating

@@ -209,11 +209,7 @@ impl Depot {
     /// Starts an empty store with this cluster id and this revision.
     pub fn begin(&mut self, now: Time, cluster: u64, revision: Revision) {
         let contents = Contents { revision, ..Contents::default() };
-        self.become_image(
-            now,
-            (Model::from_contents(cluster, contents), History::default(), Vec::new()),
-        );
-        self.replaced -= 1;
+        self.hold(now, (Model::from_contents(cluster, contents), History::default(), Vec::new()));
     }
 
     /// Takes in contents that another program than the protocol has written.
@@ -227,8 +223,12 @@ impl Depot {
     }
 
     /// The store is replaced by this one.
-    pub fn become_image(&mut self, now: Time, (model, history, log): Image) {
+    pub fn become_image(&mut self, now: Time, image: Image) {
         self.replaced += 1;
+        self.hold(now, image);
+    }
+
+    fn hold(&mut self, now: Time, (model, history, log): Image) {
         self.back_at = now;
         self.seen = model.revision();
         self.published = log.len();

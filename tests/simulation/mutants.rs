@@ -267,6 +267,7 @@ const CASES: &[Case] = &[
     engine(Mutant::OwnUnknownForgotten, SESSIONS, own_calls).found_by(3),
     engine(Mutant::PutBackWithoutTurn, SESSIONS, own_calls).found_by(3),
     kube(KubeBreak::Replica(Flaw::AnswersUnconfirmed), API_SERVER, api),
+    kube(KubeBreak::Replica(Flaw::ConfirmedByAnything), WIPES, api),
     kube(KubeBreak::Replica(Flaw::RefusalIsFinal), API_SERVER, api),
     kube(KubeBreak::Replica(Flaw::SentAgain), API_SERVER, api),
     kube(KubeBreak::Replica(Flaw::Unconditional), API_SERVER, api),

@@ -8,8 +8,8 @@ use std::{
 
 use bellwether::{
     engine::{
-        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, TickPolicy,
-        WorkOffer, timing,
+        BootTime, Config, Dead, Held, Input, LeaseId, NodeId, Revision, ShardEpoch, StoreTiming,
+        TickPolicy, WorkOffer, timing,
     },
     store::protocol::Request,
 };
@@ -545,6 +545,11 @@ impl World {
                 _ => None,
             },
         }
+    }
+
+    /// Durations of the store.
+    pub fn timing(&self) -> StoreTiming {
+        self.scenario.kube.map_or(StoreTiming::ETCD, |kube| kube.timing)
     }
 
     /// Tick that a process which starts now is configured with.

@@ -71,6 +71,15 @@ pub enum Due {
     },
 }
 
+impl Due {
+    /// The lease that there is something to do about.
+    pub fn lease(&self) -> LeaseId {
+        match self {
+            Self::Expire { lease, .. } | Self::Unseen { lease } => *lease,
+        }
+    }
+}
+
 /// Notes about all Leases of a cluster. Pure.
 #[derive(Debug, Default)]
 pub struct Notes {
@@ -164,9 +173,7 @@ pub(super) async fn expire(api: Arc<Api>, caller: Caller, seen: watch::Receiver<
                 let model = Arc::clone(&seen.borrow().model);
                 let in_state = model.leases().collect();
                 for due in notes.due(&in_state, clock::boot_now()) {
-                    let lease = match due {
-                        Due::Expire { lease, .. } | Due::Unseen { lease } => lease,
-                    };
+                    let lease = due.lease();
                     notes.postpone(lease, clock::boot_now());
                     if let Err(failure) = end(&api, &caller, due).await {
                         tracing::debug!(%lease, ?failure, "an expired lease is not ended yet");

@@ -238,3 +238,23 @@ fn part<'a>(of: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<String, V
     }
     value.as_object_mut().expect("made an object above")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(version: &str, writes: u64) -> Object {
+        let state = State { writes, ..State::new(String::new(), Duration::ZERO, Revision(1)) };
+        let annotations = json!({ ANNOTATION: state.encode().unwrap() });
+        let metadata =
+            json!({ "uid": "u", "resourceVersion": version, "annotations": annotations });
+        Object::read(json!({ "metadata": metadata })).unwrap()
+    }
+
+    #[test]
+    fn a_state_that_was_created_again_is_later_although_it_counts_from_zero() {
+        assert!(object("10", 1).is_after(&object("9", 100)));
+        assert!(!object("9", 100).is_after(&object("10", 1)), "an event that comes late");
+        assert!(object("b", 2).is_after(&object("c", 1)), "where versions are no numbers");
+    }
+}

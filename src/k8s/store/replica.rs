@@ -315,9 +315,11 @@ impl Replica {
             Reply::Refused(error) | Reply::Lost(error) => Err(error),
         };
         let error = match read {
-            Ok(true) => return self.confirm(sent_before),
+            Ok(is_newest) if is_newest || self.breaks(Flaw::ConfirmedByAnything) => {
+                return self.confirm(sent_before);
+            }
             // A watch and the read disagree about which object there is.
-            Ok(false) => return self.look_again(),
+            Ok(_) => return self.look_again(),
             Err(error) => error,
         };
         if let Some(Doubted { write, refusal }) = self.doubted.take() {

@@ -154,15 +154,21 @@ async fn a_stop_is_answered_in_the_turn_that_joins_the_last_work_and_not_before(
     assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Clean);
 }
 
-#[tokio::test]
-async fn a_stop_that_the_store_denies_is_answered_long_before_its_deadline() {
-    let store = Arc::new(MemoryStore::new());
-    let mut rig = Rig::over(&store, true, Work::default());
+/// A node that has joined and is asked to stop while the store denies everything.
+async fn denied_stop(store: &Arc<MemoryStore>) -> (Rig, oneshot::Receiver<Stopped>) {
+    let mut rig = Rig::over(store, true, Work::default());
     let mut started = rig.start();
     rig.turns_until(&mut started).await.unwrap();
     store.faults().set(|_| Some(Fault::Denied));
+    let stopped = rig.stop();
+    (rig, stopped)
+}
+
+#[tokio::test]
+async fn a_stop_that_the_store_denies_is_answered_long_before_its_deadline() {
+    let store = Arc::new(MemoryStore::new());
     // The deadline of the stop is ten times the time limit of this test.
-    let mut stopped = rig.stop();
+    let (mut rig, mut stopped) = denied_stop(&store).await;
     assert_eq!(rig.turns_until(&mut stopped).await, Stopped::Unclean);
     assert_eq!(rig.driver.phase, Phase::Rest);
 }
@@ -170,11 +176,7 @@ async fn a_stop_that_the_store_denies_is_answered_long_before_its_deadline() {
 #[tokio::test]
 async fn a_stop_that_the_store_denies_for_a_moment_is_clean() {
     let store = Arc::new(MemoryStore::new());
-    let mut rig = Rig::over(&store, true, Work::default());
-    let mut started = rig.start();
-    rig.turns_until(&mut started).await.unwrap();
-    store.faults().set(|_| Some(Fault::Denied));
-    let mut stopped = rig.stop();
+    let (mut rig, mut stopped) = denied_stop(&store).await;
     let is_denied = |driver: &Driver| {
         matches!(driver.phase, Phase::Leaving { denied_since: Some(_), .. }).then_some(())
     };

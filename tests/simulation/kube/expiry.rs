@@ -41,10 +41,7 @@ impl World {
         if !side.ends {
             let in_state = side.replica.model().leases().collect();
             for due in side.notes.due(&in_state, now) {
-                let lease = match &due {
-                    Due::Expire { lease, .. } | Due::Unseen { lease } => *lease,
-                };
-                side.notes.postpone(lease, now);
+                side.notes.postpone(due.lease(), now);
                 side.ending.push_back(due);
             }
             side.ends = true;

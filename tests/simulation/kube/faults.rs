@@ -1,9 +1,9 @@
 //! Faults of a cluster in the Kubernetes API, beside those of the network and the processes.
 
-use bellwether::store::protocol::Request;
+use bellwether::{engine::timing, k8s::store::pure::ANNOTATION, store::protocol::Request};
 use serde_json::Value;
 
-use super::wire::KubeEvent;
+use super::{neighbour::Candidate, wire::KubeEvent};
 use crate::{
     chance::{MILLIS, SECONDS},
     host::ProcId,
@@ -58,7 +58,7 @@ impl World {
                 note!(self, "somebody deletes the object");
                 if self.kube_ref().server.object.is_some() {
                     self.kube_mut().server.delete();
-                    self.store_is_other(0, bellwether::engine::Revision(1));
+                    self.store_is_gone();
                     self.object_gone();
                 }
             }
@@ -120,7 +120,7 @@ impl World {
     /// Edits or removes the annotation by hand.
     fn put_annotation(&mut self, text: Option<String>) {
         let Some(version) = self.kube_mut().server.put_annotation(text) else { return };
-        self.store_is_other(0, bellwether::engine::Revision(1));
+        self.store_is_gone();
         self.object_changed(&version);
     }
 
@@ -130,7 +130,7 @@ impl World {
             return;
         }
         // A3 (a restored store is not served within wait(SPAN_MAX)).
-        let wait = bellwether::engine::timing::wait(self.timing().span_max).as_nanos() as u64;
+        let wait = timing::wait(self.timing().span_max).as_nanos() as u64;
         let down = wait + self.chance.log_between(MILLIS, SECONDS);
         self.depot.down_until = self.now + down;
         self.depot.replacement = Some(Fault::Restore);
@@ -173,15 +173,8 @@ impl World {
         }
         let now = self.now;
         for side in &mut self.kube_mut().sides {
-            side.objects.stalled_until = side.objects.stalled_until.min(now);
-            side.leases.stalled_until = side.leases.stalled_until.min(now);
-            // Delayed items arrive now, still in order.
-            for (at, _) in &mut side.objects.under_way {
-                *at = (*at).min(now);
-            }
-            for (at, _) in &mut side.leases.under_way {
-                *at = (*at).min(now);
-            }
+            side.objects.hurry(now);
+            side.leases.hurry(now);
         }
         for s in 0..self.kube_ref().sides.len() {
             for _ in 0..self.side(s).objects.under_way.len() {
@@ -196,12 +189,12 @@ impl World {
             }
             self.soon(KubeEvent::Pump(s));
         }
-        while self.kube_ref().candidates.iter().any(super::neighbour::Candidate::lives) {
+        while self.kube_ref().candidates.iter().any(Candidate::lives) {
             self.neighbour_leaves(true);
         }
         let junk = self.kube_ref().server.object.as_ref().is_some_and(|it| it.read.is_err());
         if junk && let Some(version) = self.kube_mut().server.put_annotation(None) {
-            self.store_is_other(0, bellwether::engine::Revision(1));
+            self.store_is_gone();
             self.object_changed(&version);
         }
     }
@@ -214,5 +207,5 @@ pub const fn is_delayed(event: &KubeEvent) -> bool {
 
 /// Text of the state as it stands in the object.
 fn annotation(raw: &Value) -> Option<&str> {
-    raw["metadata"]["annotations"].get(bellwether::k8s::store::pure::ANNOTATION)?.as_str()
+    raw["metadata"]["annotations"].get(ANNOTATION)?.as_str()
 }

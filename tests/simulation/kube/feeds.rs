@@ -43,19 +43,13 @@ impl World {
 
     pub fn push_object(&mut self, s: SideId, shown: Shown) {
         let at = self.arrival(s);
-        let feed = &mut self.side(s).objects;
-        let last = feed.under_way.back().map_or(0, |(at, _)| *at);
-        let at = at.max(last).max(feed.stalled_until);
-        feed.under_way.push_back((at, shown));
+        let at = self.side(s).objects.push(at, shown);
         self.kube_at(at, KubeEvent::ObjectShown(s));
     }
 
     pub fn push_lease(&mut self, s: SideId, shown: LeaseShown) {
         let at = self.arrival(s);
-        let feed = &mut self.side(s).leases;
-        let last = feed.under_way.back().map_or(0, |(at, _)| *at);
-        let at = at.max(last).max(feed.stalled_until);
-        feed.under_way.push_back((at, shown));
+        let at = self.side(s).leases.push(at, shown);
         self.kube_at(at, KubeEvent::LeaseShown(s));
     }
 
@@ -67,17 +61,14 @@ impl World {
     }
 
     pub fn on_object_shown(&mut self, s: SideId) {
-        if !self.lives(s) {
-            return;
-        }
         let feed = &self.kube_ref().sides[s].objects;
-        if feed.under_way.front().is_none_or(|(at, _)| self.now < *at) {
+        if !self.lives(s) || !feed.has_arrived(self.now) {
             return;
         }
-        if let Some(until) = self.held_back(s, self.kube_ref().sides[s].objects.stalled_until) {
+        if let Some(until) = self.held_back(s, feed.stalled_until) {
             return self.kube_at(until, KubeEvent::ObjectShown(s));
         }
-        let (_, shown) = self.side(s).objects.under_way.pop_front().expect("it has a front");
+        let Some(shown) = self.side(s).objects.pop() else { return };
         let side = self.side(s);
         match shown {
             Shown::Object(version) => {
@@ -92,17 +83,14 @@ impl World {
     }
 
     pub fn on_lease_shown(&mut self, s: SideId) {
-        if !self.lives(s) {
-            return;
-        }
         let feed = &self.kube_ref().sides[s].leases;
-        if feed.under_way.front().is_none_or(|(at, _)| self.now < *at) {
+        if !self.lives(s) || !feed.has_arrived(self.now) {
             return;
         }
-        if let Some(until) = self.held_back(s, self.kube_ref().sides[s].leases.stalled_until) {
+        if let Some(until) = self.held_back(s, feed.stalled_until) {
             return self.kube_at(until, KubeEvent::LeaseShown(s));
         }
-        let (_, shown) = self.side(s).leases.under_way.pop_front().expect("it has a front");
+        let Some(shown) = self.side(s).leases.pop() else { return };
         match shown {
             LeaseShown::Listed(all) => {
                 for seen in &all {

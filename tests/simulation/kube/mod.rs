@@ -17,8 +17,8 @@ mod wire;
 use std::{collections::BTreeMap, rc::Rc};
 
 use bellwether::{
-    engine::{Outcome, Revision},
-    k8s::store::pure::Flaw,
+    engine::{BootTime, LeaseId, Outcome, Revision},
+    k8s::store::pure::{ANNOTATION, Flaw, State},
     store::{
         memory::{Contents, Model},
         protocol::{self, Request},
@@ -96,7 +96,6 @@ impl World {
 
     /// The object that a cluster leaves behind which ended cleanly.
     fn leave_behind(&mut self) {
-        use bellwether::k8s::store::pure::{ANNOTATION, State};
         let first = Revision(self.wall_ms(0) - 60_000);
         let state = State::new(String::new(), self.timing().span_max, first);
         let mut body = json!({
@@ -143,6 +142,11 @@ impl World {
         let s = self.new_side(slot, None);
         self.slots[slot].parents_side = Some(s);
         s
+    }
+
+    /// The state was removed: the store is empty until a node makes another one.
+    pub fn store_is_gone(&mut self) {
+        self.store_is_other(0, Revision(1));
     }
 
     /// The store is another one from now on.
@@ -246,7 +250,7 @@ impl World {
     }
 
     /// A lease is ended for want of a renewal only after its time.
-    fn check_expiry(&mut self, lease: bellwether::engine::LeaseId) {
+    fn check_expiry(&mut self, lease: LeaseId) {
         let until = self.kube_ref().server.lives_until(lease);
         if self.now < until {
             let early = (until - self.now) as f64 / SECONDS as f64;
@@ -281,7 +285,7 @@ fn steps(calls: &[Rc<Called>]) -> i64 {
     let contents = Contents { revision: Revision(1), ..Contents::default() };
     let mut model = Model::from_contents(1, contents);
     for called in calls {
-        let at = bellwether::engine::BootTime::default();
+        let at = BootTime::default();
         let _ = match &called.request {
             Request::Txn(txn) => model.txn(at, txn).map(drop),
             Request::Grant { lease, ttl } => model.grant(at, *lease, *ttl).map(drop),

@@ -1,13 +1,17 @@
 //! Candidates of client-go that share the Lease: the algorithm of its package `leaderelection`, as it is.
 
-use bellwether::k8s::store::pure::Object;
+use bellwether::{
+    engine::LeaseId,
+    k8s::store::pure::Object,
+    store::{KeyValue, values::decode_record},
+};
 use serde_json::{Map, Value, json};
 
 use super::wire::KubeEvent;
 use crate::{
     chance::{Clock, MILLIS, SECONDS, Time},
     rules::Rule,
-    world::{World, note},
+    world::{World, drift, note},
 };
 
 /// `LeaseDuration`, in seconds: others wait that long after the last change that they saw.
@@ -51,7 +55,7 @@ impl World {
         if 3 <= n || self.kube_ref().candidates.iter().filter(|it| it.alive).count() == 2 {
             return;
         }
-        let drift = crate::world::drift(&mut self.chance, self.scenario.drift_ppm);
+        let drift = drift(&mut self.chance, self.scenario.drift_ppm);
         self.kube_mut().candidates.push(Candidate {
             name: format!("client-go-{n}"),
             alive: true,
@@ -163,15 +167,15 @@ impl World {
         let Some(state) = &object.state else { return false };
         let (before, after) = (self.depot.contents(), &state.contents);
         let keys = &self.depot.keys;
-        let theirs = keys.candidate(bellwether::engine::LeaseId(i64::MAX));
+        let theirs = keys.candidate(LeaseId(i64::MAX));
         let same_value = |key: &Vec<u8>| {
-            let value = |kv: Option<&bellwether::store::KeyValue>| kv.map(|kv| kv.value.clone());
+            let value = |kv: Option<&KeyValue>| kv.map(|kv| kv.value.clone());
             value(before.keys.get(key)) == value(after.keys.get(key))
         };
         let in_office = before
             .keys
             .get(keys.record().as_slice())
-            .and_then(|kv| bellwether::store::values::decode_record(&kv.value)?.lease);
+            .and_then(|kv| decode_record(&kv.value)?.lease);
         let ended = in_office.map(|lease| keys.candidate(lease));
         before.leases == after.leases
             && before.keys.keys().chain(after.keys.keys()).all(|key| {

@@ -118,6 +118,32 @@ impl<T> Default for Feed<T> {
 }
 
 impl<T> Feed<T> {
+    /// Puts an item on its way, behind those before it. Returns when the item arrives, `at` the soonest.
+    pub fn push(&mut self, at: Time, item: T) -> Time {
+        let last = self.under_way.back().map_or(0, |(at, _)| *at);
+        let at = at.max(last).max(self.stalled_until);
+        self.under_way.push_back((at, item));
+        at
+    }
+
+    /// Whether an item has arrived.
+    pub fn has_arrived(&self, now: Time) -> bool {
+        self.under_way.front().is_some_and(|(at, _)| *at <= now)
+    }
+
+    /// Delayed items arrive now, still in order.
+    pub fn hurry(&mut self, now: Time) {
+        self.stalled_until = self.stalled_until.min(now);
+        for (at, _) in &mut self.under_way {
+            *at = (*at).min(now);
+        }
+    }
+
+    /// Takes the next item.
+    pub fn pop(&mut self) -> Option<T> {
+        Some(self.under_way.pop_front()?.1)
+    }
+
     /// Breaks the watch; what is under way is lost.
     pub fn close(&mut self) {
         self.open = false;

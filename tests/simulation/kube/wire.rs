@@ -3,7 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use bellwether::{
-    engine::{LeaseId, timing::StoreTiming},
+    engine::LeaseId,
     k8s::store::pure::{Io, Reply, Ticket},
     store::{
         LeaseAnswer, StoreError,
@@ -381,11 +381,6 @@ impl World {
     pub fn replica_revision(&self, p: ProcId) -> Option<i64> {
         let s = self.procs[p].side?;
         Some(self.kube_ref().sides[s].revision().0)
-    }
-
-    /// Durations of the store.
-    pub fn timing(&self) -> StoreTiming {
-        self.scenario.kube.as_ref().map_or(StoreTiming::ETCD, |kube| kube.timing)
     }
 
     fn throttle_ppm(&self) -> u32 {

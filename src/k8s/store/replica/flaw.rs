@@ -7,6 +7,8 @@ use super::Replica;
 pub enum Flaw {
     /// A call that changes nothing is answered without a confirmation.
     AnswersUnconfirmed,
+    /// A read confirms the replica, also if it has found another object.
+    ConfirmedByAnything,
     /// A refused write never counts as one that took effect.
     RefusalIsFinal,
     /// A write without an answer is sent again.
