@@ -11,6 +11,7 @@
 //! | `status` | [`host::Host`](host): a program with a node, and its status page, probes and `/metrics` over HTTP |
 //! | `kubernetes`, the default | the store over the Kubernetes API; operators: controllers, caches, fenced writes, the object `Election`; with `status` |
 //! | `p521` | TLS certificates and keys on the curve P-521 |
+//! | `app` | [`app::App`](app): the program of an operator, with settings and a command line; with `kubernetes` |
 //! | `uptime` | the reference work: uptime checks; with `kubernetes` and `p521` |
 //! | `cli` | the command `bellwether`, with everything; it chooses the newest version of the Kubernetes API |
 
@@ -23,6 +24,11 @@ compile_error!(
      target, or in a container."
 );
 
+#[cfg(feature = "app")]
+pub mod app;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 #[doc(hidden)]
 pub mod clock;
 #[doc(hidden)]

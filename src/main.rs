@@ -1,9 +1,7 @@
-//! The `bellwether` binary: parses the command line, composes parts of the library, prints.
-
-mod cli;
+//! The `bellwether` binary.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    bellwether::cli::main()
 }

@@ -100,8 +100,9 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
     let mut started = Vec::new();
     for id in 0..replicas {
         let scope = Scope::namespace(space.name.clone());
-        let work = |mut operator: Operator| {
-            let checks = ApiChecks::of(&mut operator, &scope);
+        let work = |operator: Operator| {
+            let mut operator = operator.scope(scope);
+            let checks = ApiChecks::of(&mut operator);
             let options = UptimeOptions {
                 cut_by: CutBy::Uids,
                 most_at_once: AT_ONCE,
@@ -109,7 +110,7 @@ pub(crate) async fn measure(replicas: usize, span: Duration) -> Spread {
                 ..UptimeOptions::default()
             };
             let uptime = Uptime::new(checks.checks(), options);
-            api::add(operator, checks, &uptime, &scope)
+            api::add(operator, checks, &uptime)
         };
         let options = ClientOptions::default().kubeconfig(api.bulk_kubeconfig(&space.name));
         let client = connect(options).await.unwrap();

@@ -24,6 +24,7 @@ mod owners;
 pub mod prelude;
 #[doc(hidden)]
 pub mod queue;
+pub mod rbac;
 #[doc(hidden)]
 pub mod shard;
 pub mod store;

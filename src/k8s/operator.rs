@@ -19,11 +19,12 @@ use super::{
     fence::{self, Drawn, ElectionRef},
     identity::PodIdentity,
     queue::QueueMetrics,
+    rbac::{self, Needs, Rules},
 };
 use crate::{
     host::{BuiltHost, Host, HostError},
     metrics::{Build, metrics},
-    node::{Stopped, WorkerOptions, work::LeaderTask},
+    node::{ClusterNode, Stopped, WorkerOptions, work::LeaderTask},
     telemetry::ServerConfig,
 };
 
@@ -72,6 +73,8 @@ pub struct Operator {
     host: Host,
     client: Client,
     election: ElectionRef,
+    scope: Scope,
+    needs: Needs,
     pod: Option<PodIdentity>,
     summary: Option<watch::Receiver<Option<String>>>,
     controllers: Vec<Arc<dyn Runnable>>,
@@ -106,6 +109,8 @@ impl Operator {
             host: host.into(),
             client,
             election,
+            scope: Scope::all(),
+            needs: Needs::default(),
             pod: None,
             summary: None,
             controllers: Vec::new(),
@@ -117,12 +122,41 @@ impl Operator {
         }
     }
 
+    /// Sets the scope of the controllers that are added later without a scope of their own. Default: all objects,
+    /// in all namespaces.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Scope of the controllers without a scope of their own.
+    pub fn watched(&self) -> &Scope {
+        &self.scope
+    }
+
     /// Adds a controller whose reconciler runs on the leader.
     #[must_use]
     pub fn controller<K: Cached>(mut self, controller: Controller<K>) -> Self {
         let controller = self.prepared(controller);
         self.controllers.push(controller);
         self
+    }
+
+    /// Creates an operator `name` without a connection, whose controllers can be looked at.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    #[cfg(feature = "app")]
+    pub(crate) fn unconnected(name: &str) -> Self {
+        let refused = |_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("not connected"))
+        };
+        let client = Client::new(tower::service_fn(refused), name);
+        let election = ElectionRef { namespace: name.to_owned(), cluster: name.to_owned() };
+        let node = ClusterNode::standalone().id(0).cluster(name);
+        Self::new(node, client, election).scope(Scope::namespace(name))
     }
 
     /// Adds a controller whose reconciler runs on the nodes that hold the objects' shards: on the followers.
@@ -134,8 +168,28 @@ impl Operator {
         self
     }
 
-    fn prepared<K: Cached>(&mut self, controller: Controller<K>) -> Arc<dyn Runnable> {
-        controller.prepare(&mut self.caches, &self.metrics.controllers, &self.queues)
+    fn prepared<K: Cached>(&mut self, mut controller: Controller<K>) -> Arc<dyn Runnable> {
+        let (needs, scope) = controller.take_needs();
+        self.needs.merge(needs, scope.as_ref(), &self.scope);
+        let metrics = &self.metrics.controllers;
+        controller.prepare(&self.scope, &mut self.caches, metrics, &self.queues)
+    }
+
+    /// Declares that tasks of this operator use these verbs on objects of type `C`, as
+    /// [`Controller::needs`].
+    #[must_use]
+    pub fn needs<C: Cached>(mut self, verbs: &[&'static str]) -> Self
+    where
+        C::DynamicType: Default,
+    {
+        self.needs.add::<C>(&C::DynamicType::default(), "", verbs);
+        self
+    }
+
+    /// Permissions that this operator needs, from what it and its controllers declare. The operator is taken to
+    /// run in pods, whose labels it keeps.
+    pub fn rules(&self) -> Rules {
+        self.needs.rules()
     }
 
     /// Adds a task that runs on the leader, beside the controllers.
@@ -180,6 +234,9 @@ impl Operator {
 
     /// The cache of a kind, filled by this operator whether or not a controller uses it.
     pub fn cache<K: Cached>(&mut self, kind: &K::DynamicType, scope: &Scope) -> Cache<K> {
+        let mut needs = Needs::default();
+        needs.add::<K>(kind, "", rbac::READ);
+        self.needs.merge(needs, Some(scope), &self.scope);
         self.caches.of(kind, scope)
     }
 
@@ -193,6 +250,15 @@ impl Operator {
     ) -> Cache<K> {
         self.caches.handle(kind, scope, Box::new(handler));
         self.cache(kind, scope)
+    }
+
+    /// Registry of this operator's metrics, for further ones of the program.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::Metrics`] if the metrics of the process cannot be registered.
+    pub fn own_registry(&mut self) -> Result<Registry, HostError> {
+        self.host.own_registry()
     }
 
     /// As [`Host::registry`]; the metrics of caches, controllers and queues are registered there too.

@@ -1,6 +1,5 @@
 //! Reference operator: its work shows how much a cluster can carry, and is useful by itself.
 
-pub mod monitoring;
 pub mod uptime;
 
 use crate::k8s::{

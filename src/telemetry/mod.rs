@@ -19,7 +19,7 @@
 //! # }
 //! ```
 
-#[cfg(feature = "uptime")]
+#[cfg(feature = "app")]
 #[doc(hidden)]
 pub mod grafana;
 pub mod logs;

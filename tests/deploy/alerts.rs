@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
-use bellwether::operator::monitoring;
+use bellwether::app::monitoring;
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;

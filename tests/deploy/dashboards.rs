@@ -1,6 +1,6 @@
 //! The dashboards follow the rules for dashboards, and the chart contains them as the command prints them.
 
-use bellwether::operator::monitoring;
+use bellwether::app::monitoring;
 use serde_json::{Value, json};
 
 use crate::{

@@ -15,12 +15,12 @@ use std::{
 
 use async_trait::async_trait;
 use bellwether::{
+    app::monitoring,
     engine::{Role, ShardId},
     node::{
         ClusterNode, FollowerContext, LeaderContext, Node, NodeMetrics, ShardContext,
         WorkerOptions, work::WorkError,
     },
-    operator::monitoring,
     store::etcd::EtcdConfig,
     telemetry::{Leadership, Probe, Server, ServerConfig, StatusSource, metrics},
 };

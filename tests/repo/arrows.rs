@@ -3,7 +3,7 @@
 use crate::sources::{Sources, is_test};
 
 /// Layers from the bottom up. A module may use its own layer and those below it.
-const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "host", "k8s", "operator", "cli"];
+const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "host", "k8s", "app", "operator", "cli"];
 
 /// Modules between the engine and all other layers: they may use the engine's types, and the engine does not
 /// use them.
@@ -14,8 +14,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("etcd_client", &["store::etcd"]),
     ("kube", &["k8s"]),
     ("k8s_openapi", &["k8s"]),
-    ("axum", &["telemetry", "cli"]),
-    ("clap", &["cli", "main"]),
+    ("axum", &["telemetry"]),
+    ("clap", &["app", "cli"]),
 ];
 
 /// Paths that the engine must not name: its callers pass in the time and random numbers, and carry out its

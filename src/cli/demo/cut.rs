@@ -4,14 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bellwether::{
+use tokio_util::sync::CancellationToken;
+
+use crate::{
     engine::{LeaseId, StoreTiming},
     store::{
         Get, GetAnswer, Health, LeaseAnswer, Store, StoreError, Txn, TxnAnswer, Watch, WatchItem,
         WatchRequest,
     },
 };
-use tokio_util::sync::CancellationToken;
 
 /// Store that can be cut off; see the module's docs.
 #[derive(Debug)]

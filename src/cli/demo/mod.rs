@@ -8,11 +8,11 @@ mod stage;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use bellwether::telemetry::metrics;
 use clap::Args;
 
 use self::stage::Stage;
-use super::{args, exit::Failure, output, run::Profile, serve};
+use crate::telemetry::metrics;
+use crate::app::{args, exit::Failure, output, serve, settings::Profile};
 
 /// Shows an election: three nodes in this process, and a status page
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use bellwether::{
+use crate::{
     clock,
     engine::{BootTime, Role},
     node::Membership,

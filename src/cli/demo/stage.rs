@@ -3,7 +3,14 @@
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bellwether::{
+use prometheus::Registry;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
+use crate::{
     engine::{Call, Failover, Outcome, Role, StoreTiming},
     host::BuiltHost,
     node::{
@@ -18,17 +25,13 @@ use bellwether::{
         node::{leadership, picture, readiness},
     },
 };
-use prometheus::Registry;
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
-
-use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
-use crate::cli::{
-    args::StoreKind,
-    exit::{Exit, Failure},
-    serve,
+use crate::{
+    app::{
+        args::StoreKind,
+        exit::{Exit, Failure},
+        serve,
+    },
+    cli::run,
 };
 
 /// Name of the demonstration's cluster.
@@ -91,7 +94,7 @@ impl Stage {
             })?),
         };
         let folder = args.checks.as_deref().or(samples.as_ref().map(TempDir::path));
-        let (folder, checks) = serve::manifests(folder.expect("one of the two")).await?;
+        let (folder, checks) = run::manifests(folder.expect("one of the two")).await?;
         let twice = |error| serve::metric_twice(&error);
         let place = |id: i64| {
             let own = per_node::registry_of(registry, id).map_err(twice)?;

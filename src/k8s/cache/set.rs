@@ -158,6 +158,9 @@ impl<K> Cached for K where
 /// Whether the objects of a kind are namespaced.
 #[doc(hidden)]
 pub trait ApiScope {
+    /// Whether the objects are known to have no namespace.
+    const IS_CLUSTERED: bool = false;
+
     /// The API of a kind: of one namespace, or of all.
     fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
     where
@@ -165,6 +168,8 @@ pub trait ApiScope {
 }
 
 impl ApiScope for ClusterResourceScope {
+    const IS_CLUSTERED: bool = true;
+
     fn api<K>(client: Client, kind: &K::DynamicType, _: Option<&str>) -> Api<K>
     where
         K: Resource<Scope = Self>,

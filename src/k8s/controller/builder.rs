@@ -16,6 +16,7 @@ use crate::k8s::{
     cache::{CacheSet, Cached, Delta, HeldShards, Need, Scope, Synced},
     key::ObjectKey,
     queue::{Priority, Queue, QueueMetrics},
+    rbac::{self, Needs},
 };
 
 #[cfg(test)]
@@ -45,8 +46,8 @@ pub fn annotations<K: Resource>(old: &K, new: &K) -> bool {
     old.annotations() != new.annotations()
 }
 
-/// Registers one more kind to watch, with its mapping to objects of `K`.
-type Watch<K> = Box<dyn FnOnce(&mut CacheSet, &Arc<Enqueuer<K>>) -> Synced + Send>;
+/// Registers one more kind to watch, with its mapping to objects of `K`, for a controller of that scope.
+type Watch<K> = Box<dyn FnOnce(&mut CacheSet, &Arc<Enqueuer<K>>, &Scope) -> Synced + Send>;
 
 /// A controller of the objects of a kind, whose reconciler runs on the elected leader.
 ///
@@ -67,13 +68,14 @@ type Watch<K> = Box<dyn FnOnce(&mut CacheSet, &Arc<Enqueuer<K>>) -> Synced + Sen
 pub struct Controller<K: Cached> {
     kind: K::DynamicType,
     name: String,
-    scope: Scope,
+    scope: Option<Scope>,
     reconciler: Arc<dyn Reconciler<K>>,
     predicates: Vec<Predicate<K>>,
     watches: Vec<Watch<K>>,
     trigger: Trigger,
     limits: Limits,
     share: Option<Share>,
+    needs: Needs,
 }
 
 impl<K: Cached> fmt::Debug for Controller<K> {
@@ -88,7 +90,7 @@ impl<K: Cached> fmt::Debug for Controller<K> {
 }
 
 impl<K: Cached> Controller<K> {
-    /// Creates a controller of a kind that is known at compile time: all objects, in all namespaces, one run at once.
+    /// Creates a controller of a kind that is known at compile time, with one run at once.
     pub fn new(reconciler: impl Reconciler<K>) -> Self
     where
         K::DynamicType: Default,
@@ -101,16 +103,19 @@ impl<K: Cached> Controller<K> {
         let name = K::kind(&kind).to_lowercase();
         let at_once = NonZeroUsize::MIN;
         let limits = Limits { at_once, timeout: TIMEOUT, resync_every: Some(RESYNC_EVERY) };
+        let mut needs = Needs::default();
+        needs.add::<K>(&kind, "", rbac::READ);
         Self {
             kind,
             name,
-            scope: Scope::all(),
+            scope: None,
             reconciler: Arc::new(reconciler),
             predicates: Vec::new(),
             watches: Vec::new(),
             trigger: Trigger::default(),
             limits,
             share: None,
+            needs,
         }
     }
 
@@ -121,10 +126,11 @@ impl<K: Cached> Controller<K> {
         self
     }
 
-    /// Sets which objects the controller reconciles. Default: all.
+    /// Sets which objects the controller reconciles. Default: the [scope of the
+    /// operator](crate::k8s::operator::Operator::scope).
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
-        self.scope = scope;
+        self.scope = Some(scope);
         self
     }
 
@@ -137,23 +143,31 @@ impl<K: Cached> Controller<K> {
     }
 
     /// Counts changes of objects of type `C` as changes of the object of this kind that is their controlling owner.
+    /// They are the objects in the namespaces of the controller's scope. The operator's roles permit the
+    /// reconciler to create and change them.
     #[must_use]
     pub fn owns<C: Cached>(self) -> Self
     where
         C::DynamicType: Default,
     {
-        let scope = Scope { namespace: self.scope.namespace.clone(), ..Scope::all() };
-        self.owns_kind::<C>(C::DynamicType::default(), scope)
+        self.owning::<C>(C::DynamicType::default(), None)
     }
 
     /// As [`owns`](Self::owns), for a kind known at run time, or only some of its objects.
     #[must_use]
     pub fn owns_kind<C: Cached>(self, kind: C::DynamicType, scope: Scope) -> Self {
-        let (group, owner) = (K::group(&self.kind).into_owned(), K::kind(&self.kind).into_owned());
-        self.watches_kind(kind, scope, move |object: &C| owner_of(object, &group, &owner))
+        self.owning::<C>(kind, Some(scope))
     }
 
-    /// Counts changes of objects of type `W` as changes of the objects that `map` returns.
+    fn owning<C: Cached>(mut self, kind: C::DynamicType, scope: Option<Scope>) -> Self {
+        self.needs.add::<C>(&kind, "", rbac::APPLY);
+        self.needs.add::<K>(&self.kind, "finalizers", &["update"]);
+        let (group, owner) = (K::group(&self.kind).into_owned(), K::kind(&self.kind).into_owned());
+        self.watching(kind, scope, move |object: &C| owner_of(object, &group, &owner))
+    }
+
+    /// Counts changes of objects of type `W` as changes of the objects that `map` returns. They are the objects in
+    /// the namespaces of the controller's scope.
     #[must_use]
     pub fn watches<W: Cached>(
         self,
@@ -162,19 +176,30 @@ impl<K: Cached> Controller<K> {
     where
         W::DynamicType: Default,
     {
-        let scope = Scope { namespace: self.scope.namespace.clone(), ..Scope::all() };
-        self.watches_kind(W::DynamicType::default(), scope, map)
+        self.watching(W::DynamicType::default(), None, map)
     }
 
     /// As [`watches`](Self::watches), for a kind known at run time, or only some of its objects.
     #[must_use]
     pub fn watches_kind<W: Cached, Keys: IntoIterator<Item = ObjectKey>>(
-        mut self,
+        self,
         kind: W::DynamicType,
         scope: Scope,
         map: impl Fn(&W) -> Keys + Send + Sync + 'static,
     ) -> Self {
-        self.watches.push(Box::new(move |caches, objects| {
+        self.watching(kind, Some(scope), map)
+    }
+
+    fn watching<W: Cached, Keys: IntoIterator<Item = ObjectKey>>(
+        mut self,
+        kind: W::DynamicType,
+        scope: Option<Scope>,
+        map: impl Fn(&W) -> Keys + Send + Sync + 'static,
+    ) -> Self {
+        self.needs.add::<W>(&kind, "", rbac::READ);
+        self.watches.push(Box::new(move |caches, objects, of_controller| {
+            let namespace = of_controller.namespace.clone();
+            let scope = scope.unwrap_or_else(|| Scope { namespace, ..Scope::all() });
             let objects = Arc::clone(objects);
             let handler = move |delta: &Delta<W>| {
                 // Objects of a first list need no run of their own: the objects that they map to are listed too.
@@ -190,6 +215,62 @@ impl<K: Cached> Controller<K> {
             caches.handle(&kind, &scope, Box::new(handler));
             caches.read::<W>(&kind, &scope, Need::Whole).sync()
         }));
+        self
+    }
+
+    /// Declares that the reconciler writes the status of the objects
+    /// ([`write_status`](crate::k8s::controller::Context::write_status)), for the operator's roles.
+    #[must_use]
+    pub fn writes_status(mut self) -> Self {
+        self.needs.add::<K>(&self.kind, "status", &["patch"]);
+        self
+    }
+
+    /// Declares that the reconciler keeps a finalizer on the objects
+    /// ([`finalized`](crate::k8s::controller::Context::finalized)), for the operator's roles.
+    #[must_use]
+    pub fn finalizes(mut self) -> Self {
+        self.needs.add::<K>(&self.kind, "", &["patch"]);
+        self
+    }
+
+    /// Declares that the reconciler publishes events about the objects
+    /// ([`events`](crate::k8s::controller::Context::events)), for the operator's roles.
+    #[must_use]
+    pub fn publishes_events(mut self) -> Self {
+        self.needs.add_events::<K>();
+        self
+    }
+
+    /// Declares that the reconciler uses these verbs on objects of type `C`, like `get`, `create`, `patch` or
+    /// `delete`, for the operator's roles. What [`owns`](Self::owns) and [`watches`](Self::watches) need is
+    /// declared already.
+    #[must_use]
+    pub fn needs<C: Cached>(self, verbs: &[&'static str]) -> Self
+    where
+        C::DynamicType: Default,
+    {
+        self.needs_subresource::<C>("", verbs)
+    }
+
+    /// As [`needs`](Self::needs), for a subresource, like `scale` or `status`.
+    #[must_use]
+    pub fn needs_subresource<C: Cached>(
+        mut self,
+        subresource: &str,
+        verbs: &[&'static str],
+    ) -> Self
+    where
+        C::DynamicType: Default,
+    {
+        self.needs.add::<C>(&C::DynamicType::default(), subresource, verbs);
+        self
+    }
+
+    /// As [`needs`](Self::needs), for a kind that is known only at run time.
+    #[must_use]
+    pub fn needs_kind<C: Cached>(mut self, kind: &C::DynamicType, verbs: &[&'static str]) -> Self {
+        self.needs.add::<C>(kind, "", verbs);
         self
     }
 
@@ -224,15 +305,23 @@ impl<K: Cached> Controller<K> {
         self
     }
 
-    /// Registers the caches of the controller, and returns its workers.
+    /// Takes what the controller declares for the roles, with the scope that it was given.
+    pub(crate) fn take_needs(&mut self) -> (Needs, Option<Scope>) {
+        (std::mem::take(&mut self.needs), self.scope.clone())
+    }
+
+    /// Registers the caches of the controller, and returns its workers. Without a scope of its own, the
+    /// controller gets `default_scope`.
     pub(crate) fn prepare(
         self,
+        default_scope: &Scope,
         caches: &mut CacheSet,
         metrics: &ControllerMetrics,
         queues: &QueueMetrics,
     ) -> Arc<dyn Runnable> {
-        let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, share } =
+        let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, share, .. } =
             self;
+        let scope = scope.unwrap_or_else(|| default_scope.clone());
         let held = share.as_ref().map(|share| Arc::new(HeldShards::new(share.shards)));
         let need = held.clone().map_or(Need::Whole, Need::Held);
         let cache = caches.read::<K>(&kind, &scope, need);
@@ -254,7 +343,7 @@ impl<K: Cached> Controller<K> {
             changed.on_change(ObjectKey::of(&**object), Some(object), priority_of(delta));
         };
         caches.handle::<K>(&kind, &scope, Box::new(handler));
-        needs.extend(watches.into_iter().map(|watch| watch(caches, &objects)));
+        needs.extend(watches.into_iter().map(|watch| watch(caches, &objects, &scope)));
         let triggered = Arc::clone(&objects);
         trigger.connect(move |key| triggered.on_change(key, None, Priority::Change));
         let metrics = metrics.of(&name);

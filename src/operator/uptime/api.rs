@@ -29,7 +29,7 @@ use super::{
 use crate::{
     k8s::{
         ObjectKey,
-        cache::{Delta, Scope},
+        cache::Delta,
         conditions::{self, Holds},
         controller::{
             Action, Context, Controller, ReconcileError, Reconciler, Trigger, generation,
@@ -154,11 +154,12 @@ fn key_of(object: &UptimeCheck) -> CheckKey {
 }
 
 impl ApiChecks {
-    /// The checks in this scope, cached by this operator. [`add`] runs them.
-    pub fn of(operator: &mut Operator, scope: &Scope) -> Self {
+    /// The checks in the scope of this operator, cached by it. [`add`] runs them.
+    pub fn of(operator: &mut Operator) -> Self {
         let book: Arc<Book> = Arc::default();
         let told = Arc::clone(&book);
-        operator.on_change::<UptimeCheck>(&(), scope, move |delta| told.on(delta));
+        let scope = operator.watched().clone();
+        operator.on_change::<UptimeCheck>(&(), &scope, move |delta| told.on(delta));
         Self { book, checks: watch::Sender::default() }
     }
 
@@ -184,7 +185,7 @@ impl ApiChecks {
 /// Adds to an operator what these checks need: the reading of the objects, the work of [`super::add`], and the
 /// controller that writes the statuses.
 #[must_use]
-pub fn add(operator: Operator, checks: ApiChecks, uptime: &Uptime, scope: &Scope) -> Operator {
+pub fn add(operator: Operator, checks: ApiChecks, uptime: &Uptime) -> Operator {
     let writer = StatusWriter {
         statuses: uptime.statuses(),
         cluster: operator.election().to_string(),
@@ -192,7 +193,8 @@ pub fn add(operator: Operator, checks: ApiChecks, uptime: &Uptime, scope: &Scope
     };
     let controller = Controller::<UptimeCheck>::new(writer)
         .named("uptimecheck")
-        .scope(scope.clone())
+        .writes_status()
+        .publishes_events()
         .predicate(generation)
         .at_once(AT_ONCE);
     let teller = Teller { statuses: uptime.statuses(), trigger: controller.trigger() };
