@@ -5,12 +5,15 @@ use std::{env, path::PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
-use crate::k8s::{
-    client::{ClientMetrics, ClientOptions, connect_to},
-    crd::{CustomResourceDefinition, Election},
-    explain::{Explained, Reason, explain},
-    fence::ElectionRef,
-    prelude::Client,
+use crate::{
+    k8s::{
+        client::{ClientMetrics, ClientOptions, connect_to},
+        crd::{CustomResourceDefinition, Election},
+        explain::{Explained, Reason, explain},
+        fence::ElectionRef,
+        prelude::Client,
+    },
+    telemetry::program::{Program, program},
 };
 
 /// API server, user and namespace of a command.
@@ -59,7 +62,8 @@ impl ApiArgs {
 
     /// Options of a client for the server that the flags name.
     pub(crate) fn options(&self) -> ClientOptions {
-        let mut options = ClientOptions::default();
+        let Program { name, version } = program();
+        let mut options = ClientOptions::default().agent(format!("{name}/{version}"));
         if let Some(file) = &self.kubeconfig {
             options = options.kubeconfig(file);
         }

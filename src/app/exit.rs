@@ -1,10 +1,11 @@
 //! End of a command: its exit code, and its message if it fails.
 
-use std::{fmt, process::ExitCode, sync::OnceLock};
+use std::{fmt, process::ExitCode};
 
 use crate::{
     signals::Aborted,
     store::{Effected, StoreError},
+    telemetry::program::program,
 };
 
 use super::args::StoreKind;
@@ -133,18 +134,9 @@ impl Failure {
     }
 }
 
-/// Name of this program, as it was started; `bellwether` in tests.
-static PROGRAM: OnceLock<String> = OnceLock::new();
-
-/// Sets the name of this program in remedies, once.
-pub(crate) fn set_program(name: &str) {
-    PROGRAM.get_or_init(|| name.to_owned());
-}
-
 /// Returns a text that names commands of `bellwether`, with the name of this program instead.
 pub(crate) fn in_our_name(text: &str) -> String {
-    let program = PROGRAM.get().map_or("bellwether", String::as_str);
-    text.replace("`bellwether ", &format!("`{program} "))
+    text.replace("`bellwether ", &format!("`{} ", program().name))
 }
 
 fn says_tls(error: &StoreError) -> bool {

@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{Command, FromArgMatches};
 
 use super::{
-    exit::{Exit, Failure, set_program},
+    exit::{Exit, Failure},
     limits,
     logs::LogArgs,
     variables,
@@ -38,7 +38,6 @@ impl<S> Launch<S> {
         F: Future<Output = Result<ExitCode, Failure>>,
     {
         let name = self.command.get_name().to_owned();
-        set_program(&name);
         let command = variables::taken(self.command);
         let words = self.words;
         let parsed = command.clone().try_get_matches_from(&words);

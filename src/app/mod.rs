@@ -39,13 +39,16 @@ use self::{
     commands::SharedCommand,
     launch::{Launch, Start},
     logs::LogArgs,
-    print::PrintArgs,
+    print::{Described, PrintArgs},
 };
 pub use self::{exit::Failure, settings::Settings};
-use crate::k8s::{
-    crd::{self, CustomResourceDefinition},
-    operator::Operator,
-    rbac::Rules,
+use crate::{
+    k8s::{
+        crd::{self, CustomResourceDefinition},
+        operator::Operator,
+        rbac::Rules,
+    },
+    telemetry::program::{self, Program},
 };
 
 /// Function that adds the controllers of a program to its operator.
@@ -145,11 +148,11 @@ impl App {
         self
     }
 
-    /// Adds the definition of a custom resource of the operator, for `print crds` and `check`.
-    /// `Election` is in the list already.
+    /// Adds definitions of custom resources of the operator, for `print crds` and `check`. `Election` is in the
+    /// list already.
     #[must_use]
-    pub fn crd(mut self, definition: CustomResourceDefinition) -> Self {
-        self.definitions.push(crd::tidied(definition));
+    pub fn crds(mut self, more: impl IntoIterator<Item = CustomResourceDefinition>) -> Self {
+        self.definitions.extend(more.into_iter().map(crd::tidied));
         self
     }
 
@@ -188,6 +191,7 @@ impl App {
 
     /// As [`main`](Self::main), with these words as the command line. The first one is the program.
     pub fn main_with(self, words: impl IntoIterator<Item = OsString>) -> ExitCode {
+        program::set(Program { name: self.name, version: self.version });
         let command = settings::named(Cli::command(), self.name)
             .version(self.version)
             .about(self.about);
@@ -216,7 +220,10 @@ impl App {
             }
             AppCommand::Shared(command) => command.run(&self.definitions()).await,
             AppCommand::Print(args) => {
-                args.print(self.definitions(), || self.rules()).map(|()| ExitCode::SUCCESS)
+                let (definitions, rules) = (self.definitions(), self.rules());
+                let (name, version) = (self.name, self.version);
+                args.print(Described { name, version, definitions, rules })?;
+                Ok(ExitCode::SUCCESS)
             }
         }
     }

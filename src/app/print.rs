@@ -1,15 +1,21 @@
 //! Command `print`: what the operator brings to a cluster: definitions, roles, dashboards and alert rules.
 
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
 use clap::{Args, Subcommand};
 
 use super::{
     crds::{self, CrdsArgs},
-    exit::Failure,
+    exit::{Exit, Failure},
     monitoring,
     output::{self, Layout},
+    settings::Settings,
 };
 use crate::k8s::{
-    crd::CustomResourceDefinition,
+    crd::{self, CustomResourceDefinition},
     rbac::{Reach, Rules},
 };
 
@@ -26,24 +32,32 @@ enum Printed {
     Rbac(RbacArgs),
     Dashboards(DashboardsArgs),
     Alerts(AlertsArgs),
+    Values(ValuesArgs),
+    Files(FilesArgs),
+}
+
+/// Operator whose parts are printed.
+pub(crate) struct Described<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) definitions: Vec<CustomResourceDefinition>,
+    pub(crate) rules: Rules,
 }
 
 impl PrintArgs {
-    /// Prints the part that the arguments name. `rules` computes the permissions.
+    /// Prints the part that the arguments name.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] if an argument is wrong, or if standard output is closed.
-    pub(crate) fn print(
-        &self,
-        definitions: Vec<CustomResourceDefinition>,
-        rules: impl FnOnce() -> Rules,
-    ) -> Result<(), Failure> {
+    /// A [`Failure`] if an argument is wrong, or if the output cannot be written.
+    pub(crate) fn print(&self, operator: Described<'_>) -> Result<(), Failure> {
         match &self.what {
-            Printed::Crds(args) => crds::crds(args, definitions),
-            Printed::Rbac(args) => rbac(args, &rules()),
-            Printed::Dashboards(_) => dashboards(),
+            Printed::Crds(args) => crds::crds(args, operator.definitions),
+            Printed::Rbac(args) => rbac(args, &operator.rules),
+            Printed::Dashboards(_) => dashboards(operator.name),
             Printed::Alerts(args) => alerts(args),
+            Printed::Values(_) => values(&operator),
+            Printed::Files(args) => files(args, &operator),
         }
     }
 }
@@ -97,7 +111,7 @@ fn rbac(args: &RbacArgs, rules: &Rules) -> Result<(), Failure> {
     output::print(&rules.manifests(&args.cluster, &args.namespace, reach))
 }
 
-/// Prints the Grafana dashboard *Elections* as JSON
+/// Prints the Grafana dashboards as JSON
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 For Grafana 10 and later: import it, or put it into a folder that Grafana is provisioned from. The Helm \
@@ -139,8 +153,8 @@ pub(crate) struct AlertsArgs {
 /// # Errors
 ///
 /// A [`Failure`] if standard output is closed.
-pub(crate) fn dashboards() -> Result<(), Failure> {
-    for dashboard in monitoring::dashboards() {
+pub(crate) fn dashboards(operator: &str) -> Result<(), Failure> {
+    for dashboard in monitoring::dashboards(operator) {
         output::print_json(&dashboard.to_json(), Layout::Pretty)?;
     }
     Ok(())
@@ -157,4 +171,95 @@ pub(crate) fn alerts(args: &AlertsArgs) -> Result<(), Failure> {
     } else {
         monitoring::alerts(&args.runbooks)
     })
+}
+
+/// Prints values for the operator's Helm chart: its image, and every setting that a pod may have
+#[derive(Args, Debug)]
+pub(crate) struct ValuesArgs {}
+
+/// Runs the command `print values`.
+fn values(operator: &Described<'_>) -> Result<(), Failure> {
+    let mut text = format!(
+        "# The image of this version. The repository of yours comes before the name.\nimage:\n  repository: {}\n  \
+         tag: {:?}\n\n# Settings of the program, with their defaults. The chart sets those that its own values describe.\n\
+         extraEnv: []\n",
+        operator.name, operator.version
+    );
+    for arg in Settings::augment_args(clap::Command::new("")).get_arguments() {
+        let (Some(variable), Some(help)) = (arg.get_env(), arg.get_help()) else { continue };
+        let default: Vec<_> =
+            arg.get_default_values().iter().map(|it| it.to_string_lossy()).collect();
+        text.push_str(&format!(
+            "  # - {{name: {}, value: {:?}}}  # {help}\n",
+            variable.to_string_lossy(),
+            default.join(",")
+        ));
+    }
+    output::print(&text)
+}
+
+/// Writes definitions, roles, dashboards and alert rules into the folder files/ of the operator's Helm chart
+#[derive(Args, Debug)]
+pub(crate) struct FilesArgs {
+    /// Folder, which is created if it does not exist
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+
+    /// Writes nothing, and fails if the folder has other contents
+    #[arg(long, env = "BELLWETHER_PRINT_CHECK")]
+    check: bool,
+}
+
+/// Runs the command `print files`.
+fn files(args: &FilesArgs, operator: &Described<'_>) -> Result<(), Failure> {
+    let mut files = common_files(operator.name);
+    files.push(("rbac.yaml".to_owned(), operator.rules.yaml()));
+    let election = crd::election();
+    for definition in operator.definitions.iter().filter(|it| **it != election) {
+        files.push(definition_file(definition));
+    }
+    let mut other = Vec::new();
+    for (name, text) in files {
+        let path = args.folder.join(name);
+        if args.check {
+            if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+                other.push(path.display().to_string());
+            }
+            continue;
+        }
+        written(&path, &text).map_err(|error| {
+            Failure::caused(Exit::Local, &format!("writing {}", path.display()), &error)
+        })?;
+    }
+    if other.is_empty() {
+        return Ok(());
+    }
+    let what = format!("not what the operator prints: {}", other.join(", "));
+    Err(Failure::new(Exit::Failed, what)
+        .try_this("write them with the same command without --check"))
+}
+
+/// Files that depend on the name of the operator alone: paths below the folder files/ of the chart, and contents.
+pub(crate) fn common_files(operator: &str) -> Vec<(String, String)> {
+    let mut files = vec![
+        ("alerts.yaml".to_owned(), monitoring::alerts(monitoring::RUNBOOKS)),
+        definition_file(&crd::election()),
+    ];
+    for dashboard in monitoring::dashboards(operator) {
+        let text = format!("{:#}\n", dashboard.to_json());
+        files.push((format!("dashboards/{}.json", dashboard.uid()), text));
+    }
+    files
+}
+
+fn definition_file(definition: &CustomResourceDefinition) -> (String, String) {
+    let name = format!("crds/{}.yaml", definition.spec.names.plural);
+    (name, crd::yaml(std::slice::from_ref(definition)))
+}
+
+fn written(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, text)
 }

@@ -1,6 +1,7 @@
 //! The command line of the `bellwether` program: the commands of each program, and those of the reference work.
 
 mod demo;
+mod new;
 mod run;
 
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use crate::{
         exit::{self, Failure},
         launch::{Launch, Start},
         logs::LogArgs,
-        print::{self, AlertsArgs, DashboardsArgs, PrintArgs},
+        print::{self, AlertsArgs, DashboardsArgs, Described, PrintArgs},
     },
     operator,
 };
@@ -39,6 +40,19 @@ enum Command {
     Crds(CrdsArgs),
     Dashboards(DashboardsArgs),
     Alerts(AlertsArgs),
+    New(new::NewArgs),
+}
+
+/// Name of the reference operator.
+const NAME: &str = "bellwether";
+
+fn described() -> Described<'static> {
+    Described {
+        name: NAME,
+        version: env!("CARGO_PKG_VERSION"),
+        definitions: operator::definitions(),
+        rules: run::rules(),
+    }
 }
 
 impl Command {
@@ -48,7 +62,11 @@ impl Command {
             Self::Demo(_) => "warn,bellwether::cli=info",
             Self::Run(_) => "info",
             Self::Shared(command) => command.log_filter(),
-            Self::Print(_) | Self::Crds(_) | Self::Dashboards(_) | Self::Alerts(_) => "error",
+            Self::Print(_)
+            | Self::Crds(_)
+            | Self::Dashboards(_)
+            | Self::Alerts(_)
+            | Self::New(_) => "error",
         }
     }
 
@@ -58,10 +76,11 @@ impl Command {
             Self::Demo(args) => demo::run(args).await,
             Self::Run(args) => run::run(*args).await,
             Self::Shared(command) => command.run(&operator::definitions()).await,
-            Self::Print(args) => args.print(operator::definitions(), run::rules).and(done),
+            Self::Print(args) => args.print(described()).and(done),
             Self::Crds(args) => crds::crds(&args, operator::definitions()).and(done),
-            Self::Dashboards(_) => print::dashboards().and(done),
+            Self::Dashboards(_) => print::dashboards(NAME).and(done),
             Self::Alerts(args) => print::alerts(&args).and(done),
+            Self::New(args) => new::new(&args),
         }
     }
 }

@@ -14,8 +14,14 @@ use kube::{
 
 pub use kube::runtime::events::EventType;
 
-use super::explain::{Reason, explain};
-use crate::{clock, telemetry::sparing::Sparing};
+use super::{
+    crd::GROUP,
+    explain::{Reason, explain},
+};
+use crate::{
+    clock,
+    telemetry::{program::program, sparing::Sparing},
+};
 
 /// Longest note in bytes; the rest is cut off. The API accepts 1,024 bytes.
 const NOTE_MOST: usize = 1_000;
@@ -37,8 +43,12 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// Creates a publisher with a client, the name of a controller and, if known, the name of its pod.
     pub fn new(client: Client, controller: &str, pod: Option<String>) -> Self {
-        let reporter =
-            Reporter { controller: format!("bellwether.dev/{controller}"), instance: pod };
+        // The API wants a domain before the slash. The name of a program is one.
+        let domain = match program().name {
+            "bellwether" => GROUP,
+            name => name,
+        };
+        let reporter = Reporter { controller: format!("{domain}/{controller}"), instance: pod };
         let recorder = Recorder::new(client, reporter);
         Self { recorder, controller: controller.to_owned(), failures: Arc::default() }
     }

@@ -192,6 +192,12 @@ impl Operator {
         self.needs.rules()
     }
 
+    /// Adds what a function adds: the controllers of one module.
+    #[must_use]
+    pub fn with(self, add: impl FnOnce(Self) -> Self) -> Self {
+        add(self)
+    }
+
     /// Adds a task that runs on the leader, beside the controllers.
     #[must_use]
     pub fn leader_task(self, task: impl LeaderTask) -> Self {

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Resource as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -31,7 +31,7 @@ use super::{
 pub const CLUSTER: &str = "$CLUSTER";
 
 /// Permissions of an operator, sorted by the place that they hold in.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Rules {
@@ -213,6 +213,23 @@ impl Rules {
             format!("---\n{}", serde_saphyr::to_string(it).expect("manifests have string keys"))
         };
         manifests.iter().map(document).collect()
+    }
+
+    /// Reads rules whose names were replaced in the [text](Self::yaml), and sorts them again.
+    ///
+    /// # Panics
+    ///
+    /// If the text holds no rules.
+    #[cfg(feature = "cli")]
+    pub(crate) fn sorted(yaml: &str) -> Self {
+        let mut rules: Self = serde_saphyr::from_str(yaml).expect("the text holds rules");
+        for list in [&mut rules.watched, &mut rules.home, &mut rules.cluster] {
+            for rule in list.iter_mut() {
+                rule.resources.iter_mut().for_each(|resources| resources.sort());
+            }
+            list.sort_by(|a, b| (&a.api_groups, &a.verbs).cmp(&(&b.api_groups, &b.verbs)));
+        }
+        rules
     }
 
     /// The rules as YAML: the file `files/rbac.yaml` of the operator's chart.

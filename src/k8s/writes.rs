@@ -29,6 +29,7 @@ use super::{
     explain::{Reason, explain, explain_status},
     fence::{FENCE_ANNOTATION, Fence},
 };
+use crate::telemetry::program::program;
 
 /// Reason why a write was not made, or may not have been made.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +140,7 @@ impl Context {
         Writer {
             api: K::Scope::api(self.unfenced_client().clone(), &kind, namespace),
             kind,
-            manager: format!("bellwether-{}", self.controller()),
+            manager: format!("{}-{}", program().name, self.controller()),
             fence: self.fence(),
             stale: self.metrics().stale_fence.clone(),
         }
@@ -152,7 +153,8 @@ impl<K: Cached + Serialize> Writer<K> {
         &self.api
     }
 
-    /// Sets the field manager of these writes. Default: `bellwether-` and the controller's name.
+    /// Sets the field manager of these writes. Default: the names of the program and of the controller, with a dash
+    /// between them.
     #[must_use]
     pub fn field_manager(mut self, manager: impl Into<String>) -> Self {
         self.manager = manager.into();

@@ -10,7 +10,11 @@ use prometheus::{
     proto::{MetricFamily, MetricType},
 };
 
-use super::{logs::dropped_lines, process::process};
+use super::{
+    logs::dropped_lines,
+    process::process,
+    program::{Program, program},
+};
 use crate::metrics::Build;
 
 /// Metric that every process exports.
@@ -38,10 +42,11 @@ pub fn base_collectors() -> Vec<Box<dyn Collector>> {
 }
 
 fn base(b: &Build) {
-    let build = Opts::new(BUILD_INFO, "Always 1; the labels say what is running.");
-    let build = b.add(GaugeVec::new(build, &["version", "commit"]));
+    let build = Opts::new(BUILD_INFO, "Always 1; the labels are the program, its version and commit, and the version of the library.");
+    let build = b.add(GaugeVec::new(build, &["operator", "version", "commit", "bellwether"]));
     let commit = option_env!("BELLWETHER_COMMIT").unwrap_or("unknown");
-    build.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
+    let Program { name, version } = program();
+    build.with_label_values(&[name, version, commit, env!("CARGO_PKG_VERSION")]).set(1.0);
     dropped_lines(b);
     process(b);
 }

@@ -29,6 +29,7 @@ pub mod node;
 #[cfg(feature = "status")]
 mod page;
 pub(crate) mod process;
+pub mod program;
 #[cfg(feature = "status")]
 pub mod server;
 #[cfg(feature = "status")]

@@ -9,13 +9,13 @@ use crate::{
 };
 
 fn elections() -> Value {
-    monitoring::dashboards()[0].to_json()
+    monitoring::dashboards("bellwether")[0].to_json()
 }
 
 #[test]
 fn dashboards_keep_every_rule() {
     let rows = catalogue();
-    for dashboard in monitoring::dashboards() {
+    for dashboard in monitoring::dashboards("bellwether") {
         let broken = lint::broken_rules(&dashboard.to_json(), &rows);
         assert_eq!(broken, Vec::<String>::new(), "{}", dashboard.uid());
     }
@@ -62,7 +62,7 @@ fn the_rules_are_looked_at() {
 
 #[test]
 fn the_chart_carries_the_dashboards_as_they_are_printed() {
-    for dashboard in monitoring::dashboards() {
+    for dashboard in monitoring::dashboards("bellwether") {
         let text = serde_json::to_string_pretty(&dashboard.to_json()).unwrap() + "\n";
         assert_kept(&format!("charts/bellwether/files/dashboards/{}.json", dashboard.uid()), &text);
     }

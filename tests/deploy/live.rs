@@ -222,7 +222,7 @@ async fn every_query_has_an_answer_and_the_right_one_after_a_change_of_leaders()
     let targets: Vec<SocketAddr> = replicas.iter().map(|it| it.address).collect();
     let prometheus = Prometheus::start(&targets);
     let first = leader_of(&replicas, None).await;
-    let elections = monitoring::dashboards()[0].to_json();
+    let elections = monitoring::dashboards("bellwether")[0].to_json();
     let queries = lint::queries(&elections);
     let query_of = |panel: &str| {
         let found = queries.iter().find(|(title, _)| title == panel);

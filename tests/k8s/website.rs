@@ -39,11 +39,11 @@ use crate::{
     support::{etcd::Etcd, eventually},
 };
 
-#[allow(dead_code, unreachable_pub, reason = "a program of its own")]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "a program of its own")]
 #[path = "../../examples/website/src/lib.rs"]
 mod example;
 
-use example::Website;
+use example::website::Website;
 
 /// Name of the operator, and of its cluster.
 const NAME: &str = "website-operator";
@@ -51,7 +51,7 @@ const NAME: &str = "website-operator";
 /// The operator as a program.
 fn app() -> App {
     App::new(NAME, "0.1.0")
-        .crd(Website::crd())
+        .crds(example::definitions())
         .operator(|operator, _| example::operator(operator))
 }
 

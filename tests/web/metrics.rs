@@ -34,7 +34,7 @@ async fn metrics_tell_the_build_the_process_and_the_server_itself() {
     let text = scrape(&served).await;
     for line in [
         &format!(
-            "bellwether_build_info{{commit=\"unknown\",version=\"{}\"}} 1",
+            "bellwether_build_info{{bellwether=\"{0}\",commit=\"unknown\",operator=\"bellwether\",version=\"{0}\"}} 1",
             env!("CARGO_PKG_VERSION")
         ),
         "# TYPE process_cpu_seconds_total counter",

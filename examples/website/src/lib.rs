@@ -1,31 +1,21 @@
-//! Operator for the kind [`Website`]: a reconciler on the elected leader, and checks on the followers.
+//! The operator: its resources, and the controllers that bring them to the state in their specs.
 
-pub mod checks;
+use bellwether::k8s::{crd::CustomResourceDefinition, prelude::*};
+
 pub mod website;
+// --add-kind: modules
 
-use bellwether::k8s::{
-    k8s_openapi::api::{
-        apps::v1::Deployment,
-        core::v1::{ConfigMap, Service},
-    },
-    prelude::*,
-};
+/// Definitions of the custom resources, for `print crds` and for tests.
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![
+        website::Website::crd(),
+        // --add-kind: definitions
+    ]
+}
 
-pub use self::website::{Website, WebsiteSpec, WebsiteStatus};
-
-/// Adds the controllers to an operator. What they declare here becomes the operator's roles.
+/// Adds all controllers to an operator.
 pub fn operator(operator: Operator) -> Operator {
-    let sites = Controller::<Website>::new(website::reconcile)
-        .owns::<ConfigMap>()
-        .owns::<Deployment>()
-        .owns::<Service>()
-        .writes_status()
-        .finalizes()
-        .publishes_events()
-        .at_once(4);
-    let checks = Controller::<Website>::new(checks::check)
-        .named("website-checks")
-        .publishes_events()
-        .at_once(16);
-    operator.controller(sites).shards(Sharded::new(checks))
+    operator
+        .with(website::controllers)
+    // --add-kind: controllers
 }

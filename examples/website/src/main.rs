@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use bellwether::{app::App, k8s::prelude::*};
-use website_operator::Website;
+use bellwether::app::App;
 
 fn main() -> ExitCode {
     App::new("website-operator", env!("CARGO_PKG_VERSION"))
-        .crd(Website::crd())
+        .crds(website_operator::definitions())
         .operator(|operator, _| website_operator::operator(operator))
         .main()
 }

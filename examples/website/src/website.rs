@@ -1,7 +1,7 @@
-//! The resource `Website`, and the reconciler that brings a site to the state in its spec: it owns a
-//! `ConfigMap` with the page, a `Deployment` that serves it, and a `Service`.
+//! The resource `Website`, and its controllers. The leader reconciles: a site owns a `ConfigMap` with the page, a
+//! `Deployment` that serves it, and a `Service`. The followers check the sites of their shards.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bellwether::k8s::{
     k8s_openapi::api::{
@@ -12,6 +12,7 @@ use bellwether::k8s::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{from_value, json};
+use tokio::{net::TcpStream, time::timeout};
 
 /// A page that is served.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +20,7 @@ use serde_json::{from_value, json};
     group = "example.bellwether.dev",
     version = "v1",
     kind = "Website",
+    plural = "websites",
     namespaced,
     status = "WebsiteStatus",
     derive = "PartialEq",
@@ -62,6 +64,23 @@ pub struct WebsiteStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions::schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// Adds the controllers of this kind to an operator. What they declare becomes the operator's roles.
+pub fn controllers(operator: Operator) -> Operator {
+    let sites = Controller::<Website>::new(reconcile)
+        .owns::<ConfigMap>()
+        .owns::<Deployment>()
+        .owns::<Service>()
+        .writes_status()
+        .finalizes()
+        .publishes_events()
+        .at_once(4);
+    let checks = Controller::<Website>::new(check)
+        .named("website-checks")
+        .publishes_events()
+        .at_once(16);
+    operator.controller(sites).shards(Sharded::new(checks))
 }
 
 /// Finalizer that stays until the site's line is out of the index, which no owner reference can clean up.
@@ -136,6 +155,26 @@ async fn tell(site: &Website, pods: &Deployment, ctx: &Context) -> Result<Action
     Ok(Action::done())
 }
 
+/// Time limit of a connection to a site.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// Time between two checks of a site.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// Checks one site that should answer. Runs on the node that holds the site's shard.
+pub async fn check(site: Arc<Website>, ctx: Context) -> Result<Action, ReconcileError> {
+    let status = site.status.clone().unwrap_or_default();
+    if site.metadata.deletion_timestamp.is_some() || !conditions::holds(&status.conditions, "Ready")
+    {
+        return Ok(Action::done());
+    }
+    let address = address(&site);
+    if !matches!(timeout(CONNECT_WITHIN, TcpStream::connect(&address)).await, Ok(Ok(_))) {
+        let note = format!("{address} does not accept connections");
+        ctx.events().warning(&*site, "Unreachable", "Check", note).await;
+    }
+    Ok(Action::requeue_after(CHECK_EVERY))
+}
+
 /// Index of each namespace: the addresses of its sites, a line each.
 const INDEX: &str = "websites";
 
@@ -158,6 +197,6 @@ async fn index(
 }
 
 /// Address of the `Service` of a site, with its port.
-pub fn address(site: &Website) -> String {
+fn address(site: &Website) -> String {
     format!("{}.{}.svc:80", site.name_any(), site.namespace().unwrap_or_default())
 }

@@ -2,6 +2,7 @@
 //! work.
 
 use crate::{
+    hash::fnv1a,
     node::metrics::names::{
         AUTHORITY_MARGIN, AUTHORITY_REMAINING, BEAT_SECONDS, DRAIN_SECONDS, DRAINS_OVERDUE,
         DRIVER_STEPS, KEEPALIVE_SECONDS, LAST_TICK, LEADER_SUSPENDED, LEASE_REMAINING, MASTER,
@@ -20,10 +21,10 @@ use crate::{
 /// Thresholds of a panel that is green at zero and red above.
 const NONE_IS_WELL: &[(Option<f64>, &str)] = &[(None, "green"), (Some(1.0), "red")];
 
-pub(super) fn dashboard() -> Dashboard {
+pub(super) fn dashboard(operator: &str) -> Dashboard {
     Dashboard::new(
-        "bellwether-elections",
-        "bellwether / Elections",
+        format!("{}-elections", short(operator)),
+        format!("{operator} / Elections"),
         "Who leads, since when, how safely, and how the nodes, their shards and their store are.",
         BUILD_INFO,
     )
@@ -37,6 +38,17 @@ pub(super) fn dashboard() -> Dashboard {
     .row(Row::collapsed("Shards", shards()))
     .row(Row::collapsed("Store", store()))
     .row(Row::collapsed("Process", process()))
+}
+
+/// The name of the operator, or a shorter one that only this name gives: Grafana refuses identifiers above 40
+/// characters.
+fn short(operator: &str) -> String {
+    const MOST: usize = 30;
+    if operator.len() <= MOST {
+        return operator.to_owned();
+    }
+    let begin: String = operator.chars().take(MOST - 9).collect();
+    format!("{begin}-{:08x}", fnv1a(operator.as_bytes()) as u32)
 }
 
 /// Leader metric that many controllers export, restricted to our nodes.

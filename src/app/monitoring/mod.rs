@@ -15,9 +15,10 @@ pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
 /// The alert rules as the chart carries them, with the runbooks below [`RUNBOOKS`].
 const ALERTS: &str = include_str!("../../../charts/bellwether/files/alerts.yaml");
 
-/// All dashboards for Grafana.
-pub fn dashboards() -> Vec<Dashboard> {
-    vec![elections::dashboard()]
+/// All dashboards for Grafana, of the operator of that name. The name is in their titles and identifiers, so that
+/// the dashboards of two operators stand side by side.
+pub fn dashboards(operator: &str) -> Vec<Dashboard> {
+    vec![elections::dashboard(operator)]
 }
 
 /// The alert rules as a rule file of Prometheus, in YAML, with the runbooks below this URL.

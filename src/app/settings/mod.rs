@@ -20,7 +20,14 @@ use super::{
     logs::LogArgs,
     variables,
 };
-use crate::{host::Host, k8s::cache::Scope, telemetry::logs::Logs};
+use crate::{
+    host::Host,
+    k8s::cache::Scope,
+    telemetry::{
+        logs::Logs,
+        program::{self, Program},
+    },
+};
 
 /// Settings of a program with a node: cluster and store, identity, timing, status server, and the Kubernetes
 /// objects that it works on.
@@ -92,14 +99,16 @@ struct FromEnv {
 }
 
 impl Settings {
-    /// Reads the settings of the program `name` from the variables `BELLWETHER_…` alone, and starts the logs
-    /// as `BELLWETHER_LOG` and `BELLWETHER_LOG_FORMAT` say. The cluster is called `name`, unless
+    /// Reads the settings of a program from the variables `BELLWETHER_…` alone, and starts the logs as
+    /// `BELLWETHER_LOG` and `BELLWETHER_LOG_FORMAT` say. The cluster has the name of the program, unless
     /// `BELLWETHER_CLUSTER` names another. The program keeps [`Logs`] until its end.
     ///
     /// # Errors
     ///
     /// A [`Failure`] that names the variable, its value and the remedy.
-    pub fn from_env(name: &'static str) -> Result<(Self, Logs), Failure> {
+    pub fn from_env(program: Program) -> Result<(Self, Logs), Failure> {
+        let name = program.name;
+        program::set(program);
         let command = variables::taken(named(FromEnv::command(), name));
         let words = [OsString::from(name)];
         let parsed = command.clone().try_get_matches_from(&words);

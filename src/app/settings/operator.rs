@@ -16,6 +16,7 @@ impl Operator {
     /// use bellwether::{
     ///     app::Settings,
     ///     k8s::{k8s_openapi::api::apps::v1::Deployment, prelude::*},
+    ///     telemetry::program::Program,
     /// };
     ///
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +24,8 @@ impl Operator {
     ///     Ok(Action::done())
     /// }
     ///
-    /// let (settings, _logs) = Settings::from_env("shop")?;
+    /// let program = Program { name: "shop", version: env!("CARGO_PKG_VERSION") };
+    /// let (settings, _logs) = Settings::from_env(program)?;
     /// Operator::from_settings(&settings)
     ///     .await?
     ///     .controller(Controller::<Deployment>::new(reconcile))

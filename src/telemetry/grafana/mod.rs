@@ -28,8 +28,8 @@ fn datasource() -> Value {
 /// A dashboard with the variables `datasource`, `cluster`, `namespace`, `job` and `instance`.
 #[derive(Clone, Debug)]
 pub struct Dashboard {
-    uid: &'static str,
-    title: &'static str,
+    uid: String,
+    title: String,
     description: &'static str,
     tags: Vec<&'static str>,
     identity: &'static str,
@@ -69,14 +69,14 @@ impl Dashboard {
     /// Creates an empty dashboard. The `uid` must never change: links contain it. `identity` is a metric
     /// that every target exports: its labels are the choices of the variables.
     pub fn new(
-        uid: &'static str,
-        title: &'static str,
+        uid: impl Into<String>,
+        title: impl Into<String>,
         description: &'static str,
         identity: &'static str,
     ) -> Self {
         Self {
-            uid,
-            title,
+            uid: uid.into(),
+            title: title.into(),
             description,
             tags: Vec::new(),
             identity,
@@ -86,8 +86,8 @@ impl Dashboard {
     }
 
     /// Name of the dashboard in links, and of its file.
-    pub fn uid(&self) -> &'static str {
-        self.uid
+    pub fn uid(&self) -> &str {
+        &self.uid
     }
 
     /// Adds a tag to the dashboard.
