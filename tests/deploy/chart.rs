@@ -696,7 +696,7 @@ fn what_parts_two_releases_and_what_the_buttons_obey_reaches_the_nodes() {
     let node = object(&objects, "StatefulSet", "shop-bellwether");
     let variables = variables(node.pointer("/spec/template/spec").unwrap());
     let value = |name: &str| text(&variables[name], "/value").to_owned();
-    assert_eq!(value("BELLWETHER_CHECK_SELECTOR"), "team=a");
+    assert_eq!(value("BELLWETHER_SELECTOR"), "team=a");
     assert_eq!(value("BELLWETHER_DENY_NETWORKS"), "169.254.0.0/16,fd00::/8");
     assert_eq!(value("BELLWETHER_ACTION_HOSTS"), "status.shop.example,ops.shop.example");
 }

@@ -19,7 +19,7 @@ fn cluster(space: &Space<'_>, name: &str, selector: Option<&str>) -> Process {
         .env("BELLWETHER_CLUSTER", name)
         .env("BELLWETHER_KUBERNETES", "on")
         .env("BELLWETHER_KUBECONFIG", space.api.kubeconfig(&space.name, None))
-        .envs(selector.map(|it| ("BELLWETHER_CHECK_SELECTOR", it)));
+        .envs(selector.map(|it| ("BELLWETHER_SELECTOR", it)));
     Process::of(command)
 }
 

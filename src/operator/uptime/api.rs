@@ -256,7 +256,7 @@ impl Reconciler<UptimeCheck> for StatusWriter {
         if let Some(rival) = self.rival(&object, &before) {
             let note = format!(
                 "the clusters {} and {rival} both run this check and write its status: give each a label selector of \
-                 its own (--check-selector, watch.selector of the chart)",
+                 its own (--selector, watch.selector of the chart)",
                 self.cluster
             );
             ctx.events()
