@@ -101,7 +101,7 @@ uid() { in_shop get pod "$1" --output 'jsonpath={.metadata.uid}' 2> /dev/null ||
 restarts() { in_shop get pod "$1" --output 'jsonpath={.status.containerStatuses[0].restartCount}'; }
 
 begin 'tools and image'
-tests/tools/need.sh runc iptables conntrack openssl ip python3
+tests/tools/need.sh buildah runc iptables conntrack openssl ip python3
 tools=$(tests/tools/build.sh helm etcd prometheus)
 bin=$("$kit/build.sh")
 export PATH="$bin:$PATH"
@@ -319,4 +319,5 @@ echo "   $size MiB packed"
 [ -n "${E2E_IMAGE:-}" ] || [ "$size" -lt "$most_mib" ] || fail "the image has $size MiB, more than $most_mib"
 
 source tests/e2e/journeys.sh
+source tests/e2e/own_operator.sh
 echo "end to end: all good after $((SECONDS - started)) s"
