@@ -10,6 +10,7 @@ mod features;
 mod protocol;
 mod sources;
 mod troubles;
+mod tutorial;
 
 use sources::Sources;
 
