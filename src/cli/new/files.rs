@@ -1,37 +1,48 @@
 //! The files of a new project: those of `examples/website`, and the library chart.
 
-/// Path in the folder, and content, of each of these files below `$folder`.
-macro_rules! files {
-    ($folder:literal: $($path:literal),+ $(,)?) => {
-        &[$(($path, include_str!(concat!("../../../", $folder, "/", $path)))),+]
+/// Path in a project, and content, of the file that each of these links in `project/` leads to.
+///
+/// The files are those of `examples/website`. Cargo leaves packages in folders below out of an archive of this package, but it
+/// follows links to their files. The links have names of their own: a link called `.gitignore` or `Cargo.toml` would
+/// mean something here.
+macro_rules! links {
+    ($($path:literal = $link:literal),+ $(,)?) => {
+        &[$(($path, include_str!(concat!("project/", $link)))),+]
+    };
+}
+
+/// Path in the chart, and content, of each of these files.
+macro_rules! chart {
+    ($($path:literal),+ $(,)?) => {
+        &[$(($path, include_str!(concat!("../../../charts/bellwether-operator/", $path)))),+]
     };
 }
 
 /// Files of the project. Definitions of the library, dashboards and alert rules come from the library itself.
-pub(super) const PROJECT: &[(&str, &str)] = files!["examples/website":
-    ".dockerignore",
-    ".github/workflows/ci.yaml",
-    ".gitignore",
-    "Cargo.toml",
-    "Dockerfile",
-    "Makefile",
-    "README.md",
-    "chart/Chart.yaml",
-    "chart/files/crds/websites.yaml",
-    "chart/files/rbac.yaml",
-    "chart/templates/NOTES.txt",
-    "chart/templates/operator.yaml",
-    "chart/values.yaml",
-    "rustfmt.toml",
-    "src/lib.rs",
-    "src/main.rs",
-    "src/website.rs",
-    "tests/api_server.rs",
-    "tests/reconciler.rs",
+pub(super) const PROJECT: &[(&str, &str)] = links![
+    ".dockerignore" = "dockerignore",
+    ".github/workflows/ci.yaml" = "github-workflows-ci.yaml",
+    ".gitignore" = "gitignore",
+    "Cargo.toml" = "manifest.toml",
+    "Dockerfile" = "Dockerfile",
+    "Makefile" = "Makefile",
+    "README.md" = "README.md",
+    "chart/Chart.yaml" = "chart-Chart.yaml",
+    "chart/files/crds/websites.yaml" = "chart-files-crds-websites.yaml",
+    "chart/files/rbac.yaml" = "chart-files-rbac.yaml",
+    "chart/templates/NOTES.txt" = "chart-templates-NOTES.txt",
+    "chart/templates/operator.yaml" = "chart-templates-operator.yaml",
+    "chart/values.yaml" = "chart-values.yaml",
+    "rustfmt.toml" = "rustfmt.toml",
+    "src/lib.rs" = "src-lib.rs",
+    "src/main.rs" = "src-main.rs",
+    "src/website.rs" = "src-website.rs",
+    "tests/api_server.rs" = "tests-api_server.rs",
+    "tests/reconciler.rs" = "tests-reconciler.rs",
 ];
 
 /// Files of the chart `bellwether-operator`, which each project contains.
-pub(super) const LIBRARY_CHART: &[(&str, &str)] = files!["charts/bellwether-operator":
+pub(super) const LIBRARY_CHART: &[(&str, &str)] = chart![
     ".helmignore",
     "Chart.yaml",
     "README.md",

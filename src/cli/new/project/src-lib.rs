@@ -1,0 +1,1 @@
+../../../../examples/website/src/lib.rs

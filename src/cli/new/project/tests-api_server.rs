@@ -1,0 +1,1 @@
+../../../../examples/website/tests/api_server.rs
