@@ -19,9 +19,6 @@
 //! # }
 //! ```
 
-#[cfg(feature = "uptime")]
-#[doc(hidden)]
-pub mod grafana;
 pub mod logs;
 pub mod metrics;
 #[cfg(feature = "status")]

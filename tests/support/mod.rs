@@ -8,6 +8,7 @@
 pub mod etcd;
 pub mod eventually;
 pub mod janitor;
+pub mod metric_rows;
 pub mod pki;
 pub mod proxy;
 pub mod tools;
