@@ -27,7 +27,8 @@ compile_error!(
 pub mod clock;
 #[doc(hidden)]
 pub mod engine;
-mod hash;
+#[doc(hidden)]
+pub mod hash;
 #[cfg(feature = "status")]
 pub mod host;
 #[cfg(feature = "kubernetes")]
