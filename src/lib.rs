@@ -23,6 +23,7 @@ compile_error!(
      target, or in a container."
 );
 
+mod causes;
 #[doc(hidden)]
 pub mod clock;
 #[doc(hidden)]

@@ -31,6 +31,7 @@ use super::{
     result::{CheckResult, Claim, Claims, result_key},
 };
 use crate::{
+    causes::chain,
     engine::{ShardEpoch, ShardId},
     metrics::Counted,
     tasks,
@@ -230,8 +231,7 @@ impl ShardRunner {
 
     fn failed(&self, operation: &'static str, error: &LedgerError) {
         self.metrics.on_store_failure(operation);
-        let causes = std::iter::successors(std::error::Error::source(error), |it| it.source());
-        let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let cause = std::error::Error::source(error).map(chain).unwrap_or_default();
         tracing::warn!(shard = self.shard.0, operation, %error, cause, "store failed an uptime check");
     }
 
