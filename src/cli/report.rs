@@ -24,7 +24,7 @@ use super::{
 };
 
 /// A cluster, for printing. Numbers that can exceed 2^53 are strings in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub(crate) cluster: String,
     /// Revision of the store that the report is of.
@@ -158,9 +158,6 @@ impl Report {
         Self {
             cluster: cluster.to_owned(),
             revision: view.revision().to_string(),
-            not_acting: None,
-            not_current: None,
-            not_known: None,
             leader: leader
                 .map(|it| LeaderStatus { last_beat_unix_ms, ..LeaderStatus::of(view, &it) }),
             failover_d_ms: leader.and_then(|it| it.d).map(ms),
@@ -168,8 +165,7 @@ impl Report {
             resigning: leader.is_some_and(|it| Some(it.term) == view.resign_request()),
             nodes,
             work: WorkStatus::all(view),
-            election: None,
-            work_counts: Vec::new(),
+            ..Self::default()
         }
         .judged(silence.map(ms))
     }
@@ -209,17 +205,12 @@ impl Report {
         Self {
             cluster: status.cluster,
             revision: status.store.revision.to_string(),
-            not_acting: None,
-            not_current: None,
-            not_known: None,
             leader: status.leader,
             failover_d_ms: Some(status.node.failover_d_ms),
             tick_ms: Some(status.node.tick_ms),
-            resigning: false,
             nodes,
             work: status.work,
-            election: None,
-            work_counts: Vec::new(),
+            ..Self::default()
         }
         .judged(silent_ms)
     }
@@ -240,8 +231,6 @@ impl Report {
             cluster: place.cluster.clone(),
             // An `Election` does not carry the store's revision.
             revision: "0".into(),
-            not_acting: None,
-            not_current: None,
             leader: status.leader.filter(|_| not_known.is_none()).map(|it| LeaderStatus {
                 id: node_id(it.node),
                 address: Some(it.address).filter(|it| !it.is_empty()),
@@ -250,11 +239,7 @@ impl Report {
                 suspended: false,
             }),
             not_known,
-            failover_d_ms: None,
-            tick_ms: None,
-            resigning: false,
             nodes,
-            work: Vec::new(),
             election: Some(Picture {
                 namespace: place.namespace.clone(),
                 name: place.name(),
@@ -262,6 +247,7 @@ impl Report {
                 current: is_current(told, now_unix_ms),
             }),
             work_counts: works.into_iter().map(counted).collect(),
+            ..Self::default()
         }
     }
 
