@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+pub(crate) use bellwether::clock::millis as ms;
 use bellwether::{
     engine::{ClusterView, Holder, LeaseId, NodeId, Role, Term},
     k8s::{
@@ -398,11 +399,6 @@ fn counted(work: WorkShards) -> WorkCounts {
 /// The API has no unsigned numbers.
 fn count(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
-}
-
-/// A span in whole milliseconds.
-pub(crate) fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::report::LastTick;
 use crate::{
-    clock,
+    clock::{self, AtomicTime},
     engine::BootTime,
     node::{NodeMetrics, RoutineLimits, gate::Gate, work::WorkError},
     tasks::panic_message,
@@ -54,7 +54,7 @@ pub(super) struct Ending {
 
 /// Time by which a runner must report again.
 #[derive(Debug, Default)]
-pub(super) struct Pulse(AtomicU64);
+pub(super) struct Pulse(AtomicTime);
 
 impl Pulse {
     /// Time within which a runner must report again if its run may take `run`.
@@ -63,12 +63,12 @@ impl Pulse {
     }
 
     fn expect_by(&self, at: BootTime) {
-        self.0.store(u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+        self.0.store(at);
     }
 
     /// Time by which the runner must report.
     pub(super) fn due(&self) -> BootTime {
-        BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire)))
+        self.0.load()
     }
 }
 
