@@ -7,7 +7,7 @@ mod arrows;
 mod crds;
 mod english;
 mod features;
-#[allow(unreachable_pub, reason = "shared with other test binaries")]
+#[allow(dead_code, unreachable_pub, reason = "shared with other test binaries")]
 #[path = "../support/metric_rows.rs"]
 mod metric_rows;
 mod protocol;
