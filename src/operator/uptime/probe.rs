@@ -82,7 +82,7 @@ impl Verdict {
 
 /// Interface that runs checks: [`Prober`], or a substitute.
 #[async_trait]
-pub trait Probe: Send + Sync {
+pub trait Probe: fmt::Debug + Send + Sync {
     /// Runs the check once, within its timeout.
     async fn run(&self, check: &Check) -> Probed;
 }
