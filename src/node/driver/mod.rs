@@ -34,7 +34,7 @@ use self::{
     picture::{Picture, Shards},
     report::{reason_label, refused, role_label, session_label},
     sabotage::Sabotage,
-    ticks::{UnfitBecause, WorkEvent},
+    ticks::UnfitBecause,
     user_work::{Ended, UserWork, WorkItem},
 };
 use super::{
@@ -544,7 +544,7 @@ impl Driver {
         let now = clock::boot_now();
         match item {
             WorkItem::Refused(term) => self.inputs.push_back(Input::OfficeOver { term }),
-            WorkItem::Event(WorkEvent::Unfit { why, .. }) => self.on_unfit(why, now),
+            WorkItem::Unfit(why) => self.on_unfit(why, now),
             WorkItem::Joined(joined) => match self.work.on_joined(&joined, now) {
                 Some(Ended::LeaderPanicked) => self.on_unfit(UnfitBecause::Panics, now),
                 Some(Ended::Leader { work }) => self.inputs.push_back(Input::WorkEnded { work }),
@@ -620,7 +620,7 @@ impl Driver {
 
     fn on_time(&mut self) {
         let now = clock::boot_now();
-        if let Some(WorkEvent::Unfit { why, .. }) = self.work.on_time(now) {
+        if let Some(why) = self.work.on_time(now) {
             self.on_unfit(why, now);
         }
         if self.unfit.is_some_and(|unfit| unfit.until <= now) {
