@@ -34,7 +34,7 @@ struct Program {
     may_return: CancellationToken,
 }
 
-/// What the program's work has counted.
+/// Counts of the program's work.
 #[derive(Default)]
 struct Work {
     ticks: AtomicU64,
