@@ -163,7 +163,8 @@ async fn a_program_without_kubernetes_works_shows_itself_and_leaves() {
         assert_eq!(program.status().await["work"][0]["unowned"], 0);
         program.may_return.cancel();
     };
-    let (stopped, ()) = tokio::join!(life, watched);
+    let both = async { tokio::join!(life, watched).0 };
+    let stopped = tokio::time::timeout(2 * LONG, both).await.expect("it ends");
     assert_eq!(stopped.unwrap(), Stopped::Clean);
     program.assert_gone().await;
 }
@@ -184,7 +185,8 @@ async fn a_task_beside_that_ends_unasked_ends_the_program_which_hands_over_and_n
         program.is_asked_to_end().await;
         program.may_return.cancel();
     };
-    let (ended, ()) = tokio::join!(life, watched);
+    let both = async { tokio::join!(life, watched).0 };
+    let ended = tokio::time::timeout(2 * LONG, both).await.expect("it ends");
     let unasked = |it: &str| it == "task `importer` ended unasked";
     assert!(matches!(&ended, Err(HostError::Task(it)) if unasked(it)), "{ended:?}");
     program.assert_gone().await;
