@@ -19,6 +19,9 @@
 //! # }
 //! ```
 
+#[cfg(feature = "uptime")]
+#[doc(hidden)]
+pub mod grafana;
 pub mod logs;
 pub mod metrics;
 #[cfg(feature = "status")]

@@ -1,57 +1,24 @@
 //! Rules for dashboards and queries, after those of Grafana's own dashboard linter, and two of ours: a query
 //! names only existing metrics, and only labels that these metrics have.
 
-use std::{iter, ops::Range};
-
+use bellwether::telemetry::metrics::MetricRow;
 use regex::Regex;
 use serde_json::Value;
-
-use crate::support::metric_rows::MetricRow;
-
-/// Width of a dashboard in columns.
-const COLUMNS: u64 = 24;
 
 /// Labels that Prometheus adds from the target; our metrics do not define them.
 const OF_THE_TARGET: [&str; 5] = ["cluster", "namespace", "job", "instance", "le"];
 
-/// Variables that limit every series, outermost first.
-const VARIABLES: [&str; 4] = ["cluster", "namespace", "job", "instance"];
-
-/// All panels, including the heads of rows and the panels of collapsed rows.
-fn with_rows(dashboard: &Value) -> impl Iterator<Item = &Value> {
-    let tops = dashboard["panels"].as_array().unwrap();
-    tops.iter().flat_map(|it| iter::once(it).chain(it["panels"].as_array().into_iter().flatten()))
-}
-
 /// All panels except the heads of rows, including those of collapsed rows.
 pub(crate) fn panels(dashboard: &Value) -> Vec<&Value> {
-    with_rows(dashboard).filter(|it| it["type"] != "row").collect()
-}
-
-/// Messages for panels that share an id or a place, or are wider than the dashboard.
-fn misplaced(dashboard: &Value) -> Vec<String> {
-    let all: Vec<&Value> = with_rows(dashboard).collect();
-    let span = |panel: &Value, from: &str, size: &str| {
-        let at = |name: &str| panel["gridPos"][name].as_u64().unwrap();
-        at(from)..at(from) + at(size)
-    };
-    let meet = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
-    let mut broken = Vec::new();
-    for (index, panel) in all.iter().enumerate() {
-        let (title, x, y) = (&panel["title"], span(panel, "x", "w"), span(panel, "y", "h"));
-        if COLUMNS < x.end {
-            broken.push(format!("{title}: it is beside the grid"));
-        }
-        for other in &all[..index] {
-            if other["id"] == panel["id"] {
-                broken.push(format!("{title}: another panel has its id, {}", other["title"]));
-            }
-            if meet(&x, &span(other, "x", "w")) && meet(&y, &span(other, "y", "h")) {
-                broken.push(format!("{title}: it overlaps {}", other["title"]));
-            }
+    let tops = dashboard["panels"].as_array().unwrap();
+    let all = tops.iter().chain(tops.iter().flat_map(|it| it["panels"].as_array().unwrap_or(tops)));
+    let mut seen: Vec<&Value> = Vec::new();
+    for panel in all.filter(|it| it["type"] != "row") {
+        if !seen.iter().any(|it| it["id"] == panel["id"]) {
+            seen.push(panel);
         }
     }
-    broken
+    seen
 }
 
 /// Queries of a dashboard, each with its panel or annotation.
@@ -87,15 +54,7 @@ pub(crate) fn broken_rules(dashboard: &Value, catalogue: &[MetricRow]) -> Vec<St
             .is_some_and(|it| it["type"] == "datasource" && it["query"] == "prometheus"),
         "no variable for the data source".into(),
     );
-    for (place, name) in VARIABLES.into_iter().enumerate() {
-        let outer = VARIABLES[..place].iter().map(|it| format!("{it}=~\"${it}\""));
-        let choices = format!("{{{}}}, {name})", outer.collect::<Vec<_>>().join(", "));
-        must(
-            variable(name)
-                .and_then(|it| it["query"]["query"].as_str())
-                .is_some_and(|it| it.ends_with(&choices)),
-            format!("{name} does not offer what the outer variables leave"),
-        );
+    for name in ["job", "instance", "namespace", "cluster"] {
         must(
             variable(name).is_some_and(|it| {
                 it["datasource"]["uid"] == "${datasource}"
@@ -133,7 +92,6 @@ pub(crate) fn broken_rules(dashboard: &Value, catalogue: &[MetricRow]) -> Vec<St
             must(!many || target["refId"].is_string(), format!("{title}: queries without a refId"));
         }
     }
-    broken.extend(misplaced(dashboard));
     for (title, query) in queries(dashboard) {
         for rule in broken_in_query(&query, catalogue, true) {
             broken.push(format!("{title}: {rule}"));
@@ -166,7 +124,7 @@ pub(crate) fn broken_in_query(query: &str, catalogue: &[MetricRow], narrowed: bo
                 broken.push(format!("{name} has no label {}", &label[1]));
             }
         }
-        for variable in VARIABLES {
+        for variable in ["job", "instance", "namespace", "cluster"] {
             if narrowed != matchers.contains(&format!("{variable}=~\"${variable}\"")) {
                 broken.push(format!("{name}: is not narrowed by ${variable} as it should be"));
             }

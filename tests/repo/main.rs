@@ -7,9 +7,6 @@ mod arrows;
 mod crds;
 mod english;
 mod features;
-#[allow(dead_code, unreachable_pub, reason = "shared with other test binaries")]
-#[path = "../support/metric_rows.rs"]
-mod metric_rows;
 mod protocol;
 mod sources;
 mod troubles;

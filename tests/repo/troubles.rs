@@ -7,11 +7,9 @@ use bellwether::{
     k8s::{authority::Refused, client::CallError},
     node::{AuthorityLost, CloseError, NodeError, NodeMetrics, StartError, StateError},
     store::StoreError,
-    telemetry::metrics::base_collectors,
+    telemetry::metrics::{base_collectors, describe},
 };
 use http::Method;
-
-use crate::metric_rows::describe;
 
 const TABLE: &str = "## When something is wrong";
 

@@ -8,7 +8,6 @@
 pub mod etcd;
 pub mod eventually;
 pub mod janitor;
-pub mod metric_rows;
 pub mod pki;
 pub mod proxy;
 pub mod tools;

@@ -18,9 +18,6 @@ mod events;
 mod hosted;
 mod http;
 mod limits;
-#[allow(unreachable_pub, reason = "shared with other test binaries")]
-#[path = "../support/metric_rows.rs"]
-mod metric_rows;
 mod metrics;
 mod probes;
 mod scene;

@@ -6,12 +6,14 @@ use bellwether::{
     k8s::{client::ClientMetrics, operator::OperatorMetrics, queue::QueueMetrics},
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
-    telemetry::{metrics, server::ServerMetrics},
+    telemetry::{
+        metrics::{self, MetricRow, describe},
+        server::ServerMetrics,
+    },
 };
 
 use super::{
     docs,
-    metric_rows::{MetricRow, describe},
     served::{Script, Served, client, empty},
     tools,
 };
@@ -70,29 +72,6 @@ fn catalogue() -> Vec<(&'static str, Vec<MetricRow>)> {
     ]
 }
 
-/// Table of the metrics as Markdown.
-fn markdown(rows: &[MetricRow]) -> String {
-    let mut table =
-        String::from("| metric | type | labels | what it says |\n| --- | --- | --- | --- |\n");
-    for row in rows {
-        let labels: Vec<String> = row.labels.iter().map(|label| format!("`{label}`")).collect();
-        let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
-        let help = row.help.replace('|', "\\|");
-        // Writing to a string cannot fail.
-        let _ = writeln!(table, "| `{}` | {} | {labels} | {help} |", row.name, row.kind);
-    }
-    table
-}
-
-#[test]
-fn metrics_without_a_series_are_described_too() {
-    let rows = describe(&ServerMetrics::collectors());
-    assert_eq!(rows.len(), 5);
-    let requests = rows.iter().find(|row| row.name == "bellwether_http_requests_total").unwrap();
-    assert_eq!(requests.kind, "counter");
-    assert_eq!(requests.labels, ["path", "code"]);
-}
-
 #[test]
 fn the_table_in_the_docs_is_what_the_program_has() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
@@ -101,7 +80,7 @@ fn the_table_in_the_docs_is_what_the_program_has() {
     let (_, after) = rest.split_once(END).expect("docs/metrics.md has the second mark");
     let mut tables = String::from("\n");
     for (owner, rows) in catalogue() {
-        let _ = write!(tables, "\n### {owner}\n\n{}", markdown(&rows));
+        let _ = write!(tables, "\n### {owner}\n\n{}", metrics::markdown(&rows));
     }
     let wanted = format!("{before}{BEGIN}{tables}\n{END}{after}");
     if std::env::var_os("BELLWETHER_UPDATE").is_some() {
@@ -139,36 +118,10 @@ fn every_metric_that_the_docs_name_is_one() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Violations of the rules for names and labels, in words; empty if there are none.
-///
-/// Names must follow Prometheus' conventions (base units last, `_total` for counters only); labels must
-/// have a closed set of values, so no label can carry an object's name, a lease or an error.
-fn broken_rules(rows: &[MetricRow]) -> Vec<String> {
-    const OPEN_LABELS: [&str; 8] =
-        ["node", "lease", "address", "object", "uid", "error", "message", "shard"];
-    let mut broken = Vec::new();
-    for MetricRow { name, kind, labels, help } in rows {
-        let mut must = |holds: bool, rule: &str| {
-            if !holds {
-                broken.push(format!("{name}: {rule}"));
-            }
-        };
-        must(
-            name.ends_with("_total") == (*kind == "counter"),
-            "`_total` is for counters, all of them",
-        );
-        must(!name.contains("milliseconds") && !name.ends_with("_ms"), "times are in seconds");
-        must(!help.is_empty() && help.ends_with('.'), "help is a sentence");
-        must(*kind != "untyped", "every metric has a type");
-        must(!labels.iter().any(|label| OPEN_LABELS.contains(&&**label)), "labels are closed sets");
-    }
-    broken
-}
-
 #[test]
 fn every_metric_keeps_the_rules_of_names_and_labels() {
     let rows: Vec<MetricRow> = catalogue().into_iter().flat_map(|(_, rows)| rows).collect();
-    assert_eq!(broken_rules(&rows), Vec::<String>::new());
+    assert_eq!(metrics::broken_rules(&rows), Vec::<String>::new());
     let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();

@@ -1,38 +1,23 @@
 //! Dashboards for Grafana and alert rules for Prometheus.
 //!
-//! Both are files of the chart, which the commands `bellwether dashboards` and `bellwether alerts` print. Tests
-//! compare the metrics and labels in them with those that the program registers.
+//! The dashboards name metrics by the constants that register them; the rules are a file of the chart. The chart
+//! carries what the commands `bellwether dashboards` and `bellwether alerts` print; a test compares.
 
-use serde_json::{Value, json};
+mod elections;
+
+use serde_json::json;
+
+use crate::telemetry::grafana::Dashboard;
 
 /// Base of the URLs of the runbooks by default: `docs/runbooks/` as it is published.
 pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
 
 /// The alert rules as the chart carries them, with the runbooks below [`RUNBOOKS`].
-const ALERTS: &str = include_str!("../../charts/bellwether/files/alerts.yaml");
-
-/// The dashboard *Elections* as the chart carries it.
-const ELECTIONS: &str =
-    include_str!("../../charts/bellwether/files/dashboards/bellwether-elections.json");
-
-/// A dashboard for Grafana.
-#[derive(Clone, Copy, Debug)]
-pub struct Dashboard(&'static str);
-
-impl Dashboard {
-    /// JSON model that Grafana reads.
-    ///
-    /// # Panics
-    ///
-    /// If the file of the chart is malformed.
-    pub fn to_json(self) -> Value {
-        serde_json::from_str(self.0).expect("the file of the chart is JSON")
-    }
-}
+const ALERTS: &str = include_str!("../../../charts/bellwether/files/alerts.yaml");
 
 /// All dashboards for Grafana.
 pub fn dashboards() -> Vec<Dashboard> {
-    vec![Dashboard(ELECTIONS)]
+    vec![elections::dashboard()]
 }
 
 /// The alert rules as a rule file of Prometheus, in YAML, with the runbooks below this URL.
