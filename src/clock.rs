@@ -6,6 +6,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -38,8 +39,26 @@ pub fn wall_now() -> SystemTime {
 
 /// Reads the wall clock in milliseconds of Unix time.
 pub fn unix_ms() -> u64 {
-    let since = wall_now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    millis(wall_now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// The whole milliseconds of a span.
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Boot time that threads share; zero at first.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicTime(AtomicU64);
+
+impl AtomicTime {
+    pub(crate) fn store(&self, time: BootTime) {
+        self.0.store(u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX), SeqCst);
+    }
+
+    pub(crate) fn load(&self) -> BootTime {
+        BootTime(Duration::from_nanos(self.0.load(SeqCst)))
+    }
 }
 
 /// Waits for this time on the boot clock, as precisely as the kernel's timers and scheduler allow. Time in

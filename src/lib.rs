@@ -26,6 +26,7 @@ compile_error!(
 
 #[cfg(feature = "app")]
 pub mod app;
+mod causes;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -33,7 +34,8 @@ pub mod cli;
 pub mod clock;
 #[doc(hidden)]
 pub mod engine;
-mod hash;
+#[doc(hidden)]
+pub mod hash;
 #[cfg(feature = "status")]
 pub mod host;
 #[cfg(feature = "kubernetes")]

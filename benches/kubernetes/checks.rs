@@ -35,6 +35,7 @@ const NODES: i64 = 3;
 const FIT: usize = 100;
 
 /// A web site that answers after 20 ms.
+#[derive(Debug)]
 struct Answers;
 
 #[async_trait]

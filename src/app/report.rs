@@ -9,6 +9,7 @@ use super::{
     live::patience,
     output::{Table, printable, span},
 };
+pub(crate) use crate::clock::millis as ms;
 use crate::{
     engine::{ClusterView, Holder, LeaseId, NodeId, Role, Term},
     k8s::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// A cluster, for printing. Numbers that can exceed 2^53 are strings in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub(crate) cluster: String,
     /// Revision of the store that the report is of.
@@ -158,9 +159,6 @@ impl Report {
         Self {
             cluster: cluster.to_owned(),
             revision: view.revision().to_string(),
-            not_acting: None,
-            not_current: None,
-            not_known: None,
             leader: leader
                 .map(|it| LeaderStatus { last_beat_unix_ms, ..LeaderStatus::of(view, &it) }),
             failover_d_ms: leader.and_then(|it| it.d).map(ms),
@@ -168,8 +166,7 @@ impl Report {
             resigning: leader.is_some_and(|it| Some(it.term) == view.resign_request()),
             nodes,
             work: WorkStatus::all(view),
-            election: None,
-            work_counts: Vec::new(),
+            ..Self::default()
         }
         .judged(silence.map(ms))
     }
@@ -209,17 +206,12 @@ impl Report {
         Self {
             cluster: status.cluster,
             revision: status.store.revision.to_string(),
-            not_acting: None,
-            not_current: None,
-            not_known: None,
             leader: status.leader,
             failover_d_ms: Some(status.node.failover_d_ms),
             tick_ms: Some(status.node.tick_ms),
-            resigning: false,
             nodes,
             work: status.work,
-            election: None,
-            work_counts: Vec::new(),
+            ..Self::default()
         }
         .judged(silent_ms)
     }
@@ -240,8 +232,6 @@ impl Report {
             cluster: place.cluster.clone(),
             // An `Election` does not carry the store's revision.
             revision: "0".into(),
-            not_acting: None,
-            not_current: None,
             leader: status.leader.filter(|_| not_known.is_none()).map(|it| LeaderStatus {
                 id: node_id(it.node),
                 address: Some(it.address).filter(|it| !it.is_empty()),
@@ -250,11 +240,7 @@ impl Report {
                 suspended: false,
             }),
             not_known,
-            failover_d_ms: None,
-            tick_ms: None,
-            resigning: false,
             nodes,
-            work: Vec::new(),
             election: Some(Picture {
                 namespace: place.namespace.clone(),
                 name: place.name(),
@@ -262,6 +248,7 @@ impl Report {
                 current: is_current(told, now_unix_ms),
             }),
             work_counts: works.into_iter().map(counted).collect(),
+            ..Self::default()
         }
     }
 
@@ -412,11 +399,6 @@ fn counted(work: WorkShards) -> WorkCounts {
 /// The API has no unsigned numbers.
 fn count(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)
-}
-
-/// A span in whole milliseconds.
-pub(crate) fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -31,11 +31,11 @@ use crate::{
 /// Maximum size of a value: etcd's default limit of a request, minus room for the rest of the request.
 const MOST_BYTES: u64 = 1_400_000;
 
-/// Arguments that `get`, `put` and `delete` share.
+/// Arguments that `get`, `put`, `delete` and `watch` share.
 #[derive(Args, Debug)]
 pub(crate) struct StateArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    pub(super) cluster: ClusterArgs,
 
     /// Format of the output
     #[arg(
@@ -46,7 +46,7 @@ pub(crate) struct StateArgs {
         value_enum,
         default_value_t
     )]
-    output: Format,
+    pub(super) output: Format,
 }
 
 /// Reads the state of nodes

@@ -4,11 +4,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    args::{ClusterArgs, node_id},
+    args::node_id,
     connect,
     exit::{Exit, Failure},
     output::{self, Format, Layout, shown_value},
-    state::wrong_key,
+    state::{StateArgs, wrong_key},
 };
 use crate::{
     engine::{NodeId, Revision},
@@ -24,18 +24,7 @@ reconnects, with nothing lost or repeated. Where changes had to be left out, a l
 there follows as `present`: it replaces all lines before.")]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
-
-    /// Format of the output
-    #[arg(
-        long,
-        short = 'o',
-        value_name = "FORMAT",
-        env = "BELLWETHER_OUTPUT",
-        value_enum,
-        default_value_t
-    )]
-    output: Format,
+    state: StateArgs,
 
     /// Only the state of this node
     #[arg(long, short = 'n', value_name = "ID", env = "BELLWETHER_NODE", value_parser = node_id, allow_negative_numbers = true)]
@@ -71,12 +60,13 @@ struct Line {
 ///
 /// A [`Failure`] if the key is invalid, or the store refuses the watch or does not answer.
 pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
+    let StateArgs { cluster, output } = &args.state;
     // A node that is never started can still read.
     let reader = ClusterNode::builder()
         .id(0)
-        .cluster(args.cluster.cluster.cluster())
-        .store(connect::store(&args.cluster)?)
-        .call_timeout(args.cluster.timeout)
+        .cluster(cluster.cluster.cluster())
+        .store(connect::store(cluster)?)
+        .call_timeout(cluster.timeout)
         .build()
         .map_err(|error| Failure::caused(Exit::Usage, "setting up the watch", &error))?;
     let from = if args.changes_only { WatchFrom::Now } else { WatchFrom::Snapshot };
@@ -84,7 +74,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
         reader.watch_key_cluster(&args.key, from).await.map_err(|error| match error {
             StateError::Key { source, .. } => wrong_key(&source),
             StateError::Store { source, .. } => {
-                Failure::of_store(args.cluster.kind(), "watching", &source)
+                Failure::of_store(cluster.kind(), "watching", &source)
             }
             other => Failure::caused(Exit::Failed, "watching", &other),
         })?;
@@ -92,7 +82,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
         for line in lines(&args.key, item) {
             let is_wanted = |id: NodeId| line.cause.is_some() || id.to_string() == line.node;
             if args.node.is_none_or(is_wanted) {
-                show(&line, args.output)?;
+                show(&line, *output)?;
             }
         }
     }

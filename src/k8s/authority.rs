@@ -38,7 +38,10 @@ use tokio_util::{
 };
 use tower::{BoxError, Service};
 
-use crate::node::{AuthorityLost, FollowerContext, LeaderContext, ShardContext};
+use crate::{
+    causes::causes,
+    node::{AuthorityLost, FollowerContext, LeaderContext, ShardContext},
+};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -138,9 +141,7 @@ pub struct WorkEnded;
 
 /// Whether an error of the client means that the authority, or the work itself, had ended.
 pub fn is_refused(error: &kube::Error) -> bool {
-    let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |it| it.source())
-        .any(|it| it.is::<Refused>() || it.is::<WorkEnded>())
+    causes(error).any(|it| it.is::<Refused>() || it.is::<WorkEnded>())
 }
 
 /// Extension of a write request: the authority that each attempt is checked against, and whether an attempt

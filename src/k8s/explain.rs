@@ -8,14 +8,17 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error, fmt, io};
+use std::{fmt, io};
 
 use kube::{client::AuthError, core::Status};
 use tokio::time::error::Elapsed;
 
 pub use self::rights::MissingRule;
 use super::client::{CallError, TransportError};
-use crate::tls::{self, Words};
+use crate::{
+    causes::{chain, find},
+    tls::{self, Words},
+};
 
 /// Kind of an error: a closed set, fit for a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,7 +200,7 @@ fn of_connection(error: &kube::Error) -> Explained {
         Some(proxy) => format!("{whom} (through proxy {})", proxy.trim_end_matches('/')),
         None => whom,
     };
-    if let Some(tls) = tls::cause(error) {
+    if let Some(tls) = find(error) {
         return of_tls(&whom, tls);
     }
     if let Some(call) = find::<CallError>(error) {
@@ -247,30 +250,4 @@ fn of_tls(whom: &str, error: &rustls::Error) -> Explained {
         None => Explained::new(Reason::Tls, format!("{whom} is not trusted: {error}"))
             .remedy("see that the address is that of an API server"),
     }
-}
-
-/// The first error of a type in the chain of causes.
-pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut causes = std::iter::successors(Some(error), |it| next(*it));
-    causes.find_map(|it| it.downcast_ref::<E>())
-}
-
-/// The cause of an error. `source` skips the error that an `io::Error` carries.
-fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// Texts of the error and its causes, from the outside in, without repetitions.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut said: Vec<String> = Vec::new();
-    for cause in std::iter::successors(Some(error), |it| next(*it)) {
-        let words = cause.to_string();
-        if said.last().is_none_or(|last| !last.ends_with(&words)) {
-            said.push(words);
-        }
-    }
-    said.join(": ")
 }

@@ -9,7 +9,7 @@ use super::{
     env::Env,
     host::DriverHost,
     metrics::NodeMetrics,
-    options::{InvalidOption, NodeOptions, RoutineLimits, Work, Worker, WorkerOptions},
+    options::{InvalidOption, NodeOptions, RoutineLimits, Work, WorkerOptions},
     work::{FollowerRoutine, LeaderRoutine, LeaderTask, WorkError},
 };
 use crate::{
@@ -19,13 +19,13 @@ use crate::{
         etcd::{EtcdConfig, EtcdStore},
         keys::{Keys, validate_work_type},
         memory::MemoryStore,
+        values::MAX_SHARDS,
     },
 };
 
 /// Default tick, the same as in the Go package.
 const TICK: Duration = Duration::from_millis(50);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-const SHARDS_MOST: u32 = 65_536;
 
 type StoreFactory =
     Box<dyn FnOnce(&Keys, &NodeMetrics) -> Result<Arc<dyn Store>, WorkError> + Send>;
@@ -44,7 +44,7 @@ pub struct ClusterNodeBuilder {
     own_store: bool,
     store: Option<StoreFactory>,
     work: Work,
-    workers: Vec<Worker>,
+    workers: Vec<WorkerOptions>,
     limits: RoutineLimits,
     id_wait: Duration,
     call_timeout: Duration,
@@ -157,7 +157,7 @@ impl ClusterNodeBuilder {
     /// Worker for the shards of a work type. May be called several times, once per work type.
     #[must_use]
     pub fn worker(mut self, worker: WorkerOptions) -> Self {
-        self.workers.push(worker.0);
+        self.workers.push(worker);
         self
     }
 
@@ -372,32 +372,61 @@ impl ClusterNodeBuilder {
 
     fn offers(&mut self) -> Result<Vec<WorkOffer>, InvalidOption> {
         let mut offers = Vec::with_capacity(self.workers.len());
-        for worker in self.workers.drain(..) {
-            let work = validate_work_type(&worker.name)
+        for WorkerOptions { offer, runs } in self.workers.drain(..) {
+            let work = offer.work.as_str();
+            validate_work_type(work)
                 .map_err(|source| InvalidOption::Name { option: "worker", source })?;
             let wrong = |option, value, bounds| InvalidOption::Work {
-                work: worker.name.clone(),
+                work: work.to_owned(),
                 option,
                 value,
                 bounds,
             };
-            if !(1..=SHARDS_MOST).contains(&worker.shards) {
-                return Err(wrong("shards", worker.shards, "1 to 65536"));
+            if !(1..=MAX_SHARDS).contains(&offer.shards) {
+                return Err(wrong("shards", offer.shards, "1 to 16384"));
             }
-            if worker.weight == 0 {
-                return Err(wrong("weight", worker.weight, "at least 1"));
+            if offer.weight == 0 {
+                return Err(wrong("weight", offer.weight, "at least 1"));
             }
-            if self.work.workers.insert(work.clone(), worker.runs).is_some() {
-                return Err(InvalidOption::WorkTwice(worker.name));
+            if self.work.workers.insert(offer.work.clone(), runs).is_some() {
+                return Err(InvalidOption::WorkTwice(work.to_owned()));
             }
-            offers.push(WorkOffer {
-                work,
-                shards: worker.shards,
-                weight: worker.weight,
-                capacity: worker.capacity,
-                as_leader: worker.as_leader,
-            });
+            offers.push(offer);
         }
         Ok(offers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{LeaseId, Member, ShardId},
+        node::ShardContext,
+        store::values::{decode_member, encode_member},
+    };
+
+    #[test]
+    fn the_most_shards_that_a_worker_may_have_are_as_many_as_other_nodes_can_read() {
+        let validated = |shards| {
+            let idle = |_: ShardId, _: ShardContext| async { Ok(()) };
+            let worker = WorkerOptions::new("rounds", idle).shards(shards);
+            ClusterNode::standalone().id(1).worker(worker).validated()
+        };
+        let member = Member {
+            lease: LeaseId(1),
+            d: Duration::from_secs(1),
+            f: Duration::from_secs(1),
+            tick: TICK,
+            policy: TickPolicy::Strict,
+            pod_uid: None,
+            work: validated(MAX_SHARDS).unwrap().engine.work,
+            draining: false,
+            campaigns: true,
+        };
+        assert_eq!(decode_member(&encode_member(&member)), Some(member));
+        let refused = validated(MAX_SHARDS + 1).unwrap_err().to_string();
+        let bounds = format!("is {}: choose 1 to {MAX_SHARDS}", MAX_SHARDS + 1);
+        assert!(refused.ends_with(&bounds), "{refused}");
     }
 }

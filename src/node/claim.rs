@@ -77,11 +77,8 @@ impl Claim {
         match done.await {
             // `Changed`: the claim ended with its session, and another node may hold the name by now.
             Ok(_) | Err(Failed::Changed(_) | Failed::GuardLost) => Ok(()),
-            Err(Failed::Store(source)) => {
-                Err(StateError::Store { doing: format!("release {:?}", self.name), source })
-            }
-            Err(Failed::Unknown(source)) => {
-                Err(StateError::Unknown { doing: format!("release {:?}", self.name), source })
+            Err(Failed::Store(source) | Failed::Unknown(source)) => {
+                Err(StateError::of_write(format!("release {:?}", self.name), source))
             }
         }
     }
@@ -93,8 +90,7 @@ pub(crate) async fn claim(
     session: watch::Receiver<Option<Session>>,
     name: &str,
 ) -> Result<Claimed, StateError> {
-    let key =
-        env.keys.claim(name).map_err(|source| StateError::Key { key: name.to_owned(), source })?;
+    let key = env.keys.claim(name).map_err(|source| StateError::of_key(name, source))?;
     let Session { lease, marker } = session.borrow().clone().ok_or(StateError::NoLease)?;
     let write = Write::Put { value: values::encode_id(id), lease: Some(lease) };
     let (store, timeout) = (env.store.as_ref(), env.call_timeout);
@@ -123,12 +119,6 @@ pub(crate) async fn claim(
         Ok(Attempt::GuardLost | Attempt::Settled) | Err(StoreError::LeaseNotFound) => {
             Err(StateError::NoLease)
         }
-        Err(source) => {
-            let doing = format!("claim {name:?}");
-            Err(match source.effected() {
-                crate::store::Effected::Unknown => StateError::Unknown { doing, source },
-                crate::store::Effected::No => StateError::Store { doing, source },
-            })
-        }
+        Err(source) => Err(StateError::of_write(format!("claim {name:?}"), source)),
     }
 }

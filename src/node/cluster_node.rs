@@ -19,11 +19,10 @@ use tokio_util::sync::DropGuard;
 
 use super::{
     Claimed, CloseError, KV, Membership, Node, NodeError, StartError, StateError, StateWatch,
-    Stopped, WatchFrom, claim,
-    core::{CLOSE_WITHIN, Command, Core},
-    driver,
+    Stopped, WatchFrom, claim, driver,
     options::NodeOptions,
     session::Session,
+    shared::{CLOSE_WITHIN, Command, NodeShared},
     state, state_watch,
     status::{LeaderStatus, Status, Vitals},
 };
@@ -44,7 +43,7 @@ const STOP_SLACK: Duration = Duration::from_millis(100);
 /// cluster of its own. Cheap to clone; when the last clone is dropped, the node leaves in the background.
 #[derive(Clone, Debug)]
 pub struct ClusterNode {
-    pub(crate) core: Arc<Core>,
+    pub(crate) shared: Arc<NodeShared>,
     /// Abandons the node when the last clone is dropped; `None` in the handle that the node's own work has.
     _owner: Option<Arc<DropGuard>>,
 }
@@ -55,31 +54,31 @@ pub type StandaloneNode = ClusterNode;
 impl ClusterNode {
     /// Creates a node whose driver runs; the node is not started.
     pub(crate) fn from_options(options: NodeOptions) -> Self {
-        let (core, received) = Core::new(&options);
-        let core = Arc::new(core);
-        let for_work = Arc::new(Self { core: Arc::clone(&core), _owner: None });
-        let running = Box::pin(driver::run(Arc::clone(&core), for_work, options, received));
-        let fall = Fall { core: Arc::clone(&core), was_asked: false };
-        let driver = core.host.spawn(watched(running, fall));
-        *core.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
-        let owner = Some(Arc::new(core.abandoned.clone().drop_guard()));
-        Self { core, _owner: owner }
+        let (shared, received) = NodeShared::new(&options);
+        let shared = Arc::new(shared);
+        let for_work = Arc::new(Self { shared: Arc::clone(&shared), _owner: None });
+        let running = Box::pin(driver::run(Arc::clone(&shared), for_work, options, received));
+        let guard = DriverGuard { shared: Arc::clone(&shared), was_asked: false };
+        let driver = shared.host.spawn(watched(running, guard));
+        *shared.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
+        let owner = Some(Arc::new(shared.abandoned.clone().drop_guard()));
+        Self { shared, _owner: owner }
     }
 
     fn session(&self) -> watch::Receiver<Option<Session>> {
-        self.core.published.session.subscribe()
+        self.shared.published.session.subscribe()
     }
 
     fn open(&self) -> Result<(), StateError> {
-        self.core.is_there().map_err(|error| match error {
+        self.shared.is_there().map_err(|error| match error {
             NodeError::Broken => StateError::Broken,
             _ => StateError::Closed,
         })
     }
 
     async fn send(&self, command: Command) -> Result<(), NodeError> {
-        self.core.is_there()?;
-        match timeout(ANSWER_WITHIN, self.core.commands.send(command)).await {
+        self.shared.is_there()?;
+        match timeout(ANSWER_WITHIN, self.shared.commands.send(command)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.over().await),
             Err(_) => Err(NodeError::Unresponsive(ANSWER_WITHIN)),
@@ -89,19 +88,23 @@ impl ClusterNode {
     /// Waits until the driver has ended; returns why it dropped a command: it failed, or the node was
     /// closed.
     async fn over(&self) -> NodeError {
-        let _ = timeout(ANSWER_WITHIN, self.core.gone.cancelled()).await;
-        if self.core.broken.load(Ordering::Acquire) { NodeError::Broken } else { NodeError::Closed }
+        let _ = timeout(ANSWER_WITHIN, self.shared.gone.cancelled()).await;
+        if self.shared.broken.load(Ordering::Acquire) {
+            NodeError::Broken
+        } else {
+            NodeError::Closed
+        }
     }
 }
 
 #[async_trait]
 impl Node for ClusterNode {
     fn id(&self) -> NodeId {
-        self.core.id
+        self.shared.id
     }
 
     fn cluster(&self) -> &str {
-        self.core.env.keys.cluster()
+        self.shared.env.keys.cluster()
     }
 
     async fn start(&self) -> Result<(), StartError> {
@@ -135,15 +138,15 @@ impl Node for ClusterNode {
         match self.send(Command::Close { deadline, reply }).await {
             Ok(()) => (),
             // A driver that has failed runs no more work that could end.
-            Err(NodeError::Broken) if !self.core.closed.swap(true, Ordering::AcqRel) => {
+            Err(NodeError::Broken) if !self.shared.closed.swap(true, Ordering::AcqRel) => {
                 return Err(CloseError::Unclean);
             }
             Err(NodeError::Unresponsive(within)) => return Err(CloseError::Stuck(within)),
             Err(NodeError::Closed | NodeError::Broken) => return Ok(()),
         }
-        self.core.closed.store(true, Ordering::Release);
+        self.shared.closed.store(true, Ordering::Release);
         let stopped = timeout(CLOSE_WITHIN + STOP_SLACK, answer).await;
-        let driver = self.core.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let driver = self.shared.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(driver) = driver
             && timeout(ANSWER_WITHIN, driver).await.is_err()
         {
@@ -157,26 +160,26 @@ impl Node for ClusterNode {
 
     async fn put(&self, key: &str, value: &[u8]) -> Result<Revision, StateError> {
         self.open()?;
-        self.core.own.put(&self.core.env, self.core.id, &self.session(), key, value).await
+        self.shared.own.put(&self.shared.env, self.shared.id, &self.session(), key, value).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StateError> {
-        self.get_as_node(self.core.id, key).await
+        self.get_as_node(self.shared.id, key).await
     }
 
     async fn get_as_node(&self, node: NodeId, key: &str) -> Result<Option<Vec<u8>>, StateError> {
         self.open()?;
-        state::get(&self.core.env, node, key).await
+        state::get(&self.shared.env, node, key).await
     }
 
     async fn delete(&self, key: &str) -> Result<bool, StateError> {
         self.open()?;
-        self.core.own.delete(&self.core.env, self.core.id, &self.session(), key).await
+        self.shared.own.delete(&self.shared.env, self.shared.id, &self.session(), key).await
     }
 
     async fn get_cluster(&self, prefix: &str) -> Result<BTreeMap<NodeId, Vec<KV>>, StateError> {
         self.open()?;
-        state::get_cluster(&self.core.env, prefix).await
+        state::get_cluster(&self.shared.env, prefix).await
     }
 
     async fn watch_key_cluster(
@@ -185,37 +188,37 @@ impl Node for ClusterNode {
         from: WatchFrom,
     ) -> Result<StateWatch, StateError> {
         self.open()?;
-        let replacements = self.core.published.replacements.subscribe();
-        state_watch::open(&self.core.env, &self.core.host, replacements, &self.core.gone, key, from)
-            .await
+        let NodeShared { env, host, published, gone, .. } = &*self.shared;
+        let replacements = published.replacements.subscribe();
+        state_watch::open(env, host, replacements, gone, key, from).await
     }
 
     async fn get_nodes(&self) -> Result<Vec<NodeMetadata>, StateError> {
         self.open()?;
-        state::get_nodes(&self.core.env).await
+        state::get_nodes(&self.shared.env).await
     }
 
     async fn get_leader(&self) -> Result<Option<NodeId>, StateError> {
         self.open()?;
-        state::get_leader(&self.core.env).await
+        state::get_leader(&self.shared.env).await
     }
 
     fn get_self_metadata(&self) -> NodeMetadata {
-        self.core.published.metadata.borrow().clone()
+        self.shared.published.metadata.borrow().clone()
     }
 
     async fn get_node_metadata(&self, node: NodeId) -> Result<Option<NodeMetadata>, StateError> {
         self.open()?;
-        state::get_node_metadata(&self.core.env, node).await
+        state::get_node_metadata(&self.shared.env, node).await
     }
 
     async fn claim(&self, name: &str) -> Result<Claimed, StateError> {
         self.open()?;
-        claim::claim(&self.core.env, self.core.id, self.session(), name).await
+        claim::claim(&self.shared.env, self.shared.id, self.session(), name).await
     }
 
     fn membership(&self) -> watch::Receiver<Membership> {
-        self.core.published.membership.subscribe()
+        self.shared.published.membership.subscribe()
     }
 
     async fn status(&self) -> Result<Status, NodeError> {
@@ -223,8 +226,8 @@ impl Node for ClusterNode {
         self.send(Command::Status { reply }).await?;
         match timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(known)) => {
-                let membership = *self.core.published.membership.borrow();
-                Ok(known.tell(&self.core.env, self.get_self_metadata(), &membership))
+                let membership = *self.shared.published.membership.borrow();
+                Ok(known.tell(&self.shared.env, self.get_self_metadata(), &membership))
             }
             Ok(Err(_)) => Err(self.over().await),
             Err(_) => Err(NodeError::Unresponsive(ANSWER_WITHIN)),
@@ -232,16 +235,16 @@ impl Node for ClusterNode {
     }
 
     async fn vitals(&self) -> Result<Vitals, NodeError> {
-        self.core.is_there()?;
-        if TURNS_WITHIN < clock::boot_now().since(self.core.published.shown.borrow().turned_at) {
+        self.shared.is_there()?;
+        if TURNS_WITHIN < clock::boot_now().since(self.shared.published.shown.borrow().turned_at) {
             // A driver that has just started, or whose machine slept, answers a command at once.
             self.status().await?;
         }
         let now = clock::boot_now();
-        let shown = self.core.published.shown.borrow();
+        let shown = self.shared.published.shown.borrow();
         Ok(Vitals {
-            span_max: self.core.env.store.timing().span_max,
-            membership: *self.core.published.membership.borrow(),
+            span_max: self.shared.env.store.timing().span_max,
+            membership: *self.shared.published.membership.borrow(),
             problem: shown.problem.clone(),
             authority_left: shown.authority_left(now),
             view_age: shown.view_age(now),
@@ -269,13 +272,13 @@ impl Node for ClusterNode {
 }
 
 /// Runs the driver, and records how it ends.
-async fn watched(driver: impl Future<Output = ()> + Unpin, mut fall: Fall) {
+async fn watched(driver: impl Future<Output = ()> + Unpin, mut guard: DriverGuard) {
     match AssertUnwindSafe(driver).catch_unwind().await {
-        Ok(()) => fall.was_asked = true,
+        Ok(()) => guard.was_asked = true,
         Err(panic) => {
             let panic = panic_message(panic.as_ref());
             tracing::error!(
-                node = fall.core.id.get(),
+                node = guard.shared.id.get(),
                 panic,
                 "the node's driver panicked: its authority is over, its work is cancelled, and the \
                  process must be restarted"
@@ -285,17 +288,17 @@ async fn watched(driver: impl Future<Output = ()> + Unpin, mut fall: Fall) {
 }
 
 /// Publishes the driver's end when dropped, also after a panic or when the runtime drops the driver.
-struct Fall {
-    core: Arc<Core>,
+struct DriverGuard {
+    shared: Arc<NodeShared>,
     was_asked: bool,
 }
 
-impl Drop for Fall {
+impl Drop for DriverGuard {
     fn drop(&mut self) {
         if !self.was_asked {
-            self.core.break_down();
+            self.shared.break_down();
         }
-        self.core.gone.cancel();
+        self.shared.gone.cancel();
     }
 }
 

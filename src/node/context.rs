@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Node,
     env::Env,
-    fenced::{Fenced, Right},
+    fenced::{Fenced, Owner},
     gate::{Gate as _, LeaderGate, ShardGate},
     guarded::Known,
 };
@@ -114,8 +114,8 @@ impl LeaderContext {
 
     /// Fenced access to the leader's data in the cluster's store: writes of a former leader fail there.
     pub fn fenced(&self) -> Fenced {
-        let right = Right::Leader(Arc::clone(&self.inner.gate));
-        Fenced::new(self.inner.env.clone(), right, Arc::clone(&self.inner.known))
+        let owner = Owner::Leader(Arc::clone(&self.inner.gate));
+        Fenced::new(self.inner.env.clone(), owner, Arc::clone(&self.inner.known))
     }
 }
 
@@ -239,7 +239,7 @@ impl ShardContext {
     /// Fenced access to the shard's data in the cluster's store: writes of a former owner fail there.
     pub fn fenced(&self) -> Fenced {
         let (gate, work) = (Arc::clone(&self.inner.gate), self.inner.work.clone());
-        let right = Right::Shard { gate, work, shard: self.inner.shard };
-        Fenced::new(self.inner.env.clone(), right, Arc::clone(&self.inner.known))
+        let owner = Owner::Shard { gate, work, shard: self.inner.shard };
+        Fenced::new(self.inner.env.clone(), owner, Arc::clone(&self.inner.known))
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{LeaseId, NodeId},
-    store::{StoreError, keys::InvalidName},
+    store::{Effected, StoreError, keys::InvalidName},
 };
 
 /// Reason why a node did not join.
@@ -85,7 +85,7 @@ pub enum CloseError {
     Stuck(Duration),
 }
 
-/// Reason why a call about state failed.
+/// Reason why a call about state failed, or, as [`FencedError::Call`](super::FencedError::Call), a fenced one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
@@ -134,6 +134,19 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Error of a call for a key that cannot be used.
+    pub(super) fn of_key(key: &str, source: InvalidName) -> Self {
+        Self::Key { key: key.to_owned(), source }
+    }
+
+    /// Error of a write that the store did not confirm.
+    pub(super) fn of_write(doing: String, source: StoreError) -> Self {
+        match source.effected() {
+            Effected::No => Self::Store { doing, source },
+            Effected::Unknown => Self::Unknown { doing, source },
+        }
+    }
+
     /// Whether the same call may succeed later without an intervention.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -17,7 +17,7 @@ use super::{
     work::{LeaderTask, WorkError},
 };
 use crate::{
-    clock,
+    clock::{self, millis},
     engine::Revision,
     store::{Get, values},
 };
@@ -90,10 +90,6 @@ where
             }
         }
     }
-}
-
-fn millis(period: Duration) -> u64 {
-    u64::try_from(period.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads the time of the last run, and the revision at which it was written.

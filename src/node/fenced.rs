@@ -15,13 +15,14 @@ pub use self::txn::FencedTxn;
 use super::{
     context::AuthorityLost,
     env::Env,
+    error::StateError,
     gate::{Gate as _, LeaderGate, ShardGate},
     guarded::{self, Failed, Guard, Known, Place, Policy, Write},
 };
 use crate::{
     clock,
     engine::{Revision, ShardId, WorkType},
-    store::{Get, StoreError, keys::InvalidName},
+    store::Get,
 };
 
 /// Delay before the held revision is read again while the answer of a held write is still on its way.
@@ -54,32 +55,11 @@ pub enum FencedError {
         /// Revision of the key's last write; zero if the key does not exist.
         found: Revision,
     },
-    /// The key is empty or invalid. Nothing changed.
-    #[error("key {key:?} cannot be used")]
-    Key {
-        /// Key as the caller gave it.
-        key: String,
-        /// Reason why the key is invalid.
-        source: InvalidName,
-    },
-    /// The store rejected the call or was unreachable. Nothing changed.
-    #[error("cannot {doing}")]
-    Store {
-        /// Attempted operation and its key.
-        doing: String,
-        /// Error of the store.
-        source: StoreError,
-    },
-    /// The store did not answer, or the term ended before the call could be retried. The write may or may
-    /// not have taken effect: read the key to find out. The write cannot take effect any more once the term
-    /// is over.
-    #[error("it is unknown whether the store did {doing}")]
-    Unknown {
-        /// Attempted operation and its key.
-        doing: String,
-        /// Error in place of the answer.
-        source: StoreError,
-    },
+    /// The call itself failed: with [`StateError::Key`], [`StateError::Store`], or [`StateError::Unknown`], also if
+    /// the term ended before the call could be retried. After the last one, read the key to find out: the
+    /// write cannot take effect any more once the term is over.
+    #[error(transparent)]
+    Call(#[from] StateError),
 }
 
 impl FencedError {
@@ -98,15 +78,15 @@ impl From<AuthorityLost> for FencedError {
     }
 }
 
-/// Right to write, which a gate and a compare protect.
+/// Owner of the data that is written, with the gate that its authority opens.
 #[derive(Clone, Debug)]
-pub(crate) enum Right {
+pub(crate) enum Owner {
     Leader(Arc<LeaderGate>),
     Shard { gate: Arc<ShardGate>, work: WorkType, shard: ShardId },
 }
 
-impl Right {
-    /// Compare that fences the write; `None` if the right is over.
+impl Owner {
+    /// Compare that fences the write; `None` if authority is over.
     fn guard(&self, env: &Env) -> Option<Guard> {
         match self {
             Self::Leader(gate) => gate.is_open().then(|| Guard::of_office(&env.keys, gate)),
@@ -130,13 +110,13 @@ impl Right {
 #[derive(Clone, Debug)]
 pub struct Fenced {
     env: Env,
-    right: Right,
+    owner: Owner,
     known: Arc<Known>,
 }
 
 impl Fenced {
-    pub(crate) fn new(env: Env, right: Right, known: Arc<Known>) -> Self {
-        Self { env, right, known }
+    pub(crate) fn new(env: Env, owner: Owner, known: Arc<Known>) -> Self {
+        Self { env, owner, known }
     }
 
     /// Puts a key. Returns the revision of the write.
@@ -201,17 +181,17 @@ impl Fenced {
     ///
     /// # Errors
     ///
-    /// [`FencedError::StaleTerm`] or [`FencedError::StaleEpoch`] without authority,
-    /// [`FencedError::Key`] and [`FencedError::Store`]. Nothing changes.
+    /// [`FencedError::StaleTerm`] or [`FencedError::StaleEpoch`] without authority, [`FencedError::Call`] with
+    /// [`StateError::Key`] or [`StateError::Store`]. Nothing changes.
     pub async fn get(&self, key: &str) -> Result<Option<Versioned>, FencedError> {
         let full = self.key(key)?;
-        if self.right.guard(&self.env).is_none() {
-            return Err(self.right.stale(&self.env));
+        if self.owner.guard(&self.env).is_none() {
+            return Err(self.owner.stale(&self.env));
         }
         let (store, get) = (&self.env.store, Get::key(full.as_slice()));
         let answer = guarded::read(self.env.call_timeout, |wait| store.get(get.clone(), wait))
             .await
-            .map_err(|source| FencedError::Store { doing: format!("get {key:?}"), source })?;
+            .map_err(|source| StateError::Store { doing: format!("get {key:?}"), source })?;
         let found = answer.kvs.into_iter().next();
         if let Some(kv) = &found {
             self.known.learn(&full, kv.modified);
@@ -228,13 +208,12 @@ impl Fenced {
         write: Write,
         policy: Policy,
     ) -> Result<(Revision, bool), FencedError> {
-        let doing = || format!("{verb} {key:?}");
         let deadline = clock::boot_now() + self.env.call_timeout;
         let mut known = known;
         loop {
             let mut asked = Revision(0);
             let guard = || {
-                let guard = self.right.guard(&self.env)?;
+                let guard = self.owner.guard(&self.env)?;
                 asked = guard.modified;
                 Some(Some(guard))
             };
@@ -257,11 +236,8 @@ impl Fenced {
                     let found = found.map_or(Revision(0), |kv| kv.modified);
                     return Err(FencedError::Conflict { key: key.to_owned(), found });
                 }
-                Err(Failed::Store(source)) => {
-                    return Err(FencedError::Store { doing: doing(), source });
-                }
-                Err(Failed::Unknown(source)) => {
-                    return Err(FencedError::Unknown { doing: doing(), source });
+                Err(Failed::Store(source) | Failed::Unknown(source)) => {
+                    return Err(StateError::of_write(format!("{verb} {key:?}"), source).into());
                 }
             }
         }
@@ -271,8 +247,8 @@ impl Fenced {
     /// be held (T16): another held write of this node came between, and the caller sends the same write
     /// again.
     async fn after_guard_lost(&self, asked: Revision, left: Duration) -> Result<(), FencedError> {
-        match &self.right {
-            Right::Shard { gate, .. } if gate.is_open() && !left.is_zero() => {
+        match &self.owner {
+            Owner::Shard { gate, .. } if gate.is_open() && !left.is_zero() => {
                 if gate.held().held() == asked {
                     // The write that changed the held key was committed, but its answer has not arrived
                     // yet.
@@ -280,15 +256,15 @@ impl Fenced {
                 }
                 Ok(())
             }
-            Right::Leader(_) | Right::Shard { .. } => Err(self.right.stale(&self.env)),
+            Owner::Leader(_) | Owner::Shard { .. } => Err(self.owner.stale(&self.env)),
         }
     }
 
     fn key(&self, key: &str) -> Result<Vec<u8>, FencedError> {
-        let full = match &self.right {
-            Right::Leader(_) => self.env.keys.leader_data(key),
-            Right::Shard { work, shard, .. } => self.env.keys.shard_data(work, *shard, key),
+        let full = match &self.owner {
+            Owner::Leader(_) => self.env.keys.leader_data(key),
+            Owner::Shard { work, shard, .. } => self.env.keys.shard_data(work, *shard, key),
         };
-        full.map_err(|source| FencedError::Key { key: key.to_owned(), source })
+        Ok(full.map_err(|source| StateError::of_key(key, source))?)
     }
 }

@@ -8,31 +8,16 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 
 use crate::{
-    clock,
+    clock::{self, AtomicTime},
     engine::{BootTime, LeaseId, Office, Revision},
 };
-
-/// Boot time that threads share; zero means never.
-#[derive(Debug, Default)]
-struct SharedTime(AtomicU64);
-
-impl SharedTime {
-    fn store(&self, time: BootTime) {
-        let nanos = u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX);
-        self.0.store(nanos, Ordering::Release);
-    }
-
-    fn left(&self, now: BootTime) -> Duration {
-        BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire))).since(now)
-    }
-}
 
 /// Check before each start of user work.
 pub(crate) trait Gate: fmt::Debug + Send + Sync {
@@ -44,7 +29,7 @@ pub(crate) trait Gate: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct LeaderGate {
     office: Office,
-    until: SharedTime,
+    until: AtomicTime,
     closed: AtomicBool,
     refusal: Notify,
 }
@@ -53,7 +38,7 @@ impl LeaderGate {
     pub(crate) fn new(office: Office) -> Self {
         Self {
             office,
-            until: SharedTime::default(),
+            until: AtomicTime::default(),
             closed: AtomicBool::new(false),
             refusal: Notify::new(),
         }
@@ -93,7 +78,7 @@ impl LeaderGate {
         if self.closed.load(Ordering::Acquire) {
             return Duration::ZERO;
         }
-        self.until.left(clock::boot_now())
+        self.until.load().since(clock::boot_now())
     }
 }
 
@@ -108,7 +93,7 @@ impl Gate for LeaderGate {
 pub(crate) struct HeldGate {
     lease: LeaseId,
     held: AtomicI64,
-    until: SharedTime,
+    until: AtomicTime,
     closed: AtomicBool,
 }
 
@@ -117,7 +102,7 @@ impl HeldGate {
         Self {
             lease,
             held: AtomicI64::new(0),
-            until: SharedTime::default(),
+            until: AtomicTime::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -145,7 +130,7 @@ impl HeldGate {
         if self.closed.load(Ordering::Acquire) {
             return Duration::ZERO;
         }
-        self.until.left(clock::boot_now())
+        self.until.load().since(clock::boot_now())
     }
 }
 

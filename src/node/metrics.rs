@@ -3,13 +3,7 @@
 mod known;
 pub(crate) mod names;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -18,7 +12,7 @@ use prometheus::{
 
 use self::known::{Otherwise, known};
 use crate::{
-    clock,
+    clock::{self, AtomicTime},
     engine::BootTime,
     metrics::{Build, metrics},
     store::{StateMetrics, etcd::EtcdMetrics},
@@ -122,7 +116,7 @@ metrics! { b =>
 
 /// Gauge that shows the time left until a boot time, at each scrape.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Remaining(Arc<AtomicU64>);
+pub(crate) struct Remaining(Arc<AtomicTime>);
 
 impl Remaining {
     fn new(b: &Build, name: &str, help: &str) -> Self {
@@ -135,13 +129,12 @@ impl Remaining {
     }
 
     pub(crate) fn set(&self, until: Option<BootTime>) {
-        self.0.store(nanos(until.unwrap_or_default()), Ordering::Relaxed);
+        self.0.store(until.unwrap_or_default());
     }
 
     /// Time that is left now.
     pub(crate) fn left(&self) -> Duration {
-        let until = BootTime(Duration::from_nanos(self.0.load(Ordering::Relaxed)));
-        until.since(clock::boot_now())
+        self.0.load().since(clock::boot_now())
     }
 
     /// Makes a metric that shows zero when no time is left.
@@ -153,7 +146,7 @@ impl Remaining {
 
 /// Gauge that shows how long ago an event happened, at each scrape; 0 if it never did.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Age(Arc<AtomicU64>);
+pub(crate) struct Age(Arc<AtomicTime>);
 
 impl Age {
     fn new(b: &Build, name: &str, help: &str) -> Self {
@@ -166,21 +159,21 @@ impl Age {
     }
 
     pub(crate) fn set(&self, at: BootTime) {
-        self.0.store(nanos(at), Ordering::Relaxed);
+        self.0.store(at);
     }
 
     /// Time since the event.
     pub(crate) fn age(&self) -> Duration {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            at => clock::boot_now().since(BootTime(Duration::from_nanos(at))),
+        match self.0.load() {
+            BootTime(Duration::ZERO) => Duration::ZERO,
+            at => clock::boot_now().since(at),
         }
     }
 
     /// Makes a metric that is shown for [`KNOWN_FOR`] after the event.
     fn known<M>(&self, b: &Build, otherwise: Otherwise, build: impl FnOnce(&Build) -> M) -> M {
         let this = self.clone();
-        let is_known = move || this.0.load(Ordering::Relaxed) != 0 && this.age() <= KNOWN_FOR;
+        let is_known = move || this.0.load() != BootTime::default() && this.age() <= KNOWN_FOR;
         known(b, is_known, otherwise, build)
     }
 }
@@ -191,10 +184,6 @@ fn shown(b: &Build, name: &str, help: &str, time: impl Fn() -> Duration + Send +
         let gauge = b.add(Gauge::new(name, help));
         move || gauge.set(time().as_secs_f64())
     });
-}
-
-fn nanos(time: BootTime) -> u64 {
-    u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

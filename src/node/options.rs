@@ -8,7 +8,7 @@ use super::{
     work::{FollowerRoutine, LeaderRoutine, LeaderTask, ShardWorker, WorkError},
 };
 use crate::{
-    engine::{self, NegativeNodeId, WorkType},
+    engine::{self, NegativeNodeId, WorkOffer, WorkType},
     store::keys::InvalidName,
 };
 
@@ -141,29 +141,16 @@ impl Default for RoutineLimits {
     }
 }
 
-/// Work type that the node can run, and the node's share of it.
-#[derive(Clone)]
-pub(crate) struct Worker {
-    pub(crate) name: String,
-    pub(crate) shards: u32,
-    pub(crate) weight: u32,
-    pub(crate) capacity: Option<u32>,
-    pub(crate) as_leader: bool,
+/// Shard worker with the node's share of the work.
+pub struct WorkerOptions {
+    /// Offer as the program sets it, not validated yet.
+    pub(crate) offer: WorkOffer,
     pub(crate) runs: Arc<dyn ShardWorker>,
 }
 
-/// Shard worker with the node's share of the work.
-pub struct WorkerOptions(pub(crate) Worker);
-
 impl fmt::Debug for WorkerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerOptions")
-            .field("work", &self.0.name)
-            .field("shards", &self.0.shards)
-            .field("weight", &self.0.weight)
-            .field("capacity", &self.0.capacity)
-            .field("as_leader", &self.0.as_leader)
-            .finish_non_exhaustive()
+        f.debug_struct("WorkerOptions").field("offer", &self.offer).finish_non_exhaustive()
     }
 }
 
@@ -171,41 +158,36 @@ impl WorkerOptions {
     /// Worker for the work type of that name: 256 shards, weight 1, no limit, no shards while the node
     /// leads others.
     pub fn new(work: impl Into<String>, worker: impl ShardWorker) -> Self {
-        Self(Worker {
-            name: work.into(),
-            shards: SHARDS,
-            weight: 1,
-            capacity: None,
-            as_leader: false,
-            runs: Arc::new(worker),
-        })
+        let work = WorkType::new(work.into());
+        let offer = WorkOffer { work, shards: SHARDS, weight: 1, capacity: None, as_leader: false };
+        Self { offer, runs: Arc::new(worker) }
     }
 
-    /// Number of shards of the work: 1 to 65,536. All nodes of a cluster must use the same number.
+    /// Number of shards of the work: 1 to 16,384. All nodes of a cluster must use the same number.
     #[must_use]
     pub fn shards(mut self, shards: u32) -> Self {
-        self.0.shards = shards;
+        self.offer.shards = shards;
         self
     }
 
     /// Share of this node relative to the others, at least 1.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
-        self.0.weight = weight;
+        self.offer.weight = weight;
         self
     }
 
     /// Largest number of shards that this node takes.
     #[must_use]
     pub fn capacity(mut self, shards: u32) -> Self {
-        self.0.capacity = Some(shards);
+        self.offer.capacity = Some(shards);
         self
     }
 
     /// Lets the node take shards even while it leads others. A node that is alone always takes them.
     #[must_use]
     pub fn as_leader(mut self) -> Self {
-        self.0.as_leader = true;
+        self.offer.as_leader = true;
         self
     }
 }

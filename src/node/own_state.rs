@@ -332,7 +332,7 @@ impl Drop for Call<'_> {
 }
 
 pub(crate) fn state_key(keys: &Keys, key: &str, id: NodeId) -> Result<Vec<u8>, StateError> {
-    keys.state(key, id).map_err(|source| StateError::Key { key: key.to_owned(), source })
+    keys.state(key, id).map_err(|source| StateError::of_key(key, source))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
     status::{LeaderStatus, NodeStatus, Reign, SelfStatus, Status, StoreStatus, WorkStatus},
 };
 use crate::{
-    clock,
+    clock::{self, millis},
     engine::{BootTime, ClusterView, Failover, Leader, LeaseId, NodeMetadata, timing},
     store::Health,
 };
@@ -132,10 +132,6 @@ impl Known {
             at_unix_ms: clock::unix_ms(),
         }
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -40,10 +40,8 @@ pub(crate) async fn get_cluster(
     env: &Env,
     prefix: &str,
 ) -> Result<BTreeMap<NodeId, Vec<KV>>, StateError> {
-    let range = env
-        .keys
-        .state_of_all(prefix)
-        .map_err(|source| StateError::Key { key: prefix.to_owned(), source })?;
+    let range =
+        env.keys.state_of_all(prefix).map_err(|source| StateError::of_key(prefix, source))?;
     let doing = || format!("get {prefix:?} of all nodes");
     let answer = read_together(env, doing, vec![env.keys.nodes(), range]).await?;
     let mut reads = answer.reads.into_iter();

@@ -154,10 +154,7 @@ pub(crate) async fn open(
     key: &str,
     from: WatchFrom,
 ) -> Result<StateWatch, StateError> {
-    let range = env
-        .keys
-        .state_of_all(key)
-        .map_err(|source| StateError::Key { key: key.to_owned(), source })?;
+    let range = env.keys.state_of_all(key).map_err(|source| StateError::of_key(key, source))?;
     let start = match from {
         WatchFrom::Now => StateStart::Now,
         WatchFrom::Snapshot => StateStart::Snapshot,

@@ -15,8 +15,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::Membership;
-use crate::engine::{
-    ClusterView, Holder, Leader, LeaseId, NodeId, NodeMetadata, Revision, Role, Term, WorkType,
+use crate::{
+    clock::millis,
+    engine::{
+        ClusterView, Holder, Leader, LeaseId, NodeId, NodeMetadata, Revision, Role, Term, WorkType,
+    },
 };
 
 /// Status of one node and of its cluster, as the node sees them.
@@ -288,8 +291,7 @@ impl WorkStatus {
 }
 
 fn unix_ms(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -278,11 +278,6 @@ impl Keys {
         Ok(KeyRange::prefix(self.at(format_args!("{STATE_DATA_PREFIX}/{key}/"))))
     }
 
-    /// Range of the state of every node, ticks included.
-    pub fn all_state(&self) -> KeyRange {
-        KeyRange::prefix(self.at(format_args!("{STATE_DATA_PREFIX}/")))
-    }
-
     /// Key of a node's member record.
     pub fn member(&self, id: NodeId) -> Vec<u8> {
         self.at(format_args!("{BELLWETHER_PREFIX}/members/{id}"))
@@ -349,16 +344,6 @@ impl Keys {
         Ok(self.at(format_args!("{DATA_PREFIX}/leader/{key}")))
     }
 
-    /// Range of all keys below a key of the leader's fenced data.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidName`] as [`leader_data`](Self::leader_data).
-    pub fn leader_data_below(&self, key: &str) -> Result<KeyRange, InvalidName> {
-        check(NameField::DataKey, key, MAX_KEY_BYTES)?;
-        Ok(KeyRange::prefix(self.at(format_args!("{DATA_PREFIX}/leader/{key}/"))))
-    }
-
     /// Key of the time at which a periodic job of the leader last ran.
     ///
     /// # Errors
@@ -399,11 +384,6 @@ impl Keys {
     ) -> Result<Vec<u8>, InvalidName> {
         check(NameField::DataKey, key, MAX_KEY_BYTES)?;
         Ok(self.at(format_args!("{DATA_PREFIX}/shard/{work}/{shard}/{key}")))
-    }
-
-    /// Range of all fenced data of a shard.
-    pub fn all_shard_data(&self, work: &WorkType, shard: ShardId) -> KeyRange {
-        KeyRange::prefix(self.at(format_args!("{DATA_PREFIX}/shard/{work}/{shard}/")))
     }
 
     /// Returns the key of the catalogue that `key` spells; `None` if `key` is foreign.

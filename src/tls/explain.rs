@@ -4,8 +4,6 @@
 //! module turns them into sentences for people. Each client has its own settings for certificates, so the
 //! client passes its [`Words`].
 
-use std::{error::Error as StdError, io};
-
 use rustls::{
     AlertDescription as Alert, CertificateError as Cert, Error, PeerIncompatible as Incompatible,
     pki_types::UnixTime,
@@ -54,23 +52,6 @@ pub(crate) fn explain(error: &Error, words: &Words) -> Option<Explained> {
         ) => Some(no_cipher()),
         _ => None,
     }
-}
-
-/// TLS error in the chain of an error's sources, at any depth.
-pub(crate) fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<Error>() {
-            return Some(tls);
-        }
-        // `source` of an io::Error that carries another error leaves out that one.
-        let carried = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match carried {
-            Some(carried) => Some(carried),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 fn say(reason: impl Into<String>, remedy: impl Into<String>) -> Explained {

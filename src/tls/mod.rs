@@ -26,7 +26,7 @@ use rustls::{
 };
 
 pub(crate) use self::{
-    explain::{Explained, Words, cause, explain},
+    explain::{Explained, Words, explain},
     follow::Followed,
     verify::{AnyCertificate, Verifier, unsupported_key},
 };

@@ -7,7 +7,7 @@ const LAYERS: &[&str] = &["engine", "store", "node", "telemetry", "host", "k8s",
 
 /// Modules between the engine and all other layers: they may use the engine's types, and the engine does not
 /// use them.
-const COMMON: &[&str] = &["clock", "hash", "metrics", "signals", "tasks", "tls"];
+const COMMON: &[&str] = &["causes", "clock", "hash", "metrics", "signals", "tasks", "tls"];
 
 /// Crates, each with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[

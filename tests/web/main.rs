@@ -15,6 +15,7 @@ mod browsing;
 mod docs;
 mod driven;
 mod events;
+mod hosted;
 mod http;
 mod limits;
 mod metrics;

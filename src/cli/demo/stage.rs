@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
 use crate::{
-    engine::{Call, Failover, Outcome, Role, StoreTiming},
+    engine::{Failover, Role},
     host::BuiltHost,
     node::{
         ClusterNode, Node, NodeError, NodeMetrics,
         status::{Status, Vitals},
     },
     operator::uptime::{self, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples},
-    store::{Store, keys::Keys, memory::MemoryStore, protocol},
+    store::{Store, memory::MemoryStore},
     tasks::Tasks,
     telemetry::{
         Action, ActionError, Leadership, Probe, StatusSource,
@@ -85,7 +85,6 @@ impl Stage {
         registry: &Registry,
     ) -> Result<(Self, Tasks), Failure> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        seed(&*store).await;
         let samples = match &args.checks {
             Some(_) => None,
             None => Some(samples(address).map_err(|error| {
@@ -178,7 +177,8 @@ impl Stage {
             .id_wait(ID_WAIT)
             .failover(self.failover)
             .metrics(place.metrics.clone())
-            .store(store);
+            // The first leader does not wait: this process has just created the store.
+            .stored(true, |_, _| Ok(store));
         let host = uptime::add(node.into(), &place.uptime).stop_within(GRACE).build()?;
         let node = Arc::clone(host.node());
         Ok((host, Actor { node, dead }))
@@ -256,15 +256,6 @@ fn samples(page: SocketAddr) -> io::Result<TempDir> {
 
 fn leads(actor: &Actor) -> bool {
     actor.node.membership().borrow().role == Role::Leader
-}
-
-/// Seeds the record. This process has just created the store, so no node can have led before: the first
-/// leader need not wait (T3, the record is seeded as ended).
-async fn seed(store: &dyn Store) {
-    let keys = Keys::new(CLUSTER).expect("the name is good");
-    let call = Call::Seed { d: StoreTiming::ETCD.span_max, ended: true };
-    let seeded = protocol::send(store, &keys, &call, Duration::from_secs(1)).await;
-    assert!(matches!(seeded, Outcome::Done(_)), "a new memory store takes the seed: {seeded:?}");
 }
 
 #[async_trait]

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    causes::find,
     clock,
     engine::BootTime,
     k8s::{
@@ -171,10 +172,7 @@ async fn outcome(first: &'static str, end: End, by: By) -> (Result<u16, kube::Er
 }
 
 fn refused_as(error: &kube::Error) -> &Refused {
-    let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |it| it.source())
-        .find_map(|it| it.downcast_ref())
-        .unwrap_or_else(|| panic!("not refused: {error:?}"))
+    find(error).unwrap_or_else(|| panic!("not refused: {error:?}"))
 }
 
 const BUSY: &str = "429 Busy\r\nretry-after: 1";

@@ -378,7 +378,7 @@ impl<K: Cached> Sharded<K> {
         Self { controller, share: Share { shards: 256, as_leader: false, keeps_all: false } }
     }
 
-    /// Sets the number of shards: 1 to 65,536. All nodes of a cluster must agree.
+    /// Sets the number of shards: 1 to 16,384. All nodes of a cluster must agree.
     #[must_use]
     pub fn shards(mut self, shards: u32) -> Self {
         self.share.shards = shards;

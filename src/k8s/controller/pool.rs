@@ -1,6 +1,6 @@
 //! The workers of a controller: take keys from its queue and run its reconciler.
 
-use std::{any::Any, num::NonZeroUsize, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, future::join_all};
@@ -15,6 +15,7 @@ use super::{
     reconcile::{Action, ReconcileError},
 };
 use crate::{
+    causes::{causes, find},
     clock,
     k8s::{
         authority::{Authority, Refused, is_refused},
@@ -27,6 +28,7 @@ use crate::{
     },
     metrics::Counted,
     node::AuthorityLost,
+    tasks::panic_message,
     telemetry::sparing::Sparing,
 };
 
@@ -116,7 +118,10 @@ impl<K: Cached> WorkerPool<K> {
             Ok(Ok(ended)) => ended,
             Ok(Err(panic)) => {
                 self.metrics.panics.inc();
-                Err(ReconcileError::new(format!("the reconciler panicked: {}", words(&*panic))))
+                Err(ReconcileError::new(format!(
+                    "the reconciler panicked: {}",
+                    panic_message(&*panic)
+                )))
             }
             Err(_) => {
                 self.metrics.timeouts.inc();
@@ -246,7 +251,7 @@ impl<K: Cached> Runnable for WorkerPool<K> {
 
 /// Whether a run failed because its authority had ended.
 fn is_authority_lost(error: &ReconcileError) -> bool {
-    causes(error).any(|it| {
+    causes(error.source()).any(|it| {
         it.is::<AuthorityLost>()
             || it.is::<Refused>()
             || it.downcast_ref::<kube::Error>().is_some_and(is_refused)
@@ -255,21 +260,10 @@ fn is_authority_lost(error: &ReconcileError) -> bool {
 
 /// The kind of API failure that a run failed with, if any.
 fn reason(error: &ReconcileError) -> Option<Reason> {
-    causes(error).find_map(|it| it.downcast_ref::<kube::Error>()).map(|it| explain(it).reason)
+    find(error.source()).map(|it| explain(it).reason)
 }
 
 /// Whether a run failed because the object had changed since it was observed.
 fn is_conflict(error: &ReconcileError) -> bool {
-    causes(error).any(|it| matches!(it.downcast_ref(), Some(WriteError::Conflict { .. })))
-}
-
-fn causes(error: &ReconcileError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    let first: &(dyn std::error::Error + 'static) = error.source();
-    std::iter::successors(Some(first), |it| it.source())
-}
-
-/// The message of a panic.
-fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&'static str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no words)")
+    causes(error.source()).any(|it| matches!(it.downcast_ref(), Some(WriteError::Conflict { .. })))
 }

@@ -30,10 +30,11 @@ use super::{
     replica::{Io, Reply},
 };
 use crate::{
+    causes::{chain, find},
     engine::LeaseId,
     k8s::{
         client::{CallOptions, ClientOptions, connect_to},
-        explain::{chain, explain, find},
+        explain::explain,
     },
     store::StoreError,
 };

@@ -6,6 +6,7 @@ use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::millis,
     engine::Revision,
     store::{KeyValue, keys::parse_lease, memory::Contents},
 };
@@ -167,7 +168,7 @@ impl State {
             writes: self.writes,
             revision: self.contents.revision.0,
             salt: self.salt.clone(),
-            span_max_ms: u64::try_from(self.span_max.as_millis()).unwrap_or(u64::MAX),
+            span_max_ms: millis(self.span_max),
             holder: self.holder.clone(),
             writers: self.writers.iter().map(|(it, n)| (format!("{:x}", it.0), *n)).collect(),
             leases: self

@@ -116,8 +116,8 @@ impl Leading {
         leading
     }
 
-    fn core(&self) -> &Core {
-        &self.node.core
+    fn shared(&self) -> &NodeShared {
+        &self.node.shared
     }
 
     /// Makes the driver panic in its next step.
@@ -167,7 +167,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
     assert!(matches!(within("keep_joined", kept).await.unwrap(), StartError::Broken));
     assert_eq!(within("broken", noticed).await.unwrap(), NodeError::Broken);
     assert_eq!(within("the end of the watch", user_watch.recv()).await, None);
-    let metrics = &leading.core().env.metrics;
+    let metrics = &leading.shared().env.metrics;
     assert_eq!(metrics.role.get(), Role::Unknown as i64);
     assert_eq!(metrics.master.with_label_values(&["C"]).get(), 0);
     assert_eq!(metrics.shards_owned.with_label_values(&["w"]).get(), 0);
@@ -186,7 +186,7 @@ async fn a_driver_that_panics_ends_authority_and_work_and_every_call_says_so() {
     assert_eq!(node.status().await.unwrap_err(), NodeError::Broken, "also when it is closed");
 
     // The term is not ended: without a proof of the leader's death the other nodes wait.
-    let keys = &leading.core().env.keys;
+    let keys = &leading.shared().env.keys;
     let record = leading.store.get(Get::key(keys.record()), LONG).await.unwrap();
     let record = crate::store::values::decode_record(&record.kvs[0].value).unwrap();
     assert!(!record.ended, "{record:?}");
@@ -241,7 +241,7 @@ async fn a_node_that_cannot_put_its_state_back_for_a_bug_is_broken() {
         let precious = |op: &Op| matches!(op, Op::Put { key, .. } if String::from_utf8_lossy(key).contains("precious"));
         matches!(seen, Seen::Txn(txn) if txn.then.iter().any(precious))
     });
-    let lease = leading.core().published.session.borrow().clone().unwrap().lease;
+    let lease = leading.shared().published.session.borrow().clone().unwrap().lease;
     leading.store.revoke(lease, LONG).await.unwrap();
     assert_eq!(within("the end", broken(&leading.node)).await, NodeError::Broken);
 }

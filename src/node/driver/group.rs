@@ -10,8 +10,9 @@ use crate::engine::BootTime;
 
 /// Work that is not joined this long after the cut blocks its thread: it is aborted and reported.
 pub(super) const WEDGED_AFTER: Duration = Duration::from_secs(1);
+
 /// Group of tasks that end together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) ending: Ending,
     /// Number of tasks that are not joined yet.
@@ -24,17 +25,6 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new() -> Self {
-        Self {
-            ending: Ending::default(),
-            tasks: 0,
-            aborts: Vec::new(),
-            cancelled_at: None,
-            cut_at: None,
-            wedged_at: None,
-        }
-    }
-
     pub(super) fn cancel(&mut self, now: BootTime, grace: Duration) {
         self.ending.cancel.cancel();
         self.cancelled_at.get_or_insert(now);

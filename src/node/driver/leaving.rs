@@ -57,7 +57,7 @@ impl Driver {
         let Phase::Leaving { stop_now_at, told, deadline, denied_since } = &mut self.phase else {
             return;
         };
-        let is_denied = !*told && is_idle && self.core.env.store.health().denied;
+        let is_denied = !*told && is_idle && self.shared.env.store.health().denied;
         *denied_since = if is_denied { denied_since.or(Some(now)) } else { None };
         let gives_up = denied_since.is_some_and(|since| DENIED_FOR <= now.since(since));
         if gives_up {
@@ -91,7 +91,7 @@ impl Driver {
         self.end_session();
         self.feed = None;
         self.fed = Stats::default();
-        self.core.own.left();
+        self.shared.own.left();
         self.problem = None;
         self.left = Some(if clean { Stopped::Clean } else { Stopped::Unclean });
     }

@@ -34,16 +34,16 @@ use self::{
     picture::{Picture, Shards},
     report::{reason_label, refused, role_label, session_label},
     sabotage::Sabotage,
-    ticks::{UnfitBecause, WorkEvent},
+    ticks::UnfitBecause,
     user_work::{Ended, UserWork, WorkItem},
 };
 use super::{
     Node, StartError, Stopped, compaction,
-    core::{Command, Core, abandoned_deadline},
     gate::HeldGate,
     options::NodeOptions,
     pod_lock::PodLock,
     session::Session,
+    shared::{Command, NodeShared, abandoned_deadline},
     supervision::{Line, Parent},
 };
 use crate::{
@@ -86,7 +86,7 @@ enum Phase {
 
 /// Driver of one node.
 struct Driver {
-    core: Arc<Core>,
+    shared: Arc<NodeShared>,
     node: Arc<dyn Node>,
     options: NodeOptions,
     engine: Engine,
@@ -135,17 +135,17 @@ struct Unfit {
 ///
 /// # Panics
 ///
-/// If the engine, the driver, or a task that they need fails: [`Core`] handles the panic.
+/// If the engine, the driver, or a task that they need fails. The task that runs the driver catches the panic.
 pub(super) async fn run(
-    core: Arc<Core>,
+    shared: Arc<NodeShared>,
     node: Arc<dyn Node>,
     options: NodeOptions,
     mut commands: mpsc::Receiver<Command>,
 ) {
     report::show_zeros(&options);
-    let store = Arc::clone(&core.env.store);
+    let store = Arc::clone(&shared.env.store);
     let mut store_failed = pin!(store.failed());
-    let mut driver = Driver::new(core, node, options);
+    let mut driver = Driver::new(shared, node, options);
     while !driver.is_over() {
         select! {
             biased;
@@ -159,12 +159,12 @@ pub(super) async fn run(
 }
 
 impl Driver {
-    fn new(core: Arc<Core>, node: Arc<dyn Node>, mut options: NodeOptions) -> Self {
+    fn new(shared: Arc<NodeShared>, node: Arc<dyn Node>, mut options: NodeOptions) -> Self {
         let mut proven_dead = Dead::default();
         if let Some(uid) = options.engine.pod_uid.clone() {
             match PodLock::take(options.env.keys.cluster(), &uid) {
                 Ok(lock) => {
-                    *core.pod_lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+                    *shared.pod_lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
                     proven_dead.pod_uid = Some(uid);
                 }
                 Err(error) => {
@@ -176,7 +176,7 @@ impl Driver {
         let mut beside = Tasks::new();
         // Checks that the store is compacted, if its kind needs that.
         if options.env.store.kind() == "etcd" {
-            let membership = core.published.membership.subscribe();
+            let membership = shared.published.membership.subscribe();
             let looking = compaction::watch_over(options.env.clone(), membership);
             beside.spawn("compaction", async { match looking.await {} });
         }
@@ -189,7 +189,7 @@ impl Driver {
         Self {
             engine: Engine::new(options.engine.clone(), rand::random()),
             calls: Calls::new(options.env.clone(), &options.engine),
-            core,
+            shared,
             node,
             options,
             inputs: VecDeque::new(),
@@ -245,7 +245,7 @@ impl Driver {
             Some(ended) = self.beside.join_next() => on_end_beside(&ended),
             item = self.work.next() => self.on_work(item),
             Some(command) = commands.recv() => self.on_command(command),
-            () = self.core.abandoned.cancelled(), if !self.closing => {
+            () = self.shared.abandoned.cancelled(), if !self.closing => {
                 self.closing = true;
                 self.leave(abandoned_deadline());
             }
@@ -275,7 +275,7 @@ impl Driver {
 
     /// Passes all inputs to the engine and carries out its effects.
     fn settle(&mut self) {
-        self.core.env.metrics.driver_steps.inc();
+        self.shared.env.metrics.driver_steps.inc();
         self.sabotage.panic_if_asked();
         loop {
             while let Some(input) = self.inputs.pop_front() {
@@ -297,7 +297,7 @@ impl Driver {
         let office = self.engine.authority().map(|authority| (authority.office, authority.until));
         let held = self.engine.shard_authority().map(|shards| (shards.held, shards.until));
         self.work.publish(office, held);
-        let metrics = &self.core.env.metrics;
+        let metrics = &self.shared.env.metrics;
         metrics.authority_remaining.set(office.map(|(_, until)| until));
         metrics.shard_authority_remaining.set(held.map(|(_, until)| until));
     }
@@ -326,7 +326,8 @@ impl Driver {
             }
             Effect::StopWork { work, reason } => {
                 let label = reason_label(reason);
-                self.core.env.metrics.transitions.with_label_values(&["work_stopped", label]).inc();
+                let transitions = &self.shared.env.metrics.transitions;
+                transitions.with_label_values(&["work_stopped", label]).inc();
                 tracing::info!(
                     node = self.node.id().get(),
                     work,
@@ -354,13 +355,13 @@ impl Driver {
             }
             Effect::TickChanged(tick) => self.work.set_tick(tick),
             Effect::StoreReplaced => {
-                self.core.published.replacements.send_modify(|count| *count += 1);
+                self.shared.published.replacements.send_modify(|count| *count += 1);
             }
         }
     }
 
     fn relist(&mut self) {
-        let env = &self.core.env;
+        let env = &self.shared.env;
         if let Some(feed) = &self.feed {
             feed.relist();
         } else {
@@ -402,7 +403,7 @@ impl Driver {
     /// Updates the metrics of the picture. Called after the engine has processed the changes, so that a
     /// handoff does not wait for the metrics.
     fn measure_picture(&mut self) {
-        let metrics = &self.core.env.metrics;
+        let metrics = &self.shared.env.metrics;
         if let Some(stats) = self.feed.as_ref().map(Feed::stats) {
             // The first list is no resync.
             let before = self.fed.lists.max(1);
@@ -414,7 +415,7 @@ impl Driver {
         let view = self.engine.view();
         metrics.members.set(view.nodes().len() as i64);
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
-        let shown = self.core.published.shown.borrow();
+        let shown = self.shared.published.shown.borrow();
         metrics.leader_suspended.set(i64::from(shown.is_leader_suspended()));
         if std::mem::take(&mut self.shards_unmeasured) {
             for (work, _) in view.plans() {
@@ -432,19 +433,19 @@ impl Driver {
         self.work.set_tick(tick);
         self.work.begin_holding(HeldGate::new(lease));
         self.publish();
-        self.core.own.joined(lease);
-        let published = &self.core.published;
-        let session = Session::new(&self.core.env.keys, lease);
+        self.shared.own.joined(lease);
+        let published = &self.shared.published;
+        let session = Session::new(&self.shared.env.keys, lease);
         published.session.send_replace(Some(session.clone()));
         published.membership.send_modify(|membership| membership.joined = true);
-        self.core.env.metrics.transitions.with_label_values(&["joined", "joined"]).inc();
+        self.shared.env.metrics.transitions.with_label_values(&["joined", "joined"]).inc();
         if let Some(before) = self.putting_back.take() {
             before.abort();
         }
-        let core = Arc::clone(&self.core);
+        let shared = Arc::clone(&self.shared);
         self.putting_back = Some(self.beside.spawn("put-back", async move {
-            let now = core.published.session.subscribe();
-            core.own.put_back(&core.env, core.id, &now, &session).await;
+            let now = shared.published.session.subscribe();
+            shared.own.put_back(&shared.env, shared.id, &now, &session).await;
         }));
         self.knocks_since = None;
         for start in self.starts.drain(..) {
@@ -455,19 +456,19 @@ impl Driver {
     fn on_session_lost(&mut self, lease: LeaseId, reason: SessionEnd) {
         let label = session_label(reason);
         tracing::warn!(node = self.node.id().get(), lease = %lease, reason = label, "session lost");
-        self.core.env.metrics.sessions_lost.with_label_values(&[label]).inc();
+        self.shared.env.metrics.sessions_lost.with_label_values(&[label]).inc();
         self.end_session();
-        self.core.published.membership.send_modify(|membership| membership.sessions_lost += 1);
+        self.shared.published.membership.send_modify(|membership| membership.sessions_lost += 1);
         self.problem = Some(format!("the session was lost ({label}); joining again"));
     }
 
     fn end_session(&mut self) {
         self.lease = None;
         self.work.end_holding();
-        let published = &self.core.published;
+        let published = &self.shared.published;
         published.session.send_replace(None);
         published.membership.send_modify(|membership| membership.joined = false);
-        self.core.env.metrics.lease_remaining.set(None);
+        self.shared.env.metrics.lease_remaining.set(None);
     }
 
     fn on_refused(&mut self, refusal: &Refusal, now: BootTime) {
@@ -514,12 +515,12 @@ impl Driver {
     fn on_role(&mut self, standing: Standing, now: BootTime) {
         tracing::info!(node = self.node.id().get(), role = %standing.role, term = standing.term.map(|term| term.0), "role");
         self.standing = standing;
-        let (metrics, role) = (&self.core.env.metrics, standing.role);
+        let (metrics, role) = (&self.shared.env.metrics, standing.role);
         metrics.role.set(role as i64);
         let leads = role == Role::Leader;
         metrics.master.with_label_values(&[self.node.cluster()]).set(i64::from(leads));
         metrics.transitions.with_label_values(&[role_label(role), "role"]).inc();
-        let published = &self.core.published;
+        let published = &self.shared.published;
         published.metadata.send_modify(|metadata| metadata.role = role);
         published.membership.send_modify(|membership| {
             membership.role = role;
@@ -543,7 +544,7 @@ impl Driver {
         let now = clock::boot_now();
         match item {
             WorkItem::Refused(term) => self.inputs.push_back(Input::OfficeOver { term }),
-            WorkItem::Event(WorkEvent::Unfit { why, .. }) => self.on_unfit(why, now),
+            WorkItem::Unfit(why) => self.on_unfit(why, now),
             WorkItem::Joined(joined) => match self.work.on_joined(&joined, now) {
                 Some(Ended::LeaderPanicked) => self.on_unfit(UnfitBecause::Panics, now),
                 Some(Ended::Leader { work }) => self.inputs.push_back(Input::WorkEnded { work }),
@@ -613,13 +614,13 @@ impl Driver {
         self.rejoin_at = None;
         let (start, dead) = (clock::wall_now(), self.proven_dead.clone());
         // The same start time as the engine will write.
-        self.core.published.metadata.send_modify(|metadata| metadata.start = start);
+        self.shared.published.metadata.send_modify(|metadata| metadata.start = start);
         self.inputs.push_back(Input::Start { start, dead });
     }
 
     fn on_time(&mut self) {
         let now = clock::boot_now();
-        if let Some(WorkEvent::Unfit { why, .. }) = self.work.on_time(now) {
+        if let Some(why) = self.work.on_time(now) {
             self.on_unfit(why, now);
         }
         if self.unfit.is_some_and(|unfit| unfit.until <= now) {
@@ -636,10 +637,10 @@ impl Driver {
     async fn end(mut self) {
         self.beside.abort_all().await;
         let is_joined = self.work.abort_all().await;
-        self.core.published.session.send_replace(None);
+        self.shared.published.session.send_replace(None);
         // Work that still runs may act for this process of the pod: its handles of the node keep the lock.
         if is_joined {
-            self.core.pod_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.shared.pod_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 }

@@ -38,7 +38,7 @@ impl Driver {
         let address = leader.and_then(|leader| view.address_of(leader.id));
         let authority = self.engine.authority().map(|own| (own.office.lease, own.until));
         let problem = self.problem();
-        self.core.published.shown.send_modify(|shown| {
+        self.shared.published.shown.send_modify(|shown| {
             shown.turned_at = clock::boot_now();
             shown.fresh_at = self.picture.fresh_at;
             shown.record_at = self.engine.record_at();
@@ -66,7 +66,7 @@ impl Driver {
         self.show();
         Known {
             view: self.engine.view().clone(),
-            shown: self.core.published.shown.borrow().clone(),
+            shown: self.shared.published.shown.borrow().clone(),
             timeline: self.picture.timeline(),
             heard_unix_ms: self.picture.heard_unix_ms(),
             lease: self.lease,
@@ -76,7 +76,7 @@ impl Driver {
             tick: self.work.tick(),
             failover: self.options.engine.failover,
             last_tick_unix_ms: self.work.last_tick().get(),
-            health: self.core.env.store.health(),
+            health: self.shared.env.store.health(),
         }
     }
 }

@@ -66,7 +66,7 @@ impl Rig {
         // The node has a driver of its own, which gets no commands.
         let node = ClusterNode::from_options(options.clone());
         let (commands, received) = mpsc::channel(8);
-        let driver = Driver::new(Arc::clone(&node.core), Arc::new(node), options);
+        let driver = Driver::new(Arc::clone(&node.shared), Arc::new(node), options);
         Self { driver, commands, received }
     }
 
@@ -112,7 +112,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.driver.core.abandoned.cancel();
+        self.driver.shared.abandoned.cancel();
     }
 }
 
@@ -299,7 +299,7 @@ async fn leader() -> (Rig, LeaderContext) {
 #[tokio::test]
 async fn a_refused_write_of_the_leader_ends_its_term_without_waiting_for_a_beat() {
     let (mut rig, ctx) = leader().await;
-    let env = &rig.driver.core.env;
+    let env = &rig.driver.shared.env;
     let candidate = env.keys.candidate(rig.driver.lease.unwrap());
     let read = env.store.get(Get::key(candidate.as_slice()), LONG).await.unwrap();
     let lease = read.kvs[0].lease;
@@ -336,7 +336,7 @@ async fn a_node_that_is_fit_again_still_says_what_else_is_wrong() {
     rig.driver.on_unfit(UnfitBecause::Panics, clock::boot_now());
     let problem = |driver: &Driver| {
         driver.show();
-        driver.core.published.shown.borrow().problem.clone()
+        driver.shared.published.shown.borrow().problem.clone()
     };
     assert!(problem(&rig.driver).is_some_and(|it| it.contains("Panics")));
     rig.driver.problem = Some("the session was lost".into());

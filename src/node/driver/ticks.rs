@@ -11,7 +11,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::report::LastTick;
 use crate::{
-    clock,
+    clock::{self, AtomicTime},
     engine::BootTime,
     node::{NodeMetrics, RoutineLimits, gate::Gate, work::WorkError},
     tasks::panic_message,
@@ -54,7 +54,7 @@ pub(super) struct Ending {
 
 /// Time by which a runner must report again.
 #[derive(Debug, Default)]
-pub(super) struct Pulse(AtomicU64);
+pub(super) struct Pulse(AtomicTime);
 
 impl Pulse {
     /// Time within which a runner must report again if its run may take `run`.
@@ -63,12 +63,12 @@ impl Pulse {
     }
 
     fn expect_by(&self, at: BootTime) {
-        self.0.store(u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+        self.0.store(at);
     }
 
     /// Time by which the runner must report.
     pub(super) fn due(&self) -> BootTime {
-        BootTime(Duration::from_nanos(self.0.load(Ordering::Acquire)))
+        self.0.load()
     }
 }
 
@@ -104,13 +104,6 @@ impl Turn {
     fn set(&self, from: u8, to: u8) -> Result<u8, u8> {
         self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
     }
-}
-
-/// Event that a runner sends to the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WorkEvent {
-    /// The leader's work with this number panicked too often, or overran and was dropped.
-    Unfit { work: u64, why: UnfitBecause },
 }
 
 /// Reason why the leader's work cannot continue on this node.
@@ -205,8 +198,8 @@ pub(super) struct Ticker {
     pub(super) pulse: Arc<Pulse>,
     pub(super) turn: Arc<Turn>,
     pub(super) metrics: TickMetrics,
-    /// For the leader's routine: the channel for [`WorkEvent::Unfit`], and the number of the work.
-    pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64)>,
+    /// For the leader's routine: the driver's channel.
+    pub(super) unfit: Option<mpsc::Sender<UnfitBecause>>,
 }
 
 impl Ticker {
@@ -266,9 +259,9 @@ impl Ticker {
     }
 
     async fn tell_unfit(&self, why: UnfitBecause) {
-        if let Some((events, work)) = &self.unfit {
+        if let Some(events) = &self.unfit {
             // The driver always receives; if the driver is gone, the work is gone too.
-            let _ = events.send(WorkEvent::Unfit { work: *work, why }).await;
+            let _ = events.send(why).await;
         }
     }
 
@@ -358,9 +351,8 @@ pub(super) struct Keeper {
     pub(super) ending: Ending,
     pub(super) early: Early,
     pub(super) metrics: NodeMetrics,
-    /// For leader tasks: the channel for [`WorkEvent::Unfit`], the number of the work, and the number of
-    /// panics in a row after which the event is sent.
-    pub(super) unfit: Option<(mpsc::Sender<WorkEvent>, u64, u32)>,
+    /// For leader tasks: the driver's channel, and the number of panics in a row that are reported there.
+    pub(super) unfit: Option<(mpsc::Sender<UnfitBecause>, u32)>,
 }
 
 impl Keeper {
@@ -413,10 +405,10 @@ impl Keeper {
     async fn panicked(&self, panics: u32) {
         let kind = if self.unfit.is_some() { "leader_task" } else { "shard" };
         self.metrics.panics.with_label_values(&[kind]).inc();
-        if let Some((events, work, most)) = &self.unfit
+        if let Some((events, most)) = &self.unfit
             && *most <= panics
         {
-            let _ = events.send(WorkEvent::Unfit { work: *work, why: UnfitBecause::Panics }).await;
+            let _ = events.send(UnfitBecause::Panics).await;
         }
     }
 }

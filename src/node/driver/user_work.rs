@@ -19,9 +19,7 @@ use tokio::{
 use super::{
     group::{Group, WEDGED_AFTER},
     report::LastTick,
-    ticks::{
-        Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, Turn, UnfitBecause, WorkEvent,
-    },
+    ticks::{Early, Ending, Job, Keeper, Pulse, TickMetrics, Ticker, Turn, UnfitBecause},
 };
 use crate::{
     clock,
@@ -41,8 +39,8 @@ const LOST_GRACE: Duration = Duration::from_millis(10);
 /// The driver wakes at least every second. If it did not for this long, the process was stopped or
 /// suspended, or the machine is so busy that a late routine is not at fault.
 const STOOD_STILL: Duration = Duration::from_millis(1250);
-/// Capacity of the event channel: runners send few events, and the driver always receives.
-const EVENTS: usize = 64;
+/// Capacity of the channel for reports: runners send few of them, and the driver always receives.
+const REPORTS: usize = 64;
 
 /// Owner of a task: the leader's work, the follower's, or a shard's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +101,8 @@ pub(super) struct UserWork {
     /// Tasks of all runners. Each returns the message of its runner's panic, if the runner panicked.
     set: JoinSet<Option<String>>,
     whose: HashMap<Id, Whose>,
-    events: (mpsc::Sender<WorkEvent>, mpsc::Receiver<WorkEvent>),
+    /// Reports that the leader's work cannot continue on this node.
+    unfit: (mpsc::Sender<UnfitBecause>, mpsc::Receiver<UnfitBecause>),
     leader: Option<LeaderWork>,
     follower: Option<FollowerWork>,
     follower_wanted: bool,
@@ -127,7 +126,7 @@ impl UserWork {
             last_tick: LastTick::default(),
             set: JoinSet::new(),
             whose: HashMap::new(),
-            events: mpsc::channel(EVENTS),
+            unfit: mpsc::channel(REPORTS),
             leader: None,
             follower: None,
             follower_wanted: false,
@@ -209,11 +208,11 @@ impl UserWork {
         assert!(self.leader.is_none(), "work ends before it starts anew");
         let gate = Arc::new(LeaderGate::new(office));
         gate.extend(until);
-        let mut group = Group::new();
+        let mut group = Group::default();
         let cancel = group.ending.cancel.clone();
         let context =
             LeaderContext::new(Arc::clone(&gate), Arc::clone(&self.node), self.env.clone(), cancel);
-        let ticker = self.leader_ticker(work, &context, &group.ending);
+        let ticker = self.leader_ticker(&context, &group.ending);
         let (pulse, turn) = (Arc::clone(&ticker.pulse), Arc::clone(&ticker.turn));
         let mut aborts = vec![self.spawn(Whose::Leader(work), ticker.run())];
         let turn = (turn, aborts[0].id());
@@ -229,7 +228,7 @@ impl UserWork {
                 ending: group.ending.clone(),
                 early: Early::Done,
                 metrics: self.env.metrics.clone(),
-                unfit: Some((self.events.0.clone(), work, self.limits.panics.max(1))),
+                unfit: Some((self.unfit.0.clone(), self.limits.panics.max(1))),
             };
             aborts.push(self.spawn(Whose::Leader(work), keeper.run()));
         }
@@ -238,7 +237,7 @@ impl UserWork {
         self.leader = Some(LeaderWork { work, gate, pulse, silent: false, turn, group });
     }
 
-    fn leader_ticker(&self, work: u64, context: &LeaderContext, ending: &Ending) -> Ticker {
+    fn leader_ticker(&self, context: &LeaderContext, ending: &Ending) -> Ticker {
         let (routine, context) = (self.work.leader.clone(), context.clone());
         let gate = Arc::clone(context.gate()) as Arc<dyn Gate>;
         // Without a routine the ticker still shows that the runtime gets processor time.
@@ -256,7 +255,7 @@ impl UserWork {
             pulse: Arc::default(),
             turn: Arc::default(),
             metrics: TickMetrics::new(&self.env.metrics, "leader", &self.last_tick),
-            unfit: Some((self.events.0.clone(), work)),
+            unfit: Some(self.unfit.0.clone()),
         }
     }
 
@@ -303,7 +302,7 @@ impl UserWork {
 
     fn start_follower(&mut self) {
         let Some(routine) = self.work.follower.clone() else { return };
-        let mut group = Group::new();
+        let mut group = Group::default();
         let node = Arc::clone(&self.node);
         let job: Job = Box::new(move |token| {
             let context = FollowerContext::new(Arc::clone(&node), token);
@@ -349,7 +348,7 @@ impl UserWork {
             return;
         };
         let gate = Arc::new(ShardGate::new(held));
-        let mut group = Group::new();
+        let mut group = Group::default();
         let context = ShardContext::new(
             Arc::clone(&gate),
             (work.clone(), shard, epoch),
@@ -416,7 +415,7 @@ impl UserWork {
     }
 
     /// Cuts the work whose time is over, and detects a runner that does not report.
-    pub(super) fn on_time(&mut self, now: BootTime) -> Option<WorkEvent> {
+    pub(super) fn on_time(&mut self, now: BootTime) -> Option<UnfitBecause> {
         if STOOD_STILL < now.since(self.looked_at) {
             self.awake_since = now;
         }
@@ -445,7 +444,7 @@ impl UserWork {
         if due.is_some_and(|due| due < now) {
             leader.silent = true;
             leader.group.aborts.iter().for_each(AbortHandle::abort);
-            return Some(WorkEvent::Unfit { work: leader.work, why: UnfitBecause::Silent });
+            return Some(UnfitBecause::Silent);
         }
         None
     }
@@ -491,7 +490,7 @@ impl UserWork {
             biased;
             // All are cancel safe: an item that is not received stays where it is.
             term = refused => WorkItem::Refused(term),
-            Some(event) = self.events.1.recv() => WorkItem::Event(event),
+            Some(why) = self.unfit.1.recv() => WorkItem::Unfit(why),
             Some(joined) = self.set.join_next_with_id() => {
                 WorkItem::Joined(match joined {
                     Ok((id, panic)) => Joined { id, panic },
@@ -617,6 +616,7 @@ pub(super) struct Joined {
 pub(super) enum WorkItem {
     /// T7 (fenced write of a leader): the store refused a write of this term.
     Refused(Term),
-    Event(WorkEvent),
+    /// The leader's work panicked too often, or overran and was dropped.
+    Unfit(UnfitBecause),
     Joined(Joined),
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fenced, FencedError};
+use super::{Fenced, FencedError, StateError};
 use crate::{
     clock,
     engine::Revision,
@@ -75,7 +75,7 @@ impl Fenced {
     /// # Errors
     ///
     /// As for [`compare_and_set`](Self::compare_and_set). To find out the outcome after
-    /// [`FencedError::Unknown`], let the transaction put a unique value. However late the transaction takes
+    /// [`StateError::Unknown`], let the transaction put a unique value. However late the transaction takes
     /// effect, it undoes no later write of its keys.
     ///
     /// # Cancel safety
@@ -85,8 +85,8 @@ impl Fenced {
         let (mut compared, written) = self.parts(&txn)?;
         let deadline = clock::boot_now() + self.env.call_timeout;
         loop {
-            let Some(guard) = self.right.guard(&self.env) else {
-                return Err(self.right.stale(&self.env));
+            let Some(guard) = self.owner.guard(&self.env) else {
+                return Err(self.owner.stale(&self.env));
             };
             let late: Vec<Late<'_>> = written
                 .iter()
@@ -190,10 +190,8 @@ fn request(guard: &Guard, compared: &[Compared], written: &[Written], late: &[La
 }
 
 fn failed(written: &[Written], late: &[Late<'_>], source: StoreError) -> FencedError {
-    let doing = format!("write {} keys at once", written.len());
-    if source.effected() == Effected::Unknown {
-        return FencedError::Unknown { doing, source };
+    if source.effected() == Effected::No {
+        late.iter().filter_map(Late::first).for_each(FirstPut::settled);
     }
-    late.iter().filter_map(Late::first).for_each(FirstPut::settled);
-    FencedError::Store { doing, source }
+    StateError::of_write(format!("write {} keys at once", written.len()), source).into()
 }

@@ -15,7 +15,7 @@ use crate::{
     engine::{Office, ShardId, Term, WorkType},
     node::{
         Claimed, NodeMetrics, claim,
-        fenced::{Fenced, FencedError, FencedTxn, Right},
+        fenced::{Fenced, FencedError, FencedTxn, Owner},
         gate::{HeldGate, LeaderGate, ShardGate},
         guarded::Known,
     },
@@ -129,7 +129,7 @@ impl Rig {
         let gate = LeaderGate::new(Office { term: Term(1), revision: took.revision, lease: LEASE });
         gate.extend(crate::clock::boot_now() + LATE);
         let known = Arc::new(Known::new(&self.env.keys, LEASE));
-        Fenced::new(self.env.clone(), Right::Leader(Arc::new(gate)), known)
+        Fenced::new(self.env.clone(), Owner::Leader(Arc::new(gate)), known)
     }
 
     /// Waits until every late request has reached the store.
@@ -466,7 +466,7 @@ async fn several_writes_that_come_late_undo_nothing_that_came_after_them() {
     rig.next_txns(&[Fault::SlowRequest(LATE)]);
     let late = FencedTxn::new().expect("new", None).put("new", "late").put("deleted", "late");
     let unknown = fenced.txn(late.put("there", "late")).await;
-    assert!(matches!(unknown, Err(FencedError::Unknown { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(FencedError::Call(StateError::Unknown { .. }))), "{unknown:?}");
     fenced.delete("deleted").await.unwrap();
     rig.all_has_landed().await;
     for key in ["new", "deleted"] {
@@ -517,9 +517,9 @@ async fn writes_for_a_shard_that_is_still_held_go_on_when_the_node_claims_anothe
     let until = crate::clock::boot_now() + LATE;
     held.extend(write_held().await, until);
     let gate = Arc::new(ShardGate::new(Arc::clone(&held)));
-    let right = Right::Shard { gate, work: WorkType::new("checks"), shard: ShardId(1) };
+    let owner = Owner::Shard { gate, work: WorkType::new("checks"), shard: ShardId(1) };
     let known = Arc::new(Known::new(&rig.env.keys, LEASE));
-    let fenced = Fenced::new(rig.env.clone(), right, known);
+    let fenced = Fenced::new(rig.env.clone(), owner, known);
     let claimed = write_held().await;
     // The claim has committed, and its answer is still on the way.
     let answer = async {

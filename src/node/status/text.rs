@@ -1,9 +1,9 @@
-//! The engine's words in the JSON of a status: as strings, since numbers above 2^53 would not survive a
+//! The engine's words in JSON, such as that of a status: as strings, since numbers above 2^53 would not survive a
 //! browser.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::engine::{Holder, LeaseId, NodeId, Revision, Role, Term};
+use crate::engine::{Holder, LeaseId, NodeId, Revision, Role, ShardEpoch, Term};
 
 macro_rules! as_text {
     ($($type:ident: $parse:expr;)*) => {$(
@@ -28,6 +28,7 @@ as_text! {
     NodeId: |text| NodeId::new(text.parse().ok()?).ok();
     Term: |text| text.parse().ok().map(Term);
     Revision: |text| text.parse().ok().map(Revision);
+    ShardEpoch: |text| text.parse().ok().map(ShardEpoch);
     LeaseId: |text| u64::from_str_radix(text, 16).ok().map(|lease| LeaseId(lease.cast_signed()));
     // Earlier versions write nothing for a node whose metadata is malformed.
     Role: |text| {

@@ -25,7 +25,7 @@ use super::{
     value::{Span, UnixMs},
 };
 use crate::{
-    clock,
+    clock::{self, millis},
     engine::{BootTime, NodeId, ShardEpoch},
     operator::uptime::crd::cut,
 };
@@ -413,8 +413,4 @@ fn age(check: &Check, run: UnixMs, now_unix_ms: u64) -> Age {
 /// How long a result of this check supports a state.
 fn fresh_for(check: &Check) -> Duration {
     check.timing().interval() * FRESH_INTERVALS + check.spec().timeout().0 + FRESH_GRACE
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -75,7 +75,7 @@ impl LeaderTask for UptimeLeader {
 
     async fn run(&self, ctx: LeaderContext) -> Result<(), WorkError> {
         let _leading = Leading(self);
-        let mut desk = Desk::open(self, &ctx).await?;
+        let mut state = LeaderState::open(self, &ctx).await?;
         let mut feed = Feed::new(Arc::clone(ctx.node()), self.metrics.clone());
         let token = ctx.token();
         while let Some(waited) = token.run_until_cancelled(feed.wait()).await {
@@ -85,7 +85,7 @@ impl LeaderTask for UptimeLeader {
                 continue;
             }
             let checks = Arc::clone(&self.checks.borrow());
-            match desk.look(&checks, &feed).await {
+            match state.look(&checks, &feed).await {
                 Ok(()) => {}
                 Err(error) if error.is_stale() => return Ok(()),
                 Err(error) => {
@@ -98,7 +98,7 @@ impl LeaderTask for UptimeLeader {
             }
         }
         // The term ends as planned, so the statuses are stored if the leader's data can still be written.
-        if let Err(error) = desk.leave().await {
+        if let Err(error) = state.leave().await {
             tracing::debug!(%error, "statuses of uptime checks were not stored at the end of the term");
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Drop for Leading<'_> {
 }
 
 /// State of one leader, and the part of it that is stored.
-struct Desk<'a> {
+struct LeaderState<'a> {
     leader: &'a UptimeLeader,
     ctx: &'a LeaderContext,
     statuses: Statuses,
@@ -153,10 +153,10 @@ fn status_key(cut_by: CutBy, shard: ShardId) -> String {
     }
 }
 
-impl<'a> Desk<'a> {
+impl<'a> LeaderState<'a> {
     /// Loads the changes that earlier leaders have stored.
     async fn open(leader: &'a UptimeLeader, ctx: &'a LeaderContext) -> Result<Self, FencedError> {
-        let mut desk = Self {
+        let mut state = Self {
             leader,
             ctx,
             statuses: Statuses::new(),
@@ -168,9 +168,9 @@ impl<'a> Desk<'a> {
             file: status_file::StatusFile::default(),
         };
         if let Some(found) = ctx.fenced().get(CHANGES).await? {
-            desk.changes = desk.read(&found.value);
+            state.changes = state.read(&found.value);
         }
-        Ok(desk)
+        Ok(state)
     }
 
     /// Parses a stored value; returns the default if it is malformed.

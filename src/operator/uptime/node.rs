@@ -35,7 +35,7 @@ use crate::{clock, node::Node};
 mod tests;
 
 /// Options of the uptime checks of one node.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct UptimeOptions {
     /// Number of shards for the checks. At least 1. Default: 256. [`Uptime::shards`] is the number in the
     /// node's work type, which is one more for checks that are cut by [`CutBy::Names`].
@@ -68,18 +68,6 @@ impl Default for UptimeOptions {
             probe: Arc::new(Prober::new()),
             metrics: UptimeMetrics::unregistered(),
         }
-    }
-}
-
-impl std::fmt::Debug for UptimeOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UptimeOptions")
-            .field("shards", &self.shards)
-            .field("cut_by", &self.cut_by)
-            .field("most_at_once", &self.most_at_once)
-            .field("as_leader", &self.as_leader)
-            .field("status_file", &self.status_file)
-            .finish_non_exhaustive()
     }
 }
 

@@ -23,7 +23,12 @@ use super::{
     resource::Target,
     value::{Span, UnixMs},
 };
-use crate::{clock, engine::BootTime, tls::Trust};
+use crate::{
+    causes::{causes, chain_after},
+    clock,
+    engine::BootTime,
+    tls::Trust,
+};
 
 mod connect;
 pub mod denied;
@@ -77,7 +82,7 @@ impl Verdict {
 
 /// Interface that runs checks: [`Prober`], or a substitute.
 #[async_trait]
-pub trait Probe: Send + Sync {
+pub trait Probe: fmt::Debug + Send + Sync {
     /// Runs the check once, within its timeout.
     async fn run(&self, check: &Check) -> Probed;
 }
@@ -223,30 +228,17 @@ impl Failure {
         if let Some(distress) = own::distress(error) {
             return Self::own(format_args!("{doing}: {distress}"));
         }
-        let mut text = doing.to_string();
-        let mut next = Some(error);
-        while let Some(error) = next {
-            let said = error.to_string();
-            if !text.contains(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            next = error.source();
-        }
-        Self::new(text)
+        Self::new(chain_after(doing.to_string(), error))
     }
 
     /// Text of what failed, with the operating system's error behind it, if there is one. Other texts of a
     /// library about a connection may repeat what was sent.
     fn of_connection(doing: impl fmt::Display, error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            match error.downcast_ref::<std::io::Error>() {
-                Some(error) if error.raw_os_error().is_some() => return Self::of(doing, error),
-                _ => next = error.source(),
-            }
+        let mut of_system = causes(error).filter_map(|it| it.downcast_ref::<std::io::Error>());
+        match of_system.find(|it| it.raw_os_error().is_some()) {
+            Some(error) => Self::of(doing, error),
+            None => Self::new(doing),
         }
-        Self::new(doing)
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     manifests::Problem,
     resource::State,
 };
+use crate::clock::millis;
 
 #[cfg(test)]
 mod tests;
@@ -90,7 +91,7 @@ pub fn report(
             last_change_unix_ms: status.last_change.map(|time| time.0),
             message: status.message,
             shard: check.shard(shards).0,
-            interval_ms: u64::try_from(check.timing().interval().as_millis()).unwrap_or(u64::MAX),
+            interval_ms: millis(check.timing().interval()),
             missed: stored.counted.map_or(0, |counted| counted.missed),
         });
     }

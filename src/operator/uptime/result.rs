@@ -70,7 +70,6 @@ pub struct CheckResult {
     /// Start of the run, in milliseconds of Unix time of the node that ran it.
     pub ran_unix_ms: u64,
     /// Epoch of the shard's owner that ran it: newer owners of a shard have higher epochs.
-    #[serde(with = "as_text")]
     pub epoch: ShardEpoch,
     /// Whether the target did what is expected.
     pub verdict: Verdict,
@@ -88,28 +87,6 @@ pub struct CheckResult {
     /// result of theirs was seen: a node may have died before it could store that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_unix_ms: Option<u64>,
-}
-
-/// Epochs can exceed 2^53, so JSON carries them as text.
-mod as_text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::engine::ShardEpoch;
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-    pub(super) fn serialize<S: Serializer>(
-        epoch: &ShardEpoch,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(epoch)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<ShardEpoch, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(ShardEpoch).map_err(de::Error::custom)
-    }
 }
 
 /// Returns the key of a result in the state of the node that ran the check.

@@ -15,7 +15,7 @@
 //! * Each result names the slot of the result before it, so that readers can count the missed slots in
 //!   between.
 
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -31,6 +31,7 @@ use super::{
     result::{CheckResult, Claim, Claims, result_key},
 };
 use crate::{
+    causes::chain,
     engine::{ShardEpoch, ShardId},
     metrics::Counted,
     tasks,
@@ -115,15 +116,6 @@ pub struct ShardRunner {
     pub now_unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Metrics of the uptime checks.
     pub metrics: UptimeMetrics,
-}
-
-impl fmt::Debug for ShardRunner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardRunner")
-            .field("shard", &self.shard)
-            .field("epoch", &self.epoch)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Runs the checks of the shard until it is cancelled and all runs have ended or are given back.
@@ -230,8 +222,7 @@ impl ShardRunner {
 
     fn failed(&self, operation: &'static str, error: &LedgerError) {
         self.metrics.on_store_failure(operation);
-        let causes = std::iter::successors(std::error::Error::source(error), |it| it.source());
-        let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let cause = std::error::Error::source(error).map(chain).unwrap_or_default();
         tracing::warn!(shard = self.shard.0, operation, %error, cause, "store failed an uptime check");
     }
 

@@ -15,6 +15,8 @@
 
 use std::time::Duration;
 
+use crate::clock::millis;
+
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +30,7 @@ pub struct Timing {
 impl Timing {
     /// Slots of this length (at least a millisecond), with a phase derived from the hash of the check.
     pub fn new(interval: Duration, hash: u64) -> Self {
-        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
+        let interval_ms = millis(interval).max(1);
         Self { interval_ms, phase_ms: hash % interval_ms }
     }
 

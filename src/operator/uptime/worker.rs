@@ -23,19 +23,13 @@ use crate::{
 const CLAIMS: &str = "claims";
 
 /// Runs the checks of the shards that its node holds.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct UptimeWorker {
     pub(super) checks: watch::Receiver<Arc<Checks>>,
     pub(super) shards: u32,
     pub(super) probe: Arc<dyn Probe>,
     pub(super) pool: Pool,
     pub(super) metrics: UptimeMetrics,
-}
-
-impl std::fmt::Debug for UptimeWorker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UptimeWorker").field("shards", &self.shards).finish_non_exhaustive()
-    }
 }
 
 #[async_trait]

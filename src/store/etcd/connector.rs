@@ -22,7 +22,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tower::{BoxError, Service};
 
-use super::{errors::tls_cause, tls::Material};
+use super::tls::Material;
+use crate::causes::find;
 
 /// Time limit for name lookup, connecting and the TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -134,7 +135,7 @@ pub(super) struct Connection {
 impl Connection {
     fn noted<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(error)) = &result
-            && let Some(tls) = tls_cause(error)
+            && let Some(tls) = find::<rustls::Error>(error)
         {
             self.trouble.note(Some(tls.clone()));
         }

@@ -4,12 +4,13 @@
 //! classified as "no effect" only if the request provably never took effect; every error that is not in the
 //! table and followed a sent request is uncertain.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error as _, time::Duration};
 
 use etcd_client::Error;
 use tonic::{Code, Status};
 
 use crate::{
+    causes::{causes, chain},
     engine::types::Revision,
     store::StoreError,
     tls::{Explained, Words, explain},
@@ -163,31 +164,19 @@ pub(super) fn with_context(
 /// Classifies an error of the connection to a member, by its causes.
 fn classify_transport(error: &(dyn std::error::Error + 'static)) -> Verdict {
     let mut unsent = false;
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<tonic::ConnectError>() {
+    for cause in causes(error) {
+        if cause.is::<tonic::ConnectError>() {
             unsent = true;
-        } else if let Some(hyper) = error.downcast_ref::<hyper::Error>() {
+        } else if let Some(hyper) = cause.downcast_ref::<hyper::Error>() {
             // hyper 1 reports "canceled" for an HTTP/2 request only if the request was never handed to the
             // connection.
             unsent |= hyper.is_canceled();
-        } else if let Some(tls) = tls_cause(error) {
+        } else if let Some(tls) = cause.downcast_ref() {
             return classify_tls(tls, unsent);
         }
-        cause = error.source();
     }
     let text = chain(error);
     if unsent { Verdict::Unreached(text) } else { Verdict::Broken(text) }
-}
-
-/// The TLS error in `error`, if `error` is or contains one.
-pub(super) fn tls_cause<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> Option<&'a rustls::Error> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(tls);
-    }
-    error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
 }
 
 /// Names of the settings of a store, as in `EtcdConfig`.
@@ -362,20 +351,6 @@ pub(super) fn classify_answer(code: Code, text: &str) -> Verdict {
         )),
         _ => Verdict::Uncertain(format!("{code:?}: {text}")),
     }
-}
-
-/// Text of an error with its causes, without repetitions.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

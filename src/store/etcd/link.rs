@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
     time::Duration,
@@ -28,8 +28,11 @@ use tower::{BoxError, Service, util::BoxCloneSyncService};
 
 use super::{
     connector::{Connector, Trouble},
-    pool::now,
     tls::Material,
+};
+use crate::{
+    clock::{self, AtomicTime},
+    engine::BootTime,
 };
 
 /// A list of a large cluster may exceed the default of 4 MiB by far; the store is trusted not to send more
@@ -56,8 +59,8 @@ pub(super) struct Link {
     abandoned: CancellationToken,
     warm: AtomicBool,
     streams: AtomicUsize,
-    /// Boot clock in microseconds at the last events that a watch on this link delivered.
-    heard: AtomicU64,
+    /// When a watch on this link last delivered events.
+    heard: AtomicTime,
     trouble: Trouble,
 }
 
@@ -102,7 +105,7 @@ impl Link {
             abandoned: CancellationToken::new(),
             warm: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
-            heard: AtomicU64::new(0),
+            heard: AtomicTime::default(),
             trouble,
         })
     }
@@ -170,12 +173,12 @@ impl Link {
 
     /// Records that a watch on this link delivered events.
     pub(super) fn heard(&self) {
-        self.heard.store(now(), SeqCst);
+        self.heard.store(clock::boot_now());
     }
 
-    /// Time when a watch on this link last delivered events, by the boot clock in microseconds.
-    pub(super) fn heard_at(&self) -> u64 {
-        self.heard.load(SeqCst)
+    /// Time when a watch on this link last delivered events.
+    pub(super) fn heard_at(&self) -> BootTime {
+        self.heard.load()
     }
 
     /// Number of watches that are open on this link.

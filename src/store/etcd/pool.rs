@@ -24,7 +24,11 @@ use super::{
     metrics::{EtcdMetrics, Switch},
     tls::Material,
 };
-use crate::{clock, engine::types::BootTime, store::Health};
+use crate::{
+    clock::{self, AtomicTime},
+    engine::types::BootTime,
+    store::Health,
+};
 
 /// Largest number of members that fit [`Tried`].
 pub(super) const MOST_MEMBERS: usize = 32;
@@ -60,12 +64,12 @@ struct Member {
     endpoint: String,
     link: RwLock<Arc<Link>>,
     up: AtomicBool,
-    /// Boot clock in microseconds at the last answer that took a quorum.
-    answered: AtomicU64,
+    /// When the member last gave an answer that took a quorum.
+    answered: AtomicTime,
     /// Moving average of the latency of such answers, in microseconds; zero = unknown.
     latency: AtomicU64,
     failures: AtomicU32,
-    retry_at: AtomicU64,
+    retry_at: AtomicTime,
     has_problem: AtomicBool,
     problem: Mutex<Option<String>>,
 }
@@ -84,18 +88,9 @@ pub(super) struct Pool {
     auth: Option<Arc<Auth>>,
     metrics: EtcdMetrics,
     complaints: Complaints,
-    /// Time when the pool was made, by the boot clock in microseconds.
-    made: u64,
+    made: BootTime,
     /// Runtime that does the I/O: links must not use the runtime of an arbitrary caller.
     runtime: Handle,
-}
-
-fn micros(at: BootTime) -> u64 {
-    u64::try_from(at.0.as_micros()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn now() -> u64 {
-    micros(clock::boot_now())
 }
 
 impl Pool {
@@ -135,7 +130,7 @@ impl Pool {
             auth,
             metrics,
             complaints: Complaints::default(),
-            made: now(),
+            made: clock::boot_now(),
             runtime: Handle::current(),
         })
     }
@@ -192,7 +187,7 @@ impl Pool {
             // that is.
             return;
         }
-        state.answered.store(now(), SeqCst);
+        state.answered.store(clock::boot_now());
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, 60_000_000);
         let before = state.latency.load(SeqCst);
         let average = if before == 0 { took } else { (before * 7 + took) / 8 };
@@ -220,7 +215,7 @@ impl Pool {
         self.note_problem(member, problem);
         let failures = state.failures.fetch_add(1, SeqCst).min(16);
         let pause = RETRY_FIRST.saturating_mul(1 << failures).min(RETRY_MOST);
-        state.retry_at.store(now() + u64::try_from(pause.as_micros()).unwrap_or(0), SeqCst);
+        state.retry_at.store(clock::boot_now() + pause);
         if state.up.swap(false, SeqCst) {
             let endpoint = &state.endpoint;
             tracing::warn!(%endpoint, error = problem, "etcd member failed");
@@ -332,26 +327,26 @@ impl Pool {
     }
 
     /// Time of a member's last answer, as a mark to compare.
-    pub(super) fn last_answer(&self, member: usize) -> u64 {
-        self.members[member].answered.load(SeqCst)
+    pub(super) fn last_answer(&self, member: usize) -> BootTime {
+        self.members[member].answered.load()
     }
 
     /// Time since a member last answered.
     pub(super) fn silent_for(&self, member: usize) -> Duration {
-        Duration::from_micros(now().saturating_sub(self.last_answer(member)))
+        clock::boot_now().since(self.last_answer(member))
     }
 
     /// Time since any member last answered; since the pool was made, if none has.
     pub(super) fn all_silent_for(&self) -> Duration {
         let last = (0..self.members.len()).map(|member| self.last_answer(member)).max();
-        Duration::from_micros(now().saturating_sub(last.unwrap_or(0).max(self.made)))
+        clock::boot_now().since(last.unwrap_or_default().max(self.made))
     }
 
     /// Time since a member last proved that it is in a quorum, by an answer or by an event: a member that
     /// is cut off delivers no events, except those that it had not delivered before.
     pub(super) fn unproven_for(&self, member: usize) -> Duration {
         let proven = self.last_answer(member).max(self.link(member).heard_at());
-        Duration::from_micros(now().saturating_sub(proven))
+        clock::boot_now().since(proven)
     }
 
     pub(super) fn is_up(&self, member: usize) -> bool {
@@ -360,7 +355,7 @@ impl Pool {
 
     /// Whether a member that is down should be probed now.
     pub(super) fn is_due(&self, member: usize) -> bool {
-        !self.is_up(member) && self.members[member].retry_at.load(SeqCst) <= now()
+        !self.is_up(member) && self.members[member].retry_at.load() <= clock::boot_now()
     }
 
     pub(super) fn latency(&self, member: usize) -> Option<Duration> {
@@ -424,10 +419,10 @@ impl Member {
             endpoint,
             link: RwLock::new(Arc::new(link)),
             up: AtomicBool::new(true),
-            answered: AtomicU64::new(0),
+            answered: AtomicTime::default(),
             latency: AtomicU64::new(0),
             failures: AtomicU32::new(0),
-            retry_at: AtomicU64::new(0),
+            retry_at: AtomicTime::default(),
             has_problem: AtomicBool::new(false),
             problem: Mutex::new(None),
         }

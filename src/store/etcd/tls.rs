@@ -8,10 +8,7 @@ use std::{
 
 use rustls::{
     ClientConfig,
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName,
-        pem::{self, PemObject as _},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 
 use super::config::{ConfigError, Tls};
@@ -20,11 +17,14 @@ use crate::{
     tls::{self, Trust},
 };
 
+/// Certificates of a file, in its order.
+type Chain = Vec<CertificateDer<'static>>;
+
 /// The content of the files of a [`Tls`].
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) struct Material {
-    ca: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    ca: Option<Chain>,
+    identity: Option<(Chain, PrivateKeyDer<'static>)>,
     server_name: Option<String>,
 }
 
@@ -34,21 +34,14 @@ impl Material {
     /// The function blocks, for three small files.
     pub(super) fn read(tls: &Tls) -> Result<Self, ConfigError> {
         let ca = match &tls.ca_file {
-            Some(file) => {
-                let pem = read("tls.ca_file", file)?;
-                certificates("tls.ca_file", file, &pem)?;
-                Some(pem)
-            }
+            Some(file) => Some(certificates("tls.ca_file", file)?),
             None => None,
         };
         let identity = match (&tls.cert_file, &tls.key_file) {
             (Some(cert_file), Some(key_file)) => {
-                let cert = read("tls.cert_file", cert_file)?;
-                let key = read("tls.key_file", key_file)?;
-                let chain = certificates("tls.cert_file", cert_file, &cert)?;
-                usable(cert_file, chain)?;
-                private_key(key_file, &key)?;
-                Some((cert, key))
+                let chain = certificates("tls.cert_file", cert_file)?;
+                usable(cert_file, &chain)?;
+                Some((chain, private_key(key_file)?))
             }
             _ => None,
         };
@@ -59,14 +52,10 @@ impl Material {
 
     /// Configuration of the TLS library, for HTTP/2.
     pub(super) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
-        // The parser's own error text shows the file's content.
-        let unusable = |_: pem::Error| rustls::Error::General("a file is not PEM".to_owned());
         let trust = match &self.ca {
-            Some(file) => {
+            Some(listed) => {
                 let mut trust = Trust::nobody();
-                for certificate in CertificateDer::pem_slice_iter(file) {
-                    trust.add(certificate.map_err(unusable)?)?;
-                }
+                listed.iter().try_for_each(|it| trust.add(it.clone()))?;
                 trust
             }
             None => Trust::public(),
@@ -74,13 +63,7 @@ impl Material {
         let builder = tls::trusting(trust)?;
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
-            Some((certificates, key)) => {
-                let chain = CertificateDer::pem_slice_iter(certificates)
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(unusable)?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(unusable)?;
-                builder.with_client_auth_cert(chain, key)?
-            }
+            Some((chain, key)) => builder.with_client_auth_cert(chain.clone(), key.clone_key())?,
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
@@ -120,12 +103,13 @@ fn read(field: &'static str, file: &Path) -> Result<Vec<u8>, ConfigError> {
     })
 }
 
-/// Returns the certificates in a PEM file, as DER; at least one.
-fn certificates(field: &'static str, file: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, ConfigError> {
-    let mut found = Vec::new();
-    for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
+/// Reads the certificates in a PEM file; at least one.
+fn certificates(field: &'static str, file: &Path) -> Result<Chain, ConfigError> {
+    let pem = read(field, file)?;
+    let mut found = Chain::new();
+    for block in x509_parser::pem::Pem::iter_from_buffer(&pem) {
         match block {
-            Ok(block) if block.label == "CERTIFICATE" => found.push(block.contents),
+            Ok(block) if block.label == "CERTIFICATE" => found.push(block.contents.into()),
             Ok(_) => {}
             Err(error) => {
                 return Err(ConfigError::new(
@@ -148,8 +132,9 @@ fn certificates(field: &'static str, file: &Path, pem: &[u8]) -> Result<Vec<Vec<
     Ok(found)
 }
 
-fn private_key(file: &Path, pem: &[u8]) -> Result<(), ConfigError> {
-    let text = String::from_utf8_lossy(pem);
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    let pem = read("tls.key_file", file)?;
+    let text = String::from_utf8_lossy(&pem);
     if text.contains("ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
         return Err(ConfigError::new(
             "tls.key_file",
@@ -158,27 +143,24 @@ fn private_key(file: &Path, pem: &[u8]) -> Result<(), ConfigError> {
             "decrypt it: openssl pkey -in FILE -out NEW_FILE",
         ));
     }
-    let has_key = x509_parser::pem::Pem::iter_from_buffer(pem)
-        .filter_map(Result::ok)
-        .any(|block| block.label.ends_with("PRIVATE KEY"));
-    if has_key {
-        return Ok(());
-    }
-    Err(ConfigError::new(
-        "tls.key_file",
-        file.display().to_string(),
-        "holds no private key",
-        "give a file that begins with -----BEGIN PRIVATE KEY-----",
-    ))
+    // The parser's own error text shows the file's content.
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
+        ConfigError::new(
+            "tls.key_file",
+            file.display().to_string(),
+            "holds no private key",
+            "give a file that begins with -----BEGIN PRIVATE KEY-----",
+        )
+    })
 }
 
 /// Checks that the client's certificate, the first of its chain, is in date and has a supported key.
-fn usable(file: &Path, chain: Vec<Vec<u8>>) -> Result<(), ConfigError> {
+fn usable(file: &Path, chain: &[CertificateDer<'_>]) -> Result<(), ConfigError> {
     let refuse = |problem: String, remedy: &str| {
         Err(ConfigError::new("tls.cert_file", file.display().to_string(), problem, remedy))
     };
-    let Some(own) = chain.into_iter().next() else { return Ok(()) };
-    let certificate = match x509_parser::parse_x509_certificate(&own) {
+    let Some(own) = chain.first() else { return Ok(()) };
+    let certificate = match x509_parser::parse_x509_certificate(own) {
         Ok((_, certificate)) => certificate,
         Err(error) => {
             return refuse(format!("holds no X.509 certificate ({error})"), "issue it again");

@@ -10,6 +10,7 @@ use tower::{BoxError, ServiceExt as _};
 
 use super::*;
 use crate::{
+    causes::find,
     tasks::Tasks,
     tls::testing::{P521, P521_KEY, der, server},
 };
@@ -79,7 +80,7 @@ async fn an_api_server_that_shows_another_certificate_is_not_trusted() {
     let config = config(address, |it| it.root_cert = Some(vec![other]));
     let error = connect(&config).await.unwrap_err();
     assert!(
-        matches!(tls::cause(&*error), Some(rustls::Error::InvalidCertificate(it))
+        matches!(find::<rustls::Error>(&*error), Some(rustls::Error::InvalidCertificate(it))
             if !matches!(it, CertificateError::Expired)),
         "{error:?}"
     );

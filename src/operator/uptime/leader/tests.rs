@@ -82,12 +82,12 @@ fn all(names: &[&str]) -> Checks {
     Checks::of(names.iter().map(|name| testing::check(name, 3600)))
 }
 
-fn states(desk: &Desk<'_>) -> Vec<(String, State, Option<u64>)> {
+fn states(state: &LeaderState<'_>) -> Vec<(String, State, Option<u64>)> {
     let of = |(key, stored): (&CheckKey, &Stored)| {
         let status = &stored.status;
         (key.name.to_string(), status.state, status.last_change.map(|at| at.0))
     };
-    desk.statuses.iter().map(of).collect()
+    state.statuses.iter().map(of).collect()
 }
 
 #[tokio::test]
@@ -98,17 +98,17 @@ async fn a_leader_whose_authority_is_over_tells_of_no_change() {
     fixture.ran("a", Verdict::Up).await;
     let leader = fixture.uptime.leader_task();
     let checks = Arc::clone(&leader.checks.borrow());
-    let mut desk = Desk::open(&leader, &ctx).await.unwrap();
-    desk.look(&checks, &fixture.feed).await.unwrap();
+    let mut state = LeaderState::open(&leader, &ctx).await.unwrap();
+    state.look(&checks, &fixture.feed).await.unwrap();
     assert_eq!(fixture.changes(), 1);
-    let (report, before) = (leader.report.subscribe(), states(&desk));
+    let (report, before) = (leader.report.subscribe(), states(&state));
     let shown = Arc::clone(&report.borrow());
     fixture.ran("a", Verdict::Down).await;
     // The process was suspended, and does not know yet that another node leads.
     gate.extend(BootTime(Duration::ZERO));
-    let error = desk.look(&checks, &fixture.feed).await.unwrap_err();
+    let error = state.look(&checks, &fixture.feed).await.unwrap_err();
     assert!(error.is_stale(), "{error}");
-    assert_eq!((fixture.changes(), states(&desk)), (1, before));
+    assert_eq!((fixture.changes(), states(&state)), (1, before));
     assert_eq!(*report.borrow(), shown);
     fixture.node.close().await.unwrap();
 }
@@ -119,14 +119,15 @@ async fn a_leader_that_leaves_hands_on_what_it_knew_though_nothing_changed() {
     let (leader, ctx) = (fixture.uptime.leader_task(), fixture.ctx.clone());
     let checks = Arc::clone(&leader.checks.borrow());
     fixture.ran("a", Verdict::Up).await;
-    let last_run = |desk: &Desk<'_>| desk.statuses.values().next().unwrap().status.last_run;
-    let mut first = Desk::open(&leader, &ctx).await.unwrap();
+    let last_run =
+        |state: &LeaderState<'_>| state.statuses.values().next().unwrap().status.last_run;
+    let mut first = LeaderState::open(&leader, &ctx).await.unwrap();
     first.look(&checks, &fixture.feed).await.unwrap();
     fixture.ran("a", Verdict::Up).await;
     first.look(&checks, &fixture.feed).await.unwrap();
     first.leave().await.unwrap();
     fixture.nodes_leave(&["a"]).await;
-    let mut next = Desk::open(&leader, &ctx).await.unwrap();
+    let mut next = LeaderState::open(&leader, &ctx).await.unwrap();
     next.look(&checks, &fixture.feed).await.unwrap();
     assert_eq!(last_run(&next), last_run(&first));
     assert_eq!((states(&next), fixture.changes()), (states(&first), 1));
@@ -141,21 +142,21 @@ async fn the_status_of_a_check_that_a_leader_does_not_see_yet_is_there_when_it_d
     for check in every.checks.keys() {
         fixture.ran(&check.name, Verdict::Up).await;
     }
-    let mut first = Desk::open(&leader, &fixture.ctx).await.unwrap();
+    let mut first = LeaderState::open(&leader, &fixture.ctx).await.unwrap();
     first.look(&every, &fixture.feed).await.unwrap();
     let before = states(&first);
     fixture.nodes_leave(&["a", "b", "c", "d", "e"]).await;
     // The second leader sees only one check at first; the third begins from what the second stored.
     let few = Arc::new(all(&["a"]));
     fixture.checks.send_replace(Arc::clone(&few));
-    let mut second = Desk::open(&leader, &fixture.ctx).await.unwrap();
+    let mut second = LeaderState::open(&leader, &fixture.ctx).await.unwrap();
     second.look(&few, &fixture.feed).await.unwrap();
     assert_eq!(states(&second).len(), 1);
     second.look(&every, &fixture.feed).await.unwrap();
     assert_eq!(states(&second), before);
     second.look(&few, &fixture.feed).await.unwrap();
     second.leave().await.unwrap();
-    let mut third = Desk::open(&leader, &fixture.ctx).await.unwrap();
+    let mut third = LeaderState::open(&leader, &fixture.ctx).await.unwrap();
     third.look(&every, &fixture.feed).await.unwrap();
     assert_eq!((states(&third), fixture.changes()), (before, 5));
     fixture.node.close().await.unwrap();
@@ -167,12 +168,12 @@ async fn a_check_that_was_made_again_with_another_spec_begins_anew() {
     let leader = fixture.uptime.leader_task();
     let checks = Arc::clone(&leader.checks.borrow());
     fixture.ran("a", Verdict::Up).await;
-    let mut desk = Desk::open(&leader, &fixture.ctx).await.unwrap();
-    desk.look(&checks, &fixture.feed).await.unwrap();
-    desk.look(&Checks::default(), &fixture.feed).await.unwrap();
+    let mut state = LeaderState::open(&leader, &fixture.ctx).await.unwrap();
+    state.look(&checks, &fixture.feed).await.unwrap();
+    state.look(&Checks::default(), &fixture.feed).await.unwrap();
     let other = Checks::of([testing::check("a", 1800)]);
-    desk.look(&other, &fixture.feed).await.unwrap();
-    assert_eq!(states(&desk), [("a".to_owned(), State::Unknown, None)]);
+    state.look(&other, &fixture.feed).await.unwrap();
+    assert_eq!(states(&state), [("a".to_owned(), State::Unknown, None)]);
     fixture.node.close().await.unwrap();
 }
 
@@ -198,10 +199,10 @@ async fn the_statuses_that_version_0_1_stored_are_gone_on_from() {
         let json = serde_json::to_vec(&statuses).unwrap();
         fixture.ctx.fenced().put(&format!("uptime/status/{shard}"), json).await.unwrap();
     }
-    let mut desk = Desk::open(&leader, &fixture.ctx).await.unwrap();
-    desk.look(&checks, &fixture.feed).await.unwrap();
+    let mut state = LeaderState::open(&leader, &fixture.ctx).await.unwrap();
+    state.look(&checks, &fixture.feed).await.unwrap();
     let as_before = |name: &str| (name.to_owned(), State::Up, Some(7));
-    assert_eq!(states(&desk), [as_before("a"), as_before("b")]);
+    assert_eq!(states(&state), [as_before("a"), as_before("b")]);
     assert_eq!(fixture.changes(), 0);
     fixture.node.close().await.unwrap();
 }

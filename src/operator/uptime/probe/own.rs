@@ -5,34 +5,22 @@ use std::{error::Error, io};
 use hickory_resolver::net::NetError;
 use rustix::io::Errno;
 
+use crate::causes::causes;
+
 #[cfg(test)]
 mod tests;
 
 /// Returns the resource that this node is short of, and the remedy, if the error or one of its sources shows
 /// that.
 pub(super) fn distress(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(NetError::Io(io)) = error.downcast_ref::<NetError>()
-            && let Some(distress) = of_io(io)
-        {
-            return Some(distress);
-        }
-        if let Some(io) = error.downcast_ref::<io::Error>()
-            && let Some(distress) = of_io(io)
-        {
-            return Some(distress);
-        }
-        next = error.source();
-    }
-    None
+    causes(error).find_map(|cause| match cause.downcast_ref::<NetError>() {
+        // hickory leaves out this error as a source.
+        Some(NetError::Io(io)) => causes(&**io).find_map(|it| of_io(it.downcast_ref()?)),
+        _ => of_io(cause.downcast_ref()?),
+    })
 }
 
 fn of_io(error: &io::Error) -> Option<&'static str> {
-    if let Some(inner) = error.get_ref() {
-        // An `io::Error` that wraps another error does not return that error as its source.
-        return distress(inner);
-    }
     match Errno::from_io_error(error)? {
         Errno::MFILE => Some(
             "this node has no file descriptors left: raise the limit of its process (`ulimit -n`, \

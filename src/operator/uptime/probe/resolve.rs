@@ -7,7 +7,7 @@
 //! Answers of name servers are not cached. Other sources of the system (mDNS, LDAP) are not used.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -93,23 +93,18 @@ impl Default for Names {
 }
 
 /// Content of the files when they were last read.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Read {
     stamps: [Stamp; 2],
     looked_at: BootTime,
     system: Arc<System>,
 }
 
-impl fmt::Debug for Read {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Read").field("stamps", &self.stamps).finish_non_exhaustive()
-    }
-}
-
 /// Length and modification time of a file, to detect changes.
 type Stamp = Option<(u64, Option<SystemTime>)>;
 
 /// Parsed configuration of the system's resolver.
+#[derive(Debug)]
 struct System {
     hosts: Hosts,
     config: ResolverConfig,

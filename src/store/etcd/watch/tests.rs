@@ -3,12 +3,15 @@ use std::time::Duration;
 use etcd_client::proto::PbKeyValue;
 
 use super::*;
-use crate::store::{
-    KeyRange,
-    etcd::{
-        calls::Repeat,
-        fake::{FakeMember, Say},
-        metrics::EtcdMetrics,
+use crate::{
+    engine::BootTime,
+    store::{
+        KeyRange,
+        etcd::{
+            calls::Repeat,
+            fake::{FakeMember, Say},
+            metrics::EtcdMetrics,
+        },
     },
 };
 
@@ -104,8 +107,8 @@ async fn events_show_that_a_connection_delivers_and_progress_does_not() {
     let mut watch = open(&pool, &request, how).await.unwrap();
     // A member without a quorum sends progress too.
     assert_eq!(watch.next().await.unwrap(), WatchItem::Progress { revision: Revision(7) });
-    assert_eq!(pool.link(0).heard_at(), 0);
+    assert_eq!(pool.link(0).heard_at(), BootTime::default());
     let item = watch.next().await.unwrap();
     assert!(matches!(item, WatchItem::Events { revision: Revision(7), .. }), "{item:?}");
-    assert_ne!(pool.link(0).heard_at(), 0);
+    assert_ne!(pool.link(0).heard_at(), BootTime::default());
 }

@@ -26,6 +26,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Ask, Failure};
 use crate::{
+    causes::find,
     operator::uptime::{
         probe::{connect::connect, resolve::Names},
         value::UnixMs,
@@ -205,12 +206,11 @@ fn certificate_expires<T>(stream: &TlsStream<T>) -> Option<UnixMs> {
 
 /// Explains in our own words why there was no response.
 fn no_response(error: &(dyn std::error::Error + 'static)) -> Failure {
-    if let Some(Explained { reason, remedy }) =
-        tls::cause(error).and_then(|error| tls::explain(error, &WORDS))
-    {
+    let tls = find(error);
+    if let Some(Explained { reason, remedy }) = tls.and_then(|tls| tls::explain(tls, &WORDS)) {
         return Failure::new(format_args!("{DOING}: {reason}: {remedy}"));
     }
-    if let Some(rustls::Error::InvalidMessage(_)) = tls::cause(error) {
+    if let Some(rustls::Error::InvalidMessage(_)) = tls {
         return Failure::new(format_args!(
             "{DOING}: what the server sent is no TLS: is it `http` at this port?"
         ));

@@ -59,7 +59,7 @@ pub(crate) struct Published {
 
 /// State of one node that its handles and its driver share.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct NodeShared {
     pub(crate) env: Env,
     pub(crate) host: DriverHost,
     pub(crate) published: Published,
@@ -69,8 +69,8 @@ pub(crate) struct Core {
     pub(crate) closed: AtomicBool,
     /// Whether the driver has ended without a request.
     pub(crate) broken: AtomicBool,
-    /// Lock that is held as long as the process may have an incarnation that names the pod's UID. The core
-    /// holds it, not the driver: the work of a driver that failed holds a handle of the node for as long as
+    /// Lock that is held as long as the process may have an incarnation that names the pod's UID. The lock is
+    /// here and not in the driver: the work of a driver that failed holds a handle of the node for as long as
     /// the work may act.
     pub(crate) pod_lock: Mutex<Option<PodLock>>,
     /// Cancelled when the last handle of the node was dropped.
@@ -80,7 +80,7 @@ pub(crate) struct Core {
     pub(crate) driver: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Core {
+impl NodeShared {
     /// The state of a new node, and the commands of its handles.
     pub(crate) fn new(options: &NodeOptions) -> (Self, mpsc::Receiver<Command>) {
         let (commands, received) = mpsc::channel(COMMANDS);
@@ -91,7 +91,7 @@ impl Core {
             start: clock::wall_now(),
             role: Role::Unknown,
         };
-        let core = Self {
+        let shared = Self {
             env: options.env.clone(),
             host: options.host.clone(),
             published: Published {
@@ -111,7 +111,7 @@ impl Core {
             gone: CancellationToken::new(),
             driver: Mutex::new(None),
         };
-        (core, received)
+        (shared, received)
     }
 
     pub(crate) fn is_there(&self) -> Result<(), NodeError> {
