@@ -74,7 +74,7 @@ impl Failure {
     }
 
     /// A failure whose text contains the whole chain of causes on one line.
-    pub(crate) fn caused(exit: Exit, doing: &str, error: &dyn std::error::Error) -> Self {
+    pub(crate) fn caused(exit: Exit, doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(exit, format!("{doing}: {}", chain(error)))
     }
 
@@ -142,21 +142,6 @@ pub(crate) fn in_our_name(text: &str) -> String {
 fn says_tls(error: &StoreError) -> bool {
     let text = chain(error).to_ascii_lowercase();
     ["certificate", "tls handshake", "tls cipher", "tls 1."].iter().any(|word| text.contains(word))
-}
-
-/// Returns an error and its causes on one line, each once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 impl fmt::Display for Failure {
