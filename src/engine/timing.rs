@@ -26,10 +26,6 @@ pub const RANK_STEP: Duration = Duration::from_millis(20);
 /// Least time between two plans of one work type, to leave time for claims.
 pub const PLAN_EVERY: Duration = Duration::from_millis(50);
 
-/// Time that a living owner has to claim a shard, from when the leader saw the plan. After it the leader
-/// assigns the shard again.
-pub const CLAIM_WITHIN: Duration = Duration::from_millis(500);
-
 /// μ: safety margin that [`span`] subtracts, for the length of a step that cannot be interrupted.
 pub fn margin(x: Duration) -> Duration {
     Duration::from_millis(10).max(x / 100)
@@ -56,6 +52,10 @@ pub struct StoreTiming {
     pub f: Duration,
     /// Interval between CHECKs of the own held key.
     pub check_every: Duration,
+    /// Time that a living owner has to claim a shard, from when the leader saw the plan. After it the leader
+    /// assigns the shard again. It is far above the time that a write takes under load: on the Kubernetes API, a write
+    /// that conflicts with others is repeated.
+    pub claim_within: Duration,
     /// Failover profile of a node that chooses none.
     pub failover: Failover,
     /// TTL of a node that chooses none.
@@ -68,6 +68,7 @@ impl StoreTiming {
         span_max: SPAN_MAX,
         f: F,
         check_every: CHECK_EVERY,
+        claim_within: Duration::from_millis(500),
         failover: Failover::DEFAULT,
         ttl: Duration::from_secs(5),
     };
@@ -76,6 +77,7 @@ impl StoreTiming {
         span_max: Duration::from_secs(5),
         f: Duration::from_secs(5),
         check_every: Duration::from_millis(1250),
+        claim_within: Duration::from_millis(2500),
         failover: Failover { d: Duration::from_secs(5), h: Duration::from_secs(1) },
         ttl: Duration::from_secs(10),
     };
@@ -90,6 +92,7 @@ impl StoreTiming {
         span_max: LARGEST_SPAN,
         f: LARGEST_SPAN,
         check_every: Duration::from_millis(3750),
+        claim_within: Duration::from_millis(7500),
         failover: Failover { d: LARGEST_SPAN, h: Duration::from_secs(3) },
         ttl: Duration::from_secs(30),
     };

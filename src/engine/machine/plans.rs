@@ -18,7 +18,7 @@ use crate::engine::{
     cluster_view::is_sound,
     mutant::Mutant,
     planner::{self, Worker},
-    timing::{CLAIM_WITHIN, PLAN_EVERY},
+    timing::PLAN_EVERY,
     types::{BootTime, LeaseId, Revision, ShardEpoch, ShardId, WorkType},
     view::{Assignment, Change, PlanTable},
 };
@@ -189,7 +189,7 @@ impl Engine {
             match freedom {
                 Freedom::Held => self.plans.unclaimed.claimed(owner, *since),
                 Freedom::Free { proven: true }
-                    if *since + CLAIM_WITHIN <= self.now && self.is_worker(owner, work) =>
+                    if *since + self.config.timing.claim_within <= self.now && self.is_worker(owner, work) =>
                 {
                     self.plans.unclaimed.miss(owner, self.now);
                 }
@@ -251,7 +251,7 @@ impl Engine {
                 Freedom::At(at) => again(at),
                 Freedom::Free { proven } => {
                     let Some(want) = want else { continue };
-                    let claim_by = since[shard] + CLAIM_WITHIN;
+                    let claim_by = since[shard] + self.config.timing.claim_within;
                     let claims = assignment.owner == Some(want)
                         && !assignment.draining
                         && proven
@@ -346,7 +346,9 @@ impl Engine {
     /// configured to take part.
     ///
     /// R15: a node that missed a claim, or whose candidate key is not in the view, keeps its shards and gets
-    /// no new ones, or one on probation, while there is any other worker.
+    /// no new ones, or one on probation, while there is any other worker. The leader then takes what such nodes
+    /// cannot: were it a worker like any other, even shares would leave nothing to put on probation, and the
+    /// leader would work for as long as it leads.
     fn workers(&self, work: &WorkType, table: &PlanTable, freedoms: &[Freedom]) -> Vec<Worker> {
         let own = self.session.lease();
         let shards = table.shards.len();
@@ -376,16 +378,25 @@ impl Engine {
                 doubted.push((worker, trust));
             }
         }
-        if workers.is_empty() {
-            workers.extend(leader);
-        }
-        if workers.is_empty() {
+        if workers.is_empty() && leader.is_none() {
             return doubted.into_iter().map(|(worker, _)| worker).collect();
         }
-        workers.extend(doubted.into_iter().map(|(worker, trust)| {
-            let most = holds(worker.lease, table, freedoms) + u32::from(trust == Trust::Probation);
-            Worker { capacity: Some(worker.capacity.map_or(most, |own| own.min(most))), ..worker }
-        }));
+        let doubted: Vec<Worker> = doubted
+            .into_iter()
+            .map(|(worker, trust)| {
+                let most =
+                    holds(worker.lease, table, freedoms) + u32::from(trust == Trust::Probation);
+                at_most(worker, most)
+            })
+            .collect();
+        if workers.is_empty()
+            && let Some(leader) = leader
+        {
+            let taken: u32 = doubted.iter().filter_map(|worker| worker.capacity).sum();
+            let rest = (shards as u32).saturating_sub(taken);
+            workers.push(if doubted.is_empty() { leader } else { at_most(leader, rest) });
+        }
+        workers.extend(doubted);
         workers
     }
 
@@ -447,6 +458,11 @@ impl Engine {
             self.send(Asked::DeleteHeld(lease), call);
         }
     }
+}
+
+/// The worker with this many shards at most.
+fn at_most(worker: Worker, most: u32) -> Worker {
+    Worker { capacity: Some(worker.capacity.map_or(most, |own| own.min(most))), ..worker }
 }
 
 /// Number of shards of the table that this incarnation holds.

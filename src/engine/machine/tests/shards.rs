@@ -491,6 +491,29 @@ fn r15_a_node_that_did_not_claim_in_time_gets_one_shard_after_its_pause_and_then
 }
 
 #[test]
+fn r15_a_leader_that_works_beside_a_doubted_node_gives_it_a_shard_on_probation_although_shares_are_even() {
+    let mut rig = leader_over(held(&[(0, 90), (1, 90)]));
+    let me = rig.lease();
+    // LEADER does not claim the other two shards in time, and the leader takes them itself.
+    keep_in_office(&mut rig, timing::StoreTiming::ETCD.claim_within + ms(50));
+    rig.revision = 110;
+    let Call::Plan { table, .. } = rig.done(is_plan) else { unreachable!() };
+    let owners: Vec<_> = table.shards.iter().map(|shard| shard.owner).collect();
+    assert_eq!(owners, [Some(LEADER), Some(LEADER), Some(me), Some(me)]);
+    let epoch = table.shards[2].epoch.0;
+    rig.see(vec![plan(111, table)]);
+    rig.done(is_write);
+    let own = written(101, 112, Some(me), held(&[(2, epoch), (3, epoch)]));
+    rig.see(vec![Change::Held(me, Some(own))]);
+    keep_in_office(&mut rig, ms(500));
+    assert!(!rig.asks(is_plan), "LEADER is paused");
+    keep_in_office(&mut rig, ms(600));
+    let Some(Call::Plan { table, .. }) = rig.call(is_plan) else { panic!("no probation") };
+    let drained = table.shards.iter().filter(|shard| shard.draining);
+    assert_eq!(drained.map(|shard| shard.owner).collect::<Vec<_>>(), [Some(me)]);
+}
+
+#[test]
 fn r15_a_node_that_was_deposed_gets_no_shard_until_it_is_heard() {
     let mut rig = leader_over(Held::default());
     rig.see(joined_keys(id(3), LeaseId(78), 105));
