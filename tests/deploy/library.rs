@@ -568,7 +568,11 @@ fn mistakes_of_an_author_are_refused_with_the_file_and_what_to_do() {
             "files/alerts.yaml of the chart shop: the file has no `groups` of rules",
         ),
         (&|_| (), &["crds.exclude={orders}"], "crds.exclude: there is no definition \"orders\""),
-        (&|_| (), &["bellwether-operator.replicaCount=5"], "replicaCount"),
+        (
+            &|_| (),
+            &["bellwether-operator.replicaCount=5"],
+            "the values of the library stand at the top level of this chart's values: set replicaCount instead",
+        ),
     ];
     let (fine, _, err) = helm(&["template", "till", SHOP], MONITORING);
     assert!(fine, "without any mistake: {err}");

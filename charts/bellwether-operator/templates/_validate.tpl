@@ -3,6 +3,9 @@
 {{- if not ((.Values.etcd).timeout) }}
 {{- fail (printf "\n\nChart.yaml of the chart %s: its dependency bellwether-operator brings no default values: add `import-values: [defaults]` to it.\n" .Chart.Name) }}
 {{- end }}
+{{- range $name, $_ := omit (index .Values "bellwether-operator") "exports" "global" }}
+{{- fail (printf "\n\nbellwether-operator.%s: the values of the library stand at the top level of this chart's values: set %s instead.\n" $name $name) }}
+{{- end }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$" .Chart.Name) }}
 {{- fail (printf "\n\nChart.yaml: the name %q becomes the name of objects and of a container: use lower-case letters, digits and \"-\", begin with a letter and end with a letter or digit, at most 42 characters.\n" .Chart.Name) }}
 {{- end }}
