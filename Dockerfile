@@ -23,7 +23,7 @@ ARG COMMIT=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     target="$(rustc -vV | sed -n 's/^host: //p')" \
  && BELLWETHER_COMMIT="${COMMIT}" RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --locked --profile dist --bin bellwether --target "${target}" \
+    cargo build --locked --profile dist --features cli --bin bellwether --target "${target}" \
  && install -D "target/${target}/dist/bellwether" /out/bellwether
 
 FROM scratch AS prebuilt

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::chart::{ETCD, MATRIX, object, of_kind, rendered, text};
+use crate::{
+    chart::{ETCD, MATRIX, rendered},
+    render::{object, of_kind, text},
+};
 
 fn list<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
     value.pointer(path).and_then(Value::as_array).map(|it| it.iter().collect()).unwrap_or_default()

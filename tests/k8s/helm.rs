@@ -223,3 +223,41 @@ async fn the_chart_is_installed_after_kubectl_beside_another_release_and_after_o
     assert!(fourth.out.contains(type_this), "{}", fourth.out);
     assert_eq!(fourth.out.matches("NOT that of this version").count(), 1, "{}", fourth.out);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_with_a_chart_of_its_own_is_installed_beside_ours() {
+    // This test needs a server of its own: definitions exist once per server.
+    let api = crate::kube::ApiServer::options().start().await;
+    let space = api.namespace("sales").await;
+    let ours = ended(helm(&space, &["install", "bw", "charts/bellwether"]));
+    assert_eq!(ours.code, 0, "{}", ours.err);
+    let shop = ["till", "tests/deploy/shop", "--set", "watch.allNamespaces=true"];
+    let helm = |args: &[&str]| ended(helm(&space, args));
+    let installed = helm(&[&["install"], &shop[..]].concat());
+    assert_eq!(installed.code, 0, "{}", installed.err);
+    let left = format!(
+        "elections.bellwether.dev was there before (of the release bw in the namespace {})",
+        space.name
+    );
+    assert!(installed.out.contains(&left), "{}", installed.out);
+    assert!(!installed.out.contains("orders.shop.example was there"), "{}", installed.out);
+
+    let all = "statefulsets,services,serviceaccounts,roles,rolebindings,configmaps,pdb";
+    let of = |release: &str| {
+        let label = format!("app.kubernetes.io/instance={release}");
+        space.kubectl(&["get", all, "--selector", &label, "--output", "name"])
+    };
+    let (shop_has, ours_has) = (of("till"), of("bw"));
+    assert_eq!(shop_has.lines().count(), ours_has.lines().count() + 1, "and its settings");
+    assert!(shop_has.lines().all(|it| it.contains("till-shop")), "{shop_has}");
+
+    let upgraded = helm(&[&["upgrade"], &shop[..], &["--set", "replicaCount=1"]].concat());
+    assert_eq!(upgraded.code, 0, "{}", upgraded.err);
+    let refused = helm(&[&["upgrade"], &shop[..], &["--set", "node.profile=calm"]].concat());
+    let words = "node.profile: the pods of this release run with the profile fast";
+    assert!(refused.code != 0 && refused.err.contains(words), "{}", refused.err);
+    assert_eq!(helm(&["uninstall", "bw"]).code, 0);
+    assert_eq!(of("till"), shop_has, "no object of the other one is removed");
+    let upgraded = helm(&[&["upgrade"], &shop[..]].concat());
+    assert_eq!(upgraded.code, 0, "{}", upgraded.err);
+}

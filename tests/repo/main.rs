@@ -7,6 +7,7 @@ mod arrows;
 mod crds;
 mod english;
 mod features;
+mod image;
 mod protocol;
 mod sources;
 mod troubles;

@@ -1,14 +1,32 @@
+{{- define "bellwether-operator.poddisruptionbudget" -}}
+{{- if .Values.podDisruptionBudget.enabled }}
+# maxUnavailable, not minAvailable: that one would forbid every drain at one replica.
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "bellwether-operator.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+  labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: {{ .Values.podDisruptionBudget.maxUnavailable }}
+  # A pod that is not Ready guards nothing.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels: {{- include "bellwether-operator.selector" . | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{- define "bellwether-operator.networkpolicy" -}}
 {{- if .Values.networkPolicy.enabled }}
-{{- $full := include "bellwether.fullname" . }}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  name: {{ $full }}
+  name: {{ include "bellwether-operator.fullname" . }}
   namespace: {{ .Release.Namespace }}
-  labels: {{- include "bellwether.labels" . | nindent 4 }}
+  labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
 spec:
   podSelector:
-    matchLabels: {{- include "bellwether.selector" . | nindent 6 }}
+    matchLabels: {{- include "bellwether-operator.selector" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   ingress:
     - ports:
@@ -16,6 +34,9 @@ spec:
       {{- with .Values.networkPolicy.ingressFrom }}
       from: {{- toYaml . | nindent 8 }}
       {{- end }}
+    {{- with .Values.networkPolicy.ingress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   egress:
     # DNS
     - ports:
@@ -26,7 +47,7 @@ spec:
         {{- range .Values.networkPolicy.apiServerPorts }}
         - {protocol: TCP, port: {{ . }}}
         {{- end }}
-    {{- if eq (include "bellwether.store" .) "etcd" }}
+    {{- if eq (include "bellwether-operator.store" .) "etcd" }}
     {{- $ports := list }}
     {{- range .Values.etcd.endpoints }}
     {{- $host := get (urlParse .) "host" }}
@@ -43,3 +64,4 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end }}
+{{- end -}}

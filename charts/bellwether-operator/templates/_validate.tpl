@@ -1,5 +1,18 @@
-{{- /* What the schema cannot say. Renders nothing. */ -}}
-{{- $store := include "bellwether.store" . }}
+{{/* Checks that the schema cannot express. Renders nothing. */}}
+{{- define "bellwether-operator.validate" -}}
+{{- if not ((.Values.etcd).timeout) }}
+{{- fail (printf "\n\nChart.yaml of the chart %s: its dependency bellwether-operator brings no default values: add `import-values: [defaults]` to it.\n" .Chart.Name) }}
+{{- end }}
+{{- range $name, $_ := omit (index .Values "bellwether-operator") "exports" "global" }}
+{{- fail (printf "\n\nbellwether-operator.%s: the values of the library stand at the top level of this chart's values: set %s instead.\n" $name $name) }}
+{{- end }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$" .Chart.Name) }}
+{{- fail (printf "\n\nChart.yaml: the name %q becomes the name of objects and of a container: use lower-case letters, digits and \"-\", begin with a letter and end with a letter or digit, at most 42 characters.\n" .Chart.Name) }}
+{{- end }}
+{{- if not (semverCompare ">=1.28.0-0" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "\n\nKubernetes %s is too old: the nodes get their ids from a label of their pods that exists since 1.28. Use Kubernetes 1.28 or later.\n" .Capabilities.KubeVersion.Version) }}
+{{- end }}
+{{- $store := include "bellwether-operator.store" . }}
 {{- if and (eq $store "etcd") (not .Values.etcd.endpoints) }}
 {{- fail "\n\nstore is etcd, but no etcd is named: set etcd.endpoints to the client URLs of yours, or leave both out to keep the cluster in Kubernetes.\n" }}
 {{- end }}
@@ -15,16 +28,16 @@
 {{- if and (eq $store "etcd") (eq .Values.node.profile "calm") }}
 {{- fail "\n\nnode.profile calm exists only in Kubernetes: in etcd choose fast, default or stable.\n" }}
 {{- end }}
-{{- $cluster := include "bellwether.clusterName" . }}
+{{- $cluster := include "bellwether-operator.clusterName" . }}
 {{- if and (eq $store "kubernetes") (or (gt (len $cluster) 46) (not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" $cluster))) }}
 {{- fail (printf "\n\nclusterName: the cluster %q is kept in a Lease of that name: use lower-case letters, digits, \"-\" and \".\", begin and end each part with a letter or digit, at most 46 characters.\n" $cluster) }}
 {{- end }}
-{{- with include "bellwether.running" . | fromYaml }}
+{{- with include "bellwether-operator.running" . | fromYaml }}
 {{- if ne .store $store }}
-{{- fail (printf "\n\nstore: the pods of this release keep the cluster in %s, and are to keep it in %s. Nodes of two stores do not see each other: while both run, two of them lead. %s\n\nThe cluster begins empty in the other store. To stay in the present one, set store and etcd.endpoints accordingly.\n" .store $store (include "bellwether.endFirst" $)) }}
+{{- fail (printf "\n\nstore: the pods of this release keep the cluster in %s, and are to keep it in %s. Nodes of two stores do not see each other: while both run, two of them lead. %s\n\nThe cluster begins empty in the other store. To stay in the present one, set store and etcd.endpoints accordingly.\n" .store $store (include "bellwether-operator.endFirst" $)) }}
 {{- end }}
 {{- if and (eq $store "kubernetes") (ne (eq .profile "calm") (eq $.Values.node.profile "calm")) }}
-{{- fail (printf "\n\nnode.profile: the pods of this release run with the profile %s, and are to run with %s. A cluster refuses nodes with calm beside nodes without it. %s\n" .profile $.Values.node.profile (include "bellwether.endFirst" $)) }}
+{{- fail (printf "\n\nnode.profile: the pods of this release run with the profile %s, and are to run with %s. A cluster refuses nodes with calm beside nodes without it. %s\n" .profile $.Values.node.profile (include "bellwether-operator.endFirst" $)) }}
 {{- end }}
 {{- end }}
 {{- with .Values.etcd }}
@@ -52,3 +65,4 @@
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) .Values.rbac.create }}
 {{- fail "\n\nserviceAccount.name is empty and serviceAccount.create is off: the roles would go to the namespace's default account. Name an account, or set rbac.create=false.\n" }}
 {{- end }}
+{{- end -}}
