@@ -2,13 +2,13 @@
 
 use std::{fmt, process::ExitCode};
 
+use super::args::StoreKind;
+pub(crate) use crate::causes::chain;
 use crate::{
     signals::Aborted,
     store::{Effected, StoreError},
     telemetry::program::program,
 };
-
-use super::args::StoreKind;
 
 /// Table at the end of `--help`, and of `docs/cli.md`.
 pub(crate) const TABLE: &str = "\

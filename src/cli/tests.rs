@@ -116,3 +116,35 @@ fn command_lines_are_found_in_spans_and_blocks_and_wrong_ones_refused() {
         assert!(refused(wrong).is_some(), "{wrong}");
     }
 }
+
+/// Rights of rules: group, resource, verb, and resource name if there is one.
+fn rights(rules: &[crate::k8s::rbac::PolicyRule]) -> std::collections::BTreeSet<[String; 4]> {
+    let mut found = std::collections::BTreeSet::new();
+    for rule in rules {
+        let names = rule.resource_names.clone().unwrap_or_else(|| vec![String::new()]);
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                for (verb, name) in rule.verbs.iter().flat_map(|verb| names.iter().map(move |name| (verb, name))) {
+                    found.insert([group, resource, verb, name].map(Clone::clone));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_chart_has_the_rights_that_are_computed_and_no_others() {
+    let file = include_str!("../../charts/bellwether/files/rbac.yaml");
+    let written: crate::k8s::rbac::Rules = serde_saphyr::from_str(file).unwrap();
+    let computed = run::rules();
+    for (list, written, computed) in [
+        ("watched", &written.watched, &computed.watched),
+        ("home", &written.home, &computed.home),
+        ("kubernetesStore", &written.kubernetes_store, &computed.kubernetes_store),
+        ("cluster", &written.cluster, &computed.cluster),
+    ] {
+        assert_eq!(rights(written), rights(computed), "{list}");
+    }
+    assert!(10 < rights(&computed.home).len() + rights(&computed.kubernetes_store).len());
+}

@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::rbac::v1::PolicyRule;
+pub use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::Resource as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
