@@ -1,8 +1,9 @@
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use rustls::OtherError;
 
 use super::*;
+use crate::causes::find;
 
 const WORDS: Words = Words {
     bundle: "caBundle",
@@ -21,7 +22,7 @@ impl std::fmt::Display for CaUsedAsEndEntity {
     }
 }
 
-impl StdError for CaUsedAsEndEntity {}
+impl std::error::Error for CaUsedAsEndEntity {}
 
 #[test]
 fn every_error_is_a_reason_and_a_remedy_and_no_name_of_the_code() {
@@ -59,6 +60,6 @@ fn the_error_of_tls_is_found_behind_others() {
     let tls = || Error::from(Cert::Expired);
     let inner = io::Error::new(io::ErrorKind::InvalidData, tls());
     let outer = io::Error::other(inner);
-    assert_eq!(cause(&outer), Some(&tls()));
-    assert_eq!(cause(&io::Error::other("nothing of that kind")), None);
+    assert_eq!(find(&outer), Some(&tls()));
+    assert_eq!(find::<Error>(&io::Error::other("nothing of that kind")), None);
 }

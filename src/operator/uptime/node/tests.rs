@@ -196,9 +196,9 @@ fn the_node_is_told_whether_it_runs_checks_while_it_leads_others() {
     let (_, checks) = watch::channel(Arc::default());
     for as_leader in [false, true] {
         let options = UptimeOptions { shards: SHARDS, as_leader, ..UptimeOptions::default() };
-        let WorkerOptions(worker) = worker_options(&Uptime::new(checks.clone(), options));
-        assert_eq!((worker.name.as_str(), worker.shards), (WORK, SHARDS + 1));
-        assert_eq!(worker.as_leader, as_leader);
+        let WorkerOptions { offer, .. } = worker_options(&Uptime::new(checks.clone(), options));
+        assert_eq!((offer.work.as_str(), offer.shards), (WORK, SHARDS + 1));
+        assert_eq!(offer.as_leader, as_leader);
     }
 }
 

@@ -1,3 +1,5 @@
+use std::io;
+
 use super::*;
 
 /// Errors of etcd 3.7, word by word, with the expected classification.
