@@ -11,7 +11,13 @@ use bellwether::{
         status::{Status, Vitals},
     },
     operator::uptime::{self, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples},
-    store::{Store, keys::Keys, memory::MemoryStore, protocol},
+    store::{
+        Store,
+        cut::{Cut, CutStore},
+        keys::Keys,
+        memory::MemoryStore,
+        protocol,
+    },
     tasks::Tasks,
     telemetry::{
         Action, ActionError, Leadership, Probe, StatusSource,
@@ -24,7 +30,7 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
+use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
 use crate::cli::{
     args::StoreKind,
     exit::{Exit, Failure},
@@ -46,6 +52,8 @@ struct Actor {
     node: Arc<dyn Node>,
     /// Cancelled when the node is killed.
     dead: CancellationToken,
+    /// Cuts a killed node off from the store.
+    cut: Cut,
 }
 
 /// Place of one node, which can be killed and comes back.
@@ -166,7 +174,8 @@ impl Stage {
 
     fn enter(&self, place: &Place) -> Result<(BuiltHost, Actor), Failure> {
         let dead = CancellationToken::new();
-        let store = Arc::new(CutStore::new(Arc::clone(&self.store), dead.clone()));
+        let cut = Cut::default();
+        let store = Arc::new(CutStore::new(Arc::clone(&self.store), cut.clone()));
         let node = ClusterNode::builder()
             .id(place.id)
             .address(format!("{} (node {} of this process)", self.address, place.id))
@@ -178,7 +187,7 @@ impl Stage {
             .store(store);
         let host = uptime::add(node.into(), &place.uptime).stop_within(GRACE).build()?;
         let node = Arc::clone(host.node());
-        Ok((host, Actor { node, dead }))
+        Ok((host, Actor { node, dead, cut }))
     }
 
     /// Shows a node and logs changes of its role, from when it has joined until it is asked to leave.
@@ -323,6 +332,7 @@ impl StatusSource for Stage {
             }
             Action::Kill => {
                 self.narrator.killed(id.get());
+                actor.cut.begin();
                 actor.dead.cancel();
                 Ok(format!("node {id} is killed; it comes back after {:?}", self.away))
             }
