@@ -10,6 +10,7 @@
 //! | none of them | nodes: the election, shards and state of nodes, on etcd or in memory, with logs and metrics |
 //! | `status` | [`host::Host`](host): a program with a node, and its status page, probes and `/metrics` over HTTP |
 //! | `kubernetes`, the default | the store over the Kubernetes API; operators: controllers, caches, fenced writes, the object `Election`; with `status` |
+//! | `testing` | [`testing`]: a fake API and contexts for unit tests, an API server for tests, clusters in one process |
 //! | `p521` | TLS certificates and keys on the curve P-521 |
 //! | `app` | [`app::App`](app): the program of an operator, with settings and a command line; with `kubernetes` |
 //! | `uptime` | the reference work: uptime checks; with `kubernetes` and `p521` |
@@ -50,12 +51,15 @@ pub mod store;
 #[doc(hidden)]
 pub mod tasks;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tls;
 
 /// Waiting without sleeping, as in the tests under `tests/`.
 #[cfg(test)]
-#[path = "../tests/support/eventually.rs"]
-pub(crate) mod eventually;
+pub(crate) mod eventually {
+    pub(crate) use crate::testing::eventually;
+}
 
 /// Compiles the code in these files, like the code in doc comments.
 #[cfg(doctest)]

@@ -75,7 +75,7 @@ impl Needs {
         subresource: &str,
         verbs: &[&'static str],
     ) {
-        let place = if K::Scope::IS_CLUSTERED { Place::Cluster } else { Place::Watched };
+        let place = if K::Scope::IS_NAMESPACED { Place::Watched } else { Place::Cluster };
         let mut resource = K::plural(kind).into_owned();
         if !subresource.is_empty() {
             resource = format!("{resource}/{subresource}");
@@ -85,7 +85,7 @@ impl Needs {
 
     /// Adds what events about objects of a kind need.
     pub(crate) fn add_events<K: Cached>(&mut self) {
-        let place = if K::Scope::IS_CLUSTERED { Place::Cluster } else { Place::Watched };
+        let place = if K::Scope::IS_NAMESPACED { Place::Watched } else { Place::Cluster };
         self.insert(place, events(), APPLY);
     }
 

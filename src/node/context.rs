@@ -72,7 +72,7 @@ impl LeaderContext {
     }
 
     /// Copy of this context with a gate of its own, which only the test extends.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn apart(&self) -> (Self, Arc<LeaderGate>) {
         let gate = Arc::new(LeaderGate::new(self.inner.gate.office()));
         let (node, env) = (Arc::clone(self.node()), self.inner.env.clone());
@@ -184,6 +184,21 @@ impl Deref for ShardContext {
 }
 
 impl ShardContext {
+    /// Creates a context of a shard on the node of a leader, with a gate of its own, closed until it is extended.
+    #[cfg(feature = "testing")]
+    pub(crate) fn beside(
+        leader: &LeaderContext,
+        work: WorkType,
+        shard: ShardId,
+        token: CancellationToken,
+    ) -> (Self, Arc<super::gate::HeldGate>) {
+        let held = Arc::new(super::gate::HeldGate::new(leader.gate().office().lease));
+        let gate = Arc::new(ShardGate::new(Arc::clone(&held)));
+        let (node, env) = (Arc::clone(leader.node()), leader.env().clone());
+        let context = Self::new(gate, (work, shard, ShardEpoch(1)), node, env, token);
+        (context, held)
+    }
+
     pub(crate) fn new(
         gate: Arc<ShardGate>,
         (work, shard, epoch): (WorkType, ShardId, ShardEpoch),

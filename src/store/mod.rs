@@ -7,6 +7,8 @@
 
 mod compaction;
 mod compare;
+#[doc(hidden)]
+pub mod cut;
 mod error;
 pub mod etcd;
 #[doc(hidden)]

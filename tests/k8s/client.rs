@@ -57,7 +57,7 @@ async fn who(client: &Client) -> Result<String, Error> {
 fn mounted(space: &Space<'_>, token: &str) -> (PathBuf, ClientOptions) {
     let folder = space.api.folder().join(format!("{}-account", space.name));
     fs::create_dir_all(&folder).unwrap();
-    fs::copy(&space.api.pki().ca, folder.join("ca.crt")).unwrap();
+    fs::copy(space.api.pki().ca(), folder.join("ca.crt")).unwrap();
     fs::write(folder.join("namespace"), &space.name).unwrap();
     fs::write(folder.join("token"), token).unwrap();
     let address = space.api.address();
@@ -115,12 +115,12 @@ async fn a_kubeconfigs_certificate_and_its_plug_in_are_credentials_too() {
              contexts: [{{name: x, context: {{cluster: x, user: x}}}}]\n\
              users: [{{name: x, user: {{{user}}}}}]\n",
             space.api.url(),
-            space.api.pki().ca.display(),
+            space.api.pki().ca().display(),
         );
         fs::write(&file, text).unwrap();
         options(&[]).kubeconfig(file)
     };
-    let files = space.api.pki().client("ann-by-certificate", Validity::Now);
+    let files = space.api.pki().client("ann-by-certificate", Validity::Now).unwrap();
     let (cert, key) = (files.cert.display(), files.key.display());
     let by_certificate = format!("client-certificate: '{cert}', client-key: '{key}'");
     let client = connect(with("certificate", &by_certificate)).await.unwrap();

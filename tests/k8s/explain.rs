@@ -366,7 +366,7 @@ async fn a_server_that_is_not_there_and_one_that_is_not_trusted_are_named() {
     let other = Pki::new(&folder.path().join("pki"), "somebody else");
     other.server(Validity::Now);
     let ca = other.ca.display().to_string();
-    let other = changed("other", &api.pki().ca.display().to_string(), &ca);
+    let other = changed("other", &api.pki().ca().display().to_string(), &ca);
     let other = said(connect(other).await.unwrap().apiserver_version().await);
     told(&other, Reason::Tls, &[&api.address().to_string(), "certificate-authority"]);
     assert!(!other.reason.is_transient());

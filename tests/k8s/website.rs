@@ -11,7 +11,7 @@ use bellwether::{
     engine::Failover,
     k8s::{
         cache::Scope,
-        crd::{Election, tidied, yaml},
+        crd::{Election, tidied},
         k8s_openapi::api::{
             apps::v1::Deployment,
             core::v1::{ConfigMap, Service},
@@ -72,8 +72,7 @@ struct Sites {
 impl Sites {
     async fn new() -> Self {
         let space = server().await.namespace("website").await;
-        space.kubectl_apply(&yaml(&[tidied(Website::crd())]));
-        space.kubectl(&["wait", "--for=condition=Established", "crd", Website::crd_name()]);
+        space.api.install(&[tidied(Website::crd())]).await.unwrap();
         let user = space.user("operator", rights()).await;
         Self { space, user, store: MemoryStore::new() }
     }

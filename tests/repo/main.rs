@@ -37,7 +37,7 @@ fn no_arrow_points_up() {
     let sources = Sources::of_the_crate();
     assert!(sources.files.len() > 10, "the sources were not found");
     complain(
-        "these use a layer above their own (main, cli > operator > k8s > telemetry > node > store > \
+        "these use a layer above their own (main, cli > operator > testing > k8s > telemetry > node > store > \
          engine)",
         &arrows::that_point_up(&sources),
     );

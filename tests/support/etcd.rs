@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether::testing::janitor::{Janitor, tail};
 use etcd_client::{
     Certificate, Client, ConnectOptions, Identity, Permission, PermissionType, TlsOptions,
 };
@@ -25,7 +26,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     eventually,
-    janitor::{Janitor, tail},
     pki::{Pki, Validity},
     tools,
 };
@@ -171,7 +171,7 @@ impl Etcd {
     }
 
     fn spawn(options: Options) -> Self {
-        let janitor = Janitor::start(folder_on(options.medium));
+        let janitor = Janitor::start(folder_on(options.medium)).expect("a shell can be started");
         let folder = &janitor.folder;
         let pki = options.tls.then(|| {
             let pki = Pki::new(&folder.join("pki"), "bellwether tests");

@@ -21,43 +21,30 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
+    ops::Deref,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
 };
 
-use bellwether::k8s::{
-    k8s_openapi::api::{
-        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-        authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-        core::v1::{Namespace, Secret, ServiceAccount},
-        rbac::v1::{
-            ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+pub use bellwether::testing::{User, rule};
+use bellwether::{
+    k8s::{
+        k8s_openapi::api::{
+            authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+            core::v1::{Secret, ServiceAccount},
+            rbac::v1::PolicyRule,
         },
+        kube::{Api, Client, Config, api::PostParams, core::ObjectMeta},
     },
-    kube::{Api, Client, Config, api::PostParams, config::AuthInfo, core::ObjectMeta},
+    testing::{Environment, EnvironmentOptions, environment::ADMIN},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::OnceCell;
 
 use crate::support::{
-    etcd::{Etcd, free_ports, until_stopped},
-    eventually,
-    janitor::{Janitor, tail},
-    pki::{Pki, Validity},
+    etcd::{Etcd, until_stopped},
     tools,
 };
-
-/// Time within which a server must be ready. Generous, since the machine may be busy.
-const READY_WITHIN: Duration = Duration::from_secs(180);
-
-/// The administrator's token: a member of `system:masters`, for whom RBAC rules do not apply.
-const ADMIN: &str = "token-of-the-administrator";
 
 /// Like [`ADMIN`], but without any entry in the audit log: for filling a server with objects.
 const BULK: &str = "token-for-bulk";
@@ -85,60 +72,58 @@ rules:
 
 /// Options of the server to start.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
-    gates: Vec<String>,
-    flags: Vec<String>,
-}
+pub struct Options(EnvironmentOptions);
 
 impl Options {
     /// A feature gate that is off by default, for instance `ShardedListAndWatch`.
-    pub fn gate(mut self, name: &str) -> Self {
-        self.gates.push(format!("{name}=true"));
-        self
+    pub fn gate(self, name: &str) -> Self {
+        Self(self.0.gate(name))
     }
 
     /// Adds a flag to the server's command line.
-    pub fn flag(mut self, flag: impl Into<String>) -> Self {
-        self.flags.push(flag.into());
-        self
+    pub fn flag(self, flag: impl Into<String>) -> Self {
+        Self(self.0.flag(flag))
     }
 
     /// Starts etcd and the server, and waits until the server is ready.
     pub async fn start(self) -> ApiServer {
-        let janitor = Janitor::start(
-            tempfile::Builder::new()
-                .prefix("bellwether-kube-")
-                .tempdir()
-                .expect("a temporary folder")
-                .keep(),
-        );
-        let api = ApiServer {
-            etcd: Etcd::start().await,
-            address: free_ports(1)[0],
-            pki: Pki::new(&janitor.folder.join("pki"), "bellwether tests"),
-            options: self,
-            spaces: AtomicUsize::new(0),
-            process: Mutex::default(),
-            janitor,
-        };
-        api.write_files();
-        api.launch();
-        api.wait_until_ready().await;
-        api
+        let etcd = Etcd::start().await;
+        let folder = etcd.folder().join("audit");
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        let (policy, log) = (folder.join("policy.yaml"), folder.join("audit.log"));
+        fs::write(&policy, AUDIT_POLICY).expect("written");
+        let program = tools::program("kubernetes", "kube-apiserver");
+        let options = self
+            .0
+            .assets(program.parent().expect("a folder"))
+            .etcd(etcd.endpoints().join(","))
+            .token(BULK, "bulk", &["system:masters", "test:bulk"])
+            .token(RECORDED, "recorded", &["system:masters", "test:recorded"])
+            .acting(RECORDED)
+            .flag(format!("--audit-policy-file={}", policy.display()))
+            .flag(format!("--audit-log-path={}", log.display()))
+            .flag("--audit-log-mode=blocking")
+            .flag("--audit-log-maxsize=4096");
+        let environment = options.start().await.expect("the server starts");
+        ApiServer { environment, log, etcd }
     }
 }
 
-/// A running kube-apiserver with its etcd.
+/// A running kube-apiserver of the library's test kit, with an audit log and an etcd that tests can damage.
 #[derive(Debug)]
 pub struct ApiServer {
-    options: Options,
-    address: SocketAddr,
-    pki: Pki,
-    spaces: AtomicUsize,
-    process: Mutex<Option<Child>>,
+    environment: Environment,
+    log: PathBuf,
+    // Ends after the server.
     etcd: Etcd,
-    // Ends the server and removes the folder when this process is gone; dropped last.
-    janitor: Janitor,
+}
+
+impl Deref for ApiServer {
+    type Target = Environment;
+
+    fn deref(&self) -> &Environment {
+        &self.environment
+    }
 }
 
 impl ApiServer {
@@ -162,22 +147,7 @@ impl ApiServer {
 
     /// Process id of the server.
     pub fn pid(&self) -> u32 {
-        self.process().as_ref().expect("the server runs").id()
-    }
-
-    /// Address that the server listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// URL of the server.
-    pub fn url(&self) -> String {
-        format!("https://{}", self.address)
-    }
-
-    /// The authority that signed the server's certificate, and whose client certificates the server accepts.
-    pub fn pki(&self) -> &Pki {
-        &self.pki
+        self.environment.pid().expect("the server runs")
     }
 
     /// The etcd that is the server's store.
@@ -185,99 +155,26 @@ impl ApiServer {
         &self.etcd
     }
 
-    /// A folder for a test's own files, removed at the end.
-    pub fn folder(&self) -> &Path {
-        &self.janitor.folder
-    }
-
-    /// Client configuration without credentials.
-    pub fn config(&self) -> Config {
-        let mut config = Config::new(self.url().parse().expect("a URL"));
-        let ca = fs::read(&self.pki.ca).expect("the CA was written");
-        let ca = rustls_pem(&ca);
-        config.root_cert = Some(vec![ca]);
-        config.default_retry = false;
-        config
-    }
-
-    /// Client configuration with a token.
-    pub fn config_with_token(&self, token: &str) -> Config {
-        let mut config = self.config();
-        config.auth_info.token = Some(token.to_owned().into());
-        config
-    }
-
-    /// A client that may do everything.
-    pub fn client(&self) -> Client {
-        client(self.config_with_token(ADMIN))
-    }
-
     /// A client that may do everything and leaves no entry in the audit log.
     pub fn bulk_client(&self) -> Client {
         client(self.config_with_token(BULK))
     }
 
-    /// Client configuration that impersonates a user, who need not exist. [`Space::user`] grants rights to a
-    /// user.
-    pub fn config_as(&self, user: &str, groups: &[&str]) -> Config {
-        let mut config = self.config_with_token(RECORDED);
-        config.auth_info = AuthInfo {
-            impersonate: Some(user.to_owned()),
-            impersonate_groups: Some(groups.iter().map(|&group| group.to_owned()).collect()),
-            ..config.auth_info
-        };
-        config
-    }
-
     /// A kubeconfig file of the administrator, or of the named user.
     pub fn kubeconfig(&self, namespace: &str, user: Option<&str>) -> PathBuf {
-        match user {
-            Some(user) => {
-                self.kubeconfig_with(RECORDED, namespace, user, &format!(", as: {user:?}"))
-            }
-            // Reads of the administrator need no entry in the audit log.
-            None => self.kubeconfig_with(ADMIN, namespace, "admin", ""),
-        }
+        self.environment.kubeconfig(namespace, user).expect("the kubeconfig is written")
     }
 
     /// A kubeconfig file of a user who may do everything and leaves no entry in the audit log.
     pub fn bulk_kubeconfig(&self, namespace: &str) -> PathBuf {
-        self.kubeconfig_with(BULK, namespace, "bulk", "")
-    }
-
-    fn kubeconfig_with(&self, token: &str, namespace: &str, who: &str, acting: &str) -> PathBuf {
-        let file = who.replace(|it: char| !it.is_alphanumeric(), "-");
-        let path = self.folder().join(format!("{namespace}-{file}.kubeconfig"));
-        let text = format!(
-            "apiVersion: v1\n\
-             kind: Config\n\
-             current-context: test\n\
-             clusters:\n\
-             - {{name: test, cluster: {{server: {:?}, certificate-authority: \"{}\"}}}}\n\
-             contexts:\n\
-             - {{name: test, context: {{cluster: test, user: test, namespace: {namespace:?}}}}}\n\
-             users:\n\
-             - {{name: test, user: {{token: {token:?}{acting}}}}}\n",
-            self.url(),
-            self.pki.ca.display(),
-        );
-        fs::write(&path, text).expect("the kubeconfig is written");
-        path
+        let file = self.environment.kubeconfig_with(BULK, namespace, "bulk", None);
+        file.expect("the kubeconfig is written")
     }
 
     /// Creates a namespace for a single test, with a service account `default`.
     pub async fn namespace(&self, what: &str) -> Space<'_> {
-        let name = format!("{what}-{}", self.spaces.fetch_add(1, SeqCst));
-        let namespace = Namespace { metadata: named(&name), ..Namespace::default() };
-        let all = Api::<Namespace>::all(self.client());
-        all.create(&PostParams::default(), &namespace).await.expect("the namespace is created");
-        let space = Space { api: self, name };
-        let account = ServiceAccount { metadata: named("default"), ..ServiceAccount::default() };
-        Api::<ServiceAccount>::default_namespaced(space.client())
-            .create(&PostParams::default(), &account)
-            .await
-            .expect("its service account is created");
-        space
+        let space = self.environment.namespace(what).await.expect("the namespace is created");
+        Space { api: self, name: space.name }
     }
 
     /// All writes, in the order of the answers.
@@ -289,35 +186,20 @@ impl ApiServer {
 
     /// All writes, and the reads of users with their own rules.
     fn requests(&self) -> Vec<Written> {
-        let text = fs::read_to_string(self.audit_log()).unwrap_or_default();
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
         // The server may still be writing the last line.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(Written::from_line).collect()
     }
 
-    fn audit_log(&self) -> PathBuf {
-        self.folder().join("audit.log")
-    }
-
-    /// Kills the server without warning (SIGKILL) and waits until it is gone.
-    pub fn kill(&self) {
-        if let Some(mut process) = self.process().take() {
-            let _ = process.kill();
-            let _ = process.wait();
-            let _ = fs::remove_file(self.server_folder().join("pid"));
-        }
-    }
-
     /// Starts an ended server on the same port and store; waits until it is ready.
     pub async fn start_again(&self) {
-        self.launch();
-        self.wait_until_ready().await;
+        self.environment.start_again().await.expect("the server starts");
     }
 
     /// Kills the server and starts it again.
     pub async fn restart(&self) {
-        self.kill();
-        self.start_again().await;
+        self.environment.restart().await.expect("the server starts");
     }
 
     /// Freezes the server (SIGSTOP): its connections stay open and silent.
@@ -334,117 +216,6 @@ impl ApiServer {
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid")).expect("not zero");
         kill_process(pid, signal).expect("the server runs");
-    }
-
-    fn process(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
-        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn server_folder(&self) -> PathBuf {
-        self.folder().join("server")
-    }
-
-    fn write_files(&self) {
-        let folder = self.server_folder();
-        fs::create_dir_all(&folder).expect("the folder can be made");
-        self.pki.server(Validity::Now);
-        let signing = rcgen::KeyPair::generate().expect("a key");
-        let tokens = format!(
-            "{ADMIN},admin,admin,\"system:masters\"\n\
-             {BULK},bulk,bulk,\"system:masters,test:bulk\"\n\
-             {RECORDED},recorded,recorded,\"system:masters,test:recorded\"\n"
-        );
-        for (file, text) in [
-            ("signing.key", signing.serialize_pem()),
-            ("signing.pub", signing.public_key_pem()),
-            ("audit-policy.yaml", AUDIT_POLICY.to_owned()),
-            ("tokens.csv", tokens),
-        ] {
-            fs::write(folder.join(file), text).expect("written");
-        }
-    }
-
-    fn launch(&self) {
-        let folder = self.server_folder();
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(folder.join("log"))
-            .expect("the log can be opened");
-        let child = Command::new(tools::program("kubernetes", "kube-apiserver"))
-            .args(self.flags())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("kube-apiserver can be started");
-        fs::write(folder.join("pid"), child.id().to_string()).expect("the pid is written");
-        *self.process() = Some(child);
-    }
-
-    fn flags(&self) -> Vec<String> {
-        let at = |file: &str| self.server_folder().join(file).display().to_string();
-        let pki = |file: &str| self.folder().join("pki").join(file).display().to_string();
-        let mut flags = vec![
-            format!("--etcd-servers={}", self.etcd.endpoints().join(",")),
-            format!("--secure-port={}", self.address.port()),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
-            // No process here serves the virtual services, and a killed server must not leave its endpoint in
-            // them.
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            format!("--cert-dir={}", at("certs")),
-            format!("--tls-cert-file={}", pki("server.pem")),
-            format!("--tls-private-key-file={}", pki("server.key")),
-            format!("--client-ca-file={}", self.pki.ca.display()),
-            format!("--token-auth-file={}", at("tokens.csv")),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", at("signing.pub")),
-            format!("--service-account-signing-key-file={}", at("signing.key")),
-            "--authorization-mode=RBAC".to_owned(),
-            format!("--audit-policy-file={}", at("audit-policy.yaml")),
-            format!("--audit-log-path={}", self.audit_log().display()),
-            "--audit-log-mode=blocking".to_owned(),
-            "--audit-log-maxsize=4096".to_owned(),
-            "--profiling=false".to_owned(),
-        ];
-        if !self.options.gates.is_empty() {
-            flags.push(format!("--feature-gates={}", self.options.gates.join(",")));
-        }
-        flags.extend(self.options.flags.iter().cloned());
-        flags
-    }
-
-    /// The server is ready if `/readyz` answers "ok", which covers its caches and the built-in roles.
-    async fn wait_until_ready(&self) {
-        eventually("kube-apiserver is ready", READY_WITHIN, async || {
-            self.assert_runs();
-            let asking = self.text("/readyz");
-            tokio::time::timeout(Duration::from_secs(5), asking).await.ok()?.filter(|it| it == "ok")
-        })
-        .await;
-    }
-
-    /// The answer to a GET by the administrator, if the server answers.
-    pub async fn text(&self, path: &str) -> Option<String> {
-        let request = http::Request::get(path).body(Vec::new()).expect("a request");
-        self.client().request_text(request).await.ok()
-    }
-
-    fn assert_runs(&self) {
-        let ended = self.process().as_mut().and_then(|it| it.try_wait().expect("our child"));
-        assert!(
-            ended.is_none(),
-            "kube-apiserver ended ({ended:?}); the end of its log:\n{}",
-            tail(&self.server_folder().join("log"))
-        );
-    }
-}
-
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
@@ -466,19 +237,14 @@ impl Space<'_> {
         client(self.here(self.api.config_with_token(BULK)))
     }
 
-    fn here(&self, mut config: Config) -> Config {
-        config.default_namespace.clone_from(&self.name);
-        config
+    fn here(&self, config: Config) -> Config {
+        self.in_kit().here(config)
     }
 
     /// A user who may do in this namespace what the rules allow, and nothing else. Returns once the server
     /// applies the rules.
     pub async fn user(&self, name: &str, rules: impl IntoIterator<Item = PolicyRule>) -> User {
-        let user = format!("{}-{name}", self.name);
-        let config = self.here(self.api.config_as(&user, &["system:authenticated"]));
-        let user = User { config, name: user };
-        self.grant(&user, name, rules).await;
-        user
+        self.in_kit().user(name, rules).await.expect("the server applies the rules")
     }
 
     /// Grants a user more rights in this namespace. Returns once the server applies them.
@@ -488,18 +254,7 @@ impl Space<'_> {
         role: &str,
         rules: impl IntoIterator<Item = PolicyRule>,
     ) {
-        let rules: Vec<_> = rules.into_iter().collect();
-        let made = Role { metadata: named(role), rules: Some(rules.clone()) };
-        let roles = Api::<Role>::default_namespaced(self.client());
-        roles.create(&PostParams::default(), &made).await.expect("the role is created");
-        let binding = RoleBinding {
-            metadata: named(role),
-            role_ref: role_ref("Role", role),
-            subjects: Some(vec![subject(&user.name)]),
-        };
-        let bindings = Api::<RoleBinding>::default_namespaced(self.client());
-        bindings.create(&PostParams::default(), &binding).await.expect("the role is bound");
-        self.until_allowed(&user.name, &rules, Some(&self.name)).await;
+        self.in_kit().grant(user, role, rules).await.expect("the server applies the rules");
     }
 
     /// Like [`Self::user`], with rules for all namespaces and for cluster-wide resources.
@@ -508,55 +263,12 @@ impl Space<'_> {
         name: &str,
         rules: impl IntoIterator<Item = PolicyRule>,
     ) -> User {
-        let rules: Vec<_> = rules.into_iter().collect();
-        let user = format!("{}-{name}", self.name);
-        let role = ClusterRole {
-            metadata: named(&user),
-            rules: Some(rules.clone()),
-            aggregation_rule: None,
-        };
-        let roles = Api::<ClusterRole>::all(self.api.client());
-        roles.create(&PostParams::default(), &role).await.expect("the role is created");
-        let binding = ClusterRoleBinding {
-            metadata: named(&user),
-            role_ref: role_ref("ClusterRole", &user),
-            subjects: Some(vec![subject(&user)]),
-        };
-        let bindings = Api::<ClusterRoleBinding>::all(self.api.client());
-        bindings.create(&PostParams::default(), &binding).await.expect("the role is bound");
-        self.until_allowed(&user, &rules, None).await;
-        User { config: self.here(self.api.config_as(&user, &["system:authenticated"])), name: user }
+        self.in_kit().cluster_user(name, rules).await.expect("the server applies the rules")
     }
 
-    async fn until_allowed(&self, user: &str, rules: &[PolicyRule], namespace: Option<&str>) {
-        let first = |list: Option<&Vec<String>>| list.and_then(|it| it.first()).cloned();
-        for rule in rules {
-            let resource = first(rule.resources.as_ref()).unwrap_or_default();
-            let (resource, subresource) =
-                resource.split_once('/').map_or((resource.as_str(), None), |(a, b)| (a, Some(b)));
-            let review = SubjectAccessReview {
-                spec: SubjectAccessReviewSpec {
-                    user: Some(user.to_owned()),
-                    resource_attributes: Some(ResourceAttributes {
-                        namespace: namespace.map(str::to_owned),
-                        verb: rule.verbs.first().cloned(),
-                        group: first(rule.api_groups.as_ref()),
-                        resource: Some(resource.to_owned()),
-                        subresource: subresource.map(str::to_owned),
-                        name: first(rule.resource_names.as_ref()),
-                        ..ResourceAttributes::default()
-                    }),
-                    ..SubjectAccessReviewSpec::default()
-                },
-                ..SubjectAccessReview::default()
-            };
-            let reviews = Api::<SubjectAccessReview>::all(self.api.client());
-            eventually("the server goes by the rules", Duration::from_secs(60), async || {
-                let answer = reviews.create(&PostParams::default(), &review).await;
-                answer.expect("reviewed").status.filter(|it| it.allowed).map(|_| ())
-            })
-            .await;
-        }
+    /// The same namespace in the library's test kit.
+    fn in_kit(&self) -> bellwether::testing::Space<'_> {
+        self.api.space(&self.name)
     }
 
     /// A token of the service account `default`, valid until the object that the token is bound to (a Secret of
@@ -689,19 +401,6 @@ pub fn rights_of(rules: &[PolicyRule]) -> BTreeSet<Right> {
     rights
 }
 
-/// A user with rules of their own.
-#[derive(Clone, Debug)]
-pub struct User {
-    pub name: String,
-    pub config: Config,
-}
-
-impl User {
-    pub fn client(&self) -> Client {
-        client(self.config.clone())
-    }
-}
-
 /// A request in the audit log, mostly a write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
@@ -759,44 +458,11 @@ impl Written {
     }
 }
 
-/// A rule for one resource of one API group (`""` is the core).
-pub fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
-    PolicyRule {
-        api_groups: Some(vec![group.to_owned()]),
-        resources: Some(vec![resource.to_owned()]),
-        verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
-        ..PolicyRule::default()
-    }
-}
-
 /// Metadata with only a name.
 pub fn named(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
 }
 
-fn role_ref(kind: &str, name: &str) -> RoleRef {
-    RoleRef {
-        api_group: Some("rbac.authorization.k8s.io".to_owned()),
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-    }
-}
-
-fn subject(user: &str) -> Subject {
-    Subject {
-        kind: "User".to_owned(),
-        name: user.to_owned(),
-        api_group: Some("rbac.authorization.k8s.io".to_owned()),
-        namespace: None,
-    }
-}
-
 fn client(config: Config) -> Client {
     Client::try_from(config).expect("the configuration is good")
-}
-
-/// The only certificate of a PEM file, in DER.
-fn rustls_pem(pem: &[u8]) -> Vec<u8> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-    CertificateDer::from_pem_slice(pem).expect("a certificate").to_vec()
 }

@@ -7,7 +7,6 @@
 
 pub mod etcd;
 pub mod eventually;
-pub mod janitor;
 pub mod pki;
 pub mod proxy;
 pub mod tools;

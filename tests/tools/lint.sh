@@ -10,8 +10,9 @@ step cargo fmt --all --check
 step cargo clippy --locked --all-targets --features mutants -- -D warnings
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo check --locked --lib --features k8s-openapi/latest
+step cargo check --locked --lib --features testing,k8s-openapi/latest
 step cargo check --locked --lib --no-default-features
-RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items --features cli
+RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items --features cli,testing
 
 deny=$(command -v cargo-deny || true)
 if [ -z "$deny" ]; then

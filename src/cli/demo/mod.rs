@@ -1,7 +1,6 @@
 //! Command `demo`: three nodes in one process, on one memory store: an election to watch without installing
 //! anything. Real engine, real driver, real checks; only the store is in memory.
 
-mod cut;
 mod narrator;
 mod per_node;
 mod stage;

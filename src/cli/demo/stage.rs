@@ -9,22 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, GRACE, cut::CutStore, narrator::Narrator, per_node};
-use crate::{
-    engine::{Failover, Role},
-    host::BuiltHost,
-    node::{
-        ClusterNode, Node, NodeError, NodeMetrics,
-        status::{Status, Vitals},
-    },
-    operator::uptime::{self, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples},
-    store::{Store, memory::MemoryStore},
-    tasks::Tasks,
-    telemetry::{
-        Action, ActionError, Leadership, Probe, StatusSource,
-        node::{leadership, picture, readiness},
-    },
-};
+use super::{DemoArgs, GRACE, narrator::Narrator, per_node};
 use crate::{
     app::{
         args::StoreKind,
@@ -32,6 +17,23 @@ use crate::{
         serve,
     },
     cli::run,
+    engine::{Failover, Role},
+    host::BuiltHost,
+    node::{
+        ClusterNode, Node, NodeError, NodeMetrics,
+        status::{Status, Vitals},
+    },
+    operator::uptime::{self, Uptime, UptimeMetrics, UptimeOptions, samples::write_samples},
+    store::{
+        Store,
+        cut::{Cut, CutStore},
+        memory::MemoryStore,
+    },
+    tasks::Tasks,
+    telemetry::{
+        Action, ActionError, Leadership, Probe, StatusSource,
+        node::{leadership, picture, readiness},
+    },
 };
 
 /// Name of the demonstration's cluster.
@@ -49,6 +51,8 @@ struct Actor {
     node: Arc<dyn Node>,
     /// Cancelled when the node is killed.
     dead: CancellationToken,
+    /// Cuts a killed node off from the store.
+    cut: Cut,
 }
 
 /// Place of one node, which can be killed and comes back.
@@ -168,7 +172,8 @@ impl Stage {
 
     fn enter(&self, place: &Place) -> Result<(BuiltHost, Actor), Failure> {
         let dead = CancellationToken::new();
-        let store = Arc::new(CutStore::new(Arc::clone(&self.store), dead.clone()));
+        let cut = Cut::default();
+        let store = Arc::new(CutStore::new(Arc::clone(&self.store), cut.clone()));
         let node = ClusterNode::builder()
             .id(place.id)
             .address(format!("{} (node {} of this process)", self.address, place.id))
@@ -181,7 +186,7 @@ impl Stage {
             .stored(true, |_, _| Ok(store));
         let host = uptime::add(node.into(), &place.uptime).stop_within(GRACE).build()?;
         let node = Arc::clone(host.node());
-        Ok((host, Actor { node, dead }))
+        Ok((host, Actor { node, dead, cut }))
     }
 
     /// Shows a node and logs changes of its role, from when it has joined until it is asked to leave.
@@ -317,6 +322,7 @@ impl StatusSource for Stage {
             }
             Action::Kill => {
                 self.narrator.killed(id.get());
+                actor.cut.begin();
                 actor.dead.cancel();
                 Ok(format!("node {id} is killed; it comes back after {:?}", self.away))
             }

@@ -210,12 +210,12 @@ impl<K> Cache<K> {
     }
 
     /// Inserts an object, and returns the one that it replaces.
-    fn put(&self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
+    pub(crate) fn put(&self, key: ObjectKey, object: Arc<K>) -> Option<Arc<K>> {
         let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.insert(key, object)
     }
 
-    fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
+    pub(crate) fn remove(&self, key: &ObjectKey) -> Option<Arc<K>> {
         let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
         objects.remove(key)
     }
@@ -228,7 +228,7 @@ impl<K> Cache<K> {
     }
 
     /// Replaces all objects with a complete list, and returns the former ones.
-    fn replace(&self, listed: HashMap<ObjectKey, Arc<K>>) -> HashMap<ObjectKey, Arc<K>> {
+    pub(crate) fn replace(&self, listed: HashMap<ObjectKey, Arc<K>>) -> HashMap<ObjectKey, Arc<K>> {
         let old = {
             let mut objects = self.shelf.objects.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *objects, listed)

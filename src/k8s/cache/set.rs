@@ -158,8 +158,8 @@ impl<K> Cached for K where
 /// Whether the objects of a kind are namespaced.
 #[doc(hidden)]
 pub trait ApiScope {
-    /// Whether the objects are known to have no namespace.
-    const IS_CLUSTERED: bool = false;
+    /// Whether the objects have a namespace.
+    const IS_NAMESPACED: bool;
 
     /// The API of a kind: of one namespace, or of all.
     fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
@@ -168,7 +168,7 @@ pub trait ApiScope {
 }
 
 impl ApiScope for ClusterResourceScope {
-    const IS_CLUSTERED: bool = true;
+    const IS_NAMESPACED: bool = false;
 
     fn api<K>(client: Client, kind: &K::DynamicType, _: Option<&str>) -> Api<K>
     where
@@ -179,6 +179,8 @@ impl ApiScope for ClusterResourceScope {
 }
 
 impl ApiScope for NamespaceResourceScope {
+    const IS_NAMESPACED: bool = true;
+
     fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
     where
         K: Resource<Scope = Self>,
@@ -188,6 +190,9 @@ impl ApiScope for NamespaceResourceScope {
 }
 
 impl ApiScope for DynamicResourceScope {
+    // Objects of kinds that are known only at run time mostly have one.
+    const IS_NAMESPACED: bool = true;
+
     fn api<K>(client: Client, kind: &K::DynamicType, namespace: Option<&str>) -> Api<K>
     where
         K: Resource<Scope = Self>,

@@ -47,7 +47,7 @@ metrics! { b =>
 
 impl ControllerMetrics {
     /// The metrics of one controller, all at zero.
-    pub(super) fn of(&self, name: &str) -> OneController {
+    pub(crate) fn of(&self, name: &str) -> OneController {
         let result = |result| self.reconciles.with_label_values(&[name, result]);
         let name = &[name];
         OneController {

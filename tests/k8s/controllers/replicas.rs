@@ -10,15 +10,11 @@ use bellwether::{
     engine::{Failover, Role},
     host::HostError,
     k8s::{
-        crd,
         fence::ElectionRef,
-        k8s_openapi::{
-            api::core::v1::ConfigMap,
-            apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-        },
+        k8s_openapi::api::core::v1::ConfigMap,
         kube::{
             Api, Client, ResourceExt as _,
-            api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+            api::{DeleteParams, Patch, PatchParams, PostParams},
         },
         operator::Operator,
     },
@@ -48,25 +44,7 @@ pub(crate) async fn server() -> &'static ApiServer {
 
 /// Installs the custom resources and waits until the server serves them.
 pub(crate) async fn install(api: &ApiServer) {
-    let crds = Api::<CustomResourceDefinition>::all(api.client());
-    for definition in operator::definitions() {
-        let name = definition.name_any();
-        let apply = PatchParams::apply("tests").force();
-        crds.patch(&name, &apply, &Patch::Apply(&definition)).await.unwrap();
-        eventually("the definition is established", SOON, async || {
-            let conditions = crds.get(&name).await.ok()?.status?.conditions?;
-            conditions
-                .iter()
-                .find(|it| it.type_ == "Established" && it.status == "True")
-                .map(|_| ())
-        })
-        .await;
-    }
-    let elections = Api::<crd::Election>::all(api.client());
-    eventually("elections are served", SOON, async || {
-        elections.list(&ListParams::default()).await.ok()
-    })
-    .await;
+    api.install(&operator::definitions()).await.unwrap();
 }
 
 /// Nodes that share a store, and pods in one namespace.

@@ -1,10 +1,10 @@
-//! A store whose user can be cut off, as by the death of its process: no more calls reach the store, and no
-//! answers or events reach the user.
+//! A store whose user can be cut off, as by the death of its process or by a partition of the network: calls
+//! fail, and no answers or events reach the user.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use crate::{
     engine::{LeaseId, StoreTiming},
@@ -14,16 +14,51 @@ use crate::{
     },
 };
 
+/// Words in the errors of a store that is cut off.
+const MESSAGE: &str = "cut off, as if the process had died or the network were parted";
+
+/// Switch that cuts users off. Clones switch the same links.
+#[derive(Clone, Debug, Default)]
+pub struct Cut(watch::Sender<bool>);
+
+impl Cut {
+    /// Cuts the links off.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Restores the links of all users.
+    pub fn end(&self) {
+        self.0.send_replace(false);
+    }
+
+    /// Whether the links are cut off now.
+    pub fn is_on(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Resolves when the links are cut off.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: only waits.
+    pub async fn begun(&self) {
+        let mut state = self.0.subscribe();
+        // The sender lives in `self`, so the wait ends with a value.
+        let _ = state.wait_for(|is_on| *is_on).await;
+    }
+}
+
 /// Store that can be cut off; see the module's docs.
 #[derive(Debug)]
-pub(crate) struct CutStore {
+pub struct CutStore {
     store: Arc<dyn Store>,
-    cut: CancellationToken,
+    cut: Cut,
 }
 
 impl CutStore {
-    /// Wraps the store, until `cut` is cancelled.
-    pub(crate) fn new(store: Arc<dyn Store>, cut: CancellationToken) -> Self {
+    /// Wraps the store. The switch `cut` cuts its user off.
+    pub fn new(store: Arc<dyn Store>, cut: Cut) -> Self {
         Self { store, cut }
     }
 
@@ -34,13 +69,13 @@ impl CutStore {
     ) -> Result<T, StoreError> {
         tokio::select! {
             biased;
-            // Cancel safe: cancellation token.
-            () = self.cut.cancelled() => Err(StoreError::Unreachable {
+            // Cancel safe: only waits.
+            () = self.cut.begun() => Err(StoreError::Unreachable {
                 call,
                 endpoint: self.store.health().endpoint,
-                message: "cut off, as if the process had died".into(),
+                message: MESSAGE.into(),
             }),
-            // Dropped only after the cut, when the answer no longer matters.
+            // Dropped only by a cut: then the outcome is unknown, as with a connection that broke.
             answer = answer => answer,
         }
     }
@@ -109,14 +144,11 @@ impl Store for CutStore {
 
 struct CutWatch {
     watch: Box<dyn Watch>,
-    cut: CancellationToken,
+    cut: Cut,
 }
 
 fn broken() -> StoreError {
-    StoreError::Broken {
-        endpoint: String::new(),
-        message: "cut off, as if the process had died".into(),
-    }
+    StoreError::Broken { endpoint: String::new(), message: MESSAGE.into() }
 }
 
 #[async_trait]
@@ -124,15 +156,15 @@ impl Watch for CutWatch {
     async fn next(&mut self) -> Result<WatchItem, StoreError> {
         tokio::select! {
             biased;
-            // Cancel safe: cancellation token.
-            () = self.cut.cancelled() => Err(broken()),
+            // Cancel safe: only waits.
+            () = self.cut.begun() => Err(broken()),
             // Cancel safe, as the trait requires.
             item = self.watch.next() => item,
         }
     }
 
     async fn request_progress(&mut self) -> Result<(), StoreError> {
-        if self.cut.is_cancelled() {
+        if self.cut.is_on() {
             return Err(broken());
         }
         self.watch.request_progress().await

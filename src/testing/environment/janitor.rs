@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
 };
@@ -12,13 +12,19 @@ use std::{
 /// `<folder>/<server>/pid`) and removes the folder.
 #[derive(Debug)]
 pub struct Janitor {
+    /// Folder of the servers.
     pub folder: PathBuf,
     input: Option<ChildStdin>,
     shell: Child,
 }
 
 impl Janitor {
-    pub fn start(folder: PathBuf) -> Self {
+    /// Starts the shell for this folder.
+    ///
+    /// # Errors
+    ///
+    /// If `sh` cannot be started.
+    pub fn start(folder: PathBuf) -> io::Result<Self> {
         const SCRIPT: &str = r#"trap '' INT TERM HUP
             cat >/dev/null
             for pid in "$1"/*/pid; do [ -e "$pid" ] && kill -9 "$(cat "$pid")"; done
@@ -29,10 +35,9 @@ impl Janitor {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
-            .expect("a shell can be started");
+            .spawn()?;
         let input = shell.stdin.take();
-        Self { folder, input, shell }
+        Ok(Self { folder, input, shell })
     }
 }
 
@@ -45,11 +50,11 @@ impl Drop for Janitor {
 
 /// The end of a server's log.
 pub fn tail(log: &Path) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     if let Ok(mut file) = fs::File::open(log) {
         let length = file.metadata().map_or(0, |meta| meta.len());
         let _ = file.seek(SeekFrom::Start(length.saturating_sub(4096)));
-        let _ = file.read_to_string(&mut text);
+        let _ = file.read_to_end(&mut text);
     }
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
