@@ -365,6 +365,28 @@ fn dashboards_and_alerts_come_from_the_charts_files() {
     assert_eq!(names(groups), ["shop"]);
 }
 
+/// Name of the cluster that the nodes of a release join.
+fn cluster(objects: &[Value]) -> String {
+    let specs = pod_specs(objects);
+    let (_, spec) = specs.iter().find(|(name, _)| !name.ends_with("-check")).unwrap();
+    text(&variables(spec)["BELLWETHER_CLUSTER"], "/value").to_owned()
+}
+
+/// Files that a release gives to Grafana's sidecar.
+fn files(objects: &[Value]) -> BTreeSet<String> {
+    let maps = of_kind(objects, "ConfigMap").into_iter();
+    let boards = maps.filter(|it| text(it, "/metadata/name").ends_with("-dashboards"));
+    boards.flat_map(|it| it["data"].as_object().unwrap().keys().cloned()).collect()
+}
+
+fn alerts(objects: &[Value]) -> BTreeSet<String> {
+    let list = |it: &Value| it.as_array().cloned().unwrap_or_default();
+    let rules = of_kind(objects, "PrometheusRule").into_iter();
+    let groups = rules.flat_map(|it| list(&it["spec"]["groups"]));
+    let alerts = groups.flat_map(|it| list(&it["rules"])).filter(|it| it["alert"].is_string());
+    alerts.map(|it| text(&it, "/alert").to_owned()).collect()
+}
+
 #[test]
 fn two_operators_in_one_namespace_share_nothing_but_the_definition_of_the_election() {
     for values in [&[][..], &["watch.allNamespaces=true"], MONITORING] {
@@ -400,27 +422,9 @@ fn two_operators_in_one_namespace_share_nothing_but_the_definition_of_the_electi
             }
             assert!(selectors >= 5, "{selectors} selectors were looked at");
         }
-        let cluster = |objects: &[Value]| -> String {
-            let specs = pod_specs(objects);
-            let (_, spec) = specs.iter().find(|(name, _)| !name.ends_with("-check")).unwrap();
-            text(&variables(spec)["BELLWETHER_CLUSTER"], "/value").to_owned()
-        };
         assert_eq!((cluster(&shop), cluster(&ours)), ("till-shop".into(), "bw-bellwether".into()));
 
-        let files = |objects: &[Value]| -> BTreeSet<String> {
-            let maps = of_kind(objects, "ConfigMap").into_iter();
-            let boards = maps.filter(|it| text(it, "/metadata/name").ends_with("-dashboards"));
-            boards.flat_map(|it| it["data"].as_object().unwrap().keys().cloned()).collect()
-        };
         assert!(files(&shop).is_disjoint(&files(&ours)));
-        let alerts = |objects: &[Value]| -> BTreeSet<String> {
-            let named = Regex::new(r#""alert":"(\w+)""#).unwrap();
-            let rules = of_kind(objects, "PrometheusRule").into_iter().map(Value::to_string);
-            let of = |rules: String| {
-                named.captures_iter(&rules).map(|it| it[1].to_owned()).collect::<Vec<_>>()
-            };
-            rules.flat_map(of).collect()
-        };
         assert!(alerts(&shop).is_disjoint(&alerts(&ours)));
         assert_eq!(alerts(&shop).is_empty(), values.len() < 2);
     }
@@ -462,6 +466,21 @@ fn both_operators_are_installed_below_one_parent_chart() {
         assert_eq!(text(&variables["BELLWETHER_TICK"], "/value"), tick, "{name}");
     }
     assert_eq!(rules(&objects, "ClusterRole", "sales-one-shop"), ["currencies: list watch"]);
+}
+
+#[test]
+fn an_upgrade_with_the_values_of_an_older_chart_still_parts_releases_and_forbids_networks() {
+    // `helm upgrade --reuse-values` replaces the chart's own values by those of the release before, which
+    // knew nothing of the library.
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root().join(CHART), folder.path());
+    fs::write(folder.path().join("values.yaml"), "replicaCount: 3\n").unwrap();
+    let values = ["watch.selector=team=a", "watch.denyNetworks={10.0.0.0/8}"];
+    let older = release("shop", folder.path().to_str().unwrap(), &values);
+    assert!(older == release("shop", CHART, &values));
+    let specs = pod_specs(&older);
+    let (_, spec) = specs.iter().find(|(name, _)| name == "shop-bellwether").unwrap();
+    assert_eq!(text(&variables(spec)["BELLWETHER_CHECK_SELECTOR"], "/value"), "team=a");
 }
 
 #[test]
@@ -544,7 +563,7 @@ fn mistakes_of_an_author_are_refused_with_the_file_and_what_to_do() {
         ),
         (
             &|it| {
-                change(it, "files/crds/shop.yaml", "kind: CustomResourceDefinition", "kind: Order")
+                change(it, "files/crds/shop.yaml", "kind: CustomResourceDefinition", "kind: Order");
             },
             &[],
             "files/crds/shop.yaml of the chart shop: found Order, but a file there holds CustomResourceDefinitions only",

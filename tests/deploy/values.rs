@@ -46,7 +46,10 @@ fn rows(chart: &str) -> Vec<Row> {
                 let keys: Vec<&str> = above.iter().map(|(_, key)| *key).collect();
                 let path = keys.join(".");
                 found.push(Row {
-                    default: shown(values.pointer(&format!("/{}", keys.join("/"))).unwrap()),
+                    default: format!(
+                        "`{}`",
+                        values.pointer(&format!("/{}", keys.join("/"))).unwrap()
+                    ),
                     path: path.trim_start_matches(DEFAULTS).to_owned(),
                     meaning,
                 });
@@ -55,13 +58,6 @@ fn rows(chart: &str) -> Vec<Row> {
         explanation = line.trim_start().strip_prefix("# -- ").map(str::to_owned);
     }
     found
-}
-
-fn shown(default: &Value) -> String {
-    match default.as_str() {
-        Some(text) if text.contains('\n') => "a template".to_owned(),
-        _ => format!("`{default}`"),
-    }
 }
 
 fn table(rows: &[&Row]) -> String {

@@ -41,17 +41,16 @@ pub async fn reconcile(
     map: Arc<ConfigMap>,
     ctx: Context,
 ) -> Result<Action, ReconcileError> {
-    let name = map.name_any();
-    let work = |what| async {
+    ctx.finalized(FINALIZER, map, |what| async {
         // The provider knows no fence. Immediately before each effect the node checks that it may still act.
         ctx.check()?;
         match what {
-            Finalize::Apply(_) => provider.open(&name),
-            Finalize::Cleanup(_) => provider.close(&name),
+            Finalize::Apply(map) => provider.open(&map.name_any()),
+            Finalize::Cleanup(map) => provider.close(&map.name_any()),
         }
         Ok(Action::done())
-    };
-    ctx.finalized(FINALIZER, map, work).await
+    })
+    .await
 }
 
 /// Adds the controller to an operator.

@@ -24,7 +24,7 @@ pub async fn reconcile(app: Arc<Deployment>, ctx: Context) -> Result<Action, Rec
     let desired: Deployment = from_value(json!({
         "metadata": { "name": app.name_any(), "namespace": app.namespace() },
         "spec": {
-            "selector": app.spec.as_ref().map(|spec| &spec.selector),
+            "selector": app.spec.selector,
             "template": { "metadata": { "annotations": { "example.com/secret-version": version } } },
         },
     }))?;
