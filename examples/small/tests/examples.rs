@@ -92,7 +92,7 @@ async fn pods_are_replaced_when_the_secret_that_their_deployment_names_changes()
     let cluster = cluster(&fake, referenced_secret::operator).await;
     let apps = Api::<Deployment>::namespaced(fake.client(), "shop");
     let version = |app: &Deployment| {
-        let template = app.spec.as_ref()?.template.metadata.as_ref()?;
+        let template = app.spec.template.metadata.as_ref()?;
         template.annotations.as_ref()?.get("example.com/secret-version").cloned()
     };
     let secret: Secret =

@@ -50,7 +50,7 @@ async fn sites_live_under_the_computed_roles() {
     let spec = WebsiteSpec { html: "<h1>hello</h1>".to_owned(), replicas: 2 };
     let site = Website::new("home", spec);
     sites.create(&PostParams::default(), &site).await.expect("the site is valid");
-    until(&pods, "home", |it| it.spec.as_ref().is_some_and(|it| it.replicas == Some(2))).await;
+    until(&pods, "home", |pods| pods.spec.replicas == Some(2)).await;
 
     cluster.kill_leader().await;
     pages.delete("home", &DeleteParams::default()).await.expect("the page exists");
