@@ -99,10 +99,13 @@ impl Managers {
                 "manager": manager.name,
                 "operation": manager.operation.as_str(),
                 "apiVersion": manager.api_version,
-                "time": owned.time,
                 "fieldsType": "FieldsV1",
                 "fieldsV1": to_fields_v1(&owned.fields),
             });
+            // A manager that has changed no value yet has no time.
+            if !owned.time.is_empty() {
+                entry["time"] = json!(owned.time);
+            }
             if !manager.subresource.is_empty() {
                 entry["subresource"] = json!(manager.subresource);
             }
@@ -191,9 +194,8 @@ pub(super) fn apply(
         conflicts.sort();
         return Err(About::owned_by_others(&conflicts));
     }
-    let is_changed = !(taken.is_empty() && changed.removed.is_empty())
-        || before.0.get(&manager).map(|it| &it.fields)
-            != managers.0.get(&manager).map(|it| &it.fields);
+    // Fields that only change their owner are no change of a value.
+    let is_changed = !(taken.is_empty() && changed.removed.is_empty());
     if is_changed && let Some(own) = managers.0.get_mut(&manager) {
         now.clone_into(&mut own.time);
     }

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -45,6 +46,14 @@ pub(super) struct Change {
     pub(super) place: Place,
     pub(super) before: Option<Arc<Value>>,
     pub(super) after: Option<Arc<Value>>,
+}
+
+/// Event of a watch. The type comes first, as from the API server: a reader may depend on that.
+#[derive(Debug, Serialize)]
+pub(super) struct Event {
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) object: Value,
 }
 
 /// All objects, by their place.
@@ -138,7 +147,7 @@ impl Model {
         target: &Target,
         selector: &Selector,
         after: u64,
-    ) -> Result<(Vec<Value>, u64), Failure> {
+    ) -> Result<(Vec<Event>, u64), Failure> {
         if after < self.forgotten {
             return Err(Failure::expired(after, self.forgotten));
         }
@@ -158,7 +167,7 @@ impl Model {
                     ("DELETED", object)
                 }
             };
-            Some(json!({ "type": kind, "object": object }))
+            Some(Event { kind, object })
         });
         Ok((events.collect(), self.version))
     }
