@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     failure::{About, Failure},
-    fields::{FieldSet, difference, fields_of, from_fields_v1, merge, prune, shown, to_fields_v1},
+    fields::{
+        FieldSet, difference, fields_of, from_fields_v1, in_order, merge, prune, shown,
+        to_fields_v1,
+    },
     schema::Schema,
 };
 
@@ -37,13 +40,13 @@ pub(super) struct Manager {
 
 impl Manager {
     /// The manager as messages about conflicts name it.
-    fn shown(&self, time: &str) -> String {
+    fn shown(&self) -> String {
         let mut text = format!("{:?}", self.name);
         if !self.subresource.is_empty() {
             text.push_str(&format!(" with subresource {:?}", self.subresource));
         }
         if self.operation == Operation::Update {
-            text.push_str(&format!(" using {} at {time}", self.api_version));
+            text.push_str(&format!(" using {}", self.api_version));
         }
         text
     }
@@ -184,9 +187,11 @@ pub(super) fn apply(
     let taken: FieldSet = changed.modified.union(&changed.added).cloned().collect();
     let mut conflicts = Vec::new();
     for (other, owned) in managers.0.iter_mut().filter(|(other, _)| **other != manager) {
-        let fields: Vec<_> = owned.fields.intersection(&taken).map(shown).collect();
+        let mut fields: Vec<_> = owned.fields.intersection(&taken).collect();
+        fields.sort_by(|left, right| in_order(left, right));
+        let fields: Vec<_> = fields.into_iter().map(shown).collect();
         if !fields.is_empty() {
-            conflicts.push((other.shown(&owned.time), fields));
+            conflicts.push((other.shown(), fields));
         }
         owned.fields.retain(|it| !taken.contains(it) && !changed.removed.contains(it));
     }

@@ -57,7 +57,7 @@ pub(super) struct Event {
 }
 
 /// All objects, by their place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Model {
     pub(super) kinds: Kinds,
     objects: BTreeMap<Place, Arc<Value>>,
@@ -65,6 +65,14 @@ pub(super) struct Model {
     /// Version up to which changes are forgotten.
     forgotten: u64,
     changes: Vec<Change>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        // The version 0 has a meaning of its own in requests.
+        let (kinds, objects, changes) = (Kinds::default(), BTreeMap::new(), Vec::new());
+        Self { kinds, objects, version: 1, forgotten: 0, changes }
+    }
 }
 
 impl Model {

@@ -22,6 +22,7 @@ use bellwether::{
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use self::{
     program::{KINDS, Program},
@@ -97,6 +98,14 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |it| it.parse().expect("a number"))
 }
 
+/// Whether the API server has met a flaw of its own: an apply that takes the last field out of a map which another
+/// manager owns leaves a null in its place, and the schema rejects the null. The two differ from there on.
+fn is_flaw(answer: &Value) -> bool {
+    let causes = answer.pointer("/answer/details/causes").and_then(Value::as_array);
+    let mut causes = causes.into_iter().flatten().filter_map(|it| it["message"].as_str());
+    causes.any(|it| it.ends_with("must be of type object: \"null\""))
+}
+
 /// Runs a program against both APIs.
 ///
 /// # Errors
@@ -119,6 +128,9 @@ async fn run(seed: u64, space: &Space<'_>) -> Result<(), String> {
         let step = program.next_step();
         steps.push(format!("{number}: {step}"));
         let (left, right) = (fake.step(&step).await, real.step(&step).await);
+        if is_flaw(&right) {
+            return Ok(());
+        }
         if left != right {
             let steps = steps.join("\n");
             return Err(format!(
