@@ -180,11 +180,17 @@ impl About<'_> {
     /// Other managers own fields that an apply would change: managers, each with its fields.
     pub(super) fn owned_by_others(conflicts: &[(String, Vec<String>)]) -> Failure {
         let count: usize = conflicts.iter().map(|(_, fields)| fields.len()).sum();
-        let described = conflicts.iter().map(|(manager, fields)| match fields.as_slice() {
-            [field] => format!("conflict with {manager}: {field}"),
-            fields => format!("conflicts with {manager}:\n- {}", fields.join("\n- ")),
-        });
-        let described = described.collect::<Vec<_>>().join("\n");
+        let described = match conflicts {
+            [(manager, fields)] if fields.len() == 1 => {
+                format!("conflict with {manager}: {}", fields[0])
+            }
+            all => {
+                let described = all.iter().map(|(manager, fields)| {
+                    format!("conflicts with {manager}:\n- {}", fields.join("\n- "))
+                });
+                described.collect::<Vec<_>>().join("\n")
+            }
+        };
         let noun = if count == 1 { "conflict" } else { "conflicts" };
         let message = format!("Apply failed with {count} {noun}: {described}");
         let mut failure = Failure::new(409, "Conflict", message);

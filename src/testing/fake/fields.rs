@@ -3,7 +3,7 @@
 //! An element of a path has the form that `FieldsV1` gives it: `f:name` for a field, `k:{…}` for an item of a
 //! keyed list, and `v:…` for an item of a set.
 
-use std::collections::BTreeSet;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -306,6 +306,17 @@ pub(super) fn from_fields_v1(fields: &Value) -> FieldSet {
     let mut found = FieldSet::new();
     read(fields, &mut Vec::new(), &mut found);
     found
+}
+
+/// The order of two paths in messages: the fields of a level come before what is in them.
+pub(super) fn in_order(left: &Path, right: &Path) -> Ordering {
+    let mut levels = left.iter().zip(right).enumerate();
+    let first = levels.find_map(|(at, (one, other))| {
+        let is_inner = |path: &Path| path.len() > at + 1;
+        let order = is_inner(left).cmp(&is_inner(right)).then_with(|| one.cmp(other));
+        order.is_ne().then_some(order)
+    });
+    first.unwrap_or(Ordering::Equal)
 }
 
 /// The path as an error message shows it: `.spec.ports[port=80].name`.

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     failure::{About, Failure},
-    fields::{FieldSet, difference, fields_of, from_fields_v1, merge, prune, shown, to_fields_v1},
+    fields::{
+        FieldSet, difference, fields_of, from_fields_v1, in_order, merge, prune, shown,
+        to_fields_v1,
+    },
     schema::Schema,
 };
 
@@ -37,13 +40,13 @@ pub(super) struct Manager {
 
 impl Manager {
     /// The manager as messages about conflicts name it.
-    fn shown(&self, time: &str) -> String {
+    fn shown(&self) -> String {
         let mut text = format!("{:?}", self.name);
         if !self.subresource.is_empty() {
             text.push_str(&format!(" with subresource {:?}", self.subresource));
         }
         if self.operation == Operation::Update {
-            text.push_str(&format!(" using {} at {time}", self.api_version));
+            text.push_str(&format!(" using {}", self.api_version));
         }
         text
     }
@@ -99,10 +102,13 @@ impl Managers {
                 "manager": manager.name,
                 "operation": manager.operation.as_str(),
                 "apiVersion": manager.api_version,
-                "time": owned.time,
                 "fieldsType": "FieldsV1",
                 "fieldsV1": to_fields_v1(&owned.fields),
             });
+            // A manager that has changed no value yet has no time.
+            if !owned.time.is_empty() {
+                entry["time"] = json!(owned.time);
+            }
             if !manager.subresource.is_empty() {
                 entry["subresource"] = json!(manager.subresource);
             }
@@ -181,9 +187,11 @@ pub(super) fn apply(
     let taken: FieldSet = changed.modified.union(&changed.added).cloned().collect();
     let mut conflicts = Vec::new();
     for (other, owned) in managers.0.iter_mut().filter(|(other, _)| **other != manager) {
-        let fields: Vec<_> = owned.fields.intersection(&taken).map(shown).collect();
+        let mut fields: Vec<_> = owned.fields.intersection(&taken).collect();
+        fields.sort_by(|left, right| in_order(left, right));
+        let fields: Vec<_> = fields.into_iter().map(shown).collect();
         if !fields.is_empty() {
-            conflicts.push((other.shown(&owned.time), fields));
+            conflicts.push((other.shown(), fields));
         }
         owned.fields.retain(|it| !taken.contains(it) && !changed.removed.contains(it));
     }
@@ -191,9 +199,8 @@ pub(super) fn apply(
         conflicts.sort();
         return Err(About::owned_by_others(&conflicts));
     }
-    let is_changed = !(taken.is_empty() && changed.removed.is_empty())
-        || before.0.get(&manager).map(|it| &it.fields)
-            != managers.0.get(&manager).map(|it| &it.fields);
+    // Fields that only change their owner are no change of a value.
+    let is_changed = !(taken.is_empty() && changed.removed.is_empty());
     if is_changed && let Some(own) = managers.0.get_mut(&manager) {
         now.clone_into(&mut own.time);
     }

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -47,8 +48,16 @@ pub(super) struct Change {
     pub(super) after: Option<Arc<Value>>,
 }
 
+/// Event of a watch. The type comes first, as from the API server: a reader may depend on that.
+#[derive(Debug, Serialize)]
+pub(super) struct Event {
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) object: Value,
+}
+
 /// All objects, by their place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Model {
     pub(super) kinds: Kinds,
     objects: BTreeMap<Place, Arc<Value>>,
@@ -56,6 +65,14 @@ pub(super) struct Model {
     /// Version up to which changes are forgotten.
     forgotten: u64,
     changes: Vec<Change>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        // The version 0 has a meaning of its own in requests.
+        let (kinds, objects, changes) = (Kinds::default(), BTreeMap::new(), Vec::new());
+        Self { kinds, objects, version: 1, forgotten: 0, changes }
+    }
 }
 
 impl Model {
@@ -138,7 +155,7 @@ impl Model {
         target: &Target,
         selector: &Selector,
         after: u64,
-    ) -> Result<(Vec<Value>, u64), Failure> {
+    ) -> Result<(Vec<Event>, u64), Failure> {
         if after < self.forgotten {
             return Err(Failure::expired(after, self.forgotten));
         }
@@ -158,7 +175,7 @@ impl Model {
                     ("DELETED", object)
                 }
             };
-            Some(json!({ "type": kind, "object": object }))
+            Some(Event { kind, object })
         });
         Ok((events.collect(), self.version))
     }

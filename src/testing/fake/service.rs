@@ -12,6 +12,7 @@ use http::{Request, Response, header::CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::client::Body;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::BoxError;
@@ -20,7 +21,7 @@ use super::{
     call::{Asked, Call, Verb, Watch},
     failure::Failure,
     kinds::Target,
-    model::{Change, Model},
+    model::{Change, Event, Model},
     selector::Selector,
 };
 use crate::clock;
@@ -162,7 +163,7 @@ impl Server {
             None => {
                 let objects = model.listed(&target, &selector).into_iter();
                 let mut first: Vec<_> =
-                    objects.map(|it| json!({ "type": "ADDED", "object": **it })).collect();
+                    objects.map(|it| Event { kind: "ADDED", object: Value::clone(it) }).collect();
                 if watch.is_list {
                     first.push(end_of_list(&target, model.version()));
                 }
@@ -181,7 +182,7 @@ impl Server {
                 }
                 // The watch ends with its error.
                 Err(failure) => {
-                    Some((vec![json!({ "type": "ERROR", "object": failure.status() })], None))
+                    Some((vec![Event { kind: "ERROR", object: failure.status() }], None))
                 }
             }
         });
@@ -204,23 +205,21 @@ enum Answer {
 }
 
 /// The event that ends the present objects of a watch that lists them first.
-fn end_of_list(target: &Target, version: u64) -> Value {
-    json!({
-        "type": "BOOKMARK",
-        "object": {
-            "kind": target.kind.kind,
-            "apiVersion": target.kind.api_version(),
-            "metadata": {
-                "resourceVersion": version.to_string(),
-                "annotations": { "k8s.io/initial-events-end": "true" },
-            },
+fn end_of_list(target: &Target, version: u64) -> Event {
+    let object = json!({
+        "kind": target.kind.kind,
+        "apiVersion": target.kind.api_version(),
+        "metadata": {
+            "resourceVersion": version.to_string(),
+            "annotations": { "k8s.io/initial-events-end": "true" },
         },
-    })
+    });
+    Event { kind: "BOOKMARK", object }
 }
 
-fn line(value: &Value) -> Bytes {
-    let mut line = value.to_string();
-    line.push('\n');
+fn line(value: &impl Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(value).expect("the keys of all objects are text");
+    line.push(b'\n');
     line.into()
 }
 

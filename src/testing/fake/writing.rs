@@ -227,6 +227,12 @@ impl Model {
         let after = finalizers_of_deletion(&before, options["propagationPolicy"].as_str());
         if after.is_empty() {
             if !write.is_dry_run {
+                if before != after {
+                    // The server first writes the object without the finalizers of policies.
+                    let mut object = Value::clone(&old);
+                    metadata(&mut object).remove("finalizers");
+                    self.put(place.clone(), object);
+                }
                 self.remove(&place);
             }
             let mut details = json!({ "name": name, "kind": target.kind.plural });

@@ -16,12 +16,13 @@ use bellwether::{
     k8s::{
         crd::tidied,
         kube::{CustomResource, CustomResourceExt as _},
-        schemars::{self, JsonSchema},
+        schemars::JsonSchema,
     },
     testing::Fake,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use self::{
     program::{KINDS, Program},
@@ -31,6 +32,9 @@ use crate::kube::{ApiServer, Space};
 
 /// Steps of a program.
 const STEPS: usize = 60;
+
+/// Differences that a failure shows, of as many programs.
+const MOST_SHOWN: usize = 10;
 
 /// A custom resource with a list of every form.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -94,52 +98,61 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |it| it.parse().expect("a number"))
 }
 
-async fn run(seed: u64, space: &Space<'_>) {
+/// Whether the API server has met a flaw of its own: an apply that takes the last field out of a map which another
+/// manager owns leaves a null in its place, and the schema rejects the null. The two differ from there on.
+fn is_flaw(answer: &Value) -> bool {
+    let causes = answer.pointer("/answer/details/causes").and_then(Value::as_array);
+    let mut causes = causes.into_iter().flatten().filter_map(|it| it["message"].as_str());
+    causes.any(|it| it.ends_with("must be of type object: \"null\""))
+}
+
+/// Runs a program against both APIs.
+///
+/// # Errors
+///
+/// The first difference, with the steps that led to it.
+async fn run(seed: u64, space: &Space<'_>) -> Result<(), String> {
     let fake = Fake::new().custom::<Gadget>();
     let mut sides = [
-        Side::new("fake", fake.client_in(&space.name), &space.name),
-        Side::new("API server", space.client(), &space.name),
+        Side::new(fake.client_in(&space.name), &space.name),
+        Side::new(space.client(), &space.name),
     ];
     for side in &mut sides {
         side.begin().await;
     }
+    let [fake, real] = &mut sides;
     let mut program = Program::new(StdRng::seed_from_u64(seed));
     let mut steps = Vec::new();
+    let again = format!("BELLWETHER_FAKE_FROM={seed} BELLWETHER_FAKE_PROGRAMS=1");
     for number in 0..STEPS {
         let step = program.next_step();
         steps.push(format!("{number}: {step}"));
-        let mut answers = Vec::new();
-        for side in &mut sides {
-            answers.push(side.step(&step).await);
+        let (left, right) = (fake.step(&step).await, real.step(&step).await);
+        if is_flaw(&right) {
+            return Ok(());
         }
-        assert!(
-            answers[0] == answers[1],
-            "seed {seed} (BELLWETHER_FAKE_FROM={seed} BELLWETHER_FAKE_PROGRAMS=1): after\n{}\n{} answers\n\
-             {:#}\n{} answers\n{:#}",
-            steps.join("\n"),
-            sides[0].name,
-            answers[0],
-            sides[1].name,
-            answers[1],
-        );
+        if left != right {
+            let steps = steps.join("\n");
+            return Err(format!(
+                "{again}: after\n{steps}\nthe fake answers\n{left:#}\nthe API server answers\n{right:#}"
+            ));
+        }
     }
     for kind in KINDS {
-        let mut events = Vec::new();
-        for side in &mut sides {
-            events.push(side.events(kind).await);
+        let (left, right) = (fake.events(kind).await, real.events(kind).await);
+        if left != right {
+            let first = left.iter().zip(&right).find(|(left, right)| left != right);
+            let steps = steps.join("\n");
+            return Err(format!(
+                "{again}: {} events of {} from the fake, {} from the API server, after\n{steps}\nfirst \
+                 difference: {first:#?}",
+                left.len(),
+                kind.plural,
+                right.len()
+            ));
         }
-        let [fake, real] = [&events[0], &events[1]];
-        let differs = fake.iter().zip(real).find(|(fake, real)| fake != real);
-        assert!(
-            fake == real,
-            "seed {seed}: {} events of {} on the fake, {} on the API server, after\n{}\nfirst difference: \
-             {differs:#?}",
-            fake.len(),
-            kind.plural,
-            real.len(),
-            steps.join("\n"),
-        );
     }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,8 +161,12 @@ async fn the_fake_answers_random_programs_like_the_api_server() {
     api.install(&[tidied(Gadget::crd())]).await.unwrap();
     let (from, programs) =
         (number("BELLWETHER_FAKE_FROM", 0), number("BELLWETHER_FAKE_PROGRAMS", 40));
+    let mut differences = Vec::new();
     for seed in from..from + programs {
         let space = api.namespace("fake").await;
-        run(seed, &space).await;
+        differences.extend(run(seed, &space).await.err());
     }
+    let count = differences.len();
+    differences.truncate(MOST_SHOWN);
+    assert!(count == 0, "{count} of {programs} programs differ:\n\n{}", differences.join("\n\n"));
 }

@@ -170,11 +170,12 @@ impl Program {
 
     fn metadata(&mut self) -> Value {
         let mut meta = json!({});
-        if !self.one_in(3) {
-            meta["labels"] = json!(self.texts(&["l", "m"]));
-        }
-        if self.one_in(4) {
-            meta["annotations"] = json!(self.texts(&["n"]));
+        // The real server writes a new version of a custom resource that gets an empty map of labels.
+        for (field, names) in [("labels", &["l", "m"][..]), ("annotations", &["n"])] {
+            let texts = self.texts(names);
+            if !texts.is_empty() {
+                meta[field] = json!(texts);
+            }
         }
         if self.one_in(4) {
             meta["finalizers"] = json!(self.some(&FINALIZERS));
@@ -252,13 +253,17 @@ impl Program {
                 { "op": "test", "path": all, "value": null },
                 { "op": "add", "path": all, "value": [finalizer] },
             ]),
-            1 => json!([{ "op": "add", "path": format!("{all}/-"), "value": finalizer }]),
+            // The list stays a set.
+            1 => json!([
+                { "op": "test", "path": all, "value": [self.of(&FINALIZERS)] },
+                { "op": "add", "path": all, "value": FINALIZERS },
+            ]),
             2 => json!([
                 { "op": "test", "path": first, "value": finalizer },
                 { "op": "remove", "path": first },
             ]),
             3 => json!([{ "op": "remove", "path": all }]),
-            4 => json!([{ "op": "add", "path": "/metadata/labels", "value": self.texts(&["l"]) }]),
+            4 => json!([{ "op": "add", "path": "/metadata/labels", "value": { "l": "x" } }]),
             _ => {
                 json!([{ "op": "replace", "path": "/metadata/labels/l", "value": self.of(&["x", "y"]) }])
             }
