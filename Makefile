@@ -27,7 +27,7 @@ tools: ## test servers and tools (etcd, kube-apiserver, promtool, …), into the
 # More tests at once than cores: most of them wait for leases and timers most of the time.
 test: ## every test
 	@$(NEED) protoc cc chromium
-	@$(TOOLS); RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} cargo test --locked --features mutants --no-fail-fast $(ARGS)
+	@$(TOOLS); RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} cargo test --locked --workspace --features bellwether/mutants --no-fail-fast $(ARGS)
 
 lint: ## format, lints, docs, licences; warnings are errors
 	@$(NEED) protoc cc

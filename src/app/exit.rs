@@ -74,7 +74,11 @@ impl Failure {
     }
 
     /// A failure whose text contains the whole chain of causes on one line.
-    pub(crate) fn caused(exit: Exit, doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(crate) fn caused(
+        exit: Exit,
+        doing: &str,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Self {
         Self::new(exit, format!("{doing}: {}", chain(error)))
     }
 

@@ -159,10 +159,7 @@ impl App {
     /// Sets the function that adds the controllers to the operator. `print rbac` calls it too, without an API
     /// server: the function must not send requests.
     #[must_use]
-    pub fn operator(
-        mut self,
-        compose: impl Fn(Operator, &Settings) -> Operator + 'static,
-    ) -> Self {
+    pub fn operator(mut self, compose: impl Fn(Operator, &Settings) -> Operator + 'static) -> Self {
         self.compose = Box::new(compose);
         self
     }
@@ -192,9 +189,8 @@ impl App {
     /// As [`main`](Self::main), with these words as the command line. The first one is the program.
     pub fn main_with(self, words: impl IntoIterator<Item = OsString>) -> ExitCode {
         program::set(Program { name: self.name, version: self.version });
-        let command = settings::named(Cli::command(), self.name)
-            .version(self.version)
-            .about(self.about);
+        let command =
+            settings::named(Cli::command(), self.name).version(self.version).about(self.about);
         let start = |cli: &Cli| Start {
             logs: cli.logs.clone(),
             filter: match &cli.command {

@@ -1,6 +1,10 @@
 //! Command `run`: one node, on etcd, on Kubernetes or standalone, with the reference work; in Kubernetes as an operator.
 
-use std::{path::{Path, PathBuf}, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 use prometheus::Registry;
@@ -13,7 +17,7 @@ use crate::{
         args::SERVICE_HOST,
         exit::{Exit, Failure},
         life, serve,
-        settings::{Api, Prepared, Settings, is_set, POD_NAME},
+        settings::{Api, POD_NAME, Prepared, Settings, is_set},
     },
     host::Host,
     k8s::{operator::Operator, rbac::Rules},

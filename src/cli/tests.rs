@@ -124,7 +124,9 @@ fn rights(rules: &[crate::k8s::rbac::PolicyRule]) -> std::collections::BTreeSet<
         let names = rule.resource_names.clone().unwrap_or_else(|| vec![String::new()]);
         for group in rule.api_groups.iter().flatten() {
             for resource in rule.resources.iter().flatten() {
-                for (verb, name) in rule.verbs.iter().flat_map(|verb| names.iter().map(move |name| (verb, name))) {
+                for (verb, name) in
+                    rule.verbs.iter().flat_map(|verb| names.iter().map(move |name| (verb, name)))
+                {
                     found.insert([group, resource, verb, name].map(Clone::clone));
                 }
             }

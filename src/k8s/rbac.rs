@@ -106,9 +106,12 @@ impl Needs {
     /// The rules of an operator with these needs, in pods whose labels it keeps.
     pub(crate) fn rules(&self) -> Rules {
         let of = |place| {
-            rules_of(self.verbs.iter().filter(|it| it.0.0 == place).map(|((_, target), verbs)| {
-                (target.clone(), verbs.clone())
-            }))
+            rules_of(
+                self.verbs
+                    .iter()
+                    .filter(|it| it.0.0 == place)
+                    .map(|((_, target), verbs)| (target.clone(), verbs.clone())),
+            )
         };
         let elections = (GROUP.to_owned(), Election::plural(&()).into_owned());
         let status = (elections.0.clone(), format!("{}/status", elections.1));
@@ -133,21 +136,18 @@ fn events() -> Target {
 }
 
 /// One rule for each group and set of verbs.
-fn rules_of(
-    needs: impl IntoIterator<Item = (Target, BTreeSet<&'static str>)>,
-) -> Vec<PolicyRule> {
+fn rules_of(needs: impl IntoIterator<Item = (Target, BTreeSet<&'static str>)>) -> Vec<PolicyRule> {
     let mut resources: BTreeMap<(String, BTreeSet<&str>), BTreeSet<String>> = BTreeMap::new();
     for ((group, resource), verbs) in needs {
         resources.entry((group, verbs)).or_default().insert(resource);
     }
-    let rule = |((group, verbs), resources): ((String, BTreeSet<&str>), BTreeSet<String>)| {
-        PolicyRule {
+    let rule =
+        |((group, verbs), resources): ((String, BTreeSet<&str>), BTreeSet<String>)| PolicyRule {
             api_groups: Some(vec![group]),
             resources: Some(resources.into_iter().collect()),
             verbs: verbs.into_iter().map(str::to_owned).collect(),
             ..PolicyRule::default()
-        }
-    };
+        };
     resources.into_iter().map(rule).collect()
 }
 

@@ -42,7 +42,10 @@ pub fn base_collectors() -> Vec<Box<dyn Collector>> {
 }
 
 fn base(b: &Build) {
-    let build = Opts::new(BUILD_INFO, "Always 1; the labels are the program, its version and commit, and the version of the library.");
+    let build = Opts::new(
+        BUILD_INFO,
+        "Always 1; the labels are the program, its version and commit, and the version of the library.",
+    );
     let build = b.add(GaugeVec::new(build, &["operator", "version", "commit", "bellwether"]));
     let commit = option_env!("BELLWETHER_COMMIT").unwrap_or("unknown");
     let Program { name, version } = program();

@@ -38,7 +38,7 @@ pub fn eventually<T>(
 ///
 /// # async fn example(client: Client) {
 /// let pods = Api::<Deployment>::namespaced(client, "shop");
-/// let web = until(&pods, "web", |it| it.spec.as_ref().is_some_and(|it| it.replicas == Some(3))).await;
+/// let web = until(&pods, "web", |pods| pods.spec.replicas == Some(3)).await;
 /// # }
 /// ```
 ///

@@ -12,18 +12,18 @@ use bellwether::{
     k8s::{
         cache::Scope,
         crd::{Election, tidied},
+        fence::ElectionRef,
         k8s_openapi::api::{
             apps::v1::Deployment,
             core::v1::{ConfigMap, Service},
             rbac::v1::PolicyRule,
         },
-        fence::ElectionRef,
-        operator::Operator,
         kube::{
             Api, CustomResourceExt as _, Resource, ResourceExt as _,
             api::{DeleteParams, Patch, PatchParams},
             core::NamespaceResourceScope,
         },
+        operator::Operator,
     },
     node::{ClusterNode, Stopped},
     store::memory::MemoryStore,

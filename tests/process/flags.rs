@@ -29,10 +29,7 @@ fn every_wrong_flag_is_exit_code_2_and_names_flag_value_and_remedy() {
         (&["run", "--id", "x"], &["--id", "x", "whole number"]),
         (&["run", "--id", "1", "--ttl", "1500ms"], &["--ttl", "1500ms", "whole seconds"]),
         (&["run", "--id", "1", "--tick", "0s"], &["--tick", "0s", "choose more"]),
-        (
-            &["run", "--id", "1", "--selector", "a b;c"],
-            &["--selector", "a b;c", "team=a"],
-        ),
+        (&["run", "--id", "1", "--selector", "a b;c"], &["--selector", "a b;c", "team=a"]),
         (
             &["run", "--id", "1", "--deny-network", "10.0.0.0/33"],
             &["--deny-network", "10.0.0.0/33", "10.0.0.0/8"],

@@ -26,6 +26,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+#[allow(unused_imports, reason = "only some test binaries use it")]
 pub use bellwether::testing::{User, rule};
 use bellwether::{
     k8s::{

@@ -7,7 +7,7 @@ cache=${BELLWETHER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bellwether}
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 step cargo fmt --all --check
-step cargo clippy --locked --all-targets --features mutants -- -D warnings
+step cargo clippy --locked --workspace --all-targets --features bellwether/mutants -- -D warnings
 step cargo clippy --locked --all-targets -- -D warnings
 step cargo check --locked --lib --features k8s-openapi/latest
 step cargo check --locked --lib --features testing,k8s-openapi/latest

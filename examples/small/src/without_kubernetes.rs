@@ -10,7 +10,9 @@ use std::{
 
 use bellwether::{
     host::Host,
-    node::{ClusterNodeBuilder, LeaderContext, ShardContext, ShardId, WorkerOptions, work::WorkError},
+    node::{
+        ClusterNodeBuilder, LeaderContext, ShardContext, ShardId, WorkerOptions, work::WorkError,
+    },
 };
 
 /// What the node has done.

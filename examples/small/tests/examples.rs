@@ -67,10 +67,8 @@ async fn an_account_is_closed_before_its_map_is_removed() {
     let of = Arc::clone(&provider);
     let cluster =
         cluster(&fake, move |operator| outside::operator(operator, Arc::clone(&of))).await;
-    eventually("the account is open", SOON, async || {
-        (provider.accounts() == ["a"]).then_some(())
-    })
-    .await;
+    eventually("the account is open", SOON, async || (provider.accounts() == ["a"]).then_some(()))
+        .await;
     let maps = Api::<ConfigMap>::namespaced(fake.client(), "shop");
     maps.delete("a", &DeleteParams::default()).await.expect("it exists");
     gone(&maps, "a").await;
@@ -95,8 +93,8 @@ async fn pods_are_replaced_when_the_secret_that_their_deployment_names_changes()
         let template = app.spec.template.metadata.as_ref()?;
         template.annotations.as_ref()?.get("example.com/secret-version").cloned()
     };
-    let secret: Secret =
-        from_value(json!({ "metadata": { "name": "key", "namespace": "shop" } })).expect("a Secret");
+    let secret: Secret = from_value(json!({ "metadata": { "name": "key", "namespace": "shop" } }))
+        .expect("a Secret");
     let first = fake.put(&secret).resource_version();
     until(&apps, "app", |app| version(app) == first).await;
     fake.change::<Secret>("shop", "key", |secret| secret.immutable = Some(true));
@@ -119,10 +117,8 @@ async fn objects_of_a_kind_from_a_setting_are_annotated() {
 async fn two_controllers_work_on_the_same_maps() {
     let fake = Fake::new().with([map("a")]);
     let (results, mut measured) = mpsc::channel(64);
-    let cluster = cluster(&fake, move |operator| {
-        two_controllers::operator(operator, results.clone())
-    })
-    .await;
+    let cluster =
+        cluster(&fake, move |operator| two_controllers::operator(operator, results.clone())).await;
     let maps = Api::<ConfigMap>::namespaced(fake.client(), "shop");
     until(&maps, "a-copy", |copy| copy.data.is_some()).await;
     loop {

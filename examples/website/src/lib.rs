@@ -15,7 +15,6 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
 
 /// Adds all controllers to an operator.
 pub fn operator(operator: Operator) -> Operator {
-    operator
-        .with(website::controllers)
+    operator.with(website::controllers)
     // --add-kind: controllers
 }

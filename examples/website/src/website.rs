@@ -76,10 +76,8 @@ pub fn controllers(operator: Operator) -> Operator {
         .finalizes()
         .publishes_events()
         .at_once(4);
-    let checks = Controller::<Website>::new(check)
-        .named("website-checks")
-        .publishes_events()
-        .at_once(16);
+    let checks =
+        Controller::<Website>::new(check).named("website-checks").publishes_events().at_once(16);
     operator.controller(sites).shards(Sharded::new(checks))
 }
 

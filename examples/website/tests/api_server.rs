@@ -64,7 +64,6 @@ async fn sites_live_under_the_computed_roles() {
 
 #[test]
 fn the_definitions_include_the_election() {
-    let names: Vec<_> =
-        app().definitions().into_iter().map(|it| it.spec.names.kind).collect();
+    let names: Vec<_> = app().definitions().into_iter().map(|it| it.spec.names.kind).collect();
     assert!(names.contains(&crd::election().spec.names.kind), "{names:?}");
 }

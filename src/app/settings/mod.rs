@@ -69,8 +69,7 @@ pub(crate) struct ObjectArgs {
 impl ObjectArgs {
     /// Scope of these objects for a program in that namespace.
     fn scope(&self, namespace: &str) -> Scope {
-        let scope =
-            if self.all_namespaces { Scope::all() } else { Scope::namespace(namespace) };
+        let scope = if self.all_namespaces { Scope::all() } else { Scope::namespace(namespace) };
         match &self.selector {
             Some(selector) => scope.labels(selector),
             None => scope,
@@ -164,8 +163,8 @@ pub(crate) fn named(command: clap::Command, name: &'static str) -> clap::Command
 }
 
 fn with_default_cluster(command: clap::Command, name: &'static str) -> clap::Command {
-    let command =
-        command.mut_args(|arg| if arg.get_id() == "cluster" { arg.default_value(name) } else { arg });
+    let command = command
+        .mut_args(|arg| if arg.get_id() == "cluster" { arg.default_value(name) } else { arg });
     let command = match command.get_after_long_help().map(ToString::to_string) {
         Some(text) => command.after_long_help(text.replace("bellwether ", &format!("{name} "))),
         None => command,

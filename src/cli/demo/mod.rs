@@ -10,8 +10,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 
 use self::stage::Stage;
-use crate::telemetry::metrics;
 use crate::app::{args, exit::Failure, output, serve, settings::Profile};
+use crate::telemetry::metrics;
 
 /// Shows an election: three nodes in this process, and a status page
 #[derive(Args, Debug)]

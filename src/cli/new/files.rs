@@ -70,8 +70,13 @@ pub(super) mod tests {
     use super::*;
 
     /// Files that are generated from the library, or are links to the library chart.
-    const ELSEWHERE: &[&str] =
-        &["chart/charts", "chart/files/alerts.yaml", "chart/files/crds/elections.yaml", "chart/files/dashboards", "target"];
+    const ELSEWHERE: &[&str] = &[
+        "chart/charts",
+        "chart/files/alerts.yaml",
+        "chart/files/crds/elections.yaml",
+        "chart/files/dashboards",
+        "target",
+    ];
 
     /// Paths of all files below a folder, sorted.
     pub(in super::super) fn below(folder: &Path, but: &[&str]) -> Vec<String> {

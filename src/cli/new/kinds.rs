@@ -35,8 +35,11 @@ pub(super) fn add(folder: &Path, kind: &str, group: Option<&str>) -> Result<Stri
     let module = &names.module;
     let source = folder.join(format!("src/{module}.rs"));
     if source.exists() || text.contains(&format!("mod {module};")) {
-        return Err(Failure::new(Exit::Usage, format!("--add-kind {kind:?}: {} exists already", source.display()))
-            .try_this("choose another kind"));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("--add-kind {kind:?}: {} exists already", source.display()),
+        )
+        .try_this("choose another kind"));
     }
     let mut text = text;
     for (mark, line) in [
@@ -77,8 +80,9 @@ fn inserted(text: &str, mark: &str, line: &str) -> Option<String> {
 /// Name of the package in that folder.
 fn name_of_project(folder: &Path) -> Result<String, Failure> {
     let path = folder.join("Cargo.toml");
-    let text = fs::read_to_string(&path)
-        .map_err(|error| Failure::caused(Exit::Usage, &format!("reading {}", path.display()), &error))?;
+    let text = fs::read_to_string(&path).map_err(|error| {
+        Failure::caused(Exit::Usage, &format!("reading {}", path.display()), &error)
+    })?;
     let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
     name.map(str::to_owned).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("{} has no line `name = \"…\"`", path.display()))

@@ -175,7 +175,8 @@ fn manifest(text: &str, library: Option<&Path>) -> String {
         Some(folder) => format!("path = {:?}", folder.display().to_string()),
         None => format!("version = {:?}", env!("CARGO_PKG_VERSION")),
     };
-    text.replace("path = \"../..\"", &source).replace("[dependencies]", "[workspace]\n\n[dependencies]")
+    text.replace("path = \"../..\"", &source)
+        .replace("[dependencies]", "[workspace]\n\n[dependencies]")
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

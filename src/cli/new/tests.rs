@@ -96,7 +96,8 @@ fn a_library_that_is_none_is_refused() {
     let folder = TempDir::new().unwrap();
     let dir = folder.path().join("shop");
     let words = ["shop", "--kind", "Order", "--dir", dir.to_str().unwrap(), "--library"];
-    let failure = new(&args(&[&words[..], &[folder.path().to_str().unwrap()]].concat())).unwrap_err();
+    let failure =
+        new(&args(&[&words[..], &[folder.path().to_str().unwrap()]].concat())).unwrap_err();
     assert!(failure.to_string().contains("is not a clone of bellwether"), "{failure}");
     let own = env!("CARGO_MANIFEST_DIR");
     new(&args(&[&words[..], &[own]].concat())).unwrap();

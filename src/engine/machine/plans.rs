@@ -189,7 +189,8 @@ impl Engine {
             match freedom {
                 Freedom::Held => self.plans.unclaimed.claimed(owner, *since),
                 Freedom::Free { proven: true }
-                    if *since + self.config.timing.claim_within <= self.now && self.is_worker(owner, work) =>
+                    if *since + self.config.timing.claim_within <= self.now
+                        && self.is_worker(owner, work) =>
                 {
                     self.plans.unclaimed.miss(owner, self.now);
                 }

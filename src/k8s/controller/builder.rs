@@ -255,11 +255,7 @@ impl<K: Cached> Controller<K> {
 
     /// As [`needs`](Self::needs), for a subresource, like `scale` or `status`.
     #[must_use]
-    pub fn needs_subresource<C: Cached>(
-        mut self,
-        subresource: &str,
-        verbs: &[&'static str],
-    ) -> Self
+    pub fn needs_subresource<C: Cached>(mut self, subresource: &str, verbs: &[&'static str]) -> Self
     where
         C::DynamicType: Default,
     {
@@ -319,8 +315,9 @@ impl<K: Cached> Controller<K> {
         metrics: &ControllerMetrics,
         queues: &QueueMetrics,
     ) -> Arc<dyn Runnable> {
-        let Self { kind, name, scope, reconciler, predicates, watches, trigger, limits, share, .. } =
-            self;
+        let Self {
+            kind, name, scope, reconciler, predicates, watches, trigger, limits, share, ..
+        } = self;
         let scope = scope.unwrap_or_else(|| default_scope.clone());
         let held = share.as_ref().map(|share| Arc::new(HeldShards::new(share.shards)));
         let need = held.clone().map_or(Need::Whole, Need::Held);

@@ -80,11 +80,7 @@ async fn needs_are_added_to_what_a_controller_declares() {
     let rules = operator().controller(controller).needs::<Secret>(&["delete"]).rules();
     assert_eq!(
         lines(&rules.watched),
-        [
-            "/secrets: delete,get",
-            "/configmaps: list,watch",
-            "apps/deployments/scale: patch",
-        ]
+        ["/secrets: delete,get", "/configmaps: list,watch", "apps/deployments/scale: patch",]
     );
 }
 

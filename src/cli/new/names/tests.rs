@@ -10,9 +10,8 @@ fn a_kind_of_several_words_is_a_module_and_a_plural() {
     assert_eq!((&*order.module, &*order.plural), ("shop_order", "shoporders"));
     let route = names("shop", "shop.example.com", "HTTPRoute2");
     assert_eq!((&*route.module, &*route.plural), ("http_route2", "httproute2s"));
-    let plurals = ["Policy", "Gateway", "Address", "Mesh", "Box", "Website"].map(|kind| {
-        names("shop", "shop.example.com", kind).plural
-    });
+    let plurals = ["Policy", "Gateway", "Address", "Mesh", "Box", "Website"]
+        .map(|kind| names("shop", "shop.example.com", kind).plural);
     assert_eq!(plurals, ["policies", "gateways", "addresses", "meshes", "boxes", "websites"]);
 }
 
@@ -56,7 +55,8 @@ fn names_that_rust_kubernetes_or_helm_refuse_are_refused_with_the_rule() {
     for name in ["match", "std", "test", "proc-macro", "bellwether"] {
         assert!(wrong(name, group, "Order").contains("reserved"), "{name}");
     }
-    for group in ["", "shop", "Shop.example.com", "shop..com", "-a.com", "a_b.com", ".com", "a.b."] {
+    for group in ["", "shop", "Shop.example.com", "shop..com", "-a.com", "a_b.com", ".com", "a.b."]
+    {
         assert!(wrong("shop", group, "Order").contains("domain name"), "{group}");
     }
     for group in ["apps.k8s.io", "k8s.io", "x.kubernetes.io"] {

@@ -491,7 +491,8 @@ fn r15_a_node_that_did_not_claim_in_time_gets_one_shard_after_its_pause_and_then
 }
 
 #[test]
-fn r15_a_leader_that_works_beside_a_doubted_node_gives_it_a_shard_on_probation_although_shares_are_even() {
+fn r15_a_leader_that_works_beside_a_doubted_node_gives_it_a_shard_on_probation_although_shares_are_even()
+ {
     let mut rig = leader_over(held(&[(0, 90), (1, 90)]));
     let me = rig.lease();
     // LEADER does not claim the other two shards in time, and the leader takes them itself.
