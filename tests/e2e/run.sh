@@ -319,5 +319,4 @@ echo "   $size MiB packed"
 [ -n "${E2E_IMAGE:-}" ] || [ "$size" -lt "$most_mib" ] || fail "the image has $size MiB, more than $most_mib"
 
 source tests/e2e/journeys.sh
-source tests/e2e/own_operator.sh
 echo "end to end: all good after $((SECONDS - started)) s"

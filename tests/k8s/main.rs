@@ -19,7 +19,6 @@ mod controllers;
 mod crds;
 mod environment;
 mod explain;
-mod fake;
 mod front;
 mod helm;
 mod identity;
