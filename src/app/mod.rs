@@ -124,7 +124,7 @@ On a developer's machine, one node with the kubeconfig's cluster:
   run --store memory")]
     Run(Box<Settings>),
     #[command(flatten)]
-    Shared(SharedCommand),
+    Shared(Box<SharedCommand>),
     Print(PrintArgs),
 }
 

@@ -1,6 +1,7 @@
 //! Command `print`: what the operator brings to a cluster: definitions, roles, dashboards and alert rules.
 
 use std::{
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -189,11 +190,9 @@ fn values(operator: &Described<'_>) -> Result<(), Failure> {
         let (Some(variable), Some(help)) = (arg.get_env(), arg.get_help()) else { continue };
         let default: Vec<_> =
             arg.get_default_values().iter().map(|it| it.to_string_lossy()).collect();
-        text.push_str(&format!(
-            "  # - {{name: {}, value: {:?}}}  # {help}\n",
-            variable.to_string_lossy(),
-            default.join(",")
-        ));
+        let (variable, default) = (variable.to_string_lossy(), default.join(","));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  # - {{name: {variable}, value: {default:?}}}  # {help}");
     }
     output::print(&text)
 }

@@ -35,7 +35,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Run(Box<run::RunArgs>),
     #[command(flatten)]
-    Shared(SharedCommand),
+    Shared(Box<SharedCommand>),
     Print(PrintArgs),
     Crds(CrdsArgs),
     Dashboards(DashboardsArgs),

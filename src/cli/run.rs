@@ -109,7 +109,7 @@ impl WorkArgs {
         let metrics =
             UptimeMetrics::register(registry).map_err(|error| serve::metric_twice(&error))?;
         let probe = Arc::new(Prober::new().denying(self.deny_networks.iter().copied()));
-        let options = UptimeOptions { cut_by, status_file, metrics, probe, ..Default::default() };
+        let options = UptimeOptions { cut_by, status_file, probe, metrics, ..Default::default() };
         Ok(Uptime::new(checks, options))
     }
 

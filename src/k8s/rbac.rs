@@ -10,7 +10,7 @@
 //! | `needs::<C>(verbs)`, `needs_subresource` | these verbs |
 //!
 //! `update` on `K/finalizers` is what the admission plugin `OwnerReferencesPermissionEnforcement` asks for
-//! (OpenShift switches it on): an owner reference of a controller blocks the deletion of its owner.
+//! (`OpenShift` switches it on): an owner reference of a controller blocks the deletion of its owner.
 //!
 //! The rules are complete only if each controller declares all that its reconciler writes. A write that no
 //! rule permits is rejected by the API server, and the error names the missing rule.
@@ -179,6 +179,10 @@ pub enum Reach {
 impl Rules {
     /// Manifests for `kubectl apply`: an account `name`, and the roles and bindings of these rules, for pods in
     /// `namespace`. The cluster is called `name`, too, and is kept on the Kubernetes API.
+    ///
+    /// # Panics
+    ///
+    /// Never: manifests have string keys.
     pub fn manifests(&self, name: &str, namespace: &str, reach: Reach) -> String {
         let mut own = [self.home.clone(), named(&self.kubernetes_store, name)].concat();
         let mut wide = self.cluster.clone();
@@ -233,6 +237,10 @@ impl Rules {
     }
 
     /// The rules as YAML: the file `files/rbac.yaml` of the operator's chart.
+    ///
+    /// # Panics
+    ///
+    /// Never: rules have string keys.
     pub fn yaml(&self) -> String {
         serde_saphyr::to_string(self).expect("rules have only string keys")
     }

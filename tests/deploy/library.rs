@@ -480,7 +480,7 @@ fn an_upgrade_with_the_values_of_an_older_chart_still_parts_releases_and_forbids
     assert!(older == release("shop", CHART, &values));
     let specs = pod_specs(&older);
     let (_, spec) = specs.iter().find(|(name, _)| name == "shop-bellwether").unwrap();
-    assert_eq!(text(&variables(spec)["BELLWETHER_CHECK_SELECTOR"], "/value"), "team=a");
+    assert_eq!(text(&variables(spec)["BELLWETHER_SELECTOR"], "/value"), "team=a");
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
 
 /// Adds all controllers to an operator.
 pub fn operator(operator: Operator) -> Operator {
-    operator.with(website::controllers)
-    // --add-kind: controllers
+    operator
+        // --add-kind: controllers
+        .with(website::controllers)
 }

@@ -114,7 +114,8 @@ fn a_second_kind_gets_a_module_a_definition_and_controllers_in_the_group_of_the_
     for line in [
         "pub mod shop_order;\npub mod customer;\n",
         "        shop_order::ShopOrder::crd(),\n        customer::Customer::crd(),\n",
-        "        .with(shop_order::controllers)\n    .with(customer::controllers)\n",
+        "        .with(customer::controllers)\n        // --add-kind: controllers\n        \
+         .with(shop_order::controllers)\n",
     ] {
         assert!(lib.contains(line), "{line} in {lib}");
     }

@@ -26,20 +26,18 @@ pub(super) fn find(
     lookup: impl Fn(&str) -> Option<OsString>,
 ) -> Result<PathBuf, EnvironmentError> {
     let lookup = |name: &str| lookup(name).filter(|it| !it.is_empty());
-    let looked: Vec<PathBuf> = match given {
-        Some(folder) => vec![folder.to_owned()],
-        None => {
-            let own = format!("TEST_ASSET_{}", program.replace('-', "_").to_uppercase());
-            if let Some(path) = lookup(&own).map(PathBuf::from).filter(|it| it.is_file()) {
-                return Ok(path);
-            }
-            match lookup(FOLDER) {
-                Some(folder) => vec![folder.into()],
-                None => {
-                    let path = lookup("PATH").unwrap_or_default();
-                    env::split_paths(&path).chain([PathBuf::from(USUAL)]).collect()
-                }
-            }
+    let looked: Vec<PathBuf> = if let Some(folder) = given {
+        vec![folder.to_owned()]
+    } else {
+        let own = format!("TEST_ASSET_{}", program.replace('-', "_").to_uppercase());
+        if let Some(path) = lookup(&own).map(PathBuf::from).filter(|it| it.is_file()) {
+            return Ok(path);
+        }
+        if let Some(folder) = lookup(FOLDER) {
+            vec![folder.into()]
+        } else {
+            let path = lookup("PATH").unwrap_or_default();
+            env::split_paths(&path).chain([PathBuf::from(USUAL)]).collect()
         }
     };
     let found = looked.iter().map(|folder| folder.join(program)).find(|path| path.is_file());

@@ -329,10 +329,10 @@ pub(super) fn shown(path: &Path) -> String {
         } else if let Some(keys) = element.strip_prefix("k:") {
             let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
             let keys: Vec<_> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            text.push_str(&format!("[{}]", keys.join(",")));
+            text.extend(["[", &keys.join(","), "]"]);
         } else {
             let value = element.strip_prefix("v:").unwrap_or(element);
-            text.push_str(&format!("[={value}]"));
+            text.extend(["[=", value, "]"]);
         }
     }
     text

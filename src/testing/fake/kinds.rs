@@ -14,6 +14,11 @@ use crate::k8s::cache::{ApiScope, Cached};
 
 /// A kind, and how the API server treats its objects.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    clippy::struct_field_names,
+    reason = "independent facts, named as in the API"
+)]
 pub(super) struct Kind {
     pub(super) group: String,
     pub(super) version: String,
@@ -170,7 +175,8 @@ impl Kinds {
         };
         let fits = kind.is_namespaced != namespace.is_empty();
         // A list of a namespaced kind may cover all namespaces.
-        if !fits && !(kind.is_namespaced && name.is_none()) {
+        let is_of_all = kind.is_namespaced && name.is_none();
+        if !(fits || is_of_all) {
             return None;
         }
         Some(Target { kind, namespace: namespace.to_owned(), name, part })

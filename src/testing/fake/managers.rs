@@ -43,10 +43,10 @@ impl Manager {
     fn shown(&self) -> String {
         let mut text = format!("{:?}", self.name);
         if !self.subresource.is_empty() {
-            text.push_str(&format!(" with subresource {:?}", self.subresource));
+            text = format!("{text} with subresource {:?}", self.subresource);
         }
         if self.operation == Operation::Update {
-            text.push_str(&format!(" using {}", self.api_version));
+            text.extend([" using ", &self.api_version]);
         }
         text
     }
@@ -129,7 +129,7 @@ impl Managers {
         &self,
         (old, new): (&Value, &Value),
         schema: &Schema,
-        manager: Manager,
+        manager: &Manager,
         now: &str,
     ) -> Self {
         let mut managers = self.clone();
@@ -137,13 +137,13 @@ impl Managers {
         let taken: FieldSet = changed.modified.union(&changed.added).cloned().collect();
         for (other, owned) in &mut managers.0 {
             owned.fields.retain(|it| !changed.removed.contains(it));
-            if *other != manager {
+            if other != manager {
                 owned.fields.retain(|it| !taken.contains(it));
             }
         }
         let own = managers.0.entry(manager.clone()).or_default();
         own.fields.extend(taken);
-        if self.0.get(&manager).is_none_or(|before| before.fields != own.fields) {
+        if self.0.get(manager).is_none_or(|before| before.fields != own.fields) {
             now.clone_into(&mut own.time);
         }
         managers.0.retain(|_, owned| !owned.fields.is_empty());

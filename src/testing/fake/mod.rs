@@ -408,7 +408,9 @@ impl Fake {
     /// later holds office under a greater fence number, like that of a successor.
     pub fn lose_office(&self) {
         let held = std::mem::take(&mut *lock(&self.shared.held));
-        held.into_iter().for_each(|end| end());
+        for end in held {
+            end();
+        }
         self.shared.fence.fetch_add(1, SeqCst);
     }
 
@@ -436,7 +438,7 @@ impl Fake {
     /// Forgets the changes so far: a watch that continues from an older version gets the error 410, as after a
     /// compaction of etcd.
     pub fn compact(&self) {
-        self.server.act(|model| model.forget());
+        self.server.act(model::Model::forget);
     }
 }
 

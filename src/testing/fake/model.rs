@@ -213,7 +213,7 @@ impl Model {
         let empty = json!({});
         let before = before.as_deref().unwrap_or(&empty);
         let managers = Managers::of(before);
-        let managers = managers.updated((before, &object), &kind.schema, manager, now);
+        let managers = managers.updated((before, &object), &kind.schema, &manager, now);
         managers.write_to(&mut object);
         self.put(place, object)
     }

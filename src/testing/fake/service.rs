@@ -69,7 +69,9 @@ impl Server {
         let result = act(&mut inner.model);
         let Inner { model, followers } = &*inner;
         for change in model.changes_after(before) {
-            followers.iter().for_each(|follow| follow(change));
+            for follow in followers {
+                follow(change);
+            }
         }
         let version = inner.model.version();
         self.changed.send_if_modified(|newest| std::mem::replace(newest, version) != version);
@@ -112,7 +114,7 @@ impl Server {
             let (code, body) = match answer {
                 Ok(Answer::Object(code, object)) => (code, whole(&object)),
                 Ok(Answer::Watch(target, selector, watch)) => {
-                    (200, Arc::clone(&self).events(target, selector, watch))
+                    (200, Arc::clone(&self).events(target, selector, &watch))
                 }
                 Err(failure) => (failure.code(), whole(&failure.status())),
             };
@@ -146,7 +148,7 @@ impl Server {
                     for object in list["items"].as_array().into_iter().flatten() {
                         let text = |field: &str| super::form::text(object, field).to_owned();
                         let (name, namespace) = (Some(text("name")), text("namespace"));
-                        let one = Target { name, namespace, ..target.clone() };
+                        let one = Target { namespace, name, ..target.clone() };
                         model.delete(&one, &options, &write)?;
                     }
                     (200, Arc::new(list))
@@ -157,10 +159,11 @@ impl Server {
     }
 
     /// Body with the events of a watch, which ends with its timeout.
-    fn events(self: Arc<Self>, target: Target, selector: Selector, watch: Watch) -> AnswerBody {
-        let (first, after) = self.act(|model| match watch.after {
-            Some(after) => (Vec::new(), after),
-            None => {
+    fn events(self: Arc<Self>, target: Target, selector: Selector, watch: &Watch) -> AnswerBody {
+        let (first, after) = self.act(|model| {
+            if let Some(after) = watch.after {
+                (Vec::new(), after)
+            } else {
                 let objects = model.listed(&target, &selector).into_iter();
                 let mut first: Vec<_> =
                     objects.map(|it| Event { kind: "ADDED", object: Value::clone(it) }).collect();

@@ -80,7 +80,7 @@ impl Model {
         begin(target, &mut object, &name, write);
         let manager = manager(target, write, Operation::Update);
         let (empty, none) = (json!({}), Managers::default());
-        none.updated((&empty, &object), &kind.schema, manager, &write.now).write_to(&mut object);
+        none.updated((&empty, &object), &kind.schema, &manager, &write.now).write_to(&mut object);
         Ok((201, self.store(place, object, write)))
     }
 
@@ -321,7 +321,7 @@ impl Model {
                 let given = Managers::of(&new);
                 let base = if given == Managers::default() { Managers::of(old) } else { given };
                 let by = manager(target, write, Operation::Update);
-                let managers = base.updated((&**old, &new), &kind.schema, by, &write.now);
+                let managers = base.updated((&**old, &new), &kind.schema, &by, &write.now);
                 managers.write_to(&mut new);
             }
         }

@@ -10,9 +10,9 @@ fn a_kind_of_several_words_is_a_module_and_a_plural() {
     assert_eq!((&*order.module, &*order.plural), ("shop_order", "shoporders"));
     let route = names("shop", "shop.example.com", "HTTPRoute2");
     assert_eq!((&*route.module, &*route.plural), ("http_route2", "httproute2s"));
-    let plurals = ["Policy", "Gateway", "Address", "Mesh", "Box", "Website"]
+    let plurals = ["Policy", "Gateway", "Address", "Mesh", "Tax", "Website"]
         .map(|kind| names("shop", "shop.example.com", kind).plural);
-    assert_eq!(plurals, ["policies", "gateways", "addresses", "meshes", "boxes", "websites"]);
+    assert_eq!(plurals, ["policies", "gateways", "addresses", "meshes", "taxes", "websites"]);
 }
 
 #[test]
