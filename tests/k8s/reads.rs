@@ -125,7 +125,7 @@ async fn check_looks_at_etcd_the_leader_the_api_server_and_its_kinds() {
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(8));
     assert_eq!(verdict(&findings, "crds").as_deref(), Some("failed"));
-    assert!(findings.to_string().contains("bellwether crds | kubectl apply"), "{findings}");
+    assert!(findings.to_string().contains("bellwether print crds | kubectl apply"), "{findings}");
     bare.kill();
     let (code, said) = failed(&check(&bare, None));
     assert_eq!(code, Some(4), "{said}");

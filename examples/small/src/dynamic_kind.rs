@@ -34,10 +34,10 @@ pub async fn reconcile(
 }
 
 /// Adds a controller of the kind to an operator.
-pub fn operator(operator: Operator, kind: ApiResource) -> Operator {
+pub fn operator(operator: Operator, kind: &ApiResource) -> Operator {
     let of = kind.clone();
     let work = move |object, ctx| reconcile(of.clone(), object, ctx);
     let controller = Controller::<DynamicObject>::dynamic(kind.clone(), work)
-        .needs_kind::<DynamicObject>(&kind, &["patch"]);
+        .needs_kind::<DynamicObject>(kind, &["patch"]);
     operator.controller(controller)
 }

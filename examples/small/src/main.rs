@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Some("outside") => |operator| outside::operator(operator, Arc::default()),
         Some("referenced-secret") => referenced_secret::operator,
         Some("dynamic-kind") => {
-            |operator| dynamic_kind::operator(operator, ApiResource::erase::<ConfigMap>(&()))
+            |operator| dynamic_kind::operator(operator, &ApiResource::erase::<ConfigMap>(&()))
         }
         Some("two-controllers") => |operator| {
             let (results, measured) = mpsc::channel(WAITING);

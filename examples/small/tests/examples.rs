@@ -106,8 +106,7 @@ async fn pods_are_replaced_when_the_secret_that_their_deployment_names_changes()
 async fn objects_of_a_kind_from_a_setting_are_annotated() {
     let fake = Fake::new().with([map("a")]);
     let kind = ApiResource::erase::<ConfigMap>(&());
-    let cluster =
-        cluster(&fake, move |operator| dynamic_kind::operator(operator, kind.clone())).await;
+    let cluster = cluster(&fake, move |operator| dynamic_kind::operator(operator, &kind)).await;
     let maps = Api::<ConfigMap>::namespaced(fake.client(), "shop");
     until(&maps, "a", |map| map.annotations().contains_key("example.com/seen")).await;
     cluster.stop().await;
@@ -137,11 +136,13 @@ async fn a_program_without_kubernetes_ticks_and_works_on_its_shards() {
     let node = ClusterNode::standalone().id(0).cluster("shop");
     let host = without_kubernetes::program(node, &done);
     let (end, ended) = oneshot::channel::<()>();
-    let running = tokio::spawn(host.run(async move { drop(ended.await) }));
-    eventually("a tick, and a round", SOON, async || {
-        (done.ticks.load(SeqCst) > 0 && done.rounds.load(SeqCst) > 0).then_some(())
-    })
-    .await;
-    drop(end);
-    assert_eq!(running.await.expect("no panic").expect("no error"), Stopped::Clean);
+    let works = async {
+        eventually("a tick, and a round", SOON, async || {
+            (done.ticks.load(SeqCst) > 0 && done.rounds.load(SeqCst) > 0).then_some(())
+        })
+        .await;
+        drop(end);
+    };
+    let (stopped, ()) = tokio::join!(host.run(async move { drop(ended.await) }), works);
+    assert_eq!(stopped.expect("no error"), Stopped::Clean);
 }
