@@ -341,5 +341,9 @@ async fn a_second_sigterm_ends_the_process_however_the_leaving_stands() {
     process.says("a second signal ends at once").await;
     process.signal(Signal::TERM);
     let ended = process.status().await;
-    assert!(!ended.success() && process.err().contains("Aborted"), "{ended}: {}", process.err());
+    assert!(
+        !ended.success() && process.err().contains("ended at once: the lease has to run out"),
+        "{ended}: {}",
+        process.err()
+    );
 }
