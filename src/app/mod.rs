@@ -129,8 +129,8 @@ On a developer's machine, one node with the kubeconfig's cluster:
 }
 
 impl App {
-    /// Creates the program `name`, in lower case: it becomes the name of the cluster and of the charts' objects. Its
-    /// version is `env!("CARGO_PKG_VERSION")`.
+    /// Creates the program `name`, in lower case: it becomes the name of the cluster and of the charts' objects. The
+    /// version of a program is `env!("CARGO_PKG_VERSION")`.
     pub fn new(name: &'static str, version: &'static str) -> Self {
         Self {
             name,

@@ -53,8 +53,8 @@ pub struct StoreTiming {
     /// Interval between CHECKs of the own held key.
     pub check_every: Duration,
     /// Time that a living owner has to claim a shard, from when the leader saw the plan. After it the leader
-    /// assigns the shard again. It is far above the time that a write takes under load: on the Kubernetes API, a write
-    /// that conflicts with others is repeated.
+    /// assigns the shard again. The time is far above that of a write under load: on the Kubernetes API, a
+    /// write that conflicts with others is repeated.
     pub claim_within: Duration,
     /// Failover profile of a node that chooses none.
     pub failover: Failover,

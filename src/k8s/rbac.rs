@@ -135,7 +135,7 @@ fn events() -> Target {
     ("events.k8s.io".to_owned(), "events".to_owned())
 }
 
-/// One rule for each group and set of verbs.
+/// Rules with one rule for each group and set of verbs.
 fn rules_of(needs: impl IntoIterator<Item = (Target, BTreeSet<&'static str>)>) -> Vec<PolicyRule> {
     let mut resources: BTreeMap<(String, BTreeSet<&str>), BTreeSet<String>> = BTreeMap::new();
     for ((group, resource), verbs) in needs {
@@ -172,7 +172,7 @@ fn of_the_store() -> Vec<PolicyRule> {
 pub enum Reach {
     /// The namespace of its pods.
     OwnNamespace,
-    /// All namespaces.
+    /// All namespaces of the Kubernetes cluster.
     AllNamespaces,
 }
 

@@ -16,8 +16,8 @@ const BELLWETHER: Program = Program { name: "bellwether", version: env!("CARGO_P
 
 static PROGRAM: OnceLock<Program> = OnceLock::new();
 
-/// Sets the name and version of this program. The first call counts. It must come before the first registry and the
-/// first operator.
+/// Sets the name and version of this program. The first call counts. The call must come before the first registry
+/// and the first operator.
 pub fn set(program: Program) {
     let _ = PROGRAM.set(program);
 }

@@ -173,7 +173,7 @@ async fn a_leader_goes_on_leading_whatever_signal_comes_that_asks_for_nothing() 
 async fn a_supervised_leader_goes_on_leading_whatever_signal_comes_that_asks_for_nothing() {
     let shop = Shop::open().await;
     let mut command = supervised_command(&shop, "1", &[]);
-    command.env("BELLWETHER_LOG", "info,bellwether::cli::run=debug");
+    command.env("BELLWETHER_LOG", "info,bellwether::app::life=debug");
     let node = Process::of(through_env("--ignore-signal=HUP", &command));
     let before = shop.leader(1, None).await;
     let child = child_of(&node).await;

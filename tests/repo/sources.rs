@@ -39,6 +39,10 @@ impl Sources {
             for entry in fs::read_dir(&folder).expect("a folder").map(|it| it.expect("an entry")) {
                 let path = entry.path();
                 let name = entry.file_name().to_string_lossy().into_owned();
+                // A link leads to a file that is found in its own place.
+                if entry.file_type().expect("a type").is_symlink() {
+                    continue;
+                }
                 if entry.file_type().expect("a type").is_dir() {
                     if !["target", ".git", "node_modules"].contains(&name.as_str()) {
                         folders.push(path);

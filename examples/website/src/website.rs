@@ -66,7 +66,7 @@ pub struct WebsiteStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Adds the controllers of this kind to an operator. What they declare becomes the operator's roles.
+/// Adds the controllers of this kind to an operator. Their declarations become the operator's roles.
 pub fn controllers(operator: Operator) -> Operator {
     let sites = Controller::<Website>::new(reconcile)
         .owns::<ConfigMap>()

@@ -1,5 +1,5 @@
-//! The operator against a real API server. Its programs are those of `KUBEBUILDER_ASSETS`: `make test` fetches
-//! them.
+//! The operator against a real API server. The programs of the server are those of `KUBEBUILDER_ASSETS`:
+//! `make test` fetches them.
 
 use bellwether::{
     app::App,

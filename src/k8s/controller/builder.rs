@@ -243,8 +243,8 @@ impl<K: Cached> Controller<K> {
     }
 
     /// Declares that the reconciler uses these verbs on objects of type `C`, like `get`, `create`, `patch` or
-    /// `delete`, for the operator's roles. What [`owns`](Self::owns) and [`watches`](Self::watches) need is
-    /// declared already.
+    /// `delete`, for the operator's roles. The needs of [`owns`](Self::owns) and [`watches`](Self::watches)
+    /// are declared already.
     #[must_use]
     pub fn needs<C: Cached>(self, verbs: &[&'static str]) -> Self
     where
