@@ -22,8 +22,8 @@ pub fn set(program: Program) {
     let _ = PROGRAM.set(program);
 }
 
-/// Name and version of this program: `bellwether` and the version of the library, unless the program has
-/// [set](set) its own.
+/// Name and version of this program: `bellwether` and the version of the library, unless [`set`] was
+/// called.
 pub fn program() -> Program {
     *PROGRAM.get().unwrap_or(&BELLWETHER)
 }
