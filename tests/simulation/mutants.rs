@@ -255,7 +255,7 @@ const CASES: &[Case] = &[
     around(Broken::EndWithoutRecord, DEATHS, supervised_and_lossy).found_by(1657),
     engine(Mutant::UselessOfficeKept, LINKS, bad_link).found_by(7),
     engine(Mutant::UselessByNoAuthority, LINKS, useless_link).found_by(47),
-    engine(Mutant::UselessOwnershipKept, LINKS, bad_link).found_by(3390),
+    engine(Mutant::UselessOwnershipKept, LINKS, bad_link).found_by(3645),
     engine(Mutant::UselessOwnerReleases, LINKS, bad_link).found_by(2039),
     engine(Mutant::UnclaimedGivenAgain, LINKS, bad_link).found_by(12),
     engine(Mutant::ReplacedStoreUnnoticed, STORES, drifting).found_by(3366),
