@@ -11,7 +11,8 @@ SHELL := /bin/bash
 export BELLWETHER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bellwether
 NEED := tests/tools/need.sh
 # Recursive on purpose: built when a target first asks for it.
-TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd gonode helm kubernetes neighbour prometheus)"; export BELLWETHER_TOOLS
+# The examples look for their API server as every project does, in KUBEBUILDER_ASSETS.
+TOOLS = BELLWETHER_TOOLS="$$(tests/tools/build.sh etcd gonode helm kubernetes neighbour prometheus)"; export BELLWETHER_TOOLS KUBEBUILDER_ASSETS="$$BELLWETHER_TOOLS"
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18

@@ -15,7 +15,7 @@ use bellwether::{
     },
 };
 
-/// What the node has done.
+/// Counts of the work that a node has done.
 #[derive(Debug, Default)]
 pub struct Done {
     /// Number of ticks of this node as leader.
