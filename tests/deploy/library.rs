@@ -549,7 +549,7 @@ fn mistakes_of_an_author_are_refused_with_the_file_and_what_to_do() {
         (
             &|it| change(it, "files/rbac.yaml", "watched:", "watches:"),
             &[],
-            "\"watches\" is none of the lists watched, home, kubernetesStore, cluster",
+            "\"watches\" is not one of the lists watched, home, kubernetesStore, cluster",
         ),
         (
             &|it| change(it, "files/rbac.yaml", "", "watched: {}\nhome: orders\n"),
@@ -559,7 +559,7 @@ fn mistakes_of_an_author_are_refused_with_the_file_and_what_to_do() {
         (
             &|it| change(it, "files/rbac.yaml", "", "home: [\n"),
             &[],
-            "files/rbac.yaml of the chart shop: \"Error\" is none of the lists",
+            "files/rbac.yaml of the chart shop: \"Error\" is not one of the lists",
         ),
         (
             &|it| {

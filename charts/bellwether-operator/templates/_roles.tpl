@@ -27,7 +27,7 @@ may be empty. A rule for the Lease of the cluster has the name $CLUSTER there.
 {{- $file := fromYaml $text -}}
 {{- range $name, $rules := $file -}}
 {{- if not (has $name (list "watched" "home" "kubernetesStore" "cluster")) -}}
-{{- fail (printf "\n\nfiles/rbac.yaml of the chart %s: %q is none of the lists watched, home, kubernetesStore, cluster: %s. %s\n" $.Chart.Name $name $write (default "" $file.Error)) -}}
+{{- fail (printf "\n\nfiles/rbac.yaml of the chart %s: %q is not one of the lists watched, home, kubernetesStore, cluster: %s. %s\n" $.Chart.Name $name $write (default "" $file.Error)) -}}
 {{- else if not (or (empty $rules) (kindIs "slice" $rules)) -}}
 {{- fail (printf "\n\nfiles/rbac.yaml of the chart %s: %s is a %s, and must be a list of rules (apiGroups, resources, verbs): %s.\n" $.Chart.Name $name (kindOf $rules) $write) -}}
 {{- end -}}
