@@ -395,7 +395,7 @@ impl Engine {
         {
             let taken: u32 = doubted.iter().filter_map(|worker| worker.capacity).sum();
             let rest = (shards as u32).saturating_sub(taken);
-            workers.push(if doubted.is_empty() { leader } else { at_most(leader, rest) });
+            workers.push(at_most(leader, rest));
         }
         workers.extend(doubted);
         workers
