@@ -116,33 +116,33 @@ fn library(folder: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Writes the files of the project. They are written beside `folder` and then moved there, so that a failure
-/// leaves nothing behind.
+/// Writes the files of the project. They are written into a folder of their own first and then moved, so that a
+/// failure leaves nothing behind. That folder is inside of `folder`, which may be `.`.
 fn write_project(folder: &Path, names: &Names, library: Option<&Path>) -> Result<(), Failure> {
-    let is_free = match fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    let (is_free, exists) = match fs::read_dir(folder) {
+        Ok(mut entries) => (entries.next().is_none(), true),
+        Err(error) => (error.kind() == io::ErrorKind::NotFound, false),
     };
     if !is_free {
         return Err(Failure::new(Exit::Usage, format!("{} exists already", folder.display()))
             .try_this("choose another NAME, name an empty folder with --dir, or add a resource with --add-kind"));
     }
-    let failed = |error: &io::Error| {
-        Failure::caused(Exit::Local, &format!("writing {}", folder.display()), error)
-    };
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(|error| failed(&error))?;
-    let beside = tempfile::Builder::new()
-        .prefix(".bellwether-new-")
-        .tempdir_in(parent)
-        .map_err(|error| failed(&error))?;
-    let project = beside.path().join("project");
-    write_files(&project, names, library).map_err(|error| failed(&error))?;
-    // An empty folder may be there: a rename replaces it.
-    fs::rename(&project, folder).map_err(|error| failed(&error))
+    let written = fs::create_dir_all(folder).and_then(|()| {
+        let stage = tempfile::Builder::new().prefix(".bellwether-new-").tempdir_in(folder)?;
+        write_files(stage.path(), names, library)?;
+        for entry in fs::read_dir(stage.path())? {
+            let entry = entry?;
+            fs::rename(entry.path(), folder.join(entry.file_name()))?;
+        }
+        Ok(())
+    });
+    written.map_err(|error| {
+        if !exists {
+            // The error that is returned says more than one of the clean-up.
+            let _ = fs::remove_dir_all(folder);
+        }
+        Failure::caused(Exit::Local, &format!("writing {}", folder.display()), &error)
+    })
 }
 
 /// File with the roles of the chart, whose order depends on the names.

@@ -69,6 +69,16 @@ fn a_folder_that_is_not_empty_is_left_as_it_is() {
 }
 
 #[test]
+fn an_empty_folder_becomes_the_project_and_nothing_else_is_in_it() {
+    let (_folder, project) = shop();
+    let empty = TempDir::new().unwrap();
+    let dir = empty.path().to_str().unwrap();
+    new(&args(&["shop", "--kind", "ShopOrder", "--group", "acme.example.com", "--dir", dir]))
+        .unwrap();
+    assert_eq!(below(empty.path(), &[]), below(&project, &[]));
+}
+
+#[test]
 fn a_project_that_cannot_be_written_leaves_nothing_behind() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("file");
