@@ -10,14 +10,18 @@
 mod cluster;
 pub mod environment;
 pub mod fake;
+mod ports;
 mod waiting;
 
-#[doc(hidden)]
-pub use self::environment::{janitor, pki};
 #[doc(inline)]
 pub use self::{
     cluster::Cluster,
     environment::{Environment, EnvironmentError, EnvironmentOptions, Space, User, rule},
     fake::{Call, Failure, Fake},
     waiting::{WITHIN, eventually, gone, until},
+};
+#[doc(hidden)]
+pub use self::{
+    environment::{janitor, pki},
+    ports::ReservedPort,
 };

@@ -23,6 +23,7 @@ use bellwether::{
     },
     store::etcd::EtcdConfig,
     telemetry::{Leadership, Probe, Server, ServerConfig, StatusSource, metrics},
+    testing::ReservedPort,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use crate::{
     alerts::alerts,
     lint,
     support::{
-        etcd::{Etcd, free_ports},
+        etcd::{Etcd, reserved_port},
         eventually, tools,
     },
 };
@@ -120,7 +121,7 @@ impl Replica {
 /// Running Prometheus; killed when dropped.
 struct Prometheus {
     child: Child,
-    address: SocketAddr,
+    port: ReservedPort,
     folder: tempfile::TempDir,
     http: reqwest::Client,
 }
@@ -137,11 +138,11 @@ impl Prometheus {
         let file = folder.path().join("prometheus.yml");
         fs::write(&file, config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let address = free_ports(1)[0];
+        let port = reserved_port();
         let child = Command::new(tools::program("prometheus", "prometheus"))
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
+            .arg(format!("--web.listen-address={}", port.address()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -149,13 +150,13 @@ impl Prometheus {
             .unwrap();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(LONG).no_proxy().build().unwrap();
-        Self { child, address, folder, http }
+        Self { child, port, folder, http }
     }
 
     /// Current result of a query: series by their labels. An error of the query fails the test.
     async fn ask(&self, query: &str) -> Option<Vec<(BTreeMap<String, String>, f64)>> {
         let mut url: reqwest::Url =
-            format!("http://{}/api/v1/query", self.address).parse().unwrap();
+            format!("http://{}/api/v1/query", self.port.address()).parse().unwrap();
         url.query_pairs_mut().append_pair("query", query);
         let text = self.http.get(url).send().await.ok()?.text().await.ok()?;
         let answer: Value = serde_json::from_str(&text).ok()?;

@@ -37,7 +37,7 @@ use crate::{
     front::{last_still, tries_since},
     kube::{ApiServer, Space, User, Written},
     rbac::documented_rules,
-    support::{etcd::Nobody, eventually},
+    support::{etcd::reserved_port, eventually},
     webhook::Webhook,
 };
 
@@ -384,7 +384,7 @@ async fn what_an_admission_policy_denies_is_said_in_its_words_and_written_when_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_that_does_not_answer_is_named_and_statuses_are_written_when_it_is_removed() {
     let words = ["webhook nobody.bellwether.test could not be asked", "connection refused"];
-    let nobody = Nobody::new();
+    let nobody = reserved_port();
     let client = json!({ "url": format!("https://{}/", nobody.address()) });
     let in_the_way = |name: &str| webhook(name, "nobody", &client);
     let lift = removes("validatingwebhookconfiguration");

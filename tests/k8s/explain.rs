@@ -356,7 +356,7 @@ async fn a_server_that_is_not_there_and_one_that_is_not_trusted_are_named() {
         fs::write(&file, text.replace(from, to)).unwrap();
         ClientOptions::default().environment(|_| None).kubeconfig(file)
     };
-    let nobody = crate::support::etcd::Nobody::new();
+    let nobody = crate::support::etcd::reserved_port();
     let free = nobody.address().to_string();
     let gone = connect(changed("gone", &api.address().to_string(), &free)).await.unwrap();
     let gone = said(gone.apiserver_version().await);

@@ -22,7 +22,7 @@ use crate::{
     kube::{Space, User},
     rbac::documented_rules,
     support::{
-        etcd::{Etcd, Nobody},
+        etcd::{Etcd, reserved_port},
         eventually,
     },
 };
@@ -138,7 +138,7 @@ async fn three_pods_run_the_checks_of_the_api_and_kubectl_shows_all_of_it() {
     let pods = Pods::new("three").await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = listener.local_addr().unwrap().port();
-    let nobody = Nobody::new();
+    let nobody = reserved_port();
     let closed = nobody.address().port();
     let mut processes = Vec::new();
     for ordinal in 0..3 {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use crate::{
     binary::{bellwether, ended, run},
     support::{
-        etcd::Etcd,
+        etcd::{Etcd, reserved_port},
         pki::{Pki, Validity},
     },
 };
@@ -90,7 +90,8 @@ fn every_flag_can_come_from_the_environment() {
 
 #[test]
 fn an_empty_variable_counts_as_unset() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = reserved_port();
+    let port = nobody.address();
     for name in [
         "ETCD_CA_FILE",
         "ETCD_CERT_FILE",
@@ -170,7 +171,8 @@ fn help_and_version_are_no_errors_and_the_exit_codes_are_documented() {
 
 #[test]
 fn a_dead_etcd_is_exit_code_4_with_the_endpoint_what_it_said_and_what_to_try() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = reserved_port();
+    let port = nobody.address();
     let endpoint = format!("http://{port}");
     let commands: [&[&str]; 9] = [
         &["status"],
@@ -296,7 +298,8 @@ fn a_node_is_asked_by_http_where_no_certificates_are_installed_and_https_says_wh
         command.env("SSL_CERT_FILE", "/no/such/file").env("SSL_CERT_DIR", "/no/such/folder");
         ended(command)
     };
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = reserved_port();
+    let closed = nobody.address();
     let plain = bare(&format!("http://{closed}"));
     assert_eq!(plain.code, 4, "it is not there, and that is all: {}", plain.err);
     let secure = bare(&format!("https://{closed}"));

@@ -11,14 +11,17 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::Duration,
 };
 
-use bellwether::testing::janitor::{Janitor, tail};
+use bellwether::testing::{
+    ReservedPort,
+    janitor::{Janitor, tail},
+};
 use etcd_client::{
     Certificate, Client, ConnectOptions, Identity, Permission, PermissionType, TlsOptions,
 };
@@ -134,8 +137,8 @@ impl Options {
 #[derive(Debug)]
 struct Member {
     name: String,
-    client: SocketAddr,
-    peer: SocketAddr,
+    client: ReservedPort,
+    peer: ReservedPort,
     folder: PathBuf,
     process: Mutex<Option<Child>>,
 }
@@ -179,13 +182,12 @@ impl Etcd {
             pki.client("client", Validity::Now);
             pki
         });
-        let ports = free_ports(options.members * 2);
         let members = (0..options.members)
             .map(|i| {
                 let member = Member {
                     name: format!("m{i}"),
-                    client: ports[2 * i],
-                    peer: ports[2 * i + 1],
+                    client: reserved_port(),
+                    peer: reserved_port(),
                     folder: folder.join(format!("m{i}")),
                     process: Mutex::default(),
                 };
@@ -216,12 +218,12 @@ impl Etcd {
 
     /// Address at which a member listens for clients.
     pub fn address(&self, member: usize) -> SocketAddr {
-        self.members[member].client
+        self.members[member].client.address()
     }
 
     /// Address at which a member listens for its peers.
     pub fn peer_address(&self, member: usize) -> SocketAddr {
-        self.members[member].peer
+        self.members[member].peer.address()
     }
 
     /// The certificate authority, if TLS is on: the certificate of `client` is issued already.
@@ -421,17 +423,20 @@ impl Etcd {
 
     fn flags_of(&self, member: &Member) -> Vec<String> {
         let scheme = self.scheme();
-        let cluster: Vec<_> =
-            self.members.iter().map(|m| format!("{}=http://{}", m.name, m.peer)).collect();
+        let cluster: Vec<_> = self
+            .members
+            .iter()
+            .map(|m| format!("{}=http://{}", m.name, m.peer.address()))
+            .collect();
         let mut flags = vec![
             format!("--name={}", member.name),
             format!("--data-dir={}", member.folder.join("data").display()),
-            format!("--listen-client-urls={scheme}://{}", member.client),
-            format!("--advertise-client-urls={scheme}://{}", member.client),
-            format!("--listen-peer-urls=http://{}", member.peer),
-            format!("--initial-advertise-peer-urls=http://{}", member.peer),
+            format!("--listen-client-urls={scheme}://{}", member.client.address()),
+            format!("--advertise-client-urls={scheme}://{}", member.client.address()),
+            format!("--listen-peer-urls=http://{}", member.peer.address()),
+            format!("--initial-advertise-peer-urls=http://{}", member.peer.address()),
             format!("--initial-cluster={}", cluster.join(",")),
-            format!("--initial-cluster-token={}", self.members[0].peer),
+            format!("--initial-cluster-token={}", self.members[0].peer.address()),
             "--log-level=warn".to_owned(),
             // The lowest cost of the password hash that bcrypt allows, since tests log in often.
             "--bcrypt-cost=4".to_owned(),
@@ -452,7 +457,10 @@ impl Etcd {
         }
         if let Some(address) = self.options.auto_tls {
             flags.push("--auto-tls".to_owned());
-            flags.push(format!("--listen-client-urls=http://{},https://{address}", member.client));
+            flags.push(format!(
+                "--listen-client-urls=http://{},https://{address}",
+                member.client.address()
+            ));
         }
         flags.extend(self.options.flags.iter().cloned());
         flags
@@ -532,28 +540,9 @@ fn folder_on(medium: Medium) -> PathBuf {
     folder.expect("a temporary folder").keep()
 }
 
-/// Ports of loopback without a listener.
-pub fn free_ports(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect()
-}
-
-/// An address without a listener for as long as this value lives: the socket is bound, so that no other test
-/// gets the port.
-#[derive(Debug)]
-pub struct Nobody(tokio::net::TcpSocket);
-
-impl Nobody {
-    pub fn new() -> Self {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-        socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
-        Self(socket)
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.0.local_addr().expect("bound")
-    }
+/// A port of loopback that nobody else gets while the value lives.
+pub fn reserved_port() -> ReservedPort {
+    ReservedPort::new().expect("a free port")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

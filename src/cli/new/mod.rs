@@ -116,8 +116,8 @@ fn library(folder: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Writes the files of the project. They are written into a folder of their own first and then moved, so that a
-/// failure leaves nothing behind. That folder is inside of `folder`, which may be `.`.
+/// Writes the files of the project. They are written into a new folder inside of `folder`, which may be `.`, and then
+/// moved, so that a failure leaves nothing behind.
 fn write_project(folder: &Path, names: &Names, library: Option<&Path>) -> Result<(), Failure> {
     let (is_free, exists) = match fs::read_dir(folder) {
         Ok(mut entries) => (entries.next().is_none(), true),

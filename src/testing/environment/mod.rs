@@ -13,7 +13,7 @@ mod space;
 
 use std::{
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -40,7 +40,7 @@ use self::{
     pki::{Pki, PkiError, Validity},
     server::Server,
 };
-use super::waiting::polled;
+use super::{ports::ReservedPort, waiting::polled};
 use crate::k8s::explain::explain;
 
 /// Time within which the servers must be ready. Generous, since the machine may be busy.
@@ -61,9 +61,19 @@ struct Programs {
 
 #[derive(Debug)]
 struct Ports {
-    apiserver: SocketAddr,
-    etcd: SocketAddr,
-    peers: SocketAddr,
+    apiserver: ReservedPort,
+    etcd: ReservedPort,
+    peers: ReservedPort,
+}
+
+impl Ports {
+    fn reserve() -> Result<Self, EnvironmentError> {
+        let port = || {
+            let program = "a port of loopback".into();
+            ReservedPort::new().map_err(|source| EnvironmentError::Start { program, source })
+        };
+        Ok(Self { apiserver: port()?, etcd: port()?, peers: port()? })
+    }
 }
 
 /// The servers that run now.
@@ -127,7 +137,7 @@ impl Environment {
 
     /// Address that the API server listens on.
     pub fn address(&self) -> SocketAddr {
-        self.ports.apiserver
+        self.ports.apiserver.address()
     }
 
     /// URL of the API server.
@@ -416,20 +426,4 @@ fn rejected(doing: String, source: kube::Error) -> EnvironmentError {
 
 fn unwritten(path: &Path, source: io::Error) -> EnvironmentError {
     EnvironmentError::Write { path: path.to_owned(), source }
-}
-
-/// Ports of loopback without a listener.
-fn free_ports() -> Result<Ports, EnvironmentError> {
-    let listener = || TcpListener::bind("127.0.0.1:0");
-    let taken = (listener(), listener(), listener());
-    let address = |listener: io::Result<TcpListener>| {
-        let port = listener.and_then(|it| Ok((it.local_addr()?, it)));
-        port.map_err(|source| EnvironmentError::Start {
-            program: "a port of loopback".into(),
-            source,
-        })
-    };
-    // All listeners live until the last port is known.
-    let (apiserver, etcd, peers) = (address(taken.0)?, address(taken.1)?, address(taken.2)?);
-    Ok(Ports { apiserver: apiserver.0, etcd: etcd.0, peers: peers.0 })
 }

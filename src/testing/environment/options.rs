@@ -7,12 +7,8 @@ use std::{
 };
 
 use super::{
-    Environment, EnvironmentError, Programs, Servers, assets, free_ports, janitor::Janitor,
-    pki::Pki, unwritten,
+    Environment, EnvironmentError, Ports, Programs, assets, janitor::Janitor, pki::Pki, unwritten,
 };
-
-/// Number of starts, each on other ports: another program may take a port before the server does.
-const STARTS: usize = 3;
 
 /// Options of the environment to start.
 #[derive(Clone, Debug, Default)]
@@ -88,33 +84,24 @@ impl EnvironmentOptions {
             Some(_) => None,
             None => Some(assets::find("etcd", self.assets.as_deref(), |name| env::var_os(name))?),
         };
-        let mut environment = Environment {
+        let environment = Environment {
             servers: Mutex::default(),
             programs: Programs { apiserver, etcd },
-            ports: free_ports()?,
+            ports: Ports::reserve()?,
             pki,
             spaces: AtomicUsize::new(0),
             options: self,
             janitor,
         };
         environment.write_files()?;
-        for start in 1.. {
-            match environment.start_again().await {
-                Ok(()) => break,
-                Err(EnvironmentError::Ended { .. }) if start < STARTS => {
-                    *environment.servers() = Servers::default();
-                    environment.ports = free_ports()?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        environment.start_again().await?;
         Ok(environment)
     }
 }
 
 impl Environment {
     pub(super) fn etcd_flags(&self) -> Vec<String> {
-        let (client, peers) = (self.ports.etcd, self.ports.peers);
+        let (client, peers) = (self.ports.etcd.address(), self.ports.peers.address());
         vec![
             format!("--data-dir={}", self.folder().join("etcd").join("data").display()),
             format!("--listen-client-urls=http://{client}"),
@@ -133,7 +120,10 @@ impl Environment {
         let pki = |file: &str| self.folder().join("pki").join(file).display().to_string();
         let etcd = self.options.etcd.clone();
         let mut flags = vec![
-            format!("--etcd-servers={}", etcd.unwrap_or(format!("http://{}", self.ports.etcd))),
+            format!(
+                "--etcd-servers={}",
+                etcd.unwrap_or(format!("http://{}", self.ports.etcd.address()))
+            ),
             format!("--secure-port={}", self.address().port()),
             "--bind-address=127.0.0.1".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),

@@ -50,7 +50,7 @@ use self::{
     scene::Scene,
     stream::{Target, make, settle, stream},
 };
-use crate::support::etcd::Nobody;
+use crate::support::etcd::reserved_port;
 
 const LONG: Duration = Duration::from_secs(90);
 /// Interval of polls of the API: these tests share two cores with the processes that they watch.
@@ -102,7 +102,7 @@ async fn however_the_leader_is_disturbed_nobody_writes_late_and_all_ends_right()
         make(&scene.checks(), &format!("steady-{at}"), target.port).await;
         steady.push(target);
     }
-    let (open, nobody) = (Target::open().await, Nobody::new());
+    let (open, nobody) = (Target::open().await, reserved_port());
     let closed = nobody.address().port();
     let stop = CancellationToken::new();
     let streaming = stream(scene.checks(), seed, (open.port, closed), stop.clone());

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{BoxError, service_fn};
 
 use super::replicas::{Cluster, SOON};
-use crate::support::{etcd::free_ports, eventually};
+use crate::support::{etcd::reserved_port, eventually};
 
 /// Client that receives no config maps before `until` is cancelled.
 fn kept_waiting(client: Client, until: &CancellationToken) -> Client {
@@ -78,7 +78,8 @@ async fn the_status_server_answers_from_before_the_operator_is_ready_until_it_ha
     let registry = metrics::registry().unwrap();
     let own = IntCounter::new("shop_orders_total", "Orders.").unwrap();
     registry.register(Box::new(own.clone())).unwrap();
-    let at = free_ports(1)[0];
+    let port = reserved_port();
+    let at = port.address();
     let client = kept_waiting(cluster.space.client(), &maps);
     let operator = Operator::new(node(&cluster), client, cluster.election())
         .controller(controller)

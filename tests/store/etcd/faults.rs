@@ -14,7 +14,7 @@ use prometheus::core::Collector;
 
 use super::{LONG, events, get, lease, put, put_within, store_on, value, watch};
 use crate::support::{
-    etcd::{Etcd, Nobody},
+    etcd::{Etcd, reserved_port},
     eventually,
     proxy::{Fault, Proxy},
 };
@@ -77,7 +77,7 @@ async fn one_dead_member_of_three_causes_no_error() {
 #[tokio::test]
 async fn an_endpoint_where_nobody_listens_is_not_noticed() {
     let etcd = Etcd::start().await;
-    let (nobody, nobody_else) = (Nobody::new(), Nobody::new());
+    let (nobody, nobody_else) = (reserved_port(), reserved_port());
     let endpoints =
         [nobody.address().to_string(), etcd.endpoint(0), nobody_else.address().to_string()];
     // `new` instead of `connect`: the first call has to find a working member, even for a write.
@@ -344,8 +344,8 @@ async fn a_store_that_is_away_is_named_and_comes_back_by_itself() {
 
 #[tokio::test]
 async fn nothing_listens_at_all() {
-    let held = [Nobody::new(), Nobody::new()];
-    let nobody = held.each_ref().map(Nobody::address);
+    let held = [reserved_port(), reserved_port()];
+    let nobody = held.each_ref().map(|port| port.address());
     let config = EtcdConfig::new(nobody.iter().map(ToString::to_string))
         .connect_within(Duration::from_millis(500));
     let error = EtcdStore::connect(&config).await.unwrap_err();

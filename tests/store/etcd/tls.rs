@@ -20,7 +20,7 @@ use bellwether::{
 
 use super::{LONG, get, put, watch};
 use crate::support::{
-    etcd::{Etcd, free_ports},
+    etcd::{Etcd, reserved_port},
     eventually,
     pki::{Files, Pki, Validity, replace},
     proxy::Proxy,
@@ -61,7 +61,8 @@ async fn both_sides_show_certificates() {
 
 #[tokio::test]
 async fn the_certificate_that_etcd_makes_itself_is_trusted_by_itself() {
-    let address = free_ports(1)[0];
+    let port = reserved_port();
+    let address = port.address();
     let etcd = Etcd::options().auto_tls(address).start().await;
     let own = etcd.own_certificate();
     let config = EtcdConfig::new([format!("https://{address}")]);

@@ -1,0 +1,54 @@
+//! Ports for servers that must be told where to listen.
+
+use std::{io, net::SocketAddr};
+
+use tokio::net::TcpSocket;
+
+/// A port of loopback that is kept for one server, however often that server ends and starts again.
+///
+/// A socket is bound to the port with `SO_REUSEADDR` and never listens. Linux then gives the port to nobody who asks
+/// for any free port, in whatever process, and a server that asks for this very port with `SO_REUSEADDR`, as servers
+/// in Go and Rust do, gets it. Until a server listens, connections to it are refused.
+#[derive(Debug)]
+pub struct ReservedPort {
+    address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl ReservedPort {
+    /// # Errors
+    ///
+    /// If the process has no file descriptor left, or the machine no port.
+    pub fn new() -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        Ok(Self { address: socket.local_addr()?, _socket: socket })
+    }
+
+    /// Address of the port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_reserved_port_is_for_one_server_again_and_again_and_for_nobody_else() {
+        let port = ReservedPort::new().unwrap();
+        for _ in 0..3 {
+            assert!(TcpStream::connect(port.address()).is_err(), "nobody listens yet");
+            let server = TcpListener::bind(port.address()).unwrap();
+            TcpStream::connect(port.address()).unwrap();
+            drop(server);
+        }
+        // Most ports that the kernel gives away: each of them would be this one if it were not kept.
+        let others: Vec<_> = (0..500).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        assert!(others.iter().all(|it| it.local_addr().unwrap() != port.address()));
+    }
+}
