@@ -1,4 +1,4 @@
-//! Ports for servers that must be told where to listen.
+//! Ports for servers that take their port from a flag.
 
 use std::{io, net::SocketAddr};
 
@@ -6,9 +6,9 @@ use tokio::net::TcpSocket;
 
 /// A port of loopback that is kept for one server, however often that server ends and starts again.
 ///
-/// A socket is bound to the port with `SO_REUSEADDR` and never listens. Linux then gives the port to nobody who asks
-/// for any free port, in whatever process, and a server that asks for this very port with `SO_REUSEADDR`, as servers
-/// in Go and Rust do, gets it. Until a server listens, connections to it are refused.
+/// A socket is bound to the port with `SO_REUSEADDR` and never listens. Linux then gives the port to no process
+/// that asks for any free port. A server that asks for this port with `SO_REUSEADDR`, as servers in Go and Rust do, gets
+/// it. Until a server listens, connections to the port are refused.
 #[derive(Debug)]
 pub struct ReservedPort {
     address: SocketAddr,
@@ -42,7 +42,7 @@ mod tests {
     fn a_reserved_port_is_for_one_server_again_and_again_and_for_nobody_else() {
         let port = ReservedPort::new().unwrap();
         for _ in 0..3 {
-            assert!(TcpStream::connect(port.address()).is_err(), "nobody listens yet");
+            assert!(TcpStream::connect(port.address()).is_err(), "no server listens yet");
             let server = TcpListener::bind(port.address()).unwrap();
             TcpStream::connect(port.address()).unwrap();
             drop(server);

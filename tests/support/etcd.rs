@@ -540,7 +540,7 @@ fn folder_on(medium: Medium) -> PathBuf {
     folder.expect("a temporary folder").keep()
 }
 
-/// A port of loopback that nobody else gets while the value lives.
+/// A port of loopback that no other process gets while the value lives.
 pub fn reserved_port() -> ReservedPort {
     ReservedPort::new().expect("a free port")
 }
