@@ -12,104 +12,15 @@ use serde_json::{Value, json};
 
 use crate::{
     files::root,
-    render::{helm, object, of_kind, pod_specs, release, text, unknown_fields, variables},
+    matrix::{ETCD, MATRIX},
+    render::{
+        cluster_roles_of_nodes, helm, object, of_kind, pod_specs, release, text, unknown_fields,
+        variables,
+    },
     support::tools,
 };
 
 pub(crate) const CHART: &str = "charts/bellwether";
-/// The value that makes etcd the store of a release. Without any value the store is Kubernetes.
-pub(crate) const ETCD: &str = "etcd.endpoints={http://etcd:2379}";
-
-/// Values of a release, as arguments of `--set`.
-pub(crate) type Values = &'static [&'static str];
-
-/// Values that people set, one at a time and together.
-pub(crate) const MATRIX: &[(&str, Values)] = &[
-    ("no value at all", &[]),
-    ("etcd", &[ETCD]),
-    (
-        "Kubernetes by name, calm",
-        &["store=kubernetes", "clusterName=shop", "node.profile=calm", "node.ttl=40s"],
-    ),
-    (
-        "TLS and a user",
-        &[
-            "etcd.endpoints={https://a:2379,https://b:2379,https://[fd00::1]:2380}",
-            "etcd.tls.existingSecret=etcd-client",
-            "etcd.tls.serverName=etcd.example",
-            "etcd.auth.user=shop",
-            "etcd.auth.existingSecret=etcd-user",
-        ],
-    ),
-    (
-        "TLS without a client certificate",
-        &["etcd.endpoints={https://a}", "etcd.tls.existingSecret=etcd-client", "etcd.tls.certKey="],
-    ),
-    ("all namespaces", &["watch.allNamespaces=true"]),
-    (
-        "nothing of ours in RBAC",
-        &[ETCD, "rbac.create=false", "serviceAccount.create=false", "serviceAccount.name=mine"],
-    ),
-    ("no CRDs", &[ETCD, "crds.enabled=false"]),
-    ("CRDs that go with the release", &[ETCD, "crds.keep=false"]),
-    (
-        "all that Prometheus and Grafana can have",
-        &[
-            ETCD,
-            "metrics.serviceMonitor.enabled=true",
-            "metrics.serviceMonitor.labels.release=prometheus",
-            "metrics.prometheusRule.enabled=true",
-            "metrics.prometheusRule.runbooks=https://books.example/bw/",
-            "metrics.prometheusRule.alertLabels.team=ours",
-            "metrics.prometheusRule.disabled={BellwetherTickStuck}",
-            "metrics.dashboards.enabled=true",
-            "metrics.dashboards.namespace=monitoring",
-            "metrics.dashboards.annotations.folder=Controllers",
-        ],
-    ),
-    ("a network policy, and etcd", &[ETCD, "networkPolicy.enabled=true"]),
-    (
-        "a network policy, and Kubernetes",
-        &[
-            "networkPolicy.enabled=true",
-            "networkPolicy.ingressFrom[0].podSelector.matchLabels.app=prometheus",
-            "networkPolicy.egress[0].ports[0].port=8443",
-        ],
-    ),
-    (
-        "every extra",
-        &[
-            "extraArgs={--never-lead}",
-            "extraEnv[0].name=A,extraEnv[0].value=b",
-            "extraEnvFrom[0].configMapRef.name=more",
-            "extraVolumes[0].name=tmp,extraVolumes[0].emptyDir.medium=Memory",
-            "extraVolumeMounts[0].name=tmp,extraVolumeMounts[0].mountPath=/tmp",
-            "extraContainers[0].name=side,extraContainers[0].image=side:1",
-            "extraObjects[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=of-{{ .Release.Name }}",
-            "podAnnotations.a=b",
-            "podLabels.c=d",
-            "nodeSelector.disk=ssd",
-            "tolerations[0].operator=Exists",
-            "priorityClassName=high",
-            "imagePullSecrets[0].name=registry",
-            "topologySpreadConstraints[0].maxSkew=2,topologySpreadConstraints[0].topologyKey=rack,topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
-            "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-            "service.annotations.e=f",
-            "serviceAccount.annotations.g=h",
-            "node.allowActions=true",
-            "node.actionHosts={status.shop.example}",
-            "watch.selector=team in (a\\,b)",
-            "crds.adopt=true",
-        ],
-    ),
-    (
-        "a name that is too long",
-        &["fullnameOverride=a-name-that-goes-on-and-on-and-on-until-it-is-too-long"],
-    ),
-    ("one node, no budget", &["replicaCount=1", "podDisruptionBudget.enabled=false"]),
-    ("all namespaces, and etcd", &[ETCD, "watch.allNamespaces=true"]),
-];
-
 /// Objects of a release `shop` in the namespace `sales`.
 pub(crate) fn rendered(values: &[&str]) -> Vec<Value> {
     release("shop", CHART, values)
@@ -166,7 +77,8 @@ fn every_pod_keeps_the_restricted_standard_with_a_read_only_root() {
         for (pod, spec) in pod_specs(&objects) {
             let at = |path: &str| spec.pointer(path).cloned().unwrap_or_default();
             assert_eq!(at("/securityContext/runAsNonRoot"), true, "{name}: {pod}");
-            assert_eq!(at("/securityContext/runAsUser"), 65532, "{name}: {pod}");
+            let user = if *name == "OpenShift" { Value::Null } else { json!(65532) };
+            assert_eq!(at("/securityContext/runAsUser"), user, "{name}: {pod}");
             assert_eq!(
                 at("/securityContext/seccompProfile/type"),
                 "RuntimeDefault",
@@ -201,7 +113,7 @@ fn selectors_find_their_pods_and_never_carry_a_version() {
             .collect();
         for object in &objects {
             let selector = match text(object, "/kind") {
-                "StatefulSet" | "PodDisruptionBudget" => {
+                "StatefulSet" | "PodDisruptionBudget" | "PodMonitor" => {
                     object.pointer("/spec/selector/matchLabels")
                 }
                 "Service" => object.pointer("/spec/selector"),
@@ -290,7 +202,35 @@ fn bad_values_are_refused_with_a_sentence_that_names_them() {
             ],
             "there is no alert \"Nope\"",
         ),
+        (
+            &["metrics.serviceMonitor.enabled=true", "metrics.podMonitor.enabled=true"],
+            "would scrape each node twice. Enable one of them",
+        ),
+        (&["commonLabels.app\\.kubernetes\\.io/name=a"], "commonLabels: the chart sets the label"),
+        (&["commonLabels.helm\\.sh/chart=a"], "commonLabels: the chart sets the label"),
+        (&["podLabels.bellwether\\.dev/role=leader"], "podLabels: the chart sets the label"),
+        (
+            &["commonAnnotations.helm\\.sh/hook=test"],
+            "commonAnnotations: Helm gives the annotation helm.sh/hook a meaning",
+        ),
+        (
+            &["updateStrategy.type=OnDelete", "updateStrategy.rollingUpdate.partition=1"],
+            "leave rollingUpdate out, or set the type RollingUpdate",
+        ),
+        (&["dnsPolicy=None"], "set dnsConfig.nameservers"),
         // Values that the schema rejects: a typo, a wrong type, a value out of bounds.
+        (&["global.imageRegistry=https://a"], "/global/imageRegistry"),
+        (&["global.imagePullSecrets[0].secret=a"], "/global/imagePullSecrets/0"),
+        (&["commonLabels.team=3"], "/commonLabels/team"),
+        (&["updateStrategy.type=Recreate"], "/updateStrategy/type"),
+        (&["updateStrategy.partition=1"], "additional properties 'partition' not allowed"),
+        (&["revisionHistoryLimit=-1"], "/revisionHistoryLimit"),
+        (&["openshift=maybe"], "/openshift"),
+        (&["dnsPolicy=ClusterFirstWithHostNet"], "/dnsPolicy"),
+        (&["dnsConfig.servers={10.0.0.10}"], "additional properties 'servers' not allowed"),
+        (&["hostAliases[0].ip=10.0.0.1"], "/hostAliases/0"),
+        (&["metrics.podMonitor.sampleLimit=-1"], "/metrics/podMonitor/sampleLimit"),
+        (&["networkPolicy.dnsPorts={0}"], "/networkPolicy/dnsPorts/0"),
         (&[ETCD, "replicas=3"], "additional properties 'replicas' not allowed"),
         (&[ETCD, "node.tik=50ms"], "additional properties 'tik' not allowed"),
         (&["etcd.endpoints={etcd:2379}"], "/etcd/endpoints/0"),
@@ -375,12 +315,12 @@ fn secrets_come_as_files_and_never_as_variables() {
 fn roles_are_no_wider_than_what_is_watched() {
     for store in [&[][..], &[ETCD]] {
         let of_one = rendered(store);
-        assert!(of_kind(&of_one, "ClusterRole").is_empty(), "one namespace needs no ClusterRole");
+        assert!(cluster_roles_of_nodes(&of_one).is_empty(), "one namespace needs no ClusterRole");
         let of_all = rendered(&[store, &["watch.allNamespaces=true"]].concat());
         let wide = object(&of_all, "ClusterRole", "sales-shop-bellwether").to_string();
         assert!(!wide.contains("pods") && !wide.contains("leases"), "they are the release's own");
         for objects in [&of_one, &of_all] {
-            for role in [of_kind(objects, "Role"), of_kind(objects, "ClusterRole")].concat() {
+            for role in [of_kind(objects, "Role"), cluster_roles_of_nodes(objects)].concat() {
                 let mut rules = role["rules"].as_array().unwrap().clone();
                 // Another test compares the rules about Leases, word by word.
                 rules.retain(|it| it["resources"] != json!(["leases"]));

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    chart::{CHART, ETCD, Values},
+    chart::CHART,
     files::root,
+    matrix::{ETCD, Values},
     render::{helm, object, of_kind, pod_specs, release, text, unknown_fields, variables},
 };
 
 pub(crate) const LIBRARY: &str = "charts/bellwether-operator";
-const SHOP: &str = "tests/deploy/shop";
+pub(crate) const SHOP: &str = "tests/deploy/shop";
 
 /// Values of a release of the shop.
 const RELEASES: &[(&str, Values)] = &[
@@ -59,7 +60,7 @@ fn till(values: &[&str]) -> Vec<Value> {
     release("till", SHOP, values)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     if !from.is_dir() {
         fs::copy(from, to).unwrap();
         return;
@@ -123,6 +124,8 @@ fn a_chart_of_one_line_has_every_object_under_its_own_name() {
         "RoleBinding/sales/till-shop",
         "ClusterRole//sales-till-shop",
         "ClusterRoleBinding//sales-till-shop",
+        "ClusterRole//sales-till-shop-view",
+        "ClusterRole//sales-till-shop-edit",
         "ServiceAccount/sales/till-shop-check",
         "Role/sales/till-shop-check",
         "RoleBinding/sales/till-shop-check",

@@ -37,8 +37,14 @@ pub(crate) fn helm(command: &[&str], values: &[&str]) -> (bool, String, String) 
 
 /// Objects of a release of that chart in the namespace `sales`.
 pub(crate) fn release(name: &str, chart: &str, values: &[&str]) -> Vec<Value> {
-    let (fine, out, err) = helm(&["template", name, chart, "--namespace", "sales"], values);
-    assert!(fine, "{chart}, {values:?}: {err}");
+    release_with(&[], name, chart, values)
+}
+
+/// The same, with more arguments for helm.
+pub(crate) fn release_with(args: &[&str], name: &str, chart: &str, values: &[&str]) -> Vec<Value> {
+    let command = [&["template", name, chart, "--namespace", "sales"], args].concat();
+    let (fine, out, err) = helm(&command, values);
+    assert!(fine, "{chart}, {args:?}, {values:?}: {err}");
     let documents = out.split("\n---").map(|it| it.trim_start_matches("---"));
     documents
         .map(|it| {
@@ -54,6 +60,15 @@ pub(crate) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
 
 pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|it| it["kind"] == kind).collect()
+}
+
+/// Cluster roles of the nodes: all but those that Kubernetes adds to its own roles for users.
+pub(crate) fn cluster_roles_of_nodes(objects: &[Value]) -> Vec<&Value> {
+    let mut roles = of_kind(objects, "ClusterRole");
+    roles.retain(|it| {
+        it["metadata"]["labels"].get("rbac.authorization.k8s.io/aggregate-to-admin").is_none()
+    });
+    roles
 }
 
 /// The only object of that kind and name.
@@ -88,7 +103,9 @@ pub(crate) fn unknown_fields(object: &Value) -> Vec<String> {
             through::<CustomResourceDefinition>(object)
         }
         // Custom kinds of the Prometheus operator; other tests check them.
-        ("monitoring.coreos.com/v1", "ServiceMonitor" | "PrometheusRule") => Ok(object.clone()),
+        ("monitoring.coreos.com/v1", "ServiceMonitor" | "PodMonitor" | "PrometheusRule") => {
+            Ok(object.clone())
+        }
         (version, kind) => Err(format!("nobody expects a {kind} of {version}")),
     };
     let mut lost = Vec::new();

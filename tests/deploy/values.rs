@@ -22,7 +22,7 @@ struct Row {
     meaning: String,
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
@@ -142,8 +142,15 @@ fn without_default(schema: &Value, values: &Value, path: &str, found: &mut Vec<S
     let Some(properties) = schema["properties"].as_object() else { return };
     for (name, property) in properties {
         let path = format!("{path}/{name}");
-        if ["/resources", "/probes", "/global", "/exports", "/bellwether-operator"]
-            .contains(&path.as_str())
+        if [
+            "/resources",
+            "/probes",
+            "/updateStrategy",
+            "/dnsConfig",
+            "/exports",
+            "/bellwether-operator",
+        ]
+        .contains(&path.as_str())
         {
             continue;
         }

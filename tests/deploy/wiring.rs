@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::{
-    chart::{ETCD, MATRIX, rendered},
-    render::{object, of_kind, text},
+    chart::rendered,
+    matrix::{ETCD, MATRIX},
+    render::{cluster_roles_of_nodes, object, of_kind, text},
 };
 
 fn list<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
@@ -71,6 +72,13 @@ fn every_port_that_is_named_is_one_where_it_leads_to() {
                 for port in list(rule, "/ports") {
                     assert!(ports.contains(&port["port"]), "{name}: {policy} lets in {port}");
                 }
+            }
+        }
+        for monitor in of_kind(&objects, "PodMonitor") {
+            let set = found_by(&objects, &monitor["spec"]["selector"]["matchLabels"]);
+            let ports: Vec<Value> = containers(set).into_iter().flat_map(ports_of).collect();
+            for endpoint in list(monitor, "/spec/podMetricsEndpoints") {
+                assert!(ports.contains(&endpoint["port"]), "{name}: no pod has {endpoint}");
             }
         }
         for monitor in of_kind(&objects, "ServiceMonitor") {
@@ -139,11 +147,9 @@ fn every_binding_gives_a_role_of_the_release_to_an_account_that_a_pod_runs_as() 
                 assert!(!list(binding, "/subjects").is_empty(), "{name}: {binding}");
             }
         }
-        for role in ["Role", "ClusterRole"] {
-            for role in of_kind(&objects, role) {
-                let called = format!("{} {}", text(role, "/kind"), text(role, "/metadata/name"));
-                assert!(bound.contains(&called), "{name}: nobody has {called}");
-            }
+        for role in [of_kind(&objects, "Role"), cluster_roles_of_nodes(&objects)].concat() {
+            let called = format!("{} {}", text(role, "/kind"), text(role, "/metadata/name"));
+            assert!(bound.contains(&called), "{name}: nobody has {called}");
         }
     }
 }

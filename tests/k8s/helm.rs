@@ -14,12 +14,13 @@ use bellwether::k8s::{
         api::{Patch, PatchParams, PostParams},
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     binary::{Process, Ran, bellwether, ended},
     controllers::{SOON, server},
     kube::Space,
+    matrix::MATRIX,
     processes::Pods,
     support::{eventually, tools},
 };
@@ -260,4 +261,69 @@ async fn an_operator_with_a_chart_of_its_own_is_installed_beside_ours() {
     assert_eq!(of("till"), shop_has, "no object of the other one is removed");
     let upgraded = helm(&[&["upgrade"], &shop[..]].concat());
     assert_eq!(upgraded.code, 0, "{}", upgraded.err);
+}
+
+/// Objects as one list, in JSON.
+fn list_of(objects: &[Value]) -> String {
+    json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_accepts_the_objects_of_every_release_of_the_matrix() {
+    // This test needs a server of its own: definitions and runtime classes belong to the whole server.
+    let api = crate::kube::ApiServer::options().start().await;
+    let space = api.namespace("matrix").await;
+    // Objects that the values name.
+    space.kubectl(&["create", "namespace", "monitoring"]);
+    space.kubectl(&["create", "serviceaccount", "mine"]);
+    space.kubectl_apply(
+        "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: gvisor}\nhandler: runsc\n",
+    );
+    let restricted = "pod-security.kubernetes.io/enforce=restricted";
+    space.kubectl(&["label", "namespace", &space.name, restricted]);
+    let file = api.folder().join("matrix.json");
+    let path = file.to_str().unwrap();
+    let try_out = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--validate=strict",
+        "--dry-run=server",
+        "--filename",
+        path,
+    ];
+    for (name, values) in MATRIX {
+        let sets = values.iter().flat_map(|it| ["--set", it]);
+        let args: Vec<&str> =
+            ["template", "shop", "charts/bellwether"].into_iter().chain(sets).collect();
+        let rendered = ended(helm(&space, &args));
+        assert_eq!(rendered.code, 0, "{name}: {}", rendered.err);
+        let documents = rendered.out.split("\n---").map(|it| it.trim_start_matches("---"));
+        let mut objects: Vec<Value> =
+            documents.map(|it| serde_saphyr::from_str(it).unwrap()).collect();
+        // The kinds of the Prometheus operator are not installed.
+        objects.retain(|it| !it.is_null() && it["apiVersion"] != "monitoring.coreos.com/v1");
+        assert!(objects.len() > 5, "{name}: {} objects", objects.len());
+        // The server refuses a pod whose account does not exist, also in a dry run.
+        let accounts: Vec<Value> =
+            objects.iter().filter(|it| it["kind"] == "ServiceAccount").cloned().collect();
+        if !accounts.is_empty() {
+            space.kubectl_apply(&list_of(&accounts));
+        }
+        fs::write(&file, list_of(&objects)).unwrap();
+        let output = space.try_kubectl(&try_out, None);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {errors}");
+        let accepted = String::from_utf8_lossy(&output.stdout).lines().count();
+        assert_eq!(accepted, objects.len(), "{name}: {errors}");
+    }
+    // A value of the wrong type is found.
+    let wrong = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": "wrong" },
+        "spec": { "ports": [{ "port": 8080, "ports": "http" }] },
+    });
+    fs::write(&file, list_of(&[wrong])).unwrap();
+    assert!(!space.try_kubectl(&try_out, None).status.success());
 }

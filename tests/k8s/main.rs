@@ -9,6 +9,8 @@ mod binary;
 #[allow(dead_code, unreachable_pub, reason = "shared with other test binaries")]
 #[path = "../support/kube.rs"]
 mod kube;
+#[path = "../deploy/matrix.rs"]
+mod matrix;
 #[path = "../support/mod.rs"]
 mod support;
 

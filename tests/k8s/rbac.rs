@@ -88,10 +88,12 @@ fn roles(kind: &str, values: &[&str]) -> Vec<(String, Vec<PolicyRule>)> {
     found
 }
 
-/// Rules in the roles of that kind for the nodes.
+/// Rules in the roles of that kind for the nodes. The others are for the pod of `helm test`, and for users.
 fn rules_of_nodes(kind: &str, values: &[&str]) -> Vec<PolicyRule> {
-    let of_nodes = roles(kind, values).into_iter().filter(|(name, _)| !name.ends_with("-check"));
-    of_nodes.flat_map(|(_, rules)| rules).collect()
+    let of_others = ["-check", "-view", "-edit"];
+    let mut of_nodes = roles(kind, values);
+    of_nodes.retain(|(name, _)| !of_others.iter().any(|it| name.ends_with(it)));
+    of_nodes.into_iter().flat_map(|(_, rules)| rules).collect()
 }
 
 /// Rights that the roles of that kind grant to the nodes.

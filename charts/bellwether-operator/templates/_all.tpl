@@ -8,7 +8,7 @@ object includes the templates of the other objects one by one, and the validatio
 */}}
 {{- define "bellwether-operator.all" -}}
 {{- include "bellwether-operator.validate" . -}}
-{{- $objects := list "crds" "serviceaccount" "role" "rolebinding" "clusterrole" "clusterrolebinding" "headlessservice" "service" "leaderservice" "statefulset" "poddisruptionbudget" "networkpolicy" "servicemonitor" "prometheusrule" "dashboards" "testaccount" "testrole" "testrolebinding" "testpod" "extraobjects" -}}
+{{- $objects := list "crds" "serviceaccount" "role" "rolebinding" "clusterrole" "clusterrolebinding" "aggregatedroles" "headlessservice" "service" "leaderservice" "statefulset" "poddisruptionbudget" "networkpolicy" "servicemonitor" "podmonitor" "prometheusrule" "dashboards" "testaccount" "testrole" "testrolebinding" "testpod" "extraobjects" -}}
 {{- range $objects }}
 {{- with include (printf "bellwether-operator.%s" .) $ | trim }}
 ---

@@ -47,7 +47,7 @@ as they are. Nothing where no cluster is asked (`helm template`).
 {{- $known = append $known $crd.metadata.name }}
 {{- $isOurs := or $.Values.crds.adopt (not (hasKey $foreign $crd.metadata.name)) }}
 {{- if and $isOurs (not (has $crd.metadata.name $.Values.crds.exclude)) }}
-{{- $annotations := merge (dict) $.Values.crds.annotations (default (dict) $crd.metadata.annotations) }}
+{{- $annotations := include "bellwether-operator.annotations" (list $ $crd.metadata.annotations $.Values.crds.annotations) | fromYaml }}
 {{- if $.Values.crds.keep }}
 {{- $_ := set $annotations "helm.sh/resource-policy" "keep" }}
 {{- end }}

@@ -1,33 +1,84 @@
+{{/*
+Metadata of a monitor: (list $ VALUES). In a namespace that other releases put theirs into as well, its name begins with the
+namespace of the release.
+*/}}
+{{- define "bellwether-operator.monitorMetadata" -}}
+{{- $root := first . -}}
+{{- with last . -}}
+{{- $isElsewhere := not (has (default "" .namespace) (list "" $root.Release.Namespace)) -}}
+name: {{ include (ternary "bellwether-operator.widename" "bellwether-operator.fullname" $isElsewhere) $root }}
+namespace: {{ default $root.Release.Namespace .namespace }}
+labels: {{- include "bellwether-operator.labelsWith" (list $root .labels) | nindent 2 }}
+{{- with include "bellwether-operator.annotations" (list $root) }}
+annotations: {{- . | nindent 2 }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* What a ServiceMonitor and a PodMonitor have in common, beside their selectors: (list $ VALUES). */}}
+{{- define "bellwether-operator.monitorSpec" -}}
+{{- $root := first . -}}
+{{- with last . -}}
+{{- if not (has (default "" .namespace) (list "" $root.Release.Namespace)) }}
+namespaceSelector: {matchNames: [{{ $root.Release.Namespace | quote }}]}
+{{- end }}
+{{- with .sampleLimit }}
+sampleLimit: {{ int . }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "bellwether-operator.monitorEndpoint" -}}
+port: http
+path: /metrics
+interval: {{ .interval }}
+scrapeTimeout: {{ .scrapeTimeout }}
+{{- if .honorLabels }}
+honorLabels: true
+{{- end }}
+{{- with .relabelings }}
+relabelings: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "bellwether-operator.servicemonitor" -}}
 {{- with .Values.metrics.serviceMonitor }}
 {{- if .enabled }}
 apiVersion: monitoring.coreos.com/v1
 kind: ServiceMonitor
-metadata:
-  name: {{ include "bellwether-operator.fullname" $ }}
-  namespace: {{ $.Release.Namespace }}
-  labels:
-    {{- include "bellwether-operator.labels" $ | nindent 4 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+metadata: {{- include "bellwether-operator.monitorMetadata" (list $ .) | nindent 2 }}
 spec:
   # Only the service of all nodes: a leader would be scraped twice by its own.
   selector:
     matchLabels:
       {{- include "bellwether-operator.selector" $ | nindent 6 }}
       bellwether.dev/service: nodes
+  {{- with include "bellwether-operator.monitorSpec" (list $ .) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   endpoints:
-    - port: http
-      path: /metrics
-      interval: {{ .interval }}
-      scrapeTimeout: {{ .scrapeTimeout }}
-      {{- with .relabelings }}
-      relabelings: {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .metricRelabelings }}
-      metricRelabelings: {{- toYaml . | nindent 8 }}
-      {{- end }}
+    - {{- include "bellwether-operator.monitorEndpoint" . | nindent 6 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "bellwether-operator.podmonitor" -}}
+{{- with .Values.metrics.podMonitor }}
+{{- if .enabled }}
+apiVersion: monitoring.coreos.com/v1
+kind: PodMonitor
+metadata: {{- include "bellwether-operator.monitorMetadata" (list $ .) | nindent 2 }}
+spec:
+  selector:
+    matchLabels: {{- include "bellwether-operator.selector" $ | nindent 6 }}
+  {{- with include "bellwether-operator.monitorSpec" (list $ .) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  podMetricsEndpoints:
+    - {{- include "bellwether-operator.monitorEndpoint" . | nindent 6 }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -84,11 +135,10 @@ kind: PrometheusRule
 metadata:
   name: {{ include "bellwether-operator.fullname" $ }}
   namespace: {{ $.Release.Namespace }}
-  labels:
-    {{- include "bellwether-operator.labels" $ | nindent 4 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  labels: {{- include "bellwether-operator.labelsWith" (list $ .labels) | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list $) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 spec:
   groups: {{- include "bellwether-operator.alertGroups" $ | nindent 4 }}
 {{- end }}
@@ -114,13 +164,9 @@ kind: ConfigMap
 metadata:
   name: {{ include "bellwether-operator.fullname" $ }}-dashboards
   namespace: {{ default $.Release.Namespace .namespace }}
-  labels:
-    {{- include "bellwether-operator.labels" $ | nindent 4 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  annotations:
-    {{- merge (dict) .annotations (dict "grafana_folder" (default $.Chart.Name .folder)) | toYaml | nindent 4 }}
+  labels: {{- include "bellwether-operator.labelsWith" (list $ .labels) | nindent 4 }}
+  {{- $folder := dict "grafana_folder" (default $.Chart.Name .folder) }}
+  annotations: {{- include "bellwether-operator.annotations" (list $ $folder .annotations) | nindent 4 }}
 data: {{- toYaml $data | nindent 2 }}
 {{- end }}
 {{- end }}

@@ -32,8 +32,26 @@ of DNS, and so that a cluster in Kubernetes can have it as its name (46).
 {{- default .Chart.Name .Values.operator.program -}}
 {{- end -}}
 
+{{/*
+Name of an image in the registry `global.imageRegistry`, if that value is set. A registry that the name begins with is
+replaced: the first part of a name is a registry if it has a "." or a ":", or is "localhost".
+
+  include "bellwether-operator.fromRegistry" (list . "registry.example/rates:7")
+*/}}
+{{- define "bellwether-operator.fromRegistry" -}}
+{{- $image := last . -}}
+{{- with ((first .).Values.global).imageRegistry -}}
+{{- $parts := splitn "/" 2 $image -}}
+{{- if and $parts._1 (or (eq $parts._0 "localhost") (regexMatch "[.:]" $parts._0)) -}}
+{{- $image = $parts._1 -}}
+{{- end -}}
+{{- $image = printf "%s/%s" (trimSuffix "/" .) $image -}}
+{{- end -}}
+{{- $image -}}
+{{- end -}}
+
 {{- define "bellwether-operator.image" -}}
-{{- $repository := default .Chart.Name .Values.image.repository -}}
+{{- $repository := include "bellwether-operator.fromRegistry" (list . (default .Chart.Name .Values.image.repository)) -}}
 {{- if .Values.image.digest -}}
 {{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
@@ -41,19 +59,31 @@ of DNS, and so that a cluster in Kubernetes can have it as its name (46).
 {{- end -}}
 {{- end -}}
 
-{{/* Labels that select a pod of the release: never a version, since a selector cannot be changed. */}}
+{{/* Secrets for the registry, of all charts (`global`) and of this one. Nothing if there are none. */}}
+{{- define "bellwether-operator.imagePullSecrets" -}}
+{{- $all := list -}}
+{{- range concat (default list (.Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) -}}
+{{- $all = append $all (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{- with uniq $all }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* Labels that select a pod of the release: never a version or a label of the user, since a selector cannot be changed. */}}
 {{- define "bellwether-operator.selector" -}}
-app.kubernetes.io/name: {{ include "bellwether-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "bellwether-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: node
 {{- end -}}
 
-{{/* Labels of every object, beside those of its component. */}}
+{{/* Labels of every object, beside those of its component. The user's own (`commonLabels`) are among them. */}}
 {{- define "bellwether-operator.common" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/version: {{ include "bellwether-operator.version" . | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: {{ .Chart.Name }}
+{{- $labels := dict -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- $_ := set $labels "app.kubernetes.io/version" (include "bellwether-operator.version" .) -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $_ := set $labels "app.kubernetes.io/part-of" .Chart.Name -}}
+{{- range $name, $value := .Values.commonLabels -}}{{- $_ := set $labels $name $value -}}{{- end -}}
+{{- toYaml $labels -}}
 {{- end -}}
 
 {{- define "bellwether-operator.labels" -}}
@@ -61,10 +91,35 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 {{ include "bellwether-operator.selector" . }}
 {{- end -}}
 
+{{/*
+Labels of an object that has labels of its own, which win over the common ones.
+
+  include "bellwether-operator.labelsWith" (list . .Values.metrics.serviceMonitor.labels)
+*/}}
+{{- define "bellwether-operator.labelsWith" -}}
+{{- $labels := include "bellwether-operator.labels" (first .) | fromYaml -}}
+{{- range $name, $value := last . -}}{{- $_ := set $labels $name $value -}}{{- end -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{/*
+Annotations of an object: those of every object (`commonAnnotations`) and its own, of which the last ones win. Nothing if
+there are none.
+
+  include "bellwether-operator.annotations" (list . .Values.service.annotations)
+*/}}
+{{- define "bellwether-operator.annotations" -}}
+{{- $annotations := dict -}}
+{{- range prepend (rest .) (first .).Values.commonAnnotations -}}
+{{- range $name, $value := . -}}{{- $_ := set $annotations $name $value -}}{{- end -}}
+{{- end -}}
+{{- with $annotations }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
 {{- define "bellwether-operator.testLabels" -}}
 {{ include "bellwether-operator.common" . }}
-app.kubernetes.io/name: {{ include "bellwether-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "bellwether-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: test
 {{- end -}}
 

@@ -7,6 +7,9 @@ metadata:
   name: {{ include "bellwether-operator.fullname" . }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list .) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 spec:
   maxUnavailable: {{ .Values.podDisruptionBudget.maxUnavailable }}
   # A pod that is not Ready guards nothing.
@@ -24,6 +27,9 @@ metadata:
   name: {{ include "bellwether-operator.fullname" . }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list .) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 spec:
   podSelector:
     matchLabels: {{- include "bellwether-operator.selector" . | nindent 6 }}
@@ -38,15 +44,21 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   egress:
-    # DNS
+    # DNS. Its pods on OpenShift listen on another port than its Service, and the policy sees that of the pods.
     - ports:
-        - {protocol: UDP, port: 53}
-        - {protocol: TCP, port: 53}
-    # The API server is no pod: only its ports can be named.
+        {{- range $port := uniq (concat .Values.networkPolicy.dnsPorts (ternary (list 5353) list (eq (include "bellwether-operator.isOpenshift" .) "true"))) }}
+        {{- range list "UDP" "TCP" }}
+        - {protocol: {{ . }}, port: {{ int $port }}}
+        {{- end }}
+        {{- end }}
+    # The API server is no pod: its ports are named, and its addresses only if they are known.
     - ports:
         {{- range .Values.networkPolicy.apiServerPorts }}
         - {protocol: TCP, port: {{ . }}}
         {{- end }}
+      {{- with .Values.networkPolicy.apiServerTo }}
+      to: {{- toYaml . | nindent 8 }}
+      {{- end }}
     {{- if eq (include "bellwether-operator.store" .) "etcd" }}
     {{- $ports := list }}
     {{- range .Values.etcd.endpoints }}
@@ -59,6 +71,9 @@ spec:
         {{- range uniq $ports }}
         - {protocol: TCP, port: {{ . }}}
         {{- end }}
+      {{- with .Values.networkPolicy.etcdTo }}
+      to: {{- toYaml . | nindent 8 }}
+      {{- end }}
     {{- end }}
     {{- with .Values.networkPolicy.egress }}
     {{- toYaml . | nindent 4 }}

@@ -6,8 +6,8 @@ metadata:
   name: {{ include "bellwether-operator.serviceAccount" . }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
-  {{- with .Values.serviceAccount.annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list . .Values.serviceAccount.annotations) }}
+  annotations: {{- . | nindent 4 }}
   {{- end }}
 # The pods ask for the token themselves.
 automountServiceAccountToken: false
@@ -62,6 +62,9 @@ metadata:
   name: {{ include "bellwether-operator.fullname" . }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list .) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 rules: {{- toYaml (include "bellwether-operator.rules" . | fromYaml).own | nindent 2 }}
 {{- end }}
 {{- end -}}
@@ -75,6 +78,9 @@ metadata:
   name: {{ $full }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list .) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $full }}}
 subjects:
   - {kind: ServiceAccount, name: {{ include "bellwether-operator.serviceAccount" . }}, namespace: {{ .Release.Namespace }}}
@@ -89,6 +95,9 @@ kind: ClusterRole
 metadata:
   name: {{ include "bellwether-operator.widename" $ }}
   labels: {{- include "bellwether-operator.labels" $ | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list $) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 rules: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
@@ -103,9 +112,61 @@ kind: ClusterRoleBinding
 metadata:
   name: {{ $wide }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list .) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ $wide }}}
 subjects:
   - {kind: ServiceAccount, name: {{ include "bellwether-operator.serviceAccount" . }}, namespace: {{ .Release.Namespace }}}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/*
+ClusterRoles that Kubernetes adds to its own roles view, edit and admin, for the kinds in files/crds/ of the chart. Kinds
+without a namespace, and the Election, can be read only: an Election that is deleted loses the number of the last fence.
+*/}}
+{{- define "bellwether-operator.aggregatedroles" -}}
+{{- if and .Values.rbac.create .Values.rbac.aggregate }}
+{{- $read := dict }}
+{{- $write := dict }}
+{{- range $crd := (include "bellwether-operator.definitions" . | fromYaml).items }}
+{{- with $crd.spec }}
+{{- $_ := set $read .group (append (default list (get $read .group)) .names.plural) }}
+{{- if and (eq .scope "Namespaced") (ne $crd.metadata.name "elections.bellwether.dev") }}
+{{- $_ := set $write .group (append (default list (get $write .group)) .names.plural) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- include "bellwether-operator.aggregatedrole" (list . "view" $read (list "get" "list" "watch") (list "view" "edit" "admin")) }}
+{{- include "bellwether-operator.aggregatedrole" (list . "edit" $write (list "create" "update" "patch" "delete" "deletecollection") (list "edit" "admin")) }}
+{{- end }}
+{{- end -}}
+
+{{/* One of them: (list $ NAME PLURALS-BY-GROUP VERBS ROLES). Nothing if there are no kinds. */}}
+{{- define "bellwether-operator.aggregatedrole" -}}
+{{- $root := first . -}}
+{{- $verbs := index . 3 -}}
+{{- $labels := dict -}}
+{{- range last . -}}
+{{- $_ := set $labels (printf "rbac.authorization.k8s.io/aggregate-to-%s" .) "true" -}}
+{{- end -}}
+{{- $name := index . 1 -}}
+{{- with index . 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: {{ include "bellwether-operator.widename" $root }}-{{ $name }}
+  labels: {{- include "bellwether-operator.labelsWith" (list $root $labels) | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list $root) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
+rules:
+  {{- range $group, $plurals := . }}
+  - apiGroups: [{{ $group | quote }}]
+    resources: {{- toYaml $plurals | nindent 6 }}
+    verbs: {{- toYaml $verbs | nindent 6 }}
+  {{- end }}
 {{- end }}
 {{- end -}}

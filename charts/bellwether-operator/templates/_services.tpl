@@ -10,8 +10,8 @@ metadata:
   name: {{ include "bellwether-operator.fullname" . }}-headless
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
-  {{- with .Values.service.annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list . .Values.service.annotations) }}
+  annotations: {{- . | nindent 4 }}
   {{- end }}
 spec:
   clusterIP: None
@@ -28,11 +28,9 @@ kind: Service
 metadata:
   name: {{ include "bellwether-operator.fullname" . }}
   namespace: {{ .Release.Namespace }}
-  labels:
-    {{- include "bellwether-operator.labels" . | nindent 4 }}
-    bellwether.dev/service: nodes
-  {{- with .Values.service.annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
+  labels: {{- include "bellwether-operator.labelsWith" (list . (dict "bellwether.dev/service" "nodes")) | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list . .Values.service.annotations) }}
+  annotations: {{- . | nindent 4 }}
   {{- end }}
 spec:
   publishNotReadyAddresses: true
@@ -48,8 +46,8 @@ metadata:
   name: {{ include "bellwether-operator.fullname" . }}-leader
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
-  {{- with .Values.service.annotations }}
-  annotations: {{- toYaml . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list . .Values.service.annotations) }}
+  annotations: {{- . | nindent 4 }}
   {{- end }}
 spec:
   selector:

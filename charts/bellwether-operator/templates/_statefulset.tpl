@@ -5,23 +5,24 @@ metadata:
   name: {{ include "bellwether-operator.fullname" . }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.labels" . | nindent 4 }}
+  {{- with include "bellwether-operator.annotations" (list .) }}
+  annotations: {{- . | nindent 4 }}
+  {{- end }}
 spec:
   # Ordinals are node ids: a pod that is replaced takes up its place in the election and in the graphs.
   serviceName: {{ include "bellwether-operator.fullname" . }}-headless
   replicas: {{ .Values.replicaCount }}
   # No pod waits for another one: the nodes agree among themselves.
   podManagementPolicy: Parallel
-  updateStrategy: {type: RollingUpdate}
+  updateStrategy: {{- default (dict "type" "RollingUpdate") .Values.updateStrategy | toYaml | nindent 4 }}
+  revisionHistoryLimit: {{ int .Values.revisionHistoryLimit }}
   selector:
     matchLabels: {{- include "bellwether-operator.selector" . | nindent 6 }}
   template:
     metadata:
       # No version among them: a chart that changes nothing else restarts no pod.
-      labels:
-        {{- include "bellwether-operator.selector" . | nindent 8 }}
-        {{- with .Values.podLabels }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+      {{- $selector := include "bellwether-operator.selector" . | fromYaml }}
+      labels: {{- merge (dict) $selector (default dict .Values.podLabels) (default dict .Values.commonLabels) | toYaml | nindent 8 }}
       {{- with .Values.podAnnotations }}
       annotations: {{- toYaml . | nindent 8 }}
       {{- end }}
@@ -33,25 +34,16 @@ serviceAccountName: {{ include "bellwether-operator.serviceAccount" . }}
 automountServiceAccountToken: true
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets: {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- if .Values.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml .Values.topologySpreadConstraints | nindent 2 }}
+{{- else if not (or (.Values.affinity).podAffinity (.Values.affinity).podAntiAffinity) }}
 topologySpreadConstraints:
-  {{- if .Values.topologySpreadConstraints }}
-  {{- toYaml .Values.topologySpreadConstraints | nindent 2 }}
-  {{- else }}
   {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
   - maxSkew: 1
     topologyKey: {{ . }}
@@ -59,8 +51,8 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels: {{- include "bellwether-operator.selector" $ | nindent 8 }}
   {{- end }}
-  {{- end }}
-securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- end }}
+{{ include "bellwether-operator.podSettings" . }}
 {{- with include "bellwether-operator.lists" (list . .Values.operator.initContainers .Values.extraInitContainers) | trim }}
 initContainers: {{- . | nindent 2 }}
 {{- end }}
@@ -73,6 +65,58 @@ containers:
 {{- with list $own (include "bellwether-operator.lists" (list . .Values.operator.volumes .Values.extraVolumes) | trim) | compact }}
 volumes: {{- join "\n" . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* Fields that the pods of the nodes and the pod of `helm test` have in common. */}}
+{{- define "bellwether-operator.podSettings" -}}
+{{- with include "bellwether-operator.imagePullSecrets" . }}
+imagePullSecrets: {{- . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . | quote }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- include "bellwether-operator.securityContext" (list . .Values.podSecurityContext) | nindent 2 }}
+{{- end -}}
+
+{{/* "true" on OpenShift. In a YAML file the words on and off are booleans. */}}
+{{- define "bellwether-operator.isOpenshift" -}}
+{{- $is := toString .Values.openshift -}}
+{{- if eq $is "auto" -}}
+{{- $is = .Capabilities.APIVersions.Has "security.openshift.io/v1" | toString -}}
+{{- end -}}
+{{- if has $is (list "on" "true") }}true{{ end -}}
+{{- end -}}
+
+{{/*
+Security context of a pod or a container. OpenShift assigns the ids of user and group from the range of the namespace, and
+refuses pods that name others: they are left out there.
+
+  include "bellwether-operator.securityContext" (list . .Values.securityContext)
+*/}}
+{{- define "bellwether-operator.securityContext" -}}
+{{- $context := default dict (last .) -}}
+{{- if include "bellwether-operator.isOpenshift" (first .) -}}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- end -}}
+{{- toYaml $context -}}
 {{- end -}}
 
 {{- define "bellwether-operator.container" -}}
@@ -109,7 +153,7 @@ volumes: {{- join "\n" . | nindent 2 }}
     httpGet: {path: /readyz, port: http}
     {{- toYaml .Values.probes.readiness | nindent 4 }}
   resources: {{- toYaml .Values.resources | nindent 4 }}
-  securityContext: {{- toYaml .Values.securityContext | nindent 4 }}
+  securityContext: {{- include "bellwether-operator.securityContext" (list . .Values.securityContext) | nindent 4 }}
   {{- $own := include "bellwether-operator.clusterMounts" . | trim }}
   {{- with list $own (include "bellwether-operator.lists" (list . .Values.operator.volumeMounts .Values.extraVolumeMounts) | trim) | compact }}
   volumeMounts: {{- join "\n" . | nindent 4 }}

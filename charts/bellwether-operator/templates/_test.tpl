@@ -17,10 +17,13 @@ takes or leaves them together.
 name: {{ include "bellwether-operator.testName" . }}
 namespace: {{ .Release.Namespace }}
 labels: {{- include "bellwether-operator.testLabels" . | nindent 2 }}
-annotations:
-  helm.sh/hook: test
-  helm.sh/hook-weight: "-1"
-  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+annotations: {{- include "bellwether-operator.testAnnotations" (list . (dict "helm.sh/hook-weight" "-1")) | nindent 2 }}
+{{- end -}}
+
+{{/* Annotations that make an object a part of `helm test`: (list $ MORE). */}}
+{{- define "bellwether-operator.testAnnotations" -}}
+{{- $hook := dict "helm.sh/hook" "test" "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" -}}
+{{- include "bellwether-operator.annotations" (append . $hook) -}}
 {{- end -}}
 
 {{- define "bellwether-operator.testaccount" -}}
@@ -72,9 +75,7 @@ metadata:
   name: {{ include "bellwether-operator.testName" . }}
   namespace: {{ .Release.Namespace }}
   labels: {{- include "bellwether-operator.testLabels" . | nindent 4 }}
-  annotations:
-    helm.sh/hook: test
-    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+  annotations: {{- include "bellwether-operator.testAnnotations" (list .) | nindent 4 }}
 spec:
   restartPolicy: Never
   {{- if include "bellwether-operator.hasTestAccount" . }}
@@ -85,16 +86,7 @@ spec:
   {{- end }}
   automountServiceAccountToken: true
   enableServiceLinks: false
-  {{- with .Values.imagePullSecrets }}
-  imagePullSecrets: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  securityContext: {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  {{- include "bellwether-operator.podSettings" . | trim | nindent 2 }}
   containers:
     - name: check
       image: {{ include "bellwether-operator.image" . | quote }}
@@ -108,7 +100,7 @@ spec:
       resources:
         requests: {cpu: 10m, memory: 32Mi}
         limits: {memory: 128Mi}
-      securityContext: {{- toYaml .Values.securityContext | nindent 8 }}
+      securityContext: {{- include "bellwether-operator.securityContext" (list . .Values.securityContext) | nindent 8 }}
       {{- with include "bellwether-operator.clusterMounts" . | trim }}
       volumeMounts: {{- . | nindent 8 }}
       {{- end }}

@@ -65,4 +65,29 @@
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) .Values.rbac.create }}
 {{- fail "\n\nserviceAccount.name is empty and serviceAccount.create is off: the roles would go to the namespace's default account. Name an account, or set rbac.create=false.\n" }}
 {{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled (.Values.metrics.podMonitor).enabled }}
+{{- fail "\n\nmetrics.serviceMonitor and metrics.podMonitor are both enabled: Prometheus would scrape each node twice. Enable one of them.\n" }}
+{{- end }}
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "bellwether.dev/role" "bellwether.dev/service" }}
+{{- range $name, $_ := .Values.podLabels }}
+{{- if has $name $own }}
+{{- fail (printf "\n\npodLabels: the chart sets the label %s itself, and selects pods by it: leave it out.\n" $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.commonLabels }}
+{{- if or (has $name $own) (has $name (list "app.kubernetes.io/managed-by" "app.kubernetes.io/version" "helm.sh/chart")) }}
+{{- fail (printf "\n\ncommonLabels: the chart sets the label %s itself: leave it out.\n" $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.commonAnnotations }}
+{{- if or (hasPrefix "helm.sh/" $name) (hasPrefix "meta.helm.sh/" $name) }}
+{{- fail (printf "\n\ncommonAnnotations: Helm gives the annotation %s a meaning for one object, and not for all of them: leave it out.\n" $name) }}
+{{- end }}
+{{- end }}
+{{- if and (eq (toString (.Values.updateStrategy).type) "OnDelete") .Values.updateStrategy.rollingUpdate }}
+{{- fail "\n\nupdateStrategy.rollingUpdate is set, but updateStrategy.type is OnDelete: leave rollingUpdate out, or set the type RollingUpdate.\n" }}
+{{- end }}
+{{- if and (eq (toString .Values.dnsPolicy) "None") (not (.Values.dnsConfig).nameservers) }}
+{{- fail "\n\ndnsPolicy is None, but dnsConfig names no server: set dnsConfig.nameservers.\n" }}
+{{- end }}
 {{- end -}}
