@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench sim mutants tools image e2e
+.PHONY: help run test lint package bench sim mutants tools image e2e
 
 # Test servers and tools are built once, outside the tree.
 export BELLWETHER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bellwether
@@ -33,6 +33,10 @@ test: ## every test
 lint: ## format, lints, docs, licences; warnings are errors
 	@$(NEED) protoc cc
 	@tests/tools/lint.sh
+
+package: ## the archive of the package, and programs of others that are built on it
+	@$(NEED) protoc cc
+	@tests/tools/package.sh
 
 bench: ## the numbers, beside the raw limits of the same run (ARGS=--quick; ARGS=crash)
 	@$(NEED) protoc cc

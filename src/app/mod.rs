@@ -218,7 +218,8 @@ impl App {
             AppCommand::Print(args) => {
                 let (definitions, rules) = (self.definitions(), self.rules());
                 let (name, version) = (self.name, self.version);
-                args.print(Described { name, version, definitions, rules })?;
+                let dashboards = monitoring::dashboards(name);
+                args.print(Described { name, version, definitions, rules, dashboards })?;
                 Ok(ExitCode::SUCCESS)
             }
         }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::{
     crds::{self, CrdsArgs},
     exit::{Exit, Failure},
-    monitoring,
+    monitoring::{self, Dashboard},
     output::{self, Layout},
     settings::Settings,
 };
@@ -43,6 +43,7 @@ pub(crate) struct Described<'a> {
     pub(crate) version: &'a str,
     pub(crate) definitions: Vec<CustomResourceDefinition>,
     pub(crate) rules: Rules,
+    pub(crate) dashboards: Vec<Dashboard>,
 }
 
 impl PrintArgs {
@@ -55,7 +56,7 @@ impl PrintArgs {
         match &self.what {
             Printed::Crds(args) => crds::crds(args, operator.definitions),
             Printed::Rbac(args) => rbac(args, &operator.rules),
-            Printed::Dashboards(_) => dashboards(operator.name),
+            Printed::Dashboards(args) => dashboards(args, &operator.dashboards),
             Printed::Alerts(args) => alerts(args),
             Printed::Values(_) => values(&operator),
             Printed::Files(args) => files(args, &operator),
@@ -112,12 +113,16 @@ fn rbac(args: &RbacArgs, rules: &Rules) -> Result<(), Failure> {
     output::print(&rules.manifests(&args.cluster, &args.namespace, reach))
 }
 
-/// Prints the Grafana dashboards as JSON
+/// Prints the Grafana dashboards as JSON, all of them or the one of that name
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-For Grafana 10 and later: import it, or put it into a folder that Grafana is provisioned from. The Helm \
-chart carries it as a ConfigMap for Grafana's sidecar.")]
-pub(crate) struct DashboardsArgs {}
+For Grafana 10 and later: import one, or put all into a folder that Grafana is provisioned from. The Helm \
+chart has them as a ConfigMap for Grafana's sidecar. `print files` writes each into a file of its own.")]
+pub(crate) struct DashboardsArgs {
+    /// Name of one dashboard, for instance elections
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
 
 /// Prints the alert rules, each with its runbook
 #[derive(Args, Debug)]
@@ -153,9 +158,16 @@ pub(crate) struct AlertsArgs {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if standard output is closed.
-pub(crate) fn dashboards(operator: &str) -> Result<(), Failure> {
-    for dashboard in monitoring::dashboards(operator) {
+/// A [`Failure`] if there is no dashboard of that name, or if standard output is closed.
+pub(crate) fn dashboards(args: &DashboardsArgs, all: &[Dashboard]) -> Result<(), Failure> {
+    let is_meant = |it: &&Dashboard| args.name.as_ref().is_none_or(|name| it.name() == name);
+    let meant: Vec<_> = all.iter().filter(is_meant).collect();
+    if meant.is_empty() {
+        let names: Vec<_> = all.iter().map(Dashboard::name).collect();
+        let what = format!("NAME {:?} is no dashboard", args.name.as_deref().unwrap_or_default());
+        return Err(Failure::new(Exit::Usage, what).try_this(&format!("one of {}", names.join(", "))));
+    }
+    for dashboard in meant {
         output::print_json(&dashboard.to_json(), Layout::Pretty)?;
     }
     Ok(())
@@ -211,7 +223,7 @@ pub(crate) struct FilesArgs {
 
 /// Runs the command `print files`.
 fn files(args: &FilesArgs, operator: &Described<'_>) -> Result<(), Failure> {
-    let mut files = common_files(operator.name);
+    let mut files = common_files(&operator.dashboards);
     files.push(("rbac.yaml".to_owned(), operator.rules.yaml()));
     let election = crd::election();
     for definition in operator.definitions.iter().filter(|it| **it != election) {
@@ -238,14 +250,14 @@ fn files(args: &FilesArgs, operator: &Described<'_>) -> Result<(), Failure> {
         .try_this("write them with the same command without --check"))
 }
 
-/// Files that depend on the name of the operator alone: paths below the folder files/ of the chart, and contents.
-pub(crate) fn common_files(operator: &str) -> Vec<(String, String)> {
+/// Files that every operator has: paths below the folder files/ of the chart, and contents.
+pub(crate) fn common_files(dashboards: &[Dashboard]) -> Vec<(String, String)> {
     let mut files = vec![
         ("alerts.yaml".to_owned(), monitoring::alerts(monitoring::RUNBOOKS)),
         definition_file(&crd::election()),
     ];
-    for dashboard in monitoring::dashboards(operator) {
-        let text = format!("{:#}\n", dashboard.to_json());
+    for dashboard in dashboards {
+        let text = format!("{}\n", dashboard.to_json());
         files.push((format!("dashboards/{}.json", dashboard.uid()), text));
     }
     files

@@ -15,6 +15,7 @@ use crate::{
         exit::{self, Failure},
         launch::{Launch, Start},
         logs::LogArgs,
+        monitoring::{self, Dashboard},
         print::{self, AlertsArgs, DashboardsArgs, Described, PrintArgs},
     },
     operator,
@@ -52,7 +53,14 @@ fn described() -> Described<'static> {
         version: env!("CARGO_PKG_VERSION"),
         definitions: operator::definitions(),
         rules: run::rules(),
+        dashboards: dashboards(),
     }
+}
+
+fn dashboards() -> Vec<Dashboard> {
+    let mut all = monitoring::dashboards(NAME);
+    all.push(monitoring::uptime_dashboard(NAME));
+    all
 }
 
 impl Command {
@@ -78,7 +86,7 @@ impl Command {
             Self::Shared(command) => command.run(&operator::definitions()).await,
             Self::Print(args) => args.print(described()).and(done),
             Self::Crds(args) => crds::crds(&args, operator::definitions()).and(done),
-            Self::Dashboards(_) => print::dashboards(NAME).and(done),
+            Self::Dashboards(args) => print::dashboards(&args, &dashboards()).and(done),
             Self::Alerts(args) => print::alerts(&args).and(done),
             Self::New(args) => new::new(&args),
         }

@@ -19,9 +19,6 @@
 //! # }
 //! ```
 
-#[cfg(feature = "app")]
-#[doc(hidden)]
-pub mod grafana;
 pub mod logs;
 pub mod metrics;
 #[cfg(feature = "status")]

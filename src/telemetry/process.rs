@@ -6,29 +6,21 @@ use prometheus::{Counter, Gauge};
 
 use crate::metrics::Build;
 
-pub(crate) const CPU_SECONDS: &str = "process_cpu_seconds_total";
-pub(crate) const OPEN_FDS: &str = "process_open_fds";
-pub(crate) const MAX_FDS: &str = "process_max_fds";
-pub(crate) const VIRTUAL_MEMORY: &str = "process_virtual_memory_bytes";
-pub(crate) const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
-pub(crate) const START_TIME: &str = "process_start_time_seconds";
-pub(crate) const THREADS: &str = "process_threads";
-
 /// Makes metrics that are read from `/proc/self` at each scrape. A value that cannot be read keeps its last
 /// value.
 pub(super) fn process(b: &Build) {
     b.computed(|b| {
         let gauge = |name, help| b.add(Gauge::new(name, help));
         let cpu = b.add(Counter::new(
-            CPU_SECONDS,
+            "process_cpu_seconds_total",
             "Processor time this process has used, in user and system mode, in seconds.",
         ));
-        let open_fds = gauge(OPEN_FDS, "File descriptors that are open.");
-        let max_fds = gauge(MAX_FDS, "File descriptors that may be open.");
-        let virtual_memory = gauge(VIRTUAL_MEMORY, "Virtual memory, in bytes.");
-        let resident_memory = gauge(RESIDENT_MEMORY, "Resident memory, in bytes.");
-        let start_time = gauge(START_TIME, "When this process started, in seconds of Unix time.");
-        let threads = gauge(THREADS, "Threads of this process.");
+        let open_fds = gauge("process_open_fds", "File descriptors that are open.");
+        let max_fds = gauge("process_max_fds", "File descriptors that may be open.");
+        let virtual_memory = gauge("process_virtual_memory_bytes", "Virtual memory, in bytes.");
+        let resident_memory = gauge("process_resident_memory_bytes", "Resident memory, in bytes.");
+        let start_time = gauge("process_start_time_seconds", "When this process started, in seconds of Unix time.");
+        let threads = gauge("process_threads", "Threads of this process.");
         move || {
             let stat = fs::read_to_string("/proc/self/stat").ok();
             if let Some(usage) = stat.and_then(|stat| parse_stat(&stat)) {

@@ -1,6 +1,9 @@
 //! The dashboards follow the rules for dashboards, and the chart contains them as the command prints them.
 
+use std::collections::BTreeSet;
+
 use bellwether::app::monitoring;
+use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::{
@@ -8,17 +11,45 @@ use crate::{
     lint,
 };
 
+/// Names and models of all dashboards of our operator.
+pub(crate) fn all_dashboards() -> Vec<(String, Value)> {
+    let mut all = monitoring::dashboards("bellwether");
+    all.push(monitoring::uptime_dashboard("bellwether"));
+    all.into_iter().map(|it| (it.name().to_owned(), it.to_json())).collect()
+}
+
 fn elections() -> Value {
-    monitoring::dashboards("bellwether")[0].to_json()
+    let mut all = all_dashboards().into_iter();
+    all.find(|(name, _)| name == "elections").unwrap().1
 }
 
 #[test]
 fn dashboards_keep_every_rule() {
     let rows = catalogue();
-    for dashboard in monitoring::dashboards("bellwether") {
-        let broken = lint::broken_rules(&dashboard.to_json(), &rows);
-        assert_eq!(broken, Vec::<String>::new(), "{}", dashboard.uid());
+    for (name, model) in all_dashboards() {
+        let broken = lint::broken_rules(&model, &rows);
+        assert_eq!(broken, Vec::<String>::new(), "{name}");
     }
+}
+
+#[test]
+fn every_metric_is_on_a_panel() {
+    let mut shown = BTreeSet::new();
+    let word = Regex::new(r"\w+").unwrap();
+    for (_, model) in all_dashboards() {
+        for panel in lint::panels(&model) {
+            for target in panel["targets"].as_array().unwrap() {
+                let query = target["expr"].as_str().unwrap();
+                shown.extend(word.find_iter(query).map(|it| it.as_str().to_owned()));
+            }
+        }
+    }
+    let hidden: Vec<_> = catalogue()
+        .into_iter()
+        .map(|row| if row.kind == "histogram" { row.name + "_bucket" } else { row.name })
+        .filter(|name| !shown.contains(name))
+        .collect();
+    assert_eq!(hidden, Vec::<String>::new());
 }
 
 /// Change that makes a dashboard break a rule.
@@ -62,8 +93,8 @@ fn the_rules_are_looked_at() {
 
 #[test]
 fn the_chart_carries_the_dashboards_as_they_are_printed() {
-    for dashboard in monitoring::dashboards("bellwether") {
-        let text = serde_json::to_string_pretty(&dashboard.to_json()).unwrap() + "\n";
-        assert_kept(&format!("charts/bellwether/files/dashboards/{}.json", dashboard.uid()), &text);
+    for (name, model) in all_dashboards() {
+        let path = format!("charts/bellwether/files/dashboards/bellwether-{name}.json");
+        assert_kept(&path, &format!("{model}\n"));
     }
 }

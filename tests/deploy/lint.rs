@@ -107,7 +107,12 @@ pub(crate) fn broken_in_query(query: &str, catalogue: &[MetricRow], narrowed: bo
     let series = Regex::new(r"\b((?:bellwether|leader_election|process|workqueue|controller_runtime|rest_client)_\w+)(\{[^}]*\})?").unwrap();
     let matcher = Regex::new(r"(\w+)\s*(?:=|!)").unwrap();
     let mut labels: Vec<String> = OF_THE_TARGET.map(str::to_owned).to_vec();
-    let mut found = false;
+    // Alerts and etcd, which are narrowed as far as they have the labels.
+    let others = Regex::new(r#"\b(?:ALERTS|etcd_\w+)\{cluster=~"\$cluster""#).unwrap();
+    let mut found = narrowed && others.is_match(query);
+    if found {
+        labels.push("alertname".to_owned());
+    }
     for one in series.captures_iter(query) {
         found = true;
         let (name, at) = (&one[1], one.get(0).unwrap());

@@ -16,6 +16,7 @@ mod library;
 mod lint;
 mod live;
 mod matrix;
+mod pictures;
 mod render;
 mod values;
 mod wiring;

@@ -1,13 +1,16 @@
 //! Dashboards for Grafana and alert rules for Prometheus.
 //!
-//! The dashboards name metrics by the constants that register them; the rules are a file of the chart. The chart
-//! carries what the commands `bellwether dashboards` and `bellwether alerts` print; a test compares.
+//! The dashboards are files in `dashboards/`, the rules are a file of the chart. The chart has what the commands
+//! `bellwether dashboards` and `bellwether alerts` print. A test compares.
 
-mod elections;
+mod dashboard;
+mod narrow;
+mod panel;
 
 use serde_json::json;
 
-use crate::telemetry::grafana::Dashboard;
+pub use self::dashboard::Dashboard;
+use self::narrow::{Metrics, registered};
 
 /// Base of the URLs of the runbooks by default: `docs/runbooks/` as it is published.
 pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
@@ -15,10 +18,29 @@ pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
 /// The alert rules as the chart carries them, with the runbooks below [`RUNBOOKS`].
 const ALERTS: &str = include_str!("../../../charts/bellwether/files/alerts.yaml");
 
-/// All dashboards for Grafana, of the operator of that name. The name is in their titles and identifiers, so that
-/// the dashboards of two operators stand side by side.
+/// Names and files of the dashboards of every operator.
+const DASHBOARDS: [(&str, &str); 6] = [
+    ("overview", include_str!("dashboards/overview.yaml")),
+    ("elections", include_str!("dashboards/elections.yaml")),
+    ("nodes", include_str!("dashboards/nodes.yaml")),
+    ("shards", include_str!("dashboards/shards.yaml")),
+    ("controllers", include_str!("dashboards/controllers.yaml")),
+    ("store", include_str!("dashboards/store.yaml")),
+];
+
+/// The dashboards for Grafana that fit every operator, for the operator of that name.
 pub fn dashboards(operator: &str) -> Vec<Dashboard> {
-    vec![elections::dashboard(operator)]
+    let metrics = Metrics::new(registered());
+    DASHBOARDS.map(|(name, file)| Dashboard::of(file, name, operator, &metrics)).into()
+}
+
+/// The dashboard of the uptime checks.
+#[cfg(feature = "uptime")]
+pub fn uptime_dashboard(operator: &str) -> Dashboard {
+    use crate::{operator::uptime::metrics::UptimeMetrics, telemetry::metrics::describe};
+    let mut rows = registered();
+    rows.extend(describe(&UptimeMetrics::collectors()));
+    Dashboard::of(include_str!("dashboards/uptime.yaml"), "uptime", operator, &Metrics::new(rows))
 }
 
 /// The alert rules as a rule file of Prometheus, in YAML, with the runbooks below this URL.

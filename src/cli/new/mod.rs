@@ -19,7 +19,7 @@ use self::names::Names;
 use crate::{
     app::{
         exit::{Exit, Failure},
-        output, print,
+        monitoring, output, print,
     },
     k8s::rbac::Rules,
 };
@@ -158,7 +158,7 @@ fn write_files(project: &Path, names: &Names, library: Option<&Path>) -> io::Res
         let text = if *path == RULES { Rules::sorted(&text).yaml() } else { text };
         write(&project.join(names.in_place_of_website(path)), &text)?;
     }
-    for (path, text) in print::common_files(&names.project) {
+    for (path, text) in print::common_files(&monitoring::dashboards(&names.project)) {
         write(&project.join("chart/files").join(path), &text)?;
     }
     // The library chart is the same in each project.

@@ -417,6 +417,7 @@ impl Driver {
         metrics.term.set(view.record().map_or(0, |record| record.term.0));
         let shown = self.shared.published.shown.borrow();
         metrics.leader_suspended.set(i64::from(shown.is_leader_suspended()));
+        metrics.drained.set(i64::from(view.is_drained(self.options.engine.id)));
         if std::mem::take(&mut self.shards_unmeasured) {
             for (work, _) in view.plans() {
                 let unowned = metrics.shards_unowned.with_label_values(&[work.as_str()]);

@@ -6,7 +6,7 @@ use super::*;
 
 /// Values of a scrape, by name.
 fn shown(registry: &Registry) -> Vec<(String, f64)> {
-    let wanted = [names::MEMBERS, names::SHARDS_UNOWNED, names::TERM, names::ROLE, names::MASTER];
+    let wanted = ["bellwether_members", "bellwether_shards_unowned", "bellwether_term", "bellwether_role", "leader_election_master_status"];
     let families = registry.gather();
     let of = |family: &MetricFamily| {
         let values = family.get_metric().iter().map(|it| it.get_gauge().get_value());
@@ -26,18 +26,18 @@ fn what_is_not_known_is_not_shown_as_well() {
     metrics.shards_unowned.with_label_values(&["uptime"]).set(0);
     metrics.master.with_label_values(&["shop"]).set(1);
 
-    let unknown = [(names::ROLE.to_owned(), 0.0), (names::MASTER.to_owned(), 0.0)];
+    let unknown = [("bellwether_role".to_owned(), 0.0), ("leader_election_master_status".to_owned(), 0.0)];
     assert_eq!(shown(&registry), unknown, "nothing was seen yet");
 
     let now = clock::boot_now();
     metrics.view_age.set(now);
     metrics.authority_remaining.set(Some(now + Duration::from_secs(3600)));
     let all = [
-        (names::MEMBERS, 3.0),
-        (names::ROLE, 1.0),
-        (names::SHARDS_UNOWNED, 0.0),
-        (names::TERM, 7.0),
-        (names::MASTER, 1.0),
+        ("bellwether_members", 3.0),
+        ("bellwether_role", 1.0),
+        ("bellwether_shards_unowned", 0.0),
+        ("bellwether_term", 7.0),
+        ("leader_election_master_status", 1.0),
     ];
     assert_eq!(shown(&registry), all.map(|(name, value)| (name.to_owned(), value)));
 
