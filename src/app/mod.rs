@@ -218,7 +218,7 @@ impl App {
             AppCommand::Print(args) => {
                 let (definitions, rules) = (self.definitions(), self.rules());
                 let (name, version) = (self.name, self.version);
-                args.print(Described { name, version, definitions, rules })?;
+                args.print(Described { name, version, definitions, rules, alerts: &[] })?;
                 Ok(ExitCode::SUCCESS)
             }
         }

@@ -15,6 +15,7 @@ use crate::{
         exit::{self, Failure},
         launch::{Launch, Start},
         logs::LogArgs,
+        monitoring::{RuleFile, UPTIME_ALERTS},
         print::{self, AlertsArgs, DashboardsArgs, Described, PrintArgs},
     },
     operator,
@@ -46,12 +47,16 @@ enum Command {
 /// Name of the reference operator.
 const NAME: &str = "bellwether";
 
+/// Alert rules that only the reference operator has.
+const ALERTS: &[RuleFile] = &[UPTIME_ALERTS];
+
 fn described() -> Described<'static> {
     Described {
         name: NAME,
         version: env!("CARGO_PKG_VERSION"),
         definitions: operator::definitions(),
         rules: run::rules(),
+        alerts: ALERTS,
     }
 }
 
@@ -79,7 +84,7 @@ impl Command {
             Self::Print(args) => args.print(described()).and(done),
             Self::Crds(args) => crds::crds(&args, operator::definitions()).and(done),
             Self::Dashboards(_) => print::dashboards(NAME).and(done),
-            Self::Alerts(args) => print::alerts(&args).and(done),
+            Self::Alerts(args) => print::alerts(&args, ALERTS).and(done),
             Self::New(args) => new::new(&args),
         }
     }

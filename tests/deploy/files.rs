@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use bellwether::{
+    k8s::{client::ClientMetrics, operator::OperatorMetrics, queue::QueueMetrics},
     node::NodeMetrics,
     operator::uptime::metrics::UptimeMetrics,
     telemetry::{
@@ -30,7 +31,10 @@ pub(crate) fn assert_kept(path: &str, wanted: &str) {
 /// All metrics of a process of ours.
 pub(crate) fn catalogue() -> Vec<MetricRow> {
     let mut rows = describe(&NodeMetrics::collectors());
+    rows.extend(describe(&OperatorMetrics::collectors()));
+    rows.extend(describe(&QueueMetrics::collectors()));
     rows.extend(describe(&UptimeMetrics::collectors()));
+    rows.extend(describe(&ClientMetrics::collectors()));
     rows.extend(describe(&ServerMetrics::collectors()));
     rows.extend(describe(&metrics::base_collectors()));
     rows
