@@ -218,8 +218,8 @@ impl App {
             AppCommand::Print(args) => {
                 let (definitions, rules) = (self.definitions(), self.rules());
                 let (name, version) = (self.name, self.version);
-                let dashboards = monitoring::dashboards(name);
-                args.print(Described { name, version, definitions, rules, dashboards })?;
+                let (alerts, dashboards) = (&[][..], monitoring::dashboards(name));
+                args.print(Described { name, version, definitions, rules, alerts, dashboards })?;
                 Ok(ExitCode::SUCCESS)
             }
         }

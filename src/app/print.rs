@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::{
     crds::{self, CrdsArgs},
     exit::{Exit, Failure},
-    monitoring::{self, Dashboard},
+    monitoring::{self, Dashboard, RuleFile},
     output::{self, Layout},
     settings::Settings,
 };
@@ -44,6 +44,8 @@ pub(crate) struct Described<'a> {
     pub(crate) definitions: Vec<CustomResourceDefinition>,
     pub(crate) rules: Rules,
     pub(crate) dashboards: Vec<Dashboard>,
+    /// Alert rules beside those that every operator has.
+    pub(crate) alerts: &'a [RuleFile],
 }
 
 impl PrintArgs {
@@ -57,7 +59,7 @@ impl PrintArgs {
             Printed::Crds(args) => crds::crds(args, operator.definitions),
             Printed::Rbac(args) => rbac(args, &operator.rules),
             Printed::Dashboards(args) => dashboards(args, &operator.dashboards),
-            Printed::Alerts(args) => alerts(args),
+            Printed::Alerts(args) => alerts(args, operator.alerts),
             Printed::Values(_) => values(&operator),
             Printed::Files(args) => files(args, &operator),
         }
@@ -173,16 +175,16 @@ pub(crate) fn dashboards(args: &DashboardsArgs, all: &[Dashboard]) -> Result<(),
     Ok(())
 }
 
-/// Runs the command `alerts`.
+/// Runs the command `alerts`. The rules are those of every operator, and `more`.
 ///
 /// # Errors
 ///
 /// A [`Failure`] if standard output is closed.
-pub(crate) fn alerts(args: &AlertsArgs) -> Result<(), Failure> {
+pub(crate) fn alerts(args: &AlertsArgs, more: &[RuleFile]) -> Result<(), Failure> {
     output::print(&if args.prometheus_rule {
-        monitoring::prometheus_rule(&args.name, &args.runbooks)
+        monitoring::prometheus_rule(&args.name, more, &args.runbooks)
     } else {
-        monitoring::alerts(&args.runbooks)
+        monitoring::alerts(more, &args.runbooks)
     })
 }
 
@@ -225,6 +227,9 @@ pub(crate) struct FilesArgs {
 fn files(args: &FilesArgs, operator: &Described<'_>) -> Result<(), Failure> {
     let mut files = common_files(&operator.dashboards);
     files.push(("rbac.yaml".to_owned(), operator.rules.yaml()));
+    for file in operator.alerts {
+        files.push((format!("alerts/{}", file.name), file.text.to_owned()));
+    }
     let election = crd::election();
     for definition in operator.definitions.iter().filter(|it| **it != election) {
         files.push(definition_file(definition));
@@ -253,7 +258,7 @@ fn files(args: &FilesArgs, operator: &Described<'_>) -> Result<(), Failure> {
 /// Files that every operator has: paths below the folder files/ of the chart, and contents.
 pub(crate) fn common_files(dashboards: &[Dashboard]) -> Vec<(String, String)> {
     let mut files = vec![
-        ("alerts.yaml".to_owned(), monitoring::alerts(monitoring::RUNBOOKS)),
+        ("alerts.yaml".to_owned(), monitoring::alerts(&[], monitoring::RUNBOOKS)),
         definition_file(&crd::election()),
     ];
     for dashboard in dashboards {

@@ -15,7 +15,7 @@ use crate::{
         exit::{self, Failure},
         launch::{Launch, Start},
         logs::LogArgs,
-        monitoring::{self, Dashboard},
+        monitoring::{self, Dashboard, RuleFile, UPTIME_ALERTS},
         print::{self, AlertsArgs, DashboardsArgs, Described, PrintArgs},
     },
     operator,
@@ -47,6 +47,9 @@ enum Command {
 /// Name of the reference operator.
 const NAME: &str = "bellwether";
 
+/// Alert rules that only the reference operator has.
+const ALERTS: &[RuleFile] = &[UPTIME_ALERTS];
+
 fn described() -> Described<'static> {
     Described {
         name: NAME,
@@ -54,6 +57,7 @@ fn described() -> Described<'static> {
         definitions: operator::definitions(),
         rules: run::rules(),
         dashboards: dashboards(),
+        alerts: ALERTS,
     }
 }
 
@@ -87,7 +91,7 @@ impl Command {
             Self::Print(args) => args.print(described()).and(done),
             Self::Crds(args) => crds::crds(&args, operator::definitions()).and(done),
             Self::Dashboards(args) => print::dashboards(&args, &dashboards()).and(done),
-            Self::Alerts(args) => print::alerts(&args).and(done),
+            Self::Alerts(args) => print::alerts(&args, ALERTS).and(done),
             Self::New(args) => new::new(&args),
         }
     }

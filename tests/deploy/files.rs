@@ -33,8 +33,8 @@ pub(crate) fn catalogue() -> Vec<MetricRow> {
     let mut rows = describe(&NodeMetrics::collectors());
     rows.extend(describe(&OperatorMetrics::collectors()));
     rows.extend(describe(&QueueMetrics::collectors()));
-    rows.extend(describe(&ClientMetrics::collectors()));
     rows.extend(describe(&UptimeMetrics::collectors()));
+    rows.extend(describe(&ClientMetrics::collectors()));
     rows.extend(describe(&ServerMetrics::collectors()));
     rows.extend(describe(&metrics::base_collectors()));
     rows

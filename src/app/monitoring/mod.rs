@@ -28,6 +28,22 @@ const DASHBOARDS: [(&str, &str); 6] = [
     ("store", include_str!("dashboards/store.yaml")),
 ];
 
+/// More alert rules, which only the reference operator has: a rule file of its own in the chart.
+#[cfg(feature = "uptime")]
+pub const UPTIME_ALERTS: RuleFile = RuleFile {
+    name: "uptime.yaml",
+    text: include_str!("../../../charts/bellwether/files/alerts/uptime.yaml"),
+};
+
+/// Rule file of an operator beside the rules that every operator has.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleFile {
+    /// Name of the file below `files/alerts/` of the chart.
+    pub name: &'static str,
+    /// Rules in YAML, with the groups after the line `groups:` and the runbooks below [`RUNBOOKS`].
+    pub text: &'static str,
+}
+
 /// The dashboards for Grafana that fit every operator, for the operator of that name.
 pub fn dashboards(operator: &str) -> Vec<Dashboard> {
     let metrics = Metrics::new(registered());
@@ -43,19 +59,25 @@ pub fn uptime_dashboard(operator: &str) -> Dashboard {
     Dashboard::of(include_str!("dashboards/uptime.yaml"), "uptime", operator, &Metrics::new(rows))
 }
 
-/// The alert rules as a rule file of Prometheus, in YAML, with the runbooks below this URL.
-pub fn alerts(runbooks: &str) -> String {
+/// The alert rules that every operator has, and more of them, as one rule file of Prometheus, in YAML, with the
+/// runbooks below this URL.
+pub fn alerts(more: &[RuleFile], runbooks: &str) -> String {
+    let mut text = ALERTS.to_owned();
+    for file in more {
+        let (_, groups) = file.text.split_once("groups:\n").unwrap_or_default();
+        text.push_str(groups);
+    }
     let quoted = json!(runbooks.trim_end_matches('/')).to_string();
-    ALERTS.replace(RUNBOOKS, quoted.trim_matches('"'))
+    text.replace(RUNBOOKS, quoted.trim_matches('"'))
 }
 
-/// The alert rules as a `PrometheusRule` of that name, in YAML: the object that the Prometheus operator reads.
-pub fn prometheus_rule(name: &str, runbooks: &str) -> String {
+/// The same alert rules as a `PrometheusRule` of that name, in YAML: the object that the Prometheus operator reads.
+pub fn prometheus_rule(name: &str, more: &[RuleFile], runbooks: &str) -> String {
     let metadata = json!({"name": name, "labels": {"app.kubernetes.io/name": "bellwether"}});
     let mut text = format!(
         "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {metadata}\nspec:\n"
     );
-    for line in alerts(runbooks).lines() {
+    for line in alerts(more, runbooks).lines() {
         text.push_str("  ");
         text.push_str(line);
         text.push('\n');

@@ -295,6 +295,10 @@ pub(super) async fn follow_files(
     mut files: Watched,
     every: Duration,
 ) -> Infallible {
+    // An alert cannot use a series that does not exist, and a counter whose first sample is 1 shows no increase.
+    for result in ["used", "unusable"] {
+        pool.metrics().certificates.with_label_values(&[result]);
+    }
     let mut complained = false;
     loop {
         tokio::time::sleep(every).await;
