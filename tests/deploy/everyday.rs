@@ -109,7 +109,7 @@ fn the_global_registry_takes_the_place_of_the_one_in_the_name() {
         (&["image.repository=bellwether"][..], "mirror.example/proxy/bellwether:0.1.0"),
         (&["image.repository=team/bellwether"], "mirror.example/proxy/team/bellwether:0.1.0"),
         (&["image.repository=ghcr.example/team/bw"], "mirror.example/proxy/team/bw:0.1.0"),
-        (&["image.repository=registry:5000/bw", "image.tag=2"], "mirror.example/proxy/bw:2"),
+        (&["image.repository=registry:5000/bw", "image.tag=v2"], "mirror.example/proxy/bw:v2"),
         (&["image.repository=localhost/bw"], "mirror.example/proxy/bw:0.1.0"),
         (
             &["image.repository=ghcr.example/bw", &format!("image.digest={digest}")],

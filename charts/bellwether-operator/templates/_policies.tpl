@@ -45,10 +45,13 @@ spec:
     {{- end }}
   egress:
     # DNS. Its pods on OpenShift listen on another port than its Service, and the policy sees that of the pods.
+    {{- $dns := list }}
+    {{- range .Values.networkPolicy.dnsPorts | default (list 53) }}{{ $dns = append $dns (int .) }}{{ end }}
+    {{- if include "bellwether-operator.isOpenshift" . }}{{ $dns = append $dns 5353 }}{{ end }}
     - ports:
-        {{- range $port := uniq (concat .Values.networkPolicy.dnsPorts (ternary (list 5353) list (eq (include "bellwether-operator.isOpenshift" .) "true"))) }}
+        {{- range $port := uniq $dns }}
         {{- range list "UDP" "TCP" }}
-        - {protocol: {{ . }}, port: {{ int $port }}}
+        - {protocol: {{ . }}, port: {{ $port }}}
         {{- end }}
         {{- end }}
     # The API server is no pod: its ports are named, and its addresses only if they are known.
