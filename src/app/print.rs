@@ -167,7 +167,9 @@ pub(crate) fn dashboards(args: &DashboardsArgs, all: &[Dashboard]) -> Result<(),
     if meant.is_empty() {
         let names: Vec<_> = all.iter().map(Dashboard::name).collect();
         let what = format!("NAME {:?} is no dashboard", args.name.as_deref().unwrap_or_default());
-        return Err(Failure::new(Exit::Usage, what).try_this(&format!("one of {}", names.join(", "))));
+        return Err(
+            Failure::new(Exit::Usage, what).try_this(&format!("one of {}", names.join(", ")))
+        );
     }
     for dashboard in meant {
         output::print_json(&dashboard.to_json(), Layout::Pretty)?;

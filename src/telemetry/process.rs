@@ -19,7 +19,10 @@ pub(super) fn process(b: &Build) {
         let max_fds = gauge("process_max_fds", "File descriptors that may be open.");
         let virtual_memory = gauge("process_virtual_memory_bytes", "Virtual memory, in bytes.");
         let resident_memory = gauge("process_resident_memory_bytes", "Resident memory, in bytes.");
-        let start_time = gauge("process_start_time_seconds", "When this process started, in seconds of Unix time.");
+        let start_time = gauge(
+            "process_start_time_seconds",
+            "When this process started, in seconds of Unix time.",
+        );
         let threads = gauge("process_threads", "Threads of this process.");
         move || {
             let stat = fs::read_to_string("/proc/self/stat").ok();

@@ -131,7 +131,8 @@ struct Checks {
 
 impl Checks {
     fn start(up: SocketAddr) -> Self {
-        let (port, nobody, folder) = (reserved_port(), reserved_port(), tempfile::tempdir().unwrap());
+        let (port, nobody, folder) =
+            (reserved_port(), reserved_port(), tempfile::tempdir().unwrap());
         for (name, target) in [("up", up), ("down", nobody.address())] {
             let check = json!({
                 "apiVersion": "bellwether.dev/v1alpha1", "kind": "UptimeCheck", "metadata": {"name": name},
@@ -366,7 +367,8 @@ async fn every_query_has_an_answer_and_tells_what_happens() {
     prometheus.shows(panel("overview", "Reconciles that fail"), |it| 0.1 < it && it < 0.9).await;
     prometheus.shows(panel("controllers", "Gates open"), |it| it == 1.0).await;
     // The store answers late.
-    let slow = in_job("shop", "elections", "Round trips: beats and renewals").replace("0.5,", "0.99,");
+    let slow =
+        in_job("shop", "elections", "Round trips: beats and renewals").replace("0.5,", "0.99,");
     etcd.freeze(0);
     tokio::time::sleep(Duration::from_millis(600)).await;
     etcd.thaw(0);
@@ -377,7 +379,9 @@ async fn every_query_has_an_answer_and_tells_what_happens() {
     drained.node.drain().await.unwrap();
     let second = leader_of(&replicas, Some(old)).await;
     prometheus.names(&leader, second).await;
-    prometheus.names(&in_job("shop", "elections", "Drained").replace("max by", "1 == max by"), old).await;
+    prometheus
+        .names(&in_job("shop", "elections", "Drained").replace("max by", "1 == max by"), old)
+        .await;
     drained.node.undrain().await.unwrap();
     // The API server forgets what the watches have seen, and answers no list.
     prometheus.shows(panel("controllers", "Objects that cannot be read"), |it| it == 0.0).await;
@@ -386,7 +390,8 @@ async fn every_query_has_an_answer_and_tells_what_happens() {
         is_list.then(|| Failure::new(500, "InternalError", "a failure of the test"))
     });
     api.compact();
-    let stale = in_job("shop", "controllers", "Age of caches").replace("max by (instance, kind)", "min");
+    let stale =
+        in_job("shop", "controllers", "Age of caches").replace("max by (instance, kind)", "min");
     prometheus.shows((stale, "Age of caches"), |it| 3.0 < it).await;
     api.works();
     // A target that is down.
@@ -430,7 +435,8 @@ async fn every_query_has_an_answer_and_tells_what_happens() {
     for replica in replicas {
         assert_eq!(replica.running.await.unwrap().unwrap(), Stopped::Clean);
     }
-    let no_leader = &alerts().iter().find(|it| it.name == "BellwetherNoLeader").unwrap().query.clone();
+    let no_leader =
+        &alerts().iter().find(|it| it.name == "BellwetherNoLeader").unwrap().query.clone();
     eventually("nobody leads, and the alert says so", LONG, async || {
         prometheus.ask(no_leader).await.filter(|it| it.len() == 1)
     })

@@ -19,9 +19,9 @@ pub(crate) fn draw(folder: &str, name: &str, model: &Value, answers: &Value, spa
     let data = json!({"model": model, "answers": answers, "span": [span.0, span.1]});
     let page = scratch.path().join("page.html");
     fs::write(&page, format!("{PAGE}<script>const DATA = {data};\ndraw();</script>\n")).unwrap();
-    let lines = lint::panels(model).iter().map(|it| {
-        it["gridPos"]["y"].as_i64().unwrap() + it["gridPos"]["h"].as_i64().unwrap()
-    });
+    let lines = lint::panels(model)
+        .into_iter()
+        .map(|it| it["gridPos"]["y"].as_i64().unwrap() + it["gridPos"]["h"].as_i64().unwrap());
     let height = lines.max().unwrap() * LINE;
     let picture = root().join(folder).join(format!("dashboard-{name}.png"));
     screenshot(&page, &picture, (WIDTH, height));

@@ -37,7 +37,12 @@ const ANNOTATIONS: [(&str, &str, &str, &str); 5] = [
         "sum by (instance) (increase(bellwether_transitions_total{reason=\"resigned\"}[1m])) > 0",
         "{{instance}} resigned",
     ),
-    ("Drained", "light-blue", "max by (instance) (bellwether_drained) == 1", "{{instance}} is drained"),
+    (
+        "Drained",
+        "light-blue",
+        "max by (instance) (bellwether_drained) == 1",
+        "{{instance}} is drained",
+    ),
     (
         "New version",
         "yellow",
@@ -173,14 +178,16 @@ impl File {
         let mut metric = BUILD_INFO;
         if let Some(all) = &self.programs {
             let choice = |text: &str, value: &str, selected| json!({"text": text, "value": value, "selected": selected});
-            let (own, every) = (choice(operator, BUILD_INFO, true), choice("every controller", all, false));
+            let (own, every) =
+                (choice(operator, BUILD_INFO, true), choice("every controller", all, false));
             list.push(json!({
                 "name": "programs", "label": "Programs", "type": "custom", "hide": 0, "includeAll": false, "multi": false,
                 "query": format!("{operator} : {BUILD_INFO}, every controller : {all}"), "current": own,
                 "options": [own, every],
             }));
             // Metrics of controller-runtime do not have the label.
-            identity = vec!["__name__=~\"$programs\"".to_owned(), format!("operator=~\"{operator}|\"")];
+            identity =
+                vec!["__name__=~\"$programs\"".to_owned(), format!("operator=~\"{operator}|\"")];
             metric = "";
         }
         for (name, label) in VARIABLES {

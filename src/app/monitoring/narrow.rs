@@ -71,7 +71,8 @@ impl Metrics {
     pub(super) fn narrow(&self, query: &str) -> String {
         let narrowed = |found: &Captures<'_>| {
             let name = &found[1];
-            let others = OF_OTHERS.iter().find(|(other, _)| *other == name).map(|(_, count)| *count);
+            let others =
+                OF_OTHERS.iter().find(|(other, _)| *other == name).map(|(_, count)| *count);
             let ours = self.names.contains(name).then_some(VARIABLES.len());
             let Some(count) = others.or(ours) else { return found[0].to_owned() };
             let chosen = VARIABLES.iter().take(count).map(|(variable, _)| chosen(variable));

@@ -170,9 +170,15 @@ impl Panel {
     }
 
     pub(super) fn model(&self, id: u32, at: &Value, narrow: &dyn Fn(&str) -> String) -> Value {
-        let targets: Vec<Value> =
-            ('A'..='Z').zip(&self.queries).map(|(id, query)| self.target(id, query, narrow)).collect();
-        let steps = self.steps.0.iter().map(|(value, colour)| json!({"value": value, "color": colour.code()}));
+        let targets: Vec<Value> = ('A'..='Z')
+            .zip(&self.queries)
+            .map(|(id, query)| self.target(id, query, narrow))
+            .collect();
+        let steps = self
+            .steps
+            .0
+            .iter()
+            .map(|(value, colour)| json!({"value": value, "color": colour.code()}));
         let mut defaults = json!({
             "unit": self.unit.id(),
             "color": {"mode": if self.is_graph() { "palette-classic" } else { "thresholds" }},
@@ -233,7 +239,11 @@ impl Panel {
                 (value.clone(), json!({"index": index, "text": word, "color": colour.code()}))
             })
             .collect();
-        if options.is_empty() { Vec::new() } else { vec![json!({"type": "value", "options": options})] }
+        if options.is_empty() {
+            Vec::new()
+        } else {
+            vec![json!({"type": "value", "options": options})]
+        }
     }
 
     /// Dashes for the lines of all queries but the first, which differ without colours.

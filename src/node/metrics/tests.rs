@@ -6,7 +6,13 @@ use super::*;
 
 /// Values of a scrape, by name.
 fn shown(registry: &Registry) -> Vec<(String, f64)> {
-    let wanted = ["bellwether_members", "bellwether_shards_unowned", "bellwether_term", "bellwether_role", "leader_election_master_status"];
+    let wanted = [
+        "bellwether_members",
+        "bellwether_shards_unowned",
+        "bellwether_term",
+        "bellwether_role",
+        "leader_election_master_status",
+    ];
     let families = registry.gather();
     let of = |family: &MetricFamily| {
         let values = family.get_metric().iter().map(|it| it.get_gauge().get_value());
@@ -26,7 +32,8 @@ fn what_is_not_known_is_not_shown_as_well() {
     metrics.shards_unowned.with_label_values(&["uptime"]).set(0);
     metrics.master.with_label_values(&["shop"]).set(1);
 
-    let unknown = [("bellwether_role".to_owned(), 0.0), ("leader_election_master_status".to_owned(), 0.0)];
+    let unknown =
+        [("bellwether_role".to_owned(), 0.0), ("leader_election_master_status".to_owned(), 0.0)];
     assert_eq!(shown(&registry), unknown, "nothing was seen yet");
 
     let now = clock::boot_now();

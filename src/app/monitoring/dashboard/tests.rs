@@ -48,7 +48,8 @@ fn panels_are_laid_out_from_left_to_right_and_rows_below_each_other() {
 #[test]
 fn metrics_of_the_library_are_narrowed_to_what_the_reader_chose_and_no_others() {
     let query = &model()["panels"][1]["targets"][0]["expr"];
-    let chosen = "cluster=~\"$cluster\", namespace=~\"$namespace\", job=~\"$job\", instance=~\"$instance\"";
+    let chosen =
+        "cluster=~\"$cluster\", namespace=~\"$namespace\", job=~\"$job\", instance=~\"$instance\"";
     assert_eq!(*query, format!("sum(bellwether_term{{{chosen}}}) / sum(foreign_total)"));
     let narrow = |query: &str| Metrics::new(registered()).narrow(query);
     assert_eq!(
@@ -81,7 +82,9 @@ fn a_variable_offers_the_targets_of_this_operator_that_the_outer_ones_leave() {
 
 #[test]
 fn a_long_name_of_an_operator_gives_an_identifier_that_grafana_takes() {
-    let long = |end: &str| Dashboard::of(PANELS, "controllers", &("o".repeat(60) + end), &Metrics::new(Vec::new()));
+    let long = |end: &str| {
+        Dashboard::of(PANELS, "controllers", &("o".repeat(60) + end), &Metrics::new(Vec::new()))
+    };
     let (one, other) = (long("a"), long("b"));
     assert!(one.uid().len() <= 40, "{}", one.uid());
     assert_ne!(one.uid(), other.uid());
