@@ -124,15 +124,14 @@ impl Replica {
 /// The program with two uptime checks: a target that is up, and one that is down. Killed when dropped.
 struct Checks {
     child: Child,
-    port: ReservedPort,
+    _port: ReservedPort,
     _folder: tempfile::TempDir,
     _nobody: ReservedPort,
 }
 
 impl Checks {
-    fn start(up: SocketAddr) -> Self {
-        let (port, nobody, folder) =
-            (reserved_port(), reserved_port(), tempfile::tempdir().unwrap());
+    fn start(port: ReservedPort, up: SocketAddr) -> Self {
+        let (nobody, folder) = (reserved_port(), tempfile::tempdir().unwrap());
         for (name, target) in [("up", up), ("down", nobody.address())] {
             let check = json!({
                 "apiVersion": "bellwether.dev/v1alpha1", "kind": "UptimeCheck", "metadata": {"name": name},
@@ -149,7 +148,7 @@ impl Checks {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, port, _folder: folder, _nobody: nobody }
+        Self { child, _port: port, _folder: folder, _nobody: nobody }
     }
 }
 
@@ -315,9 +314,9 @@ async fn every_query_has_an_answer_and_tells_what_happens() {
     let api = Fake::new().with([map("fine")]);
     let replicas: Vec<_> = (1..=3).map(|id| Replica::start(id, &etcd, &api)).collect();
     let targets: Vec<SocketAddr> = replicas.iter().map(Replica::address).collect();
-    let checks = Checks::start(targets[0]);
+    let (first_target, port) = (targets[0], reserved_port());
     let prometheus =
-        Prometheus::start(&[("shop", targets), ("checks", vec![checks.port.address()])]);
+        Prometheus::start(&[("shop", targets), ("checks", vec![port.address()])]);
     // Without changes, an object that fails is reconciled less and less often.
     let (changing, changed) = (CancellationToken::new(), api.clone());
     let until = changing.clone();
@@ -395,6 +394,7 @@ async fn every_query_has_an_answer_and_tells_what_happens() {
     prometheus.shows((stale, "Age of caches"), |it| 3.0 < it).await;
     api.works();
     // A target that is down.
+    let _checks = Checks::start(port, first_target);
     let down = in_job("checks", "uptime", "Targets down");
     prometheus.shows((down, "Targets down"), |it| it == 1.0).await;
 

@@ -121,7 +121,7 @@ values, and without the alerts that are disabled.
 {{- end -}}
 {{- range $values.disabled -}}
 {{- if not (has . $known) -}}
-{{- fail (printf "\n\nmetrics.prometheusRule.disabled: there is no alert %q; there are %s.\n" . (join ", " $known)) -}}
+{{- fail (printf "\n\nmetrics.prometheusRule.disabled: there is no alert %q; there are %s.\n" . (join ", " (uniq $known))) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $groups -}}
