@@ -227,7 +227,7 @@ fn the_cases_notice_an_alert_that_is_wrong() {
     assert_eq!(all, MUTANTS.iter().map(|mutant| mutant.alert.to_owned()).collect());
     let mut rest = MUTANTS.to_vec();
     while !rest.is_empty() {
-        // One mutant of each alert: promtool takes seconds.
+        // At most one mutant of each alert in a round, since promtool takes seconds.
         let mut round: BTreeMap<&str, Mutant> = BTreeMap::new();
         rest.retain(|mutant| match round.entry(mutant.alert) {
             Entry::Occupied(_) => true,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{files::root, lint};
 
 const PAGE: &str = include_str!("pictures/draw.html");
-/// Size of a picture in pixels. One line of a dashboard is 38 high.
+/// Width of a picture, and height of a line of a dashboard, in pixels.
 const WIDTH: i64 = 1464;
 const LINE: i64 = 38;
 
