@@ -315,6 +315,7 @@ fn filled_in(query: &str) -> String {
         .replace("$__rate_interval", "15s")
         .replace("$__range", "1m")
         .replace(":15s]", ":1s]")
+        .replace("15 * count_over_time", "count_over_time")
         .replace("$cluster", ".*")
         .replace("$namespace", "shop")
         .replace("$job", "shop|checks")
