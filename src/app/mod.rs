@@ -219,7 +219,7 @@ impl App {
                 let (definitions, rules) = (self.definitions(), self.rules());
                 let (name, version) = (self.name, self.version);
                 let (alerts, dashboards) = (&[][..], monitoring::dashboards(name));
-                args.print(Described { name, version, definitions, rules, alerts, dashboards })?;
+                args.print(Described { name, version, definitions, rules, dashboards, alerts })?;
                 Ok(ExitCode::SUCCESS)
             }
         }

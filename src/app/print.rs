@@ -168,7 +168,7 @@ pub(crate) fn dashboards(args: &DashboardsArgs, all: &[Dashboard]) -> Result<(),
         let names: Vec<_> = all.iter().map(Dashboard::name).collect();
         let what = format!("NAME {:?} is no dashboard", args.name.as_deref().unwrap_or_default());
         return Err(
-            Failure::new(Exit::Usage, what).try_this(&format!("one of {}", names.join(", ")))
+            Failure::new(Exit::Usage, what).try_this(format!("one of {}", names.join(", ")))
         );
     }
     for dashboard in meant {

@@ -13,7 +13,7 @@ use crate::{
     values::read,
 };
 
-/// Helm's flag that makes a rendered chart see OpenShift.
+/// Helm's flag that makes a rendered chart see `OpenShift`.
 const ON_OPENSHIFT: [&str; 2] = ["--api-versions", "security.openshift.io/v1"];
 
 /// Selectors of a release, by the object that has them and their place in it.

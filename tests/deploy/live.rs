@@ -10,10 +10,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bellwether::{
+    clock,
     engine::{Role, ShardId},
     host::HostError,
     k8s::{k8s_openapi::api::core::v1::ConfigMap, prelude::*},
@@ -225,10 +226,10 @@ impl Prometheus {
 
     /// Waits until every query of a dashboard, panel by panel, has an answer.
     async fn answers_all(&self, queries: &[(String, String, String)]) {
-        let begun = Instant::now();
+        let begun = clock::boot_now();
         let mut left: Vec<_> = queries.iter().collect();
         while !left.is_empty() {
-            assert!(begun.elapsed() < LONG, "these have no answer: {left:#?}");
+            assert!(clock::boot_now().since(begun) < LONG, "these have no answer: {left:#?}");
             let mut without = Vec::new();
             for asked @ (_, panel, query) in left {
                 // These mark only the moments at which something happened.
@@ -305,7 +306,7 @@ impl Drop for Prometheus {
 }
 
 fn unix_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+    Duration::from_millis(clock::unix_ms()).as_secs_f64()
 }
 
 /// Query with Grafana's variables filled in as if no value is selected; with the test's own, shorter, scrape

@@ -9,6 +9,7 @@ use bellwether::{
         Effected, Get, Store, StoreError,
         etcd::{EtcdConfig, EtcdMetrics, EtcdStore},
     },
+    testing::ReservedPort,
 };
 use prometheus::core::Collector;
 
@@ -345,7 +346,7 @@ async fn a_store_that_is_away_is_named_and_comes_back_by_itself() {
 #[tokio::test]
 async fn nothing_listens_at_all() {
     let held = [reserved_port(), reserved_port()];
-    let nobody = held.each_ref().map(|port| port.address());
+    let nobody = held.each_ref().map(ReservedPort::address);
     let config = EtcdConfig::new(nobody.iter().map(ToString::to_string))
         .connect_within(Duration::from_millis(500));
     let error = EtcdStore::connect(&config).await.unwrap_err();
