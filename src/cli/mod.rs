@@ -18,7 +18,8 @@ use crate::{
         monitoring::{self, Dashboard, RuleFile, UPTIME_ALERTS},
         print::{self, AlertsArgs, DashboardsArgs, Described, PrintArgs},
     },
-    operator,
+    operator::{self, uptime::metrics::UptimeMetrics},
+    telemetry::metrics::describe,
 };
 
 /// Highly available controllers: one node leads, the others do the shard work
@@ -61,9 +62,12 @@ fn described() -> Described<'static> {
     }
 }
 
-fn dashboards() -> Vec<Dashboard> {
+/// All dashboards of the reference operator.
+pub fn dashboards() -> Vec<Dashboard> {
+    let uptime = include_str!("../operator/uptime/dashboard.yaml");
+    let metrics = describe(&UptimeMetrics::collectors());
     let mut all = monitoring::dashboards(NAME);
-    all.push(monitoring::uptime_dashboard(NAME));
+    all.push(monitoring::own_dashboard(uptime, "uptime", NAME, metrics));
     all
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bellwether::app::monitoring;
+use bellwether::cli;
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -13,9 +13,7 @@ use crate::{
 
 /// Names and models of all dashboards of our operator.
 pub(crate) fn all_dashboards() -> Vec<(String, Value)> {
-    let mut all = monitoring::dashboards("bellwether");
-    all.push(monitoring::uptime_dashboard("bellwether"));
-    all.into_iter().map(|it| (it.name().to_owned(), it.to_json())).collect()
+    cli::dashboards().iter().map(|it| (it.name().to_owned(), it.to_json())).collect()
 }
 
 fn elections() -> Value {

@@ -11,6 +11,7 @@ use serde_json::json;
 
 pub use self::dashboard::Dashboard;
 use self::narrow::{Metrics, registered};
+use crate::telemetry::metrics::MetricRow;
 
 /// Base of the URLs of the runbooks by default: `docs/runbooks/` as it is published.
 pub const RUNBOOKS: &str = "https://bellwether.dev/runbooks";
@@ -50,13 +51,15 @@ pub fn dashboards(operator: &str) -> Vec<Dashboard> {
     DASHBOARDS.map(|(name, file)| Dashboard::of(file, name, operator, &metrics)).into()
 }
 
-/// The dashboard of the uptime checks.
-#[cfg(feature = "uptime")]
-pub fn uptime_dashboard(operator: &str) -> Dashboard {
-    use crate::{operator::uptime::metrics::UptimeMetrics, telemetry::metrics::describe};
-    let mut rows = registered();
-    rows.extend(describe(&UptimeMetrics::collectors()));
-    Dashboard::of(include_str!("dashboards/uptime.yaml"), "uptime", operator, &Metrics::new(rows))
+/// Dashboard that only this operator has, about the metrics `own`.
+pub(crate) fn own_dashboard(
+    file: &str,
+    name: &str,
+    operator: &str,
+    own: Vec<MetricRow>,
+) -> Dashboard {
+    let metrics = Metrics::new([registered(), own].concat());
+    Dashboard::of(file, name, operator, &metrics)
 }
 
 /// The alert rules that every operator has, and more of them, as one rule file of Prometheus, in YAML, with the
