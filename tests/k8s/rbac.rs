@@ -57,12 +57,6 @@ pub(crate) fn documented_rules() -> Vec<PolicyRule> {
     documented().iter().map(|(group, resource, verb)| rule(group, resource, &[verb])).collect()
 }
 
-/// The documented rights of a node whose cluster is kept in Kubernetes, as rules.
-pub(crate) fn documented_rules_in_kubernetes() -> Vec<PolicyRule> {
-    let rule = |(group, resource, verb): &Right| rule(group, resource, &[verb]);
-    documented().iter().chain(&documented_of_store()).map(rule).collect()
-}
-
 /// The value that makes etcd the chart's store.
 const ETCD: &str = "etcd.endpoints={http://etcd}";
 

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use rand::{RngExt as _, rngs::StdRng, seq::SliceRandom as _};
 
-use super::Times;
+use super::TTL;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Blow {
@@ -14,12 +14,12 @@ pub(super) enum Blow {
     KillBoth,
     /// SIGSTOP of both processes for this long, then SIGCONT.
     Freeze(Duration),
-    /// No traffic to the store or from the store for this long.
-    CutStore(Duration),
-    /// No traffic to or from the API server for this long. Where that is not the store, the node continues to lead.
+    /// No traffic to etcd or from etcd for this long.
+    CutEtcd(Duration),
+    /// No traffic to or from the API server for this long; the node continues to lead.
     CutApi(Duration),
-    /// No traffic to or from the API server and the store; the API server becomes reachable first, and receives all that
-    /// was sent meanwhile.
+    /// No traffic to or from either server; the API server becomes reachable first, and receives all that was
+    /// sent meanwhile.
     CutBoth(Duration),
     /// The proxy holds the leader's writes; the node is frozen and deposed, and only then does the API server
     /// receive the writes: they are certainly late, and the node can no longer cancel them.
@@ -35,7 +35,7 @@ const DECK: [(Kind, usize); 10] = [
     (Kind::FreezeBrink, 5),
     (Kind::FreezeBeyondD, 5),
     (Kind::FreezeBeyondTtl, 3),
-    (Kind::CutStore, 7),
+    (Kind::CutEtcd, 7),
     (Kind::CutApi, 3),
     (Kind::CutBoth, 3),
     (Kind::Late, 5),
@@ -49,7 +49,7 @@ enum Kind {
     FreezeBrink,
     FreezeBeyondD,
     FreezeBeyondTtl,
-    CutStore,
+    CutEtcd,
     CutApi,
     CutBoth,
     Late,
@@ -57,19 +57,16 @@ enum Kind {
 }
 
 impl Blow {
-    fn of(kind: Kind, times: &Times, rng: &mut StdRng) -> Self {
-        // In milliseconds, for a D of one second.
-        let mut between = |from: u64, to: u64| {
-            times.d.mul_f64(Duration::from_millis(rng.random_range(from..to)).as_secs_f64())
-        };
+    fn of(kind: Kind, rng: &mut StdRng) -> Self {
+        let mut between = |from: u64, to: u64| Duration::from_millis(rng.random_range(from..to));
         match kind {
             Kind::Kill => Self::Kill,
             Kind::KillBoth => Self::KillBoth,
             // The node wakes at about the moment at which it is deposed, or shortly before or after.
             Kind::FreezeBrink => Self::Freeze(between(800, 1_300)),
             Kind::FreezeBeyondD => Self::Freeze(between(1_300, 2_200)),
-            Kind::FreezeBeyondTtl => Self::Freeze(times.ttl + between(500, 1_500)),
-            Kind::CutStore => Self::CutStore(between(1_300, 4_000)),
+            Kind::FreezeBeyondTtl => Self::Freeze(TTL + between(500, 1_500)),
+            Kind::CutEtcd => Self::CutEtcd(between(1_300, 4_000)),
             Kind::CutApi => Self::CutApi(between(1_300, 2_200)),
             Kind::CutBoth => Self::CutBoth(between(1_300, 2_200)),
             Kind::Late => Self::Late,
@@ -79,7 +76,7 @@ impl Blow {
 
     /// Whether this blow certainly costs the node its office.
     pub(super) fn deposes(self) -> bool {
-        !matches!(self, Self::CutApi(_) | Self::Freeze(_) | Self::CutStore(_))
+        !matches!(self, Self::CutApi(_) | Self::Freeze(_) | Self::CutEtcd(_))
     }
 
     pub(super) fn name(self) -> String {
@@ -89,24 +86,17 @@ impl Blow {
 }
 
 /// Blows in random order, each kind as often as [`DECK`] gives.
-#[derive(Debug)]
-pub(super) struct Deck {
-    times: Times,
-    left: VecDeque<Blow>,
-}
+#[derive(Debug, Default)]
+pub(super) struct Deck(VecDeque<Blow>);
 
 impl Deck {
-    pub(super) fn of(times: Times) -> Self {
-        Self { times, left: VecDeque::new() }
-    }
-
     pub(super) fn draw(&mut self, rng: &mut StdRng) -> Blow {
-        if self.left.is_empty() {
-            let kinds = DECK.iter().flat_map(|(kind, often)| std::iter::repeat_n(*kind, *often));
-            let mut blows: Vec<Blow> = kinds.map(|kind| Blow::of(kind, &self.times, rng)).collect();
+        if self.0.is_empty() {
+            let kinds = DECK.iter().flat_map(|(kind, times)| std::iter::repeat_n(*kind, *times));
+            let mut blows: Vec<Blow> = kinds.map(|kind| Blow::of(kind, rng)).collect();
             blows.shuffle(rng);
-            self.left.extend(blows);
+            self.0.extend(blows);
         }
-        self.left.pop_front().expect("filled above")
+        self.0.pop_front().expect("filled above")
     }
 }

@@ -1,27 +1,25 @@
-//! Follows in the store, as it happens, which node holds office, and whether the cluster is whole.
+//! Follows in etcd, as it happens, which node holds office, and whether the cluster is whole.
 //!
 //! Frozen or cut off nodes report stale states of themselves; the store does not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
-    sync::Arc,
     time::Duration,
 };
 
 use bellwether::{
     clock,
-    engine::{BootTime, Held, LeaseId, NodeId, PlanTable, Record, Revision, WorkType},
+    engine::{BootTime, Held, LeaseId, NodeId, PlanTable, Record, WorkType},
     store::{
-        Get, Store, StoreError, WatchItem, WatchRequest,
         keys::{Key, Keys},
         values::{decode_held, decode_member, decode_plan, decode_record},
     },
     tasks,
 };
+use etcd_client::{EventType, WatchOptions};
 use tokio::sync::watch;
 
-use super::LONG;
+use crate::support::etcd::Etcd;
 
 /// State of the cluster, as the store holds it from `at` on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,14 +37,14 @@ pub(super) struct Sight {
 
 /// Keys of the store that matter here.
 #[derive(Debug, Default)]
-struct Contents {
+struct Store {
     record: Option<Record>,
     members: BTreeMap<NodeId, LeaseId>,
     held: BTreeMap<LeaseId, Held>,
     plans: BTreeMap<WorkType, PlanTable>,
 }
 
-impl Contents {
+impl Store {
     fn put(&mut self, key: Key, value: &[u8]) {
         match key {
             Key::Record => self.record = decode_record(value),
@@ -111,14 +109,33 @@ impl Contents {
 pub(super) struct Office(watch::Receiver<Vec<Sight>>);
 
 impl Office {
-    /// Follows this cluster, of `nodes` nodes, before any of them has started.
-    pub(super) fn of(store: Arc<dyn Store>, keys: Keys, nodes: usize) -> Self {
-        let (tell, told) = watch::channel(vec![Contents::default().sight(nodes)]);
+    /// Follows this cluster, of `nodes` nodes, from the first revision of its store on.
+    pub(super) async fn of(etcd: &Etcd, cluster: &str, nodes: usize) -> Self {
+        let keys = Keys::new(cluster).unwrap();
+        let options = WatchOptions::new().with_prefix().with_start_revision(1);
+        let mut client = etcd.client().await;
+        let mut events = client.watch(format!("/{cluster}/"), Some(options)).await.unwrap();
+        let mut store = Store::default();
+        let (tell, told) = watch::channel(vec![store.sight(nodes)]);
         drop(tasks::spawn("office", async move {
-            loop {
-                // The store on Kubernetes ends a watch when the cluster's Lease is created.
-                let broken = follow(&*store, &keys, nodes, &tell).await.unwrap_err();
-                assert!(broken.is_transient(), "{broken}");
+            while let Ok(Some(answer)) = events.message().await {
+                for event in answer.events() {
+                    let kv = event.kv().expect("an event is about a key");
+                    let Some(key) = keys.parse(kv.key()) else { continue };
+                    match event.event_type() {
+                        EventType::Put => store.put(key, kv.value()),
+                        EventType::Delete => store.delete(&key),
+                    }
+                }
+                let now = store.sight(nodes);
+                tell.send_if_modified(|sights| {
+                    let last = sights.last().map(|it| Sight { at: now.at, ..*it });
+                    let is_new = last != Some(now);
+                    if is_new {
+                        sights.push(now);
+                    }
+                    is_new
+                });
             }
         }));
         Self(told)
@@ -175,45 +192,6 @@ impl Office {
             }
         }
         apart
-    }
-}
-
-/// Lists the cluster and follows its changes, until the watch breaks.
-async fn follow(
-    store: &dyn Store,
-    keys: &Keys,
-    nodes: usize,
-    tell: &watch::Sender<Vec<Sight>>,
-) -> Result<Infallible, StoreError> {
-    let listed = store.get(Get::range(keys.watched()), LONG).await?;
-    let mut contents = Contents::default();
-    for kv in &listed.kvs {
-        if let Some(key) = keys.parse(&kv.key) {
-            contents.put(key, &kv.value);
-        }
-    }
-    let from = Revision(listed.revision.0 + 1);
-    let request = WatchRequest { range: keys.watched(), from, previous: false };
-    let mut watch = store.watch(request, LONG).await?;
-    loop {
-        let now = contents.sight(nodes);
-        tell.send_if_modified(|sights| {
-            let last = sights.last().map(|it| Sight { at: now.at, ..*it });
-            let is_new = last != Some(now);
-            if is_new {
-                sights.push(now);
-            }
-            is_new
-        });
-        let WatchItem::Events { events, .. } = watch.next().await? else { continue };
-        for event in events {
-            let Some(key) = keys.parse(&event.kv.key) else { continue };
-            if event.deleted {
-                contents.delete(&key);
-            } else {
-                contents.put(key, &event.kv.value);
-            }
-        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! The disturbed cluster: three pods' processes, each behind proxies of its own.
 
-use std::{fs, process::Command, sync::Arc, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use bellwether::{
     clock,
     engine::BootTime,
     k8s::{
-        client::ClientOptions,
         crd::Election,
         election::ROLE_LABEL,
         k8s_openapi::api::core::v1::Pod,
@@ -14,20 +13,14 @@ use bellwether::{
             Api, Client, ResourceExt,
             api::{ListParams, PostParams},
         },
-        store::{KubernetesConfig, KubernetesStore},
     },
     operator::uptime::crd::UptimeCheck,
-    store::{
-        Store,
-        etcd::{EtcdConfig, EtcdStore},
-        keys::Keys,
-    },
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{from_value, json};
 
 use super::{
-    Kept, LONG, LOOK_EVERY, NODES, Times,
+    DEPOSED_AFTER, FAILOVER_MOST, LONG, LOOK_EVERY, NODES, TTL,
     blow::Blow,
     office::{Blown, Office, Sight},
 };
@@ -35,7 +28,7 @@ use crate::{
     binary::{Process, bellwether},
     controllers::server,
     kube::{Space, User},
-    rbac::{documented_rules, documented_rules_in_kubernetes},
+    rbac::documented_rules,
     support::{
         etcd::Etcd,
         proxy::{Fault, Proxy},
@@ -47,8 +40,7 @@ struct Replica {
     ordinal: u32,
     uid: String,
     user: User,
-    /// Proxy in front of the etcd; `None` if the cluster is kept in Kubernetes.
-    etcd: Option<Proxy>,
+    etcd: Proxy,
     api: Proxy,
     process: Option<Process>,
 }
@@ -65,11 +57,6 @@ impl Replica {
         Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
     }
 
-    /// The proxy in front of the store.
-    fn store(&self) -> &Proxy {
-        self.etcd.as_ref().unwrap_or(&self.api)
-    }
-
     fn both(&self, signal: Signal) {
         // The parent gets the signal first, so that it cannot react to the child's death.
         let node = self.node();
@@ -84,35 +71,19 @@ impl Replica {
 pub(super) struct Scene {
     pub(super) space: Space<'static>,
     client: Client,
-    pub(super) times: Times,
-    /// The store, if it is one beside the API server.
-    etcd: Option<Etcd>,
+    etcd: Etcd,
     pub(super) office: Office,
     replicas: Vec<Replica>,
 }
 
 impl Scene {
-    pub(super) async fn new(kept: Kept) -> Self {
+    pub(super) async fn new() -> Self {
         let api = server().await;
         let space = api.namespace("chaos").await;
         let client = space.bulk_client();
-        let keys = Keys::new("shop").unwrap();
-        let (etcd, store, rules): (_, Arc<dyn Store>, _) = match kept {
-            Kept::Etcd => {
-                let etcd = Etcd::start().await;
-                let store = EtcdStore::new(&EtcdConfig::new([etcd.endpoint(0)])).unwrap();
-                (Some(etcd), Arc::new(store), documented_rules())
-            }
-            Kept::Kubernetes => {
-                let options = ClientOptions::default().kubeconfig(api.bulk_kubeconfig(&space.name));
-                let config = KubernetesConfig::new().client(options);
-                let store = KubernetesStore::observer(keys.clone(), config).unwrap();
-                (None, Arc::new(store), documented_rules_in_kubernetes())
-            }
-        };
-        let office = Office::of(store, keys, NODES);
-        let (times, replicas) = (kept.times(), Vec::new());
-        let mut scene = Self { space, client, times, etcd, office, replicas };
+        let etcd = Etcd::start().await;
+        let office = Office::of(&etcd, "shop", NODES).await;
+        let mut scene = Self { space, client, etcd, office, replicas: Vec::new() };
         for ordinal in 0..u32::try_from(NODES).unwrap() {
             let name = format!("bellwether-{ordinal}");
             let pod: Pod = from_value(json!({
@@ -122,16 +93,12 @@ impl Scene {
             .unwrap();
             let pods = Api::<Pod>::default_namespaced(scene.client.clone());
             let made = pods.create(&PostParams::default(), &pod).await.unwrap();
-            let user = scene.space.user(&name, rules.clone()).await;
-            let etcd = match &scene.etcd {
-                Some(etcd) => Some(Proxy::to(etcd.address(0)).await),
-                None => None,
-            };
+            let user = scene.space.user(&name, documented_rules()).await;
             let replica = Replica {
                 ordinal,
                 uid: made.uid().unwrap(),
                 user,
-                etcd,
+                etcd: Proxy::to(scene.etcd.address(0)).await,
                 api: Proxy::to(api.address()).await,
                 process: None,
             };
@@ -155,13 +122,10 @@ impl Scene {
             .replace(&api.url(), &format!("https://{}", replica.api.address()));
         fs::write(&file, proxied).unwrap();
         let mut command = bellwether(["supervise", "--", env!("CARGO_BIN_EXE_bellwether"), "run"]);
-        match &replica.etcd {
-            Some(etcd) => command.env("BELLWETHER_ETCD", format!("http://{}", etcd.address())),
-            None => command.env("BELLWETHER_STORE", "kubernetes"),
-        };
         command
             .env("BELLWETHER_CLUSTER", "shop")
-            .env("BELLWETHER_TTL", format!("{}s", self.times.ttl.as_secs()))
+            .env("BELLWETHER_ETCD", format!("http://{}", replica.etcd.address()))
+            .env("BELLWETHER_TTL", format!("{}s", TTL.as_secs()))
             .env("BELLWETHER_LISTEN", "127.0.0.1:0")
             .env("BELLWETHER_KUBERNETES", "on")
             .env("BELLWETHER_KUBECONFIG", file)
@@ -190,8 +154,9 @@ impl Scene {
             if let Some(sight) = self.office.until(LOOK_EVERY, |now| now.is_whole).await {
                 return sight;
             }
+            let waited = clock::boot_now().since(begun);
             let now = self.office.now();
-            assert!(clock::boot_now().since(begun) < LONG, "not whole within {LONG:?}: {now:?}");
+            assert!(waited < FAILOVER_MOST, "not whole within {FAILOVER_MOST:?}: {now:?}");
         }
     }
 
@@ -203,27 +168,22 @@ impl Scene {
         let healed = clock::boot_now();
         let is_deposed = |now: &Sight| before.term < now.term;
         if blow.deposes() {
-            let successor = self.office.until(LONG, is_deposed).await;
+            let successor = self.office.until(FAILOVER_MOST, is_deposed).await;
             // A follower that was struck by mistake has no successor.
             let missed = self.office.holder_at(struck) != Some((leader, before.term));
             assert!(missed || successor.is_some(), "{blow:?} of {leader}: nobody follows");
         }
         let mut whole = self.whole().await;
-        let may_depose = match blow {
-            Blow::Freeze(_) | Blow::CutStore(_) => true,
-            Blow::CutApi(_) => self.etcd.is_none(),
-            _ => false,
-        };
-        if may_depose && !is_deposed(&whole) {
+        if matches!(blow, Blow::Freeze(_) | Blow::CutEtcd(_)) && !is_deposed(&whole) {
             // The leader is deposed within this time, or not at all.
-            let deposed = self.office.until(self.times.deposed_after, is_deposed).await;
+            let deposed = self.office.until(DEPOSED_AFTER, is_deposed).await;
             if deposed.is_some() {
                 whole = self.whole().await;
             }
         }
         let whole_again = match blow {
             _ if is_deposed(&whole) => whole.at,
-            Blow::CutApi(_) if self.etcd.is_some() => struck,
+            Blow::CutApi(_) => struck,
             _ => healed,
         };
         Blown { meant: (leader, before.term), at: struck, whole_again, term: whole.term }
@@ -255,10 +215,10 @@ impl Scene {
                 tokio::time::sleep(span).await;
                 self.replicas[at].both(Signal::CONT);
             }
-            Blow::CutStore(span) => {
-                self.replicas[at].store().set(Fault::Blackhole);
+            Blow::CutEtcd(span) => {
+                self.replicas[at].etcd.set(Fault::Blackhole);
                 tokio::time::sleep(span).await;
-                self.replicas[at].store().set(Fault::None);
+                self.replicas[at].etcd.set(Fault::None);
             }
             Blow::CutApi(span) => {
                 self.replicas[at].api.set(Fault::Blackhole);
@@ -271,11 +231,11 @@ impl Scene {
                 // From now on the proxy holds all writes of this node until it is deposed.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 let struck = clock::boot_now();
-                self.replicas[at].store().set(Fault::Blackhole);
+                self.replicas[at].etcd.set(Fault::Blackhole);
                 self.successor(term).await;
                 self.replicas[at].api.set(Fault::None);
                 tokio::time::sleep(span / 2).await;
-                self.replicas[at].store().set(Fault::None);
+                self.replicas[at].etcd.set(Fault::None);
                 return struck;
             }
         }
@@ -297,7 +257,7 @@ impl Scene {
     }
 
     async fn successor(&self, term: i64) {
-        let _ = self.office.until(LONG, |now| term < now.term).await;
+        let _ = self.office.until(FAILOVER_MOST, |now| term < now.term).await;
     }
 
     /// In the end the `Election` names the leader, and a Service for the leader selects its pod and no other.
