@@ -20,7 +20,6 @@ for project in node standalone pinned; do
   # The versions of this repository.
   cp Cargo.lock "$work/$project/"
   step "$project" cargo test --offline --quiet
-  echo "$(cd "$work/$project" && cargo tree --offline --edges normal --prefix none | sort --unique | wc -l) crates"
 done
 step bellwether cargo check --offline --quiet --features cli
 printf '\npackage: builds from its archive (%s KiB)\n' "$(($(stat --format %s "${archives[-1]}") / 1024))"

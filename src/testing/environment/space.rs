@@ -11,6 +11,7 @@ use kube::{
     core::{NamespaceResourceScope, ObjectMeta},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{from_value, json};
 
 use super::{ADMIN, Environment, EnvironmentError, client, done, rejected};
 
@@ -260,5 +261,7 @@ fn named(name: &str) -> ObjectMeta {
 }
 
 fn role_ref(kind: &str, name: &str) -> RoleRef {
-    RoleRef { api_group: Some(RBAC.to_owned()), kind: kind.to_owned(), name: name.to_owned() }
+    // The type of the group differs between versions of Kubernetes.
+    let role = json!({ "apiGroup": RBAC, "kind": kind, "name": name });
+    from_value(role).expect("the form of a RoleRef")
 }

@@ -8,7 +8,11 @@ use bellwether::{
 };
 
 /// A node of the cluster `shop` that does `work` at every tick while it leads.
-pub fn node(id: i64, store: &MemoryStore, work: impl Fn() + Send + Sync + 'static) -> ClusterNodeBuilder {
+pub fn node(
+    id: i64,
+    store: &MemoryStore,
+    work: impl Fn() + Send + Sync + 'static,
+) -> ClusterNodeBuilder {
     ClusterNode::builder()
         .cluster("shop")
         .id(id)
@@ -37,7 +41,11 @@ mod tests {
         let mut nodes = Vec::new();
         for id in 1..=2 {
             let tell = tell.clone();
-            let node = node(id, &store, move || drop(tell.send(id))).build().unwrap();
+            let node = node(id, &store, move || {
+                let _ = tell.send(id);
+            })
+            .build()
+            .unwrap();
             node.start().await.unwrap();
             nodes.push(node);
         }

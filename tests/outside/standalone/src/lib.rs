@@ -21,7 +21,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn it_leads_at_once() {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let node = node(move || drop(tell.send(())));
+        let node = node(move || {
+            let _ = tell.send(());
+        });
         node.start().await.unwrap();
         for _ in 0..3 {
             told.recv().await.unwrap();
