@@ -11,6 +11,8 @@ archives=("$target"/package/bellwether-*.crate)
 rm -rf "$work"
 mkdir -p "$work/bellwether"
 tar --extract --file "${archives[-1]}" --directory "$work/bellwether" --strip-components 1
+# It is not a member of the workspace of this repository.
+printf '\n[workspace]\n' >> "$work/bellwether/Cargo.toml"
 cp -R tests/outside/. "$work"
 
 # All share their builds of other crates.
