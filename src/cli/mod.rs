@@ -15,7 +15,7 @@ use crate::{
         exit::{self, Failure},
         launch::{Launch, Start},
         logs::LogArgs,
-        monitoring::{self, Dashboard, RuleFile, UPTIME_ALERTS},
+        monitoring::{self, Dashboard, RuleFile},
         print::{self, AlertsArgs, DashboardsArgs, Described, PrintArgs},
     },
     operator::{self, uptime::metrics::UptimeMetrics},
@@ -49,7 +49,10 @@ enum Command {
 const NAME: &str = "bellwether";
 
 /// Alert rules that only the reference operator has.
-const ALERTS: &[RuleFile] = &[UPTIME_ALERTS];
+pub const ALERTS: &[RuleFile] = &[RuleFile {
+    name: "uptime.yaml",
+    text: include_str!("../../charts/bellwether/files/alerts/uptime.yaml"),
+}];
 
 fn described() -> Described<'static> {
     Described {

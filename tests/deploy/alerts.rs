@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
-use bellwether::app::monitoring;
+use bellwether::{app::monitoring, cli};
 use regex::{NoExpand, Regex};
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,7 +32,7 @@ fn promtool(args: &[&str], folder: &Path) -> (bool, String) {
 
 /// Rule file as the reference operator prints it: the rules of every operator, and its own.
 fn rules() -> Value {
-    let text = monitoring::alerts(&[monitoring::UPTIME_ALERTS], monitoring::RUNBOOKS);
+    let text = monitoring::alerts(cli::ALERTS, monitoring::RUNBOOKS);
     serde_saphyr::from_str(&text).unwrap()
 }
 
@@ -325,7 +325,7 @@ fn queries_of_recorded_series_are_written_out() {
 
 #[test]
 fn the_object_for_the_prometheus_operator_holds_the_same_rules() {
-    let more = &[monitoring::UPTIME_ALERTS];
+    let more = cli::ALERTS;
     let text = monitoring::prometheus_rule("shop", more, "https://books.example/\"x/");
     let object: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(object["kind"], "PrometheusRule");

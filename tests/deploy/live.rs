@@ -269,7 +269,7 @@ impl Prometheus {
                     answers[id.to_string()][part] = result;
                 }
             }
-            pictures::draw(folder, &name, &model, &answers, (from, to));
+            pictures::draw(folder, &name, &model, &answers, (from, to)).await;
         }
     }
 

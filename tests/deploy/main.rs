@@ -8,6 +8,9 @@
 mod support;
 
 mod alerts;
+#[allow(dead_code, reason = "shared with the tests of the page")]
+#[path = "../web/browser.rs"]
+mod browser;
 mod chart;
 mod dashboards;
 mod everyday;

@@ -29,13 +29,6 @@ const DASHBOARDS: [(&str, &str); 6] = [
     ("store", include_str!("dashboards/store.yaml")),
 ];
 
-/// More alert rules, which only the reference operator has: a rule file of its own in the chart.
-#[cfg(feature = "uptime")]
-pub const UPTIME_ALERTS: RuleFile = RuleFile {
-    name: "uptime.yaml",
-    text: include_str!("../../../charts/bellwether/files/alerts/uptime.yaml"),
-};
-
 /// Rule file of an operator beside the rules that every operator has.
 #[derive(Clone, Copy, Debug)]
 pub struct RuleFile {
